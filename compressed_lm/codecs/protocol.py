@@ -1,0 +1,48 @@
+"""What a codec is: a lossless map between byte strings and token ids."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+
+
+class Codec(Protocol):
+    """A lossless map from byte strings to sequences of integers below `vocab_size`, and back.
+
+    `decode(encode(data)) == data` for every byte string, the empty one and invalid UTF-8 included. Ids 0..V-1 belong to the codec; the ids of
+    end-of-document and padding lie outside, in the model's vocabulary.
+
+    Attributes:
+      name: the family, such as "eiw".
+      spec: the full spelling that builds the codec again, such as "eiw(align=word,b=16,v=65536)".
+      vocab_size: V, the number of ids.
+      fingerprint: hex digest of everything the ids depend on (rules, options, weights). Two codecs with equal fingerprints give equal ids.
+      flops_per_byte: floating-point operations the codec itself spends at run time on each byte of text.
+      m1_flops_per_byte: M1's share in the accounting of Lester et al. 2024, section 3.8 (2 N for each byte), whether or not M1 still runs.
+      window_bits: bits per Equal-Info Window, or None.
+      m1_hash: hex digest of M1's weights, or None.
+    """
+
+    name: str
+    spec: str
+    vocab_size: int
+    fingerprint: str
+    flops_per_byte: float
+    m1_flops_per_byte: float
+    window_bits: int | None
+    m1_hash: str | None
+
+    def encode(self, data: bytes) -> np.ndarray:
+        """The ids of one document: int32[T]."""
+
+    def decode(self, ids: np.ndarray) -> bytes:
+        """The document that these ids stand for. Raises `InputError` where no document encodes to them."""
+
+    def encode_batch(self, documents: Sequence[bytes]) -> list[np.ndarray]:
+        """`encode` of each document, computed together."""
+
+    def decode_batch(self, ids: Sequence[np.ndarray]) -> list[bytes]:
+        """`decode` of each sequence, computed together."""
+
+    def token_byte_lengths(self, ids: np.ndarray) -> np.ndarray | None:
+        """Bytes that each id stands for: int32[T]; None where a token has no length of its own."""

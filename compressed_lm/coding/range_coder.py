@@ -1,0 +1,134 @@
+"""A range coder with 32-bit state and 16-bit tables (after Martin 1979), on the host.
+
+The stream is a string of bytes, read as a base-256 fraction. The encoder keeps an interval `[low, low + size)`; a symbol narrows it, and whenever
+`size` falls below 2**24 the top byte leaves. An overflow of `low` carries into the byte before: here carries are added to the digits where they
+fall and resolved once at the end, which lets the same algorithm run vectorised on a device (`codecs.device_coder`). Beyond its end a stream reads as
+zeros, so `finish` picks the value of the last interval that ends in most zero bits and drops them.
+
+Cost: truncating `size` to a multiple of 2**16 loses at most log2(1 + 2**-8) = 0.0056 bits a symbol and 0.0005 on average; finishing takes
+about one byte.
+"""
+
+import numba
+import numpy as np
+
+from compressed_lm.coding.tables import TABLE_BITS
+
+TOP = 1 << 24
+"""A size below this lets a byte leave; the smallest table entry therefore moves at most two bytes a symbol."""
+
+OVERRUN = 8
+"""A decoder that wants more than this many bytes past the end of its stream reads a truncated or corrupted one."""
+
+
+class CorruptStream(ValueError):
+    """The bytes or ids are not what an encoder wrote."""
+
+
+@numba.njit(cache=True, nogil=True)
+def _encode(below, freq, digits):
+    low, size, n = np.uint64(0), np.uint64(0xFFFFFFFF), 0
+    for i in range(below.shape[0]):
+        step = size >> np.uint64(TABLE_BITS)
+        low += step * np.uint64(below[i])
+        size = step * np.uint64(freq[i])
+        if low >> np.uint64(32):
+            digits[n - 1] += 1
+            low &= np.uint64(0xFFFFFFFF)
+        while size < np.uint64(TOP):
+            digits[n] = low >> np.uint64(24)
+            n += 1
+            low = (low << np.uint64(8)) & np.uint64(0xFFFFFFFF)
+            size <<= np.uint64(8)
+    return low, size, n
+
+
+def encode(below, freq) -> bytes:
+    """The stream of a sequence of symbols, each given by its table entries.
+
+    Args:
+      below: uint32[T], cumulative frequency up to each symbol.
+      freq: uint32[T], frequency of each symbol, at least 1; tables sum to 2**16.
+
+    Returns:
+      The shortest stream, trailing zero bytes dropped.
+    """
+    digits = np.zeros(2 * len(below) + 1, np.uint16)
+    low, size, n = _encode(np.asarray(below, np.uint32), np.asarray(freq, np.uint32), digits)
+    return finish(digits[:n], low, size)
+
+
+def finish(digits, low: int, size: int) -> bytes:
+    """The stream of an encoder's final state: digits (carries not yet resolved) and the last interval."""
+    low, last = int(low), int(low) + int(size) - 1
+    zeros = next(k for k in range(32, -1, -1) if -(-low >> k) << k <= last)
+    value = -(-low >> zeros) << zeros
+    digits = np.concatenate([np.asarray(digits, np.uint16), [(value >> s) & 0xFF for s in (24, 16, 8, 0)]]).astype(np.int64)
+    if value >> 32:
+        digits[len(digits) - 5] += 1
+    resolved = _carry(digits)
+    return resolved.tobytes().rstrip(b"\0")
+
+
+@numba.njit(cache=True, nogil=True)
+def _carry(digits):
+    out = np.empty(len(digits), np.uint8)
+    carry = 0
+    for i in range(len(digits) - 1, -1, -1):
+        total = digits[i] + carry
+        out[i] = total & 0xFF
+        carry = total >> 8
+    return out
+
+
+@numba.njit(cache=True, nogil=True)
+def _decode(stream, cdf, stop_symbol, out):
+    code, size, position = np.uint64(0), np.uint64(0xFFFFFFFF), 0
+    for _ in range(4):
+        code = (code << np.uint64(8)) | np.uint64(stream[position] if position < len(stream) else 0)
+        position += 1
+    n = 0
+    while n < len(out) and position <= len(stream) + OVERRUN:
+        step = size >> np.uint64(TABLE_BITS)
+        target = min(code // step, np.uint64(cdf[-1] - 1))
+        symbol = np.searchsorted(cdf, target, side="right") - 1
+        code -= step * np.uint64(cdf[symbol])
+        size = step * np.uint64(cdf[symbol + 1] - cdf[symbol])
+        while size < np.uint64(TOP):
+            code = (code << np.uint64(8)) | np.uint64(stream[position] if position < len(stream) else 0)
+            position += 1
+            size <<= np.uint64(8)
+        out[n] = symbol
+        n += 1
+        if symbol == stop_symbol:
+            return n, True
+    return n, position <= len(stream) + OVERRUN
+
+
+def decode_until(stream: bytes, cdf, stop_symbol: int) -> np.ndarray:
+    """The symbols of a stream coded with one table throughout, up to and without `stop_symbol`.
+
+    Args:
+      stream: what `encode` returned.
+      cdf: uint32[S + 1], cumulative table.
+      stop_symbol: the symbol that ends the sequence.
+
+    Returns:
+      int32[T].
+
+    Raises:
+      CorruptStream: the stream ends before `stop_symbol` comes.
+    """
+    data = np.frombuffer(stream, np.uint8)
+    cdf = np.asarray(cdf, np.uint32)
+    capacity = 4 * len(data) + 64
+    while True:
+        out = np.empty(capacity, np.int32)
+        n, intact = _decode(data, cdf, stop_symbol, out)
+        if intact and n and out[n - 1] == stop_symbol:
+            return out[: n - 1]
+        if not intact:
+            raise CorruptStream(
+                f"A stream of {len(data)} bytes ended after {n} symbols without its end symbol: it was truncated or changed. Restore it from its source."
+            )
+        capacity *= 4

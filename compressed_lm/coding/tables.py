@@ -1,0 +1,45 @@
+"""Frequency tables: positive integers that sum to exactly 2**16."""
+
+import numpy as np
+
+TABLE_BITS = 16
+TABLE_TOTAL = 1 << TABLE_BITS
+MAX_WEIGHT = 1 << 15
+"""Largest weight that keeps `frequencies` inside 32 bits."""
+
+
+def frequencies(weights, *, xp=np):
+    """Frequencies of symbols from integer weights.
+
+    Every symbol keeps at least 1, so that anything can be coded; what the floors leave over goes to the heaviest symbol (the first of equals).
+    Only integer operations on 32 bits: the result is the same on every machine. Quantising each symbol, rather than flooring a cumulative sum
+    of floats, is what makes the table insensitive to rounding upstream.
+
+    Args:
+      weights: uint32[..., S], each at most 2**15, not all zero in a row.
+      xp: numpy or jax.numpy.
+
+    Returns:
+      uint32[..., S], each at least 1, summing to 2**16 along the last axis.
+    """
+    n_symbols = weights.shape[-1]
+    weights = weights.astype(xp.uint32)
+    total = weights.sum(-1, keepdims=True, dtype=xp.uint32)
+    floors = xp.uint32(1) + weights * xp.uint32(TABLE_TOTAL - n_symbols) // total
+    rest = xp.uint32(TABLE_TOTAL) - floors.sum(-1, keepdims=True, dtype=xp.uint32)
+    heaviest = xp.arange(n_symbols) == xp.argmax(weights, axis=-1)[..., None]
+    return floors + xp.where(heaviest, rest, xp.uint32(0))
+
+
+def frequencies_from_counts(counts) -> np.ndarray:
+    """Frequencies of symbols counted in a corpus: uint32[S] from non-negative integers of any size."""
+    counts = np.asarray(counts, np.float64)
+    if counts.ndim != 1 or not len(counts) or counts.min() < 0 or counts.max() <= 0:
+        raise ValueError(f"Counts of shape {counts.shape} were given; one list of non-negative numbers, not all zero, was expected.")
+    return frequencies(np.ceil(counts * (MAX_WEIGHT / counts.max())).astype(np.uint32))
+
+
+def cumulative(freqs, *, xp=np):
+    """Cumulative table with a leading zero: uint32[..., S + 1] from uint32[..., S]."""
+    sums = xp.cumsum(freqs, axis=-1, dtype=xp.uint32)
+    return xp.concatenate([xp.zeros_like(sums[..., :1]), sums], axis=-1)

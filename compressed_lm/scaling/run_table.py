@@ -1,0 +1,214 @@
+"""The run table: one JSON line per evaluation of one model, with units that are checked when a row is written and when it is read."""
+
+import contextlib
+import dataclasses
+import glob as globbing
+import json
+import math
+import os
+import pathlib
+import warnings
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+try:
+    import fcntl
+except ImportError:  # Windows has no advisory locks; there one process at a time may append.
+    fcntl = None
+
+import numpy as np
+import pandas as pd
+
+
+@dataclasses.dataclass(frozen=True)
+class Column:
+    """A required column: what it holds, in which unit, and the range in which a value makes sense."""
+
+    kind: str  # text | count | real | flag | mapping
+    unit: str
+    low: float = 0
+    high: float = math.inf
+
+
+COLUMNS: Mapping[str, Column] = {
+    "run": Column("text", "name of the run"),
+    "codec": Column("text", "spelling of the codec, such as eiw(b=16,v=256)"),
+    "representation": Column("text", "number format of the weights, such as float32"),
+    "n_params": Column("count", "parameters, embeddings included", 1),
+    "n_nonembed": Column("count", "parameters, embedding and unembedding tables excluded"),
+    "tokens": Column("count", "tokens trained on"),
+    "bytes": Column("count", "bytes of raw text trained on"),
+    "flops_per_byte": Column("real", "forward FLOPs per byte of raw text, 2 N_nonembed a token plus the codec's share"),
+    "flops_per_byte_softmax": Column("real", "the same with the output softmax counted"),
+    "loss_nats_per_token": Column("real", "nats per token", 0, 100),
+    "bits_per_byte": Column("real", "bits per byte of raw text", 0, 100),
+    "seed": Column("count", "random seed"),
+    "step": Column("count", "optimiser steps taken"),
+    "final": Column("flag", "whether this is the evaluation after the last step"),
+    "config_hash": Column("text", "hash of the run's configuration"),
+    "versions": Column("mapping", "package name -> version"),
+}
+_TYPES = {"text": str, "count": int, "real": (int, float), "flag": bool, "mapping": Mapping}
+_EXPECTED = {"text": "a string", "count": "an integer", "real": "a finite number", "flag": "true or false", "mapping": "an object"}
+_DTYPES = {"text": str, "count": "int64", "real": "float64", "flag": "bool", "mapping": object}
+# A loss in bits where nats are due is off by 1.44; end-of-document tokens move the ratio by a few percent at most.
+_UNIT_TOLERANCE = 1.2
+
+
+def append_row(path: str | os.PathLike, row: Mapping[str, Any]) -> None:
+    """Appends one evaluation to a run table, whole or not at all.
+
+    The line is written by a single call and synced. What a killed process left of its last line is cut off first, and a file
+    that merely lacks its last newline gets one.
+
+    Args:
+      path: the JSONL file; it and its folder are made where missing.
+      row: every column of `COLUMNS`, and any others, as Python or NumPy scalars, strings and mappings.
+
+    Raises:
+      ValueError: a column is missing, has another type, lies outside its range, or contradicts another one.
+    """
+    row = {name: value.item() if isinstance(value, np.generic) else value for name, value in row.items()}
+    _check_row(row, where="The row to append")
+    ordered = {name: row[name] for name in [*COLUMNS, *(name for name in row if name not in COLUMNS)]}
+    try:
+        line = json.dumps(ordered, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"The row to append for run {row['run']!r} cannot be written as JSON: {error}. Give numbers, strings, lists and "
+            "mappings only, and leave out columns without a finite value."
+        ) from error
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a+b") as file:
+        if fcntl:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        _repair_tail(file)
+        file.write(line.encode() + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def load_runs(pattern: str | os.PathLike) -> pd.DataFrame:
+    """The rows of every run table that a pattern matches, one row per evaluation, in file order.
+
+    The columns of `COLUMNS` have fixed dtypes (int64, float64, bool, strings; `versions` holds mappings); other columns keep
+    what pandas infers; `file` names the file of each row. An unfinished last line, as a killed run leaves it, is skipped with a warning.
+
+    Args:
+      pattern: a file, or a glob in which `**` crosses folders.
+
+    Raises:
+      ValueError: nothing matches, or a line is not a valid row; the message names file and line.
+    """
+    pattern = os.fspath(pattern)
+    paths = [pattern] if os.path.isfile(pattern) else sorted(globbing.glob(pattern, recursive=True))
+    if not paths:
+        raise ValueError(
+            f"No run table matches {pattern!r}. Expected one JSONL file or more, such as 'runs/*/runs.jsonl'; check the path, "
+            "or run an evaluation first: each one appends its row."
+        )
+    rows = []
+    for path in paths:
+        for number, row in read_jsonl(path):
+            _check_row(row, where=f"{path} line {number}")
+            rows.append({**row, "file": path})
+    if not rows:
+        raise ValueError(f"The run tables that match {pattern!r} hold no row. Run an evaluation first: each one appends its row.")
+    frame = pd.DataFrame(rows)
+    return frame.astype({name: _DTYPES[column.kind] for name, column in COLUMNS.items()})
+
+
+def final_runs(runs: pd.DataFrame) -> pd.DataFrame:
+    """The last appended final row of every (run, seed): what remains when a run was evaluated more than once."""
+    return runs[runs["final"]].drop_duplicates(["run", "seed"], keep="last").reset_index(drop=True)
+
+
+def split_spec(spec: str) -> tuple[str, dict[str, str]]:
+    """Family and options of a codec's spelling: `eiw(align=word,b=12,v=4096)` -> ("eiw", {"align": "word", "b": "12", "v": "4096"}).
+
+    The default `align=none` is dropped, so that spellings of the same codec agree.
+    """
+    family, _, inside = spec.strip().rstrip(")").partition("(")
+    options = dict((part.partition("=")[::2]) for part in inside.replace(" ", "").split(",") if part)
+    if options.get("align") == "none":
+        del options["align"]
+    return family.strip(), options
+
+
+def read_jsonl(path: str | os.PathLike) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Line number (from 1) and object of each line; skips blank lines, and an unfinished last one with a warning."""
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            row = None
+            with contextlib.suppress(ValueError):
+                row = json.loads(line)
+            if isinstance(row, dict):
+                yield number, row
+            elif not line.endswith(b"\n"):
+                warnings.warn(f"{os.fspath(path)} line {number} is unfinished, as a killed run leaves it; it is skipped.", stacklevel=2)
+            else:
+                shown = line[:60].decode(errors="replace").strip()
+                raise ValueError(
+                    f"{os.fspath(path)} line {number} is not a JSON object but {shown!r}. Expected one object a line; remove "
+                    "or mend this line."
+                )
+
+
+def _repair_tail(file) -> None:
+    """Ends a locked file opened as "a+b" at a whole line: completes the last one if it is only short of its newline, else cuts it."""
+    size = file.seek(0, os.SEEK_END)
+    start = end = size
+    tail = b""
+    while start > 0 and b"\n" not in tail:
+        start = max(0, start - 65536)
+        file.seek(start)
+        tail = file.read(end - start) + tail
+        end = start
+    tail = tail[tail.rfind(b"\n") + 1 :]
+    if not tail:
+        return
+    with contextlib.suppress(ValueError):
+        if isinstance(json.loads(tail), dict):
+            file.write(b"\n")
+            return
+    file.truncate(size - len(tail))
+
+
+def _check_row(row: Mapping[str, Any], *, where: str) -> None:
+    """Raises ValueError unless the row has every column with its type and range, and its columns agree with each other."""
+    missing = [name for name in COLUMNS if name not in row]
+    if missing:
+        raise ValueError(
+            f"{where} lacks the column(s) {', '.join(missing)}. A row of the run table needs all of: {', '.join(COLUMNS)}."
+        )
+    for name, column in COLUMNS.items():
+        value = row[name]
+        typed = isinstance(value, _TYPES[column.kind]) and (column.kind == "flag" or not isinstance(value, bool))
+        if not typed or (column.kind == "real" and not math.isfinite(value)):
+            raise ValueError(f"{where} has {name} = {value!r}. Expected {_EXPECTED[column.kind]} ({column.unit}).")
+        if column.kind in ("count", "real") and not column.low <= value <= column.high:
+            bounds = f"at least {column.low:g}" if column.high == math.inf else f"between {column.low:g} and {column.high:g}"
+            raise ValueError(f"{where} has {name} = {value!r}. Expected a value {bounds} ({column.unit}).")
+    for small, large in (("n_nonembed", "n_params"), ("flops_per_byte", "flops_per_byte_softmax")):
+        if row[small] > row[large]:
+            raise ValueError(
+                f"{where} has {small} = {row[small]:g} above {large} = {row[large]:g}, but the second includes the first. "
+                "Check which is which."
+            )
+    _check_loss(row, where=where)
+
+
+def _check_loss(row: Mapping[str, Any], *, where: str) -> None:
+    """Raises ValueError where nats per token, bits per byte and bytes per token (an optional column) cannot all be true."""
+    bytes_per_token = row.get("bytes_per_token")
+    if not isinstance(bytes_per_token, int | float) or not bytes_per_token > 0 or not row["bits_per_byte"] > 0:
+        return
+    implied = row["loss_nats_per_token"] / math.log(2) / bytes_per_token
+    if not 1 / _UNIT_TOLERANCE < implied / row["bits_per_byte"] < _UNIT_TOLERANCE:
+        raise ValueError(
+            f"{where} has bits_per_byte = {row['bits_per_byte']:.4g}, but {row['loss_nats_per_token']:.4g} nats per token at "
+            f"{bytes_per_token:.4g} bytes per token are {implied:.4g} bits per byte. Check the units: bits_per_byte is total nats / (ln 2 x bytes)."
+        )

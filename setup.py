@@ -1,0 +1,61 @@
+"""Packaging. Every dependency comes from PyPI with a lower and an upper bound; `constraints/` pins the two tested ends."""
+
+import pathlib
+
+from setuptools import find_packages, setup
+
+BASE = [
+    "jax>=0.10.2,<0.13",
+    "flax>=0.12.8,<0.13",
+    "optax>=0.2.8,<0.3",
+    "orbax-checkpoint>=0.12.8,<0.13",
+    "chex>=0.1.92,<0.2",
+    "grain>=0.2.18,<0.3",
+    "array-record>=0.8.6,<0.9",
+    "gin-config>=0.5.0,<0.6",
+    "absl-py>=2.3,<3",
+    "etils[epath]>=1.14,<2",
+    "numpy>=2.2,<2.6",
+    "scipy>=1.15,<1.19",
+    "pandas>=2.3,<3.2",
+    "matplotlib>=3.10,<3.13",
+    "sentencepiece>=0.2.1,<0.3",
+    "numba>=0.62,<0.70",
+    "rich>=14,<16",
+]
+EXTRAS = {
+    # Documents enter the compression job as seqio tasks; only this extra brings TensorFlow.
+    "corpora": [
+        "seqio>=0.0.20,<0.1",
+        "tensorflow>=2.20,<2.23",
+        "tensorflow-text>=2.20,<2.23",
+        "tensorflow-datasets>=4.9.9,<5",
+        "clu>=0.0.12,<0.1",
+        "tensorboard>=2.20,<2.22",
+    ],
+    "tensorboard": ["tensorboardX>=2.6,<3"],
+    "wandb": ["wandb>=0.20,<1"],
+    "tpu": ["jax[tpu]>=0.10.2,<0.13"],
+    "dev": [
+        "pytest>=8.4,<10",
+        "pytest-xdist>=3.6,<4",
+        "hypothesis>=6.130,<7",
+        "ruff>=0.15,<0.18",
+        "constriction>=0.4.2,<0.6",
+    ],
+}
+
+setup(
+    name="compressed_lm",
+    version="0.1.0",
+    description="Train language models over compressed representations, in JAX and Flax.",
+    long_description=pathlib.Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    packages=find_packages(include=["compressed_lm", "compressed_lm.*"]),
+    package_data={"compressed_lm": ["gin_configs/**/*.gin"]},
+    python_requires=">=3.11",
+    install_requires=BASE,
+    extras_require=EXTRAS,
+    entry_points={"console_scripts": ["compressed-lm = compressed_lm.cli:main"]},
+)

@@ -1,0 +1,135 @@
+"""The node rule against an independent implementation in Python integers."""
+
+import hashlib
+
+import numpy as np
+import pytest
+
+from compressed_lm.coding import dictionary, tables, windows
+
+
+def slow_table(text: bytes, seed: int) -> list[int]:
+    """Frequencies that depend on the text in an arbitrary but fixed way; some very peaked, some flat."""
+    digest = hashlib.blake2b(text[-3:] + bytes([seed]), digest_size=64).digest()
+    counts = [1 + (digest[s % 64] * (s * 7 + 3) % 251 if s % 5 else 0) for s in range(256)]
+    counts[digest[0]] += 20000 * (digest[1] % 3)
+    total = sum(counts)
+    freqs = [1 + c * (65536 - 256) // total for c in counts]
+    freqs[max(range(256), key=lambda s: (counts[s], -s))] += 65536 - sum(freqs)
+    return freqs
+
+
+WHITE = b" \t\n\r\v\f"
+
+
+def slow_child(text: bytes, lo: int, size: int, byte: int, bits: int, align: str, seed: int):
+    """The rule as the specification writes it, with unbounded integers."""
+    freqs = slow_table(text, seed)
+    if not text:
+        below = sum(freqs[:byte])
+        shared = 2**bits - 256
+        start = byte + below * shared // 65536
+        return start, byte + 1 + (below + freqs[byte]) * shared // 65536 - start
+    if align == "word" and text[-1] not in WHITE:
+        freqs = [0 if s in WHITE else f for s, f in enumerate(freqs)]
+    below, total = sum(freqs[:byte]), sum(freqs)
+    start = below * (size - 1) // total
+    return lo + 1 + start, (below + freqs[byte]) * (size - 1) // total - start
+
+
+def slow_encode(data: bytes, bits: int, align: str, seed: int) -> list[int]:
+    codes, text, lo, size = [], b"", 0, 2**bits
+    for byte in data:
+        child = slow_child(text, lo, size, byte, bits, align, seed)
+        if child[1] == 0:
+            codes.append(lo)
+            text, (lo, size) = b"", slow_child(b"", 0, 2**bits, byte, bits, align, seed)
+        else:
+            lo, size = child
+        text += bytes([byte])
+    return codes + [lo] if data else codes
+
+
+def fast_encode(data: bytes, bits: int, align: str, seed: int) -> list[int]:
+    """The same walk with the package's 32-bit arithmetic."""
+    codes, text, lo, size = [], b"", None, None
+    for byte in data:
+        for attempt in (text, b""):
+            freqs = np.array(slow_table(attempt, seed), np.uint32)
+            if attempt and align == "word":
+                freqs = np.where(windows.allowed_continuations(attempt[-1]), freqs, 0).astype(np.uint32)
+            cdf = tables.cumulative(freqs)
+            below, above, total = cdf[byte : byte + 1], cdf[byte + 1 : byte + 2], cdf[-1:]
+            if attempt:
+                new = windows.child(lo, size, below, above, total)
+            else:
+                new = windows.root_child(np.array([byte], np.uint32), below, above, total, bits=bits)
+            if new[1][0]:
+                break
+            codes.append(int(lo[0]))
+        text, (lo, size) = attempt + bytes([byte]), new
+    return codes + [int(lo[0])] if data else codes
+
+
+TEXT = b"the cat  sat on the\n mat; \x00\xff\xfe and a a a a a a sat\tthere    again " * 3
+
+
+@pytest.mark.parametrize("bits", [8, 12, 16, 24, 31, 32])
+@pytest.mark.parametrize("align", ["none", "word"])
+def test_windows_equal_unbounded_integers(bits, align):
+    """32-bit limb arithmetic gives the codes that unbounded Python integers give."""
+    assert fast_encode(TEXT, bits, align, seed=1) == slow_encode(TEXT, bits, align, seed=1)
+
+
+def test_scale_is_exact_at_the_corners():
+    """floor(f * n / t) holds at the largest operands, where a 33rd bit would be lost."""
+    f, t, n = (a.reshape(-1) for a in np.meshgrid([0, 1, 255, 40000, 65535, 65536], [65536, 65535, 65534, 40001, 256], [0, 1, 65535, 65536, 2**32 - 257, 2**32 - 1]))
+    keep = f <= t
+    got = windows.scale(f[keep].astype(np.uint32), t[keep].astype(np.uint32), n[keep].astype(np.uint32))
+    assert got.tolist() == [int(a) * int(c) // int(b) for a, b, c in zip(f[keep], t[keep], n[keep], strict=True)]
+
+
+@pytest.mark.parametrize("align", ["none", "word"])
+def test_dictionary_is_the_windows(align):
+    """Compiled at b=12, the codes are 4,096 different texts and the longest-match parse gives the ids of the step-by-step rule."""
+    compiled = dictionary.compile_windows(
+        lambda texts: np.array([slow_table(t.tobytes(), 2) for t in texts], np.uint32), bits=12, align=align, max_bytes=64
+    )
+    entries = {compiled.entry(i) for i in range(len(compiled))}
+    assert len(compiled) == len(entries) == 4096
+    assert all(e[:-1] in entries for e in entries if len(e) > 1) and {bytes([b]) for b in range(256)} <= entries
+    data = TEXT + bytes(range(256))
+    assert compiled.encode(data).tolist() == slow_encode(data, 12, align, seed=2)
+    assert compiled.decode(compiled.encode(data)) == data
+    numbers = np.random.default_rng(0).integers(0, 4096, 1000)
+    assert compiled.decode(numbers) == b"".join(compiled.entry(i) for i in numbers)
+
+
+def test_word_windows_never_hold_a_word_start():
+    """No aligned window has white space after a byte that is not white space."""
+    compiled = dictionary.compile_windows(
+        lambda texts: np.array([slow_table(t.tobytes(), 3) for t in texts], np.uint32), bits=12, align="word", max_bytes=64
+    )
+    for i in range(len(compiled)):
+        entry = compiled.entry(i)
+        assert not any(a not in WHITE and b in WHITE for a, b in zip(entry, entry[1:], strict=False))
+
+
+def test_flat_table_past_the_cap_keeps_the_bijection():
+    """Beyond max_bytes the table is flat, every code still belongs to one text, and windows stay short."""
+    peaked = np.ones(256, np.uint32)
+    peaked[ord("=")] = 65536 - 255
+    compiled = dictionary.compile_windows(lambda texts: np.tile(peaked, (len(texts), 1)), bits=12, align="none", max_bytes=16)
+    assert len({compiled.entry(i) for i in range(4096)}) == 4096
+    assert 16 <= compiled.depth.max() <= 16 + 3
+
+
+def test_broken_dictionaries_are_refused():
+    """A missing single byte, a cycle and an outside number each raise an error that says so."""
+    with pytest.raises(ValueError, match="single bytes are missing"):
+        dictionary.Dictionary(np.full(255, -1), np.arange(255))
+    with pytest.raises(ValueError, match="cycle"):
+        dictionary.Dictionary(np.r_[np.full(256, -1), 257, 256], np.r_[np.arange(256), 1, 2])
+    good = dictionary.Dictionary(np.full(256, -1), np.arange(256))
+    with pytest.raises(ValueError, match="0 to 255"):
+        good.decode([256])

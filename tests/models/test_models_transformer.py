@@ -1,0 +1,201 @@
+"""The model reads only the past, counts its parameters rightly, and decodes step by step what it computes at once."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from compressed_lm import models
+from compressed_lm.errors import InputError
+from compressed_lm.models import TransformerConfig
+
+SMALL = dict(vocab_size=16, d_model=12, n_layers=2, n_heads=3, d_head=4, d_ff=20, n_buckets=6, max_distance=8)
+VARIANTS = {
+    "relative": TransformerConfig(**SMALL),
+    "rotary_plain_tied": TransformerConfig(
+        **SMALL, position="rotary", gated_mlp=False, activation="gelu", tie_embeddings=True
+    ),
+}
+
+
+@pytest.fixture(autouse=True)
+def no_silent_broadcast():
+    """Arrays of different rank never meet by accident in the model."""
+    with jax.numpy_rank_promotion("raise"):
+        yield
+
+
+@pytest.fixture(params=VARIANTS.values(), ids=VARIANTS)
+def config(request):
+    return request.param
+
+
+def random_params(config):
+    """Returns parameters far from their initial values, so that no term of the model is too small to be seen."""
+    shapes = jax.eval_shape(models.Transformer(config).init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))
+    rng = np.random.default_rng(0)
+    return jax.tree.map(lambda s: jnp.asarray(rng.normal(0, 0.4, s.shape), s.dtype), shapes)
+
+
+def names(params):
+    return {"/".join(k.key for k in path): leaf.shape for path, leaf in jax.tree.leaves_with_path(params["params"])}
+
+
+def test_parameter_tree_is_the_documented_one():
+    """Other modules read parameters by name, so names and shapes are a contract."""
+    block = {
+        "attention_norm/scale": (12,),
+        "attention/q/kernel": (12, 3, 4),
+        "attention/k/kernel": (12, 3, 4),
+        "attention/v/kernel": (12, 3, 4),
+        "attention/out/kernel": (3, 4, 12),
+        "attention/relative_bias/embedding": (6, 3),
+        "mlp_norm/scale": (12,),
+        "mlp/up/kernel": (12, 20),
+        "mlp/gate/kernel": (12, 20),
+        "mlp/down/kernel": (20, 12),
+    }
+    expected = {f"layer_{i}/{name}": shape for i in range(2) for name, shape in block.items()}
+    expected |= {"embed/embedding": (16, 12), "final_norm/scale": (12,), "unembed/kernel": (12, 16)}
+    assert names(random_params(VARIANTS["relative"])) == expected
+    absent = ("relative_bias", "gate", "unembed")
+    assert not any(part in name for name in names(random_params(VARIANTS["rotary_plain_tied"])) for part in absent)
+
+
+def test_logits_match_a_plain_numpy_forward_pass():
+    """The formulas of the contract (pre-norm, RMSNorm, gated ReLU, T5 bias, scaled scores) are what the model computes."""
+    config, params = VARIANTS["relative"], random_params(VARIANTS["relative"])
+    p = jax.tree.map(np.asarray, params["params"])
+    inputs = np.array([3, 0, 7, 7, 15, 2, 9, 1, 4, 4])
+    buckets = models.relative_buckets(10, n_buckets=6, max_distance=8)
+
+    def norm(x, scale):
+        return x / np.sqrt(np.mean(x**2, axis=-1, keepdims=True) + 1e-6) * scale
+
+    x = p["embed"]["embedding"][inputs]
+    for i in range(2):
+        layer = p[f"layer_{i}"]
+        attention, mlp = layer["attention"], layer["mlp"]
+        h = norm(x, layer["attention_norm"]["scale"])
+        q, k, v = (np.einsum("ld,dhk->lhk", h, attention[name]["kernel"]) for name in "qkv")
+        mixed = np.zeros_like(q)
+        for head in range(3):
+            for query in range(10):
+                bias = attention["relative_bias"]["embedding"][buckets[query - np.arange(query + 1)], head]
+                scores = k[: query + 1, head] @ q[query, head] / np.sqrt(4) + bias
+                weights = np.exp(scores - scores.max())
+                mixed[query, head] = weights / weights.sum() @ v[: query + 1, head]
+        x = x + np.einsum("lhk,hkd->ld", mixed, attention["out"]["kernel"])
+        h = norm(x, layer["mlp_norm"]["scale"])
+        hidden = h @ mlp["up"]["kernel"] * np.maximum(h @ mlp["gate"]["kernel"], 0)
+        x = x + hidden @ mlp["down"]["kernel"]
+    expected = norm(x, p["final_norm"]["scale"]) @ p["unembed"]["kernel"]
+    np.testing.assert_allclose(models.Transformer(config).apply(params, inputs[None])[0], expected, atol=1e-4)
+
+
+def test_no_logit_depends_on_a_later_token(config):
+    """Causality: the gradient of position i's logits with respect to the embedded token at j is zero exactly when j > i."""
+    params, model, length = random_params(config), models.Transformer(config), 7
+
+    def logits(table):  # one vocabulary row for each position, so a row's gradient is a position's gradient
+        changed = {"params": params["params"] | {"embed": {"embedding": table}}}
+        return model.apply(changed, jnp.arange(length)[None])[0]
+
+    model_config = config
+    if config.tie_embeddings:  # a tied table would also reach the logits through the output layer
+        model_config = TransformerConfig(**{**vars(config), "tie_embeddings": False})
+        model, params = models.Transformer(model_config), random_params(model_config)
+    jacobian = jax.jacobian(logits)(params["params"]["embed"]["embedding"])  # [L, V, V, D]
+    reach = np.abs(np.asarray(jacobian)).max(axis=(1, 3))[:, :length]
+    assert (reach[np.triu_indices(length, 1)] == 0).all()
+    assert (reach[np.tril_indices(length)] > 1e-6).all()
+
+
+def test_step_with_a_cache_equals_the_whole_pass(config):
+    """Decoding with lanes at different positions, and one set back to 0 in mid-run, gives the logits of the whole pass."""
+    model, params, length = models.Transformer(config), random_params(config), 10
+    tokens = np.random.default_rng(1).integers(0, 16, (4, length))
+    whole = model.apply(params, tokens)
+    # (lane's row of tokens, first time step, ) : lane 0 from the start, lane 1 three steps later, lane 2 reset at time 6.
+    step = jax.jit(lambda *args: model.apply(params, *args, method=model.step))
+    cache = models.init_cache(config, 3, length)
+    rows = lambda t: [0, 1, 2 if t < 6 else 3]  # noqa: E731
+    positions = lambda t: [t, max(t - 3, 0), t if t < 6 else t - 6]  # noqa: E731
+    for t in range(length):
+        inputs = tokens[rows(t), positions(t)]
+        logits, cache = step(inputs, jnp.array(positions(t)), cache)
+        np.testing.assert_allclose(logits, whole[np.array(rows(t)), np.array(positions(t))], atol=1e-4)
+
+
+def test_bfloat16_computes_close_to_float32_and_returns_float32_logits():
+    """Compute type is a setting; parameters and logits stay float32."""
+    low = models.Transformer(TransformerConfig(**SMALL, dtype="bfloat16"))
+    params = low.init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
+    inputs = jnp.arange(8)[None]
+    logits = low.apply(params, inputs)
+    assert logits.dtype == jnp.float32
+    np.testing.assert_allclose(logits, models.Transformer(VARIANTS["relative"]).apply(params, inputs), atol=0.15)
+
+
+def test_param_count_equals_the_arrays(config):
+    """The analytic count is the number of numbers in the tree, and its embedding part the two tables."""
+    sizes = {name: np.prod(shape) for name, shape in names(random_params(config)).items()}
+    counts = models.count_params(config)
+    assert counts.total == sum(sizes.values())
+    assert counts.embedding == sum(n for name, n in sizes.items() if name.startswith(("embed/", "unembed/")))
+    assert counts.non_embedding == counts.total - counts.embedding
+
+
+@pytest.mark.parametrize(
+    ("size", "millions"), [("3m", 3.15), ("25m", 25.2), ("113m", 113.2), ("403m", 402.7), ("2b", 1610.6)]
+)
+def test_paper_sizes(size, millions):
+    """The named sizes have the paper's numbers of parameters without embeddings (norms and biases add under 0.2 %)."""
+    config = models.model_config(size, 256)
+    assert models.count_params(config).non_embedding / 1e6 == pytest.approx(millions, rel=2e-3)
+
+
+def test_flops_per_token_with_and_without_softmax():
+    """FLOPs are twice the non-embedding parameters, plus the output product when asked for."""
+    config = VARIANTS["relative"]
+    assert models.flops_per_token(config, softmax=False) == 2 * models.count_params(config).non_embedding
+    assert models.flops_per_token(config, softmax=True) - models.flops_per_token(config, softmax=False) == 2 * 16 * 12
+
+
+def test_relative_buckets_are_t5s():
+    """Buckets equal T5's `relative_position_bucket` (bidirectional=False) for 8 buckets up to distance 16."""
+    buckets = models.relative_buckets(20, n_buckets=8, max_distance=16)
+    assert buckets.tolist() == [0, 1, 2, 3, 4, 4, 5, 5, 6, 6, 6, 6, 7, 7, 7, 7, 7, 7, 7, 7]
+    assert models.relative_buckets(200, n_buckets=32, max_distance=128)[[15, 16, 18, 19, 112, 113, 199]].tolist() == [
+        15, 16, 16, 17, 30, 31, 31,
+    ]  # fmt: skip
+
+
+def test_shift_right_and_vocabulary():
+    """Inputs are the targets one place later, behind the end-of-document id; V leaves room for that id."""
+    assert models.shift_right(jnp.array([[5, 6, 7], [1, 2, 3]]), 9).tolist() == [[9, 5, 6], [9, 1, 2]]
+    assert [models.model_vocab_size(v) for v in (255, 256, 4096, 65536)] == [256, 264, 4104, 65544]
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        (dict(activation="swish"), "'swish' was given; expected one of relu, gelu, silu"),
+        (dict(position="learned"), "expected one of relative, rotary"),
+        (dict(dtype="float8"), "expected one of float32, bfloat16"),
+        (dict(n_layers=0), "n_layers=0 was given; expected a positive integer"),
+        (dict(position="rotary", d_head=5), "use an even d_head"),
+        (dict(max_distance=3), "max_distance above n_buckets / 2"),
+    ],
+)
+def test_bad_config_is_refused(bad, message):
+    """A shape that cannot be built says which field is wrong and what is valid."""
+    with pytest.raises(InputError, match=message):
+        TransformerConfig(**{**SMALL, **bad})
+
+
+def test_unknown_size_lists_the_valid_ones():
+    """A misspelt size name is answered with the names there are."""
+    with pytest.raises(InputError, match="'3M' was given; expected one of nano, .*, 2b"):
+        models.model_config("3M", 256)
