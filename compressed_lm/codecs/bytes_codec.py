@@ -15,10 +15,12 @@ class Bytes:
     spec = "bytes"
     vocab_size = 256
     fingerprint = hashlib.sha256(b"compressed_lm bytes 1").hexdigest()
-    flops_per_byte = 0.0
-    m1_flops_per_byte = 0.0
-    window_bits = None
-    m1_hash = None
+    flops_per_byte = m1_flops_per_byte = 0.0
+    window_bits = m1_hash = None
+
+    @classmethod
+    def build(cls) -> "Bytes":
+        return cls()
 
     def encode(self, data: bytes) -> np.ndarray:
         return np.frombuffer(data, np.uint8).astype(np.int32)
@@ -31,6 +33,15 @@ class Bytes:
                 "Remove end-of-document and padding ids before decoding."
             )
         return ids.astype(np.uint8).tobytes()
+
+    decode_partial = decode
+
+    def files(self) -> dict[str, bytes]:
+        return {}
+
+    @classmethod
+    def from_files(cls, files: dict[str, bytes]) -> "Bytes":
+        return cls()
 
     def encode_batch(self, documents: Sequence[bytes]) -> list[np.ndarray]:
         return [self.encode(document) for document in documents]

@@ -38,6 +38,9 @@ class Codec(Protocol):
     def decode(self, ids: np.ndarray) -> bytes:
         """The document that these ids stand for. Raises `InputError` where no document encodes to them."""
 
+    def decode_partial(self, ids: np.ndarray) -> bytes:
+        """The bytes that an unfinished sequence already determines; never an error for ids within the vocabulary. For text as it is generated."""
+
     def encode_batch(self, documents: Sequence[bytes]) -> list[np.ndarray]:
         """`encode` of each document, computed together."""
 
@@ -46,3 +49,6 @@ class Codec(Protocol):
 
     def token_byte_lengths(self, ids: np.ndarray) -> np.ndarray | None:
         """Bytes that each id stands for: int32[T]; None where a token has no length of its own."""
+
+    def files(self) -> dict[str, bytes]:
+        """What a saved codec has to carry beside its spec: file name -> content."""

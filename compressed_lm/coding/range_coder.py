@@ -81,17 +81,46 @@ def _carry(digits):
     return out
 
 
+class Decoder:
+    """One stream, symbol by symbol, in plain Python: the readable form of the algorithm, for headers and tests."""
+
+    def __init__(self, stream: bytes):
+        self._stream, self.position = stream, 0
+        self._code, self._size = 0, 0xFFFFFFFF
+        for _ in range(4):
+            self._code = self._code << 8 | self._next()
+
+    def _next(self) -> int:
+        self.position += 1
+        return self._stream[self.position - 1] if self.position <= len(self._stream) else 0
+
+    def symbol(self, cdf) -> int:
+        """The next symbol under the cumulative table uint32[S + 1]."""
+        step = self._size >> TABLE_BITS
+        target = min(self._code // step, int(cdf[-1]) - 1)
+        symbol = int(np.searchsorted(cdf, target, side="right")) - 1
+        self._code -= step * int(cdf[symbol])
+        self._size = step * int(cdf[symbol + 1] - cdf[symbol])
+        while self._size < TOP:
+            self._code, self._size = self._code << 8 | self._next(), self._size << 8
+        return symbol
+
+
 @numba.njit(cache=True, nogil=True)
-def _decode(stream, cdf, stop_symbol, out):
+def _decode(stream, cdf, stop_symbol, overrun, out):
+    """Number of symbols written to `out`, and why it ended: 0 no room left, 1 the stop symbol came, 2 the stream is used up."""
     code, size, position = np.uint64(0), np.uint64(0xFFFFFFFF), 0
     for _ in range(4):
         code = (code << np.uint64(8)) | np.uint64(stream[position] if position < len(stream) else 0)
         position += 1
-    n = 0
-    while n < len(out) and position <= len(stream) + OVERRUN:
+    for n in range(len(out)):
+        if position > len(stream) + overrun:
+            return n, 2
         step = size >> np.uint64(TABLE_BITS)
         target = min(code // step, np.uint64(cdf[-1] - 1))
         symbol = np.searchsorted(cdf, target, side="right") - 1
+        if symbol == stop_symbol:
+            return n, 1
         code -= step * np.uint64(cdf[symbol])
         size = step * np.uint64(cdf[symbol + 1] - cdf[symbol])
         while size < np.uint64(TOP):
@@ -99,10 +128,18 @@ def _decode(stream, cdf, stop_symbol, out):
             position += 1
             size <<= np.uint64(8)
         out[n] = symbol
-        n += 1
-        if symbol == stop_symbol:
-            return n, True
-    return n, position <= len(stream) + OVERRUN
+    return len(out), 0
+
+
+def _decode_all(stream: bytes, cdf, stop_symbol: int, overrun: int) -> tuple[np.ndarray, bool]:
+    data, cdf = np.frombuffer(stream, np.uint8), np.asarray(cdf, np.uint32)
+    capacity = 4 * len(data) + 64
+    while True:
+        out = np.empty(capacity, np.int32)
+        n, reason = _decode(data, cdf, stop_symbol, overrun, out)
+        if reason:
+            return out[:n], reason == 1
+        capacity *= 4
 
 
 def decode_until(stream: bytes, cdf, stop_symbol: int) -> np.ndarray:
@@ -119,16 +156,15 @@ def decode_until(stream: bytes, cdf, stop_symbol: int) -> np.ndarray:
     Raises:
       CorruptStream: the stream ends before `stop_symbol` comes.
     """
-    data = np.frombuffer(stream, np.uint8)
-    cdf = np.asarray(cdf, np.uint32)
-    capacity = 4 * len(data) + 64
-    while True:
-        out = np.empty(capacity, np.int32)
-        n, intact = _decode(data, cdf, stop_symbol, out)
-        if intact and n and out[n - 1] == stop_symbol:
-            return out[: n - 1]
-        if not intact:
-            raise CorruptStream(
-                f"A stream of {len(data)} bytes ended after {n} symbols without its end symbol: it was truncated or changed. Restore it from its source."
-            )
-        capacity *= 4
+    symbols, stopped = _decode_all(stream, cdf, stop_symbol, OVERRUN)
+    if not stopped:
+        raise CorruptStream(
+            f"A stream of {len(stream)} bytes ended after {len(symbols)} symbols without its end symbol: it was truncated or changed. "
+            "Restore it from its source."
+        )
+    return symbols
+
+
+def decode_prefix(stream: bytes, cdf, stop_symbol: int) -> np.ndarray:
+    """The symbols that the beginning of a stream determines, at most up to `stop_symbol`: int32[T]."""
+    return _decode_all(stream, cdf, stop_symbol, 0)[0]

@@ -1,13 +1,13 @@
 """The decoder-only Transformer that M1 and M2 share.
 
-Pre-norm, no biases, RMSNorm, a plain or gated MLP, T5 relative-position bias (a table of its own in every layer, papers/000 section 2) or
-rotary positions. Parameters are float32; `config.dtype` is the type that matrix products run in; logits and softmax are float32.
+Pre-norm, no biases, RMSNorm, a plain or gated MLP, T5 relative-position bias (each layer has a table of its own,
+papers/000 section 2) or rotary positions. Parameters are float32; `config.dtype` is the type of the matrix products;
+logits and softmax are float32.
 """
 
 import dataclasses
-import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import flax.linen as nn
 import jax
@@ -21,7 +21,7 @@ POSITIONS = ("relative", "rotary")
 DTYPES = ("float32", "bfloat16")
 MASKED = -1e30  # added to the score of a future token; exp() of it is exactly 0, and unlike -inf it cannot make a NaN
 
-Cache = Mapping[str, jax.Array]
+Cache = Sequence[Mapping[str, jax.Array]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +29,7 @@ class TransformerConfig:
     """Shape of a Transformer.
 
     Attributes:
-        vocab_size: V, as `model_vocab_size` gives it: the codec's ids, the end-of-document id, padding to a multiple of 8.
+        vocab_size: V, as `model_vocab_size` gives it.
         d_model: D, width of the residual stream.
         n_layers: number of blocks.
         n_heads: H.
@@ -66,11 +66,13 @@ class TransformerConfig:
             if getattr(self, field) < 1:
                 raise InputError(f"{field}={getattr(self, field)} was given; expected a positive integer.")
         if self.position == "rotary" and self.d_head % 2:
-            raise InputError(f"d_head={self.d_head} was given; rotary positions turn pairs of numbers, so use an even d_head.")
+            raise InputError(
+                f"d_head={self.d_head} was given; rotary positions turn pairs of numbers, so use an even d_head."
+            )
         if self.position == "relative" and not 2 <= self.n_buckets < 2 * self.max_distance:
             raise InputError(
-                f"n_buckets={self.n_buckets} and max_distance={self.max_distance} were given; expected at least 2 buckets and "
-                "a max_distance above n_buckets / 2, since the first half of the buckets holds one distance each."
+                f"n_buckets={self.n_buckets} and max_distance={self.max_distance} were given; expected at least 2 "
+                "buckets and a max_distance above n_buckets / 2: the first half of the buckets holds one distance each."
             )
 
 
@@ -101,7 +103,8 @@ def relative_buckets(length: int, *, n_buckets: int, max_distance: int) -> np.nd
     distance = np.arange(length)
     exact = n_buckets // 2
     growth = np.log(np.maximum(distance, exact) / exact) / math.log(max_distance / exact)
-    far = exact + np.floor(growth * (n_buckets - exact) + 1e-9).astype(int)  # 1e-9: an exact power must not fall below itself
+    # 1e-9, lest rounding takes a distance that opens a bucket into the bucket before it.
+    far = exact + np.floor(growth * (n_buckets - exact) + 1e-9).astype(int)
     return np.where(distance < exact, distance, np.minimum(far, n_buckets - 1)).astype(np.int32)
 
 
@@ -114,6 +117,35 @@ def rotate(x: jax.Array, positions: jax.Array) -> jax.Array:
     return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)
 
 
+class Dense(nn.Module):
+    """A linear map without bias.
+
+    Attributes:
+        features: shape of an output.
+        dtype: type of the product.
+        n_in: how many of the input's last axes are summed over.
+        scale: variance of an output at the start, for inputs of variance 1.
+    """
+
+    features: tuple[int, ...]
+    dtype: str
+    n_in: int = 1
+    scale: float = 1.0
+
+    @nn.compact
+    def __call__(self, x):
+        shape = (*x.shape[-self.n_in :], *self.features)
+        axes = range(len(shape))
+        initializer = nn.initializers.variance_scaling(
+            self.scale, "fan_in", "truncated_normal", in_axis=axes[: self.n_in], out_axis=axes[self.n_in :]
+        )
+        kernel = self.param("kernel", initializer, shape)
+        n_inputs = math.prod(shape[: self.n_in])
+        # One product of two matrices: its gradient is a quarter faster on CPU than that of a product with batch axes.
+        y = x.reshape(-1, n_inputs).astype(self.dtype) @ kernel.reshape(n_inputs, -1).astype(self.dtype)
+        return y.reshape(*x.shape[: -self.n_in], *self.features)
+
+
 class Attention(nn.Module):
     """Causal multi-head attention."""
 
@@ -121,9 +153,8 @@ class Attention(nn.Module):
 
     def setup(self):
         c = self.config
-        dense = functools.partial(nn.DenseGeneral, use_bias=False, dtype=c.dtype)
-        self.q, self.k, self.v = (dense((c.n_heads, c.d_head)) for _ in range(3))
-        self.out = dense(c.d_model, axis=(-2, -1), kernel_init=residual_init(c))
+        self.q, self.k, self.v = (Dense((c.n_heads, c.d_head), c.dtype) for _ in range(3))
+        self.out = Dense((c.d_model,), c.dtype, n_in=2, scale=residual_scale(c))
         if c.position == "relative":
             self.relative_bias = nn.Embed(c.n_buckets, c.n_heads, embedding_init=nn.initializers.normal(0.02))
 
@@ -136,27 +167,29 @@ class Attention(nn.Module):
         weights = jax.nn.softmax(scores + self._square_bias(length)[None], axis=-1).astype(v.dtype)
         return self.out(jnp.einsum("bhqs,bshk->bqhk", weights, v))
 
-    def step(self, x, positions, keys, values):
-        """Returns (out [B, D], keys, values) for one token a lane, x [B, D] at slot positions int32[B] of keys, values [B, L, H, K]."""
+    def step(self, x, positions, cache):
+        """Returns (out [B, D], cache) for one token a lane, x [B, D], stored in slot positions int32[B]."""
         q, k, v = self.q(x), self.k(x), self.v(x)  # [B, H, K]
         if self.config.position == "rotary":
             q, k = (rotate(y, positions) for y in (q, k))
-        lanes, length = jnp.arange(x.shape[0]), keys.shape[1]
-        keys = keys.at[lanes, positions].set(k, mode="promise_in_bounds", unique_indices=True)
-        values = values.at[lanes, positions].set(v, mode="promise_in_bounds", unique_indices=True)
-        row = jax.vmap(lambda start: jax.lax.dynamic_slice_in_dim(self._bias(length), start, length, axis=1))
-        bias = row(length - 1 - positions)  # [B, H or 1, L]
-        scores = jnp.einsum("bhk,bshk->bhs", q * self.config.d_head**-0.5, keys).astype(jnp.float32)
-        weights = jax.nn.softmax(scores + bias, axis=-1).astype(v.dtype)
-        return self.out(jnp.einsum("bhs,bshk->bhk", weights, values)), keys, values
+        lanes, length = jnp.arange(x.shape[0]), cache["k"].shape[2]
+        cache = {
+            name: cache[name].at[lanes, :, positions].set(new, mode="promise_in_bounds", unique_indices=True)
+            for name, new in (("k", k), ("v", v))
+        }
+        bias = self._bias(length)
+        row = jax.vmap(lambda start: jax.lax.dynamic_slice_in_dim(bias, start, length, axis=1))
+        scores = jnp.einsum("bhk,bhsk->bhs", q * self.config.d_head**-0.5, cache["k"]).astype(jnp.float32)
+        weights = jax.nn.softmax(scores + row(length - 1 - positions), axis=-1).astype(v.dtype)
+        return self.out(jnp.einsum("bhs,bhsk->bhk", weights, cache["v"])), cache
 
     def _bias(self, length):
-        """Returns float32[H or 1, 2L]: what a score gets at distances L-1, ..., 0 back in time, then L times the causal mask."""
+        """Returns float32[H or 1, 2L]: what a score gets at distances L-1, ..., 0, then L times the mask."""
         c = self.config
         past = jnp.zeros((length, 1))
         if c.position == "relative":
             buckets = relative_buckets(length, n_buckets=c.n_buckets, max_distance=c.max_distance)
-            # A product with a one-hot matrix, since the gradient of a gather (a scatter) is slow on CPU and not deterministic on GPU.
+            # Not a gather, since the gradient of that, a scatter, is slow on CPU and not deterministic on GPU.
             past = jax.nn.one_hot(buckets, c.n_buckets) @ self.relative_bias.embedding
         return jnp.concatenate([past[::-1], jnp.full_like(past, MASKED)]).T
 
@@ -175,11 +208,10 @@ class MLP(nn.Module):
     @nn.compact
     def __call__(self, x):
         c = self.config
-        dense = functools.partial(nn.Dense, use_bias=False, dtype=c.dtype)
         activation = ACTIVATIONS[c.activation]
-        hidden = dense(c.d_ff, name="up")(x)
-        hidden = hidden * activation(dense(c.d_ff, name="gate")(x)) if c.gated_mlp else activation(hidden)
-        return dense(c.d_model, kernel_init=residual_init(c), name="down")(hidden)
+        hidden = Dense((c.d_ff,), c.dtype, name="up")(x)
+        hidden = hidden * activation(Dense((c.d_ff,), c.dtype, name="gate")(x)) if c.gated_mlp else activation(hidden)
+        return Dense((c.d_model,), c.dtype, scale=residual_scale(c), name="down")(hidden)
 
 
 class Block(nn.Module):
@@ -195,10 +227,10 @@ class Block(nn.Module):
         x = x + self.attention(self.attention_norm(x))
         return x + self.mlp(self.mlp_norm(x))
 
-    def step(self, x, positions, keys, values):
-        attended, keys, values = self.attention.step(self.attention_norm(x), positions, keys, values)
+    def step(self, x, positions, cache):
+        attended, cache = self.attention.step(self.attention_norm(x), positions, cache)
         x = x + attended
-        return x + self.mlp(self.mlp_norm(x)), keys, values
+        return x + self.mlp(self.mlp_norm(x)), cache
 
 
 class Transformer(nn.Module):
@@ -212,11 +244,13 @@ class Transformer(nn.Module):
 
     def setup(self):
         c = self.config
-        self.embed = nn.Embed(c.vocab_size, c.d_model, dtype=c.dtype, embedding_init=nn.initializers.normal(c.d_model**-0.5))
+        self.embed = nn.Embed(
+            c.vocab_size, c.d_model, dtype=c.dtype, embedding_init=nn.initializers.normal(c.d_model**-0.5)
+        )
         self.layers = [Block(c, name=f"layer_{i}") for i in range(c.n_layers)]
         self.final_norm = nn.RMSNorm(epsilon=1e-6, dtype=c.dtype)
         if not c.tie_embeddings:
-            self.unembed = nn.Dense(c.vocab_size, use_bias=False, dtype=c.dtype)
+            self.unembed = Dense((c.vocab_size,), c.dtype)
 
     def __call__(self, inputs: jax.Array) -> jax.Array:
         """Returns logits float32[B, L, V] for inputs int32[B, L] (see `shift_right`)."""
@@ -228,35 +262,35 @@ class Transformer(nn.Module):
     def step(self, inputs: jax.Array, positions: jax.Array, cache: Cache) -> tuple[jax.Array, Cache]:
         """Returns (logits float32[B, V], cache) after one more token in each of B lanes.
 
-        Lanes are independent: each has a position of its own, and a lane whose position goes back to 0 starts afresh, whatever its slots hold.
+        Lanes are independent: each has a position of its own, and one whose position goes back to 0 starts afresh.
 
         Args:
             inputs: int32[B].
-            positions: int32[B], the slot that each lane writes; it attends to slots up to and including this one. Below the cache's length.
+            positions: int32[B], below the cache's length: the slot that a lane writes; it attends up to it.
             cache: what `init_cache` or the last step returned.
         """
         x = self.embed(inputs)
-        keys, values = [], []
-        for i, layer in enumerate(self.layers):
-            x, k, v = layer.step(x, positions, cache["k"][i], cache["v"][i])
-            keys.append(k)
-            values.append(v)
-        return self._logits(x), {"k": jnp.stack(keys), "v": jnp.stack(values)}
+        written = []
+        for layer, layer_cache in zip(self.layers, cache, strict=True):
+            x, layer_cache = layer.step(x, positions, layer_cache)
+            written.append(layer_cache)
+        return self._logits(x), tuple(written)
 
     def _logits(self, x):
         x = self.final_norm(x)
         return (self.embed.attend(x) if self.config.tie_embeddings else self.unembed(x)).astype(jnp.float32)
 
 
-def residual_init(config: TransformerConfig):
-    """Returns the initializer of a matrix that writes to the residual stream: smaller with depth, so that the stream's size is not."""
-    return nn.initializers.variance_scaling(0.5 / config.n_layers, "fan_in", "truncated_normal")
+def residual_scale(config: TransformerConfig) -> float:
+    """Returns the initial variance of what a layer adds to the residual stream: less in deeper models."""
+    return 0.5 / config.n_layers
 
 
 def init_cache(config: TransformerConfig, batch: int, length: int) -> Cache:
-    """Returns an empty cache for `Transformer.step`: keys 'k' and 'v', each [n_layers, B, length, H, K] in the compute type."""
-    shape = (config.n_layers, batch, length, config.n_heads, config.d_head)
-    return {"k": jnp.zeros(shape, config.dtype), "v": jnp.zeros(shape, config.dtype)}
+    """Returns an empty cache for `Transformer.step`: in each layer keys 'k' and values 'v', [B, H, length, K]."""
+    # Heads before slots and an array a layer: products without copies, many times faster on CPU.
+    shape = (batch, config.n_heads, length, config.d_head)
+    return tuple({name: jnp.zeros(shape, config.dtype) for name in ("k", "v")} for _ in range(config.n_layers))
 
 
 def count_params(config: TransformerConfig) -> ParamCounts:
@@ -271,5 +305,8 @@ def count_params(config: TransformerConfig) -> ParamCounts:
 
 
 def flops_per_token(config: TransformerConfig, *, softmax: bool) -> int:
-    """Returns the FLOPs of one token's forward pass: 2 N without embeddings, plus the output layer's 2 V D if `softmax` (papers/000 4.3)."""
+    """Returns the FLOPs of a token's forward pass: 2 N_nonembed, plus the output layer's 2 V D if `softmax`.
+
+    Source: papers/000 section 4.3; attention's own products are not counted there.
+    """
     return 2 * count_params(config).non_embedding + (2 * config.vocab_size * config.d_model if softmax else 0)

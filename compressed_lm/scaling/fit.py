@@ -1,8 +1,8 @@
 """Fits of the laws: exponents searched, linear parameters solved, then all refined together under a robust loss.
 
-The first half is variable projection with non-negative least squares (VPNLS, arXiv 2603.22339): given the exponents a law is linear,
-so only the exponents need a search. The second half minimises what Hoffmann et al. 2022 minimise, the Huber loss of log L, but
-*summed*: averaging it makes optimisers stop early (Besiroglu et al. 2024).
+The first half is variable projection with non-negative least squares (VPNLS, arXiv 2603.22339): given the exponents a
+law is linear, so only the exponents need a search. The second half minimises what Hoffmann et al. 2022 minimise, the
+Huber loss of log L, but *summed*: averaging it makes optimisers stop early (Besiroglu et al. 2024).
 """
 
 import dataclasses
@@ -62,17 +62,19 @@ def fit(
     delta: float = 1e-3,
     exponent_range: tuple[float, float] = (0.01, 2.0),
     grid: int = 12,
-    starts: int = 24,
+    starts: int = 16,
 ) -> Fit:
     """The parameters of a law that minimise the summed Huber loss of log L.
 
-    The result does not depend on the units: inputs and loss are divided by their geometric means and the parameters scaled back.
+    The result does not depend on the units: inputs and loss are divided by their geometric means and the parameters
+    scaled back.
 
     Args:
       law: one of `laws`.
       inputs: a positive array float[n] for each input of the law.
       loss: float[n], positive; any unit.
-      delta: log residuals below it are squared, larger ones count by their size. Towards 0 this becomes least absolute deviations.
+      delta: log residuals below it are squared, larger ones count by their size. Towards 0 this becomes least absolute
+        deviations.
       exponent_range: lowest and highest exponent.
       grid: exponents tried along each axis, geometrically spaced.
       starts: how many of the grid's nodes, the best first, are refined.
@@ -87,10 +89,15 @@ def fit(
     low, high = exponent_range
     n_linear = len(law.coefficients) + law.offset
     bounds = [(np.log(_ZERO), np.log(1e6))] * n_linear + [(low, high)] * len(law.exponents)
-    nodes = [_project(law, np.array(node), log_x, log_loss) for node in itertools.product(np.geomspace(low, high, grid), repeat=len(x))]
+    nodes = [
+        _project(law, np.array(node), log_x, log_loss)
+        for node in itertools.product(np.geomspace(low, high, grid), repeat=len(x))
+    ]
     nodes.sort(key=lambda theta: _objective(theta, law, log_x, log_loss, delta)[0])
-    best = min((_refine(theta, law, log_x, log_loss, delta, bounds) for theta in nodes[:starts]), key=lambda end: end[1])
-    theta, objective, stationary = best
+    ends = [_refine(theta, law, log_x, log_loss, delta, bounds) for theta in nodes[:starts]]
+    theta, objective, _ = min(ends, key=lambda end: end[1])
+    for _ in range(4):  # a restart forgets a stale curvature estimate, which the kinks of the Huber loss produce
+        theta, objective, stationary = _refine(theta, law, log_x, log_loss, delta, bounds)
 
     params, at_bounds = {}, []
     for name, value, (bottom, top) in zip(law.parameters, theta, bounds, strict=True):
@@ -108,9 +115,10 @@ def fit(
 
 
 def fit_power(x: np.ndarray, loss: np.ndarray, **options) -> Fit:
-    """`L = A x^-alpha + E` fitted to float[n] points; the straight line E = 0 where fewer than four different x are given.
+    """`L = A x^-alpha + E` fitted to float[n] points; the straight line E = 0 for fewer than four different x.
 
-    Three points determine three parameters exactly and tell nothing about their error, so a floor is not read from them. `options` go to `fit`.
+    Three points determine three parameters exactly and tell nothing about their error, so a floor is not read from
+    them. `options` go to `fit`.
     """
     law = POWER if len(np.unique(np.asarray(x, float))) >= 4 else LINE
     return fit(law, {"x": x}, loss, **options)
@@ -119,30 +127,40 @@ def fit_power(x: np.ndarray, loss: np.ndarray, **options) -> Fit:
 def _checked(law: PowerSum, inputs: Mapping[str, np.ndarray], loss: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Inputs as float64[k, n] and losses as float64[n], positive and finite."""
     if set(inputs) != set(law.inputs):
-        raise ValueError(f"The law {law.name!r} takes the inputs {', '.join(law.inputs)}, but {', '.join(inputs) or 'none'} were given.")
+        raise ValueError(
+            f"The law {law.name!r} takes the inputs {', '.join(law.inputs)}, but {', '.join(inputs) or 'none'} were "
+            "given."
+        )
     loss = np.asarray(loss, float)
     columns = [np.asarray(inputs[name], float) for name in law.inputs]
     for name, column in zip((*law.inputs, "loss"), (*columns, loss), strict=True):
         if column.ndim != 1 or column.shape != loss.shape:
-            raise ValueError(f"{name} has the shape {column.shape}, the loss {loss.shape}. Expected one-dimensional arrays of one length.")
+            raise ValueError(
+                f"{name} has the shape {column.shape}, the loss {loss.shape}. Expected one-dimensional arrays of one "
+                "length."
+            )
         bad = np.flatnonzero(~(np.isfinite(column) & (column > 0)))
         if bad.size:
-            raise ValueError(f"{name}[{bad[0]}] is {column[bad[0]]}. A power law needs positive, finite numbers: drop such rows first.")
-    if len(loss) < len(law.exponents) + len(law.coefficients):
-        raise ValueError(f"{len(loss)} point(s) cannot determine the law {law.name!r} with {', '.join(law.parameters)}. Add runs of other sizes.")
+            raise ValueError(
+                f"{name}[{bad[0]}] is {column[bad[0]]}. A power law needs positive, finite numbers: drop such rows "
+                "first."
+            )
     if len(loss) < len(law.parameters):
         raise ValueError(
-            f"{len(loss)} points cannot determine the {len(law.parameters)} parameters {', '.join(law.parameters)} of the law "
-            f"{law.name!r}. Add runs of other sizes, or fit a law without E."
+            f"{len(loss)} points cannot determine the {len(law.parameters)} parameters {', '.join(law.parameters)} of "
+            f"the law {law.name!r}. Add runs of other sizes, or fit a law without E."
         )
     for name, column in zip(law.inputs, columns, strict=True):
         if np.ptp(column) == 0:
-            raise ValueError(f"Every point has {name} = {column[0]:g}, so its exponent cannot be fitted. Add runs where {name} differs.")
+            raise ValueError(
+                f"Every point has {name} = {column[0]:g}, so its exponent cannot be fitted. Add runs where {name} "
+                "differs."
+            )
     return np.stack(columns), loss
 
 
 def _project(law: PowerSum, exponents: np.ndarray, log_x: np.ndarray, log_loss: np.ndarray) -> np.ndarray:
-    """Start of the refinement: the best non-negative linear parameters for these exponents, in the log, then the exponents."""
+    """Start of the refinement: log of the best non-negative linear parameters for these exponents, then these."""
     terms = list(np.exp(-exponents[:, None] * log_x)) + [np.ones_like(log_loss)] * law.offset
     relative = np.stack(terms, axis=1) / np.exp(log_loss)[:, None]
     linear, _ = scipy.optimize.nnls(relative, np.ones_like(log_loss))
@@ -163,7 +181,9 @@ def _log_predict(theta: np.ndarray, law: PowerSum, log_x: np.ndarray) -> tuple[n
     return top + np.log(total), np.concatenate([weights, -weights[:k] * log_x]).T
 
 
-def _objective(theta: np.ndarray, law: PowerSum, log_x: np.ndarray, log_loss: np.ndarray, delta: float) -> tuple[float, np.ndarray]:
+def _objective(
+    theta: np.ndarray, law: PowerSum, log_x: np.ndarray, log_loss: np.ndarray, delta: float
+) -> tuple[float, np.ndarray]:
     """Summed Huber loss of the log residuals and its gradient by theta."""
     predicted, jacobian = _log_predict(theta, law, log_x)
     residual = log_loss - predicted
@@ -173,7 +193,7 @@ def _objective(theta: np.ndarray, law: PowerSum, log_x: np.ndarray, log_loss: np
 
 
 def _refine(theta, law, log_x, log_loss, delta, bounds) -> tuple[np.ndarray, float, bool]:
-    """A local minimum from one start: theta, its objective, and whether the gradient vanishes there (inside the bounds)."""
+    """A local minimum from one start: theta, its objective, whether the gradient inside the bounds vanishes there."""
 
     def scaled(theta):  # in units of delta * n, so that the optimiser's own tolerances mean something
         value, gradient = _objective(theta, law, log_x, log_loss, delta)
@@ -181,13 +201,9 @@ def _refine(theta, law, log_x, log_loss, delta, bounds) -> tuple[np.ndarray, flo
 
     low, high = np.array(bounds).T
     theta = np.clip(theta, low, high)
-    for _ in range(5):  # a restart forgets a stale curvature estimate, which kinks of the Huber loss produce
-        end = scipy.optimize.minimize(
-            scaled, theta, jac=True, method="L-BFGS-B", bounds=bounds, options={"ftol": 0, "gtol": 1e-9, "maxiter": 2000, "maxcor": 20}
-        )
-        moved, theta = np.abs(end.x - theta).max(), end.x
-        if moved < 1e-9:
-            break
+    options = {"ftol": 0, "gtol": 1e-9, "maxiter": 2000}
+    end = scipy.optimize.minimize(scaled, theta, jac=True, method="L-BFGS-B", bounds=bounds, options=options)
+    theta = end.x
     _, gradient = scaled(theta)
     projected = theta - np.clip(theta - gradient, low, high)
     return theta, end.fun * delta * log_loss.size, bool(np.isfinite(end.fun) and np.abs(projected).max() < 1e-4)

@@ -29,7 +29,7 @@ class PowerSum:
         return (*self.coefficients, *(("E",) if self.offset else ()), *self.exponents)
 
     def __call__(self, params: dict[str, float], *inputs) -> np.ndarray:
-        """The loss at `inputs` (one array per name in `self.inputs`, broadcast together), in the unit of the fitted loss."""
+        """The loss at `inputs`, one array per name in `self.inputs`, broadcast together; in the unit of the fit."""
         total = params["E"] if self.offset else 0.0
         for x, coefficient, exponent in zip(inputs, self.coefficients, self.exponents, strict=True):
             total = total + params[coefficient] * np.asarray(x, float) ** -params[exponent]

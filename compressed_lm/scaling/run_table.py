@@ -1,4 +1,4 @@
-"""The run table: one JSON line per evaluation of one model, with units that are checked when a row is written and when it is read."""
+"""The run table: one JSON line per evaluation of a model, its units checked when it is written and when it is read."""
 
 import contextlib
 import dataclasses
@@ -49,7 +49,13 @@ COLUMNS: Mapping[str, Column] = {
     "versions": Column("mapping", "package name -> version"),
 }
 _TYPES = {"text": str, "count": int, "real": (int, float), "flag": bool, "mapping": Mapping}
-_EXPECTED = {"text": "a string", "count": "an integer", "real": "a finite number", "flag": "true or false", "mapping": "an object"}
+_EXPECTED = {
+    "text": "a string",
+    "count": "an integer",
+    "real": "a finite number",
+    "flag": "true or false",
+    "mapping": "an object",
+}
 _DTYPES = {"text": str, "count": "int64", "real": "float64", "flag": "bool", "mapping": object}
 # A loss in bits where nats are due is off by 1.44; end-of-document tokens move the ratio by a few percent at most.
 _UNIT_TOLERANCE = 1.2
@@ -58,8 +64,8 @@ _UNIT_TOLERANCE = 1.2
 def append_row(path: str | os.PathLike, row: Mapping[str, Any]) -> None:
     """Appends one evaluation to a run table, whole or not at all.
 
-    The line is written by a single call and synced. What a killed process left of its last line is cut off first, and a file
-    that merely lacks its last newline gets one.
+    The line is written by a single call and synced. What a killed process left of its last line is cut off first, and a
+    file that merely lacks its last newline gets one.
 
     Args:
       path: the JSONL file; it and its folder are made where missing.
@@ -75,8 +81,8 @@ def append_row(path: str | os.PathLike, row: Mapping[str, Any]) -> None:
         line = json.dumps(ordered, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise ValueError(
-            f"The row to append for run {row['run']!r} cannot be written as JSON: {error}. Give numbers, strings, lists and "
-            "mappings only, and leave out columns without a finite value."
+            f"The row to append for run {row['run']!r} cannot be written as JSON: {error}. Give numbers, strings, "
+            "lists and mappings only, and leave out columns without a finite value."
         ) from error
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -92,8 +98,9 @@ def append_row(path: str | os.PathLike, row: Mapping[str, Any]) -> None:
 def load_runs(pattern: str | os.PathLike) -> pd.DataFrame:
     """The rows of every run table that a pattern matches, one row per evaluation, in file order.
 
-    The columns of `COLUMNS` have fixed dtypes (int64, float64, bool, strings; `versions` holds mappings); other columns keep
-    what pandas infers; `file` names the file of each row. An unfinished last line, as a killed run leaves it, is skipped with a warning.
+    The columns of `COLUMNS` have fixed dtypes (int64, float64, bool, strings; `versions` holds mappings); other columns
+    keep what pandas infers; `file` names the file of each row. An unfinished last line, as a killed run leaves it, is
+    skipped with a warning.
 
     Args:
       pattern: a file, or a glob in which `**` crosses folders.
@@ -105,8 +112,8 @@ def load_runs(pattern: str | os.PathLike) -> pd.DataFrame:
     paths = [pattern] if os.path.isfile(pattern) else sorted(globbing.glob(pattern, recursive=True))
     if not paths:
         raise ValueError(
-            f"No run table matches {pattern!r}. Expected one JSONL file or more, such as 'runs/*/runs.jsonl'; check the path, "
-            "or run an evaluation first: each one appends its row."
+            f"No run table matches {pattern!r}. Expected one JSONL file or more, such as 'runs/*/runs.jsonl'; check "
+            "the path, or run an evaluation first: each one appends its row."
         )
     rows = []
     for path in paths:
@@ -114,7 +121,9 @@ def load_runs(pattern: str | os.PathLike) -> pd.DataFrame:
             _check_row(row, where=f"{path} line {number}")
             rows.append({**row, "file": path})
     if not rows:
-        raise ValueError(f"The run tables that match {pattern!r} hold no row. Run an evaluation first: each one appends its row.")
+        raise ValueError(
+            f"The run tables that match {pattern!r} hold no row. Run an evaluation first: each one appends its row."
+        )
     frame = pd.DataFrame(rows)
     return frame.astype({name: _DTYPES[column.kind] for name, column in COLUMNS.items()})
 
@@ -125,7 +134,7 @@ def final_runs(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def split_spec(spec: str) -> tuple[str, dict[str, str]]:
-    """Family and options of a codec's spelling: `eiw(align=word,b=12,v=4096)` -> ("eiw", {"align": "word", "b": "12", "v": "4096"}).
+    """Family and options of a codec's spelling: `eiw(b=12,v=4096)` -> ("eiw", {"b": "12", "v": "4096"}).
 
     The default `align=none` is dropped, so that spellings of the same codec agree.
     """
@@ -148,17 +157,20 @@ def read_jsonl(path: str | os.PathLike) -> Iterator[tuple[int, dict[str, Any]]]:
             if isinstance(row, dict):
                 yield number, row
             elif not line.endswith(b"\n"):
-                warnings.warn(f"{os.fspath(path)} line {number} is unfinished, as a killed run leaves it; it is skipped.", stacklevel=2)
+                warnings.warn(
+                    f"{os.fspath(path)} line {number} is unfinished, as a killed run leaves it; it is skipped.",
+                    stacklevel=2,
+                )
             else:
                 shown = line[:60].decode(errors="replace").strip()
                 raise ValueError(
-                    f"{os.fspath(path)} line {number} is not a JSON object but {shown!r}. Expected one object a line; remove "
-                    "or mend this line."
+                    f"{os.fspath(path)} line {number} is not a JSON object but {shown!r}. Expected one object a line; "
+                    "remove or mend this line."
                 )
 
 
 def _repair_tail(file) -> None:
-    """Ends a locked file opened as "a+b" at a whole line: completes the last one if it is only short of its newline, else cuts it."""
+    """Ends a locked file opened as "a+b" at a whole line: adds a newline that alone is missing, else cuts."""
     size = file.seek(0, os.SEEK_END)
     start = end = size
     tail = b""
@@ -178,11 +190,12 @@ def _repair_tail(file) -> None:
 
 
 def _check_row(row: Mapping[str, Any], *, where: str) -> None:
-    """Raises ValueError unless the row has every column with its type and range, and its columns agree with each other."""
+    """Raises ValueError unless the row has every column with its type and range, and they agree with each other."""
     missing = [name for name in COLUMNS if name not in row]
     if missing:
         raise ValueError(
-            f"{where} lacks the column(s) {', '.join(missing)}. A row of the run table needs all of: {', '.join(COLUMNS)}."
+            f"{where} lacks the column(s) {', '.join(missing)}. A row of the run table needs all of: "
+            f"{', '.join(COLUMNS)}."
         )
     for name, column in COLUMNS.items():
         value = row[name]
@@ -190,25 +203,28 @@ def _check_row(row: Mapping[str, Any], *, where: str) -> None:
         if not typed or (column.kind == "real" and not math.isfinite(value)):
             raise ValueError(f"{where} has {name} = {value!r}. Expected {_EXPECTED[column.kind]} ({column.unit}).")
         if column.kind in ("count", "real") and not column.low <= value <= column.high:
-            bounds = f"at least {column.low:g}" if column.high == math.inf else f"between {column.low:g} and {column.high:g}"
+            bounds = (
+                f"at least {column.low:g}" if column.high == math.inf else f"between {column.low:g} and {column.high:g}"
+            )
             raise ValueError(f"{where} has {name} = {value!r}. Expected a value {bounds} ({column.unit}).")
     for small, large in (("n_nonembed", "n_params"), ("flops_per_byte", "flops_per_byte_softmax")):
         if row[small] > row[large]:
             raise ValueError(
-                f"{where} has {small} = {row[small]:g} above {large} = {row[large]:g}, but the second includes the first. "
-                "Check which is which."
+                f"{where} has {small} = {row[small]:g} above {large} = {row[large]:g}, but the second includes the "
+                "first. Check which is which."
             )
     _check_loss(row, where=where)
 
 
 def _check_loss(row: Mapping[str, Any], *, where: str) -> None:
-    """Raises ValueError where nats per token, bits per byte and bytes per token (an optional column) cannot all be true."""
+    """Raises ValueError where nats per token, bits per byte and bytes per token (optional) cannot all be true."""
     bytes_per_token = row.get("bytes_per_token")
     if not isinstance(bytes_per_token, int | float) or not bytes_per_token > 0 or not row["bits_per_byte"] > 0:
         return
     implied = row["loss_nats_per_token"] / math.log(2) / bytes_per_token
     if not 1 / _UNIT_TOLERANCE < implied / row["bits_per_byte"] < _UNIT_TOLERANCE:
         raise ValueError(
-            f"{where} has bits_per_byte = {row['bits_per_byte']:.4g}, but {row['loss_nats_per_token']:.4g} nats per token at "
-            f"{bytes_per_token:.4g} bytes per token are {implied:.4g} bits per byte. Check the units: bits_per_byte is total nats / (ln 2 x bytes)."
+            f"{where} has bits_per_byte = {row['bits_per_byte']:.4g}, but {row['loss_nats_per_token']:.4g} nats per "
+            f"token at {bytes_per_token:.4g} bytes per token are {implied:.4g} bits per byte. Check the units: "
+            "bits_per_byte is total nats / (ln 2 x bytes)."
         )

@@ -63,7 +63,7 @@ def test_parameter_tree_is_the_documented_one():
 
 
 def test_logits_match_a_plain_numpy_forward_pass():
-    """The formulas of the contract (pre-norm, RMSNorm, gated ReLU, T5 bias, scaled scores) are what the model computes."""
+    """Pre-norm, RMSNorm, gated ReLU, T5 bias and scaled scores are what the model computes."""
     config, params = VARIANTS["relative"], random_params(VARIANTS["relative"])
     p = jax.tree.map(np.asarray, params["params"])
     inputs = np.array([3, 0, 7, 7, 15, 2, 9, 1, 4, 4])
@@ -90,11 +90,11 @@ def test_logits_match_a_plain_numpy_forward_pass():
         hidden = h @ mlp["up"]["kernel"] * np.maximum(h @ mlp["gate"]["kernel"], 0)
         x = x + hidden @ mlp["down"]["kernel"]
     expected = norm(x, p["final_norm"]["scale"]) @ p["unembed"]["kernel"]
-    np.testing.assert_allclose(models.Transformer(config).apply(params, inputs[None])[0], expected, atol=1e-4)
+    np.testing.assert_allclose(jax.jit(models.Transformer(config).apply)(params, inputs[None])[0], expected, atol=1e-4)
 
 
 def test_no_logit_depends_on_a_later_token(config):
-    """Causality: the gradient of position i's logits with respect to the embedded token at j is zero exactly when j > i."""
+    """Causality: the gradient of logits i with respect to the embedded token j is zero exactly when j > i."""
     params, model, length = random_params(config), models.Transformer(config), 7
 
     def logits(table):  # one vocabulary row for each position, so a row's gradient is a position's gradient
@@ -105,18 +105,18 @@ def test_no_logit_depends_on_a_later_token(config):
     if config.tie_embeddings:  # a tied table would also reach the logits through the output layer
         model_config = TransformerConfig(**{**vars(config), "tie_embeddings": False})
         model, params = models.Transformer(model_config), random_params(model_config)
-    jacobian = jax.jacobian(logits)(params["params"]["embed"]["embedding"])  # [L, V, V, D]
+    jacobian = jax.jit(jax.jacrev(logits))(params["params"]["embed"]["embedding"])  # [L, V, V, D]
     reach = np.abs(np.asarray(jacobian)).max(axis=(1, 3))[:, :length]
     assert (reach[np.triu_indices(length, 1)] == 0).all()
     assert (reach[np.tril_indices(length)] > 1e-6).all()
 
 
 def test_step_with_a_cache_equals_the_whole_pass(config):
-    """Decoding with lanes at different positions, and one set back to 0 in mid-run, gives the logits of the whole pass."""
+    """Lanes at different positions, one set back to 0 in mid-run, give the logits of the whole pass."""
     model, params, length = models.Transformer(config), random_params(config), 10
     tokens = np.random.default_rng(1).integers(0, 16, (4, length))
-    whole = model.apply(params, tokens)
-    # (lane's row of tokens, first time step, ) : lane 0 from the start, lane 1 three steps later, lane 2 reset at time 6.
+    whole = jax.jit(model.apply)(params, tokens)
+    # Lane 0 runs from the start, lane 1 from time 3, lane 2 is given another row of tokens at time 6.
     step = jax.jit(lambda *args: model.apply(params, *args, method=model.step))
     cache = models.init_cache(config, 3, length)
     rows = lambda t: [0, 1, 2 if t < 6 else 3]  # noqa: E731
@@ -130,12 +130,15 @@ def test_step_with_a_cache_equals_the_whole_pass(config):
 def test_bfloat16_computes_close_to_float32_and_returns_float32_logits():
     """Compute type is a setting; parameters and logits stay float32."""
     low = models.Transformer(TransformerConfig(**SMALL, dtype="bfloat16"))
-    params = low.init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))
-    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
+    params = jax.tree.map(lambda x: x / 2, random_params(low.config))
+    initial = jax.eval_shape(low.init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))
+    assert {leaf.dtype for leaf in jax.tree.leaves(initial)} == {jnp.dtype("float32")}
     inputs = jnp.arange(8)[None]
-    logits = low.apply(params, inputs)
+    logits = jax.jit(low.apply)(params, inputs)
     assert logits.dtype == jnp.float32
-    np.testing.assert_allclose(logits, models.Transformer(VARIANTS["relative"]).apply(params, inputs), atol=0.15)
+    expected = jax.jit(models.Transformer(VARIANTS["relative"]).apply)(params, inputs)
+    error = np.abs(logits - expected).max()
+    assert 1e-4 < error < 0.05  # above 1e-4, or nothing was computed in bfloat16
 
 
 def test_param_count_equals_the_arrays(config):

@@ -1,0 +1,217 @@
+"""`ac`: M1 and a range coder over whole documents (Lester et al. 2024, section 2.3), and `static_ac`, the same with one byte table."""
+
+import hashlib
+import itertools
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from compressed_lm.codecs.m1 import END, M1
+from compressed_lm.coding import bits, range_coder, tables
+from compressed_lm.errors import InputError
+
+SEGMENT_BYTES = 10_240
+"""The paper compresses examples of 10,240 bytes. A longer document is cut here, so that its parts decode side by side."""
+
+
+class _Streams:
+    """What the two coders share: tokens are fields of log2(V) bits of a stream that reads as zeros beyond its end."""
+
+    window_bits = None
+
+    def __init__(self, v: int):
+        self.vocab_size, self._token_bits = v, bits.token_bits(v)
+
+    def _tokens(self, stream: bytes) -> np.ndarray:
+        tokens = bits.repack(np.frombuffer(stream, np.uint8), 8, self._token_bits).astype(np.int32)
+        return tokens[: np.flatnonzero(tokens)[-1] + 1] if tokens.any() else tokens[:0]
+
+    def _stream(self, ids) -> bytes:
+        ids = np.asarray(ids)
+        if ids.size and (ids.min() < 0 or ids.max() >= self.vocab_size):
+            raise InputError(f"Ids between {ids.min()} and {ids.max()} were given to {self.spec}, which knows 0 to {self.vocab_size - 1}. Remove other ids first.")
+        return bits.repack(ids, self._token_bits, 8).astype(np.uint8).tobytes()
+
+    def _known(self, ids) -> bytes:
+        """The whole bytes of a stream that these ids give."""
+        return self._stream(ids)[: len(ids) * self._token_bits // 8]
+
+    def encode(self, data: bytes) -> np.ndarray:
+        return self.encode_batch([data])[0]
+
+    def decode(self, ids: np.ndarray) -> bytes:
+        return self.decode_batch([ids])[0]
+
+    def token_byte_lengths(self, ids: np.ndarray) -> None:
+        return None
+
+
+class StaticAC(_Streams):
+    """Arithmetic coding with the corpus's byte frequencies; the end of a document is a 257th symbol."""
+
+    name = "static_ac"
+    flops_per_byte = m1_flops_per_byte = 0.0
+    m1_hash = None
+
+    def __init__(self, *, v: int = 256, freqs):
+        super().__init__(v)
+        self.spec = f"static_ac(v={v})"
+        self.freqs = np.asarray(freqs, np.uint32)
+        if self.freqs.shape != (257,) or self.freqs.min() < 1 or self.freqs.sum() != tables.TABLE_TOTAL:
+            raise InputError("The table of static_ac is broken: 257 positive frequencies that sum to 65536 were expected. Build the codec again.")
+        self._cdf = tables.cumulative(self.freqs)
+        self.fingerprint = hashlib.sha256(b"compressed_lm static_ac 1" + self.spec.encode() + self.freqs.astype("<u4").tobytes()).hexdigest()
+
+    @classmethod
+    def build(cls, *, v: int = 256, documents: Iterable[bytes]) -> "StaticAC":
+        """Counts bytes and document ends."""
+        counts = np.zeros(257, np.int64)
+        for document in documents:
+            counts[:256] += np.bincount(np.frombuffer(document, np.uint8), minlength=256)
+            counts[END] += 1
+        return cls(v=v, freqs=tables.frequencies_from_counts(counts))
+
+    def files(self) -> dict[str, bytes]:
+        return {"frequencies.bin": self.freqs.astype("<u4").tobytes()}
+
+    @classmethod
+    def from_files(cls, files: dict[str, bytes], *, v: int = 256) -> "StaticAC":
+        return cls(v=v, freqs=np.frombuffer(files["frequencies.bin"], "<u4"))
+
+    def encode_batch(self, documents: Sequence[bytes]) -> list[np.ndarray]:
+        symbols = [np.append(np.frombuffer(document, np.uint8).astype(np.int32), END) for document in documents]
+        return [self._tokens(range_coder.encode(self._cdf[s], self.freqs[s])) for s in symbols]
+
+    def decode_batch(self, ids: Sequence[np.ndarray]) -> list[bytes]:
+        return [range_coder.decode_until(self._stream(i), self._cdf, END).astype(np.uint8).tobytes() for i in ids]
+
+    def decode_partial(self, ids: np.ndarray) -> bytes:
+        """The bytes that a sequence, complete or not, determines."""
+        symbols = range_coder.decode_prefix(self._known(ids), self._cdf, END)
+        return symbols.astype(np.uint8).tobytes()
+
+
+class AC(_Streams):
+    """Arithmetic coding with M1; its context starts afresh every `M1.config.context` symbols, the coder does not.
+
+    A document of up to `SEGMENT_BYTES` is one stream that ends in M1's end symbol. A longer one opens with the end symbol (as an empty document
+    would) and one bit that says "long", then the lengths in tokens of its segments, then the segments, each a document of its own.
+    """
+
+    name = "ac"
+
+    def __init__(self, *, v: int = 256, m1: M1):
+        super().__init__(v)
+        self.spec, self.m1 = f"ac(v={v})", m1
+        self.flops_per_byte = self.m1_flops_per_byte = m1.flops_per_byte
+        self.m1_hash = m1.hash
+        self.fingerprint = hashlib.sha256(f"compressed_lm ac 1 {self.spec} {SEGMENT_BYTES} {m1.hash}".encode()).hexdigest()
+
+    build = classmethod(lambda cls, *, v=256, m1: cls(v=v, m1=m1))
+
+    def files(self) -> dict[str, bytes]:
+        return {"m1.npz": self.m1.to_bytes()}
+
+    @classmethod
+    def from_files(cls, files: dict[str, bytes], *, v: int = 256) -> "AC":
+        return cls(v=v, m1=M1.from_bytes(files["m1.npz"]))
+
+    def encode_batch(self, documents: Sequence[bytes]) -> list[np.ndarray]:
+        segments = [[d[i : i + SEGMENT_BYTES] for i in range(0, max(len(d), 1), SEGMENT_BYTES)] for d in documents]
+        flat = iter(self._encode_segments(list(itertools.chain.from_iterable(segments))))
+        tokens = [list(itertools.islice(flat, len(s))) for s in segments]
+        return [t[0] if len(t) == 1 else np.concatenate([self._header([len(x) for x in t]), *t]) for t in tokens]
+
+    def _encode_segments(self, segments: Sequence[bytes]) -> list[np.ndarray]:
+        context = self.m1.config.context
+        n_contexts = [-(-(len(s) + 1) // context) for s in segments]
+        symbols = np.full((sum(n_contexts), context), END, np.int32)
+        starts = np.concatenate([[0], np.cumsum(n_contexts)])
+        for segment, start, n in zip(segments, starts[:-1], n_contexts, strict=True):
+            symbols[start : start + n].reshape(-1)[: len(segment)] = np.frombuffer(segment, np.uint8)
+        entries = self.m1.table_entries(symbols)
+        out = []
+        for segment, start, n in zip(segments, starts[:-1], n_contexts, strict=True):
+            coded = entries[start : start + n].reshape(-1, 2)[: len(segment) + 1]
+            if not segment:
+                coded = np.concatenate([coded, [_FLAG[0]]])
+            out.append(self._tokens(range_coder.encode(coded[:, 0], coded[:, 1])))
+        return out
+
+    def _header(self, lengths: Sequence[int]) -> np.ndarray:
+        """Tokens that open a long document: end symbol, "long", then the number of segments and their lengths as 16-bit digits."""
+        below, above = self.m1.first_table[END : END + 2]
+        digits = np.array([len(lengths), *lengths], np.uint32)
+        digits = np.stack([digits >> 16, digits & 0xFFFF], axis=1).reshape(-1)
+        coded = np.concatenate([[[below, above - below], _FLAG[1]], np.stack([digits, np.ones_like(digits)], axis=1)])
+        return self._tokens(range_coder.encode(coded[:, 0], coded[:, 1]))
+
+    def decode_batch(self, ids: Sequence[np.ndarray]) -> list[bytes]:
+        parts = [self._segments_of(np.asarray(i)) for i in ids]
+        flat = iter(self._decode_segments(list(itertools.chain.from_iterable(parts))))
+        return [b"".join(itertools.islice(flat, len(p))) for p in parts]
+
+    def _segments_of(self, ids: np.ndarray) -> list[np.ndarray]:
+        """The token sequences of a document's segments: none for the empty document, one for a short one."""
+        stream = self._stream(ids)
+        decoder = range_coder.Decoder(stream)
+        if decoder.symbol(self.m1.first_table) != END:
+            return [ids]
+        if decoder.symbol(np.array([0, _FLAG[0][1], tables.TABLE_TOTAL], np.uint32)) == 0:
+            return []
+        uniform = np.arange(tables.TABLE_TOTAL + 1, dtype=np.uint32)
+        number = lambda: decoder.symbol(uniform) << 16 | decoder.symbol(uniform)  # noqa: E731
+        n_segments = number()
+        if n_segments > len(ids):
+            raise range_coder.CorruptStream(f"{len(ids)} ids announce {n_segments} segments: they were truncated or changed. Restore them from their source.")
+        lengths = [number() for _ in range(n_segments)]
+        start = len(self._header(lengths))
+        if start + sum(lengths) != len(ids):
+            raise range_coder.CorruptStream(
+                f"{len(ids)} ids were given where their header announces {start + sum(lengths)}: they were truncated or changed. Restore them from their source."
+            )
+        return np.split(ids, start + np.cumsum([0, *lengths]))[1:-1]
+
+    def _decode_segments(self, segments: Sequence[np.ndarray]) -> list[bytes]:
+        decoded, ended = self._decode_streams([self._stream(s) for s in segments])
+        for i, (symbols, whole) in enumerate(zip(decoded, ended, strict=True)):
+            if not whole:
+                raise range_coder.CorruptStream(
+                    f"The ids of segment {i} ({len(segments[i])} of them) end after {len(symbols)} bytes without an end of document: they were truncated or changed. "
+                    "Restore them from their source."
+                )
+        return [symbols.tobytes() for symbols in decoded]
+
+    def decode_partial(self, ids: np.ndarray) -> bytes:
+        """The bytes that a sequence, complete or not, determines."""
+        return self._decode_streams([self._known(ids)], overrun=0)[0][0].tobytes()
+
+    def _decode_streams(self, streams: Sequence[bytes], *, overrun: int = range_coder.OVERRUN) -> tuple[list[np.ndarray], list[bool]]:
+        """Symbols of each stream up to its end symbol or to `overrun` bytes past its end, and whether the end symbol came."""
+        context = self.m1.config.context
+        reach = 2 * context + 4
+        padded = [np.frombuffer(s + bytes(overrun + 4 + reach), np.uint8) for s in streams]
+        state = np.array([[int.from_bytes(p[:4].tobytes(), "big"), 0xFFFFFFFF, 4] for p in padded], np.uint32).reshape(-1, 3)
+        decoded: list[list[np.ndarray]] = [[] for _ in streams]
+        ended = [False] * len(streams)
+        # The longest first, so that lanes which work together end together.
+        running = sorted(range(len(streams)), key=lambda i: -len(streams[i]))
+        while running:
+            windows = np.stack([padded[i][state[i, 2] : state[i, 2] + reach] for i in running])
+            symbols, n_read, new_state = self.m1.decode_context(self.m1.device_params, (state[running], windows))
+            state[running] = new_state
+            still = []
+            for i, row, read in zip(running, symbols, n_read, strict=True):
+                # A symbol counts when the bytes it was read from exist; `overrun` of them may be the zeros that `finish` dropped.
+                row = row[: np.searchsorted(read, len(streams[i]) + overrun, side="right")]
+                stops = np.flatnonzero(row == END)
+                ended[i] = len(stops) > 0
+                decoded[i].append(row[: stops[0]] if ended[i] else row)
+                if not ended[i] and len(row) == context:
+                    still.append(i)
+            running = still
+        return [np.concatenate(d or [[]]).astype(np.uint8) for d in decoded], ended
+
+
+_FLAG = np.array([[0, tables.TABLE_TOTAL - 1], [tables.TABLE_TOTAL - 1, 1]], np.uint32)
+"""Table entries of "really empty" and "long" after an end symbol that opens a document."""

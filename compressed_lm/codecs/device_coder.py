@@ -1,0 +1,50 @@
+"""Arithmetic decoding on the device: the range coder of `coding.range_coder` in lock-step lanes, with M1's key/value cache inside the loop.
+
+Decoding needs M1's table before each symbol, so coder and model run in one compiled loop. Encoding needs no loop: the symbols are known, M1
+gives all tables in one teacher-forced pass, and the host codes them (`coding.range_coder.encode`). Both read the same tables because M1 is exact.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from compressed_lm.coding import range_coder, tables
+from compressed_lm.models import exact
+
+STATE = 3
+"""Numbers a lane carries from one context to the next: code, size, and bytes of its stream read so far."""
+
+
+def decode_context(config: exact.ExactConfig, params, rows):
+    """Decodes up to one context's worth of symbols in each lane.
+
+    Args:
+      config, params: M1.
+      rows: (state, stream). state: uint32[B, 3], see `STATE`; stream: uint8[B, 2 * context + 4], the lane's next bytes.
+
+    Returns:
+      (symbols: uint16[B, context], 256 at the end of the document, whatever follows it is meaningless; n_read: uint32[B, context], bytes of the
+      stream read once each symbol is decoded; state: uint32[B, 3]).
+    """
+    state, stream = rows
+    lanes = jnp.arange(state.shape[0])
+    end = jnp.int32(exact.N_SYMBOLS - 1)
+
+    def one_symbol(carry, position):
+        code, size, n_read, last, cache = carry
+        logits, cache = exact.step(params, config, last, jnp.full_like(last, position), cache)
+        cdf = tables.cumulative(tables.frequencies(exact.weights_of(logits), xp=jnp), xp=jnp)
+        unit = size >> tables.TABLE_BITS
+        target = jnp.minimum(code // unit, tables.TABLE_TOTAL - 1)
+        symbol = jnp.sum(cdf[:, 1:] <= target[:, None], axis=-1)
+        below, above = cdf[lanes, symbol], cdf[lanes, symbol + 1]
+        code, size = code - unit * below, unit * (above - below)
+        for _ in range(2):  # the smallest frequency takes 16 bits off the size
+            short = size < range_coder.TOP
+            code = jnp.where(short, (code << 8) | stream[lanes, n_read].astype(jnp.uint32), code)
+            size, n_read = jnp.where(short, size << 8, size), n_read + short
+        return (code, size, n_read, symbol.astype(jnp.int32), cache), (symbol.astype(jnp.uint16), n_read.astype(jnp.uint32))
+
+    start = (state[:, 0], state[:, 1], jnp.zeros_like(lanes), jnp.full_like(lanes, end), exact.init_cache(config, state.shape[0], config.context))
+    (code, size, _, _, _), (symbols, n_read) = jax.lax.scan(one_symbol, start, jnp.arange(config.context))
+    n_read = state[:, 2:] + n_read.T
+    return symbols.T, n_read, jnp.stack([code, size, n_read[:, -1]], axis=-1)

@@ -1,0 +1,147 @@
+"""Codecs by name: spelling, building, saving and loading."""
+
+import difflib
+import hashlib
+import inspect
+import json
+import re
+from collections.abc import Callable, Iterable
+
+from etils import epath
+
+from compressed_lm.codecs.arithmetic import AC, StaticAC
+from compressed_lm.codecs.bytes_codec import Bytes
+from compressed_lm.codecs.eiw import EIW
+from compressed_lm.codecs.gzip_codec import Gzip
+from compressed_lm.codecs.m1 import M1
+from compressed_lm.codecs.protocol import Codec
+from compressed_lm.codecs.sentencepiece_codec import SentencePiece
+from compressed_lm.errors import InputError
+
+FAMILIES = {family.name: family for family in (Bytes, SentencePiece, Gzip, StaticAC, AC, EIW)}
+FORMAT_VERSION = 1
+HEADER = "codec.json"
+_RESOURCES = ("m1", "documents", "progress", "dictionary")
+
+
+def parse_spec(spec: str) -> tuple[str, dict[str, int | str]]:
+    """Name and options of a spelling such as `eiw(b=16,v=65536,align=word)`.
+
+    Raises:
+      InputError: the name or an option does not exist (with the list of those that do), or the spelling cannot be read.
+    """
+    match = re.fullmatch(r"\s*(\w+)\s*(?:\((.*)\))?\s*", spec)
+    if not match:
+        raise InputError(f"The codec {spec!r} cannot be read; a spelling such as bytes, gzip(v=256) or eiw(b=16,v=65536,align=word) was expected.")
+    name, inner = match[1], match[2] or ""
+    if name not in FAMILIES:
+        raise InputError(f"There is no codec {name!r}.{_did_you_mean(name, FAMILIES)} Known codecs: {', '.join(FAMILIES)}.")
+    known = _options(name)
+    options: dict[str, int | str] = {}
+    for item in filter(None, (part.strip() for part in inner.split(","))):
+        key, equals, value = (part.strip() for part in item.partition("="))
+        if not equals or key not in known:
+            listed = ", ".join(f"{k}={v}" for k, v in known.items()) or "none"
+            raise InputError(f"The codec {name} has no option {item!r}.{_did_you_mean(key, known)} Its options and defaults: {listed}.")
+        if isinstance(known[key], int) and not value.isdecimal():
+            raise InputError(f"{key}={value} was given to the codec {name}; a whole number was expected, such as {key}={known[key]}.")
+        options[key] = int(value) if isinstance(known[key], int) else value
+    return name, options
+
+
+def _options(name: str) -> dict[str, int | str]:
+    parameters = inspect.signature(FAMILIES[name].build).parameters.values()
+    return {p.name: p.default for p in parameters if p.name not in _RESOURCES}
+
+
+def _did_you_mean(given: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(given, list(known), n=1)
+    return f" Did you mean {close[0]!r}?" if close else ""
+
+
+def create(
+    spec: str, *, m1: M1 | None = None, documents: Callable[[], Iterable[bytes]] | None = None, progress: Callable[[int], None] | None = None, dictionary=None
+) -> Codec:
+    """Builds the codec that a spelling names.
+
+    Args:
+      spec: such as `eiw(b=12,v=4096,align=word)`; see `parse_spec`.
+      m1: the byte model, for `ac` and `eiw`.
+      documents: gives the training documents, for `sentencepiece` and `static_ac`.
+      progress: called with the number of windows found, while `eiw` compiles its dictionary.
+      dictionary: for `eiw`, one already compiled with the same M1, b and alignment.
+
+    Raises:
+      InputError: bad spelling, or something the codec needs was not given.
+    """
+    name, options = parse_spec(spec)
+    needed = inspect.signature(FAMILIES[name].build).parameters
+    resources = {}
+    if "m1" in needed:
+        if m1 is None:
+            raise InputError(f"The codec {spec} codes with a byte model and none was given. Train one (`compressed-lm train-m1`) and pass it (`--m1 DIR`).")
+        resources["m1"] = m1
+    if "documents" in needed:
+        if documents is None:
+            raise InputError(f"The codec {spec} is learned from text and none was given. Name a corpus (`--corpus SOURCE`).")
+        resources["documents"] = documents()
+    if "progress" in needed:
+        resources |= {"dictionary": dictionary} | ({"progress": progress} if progress else {})
+    return FAMILIES[name].build(**options, **resources)
+
+
+def save(codec: Codec, directory) -> None:
+    """Writes a codec as a directory: its files and `codec.json`, which names and checks them and is written last."""
+    directory = epath.Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    files = codec.files()
+    for name, content in files.items():
+        _write(directory / name, content)
+    header = {
+        "format_version": FORMAT_VERSION,
+        "spec": codec.spec,
+        "fingerprint": codec.fingerprint,
+        "vocab_size": codec.vocab_size,
+        "files": {name: hashlib.sha256(content).hexdigest() for name, content in sorted(files.items())},
+    }
+    _write(directory / HEADER, (json.dumps(header, indent=2) + "\n").encode())
+
+
+def _write(path: epath.Path, content: bytes) -> None:
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_bytes(content)
+    temporary.replace(path)
+
+
+def load(directory) -> Codec:
+    """The codec that `save` wrote.
+
+    Raises:
+      InputError: not a codec directory, another format version, a missing or changed file, or a codec whose fingerprint is not the recorded one.
+    """
+    directory = epath.Path(directory)
+    path = directory / HEADER
+    if not path.exists():
+        raise InputError(f"{directory} is not a codec directory: it has no {HEADER}. Give a directory that `compressed-lm build-codec` or the demo wrote.")
+    try:
+        header = json.loads(path.read_text())
+        version = header["format_version"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path} cannot be read ({error}). Build the codec again or restore the file.") from error
+    if version != FORMAT_VERSION:
+        raise InputError(f"{directory} holds a codec of format version {version}; this package reads version {FORMAT_VERSION}. Build the codec again, or install the version of compressed_lm that wrote it.")
+    files = {}
+    for name, digest in header["files"].items():
+        content = (directory / name).read_bytes() if (directory / name).exists() else None
+        if content is None or hashlib.sha256(content).hexdigest() != digest:
+            state = "is missing" if content is None else "was changed or truncated"
+            raise InputError(f"{directory / name} {state}: its checksum is not the one in {HEADER}. Restore the file or build the codec again.")
+        files[name] = content
+    name, options = parse_spec(header["spec"])
+    codec = FAMILIES[name].from_files(files, **options)
+    if codec.fingerprint != header["fingerprint"]:
+        raise InputError(
+            f"{directory} was written as {header['fingerprint'][:12]} and loads as {codec.fingerprint[:12]}: its rules have changed since. Build the codec again, or install the "
+            "version of compressed_lm that wrote it."
+        )
+    return codec

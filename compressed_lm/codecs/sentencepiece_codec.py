@@ -1,0 +1,125 @@
+"""SentencePiece unigram pieces over raw bytes: lossless, as a tokenizer for byte strings has to be."""
+
+import hashlib
+import io
+import re
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import sentencepiece
+
+from compressed_lm.errors import InputError
+
+SPACE = "\u2581"
+"""SentencePiece writes a space as this character, so text that holds the character itself must not reach it."""
+
+_UNSAFE = f"\x00{SPACE}\ufffd\udc80-\udcff"
+"""NUL, the space character, the replacement character, and the surrogates that stand for bytes of invalid UTF-8."""
+
+_RUN = re.compile(f"(?P<unsafe>[{_UNSAFE}]+)|[^{_UNSAFE}]+")
+_BYTE_PIECE = re.compile(r"<0x([0-9A-F]{2})>")
+MAX_SENTENCE = 4000
+
+
+class SentencePiece:
+    """A unigram vocabulary with byte fallback, trained on the corpus; no normalisation, white space kept.
+
+    Whatever SentencePiece would not give back unchanged (invalid UTF-8, NUL, its own space character) is spelled in byte pieces.
+    """
+
+    name = "sentencepiece"
+    flops_per_byte = m1_flops_per_byte = 0.0
+    window_bits = m1_hash = None
+
+    def __init__(self, *, v: int, model: bytes):
+        self._model = model
+        self._processor = sentencepiece.SentencePieceProcessor()
+        try:
+            self._processor.LoadFromSerializedProto(model)
+        except Exception as error:
+            raise InputError(f"{len(model)} bytes were given as a SentencePiece model, which it is not ({error}). Build the codec again.") from error
+        self.vocab_size, self.spec = v, f"sentencepiece(v={v})"
+        if self._processor.vocab_size() != v:
+            raise InputError(f"The SentencePiece model has {self._processor.vocab_size()} pieces where {v} were asked for. Build the codec again.")
+        self._pieces = [self._bytes_of(i) for i in range(v)]
+        self._lengths = np.array([len(p) for p in self._pieces], np.int32)
+        self._byte_ids = np.array([self._processor.piece_to_id(f"<0x{b:02X}>") for b in range(256)], np.int32)
+        self.fingerprint = hashlib.sha256(b"compressed_lm sentencepiece 1" + model).hexdigest()
+
+    def _bytes_of(self, i: int) -> bytes:
+        piece = self._processor.id_to_piece(i)
+        if self._processor.is_unknown(i) or self._processor.is_control(i):
+            return b""
+        match = _BYTE_PIECE.fullmatch(piece) if self._processor.is_byte(i) else None
+        return bytes([int(match[1], 16)]) if match else piece.replace(SPACE, " ").encode()
+
+    @classmethod
+    def build(cls, *, v: int = 4096, documents: Iterable[bytes]) -> "SentencePiece":
+        """Trains a unigram model on the documents' lines."""
+        sentences = (line for d in documents for text in [d.decode("utf-8", "ignore")] for line in _sentences(text))
+        model = io.BytesIO()
+        try:
+            sentencepiece.SentencePieceTrainer.train(
+                sentence_iterator=sentences,
+                model_writer=model,
+                model_type="unigram",
+                vocab_size=v,
+                byte_fallback=True,
+                normalization_rule_name="identity",
+                add_dummy_prefix=False,
+                remove_extra_whitespaces=False,
+                split_by_whitespace=True,
+                allow_whitespace_only_pieces=True,
+                character_coverage=0.9995,
+                max_sentence_length=4 * MAX_SENTENCE,
+                bos_id=-1,
+                eos_id=-1,
+                pad_id=-1,
+                num_threads=2,
+                minloglevel=2,
+            )
+        except RuntimeError as error:
+            raise InputError(f"SentencePiece could not learn {v} pieces from this corpus: {error}. Give more text or a smaller v.") from error
+        return cls(v=v, model=model.getvalue())
+
+    def files(self) -> dict[str, bytes]:
+        return {"sentencepiece.model": self._model}
+
+    @classmethod
+    def from_files(cls, files: dict[str, bytes], *, v: int = 4096) -> "SentencePiece":
+        return cls(v=v, model=files["sentencepiece.model"])
+
+    def encode(self, data: bytes) -> np.ndarray:
+        parts = [np.zeros(0, np.int32)]
+        for run in _RUN.finditer(data.decode("utf-8", "surrogateescape")):
+            raw = run[0].encode("utf-8", "surrogateescape")
+            ids = [] if run["unsafe"] else self._processor.encode(run[0])
+            intact = b"".join([self._pieces[i] for i in ids]) == raw
+            parts.append(np.array(ids, np.int32) if intact else self._byte_ids[np.frombuffer(raw, np.uint8)])
+        return np.concatenate(parts)
+
+    def decode(self, ids: np.ndarray) -> bytes:
+        ids = np.asarray(ids)
+        if ids.size and (ids.min() < 0 or ids.max() >= self.vocab_size):
+            raise InputError(f"Ids between {ids.min()} and {ids.max()} were given to {self.spec}, which knows 0 to {self.vocab_size - 1}. Remove other ids first.")
+        return b"".join([self._pieces[i] for i in ids])
+
+    decode_partial = decode
+
+    def encode_batch(self, documents: Sequence[bytes]) -> list[np.ndarray]:
+        return [self.encode(document) for document in documents]
+
+    def decode_batch(self, ids: Sequence[np.ndarray]) -> list[bytes]:
+        return [self.decode(sequence) for sequence in ids]
+
+    def token_byte_lengths(self, ids: np.ndarray) -> np.ndarray:
+        return self._lengths[np.asarray(ids)]
+
+
+def _sentences(text: str):
+    """Lines with their line feeds, cut where they are longer than the trainer takes."""
+    for line in text.splitlines(keepends=True):
+        for start in range(0, len(line), MAX_SENTENCE):
+            piece = line[start : start + MAX_SENTENCE].replace("\x00", "").replace(SPACE, "")
+            if piece:
+                yield piece

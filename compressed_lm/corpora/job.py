@@ -1,0 +1,249 @@
+"""The compression job: documents in, a token store out.
+
+The work is cut into shards that depend on nothing but the corpus, the codec and the options. A shard is encoded in
+batches of bounded size, read back, decoded in part and compared with its documents, and only then declared finished.
+Whatever kills the job, running it again redoes the unfinished shards alone and ends in the same bytes.
+"""
+
+import contextlib
+import errno
+import importlib.metadata
+import json
+import pathlib
+import random
+from collections.abc import Callable, Iterable, Iterator
+
+from compressed_lm.codecs.protocol import Codec
+from compressed_lm.corpora import corpus as corpus_lib
+from compressed_lm.corpora.corpus import Corpus
+from compressed_lm.corpora.shards import ShardWriter, sha256_file, shard_name
+from compressed_lm.corpora.store import FORMAT_VERSION, MANIFEST, TokenStore, write_manifest
+from compressed_lm.errors import InputError
+from compressed_lm.tracking.progress import progress
+
+_VERSIONED = ("compressed_lm", "numpy", "array_record", "jax")
+
+
+def compress(
+    corpus: Corpus,
+    split: str,
+    codec: Codec,
+    out: str | pathlib.Path,
+    *,
+    n_shards: int = 4,
+    max_bytes: int | None = None,
+    batch_bytes: int = 1 << 20,
+    verify_sample: int = 8,
+    process_index: int = 0,
+    process_count: int = 1,
+    log: Callable[[str], None] = print,
+) -> TokenStore | None:
+    """The finished token store of a corpus split, or None while other processes still have shards to finish.
+
+    Args:
+      corpus: where the documents come from.
+      split: which of its splits.
+      codec: what encodes them.
+      out: the folder of the store; created, or continued where an earlier run was stopped.
+      n_shards: number of shards.
+      max_bytes: take documents until there are this many bytes, the same share from each shard; all of them by default.
+      batch_bytes: bytes of text handed to the codec at once; it bounds memory and does not change the tokens.
+      verify_sample: documents of each shard that are decoded and compared before the shard counts as finished.
+      process_index: this process, which takes every `process_count`-th shard; the process that finishes last writes the
+        manifest.
+      process_count: number of processes that work on the same folder.
+      log: receives one line for every shard that an earlier run finished.
+
+    Raises:
+      InputError: the corpus is missing, empty or damaged, the folder holds another job, the disk is full, or a document
+        does not decode to itself.
+    """
+    if n_shards < 1 or not 0 <= process_index < process_count:
+        raise InputError(
+            f"Process {process_index} of {process_count} and {n_shards} shards were asked for; there must be at least "
+            "one shard, and processes are numbered from 0."
+        )
+    out = pathlib.Path(out)
+    job = {
+        "codec": {
+            "name": codec.name,
+            "spec": codec.spec,
+            "fingerprint": codec.fingerprint,
+            "vocab_size": int(codec.vocab_size),
+            "window_bits": codec.window_bits,
+            "m1_hash": codec.m1_hash,
+        },
+        "corpus": corpus.describe(split),
+        "max_bytes": max_bytes,
+        "n_shards": n_shards,
+    }
+    with _disk_errors(out):
+        out.mkdir(parents=True, exist_ok=True)
+        _refuse_another_job(out, job)
+        shards = {shard: shard_name(shard, n_shards) for shard in range(process_index, n_shards, process_count)}
+        finished = {shard: entry for shard, name in shards.items() if (entry := _finished(out, name, log))}
+        done = sum(entry["n_bytes"] for entry in finished.values())
+        total = _estimate(corpus.estimated_bytes(split), max_bytes, len(shards) / n_shards)
+        with progress(f"compress {split} with {codec.spec}", total, unit="B", done=done) as bar:
+            for shard, name in shards.items():
+                if shard in finished:
+                    continue
+                documents = corpus.documents(split, shard=shard, n_shards=n_shards)
+                with ShardWriter(out, name, vocab_size=codec.vocab_size) as writer:
+                    sample = _Sample(verify_sample, seed=shard)
+                    for batch in _batches(_until(documents, _share(max_bytes, shard, n_shards)), batch_bytes):
+                        for document, ids in zip(batch, codec.encode_batch(batch), strict=True):
+                            sample.offer(len(writer), document)
+                            writer.add(ids, document)
+                        bar.advance(sum(map(len, batch)), shard=shard)
+                    writer.close()
+                    _verify(writer, sample.documents, codec, name)
+                    writer.commit(job=job)
+        return _finish(out, job)
+
+
+def _refuse_another_job(out: pathlib.Path, job: dict) -> None:
+    """Raises `InputError` where finished shards in the folder have another corpus, codec or options."""
+    for path in sorted(out.glob("tokens-*.json")):
+        begun = _read_json(path).get("job")
+        if begun and begun != job:
+            differing = [key for key in job if begun.get(key) != job[key]]
+            was, now = ({key: _short(value[key]) for key in differing} for value in (begun, job))
+            raise InputError(
+                f"The folder {out} holds shards of another job: it was begun with {was} and is now asked to continue "
+                f"with {now}. Give another folder for --out, remove this one, or repeat the command it was begun with."
+            )
+
+
+def _finished(out: pathlib.Path, name: str, log: Callable[[str], None]) -> dict | None:
+    """The description of a shard that an earlier run finished and that is still whole."""
+    entry = _read_json(out / f"{name}.json")
+    if not entry:
+        return None
+    for path, expected in (
+        (out / entry["file"], entry["sha256"]),
+        (out / f"{name}.lengths.npy", entry["lengths_sha256"]),
+    ):
+        if not path.exists() or sha256_file(path) != expected:
+            log(f"{name}: {path.name} is damaged or missing, so the shard is made again")
+            (out / f"{name}.json").unlink()
+            return None
+    log(f"{name}: finished before, {entry['n_documents']:,} documents kept")
+    return entry
+
+
+def _finish(out: pathlib.Path, job: dict) -> TokenStore | None:
+    """Writes the manifest once every shard is there."""
+    entries = [_read_json(out / f"{shard_name(shard, job['n_shards'])}.json") for shard in range(job["n_shards"])]
+    if not all(entries):
+        return None
+    totals = {key: sum(entry[key] for entry in entries) for key in ("n_documents", "n_bytes", "n_tokens")}
+    if totals["n_documents"] == 0:
+        raise corpus_lib.empty(job["corpus"]["spec"], job["corpus"]["split"])
+    shards = [{key: value for key, value in entry.items() if key != "job"} for entry in entries]
+    versions = {name: importlib.metadata.version(name) for name in _VERSIONED}
+    manifest = {"format_version": FORMAT_VERSION, **job, **totals, "shards": shards, "versions": versions}
+    if _read_json(out / MANIFEST) != manifest:
+        write_manifest(out, manifest)
+    return TokenStore.open(out, fingerprint=job["codec"]["fingerprint"])
+
+
+def _verify(writer: ShardWriter, sample: dict[int, bytes], codec: Codec, name: str) -> None:
+    """Decodes sampled documents from the disk and compares them with the originals."""
+    decoded = codec.decode_batch([record.ids for record in writer.read(list(sample))]) if sample else []
+    for (index, original), restored in zip(sample.items(), decoded, strict=True):
+        if restored != original:
+            pair = zip(original, restored, strict=False)
+            first = next((i for i, (a, b) in enumerate(pair) if a != b), min(len(original), len(restored)))
+            raise InputError(
+                f"Document {index} of {name} does not decode to itself with codec {codec.spec}: of its "
+                f"{len(original):,} bytes, byte {first} is the first that differs ({original[first : first + 8]!r} "
+                f"became {restored[first : first + 8]!r}). The shard was not kept. Run `compressed-lm verify` on the "
+                "codec: either its files are damaged, or this machine computes M1 otherwise than the codec was built "
+                "for."
+            )
+
+
+class _Sample:
+    """A uniform sample of the documents seen so far, by position (reservoir sampling with a fixed seed)."""
+
+    def __init__(self, size: int, *, seed: int):
+        self._size = size
+        self._random = random.Random(seed)
+        self._kept: list[tuple[int, bytes]] = []
+
+    @property
+    def documents(self) -> dict[int, bytes]:
+        return dict(sorted(self._kept))
+
+    def offer(self, index: int, document: bytes) -> None:
+        if len(self._kept) < self._size:
+            self._kept.append((index, document))
+        elif (slot := self._random.randrange(index + 1)) < self._size:
+            self._kept[slot] = (index, document)
+
+
+def _batches(documents: Iterable[bytes], batch_bytes: int) -> Iterator[list[bytes]]:
+    """Consecutive documents; a batch ends with the document that brings it to `batch_bytes` bytes."""
+    batch: list[bytes] = []
+    size = 0
+    for document in documents:
+        batch.append(document)
+        size += len(document)
+        if size >= batch_bytes:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _until(documents: Iterable[bytes], max_bytes: int | None) -> Iterator[bytes]:
+    """Documents as long as those before have fewer than `max_bytes` bytes together."""
+    taken = 0
+    for document in documents:
+        if max_bytes is not None and taken >= max_bytes:
+            return
+        taken += len(document)
+        yield document
+
+
+def _share(max_bytes: int | None, shard: int, n_shards: int) -> int | None:
+    """This shard's part of the bytes; the parts add up."""
+    return None if max_bytes is None else max_bytes * (shard + 1) // n_shards - max_bytes * shard // n_shards
+
+
+def _estimate(n_bytes: int | None, max_bytes: int | None, share: float) -> int | None:
+    """About how many bytes this process will read, where that is known."""
+    known = [size for size in (n_bytes, max_bytes) if size is not None]
+    return round(min(known) * share) if known else None
+
+
+def _read_json(path: pathlib.Path) -> dict:
+    """The object in a file; empty where the file is missing or damaged, which both mean "not finished"."""
+    try:
+        return json.loads(path.read_bytes())
+    except (FileNotFoundError, ValueError):
+        return {}
+
+
+def _short(value) -> object:
+    """A codec or corpus as a message shows it: its spelling and the beginning of its fingerprint."""
+    if isinstance(value, dict):
+        return " ".join(filter(None, (value["spec"], value.get("split"), value["fingerprint"][:8])))
+    return value
+
+
+@contextlib.contextmanager
+def _disk_errors(out: pathlib.Path) -> Iterator[None]:
+    """Tells a full disk in plain words; the unfinished shard's temporary file is gone by then."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        finished = len(list(out.glob("tokens-*.json")))
+        raise InputError(
+            f"No space is left for the token store {out} ({error.strerror}). Its {finished} finished shards are kept "
+            "and the unfinished one was removed. Free some space, or move the folder to a larger disk, and run the "
+            "same command again; it continues after the finished shards."
+        ) from error

@@ -1,0 +1,108 @@
+"""`open_corpus(spec)`: documents from wherever they are.
+
+installed_docs           the documentation of the installed dependencies (the default; offline)
+json:GLOB                JSON lines with a field `text`, plain or .gz, as C4 is distributed
+text:GLOB                one file a document
+store:DIR                a token store of the bytes codec
+tfds:c4/en:3.1.0         a prepared TensorFlow Datasets data set with a feature `text`
+seqio:TASK               a registered seqio task; seqio:MODULE:TASK imports the module that registers it first
+"""
+
+import difflib
+from collections.abc import Iterator
+
+from compressed_lm.corpora import installed_docs
+from compressed_lm.corpora.corpus import Corpus, WithValidation
+from compressed_lm.corpora.files import JsonLines, TextFiles
+from compressed_lm.corpora.store import TokenStore
+from compressed_lm.errors import InputError
+
+SCHEMES = ("installed_docs", "json", "text", "store", "tfds", "seqio")
+
+
+class InstalledDocs(Corpus):
+    """See `installed_docs`: whole packages are held out for validation."""
+
+    spec = "installed_docs"
+    splits = ("train", "validation")
+
+    def estimated_bytes(self, split: str) -> int:
+        return sum(map(len, installed_docs.documents()[split]))
+
+    def _documents(self, split: str, shard: int, n_shards: int) -> Iterator[bytes]:
+        yield from installed_docs.documents()[split][shard::n_shards]
+
+    def _fingerprint(self, split: str) -> str:
+        return installed_docs.fingerprint()
+
+
+class StoreDocuments(Corpus):
+    """The documents of a token store whose tokens are their bytes."""
+
+    splits = ("train",)
+
+    def __init__(self, directory: str):
+        self.spec = f"store:{directory}"
+        self._store = TokenStore.open(directory)
+        if self._store.codec_spec != "bytes":
+            raise InputError(
+                f"The corpus {self.spec} is a token store of codec {self._store.codec_spec}, and only a store of the "
+                "codec `bytes` can be read as documents. Name the corpus that this store was made from instead; its "
+                "manifest tells which."
+            )
+
+    def estimated_bytes(self, split: str) -> int:
+        return self._store.n_bytes
+
+    def _documents(self, split: str, shard: int, n_shards: int) -> Iterator[bytes]:
+        for index, record in enumerate(self._store.documents()):
+            if index % n_shards == shard:
+                yield record.ids.astype("u1").tobytes()
+
+    def _fingerprint(self, split: str) -> str:
+        return self._store.fingerprint
+
+
+def open_corpus(spec: str, *, validation: str | None = None, data_dir: str | None = None) -> Corpus:
+    """The corpus that a spec names.
+
+    Args:
+      spec: one of the forms in this module's docstring.
+      validation: the spec of another corpus, whose validation split (or only split) becomes this one's.
+      data_dir: where `tfds:` finds its data; by default the environment's TFDS_DATA_DIR, then TFDS's own default.
+
+    Raises:
+      InputError: the scheme is unknown, no file matches, or a store or data set cannot be opened.
+    """
+    if validation is not None:
+        return WithValidation(open_corpus(spec, data_dir=data_dir), open_corpus(validation, data_dir=data_dir))
+    scheme, _, rest = spec.partition(":")
+    if scheme not in SCHEMES or (scheme == "installed_docs") == bool(rest):
+        raise InputError(_unknown(spec, scheme))
+    match scheme:
+        case "installed_docs":
+            return InstalledDocs()
+        case "json":
+            return JsonLines(rest)
+        case "text":
+            return TextFiles(rest)
+        case "store":
+            return StoreDocuments(rest)
+    try:
+        from compressed_lm.corpora import seqio_corpus  # TensorFlow, so only on demand
+    except ImportError as error:
+        raise InputError(
+            f"The corpus {spec} is read through seqio and TensorFlow, which could not be imported ({error}). Install "
+            "them with `pip install 'compressed_lm[corpora]'`, or name a corpus of files (json:GLOB, text:GLOB)."
+        ) from error
+    return seqio_corpus.open_tfds(rest, data_dir=data_dir) if scheme == "tfds" else seqio_corpus.open_task(rest)
+
+
+def _unknown(spec: str, scheme: str) -> str:
+    known = "installed_docs, json:GLOB, text:GLOB, store:DIR, tfds:NAME, seqio:TASK"
+    close = difflib.get_close_matches(scheme, SCHEMES, n=1)
+    if any(sign in scheme for sign in "/.*"):
+        hint = f" For files write json:{spec} or text:{spec}."
+    else:
+        hint = f" Did you mean {close[0]}?" if close else ""
+    return f"The corpus {spec!r} was given, and a corpus is one of {known}.{hint}"

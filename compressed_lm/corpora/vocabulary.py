@@ -1,0 +1,92 @@
+"""A codec as a seqio vocabulary."""
+
+import threading
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+import seqio
+import tensorflow as tf
+
+from compressed_lm.codecs.protocol import Codec
+
+PAD_ID = 0
+EOS_ID = 1
+N_RESERVED = 2
+
+
+class CodecVocabulary(seqio.Vocabulary):
+    """Ids of a codec moved up by two: 0 is padding, 1 end-of-sequence, and the codec's id `i` is `i + 2`.
+
+    Lossless for every byte string: `decode_tf` gives the bytes themselves, and `decode` a `str` in which bytes that are
+    no UTF-8 are kept as surrogate escapes, the way Python spells file names.
+    """
+
+    def __init__(self, codec: Codec | Callable[[], Codec]):
+        """Wraps a codec, or a function that loads one; it is called at the first use."""
+        super().__init__()
+        self._lock = threading.Lock()  # tf.data maps on many threads
+        self._codec, self._load = (None, codec) if callable(codec) else (codec, None)
+
+    @property
+    def codec(self) -> Codec:
+        with self._lock:
+            if self._codec is None:
+                self._codec = self._load()
+            return self._codec
+
+    @property
+    def eos_id(self) -> int:
+        return EOS_ID
+
+    @property
+    def bos_id(self) -> int:
+        return PAD_ID
+
+    @property
+    def unk_id(self) -> None:
+        return None  # every byte string has ids
+
+    @property
+    def _base_vocab_size(self) -> int:
+        return self.codec.vocab_size + N_RESERVED
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, CodecVocabulary) and self.codec.fingerprint == other.codec.fingerprint
+
+    def __repr__(self) -> str:
+        return f"CodecVocabulary({self._codec.spec if self._codec else 'not loaded'})"
+
+    def encode_documents(self, documents: Sequence[bytes]) -> list[np.ndarray]:
+        """The ids of each document, int32[T], computed together and without end-of-sequence."""
+        return [np.asarray(ids, np.int32) + N_RESERVED for ids in self.codec.encode_batch(documents)]
+
+    def decode_bytes(self, ids: Iterable[int]) -> bytes:
+        """The document up to the first end-of-sequence; padding is skipped."""
+        ids = np.asarray(list(ids), np.int32)
+        end = np.flatnonzero(ids == EOS_ID)
+        ids = ids[: end[0]] if end.size else ids
+        return self.codec.decode(ids[ids >= N_RESERVED] - N_RESERVED)
+
+    def _encode(self, s: str | bytes) -> list[int]:
+        document = s.encode("utf-8", "surrogateescape") if isinstance(s, str) else bytes(s)
+        return self.encode_documents([document])[0].tolist()
+
+    def _decode(self, ids: Iterable[int]) -> str:
+        return self.decode_bytes(ids).decode("utf-8", "surrogateescape")
+
+    def _encode_tf(self, s: tf.Tensor) -> tf.Tensor:
+        # As a vector of one, because NumPy hands a lone string over in more than one guise.
+        ids = tf.numpy_function(
+            lambda documents: self.encode_documents(documents.tolist())[0], [tf.reshape(s, [1])], tf.int32
+        )
+        ids.set_shape([None])
+        return ids
+
+    def _decode_tf(self, ids: tf.Tensor) -> tf.Tensor:
+        def decode(rows: np.ndarray) -> np.ndarray:
+            flat = [self.decode_bytes(row) for row in rows.reshape(-1, rows.shape[-1])]
+            return np.array(flat, object).reshape(rows.shape[:-1])
+
+        text = tf.numpy_function(decode, [ids], tf.string)
+        text.set_shape(ids.shape[:-1])
+        return text

@@ -1,0 +1,108 @@
+"""Checkpoints of a run: written in the background, never half visible, and read past a damaged one."""
+
+import os
+import pathlib
+import warnings
+
+import jax
+from orbax.checkpoint import v1 as ocp
+
+from compressed_lm.errors import InputError
+from compressed_lm.training.step import TrainState
+
+
+class Checkpoints:
+    """The checkpoints of one run, a folder for each step.
+
+    A checkpoint holds `params`, `optimizer` (the rest of the state) and `data`, a dictionary of plain values. It appears under
+    its name only when it is whole, so a run may be killed at any time.
+
+    Args:
+        directory: their folder.
+        keep: how many of the newest stay.
+    """
+
+    def __init__(self, directory: str | os.PathLike, *, keep: int):
+        self.directory = pathlib.Path(directory).absolute()
+        newest = ocp.training.preservation_policies.LatestN(keep)
+        self._orbax = ocp.training.Checkpointer(
+            self.directory, preservation_policy=newest, cleanup_tmp_directories=True
+        )
+        self._saving = None
+
+    def save(self, state: TrainState, data: dict) -> None:
+        """Starts to write the state; returns as soon as it may be overwritten. A failure shows at the next call."""
+        self.wait()
+        parts = {"params": state.params, "optimizer": (state.opt_state, state.step), "data": data}
+        # A damaged checkpoint of the same step, passed over by `restore`, is replaced.
+        self._saving = self._orbax.save_checkpointables_async(
+            int(data["next_index"]), parts, force=True, overwrite=True
+        )
+
+    def wait(self) -> None:
+        """Returns when the last checkpoint is on disk.
+
+        Raises:
+            InputError: it could not be written.
+        """
+        saving, self._saving = self._saving, None
+        try:
+            if saving is not None:
+                saving.result()
+        except Exception as error:  # a full disk reaches us as an error of the storage library's own
+            raise InputError(
+                f"A checkpoint could not be written to {self.directory} ({error}). Those before it are untouched: make room "
+                "on the disk and start the run again, it goes on by itself."
+            ) from error
+
+    def newest_step(self) -> int | None:
+        """Returns the step of the newest checkpoint, or None."""
+        return max((checkpoint.step for checkpoint in self._orbax.checkpoints), default=None)
+
+    def close(self) -> None:
+        """Waits, then lets go of the folder."""
+        self.wait()
+        self._orbax.close()
+
+    def restore(self, abstract: TrainState) -> tuple[TrainState, dict] | None:
+        """Returns (state, data) of the newest checkpoint that can be read, or None if there is none.
+
+        Args:
+            abstract: shapes, types and shardings of the state.
+        """
+        parts = {"params": abstract.params, "optimizer": (abstract.opt_state, abstract.step), "data": None}
+        loaded = _newest(self._orbax, parts)
+        return loaded and (TrainState(loaded["params"], *loaded["optimizer"]), loaded["data"])
+
+
+def restore_params(directory: str | os.PathLike, abstract_params) -> tuple[dict, dict] | None:
+    """Returns (params, data) of the newest checkpoint in a folder that can be read, or None if there is none."""
+    directory = pathlib.Path(directory).absolute()
+    if not directory.is_dir():
+        return None
+    with ocp.training.Checkpointer(directory) as reader:
+        loaded = _newest(reader, {"params": abstract_params, "data": None})
+        return loaded and (loaded["params"], loaded["data"])
+
+
+def _newest(checkpointer, parts):
+    """Returns the parts of the newest readable checkpoint; warns of each damaged one; None if there is none at all."""
+    steps = sorted((checkpoint.step for checkpoint in checkpointer.checkpoints), reverse=True)
+    for step in steps:
+        try:
+            loaded = checkpointer.load_checkpointables(step, parts)
+            jax.block_until_ready(loaded)
+            return loaded
+        except (
+            Exception
+        ) as error:  # whatever a damaged file makes of the reader; the next older checkpoint is the answer
+            reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+            warnings.warn(
+                f"The checkpoint of step {step} cannot be read and is passed over ({reason[:200]}).", stacklevel=3
+            )
+    if steps:
+        raise InputError(
+            f"None of the checkpoints in {checkpointer.directory} (steps {steps}) can be read; the warnings say why. "
+            "Restore the folder from a copy, or remove the run's folder to start again."
+        )
+    return None

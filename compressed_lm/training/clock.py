@@ -1,0 +1,41 @@
+"""Where the time of a run goes, over all its restarts."""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Mapping
+
+PHASES = ("compile", "train", "input_wait", "pause")
+
+
+class Clock:
+    """Seconds spent in each phase: compiling, training, waiting for data, and pauses (evaluation, checkpoints).
+
+    Args:
+        seconds: what earlier runs spent, as `.seconds` of their clock.
+        now: clock, in seconds.
+    """
+
+    def __init__(self, seconds: Mapping[str, float] | None = None, *, now: Callable[[], float] = time.monotonic):
+        self.seconds = dict.fromkeys(PHASES, 0.0) | dict(seconds or {})
+        self._now = now
+
+    @contextlib.contextmanager
+    def measure(self, phase: str) -> Iterator[None]:
+        """Adds the time inside the block to a phase."""
+        start = self._now()
+        try:
+            yield
+        finally:
+            self.seconds[phase] += self._now() - start
+
+    def steady(self) -> float:
+        """Returns the seconds that steps took, reading included, compiling and pauses left out."""
+        return self.seconds["train"] + self.seconds["input_wait"]
+
+    def rate(self, n: float) -> float:
+        """Returns n divided by the steady seconds, such as tokens per second."""
+        return n / max(self.steady(), 1e-9)
+
+    def eta(self, done: int, total: int) -> float:
+        """Returns the seconds that the steps after `done` will take, pauses included at the rate so far."""
+        return (self.steady() + self.seconds["pause"]) / max(done, 1) * (total - done)

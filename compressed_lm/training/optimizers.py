@@ -1,0 +1,89 @@
+"""Optimizers and learning-rate schedules, by name, out of optax."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from compressed_lm.errors import InputError
+from compressed_lm.training.config import TrainConfig
+
+FINAL_COSINE = 0.1  # of the highest learning rate
+WSD_DECAY = 0.2  # of all steps
+Schedule = Callable[[jax.Array], jax.Array]
+
+
+def schedule(config: TrainConfig) -> Schedule:
+    """Returns the learning rate as a function of the number of updates done."""
+    peak, warmup, steps = config.learning_rate, config.warmup_steps, config.steps
+
+    def cosine(step):
+        progress = jnp.clip((step - warmup) / max(steps - warmup, 1), 0, 1)
+        return FINAL_COSINE + (1 - FINAL_COSINE) * 0.5 * (1 + jnp.cos(jnp.pi * progress))
+
+    def rsqrt(step):
+        return jnp.sqrt(max(warmup, 1) / jnp.maximum(step, max(warmup, 1)))
+
+    def wsd(step):
+        return jnp.clip((steps - step) / max(WSD_DECAY * steps, 1), 0, 1)
+
+    def constant(step):
+        return jnp.ones(())
+
+    shape = _named("schedule", config.schedule, dict(cosine=cosine, rsqrt=rsqrt, wsd=wsd, constant=constant))
+    return lambda step: peak * jnp.minimum(1, (step + 1) / max(warmup, 1)) * shape(step)
+
+
+def optimizer(config: TrainConfig) -> optax.GradientTransformation:
+    """Returns the optimizer of a config: clipping, the named rule, decoupled weight decay, the schedule."""
+    rate = schedule(config)
+
+    def decayed(direction):
+        decay = optax.add_decayed_weights(config.weight_decay, mask=is_matrix)
+        return optax.chain(direction, decay, optax.scale_by_learning_rate(rate))
+
+    def adamw():
+        return decayed(optax.scale_by_adam(b1=config.b1, b2=config.b2))
+
+    def adafactor():
+        return decayed(optax.chain(optax.adafactor(learning_rate=None), optax.scale(-1.0)))  # -1: it descends by itself
+
+    def muon():
+        return optax.contrib.muon(
+            rate,
+            weight_decay=config.weight_decay,
+            weight_decay_mask=is_matrix,
+            adam_b1=config.b1,
+            adam_b2=config.b2,
+            muon_weight_dimension_numbers=matrix_axes,
+            consistent_rms=0.2,  # updates of the size of AdamW's, so that a learning rate serves both
+        )
+
+    rule = _named("optimizer", config.optimizer, dict(adamw=adamw, adafactor=adafactor, muon=muon))()
+    return optax.chain(optax.clip_by_global_norm(config.grad_clip), rule) if config.grad_clip else rule
+
+
+def is_matrix(params):
+    """Returns a tree of booleans: True for the kernels, which decay; False for norms, embeddings and bias tables."""
+    return jax.tree.map_with_path(lambda path, _: path[-1].key == "kernel", params)
+
+
+def matrix_axes(params):
+    """Returns Muon's tree of dimension numbers: which axes of a kernel are inputs and outputs; None for what Adam trains."""
+
+    def axes(path, leaf):
+        names = [key.key for key in path]
+        if names[-1] != "kernel" or names[0] == "unembed":
+            return None
+        n_inputs = leaf.ndim - 1 if names[-2] == "out" else 1
+        numbers = tuple(range(leaf.ndim))
+        return optax.contrib.MuonDimensionNumbers(numbers[:n_inputs], numbers[n_inputs:])
+
+    return jax.tree.map_with_path(axes, params)
+
+
+def _named(kind, name, table):
+    if name not in table:
+        raise InputError(f"The {kind} {name!r} was given; expected one of {', '.join(table)}.")
+    return table[name]

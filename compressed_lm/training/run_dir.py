@@ -1,0 +1,125 @@
+"""The folder of a run: config.json, checkpoints/, metrics.jsonl."""
+
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+
+import jax
+
+from compressed_lm.errors import InputError
+from compressed_lm.models import Transformer, TransformerConfig
+from compressed_lm.training.checkpoints import restore_params
+from compressed_lm.training.config import FREE_FIELDS, TrainConfig
+
+CONFIG, CHECKPOINTS, METRICS = "config.json", "checkpoints", "metrics.jsonl"
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A run as its newest checkpoint has it.
+
+    Attributes:
+        params: the parameter tree of models/transformer.py, for `Transformer(model_config).apply({"params": params}, ...)`.
+        model_config, train_config: as given to `train`.
+        step: updates done; below `train_config.steps` if the run is not finished.
+        loss_nats_per_token: of the last of them.
+        codec_spec, codec_fingerprint: of the codec whose ids the model reads.
+        store_fingerprint: of the token store it was trained on.
+        eod_id: id of end-of-document, put before a row.
+    """
+
+    params: dict
+    model_config: TransformerConfig
+    train_config: TrainConfig
+    step: int
+    loss_nats_per_token: float
+    codec_spec: str
+    codec_fingerprint: str
+    store_fingerprint: str
+    eod_id: int
+
+
+def load_run(directory: str | os.PathLike) -> Run:
+    """Returns the run in a folder with the parameters of its newest readable checkpoint, on the default device.
+
+    Raises:
+        InputError: the folder holds no run, no checkpoint, or a run of another version.
+    """
+    directory = pathlib.Path(directory)
+    record = read_record(directory)
+    if record is None:
+        raise InputError(
+            f"{directory} was given as a run, but it has no {CONFIG}; give the `out` folder of a training run."
+        )
+    try:
+        model_config, train_config = TransformerConfig(**record["model"]), TrainConfig(**record["train"])
+    except TypeError as error:
+        raise InputError(
+            f"{directory / CONFIG} has settings that this version does not know ({error}); load the run with the version of "
+            "compressed_lm that trained it."
+        ) from error
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    shapes = jax.eval_shape(Transformer(model_config).init, jax.random.key(0), jax.ShapeDtypeStruct((1, 1), "int32"))
+    abstract = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=device), shapes["params"])
+    restored = restore_params(directory / CHECKPOINTS, abstract)
+    if restored is None:
+        raise InputError(f"The run in {directory} has no checkpoint yet; start it again, it will go on by itself.")
+    params, data = restored
+    return Run(params, model_config, train_config, data["next_index"], data["loss_nats_per_token"], **record["data"])
+
+
+def describe(config: TrainConfig, model_config: TransformerConfig, store) -> dict:
+    """Returns the record of a run, what config.json holds."""
+    data = dict(
+        codec_spec=store.codec_spec,
+        codec_fingerprint=store.codec_fingerprint,
+        store_fingerprint=store.fingerprint,
+        eod_id=int(store.eod_id),
+    )
+    return {"train": dataclasses.asdict(config), "model": dataclasses.asdict(model_config), "data": data}
+
+
+def config_hash(record: dict) -> str:
+    """Returns a hex digest of what a run computes: its record without the settings that only observe it."""
+    learned = {**record, "train": {k: v for k, v in record["train"].items() if k not in FREE_FIELDS}}
+    return hashlib.sha256(json.dumps(learned, sort_keys=True).encode()).hexdigest()
+
+
+def claim(directory: pathlib.Path, record: dict) -> None:
+    """Writes a run's record to its folder, or checks that the run there is the same.
+
+    Raises:
+        InputError: the folder holds a run with other settings or data.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    found = read_record(directory)
+    if found is not None and config_hash(found) != config_hash(record):
+        changes = [
+            f"{section}.{name} {found.get(section, {}).get(name)!r} -> {value!r}"
+            for section in record
+            for name, value in record[section].items()
+            if found.get(section, {}).get(name) != value and name not in FREE_FIELDS
+        ]
+        what = "token store" if found["data"] != record["data"] else "configuration"
+        raise InputError(
+            f"The run in {directory} was started with another {what} ({'; '.join(changes)}). Give the values it was started "
+            "with to go on with it, or another `out` folder to start a new run."
+        )
+    if found != record:
+        temporary = directory / (CONFIG + ".tmp")
+        temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        temporary.replace(directory / CONFIG)
+
+
+def read_record(directory: pathlib.Path) -> dict | None:
+    """Returns the record of the run in a folder, or None if there is none."""
+    try:
+        return json.loads((directory / CONFIG).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except json.JSONDecodeError as error:
+        raise InputError(
+            f"{directory / CONFIG} is not JSON ({error}); restore it, or remove the run's folder."
+        ) from error

@@ -1,0 +1,151 @@
+"""One update and one evaluation, as pure functions, and their compiled form."""
+
+import dataclasses
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh, NamedSharding
+
+from compressed_lm.errors import InputError
+from compressed_lm.models import Transformer, TransformerConfig, shift_right
+from compressed_lm.training import optimizers
+from compressed_lm.training.config import TrainConfig
+from compressed_lm.training.mesh import BATCH, shardings
+
+Params = dict  # the tree inside "params", as in models/transformer.py
+
+
+class TrainState(NamedTuple):
+    """What an update changes: parameters, the optimizer's state, updates done int32[]."""
+
+    params: Params
+    opt_state: optax.OptState
+    step: jax.Array
+
+
+def token_nats(logits: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns (-log p(target), log Z), both float32[B, L] in nats; -log p is 0 where a target is negative (padding).
+
+    Args:
+        logits: float32[B, L, V].
+        targets: int32[B, L].
+    """
+    log_z = jax.nn.logsumexp(logits, axis=-1)
+    # A masked sum, since the gradient of a gather would be a scatter into an array of the logits' size.
+    ids = jax.lax.broadcasted_iota(targets.dtype, logits.shape, 2)
+    chosen = jnp.sum(jnp.where(ids == targets[..., None], logits, 0), axis=-1)
+    return jnp.where(targets < 0, 0, log_z - chosen), log_z
+
+
+def _logits(model, params, targets, eod_id):
+    return model.apply({"params": params}, shift_right(jnp.where(targets < 0, eod_id, targets), eod_id))
+
+
+def train_step(
+    state: TrainState,
+    targets: jax.Array,
+    *,
+    model: Transformer,
+    optimizer: optax.GradientTransformation,
+    eod_id: int,
+    z_loss: float,
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """Returns (state after one update on targets int32[B, L], metrics before it).
+
+    Metrics: `loss_nats_per_token` without the z-loss, and `grad_norm` before clipping.
+    """
+
+    def loss_fn(params):
+        nats, log_z = token_nats(_logits(model, params, targets, eod_id), targets)
+        real = targets >= 0
+        n_tokens = jnp.maximum(jnp.sum(real), 1)
+        loss = jnp.sum(nats) / n_tokens
+        return loss + z_loss * jnp.sum(jnp.where(real, log_z**2, 0)) / n_tokens, loss
+
+    gradient, loss = jax.grad(loss_fn, has_aux=True)(state.params)
+    updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+    metrics = {"loss_nats_per_token": loss, "grad_norm": optax.global_norm(gradient)}
+    return TrainState(optax.apply_updates(state.params, updates), opt_state, state.step + 1), metrics
+
+
+def eval_step(params: Params, targets: jax.Array, *, model: Transformer, eod_id: int) -> tuple[jax.Array, jax.Array]:
+    """Returns (total nats float32[], number int32[]) of the targets int32[B, L] that are not negative."""
+    nats, _ = token_nats(_logits(model, params, targets, eod_id), targets)
+    return jnp.sum(nats), jnp.sum(targets >= 0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """The compiled form of a run on a mesh.
+
+    Attributes:
+        config, model_config: the run.
+        eod_id: the id put before a row, that of end-of-document.
+        mesh: the devices.
+    """
+
+    config: TrainConfig
+    model_config: TransformerConfig
+    eod_id: int
+    mesh: Mesh
+
+    def __post_init__(self):
+        rows = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
+        if self.config.batch_size % rows:
+            raise InputError(
+                f"batch_size={self.config.batch_size} was given for a mesh that splits a batch {rows} ways "
+                f"({dict(self.mesh.shape)}); expected a multiple of {rows}."
+            )
+        if self.eod_id >= self.model_config.vocab_size:
+            raise InputError(
+                f"The model has vocab_size={self.model_config.vocab_size}, but the token store's ids go up to {self.eod_id} "
+                "(end of document); build the model with model_vocab_size of the store's codec."
+            )
+
+    @functools.cached_property
+    def abstract_state(self) -> TrainState:
+        """Shapes, types and shardings of the state."""
+        shapes = jax.eval_shape(self._init, jax.random.key(0))
+        return jax.tree.map(
+            lambda shape, sharding: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding),
+            shapes,
+            shardings(shapes, self.mesh),
+        )
+
+    @property
+    def batch_sharding(self) -> NamedSharding:
+        """Where the rows of a batch live."""
+        return NamedSharding(self.mesh, BATCH)
+
+    def init(self) -> TrainState:
+        """Returns the state before the first update, placed on the mesh."""
+        placement = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state)
+        # It runs once, and random numbers take long to compile with full optimization on CPU.
+        options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+        return jax.jit(self._init, out_shardings=placement, compiler_options=options)(jax.random.key(self.config.seed))
+
+    def compile(self) -> jax.stages.Compiled:
+        """Returns the compiled `train_step(state, targets)`; it reuses the memory of the state it is given."""
+        c = self.config
+        step = functools.partial(
+            train_step,
+            model=Transformer(self.model_config),
+            optimizer=optimizers.optimizer(c),
+            eod_id=self.eod_id,
+            z_loss=c.z_loss,
+        )
+        placement = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state)
+        targets = jax.ShapeDtypeStruct((c.batch_size, c.seq_len), jnp.int32, sharding=self.batch_sharding)
+        with jax.set_mesh(self.mesh):
+            return (
+                jax.jit(step, donate_argnums=0, out_shardings=(placement, None))
+                .lower(self.abstract_state, targets)
+                .compile()
+            )
+
+    def _init(self, key):
+        params = Transformer(self.model_config).init(key, jnp.zeros((1, 1), jnp.int32))["params"]
+        return TrainState(params, optimizers.optimizer(self.config).init(params), jnp.zeros((), jnp.int32))

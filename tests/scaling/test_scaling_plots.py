@@ -1,0 +1,114 @@
+"""Plots draw what the tables hold, on the axes they are given, and touch no global state of matplotlib."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+
+from compressed_lm.scaling import plots
+
+SPECS = [
+    "bytes",
+    "sentencepiece(v=4096)",
+    "gzip(v=256)",
+    "static_ac(v=256)",
+    "ac(v=256)",
+    "eiw(b=16,v=256)",
+    "eiw(b=12,v=4096)",
+    "eiw(align=word,b=12,v=4096)",
+    "eiw(b=16,v=65536)",
+]
+
+
+def make_runs():
+    rows = [
+        ("m1", "bytes", 500, 2e6, 0.5, "m1"),
+        ("b0", "bytes", 100, 1e5, 3.0, "m2"),
+        ("b1", "bytes", 400, 4e5, 2.5, "m2"),
+    ]
+    rows.append(("e", "eiw(b=12,v=4096)", 400, 9e5, 2.2, "m2"))
+    runs = pd.DataFrame(rows, columns=["run", "codec", "n_nonembed", "flops_per_byte", "bits_per_byte", "group"])
+    return runs.assign(
+        n_params=runs["n_nonembed"], flops_per_byte_softmax=2 * runs["flops_per_byte"], seed=0, final=True
+    )
+
+
+def lines(ax):
+    return {line.get_label(): (list(line.get_xdata()), list(line.get_ydata())) for line in ax.lines}
+
+
+def test_every_codec_of_the_demo_looks_different():
+    """No two codecs share color, marker and filling, and options in another order give the same look."""
+    styles = [plots.style_of(spec) for spec in SPECS]
+    assert len(set(styles)) == len(SPECS)
+    assert plots.style_of("eiw(v=4096,b=12)") == plots.style_of("eiw(b=12,v=4096)")
+    assert plots.style_of("new_codec") == plots.style_of("new_codec(v=256)")
+
+
+def test_bits_per_byte_against_flops_draws_sizes_as_a_line_and_leaves_m1_out():
+    """One line per codec at the measured places, either cost on the x axis."""
+    ax = plots.bits_per_byte_against_flops(make_runs())
+    assert lines(ax) == {"bytes": ([1e5, 4e5], [3.0, 2.5]), "eiw(b=12,v=4096)": ([9e5], [2.2])}
+    assert ax.get_xscale() == "log"
+    ax = plots.bits_per_byte_against_flops(make_runs(), softmax=True, ceiling=2.6)
+    assert lines(ax) == {"bytes": ([8e5], [2.5]), "eiw(b=12,v=4096)": ([1.8e6], [2.2])}
+    assert "softmax counted" in ax.get_xlabel()
+
+
+def test_learning_curves_are_sorted_and_named_by_size_where_needed():
+    """Rows in any order make one line per codec and size; the untrained point at 0 bytes has no place on a log axis."""
+    curves = pd.DataFrame(
+        [
+            ("bytes", 9, 300, 2.0),
+            ("bytes", 9, 100, 4.0),
+            ("bytes", 9, 0, 8.0),
+            ("bytes", 5, 100, 4.5),
+            ("ac", 9, 50, 3.0),
+        ],
+        columns=["codec", "n_params", "bytes", "bits_per_byte"],
+    )
+    drawn = lines(plots.learning_curves(curves))
+    assert drawn["bytes, 9 parameters"] == ([100, 300], [4.0, 2.0])
+    assert set(drawn) == {"bytes, 9 parameters", "bytes, 5 parameters", "ac"}
+
+
+def test_compression_ratios_draw_one_bar_per_codec():
+    """Bars are ordered by bytes per token and labelled with bits per byte, log2(V) / bytes per token."""
+    ratios = pd.DataFrame(
+        {"codec": ["eiw(b=12,v=4096)", "bytes"], "vocab_size": [4096, 256], "bytes_per_token": [3.0, 1.0]}
+    )
+    ax = plots.compression_ratios(ratios)
+    assert [bar.get_width() for bar in ax.patches] == [1.0, 3.0]
+    assert [text.get_text() for text in ax.texts] == ["1.00  (8.00 bits/byte)", "3.00  (4.00 bits/byte)"]
+
+
+def test_fitted_curves_pass_through_two_points():
+    """Only codecs with several sizes are fitted; through two points the line is exact."""
+    (codec, sizes, bits, result), *others = plots.fits_by_codec(make_runs())
+    assert codec == "bytes" and not others
+    np.testing.assert_allclose(result.predict(sizes), bits, rtol=1e-6)
+    ax = plots.fitted_curves(make_runs())
+    assert any(label.startswith("bytes: ") for label in lines(ax))
+
+
+@pytest.mark.parametrize("draw", [plots.bits_per_byte_against_flops, plots.fitted_curves])
+def test_plots_use_the_axes_they_are_given(draw):
+    """`ax` is drawn on and returned; without it a figure is made."""
+    ax = Figure().add_subplot()
+    assert draw(make_runs(), ax=ax) is ax
+    assert draw(make_runs()).figure is not ax.figure
+
+
+def test_plots_need_no_pyplot_and_the_room_needs_no_matplotlib():
+    """Training appends rows without loading matplotlib; plotting leaves pyplot's global state alone; neither needs JAX."""
+    code = """
+import sys
+from compressed_lm import scaling
+assert "matplotlib" not in sys.modules
+scaling.plots.style_of("ac")
+assert "matplotlib" in sys.modules and "matplotlib.pyplot" not in sys.modules and "jax" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
