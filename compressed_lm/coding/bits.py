@@ -28,6 +28,9 @@ def repack(values, from_bits: int, to_bits: int) -> np.ndarray:
     if from_bits % to_bits == 0:
         shifts = np.arange(from_bits - to_bits, -1, -to_bits, dtype=np.uint32)
         return ((values[:, None] >> shifts) & np.uint32((1 << to_bits) - 1)).reshape(-1)
+    block = to_bits << 14  # values that fill whole fields; a bit takes four bytes on the way, so long inputs go block by block
+    if len(values) > block:
+        return np.concatenate([repack(values[i : i + block], from_bits, to_bits) for i in range(0, len(values), block)])
     shifts = np.arange(from_bits - 1, -1, -1, dtype=np.uint32)
     bits = ((values[:, None] >> shifts) & np.uint32(1)).reshape(-1)
     bits = np.concatenate([bits, np.zeros(-len(bits) % to_bits, np.uint32)]).reshape(-1, to_bits)

@@ -80,25 +80,25 @@ def compress(
     with _disk_errors(out):
         out.mkdir(parents=True, exist_ok=True)
         _refuse_another_job(out, job)
-        shards = {shard: shard_name(shard, n_shards) for shard in range(process_index, n_shards, process_count)}
-        finished = {shard: entry for shard, name in shards.items() if (entry := _finished(out, name, log))}
-        done = sum(entry["n_bytes"] for entry in finished.values())
-        total = _estimate(corpus.estimated_bytes(split), max_bytes, len(shards) / n_shards)
-        with progress(f"compress {split} with {codec.spec}", total, unit="B", done=done) as bar:
-            for shard, name in shards.items():
-                if shard in finished:
-                    continue
-                documents = corpus.documents(split, shard=shard, n_shards=n_shards)
-                with ShardWriter(out, name, vocab_size=codec.vocab_size) as writer:
-                    sample = _Sample(verify_sample, seed=shard)
-                    for batch in _batches(_until(documents, _share(max_bytes, shard, n_shards)), batch_bytes):
-                        for document, ids in zip(batch, codec.encode_batch(batch), strict=True):
-                            sample.offer(len(writer), document)
-                            writer.add(ids, document)
-                        bar.advance(sum(map(len, batch)), shard=shard)
-                    writer.close()
-                    _verify(writer, sample.documents, codec, name)
-                    writer.commit(job=job)
+        names = {shard: shard_name(shard, n_shards) for shard in range(process_index, n_shards, process_count)}
+        finished = {shard: entry for shard, name in names.items() if (entry := _finished(out, name, log))}
+        todo = [shard for shard in names if shard not in finished]
+        if todo:
+            (out / MANIFEST).unlink(missing_ok=True)
+            done = sum(entry["n_bytes"] for entry in finished.values())
+            total = _estimate(corpus.estimated_bytes(split), max_bytes, len(names) / n_shards)
+            with progress(f"compress {split} with {codec.spec}", total, unit="B", done=done) as bar:
+                for shard in todo:
+                    documents = corpus.documents(split, shard=shard, n_shards=n_shards)
+                    batches = _batches(_until(documents, _share(max_bytes, shard, n_shards)), batch_bytes)
+                    with ShardWriter(out, names[shard], vocab_size=codec.vocab_size) as writer:
+                        sample = _Sample(verify_sample, seed=shard)
+                        for batch in batches:
+                            _encode(batch, codec, writer, sample)
+                            bar.advance(sum(map(len, batch)), shard=shard)
+                        writer.close()
+                        _verify(writer, sample.documents, codec, names[shard])
+                        writer.commit(job=job)
         return _finish(out, job)
 
 
@@ -146,6 +146,12 @@ def _finish(out: pathlib.Path, job: dict) -> TokenStore | None:
     if _read_json(out / MANIFEST) != manifest:
         write_manifest(out, manifest)
     return TokenStore.open(out, fingerprint=job["codec"]["fingerprint"])
+
+
+def _encode(batch: list[bytes], codec: Codec, writer: ShardWriter, sample: "_Sample") -> None:
+    for document, ids in zip(batch, codec.encode_batch(batch), strict=True):
+        sample.offer(len(writer), document)
+        writer.add(ids, document)
 
 
 def _verify(writer: ShardWriter, sample: dict[int, bytes], codec: Codec, name: str) -> None:

@@ -280,7 +280,7 @@ def _encode(dataset: tf.data.Dataset, output_features: Mapping[str, seqio.Featur
         ids = vocabulary.encode_documents(documents.tolist())
         return np.concatenate(ids), np.array([len(sequence) for sequence in ids], np.int64)
 
-    def encode_together(example: Mapping[str, tf.Tensor]) -> tf.data.Dataset:
+    def encode_together(example: Mapping[str, tf.Tensor]) -> tf.RaggedTensor:
         flat, lengths = tf.numpy_function(encode, [example["text"]], (tf.int32, tf.int64))
         flat.set_shape([None])
         lengths.set_shape([None])

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import scipy.optimize
+import scipy.special
 
 from compressed_lm.scaling.laws import LINE, POWER, PowerSum
 
@@ -88,22 +89,20 @@ def fit(
 
     low, high = exponent_range
     n_linear = len(law.coefficients) + law.offset
-    bounds = [(np.log(_ZERO), np.log(1e6))] * n_linear + [(low, high)] * len(law.exponents)
     nodes = [
         _project(law, np.array(node), log_x, log_loss)
         for node in itertools.product(np.geomspace(low, high, grid), repeat=len(x))
     ]
     nodes.sort(key=lambda theta: _objective(theta, law, log_x, log_loss, delta)[0])
-    ends = [_refine(theta, law, log_x, log_loss, delta, bounds) for theta in nodes[:starts]]
+    ends = [_refine(theta, law, log_x, log_loss, delta, exponent_range) for theta in nodes[:starts]]
     theta, objective, _ = min(ends, key=lambda end: end[1])
     for _ in range(4):  # a restart forgets a stale curvature estimate, which the kinks of the Huber loss produce
-        theta, objective, stationary = _refine(theta, law, log_x, log_loss, delta, bounds)
+        theta, objective, stationary = _refine(theta, law, log_x, log_loss, delta, exponent_range)
 
-    params, at_bounds = {}, []
-    for name, value, (bottom, top) in zip(law.parameters, theta, bounds, strict=True):
-        params[name] = value
-        if min(value - bottom, top - value) < 1e-6:
-            at_bounds.append(name)
+    params = dict(zip(law.parameters, theta, strict=True))
+    margin = 1e-3 * (high - low)
+    at_bounds = [name for name in law.exponents if not low + margin < params[name] < high - margin]
+    at_bounds += [name for name in law.parameters[:n_linear] if params[name] < np.log(_ZERO)]
     for k, (coefficient, exponent) in enumerate(zip(law.coefficients, law.exponents, strict=True)):
         params[coefficient] = float(np.exp(params[coefficient]) * loss_scale * x_scale[k] ** params[exponent])
     if law.offset:
@@ -192,18 +191,27 @@ def _objective(
     return value, -jacobian.T @ np.clip(residual, -delta, delta)
 
 
-def _refine(theta, law, log_x, log_loss, delta, bounds) -> tuple[np.ndarray, float, bool]:
-    """A local minimum from one start: theta, its objective, whether the gradient inside the bounds vanishes there."""
+def _refine(theta, law, log_x, log_loss, delta, exponent_range) -> tuple[np.ndarray, float, bool]:
+    """A local minimum from one start: theta, its objective, and whether the gradient vanishes there.
 
-    def scaled(theta):  # in units of delta * n, so that the optimiser's own tolerances mean something
+    Exponents are searched as logits of their place in the range, which keeps them inside it. BFGS is enough for so few
+    parameters and, unlike L-BFGS-B, makes no threaded LAPACK calls, whose waiting takes most of the time on busy cores.
+    """
+    low, high = exponent_range
+    k = len(law.exponents)
+
+    def split(u):
+        share = scipy.special.expit(u[-k:])
+        return np.concatenate([u[:-k], low + (high - low) * share]), (high - low) * share * (1 - share)
+
+    def scaled(u):  # in units of delta * n, so that the optimiser's own tolerances mean something
+        theta, slope = split(u)
         value, gradient = _objective(theta, law, log_x, log_loss, delta)
+        gradient[-k:] *= slope
         return value / (delta * log_loss.size), gradient / (delta * log_loss.size)
 
-    low, high = np.array(bounds).T
-    theta = np.clip(theta, low, high)
-    options = {"ftol": 0, "gtol": 1e-9, "maxiter": 2000}
-    end = scipy.optimize.minimize(scaled, theta, jac=True, method="L-BFGS-B", bounds=bounds, options=options)
-    theta = end.x
-    _, gradient = scaled(theta)
-    projected = theta - np.clip(theta - gradient, low, high)
-    return theta, end.fun * delta * log_loss.size, bool(np.isfinite(end.fun) and np.abs(projected).max() < 1e-4)
+    share = np.clip((theta[-k:] - low) / (high - low), 1e-3, 1 - 1e-3)
+    start = np.concatenate([theta[:-k], scipy.special.logit(share)])
+    end = scipy.optimize.minimize(scaled, start, jac=True, method="BFGS", options={"gtol": 1e-9, "maxiter": 2000})
+    stationary = np.isfinite(end.fun) and np.abs(end.jac).max() < 1e-4
+    return split(end.x)[0], end.fun * delta * log_loss.size, bool(stationary)

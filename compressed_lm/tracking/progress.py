@@ -109,10 +109,10 @@ def progress(
 
 
 class _Lines:
-    """Writes a job's status at most every `LINE_SECONDS`."""
+    """Writes a job's status at most every `LINE_SECONDS`, and never twice the same."""
 
     def __init__(self, console):
-        self._console, self._last = console, 0.0
+        self._console, self._last, self._written = console, 0.0, None
 
     def show(self, job):
         if job.seconds - self._last >= LINE_SECONDS:
@@ -120,4 +120,6 @@ class _Lines:
             self.write(job)
 
     def write(self, job):
-        self._console.print(f"{job.description}: {job.status()}", highlight=False, markup=False, soft_wrap=True)
+        if job.done != self._written:
+            self._written = job.done
+            self._console.print(f"{job.description}: {job.status()}", highlight=False, markup=False, soft_wrap=True)

@@ -103,7 +103,7 @@ def test_plots_use_the_axes_they_are_given(draw):
 
 
 def test_plots_need_no_pyplot_and_the_room_needs_no_matplotlib():
-    """Training appends rows without loading matplotlib; plotting leaves pyplot's global state alone; neither needs JAX."""
+    """Appending rows loads no matplotlib, plotting no pyplot, neither JAX."""
     code = """
 import sys
 from compressed_lm import scaling

@@ -1,0 +1,117 @@
+"""gin, with the traps taken out: plain strings, unknown names and unused macros refused with a suggestion, the resolved config saved."""
+
+import ast
+import dataclasses
+import difflib
+import pathlib
+import re
+from collections.abc import Sequence
+
+import gin
+
+from compressed_lm.errors import InputError
+from compressed_lm.models import TransformerConfig, model_config
+from compressed_lm.training import TrainConfig
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+_BINDING = re.compile(r"^\s*([\w./]+)\s*=\s*(.*)$", re.DOTALL)
+
+Train = gin.external_configurable(TrainConfig, name="train", module="compressed_lm")
+Model = gin.external_configurable(model_config, name="model", module="compressed_lm")
+CONFIGURABLES = {"train": [f.name for f in dataclasses.fields(TrainConfig)], "model": ["size", *(f.name for f in dataclasses.fields(TransformerConfig)[1:])]}
+
+
+def register(name: str, cls: type) -> type:
+    """Makes a config dataclass bindable as `name.field = value`. Returns what to call instead of the class."""
+    CONFIGURABLES[name] = [f.name for f in dataclasses.fields(cls)]
+    return gin.external_configurable(cls, name=name, module="compressed_lm")
+
+
+def find(path: str) -> pathlib.Path:
+    """The gin file at a path, or of that name under `gin_configs/` of the package. Raises InputError with the names there are."""
+    candidates = [pathlib.Path(path), ROOT / path, ROOT / "gin_configs" / path, ROOT / "gin_configs" / f"{path}.gin"]
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+    known = sorted(str(p.relative_to(ROOT / "gin_configs")) for p in (ROOT / "gin_configs").glob("**/*.gin"))
+    raise InputError(f"There is no gin file {path!r}.{_suggest(path, known)} Files that come with the package: {', '.join(known)}.")
+
+
+def load(files: Sequence[str] = (), bindings: Sequence[str] = ()) -> str:
+    """Parses gin files, then bindings such as `train.steps=500` or `m1/model.size=micro` over them.
+
+    Strings in bindings need no quotes. Returns the resolved configuration as text.
+
+    Raises:
+      InputError: a file, a name or a macro is wrong, with what was probably meant.
+    """
+    gin.clear_config()
+    try:
+        with gin.unlock_config():
+            for file in files:
+                gin.parse_config_file(str(find(file)))
+            gin.parse_config([_quoted(binding) for binding in bindings])
+    except InputError:
+        raise
+    except (ValueError, SyntaxError, OSError) as error:
+        raise InputError(f"The configuration {', '.join([*files, *bindings])} cannot be used: {_explain(str(error))}") from error
+    text = gin.config_str()
+    macros = {name for _, name in ((k[1], k[0]) for k in gin.config._CONFIG if k[1] == "gin.macro")}
+    unused = [macro for macro in macros if f"%{macro}" not in text]
+    if unused:
+        used = re.findall(r"%([\w.]+)", text)
+        raise InputError(f"The macro {unused[0]} is set and never used.{_suggest(unused[0], used)} Remove it, or spell it as the configuration does.")
+    return text
+
+
+def _quoted(binding: str) -> str:
+    match = _BINDING.match(binding)
+    if not match:
+        raise InputError(f"{binding!r} was given where a setting such as train.steps=500 was expected.")
+    name, value = match.groups()
+    if value.startswith(("@", "%")):
+        return f"{name} = {value}"
+    try:
+        ast.literal_eval(value)
+        return f"{name} = {value}"
+    except (ValueError, SyntaxError):
+        return f"{name} = {value!r}"
+
+
+def _explain(message: str) -> str:
+    message = message.strip().splitlines()[0]
+    if match := re.search(r"No configurable matching '([\w.]+)'", message):
+        name = match[1].split("/")[-1]
+        return f"there is no {name!r}.{_suggest(name, CONFIGURABLES)} What can be set: {', '.join(CONFIGURABLES)}."
+    if match := re.search(r"Configurable '([\w.]+)' doesn't have a parameter named '(\w+)'", message):
+        name = match[1].split(".")[-1]
+        known = CONFIGURABLES.get(name, [])
+        return f"{name} has no setting {match[2]!r}.{_suggest(match[2], known)} Its settings: {', '.join(known)}."
+    return message
+
+
+def _suggest(given: str, known) -> str:
+    close = difflib.get_close_matches(given, list(known), n=1, cutoff=0.5)
+    return f" Did you mean {close[0]}?" if close else ""
+
+
+def model(vocab_size: int, scope: str = "", **overrides) -> TransformerConfig:
+    """The model that the configuration describes, under a gin scope such as "m1"; `overrides` win."""
+    with gin.config_scope(scope or None):
+        try:
+            return Model(vocab_size=vocab_size, **overrides)
+        except TypeError as error:
+            unknown = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+            if not unknown:
+                raise InputError(f"The model is not described completely ({error}). Give a size, such as model.size=nano.") from error
+            known = CONFIGURABLES["model"]
+            raise InputError(f"model has no setting {unknown[1]!r}.{_suggest(unknown[1], known)} Its settings: {', '.join(known)}.") from error
+
+
+def train(scope: str = "", **overrides) -> TrainConfig:
+    """The training run that the configuration describes, under a gin scope such as "m1"; `overrides` win."""
+    with gin.config_scope(scope or None):
+        try:
+            return Train(**overrides)
+        except TypeError as error:
+            raise InputError(f"The training run is not described completely ({error}). Give the number of steps, such as train.steps=500.") from error

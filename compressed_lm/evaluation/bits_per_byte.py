@@ -1,0 +1,58 @@
+"""Bits per byte on a validation store: the only loss that is compared across codecs."""
+
+import functools
+import math
+from collections.abc import Callable, Iterator
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding
+
+from compressed_lm.corpora.store import TokenStore
+from compressed_lm.errors import InputError
+from compressed_lm.models import Transformer, TransformerConfig
+from compressed_lm.training.mesh import BATCH, make_mesh
+from compressed_lm.training.step import eval_step
+
+
+def predict_fn(model_config: TransformerConfig, eod_id: int) -> Callable:
+    """The compiled function (params, targets int32[B, L]) -> (total nats, number of targets) of a model."""
+    return jax.jit(functools.partial(eval_step, model=Transformer(model_config), eod_id=eod_id))
+
+
+class BitsPerByte:
+    """Evaluator: total nats / (ln 2 x bytes) over a token store.
+
+    Every token counts, the end-of-document tokens among them, and every byte of the documents. A model sees the rows of `seq_len` tokens that it was
+    trained on, without overlap (Lester et al. 2024, section 3.8).
+    """
+
+    def __init__(
+        self, predict: Callable, *, store: TokenStore, seq_len: int, batch_size: int = 32, stride: int = 1, mesh_shape: tuple[int, ...] | None = None
+    ):
+        """
+        Args:
+          predict: from `predict_fn`.
+          store: the validation documents under the model's codec.
+          seq_len: L, tokens in a row.
+          batch_size: B, rows at a time.
+          stride: evaluate every stride-th row only, for a quick estimate; bytes are then counted at the store's average bytes per token.
+          mesh_shape: sizes of the axes data, fsdp, tensor.
+        """
+        if stride < 1:
+            raise InputError(f"stride={stride} was given; 1 (every row) or more was expected.")
+        self._predict, self._store = predict, store
+        self._sharding = NamedSharding(make_mesh(mesh_shape), BATCH)
+        rows = store.rows(seq_len, drop_remainder=False)
+        chosen = [rows[i] for i in range(0, len(rows), stride)]
+        chosen += [np.full(seq_len, -1, np.int32)] * (-len(chosen) % batch_size)
+        self._batches = np.stack(chosen).reshape(-1, batch_size, seq_len)
+
+    def run(self, params) -> Iterator[tuple[str, float]]:
+        """Yields `loss_nats_per_token`, `bits_per_byte` and `n_tokens` (evaluated) of a parameter tree."""
+        sums = [self._predict(params, jax.device_put(batch, self._sharding)) for batch in self._batches]
+        nats, n_tokens = (math.fsum(float(s[i]) for s in sums) for i in (0, 1))
+        tokens_per_byte = (self._store.n_tokens + self._store.n_documents) / max(self._store.n_bytes, 1)
+        yield "loss_nats_per_token", nats / n_tokens
+        yield "bits_per_byte", nats / n_tokens * tokens_per_byte / math.log(2)
+        yield "n_tokens", int(n_tokens)

@@ -1,0 +1,74 @@
+"""A small token store and a small run on it, shared by the tests of this folder."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from compressed_lm import models, training
+from compressed_lm.codecs.bytes_codec import Bytes
+from compressed_lm.corpora.job import compress
+from compressed_lm.corpora.sources import open_corpus
+
+CONFIG = training.TrainConfig(
+    steps=24, batch_size=8, seq_len=16, learning_rate=1e-2, warmup_steps=4, log_every=4, checkpoint_every=5, seed=3
+)
+MODEL = models.TransformerConfig(vocab_size=264, d_model=16, n_layers=1, n_heads=2, d_head=8, d_ff=32)
+
+
+@dataclasses.dataclass(frozen=True)
+class SmallRun:
+    """Trains the small run into a folder; keywords replace fields of its TrainConfig or arguments of `train`."""
+
+    store: object
+    config: training.TrainConfig = CONFIG
+    model: models.TransformerConfig = MODEL
+
+    def __call__(self, out, *, store=None, mesh_shape=(1, 1, 1), trackers=(), eval_fn=None, **changes):
+        config = dataclasses.replace(self.config, **changes)
+        store = store or self.store
+        return training.train(
+            config, self.model, store, out=out, mesh_shape=mesh_shape, trackers=trackers, eval_fn=eval_fn
+        )
+
+
+def write_store(folder, *, words):
+    """Returns a store of bytes: 20 documents made of a few words."""
+    rng = np.random.default_rng(0)
+    folder.mkdir()
+    for i in range(20):
+        (folder / f"{i:02}.txt").write_text(" ".join(rng.choice(words, 60)))
+    return compress(open_corpus(f"text:{folder}/*.txt"), "train", Bytes(), folder / "store", n_shards=1)
+
+
+@pytest.fixture(scope="session")
+def store(tmp_path_factory):
+    return write_store(tmp_path_factory.mktemp("stores") / "a", words=["a", "token", "is", "not", "word"])
+
+
+@pytest.fixture(scope="session")
+def other_store(tmp_path_factory):
+    return write_store(tmp_path_factory.mktemp("stores") / "b", words=["other", "documents"])
+
+
+@pytest.fixture(scope="session")
+def small_run(store):
+    return SmallRun(store)
+
+
+@pytest.fixture(scope="session")
+def uninterrupted(small_run, tmp_path_factory):
+    """The small run trained without a break: what every interrupted one must equal bit for bit."""
+    return small_run(tmp_path_factory.mktemp("runs") / "uninterrupted")
+
+
+@pytest.fixture(scope="session")
+def same_bits():
+    """Returns a function that compares two results: equal loss and equal parameters, to the last bit."""
+
+    def compare(a, b):
+        pairs = zip(jax.tree.leaves(a.params), jax.tree.leaves(b.params), strict=True)
+        return a.loss_nats_per_token == b.loss_nats_per_token and all(np.array_equal(x, y) for x, y in pairs)
+
+    return compare

@@ -1,0 +1,172 @@
+"""A run learns, is the same on every mesh, and comes back from anything exactly where it was."""
+
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from compressed_lm import training
+from compressed_lm.errors import InputError
+from compressed_lm.tracking import read_json_lines
+
+
+class SignalAt:
+    """A tracker that sends this process a signal when a step's metrics arrive."""
+
+    def __init__(self, step, signum):
+        self.step, self.signum = step, signum
+
+    def scalars(self, step, values):
+        if step == self.step:
+            os.kill(os.getpid(), self.signum)
+
+
+def steps_on_disk(out):
+    return sorted(int(path.name) for path in (out / "checkpoints").iterdir() if path.name.isdigit())
+
+
+def test_a_run_learns_and_leaves_what_it_promises(uninterrupted, small_run, tmp_path):
+    """Loss falls well below a uniform guess; config, metrics and the last checkpoints are on disk; load_run reads them."""
+    seen = []
+    result = small_run(tmp_path / "run", eval_every=10, eval_fn=lambda params, step: seen.append(step) or {"x": step})
+    assert result.step == 24 and result.n_tokens == 24 * 8 * 16
+    assert result.loss_nats_per_token < 3.5 < np.log(257)
+    records = read_json_lines(tmp_path / "run" / "metrics.jsonl")
+    assert [r["step"] for r in records if "loss_nats_per_token" in r] == [4, 8, 12, 16, 20, 24]
+    assert seen == [r["step"] for r in records if "x" in r] == [10, 20, 24]
+    assert steps_on_disk(tmp_path / "run") == [20, 24]
+    run = training.load_run(tmp_path / "run")
+    assert (run.step, run.train_config.eval_every, run.model_config) == (24, 10, small_run.model)
+    assert (run.codec_spec, run.store_fingerprint, run.eod_id) == ("bytes", small_run.store.fingerprint, 256)
+    assert run.loss_nats_per_token == result.loss_nats_per_token
+    jax.tree.map(np.testing.assert_array_equal, run.params, result.params)
+
+
+def test_a_finished_run_returns_at_once(small_run, uninterrupted, same_bits, tmp_path):
+    """Training again into a finished folder reads the result and makes no step."""
+    first = small_run(tmp_path, eval_fn=lambda params, step: {})
+    again = small_run(tmp_path, eval_fn=lambda params, step: pytest.fail("it trained again"))
+    assert same_bits(first, again) and same_bits(first, uninterrupted)
+
+
+SCRIPT = """
+import sys
+sys.path[:0] = {path!r}
+import jax
+jax.config.update("jax_num_cpu_devices", 8)
+from compressed_lm.corpora.store import TokenStore
+import conftest, test_training_loop
+store = TokenStore.open({store!r})
+conftest.SmallRun(store)({out!r}, log_every=1, trackers=[test_training_loop.SignalAt({step}, 9)])
+"""
+
+
+@pytest.mark.parametrize("step", [3, 18])
+def test_kill_9_then_rerun_equals_uninterrupted(step, small_run, uninterrupted, same_bits, tmp_path):
+    """A process killed by SIGKILL, before or after its first checkpoint, and started again ends in the same bits."""
+    here = pathlib.Path(__file__).parent
+    paths = [str(here), str(here.parents[1])]
+    script = SCRIPT.format(path=paths, store=str(small_run.store.path), out=str(tmp_path / "run"), step=step)
+    killed = subprocess.run([sys.executable, "-c", script], env=os.environ, capture_output=True, timeout=120)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    assert step in [r["step"] for r in read_json_lines(tmp_path / "run" / "metrics.jsonl")]
+    resumed = small_run(tmp_path / "run", log_every=1)
+    assert same_bits(resumed, uninterrupted)
+    steps = [r["step"] for r in read_json_lines(tmp_path / "run" / "metrics.jsonl")]
+    assert steps == list(range(1, 25)), "each step is recorded once, whatever the killed process had written"
+
+
+def test_sigterm_saves_and_leaves(small_run, uninterrupted, same_bits, tmp_path):
+    """SIGTERM ends the process with 143 after a checkpoint of the current step; the rerun ends in the same bits."""
+    with pytest.raises(SystemExit) as exit_info:
+        small_run(tmp_path, log_every=1, trackers=[SignalAt(12, signal.SIGTERM)])
+    assert exit_info.value.code == 143
+    assert steps_on_disk(tmp_path)[-1] == 13  # the metrics of step 12 arrive while step 13 runs
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert same_bits(small_run(tmp_path), uninterrupted)
+
+
+@pytest.mark.parametrize("damage", ["truncate", "remove"])
+def test_a_damaged_checkpoint_is_passed_over(damage, small_run, uninterrupted, same_bits, tmp_path):
+    """With the newest checkpoint torn, the run warns, goes on from the one before, and ends in the same bits."""
+    with pytest.raises(SystemExit):
+        small_run(tmp_path, log_every=1, trackers=[SignalAt(12, signal.SIGTERM)])
+    files = [f for f in (tmp_path / "checkpoints" / "13" / "params").rglob("*") if f.is_file() and f.parent.name == "d"]
+    assert files
+    for file in files:
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2]) if damage == "truncate" else file.unlink()
+    with pytest.warns(UserWarning, match="checkpoint of step 13 cannot be read and is passed over"):
+        resumed = small_run(tmp_path)
+    assert same_bits(resumed, uninterrupted)
+
+
+def test_no_readable_checkpoint_is_an_error(small_run, tmp_path):
+    """When every checkpoint is damaged the run does not silently start again."""
+    with pytest.raises(SystemExit):
+        small_run(tmp_path, log_every=1, trackers=[SignalAt(2, signal.SIGTERM)])
+    for file in (tmp_path / "checkpoints").rglob("manifest.ocdbt"):
+        file.unlink()
+    with pytest.warns(UserWarning), pytest.raises(InputError, match="None of the checkpoints .* can be read"):
+        small_run(tmp_path)
+
+
+def test_divergence_stops_and_names_the_last_good_checkpoint(small_run, tmp_path):
+    """A loss that is not finite ends the run, and no checkpoint of the broken state is written."""
+    with pytest.raises(training.TrainingDiverged, match="diverged at step .* last good checkpoint is that of step 1 ") as e:
+        small_run(tmp_path, learning_rate=1e25, grad_clip=0.0, weight_decay=0.0, warmup_steps=0, checkpoint_every=1)
+    assert isinstance(e.value, InputError)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(training.load_run(tmp_path).params))
+
+
+def test_another_store_or_configuration_is_refused(small_run, other_store, tmp_path):
+    """A folder goes on only with the data and settings it was started with; settings that only observe may change."""
+    small_run(tmp_path, steps=2)
+    with pytest.raises(InputError, match="another token store .*store_fingerprint .* another `out` folder"):
+        small_run(tmp_path, steps=2, store=other_store)
+    with pytest.raises(InputError, match=r"another configuration \(train.steps 2 -> 3; train.seed 3 -> 4\)"):
+        small_run(tmp_path, steps=3, seed=4)
+    assert small_run(tmp_path, steps=2, log_every=1, keep=1).step == 2
+
+
+def test_meshes_give_the_same_loss(small_run, uninterrupted, tmp_path):
+    """8 devices, split by data alone or by data, fsdp and tensor, follow 1 device within 1e-4 nats per token over a run."""
+    for name, shape in (("data", (8, 1, 1)), ("all", (2, 2, 2))):
+        result = small_run(tmp_path / name, mesh_shape=shape)
+        assert result.loss_nats_per_token == pytest.approx(uninterrupted.loss_nats_per_token, abs=1e-4)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-3), result.params, uninterrupted.params)
+    up = result.params["layer_0"]["mlp"]["up"]["kernel"]
+    assert {shard.data.shape for shard in up.addressable_shards} == {(8, 16)}  # [D, F] = [16, 32] split in both
+
+
+def test_a_run_can_move_to_another_mesh(small_run, uninterrupted, tmp_path):
+    """A checkpoint of 1 device goes on on 8 within the same tolerance."""
+    with pytest.raises(SystemExit):
+        small_run(tmp_path, log_every=1, trackers=[SignalAt(12, signal.SIGTERM)])
+    result = small_run(tmp_path, mesh_shape=(2, 2, 2))
+    assert result.loss_nats_per_token == pytest.approx(uninterrupted.loss_nats_per_token, abs=1e-4)
+
+
+def test_what_does_not_fit_is_told(small_run, tmp_path):
+    """Batch and mesh, vocabulary and store, number of devices: each misfit says what to change."""
+    with pytest.raises(InputError, match="batch_size=12 .* expected a multiple of 8"):
+        small_run(tmp_path, batch_size=12, mesh_shape=(4, 2, 1))
+    with pytest.raises(InputError, match="vocab_size=256, but the token store's ids go up to 256"):
+        type(small_run)(small_run.store, model=training.step.TransformerConfig(vocab_size=256))(tmp_path)
+    with pytest.raises(InputError, match="at most the number of devices, 8"):
+        small_run(tmp_path, mesh_shape=(3, 3, 1))
+    with pytest.raises(InputError, match="seq_len=100000"):
+        small_run(tmp_path, seq_len=100_000)
+    with pytest.raises(InputError, match="has no config.json"):
+        training.load_run(tmp_path / "nothing")
+
+
+def test_training_does_not_need_tensorflow():
+    """A machine without TensorFlow can train: nothing here imports it, or plotting and tables."""
+    code = "import sys, compressed_lm.training; print([m for m in ('tensorflow', 'seqio', 'pandas') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.strip() == "[]"

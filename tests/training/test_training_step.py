@@ -1,0 +1,59 @@
+"""The loss is the cross entropy it says, in nats, of the tokens that count."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from compressed_lm import models, training
+
+
+def test_token_nats_of_known_probabilities():
+    """-log p in nats for literal probabilities, 0 for padding, and log Z of unnormalised logits."""
+    logits = jnp.log(jnp.array([[[0.5, 0.25, 0.25], [0.1, 0.1, 0.8], [1.0, 1.0, 2.0]]]))
+    nats, log_z = training.token_nats(logits, jnp.array([[0, 2, -1]]))
+    np.testing.assert_allclose(nats, [[np.log(2), -np.log(0.8), 0]], atol=1e-6)
+    np.testing.assert_allclose(log_z, [[0, 0, np.log(4)]], atol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def program(small_run):
+    return training.Program(small_run.config, small_run.model, 256, training.make_mesh((1, 1, 1)))
+
+
+def test_evaluation_counts_each_real_target_once(program):
+    """Padded targets change neither the sum nor the count, and the sum is that of the model's own log-probabilities."""
+    params = program.init().params
+    model = models.Transformer(program.model_config)
+    evaluate = jax.jit(lambda p, t: training.eval_step(p, t, model=model, eod_id=256))
+    targets = jnp.array([[5, 6, 7, 256], [1, 2, 3, 4]])
+    nats, count = evaluate(params, targets)
+    log_p = jax.nn.log_softmax(jax.jit(model.apply)({"params": params}, jnp.array([[256, 5, 6, 7], [256, 1, 2, 3]])))
+    np.testing.assert_allclose(nats, -np.take_along_axis(log_p, targets[..., None], -1).sum(), rtol=1e-5)
+    assert count == 8
+    first, n_first = evaluate(params, targets[:1])
+    padded, n_padded = evaluate(params, jnp.array([[5, 6, 7, 256], [-1, -1, -1, -1]]))
+    np.testing.assert_allclose(padded, first, rtol=1e-6)
+    assert n_padded == n_first == 4
+
+
+def test_z_loss_pulls_log_z_to_zero_and_is_not_reported(program, small_run):
+    """The reported loss is the plain cross entropy; with a large z-loss the gradient differs from that without."""
+    model = models.Transformer(program.model_config)
+    state = program.init()
+    targets = jnp.arange(128).reshape(8, 16)
+    optimizer = training.optimizers.optimizer(small_run.config)
+    step = jax.jit(
+        lambda s, t, z: training.train_step(s, t, model=model, optimizer=optimizer, eod_id=256, z_loss=z)[1]
+    )
+    plain, with_z = step(state, targets, 0.0), step(state, targets, 1.0)
+    nats, count = jax.jit(lambda p, t: training.eval_step(p, t, model=model, eod_id=256))(state.params, targets)
+    np.testing.assert_allclose(plain["loss_nats_per_token"], nats / count, rtol=1e-5)
+    assert plain["loss_nats_per_token"] == with_z["loss_nats_per_token"]
+    assert abs(plain["grad_norm"] - with_z["grad_norm"]) > 0.1
+
+
+def test_initial_parameters_do_not_depend_on_the_mesh(program):
+    """A seed names the same model on every mesh."""
+    other = training.Program(program.config, program.model_config, 256, training.make_mesh((2, 2, 2))).init()
+    jax.tree.map(np.testing.assert_array_equal, program.init().params, other.params)
