@@ -8,6 +8,6 @@
 from compressed_lm.codecs.bytes_codec import Bytes
 from compressed_lm.codecs.m1 import M1
 from compressed_lm.codecs.protocol import Codec
-from compressed_lm.codecs.registry import FAMILIES, create, load, parse_spec, save
+from compressed_lm.codecs.registry import FAMILIES, canonical_spec, create, load, parse_spec, save
 
-__all__ = ["FAMILIES", "M1", "Bytes", "Codec", "create", "load", "parse_spec", "save"]
+__all__ = ["FAMILIES", "M1", "Bytes", "Codec", "canonical_spec", "create", "load", "parse_spec", "save"]

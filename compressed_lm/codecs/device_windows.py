@@ -70,16 +70,16 @@ def _program(m1: M1, fn, bits: int, align: str, max_bytes: int):
     return map_over_local_devices(fn, config=m1.config, bits=bits, align=align, max_bytes=max_bytes), (m1.device_params, first)
 
 
-def _start(config: exact.ExactConfig, n_lanes: int, max_bytes: int) -> dict[str, np.ndarray]:
+def _start(config: exact.ExactConfig, n_lanes: int, max_bytes: int) -> dict:
     """Lanes that have read nothing: a depth of 0 says that no window is open."""
-    cache = {name: np.zeros((n_lanes, config.n_layers, max_bytes + 1, config.n_heads, config.d_head), np.int8) for name in "kv"}
     numbers = {"depth": np.int32, "last": np.int32, "lo": np.uint32, "size": np.uint32}
-    return cache | {name: np.zeros(n_lanes, dtype) for name, dtype in numbers.items()} | {"freqs": np.ones((n_lanes, 256), np.uint32)}
+    state = {name: np.zeros(n_lanes, dtype) for name, dtype in numbers.items()} | {"freqs": np.ones((n_lanes, 256), np.uint32)}
+    return state | {"cache": jax.tree.map(np.asarray, exact.init_cache(config, n_lanes, max_bytes + 1))}
 
 
 def _open_cache(config: exact.ExactConfig, params, cache):
     """The cache with the start-of-context input in slot 0, where it stays for every window."""
-    lanes = cache["k"].shape[1]
+    lanes = cache[0][0].shape[0]
     return exact.step(params, config, jnp.full(lanes, END, jnp.int32), jnp.zeros(lanes, jnp.int32), cache)[1]
 
 
@@ -108,7 +108,7 @@ def _encode_chunk(constants, rows, *, config, bits, align, max_bytes):
     lanes = jnp.arange(chunk.shape[0])
 
     def one_byte(carry, byte):
-        state, cache = carry
+        state, cache = carry  # state without the cache
         symbol = jnp.maximum(byte, 0)
         cdf = _children(state["freqs"], state["last"], align)
         lo, size = windows.child(state["lo"], state["size"], cdf[lanes, symbol], cdf[lanes, symbol + 1], cdf[:, -1], xp=jnp)
@@ -122,10 +122,10 @@ def _encode_chunk(constants, rows, *, config, bits, align, max_bytes):
         kept = {k: jnp.where(active.reshape(-1, *[1] * (v.ndim - 1)), v, state[k]) for k, v in new.items()}
         return (kept, cache), (active & ~inside & (state["depth"] > 0), state["lo"])
 
-    cache = _open_cache(config, params, {name: jnp.moveaxis(state[name], 0, 1) for name in "kv"})
-    numbers = {name: value for name, value in state.items() if name not in "kv"}
+    numbers = {name: value for name, value in state.items() if name != "cache"}
+    cache = _open_cache(config, params, state["cache"])
     (numbers, cache), (emitted, codes) = jax.lax.scan(one_byte, (numbers, cache), chunk.T)
-    return numbers | {name: jnp.moveaxis(cache[name], 0, 1) for name in "kv"}, emitted.T, codes.T
+    return numbers | {"cache": cache}, emitted.T, codes.T
 
 
 def _decode_windows(constants, rows, *, config, bits, align, max_bytes):

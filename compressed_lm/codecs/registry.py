@@ -49,6 +49,13 @@ def parse_spec(spec: str) -> tuple[str, dict[str, int | str]]:
     return name, options
 
 
+def canonical_spec(spec: str) -> str:
+    """The spelling that a codec calls itself by: options sorted, all but `align=none` written out."""
+    name, options = parse_spec(spec)
+    full = sorted((k, v) for k, v in (_options(name) | options).items() if (k, v) != ("align", "none"))
+    return f"{name}({','.join(f'{k}={v}' for k, v in full)})" if full else name
+
+
 def _options(name: str) -> dict[str, int | str]:
     parameters = inspect.signature(FAMILIES[name].build).parameters.values()
     return {p.name: p.default for p in parameters if p.name not in _RESOURCES}

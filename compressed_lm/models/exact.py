@@ -9,6 +9,7 @@ The price is measured, not assumed: compare `bits_per_byte` of the float model w
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 import math
@@ -37,6 +38,7 @@ FORBIDDEN = -(1 << 30)
 """Score of a position that must not be attended to."""
 
 ExactParams = dict[str, dict[str, np.ndarray]]
+Cache = tuple[tuple[jax.Array, jax.Array], ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -221,26 +223,36 @@ def _project(p, name, x):
     return ops.rescale(ops.matmul(x, p[name]), p[f"{name}_multiplier"], p[f"{name}_shift"])
 
 
-def _attend(config, p, q, keys, values, bias, allowed):
-    """int32[..., Q, H * K]: int8 averages of values.
+def _attention_weights(p, scores, bias, allowed):
+    """14-bit weights int32[..., Q, S] from products of queries and keys int32[..., Q, S]; the largest is 2**14."""
+    scores = jnp.where(allowed, ops.rescale(scores, p["score_multiplier"][:, None, None], p["score_shift"]) + bias, FORBIDDEN)
+    return ops.exp2_negative(jnp.max(scores, -1, keepdims=True) - scores) >> 1
 
-    Args:
-      q: int32[..., Q, H, K]; keys, values: int8 range [..., S, H, K].
-      bias: int32[..., H, Q, S]; allowed: bool[..., 1, Q, S].
-    """
-    as_float = lambda x: x.astype(jnp.float32)  # noqa: E731
-    exactly = dict(precision=jax.lax.Precision.HIGHEST)
-    scores = jnp.einsum("...qhk,...shk->...hqs", as_float(q), as_float(keys), **exactly).astype(jnp.int32)
-    scores = ops.rescale(scores, p["score_multiplier"][:, None, None], p["score_shift"]) + bias
-    scores = jnp.where(allowed, scores, FORBIDDEN)
-    weights = ops.exp2_negative(jnp.max(scores, -1, keepdims=True) - scores) >> 1
-    # Two 7-bit halves of a 14-bit weight: each sum of products stays below 2**24 for up to 1,032 positions.
-    halves = [jnp.einsum("...hqs,...shk->...qhk", as_float(half), as_float(values), **exactly) for half in (weights >> 7, weights & 127)]
-    total = (halves[0].astype(jnp.int32) << 7) + halves[1].astype(jnp.int32)
-    weight = jnp.moveaxis(jnp.sum(weights, -1, keepdims=True) >> 4, -3, -2)
+
+def _average(p, total, weights):
+    """int8 averages int32[..., H * K] from weighted sums of values int32[..., H, K] and their weights int32[..., H, S]."""
+    # Both lose four bits so that one eighth of a value unit fits; a sum of weights is at least 2**14, that of the largest.
+    weight = jnp.sum(weights, -1)[..., None] >> 4
     average = ((total >> 4) * AVERAGE_SCALE + (weight >> 1)) // weight
-    average = average.reshape(*average.shape[:-2], config.n_heads * config.d_head)
-    return ops.clip8(ops.rescale(average, p["average_multiplier"], p["average_shift"]))
+    return ops.clip8(ops.rescale(average.reshape(*average.shape[:-2], -1), p["average_multiplier"], p["average_shift"]))
+
+
+def _attend_all(p, q, k, v, bias, allowed):
+    """Causal attention over whole rows: int32[B, L, H * K] from q, k, v int32[B, L, H, K]."""
+    product = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST, preferred_element_type=jnp.float32)
+    q, k, v = (x.astype(jnp.float32) for x in (q, k, v))
+    weights = _attention_weights(p, product("bqhk,bshk->bhqs", q, k).astype(jnp.int32), bias, allowed)
+    # Two 7-bit halves of a 14-bit weight: each sum of products stays below 2**24 for up to 1,032 positions.
+    high, low = (product("bhqs,bshk->bqhk", half.astype(jnp.float32), v).astype(jnp.int32) for half in (weights >> 7, weights & 127))
+    return _average(p, (high << 7) + low, jnp.swapaxes(weights, 1, 2))
+
+
+def _attend_one(p, q, keys, values, bias, allowed):
+    """Attention of one position a lane: int32[B, H * K] from q int32[B, H, K] and int8[B, H, K, S]."""
+    # Written as sums, which XLA fuses with the conversion from int8: on CPU many times faster than batched matrix-vector products.
+    scores = jnp.sum(q[..., None] * keys.astype(jnp.int32), axis=-2)
+    weights = _attention_weights(p, scores[:, :, None], bias[:, :, None], allowed[:, None, None])[:, :, 0]
+    return _average(p, jnp.sum(weights[:, :, None] * values.astype(jnp.int32), axis=-1), weights)
 
 
 def _feed_forward(p, h):
@@ -278,18 +290,18 @@ def forward(params: ExactParams, config: ExactConfig, inputs) -> jax.Array:
         p = params[f"layer_{i}"]
         q, k, v = _queries_keys_values(config, p, h)
         bias = jnp.asarray(p["bias"])[:, np.maximum(distance, 0)]
-        h = h + _project(p, "out", _attend(config, p, q, k, v, bias, distance >= 0))
+        h = h + _project(p, "out", _attend_all(p, q, k, v, bias, distance >= 0))
         h = _feed_forward(p, h)
     return _logits(params, h)
 
 
-def init_cache(config: ExactConfig, lanes: int, length: int) -> dict[str, jax.Array]:
-    """An empty key/value cache: int8[n_layers, lanes, length, H, K] each."""
-    shape = (config.n_layers, lanes, length, config.n_heads, config.d_head)
-    return {"k": jnp.zeros(shape, jnp.int8), "v": jnp.zeros(shape, jnp.int8)}
+def init_cache(config: ExactConfig, lanes: int, length: int) -> Cache:
+    """An empty key/value cache: for each layer a pair of int8[lanes, H, K, length]."""
+    shape = (lanes, config.n_heads, config.d_head, length)
+    return tuple((jnp.zeros(shape, jnp.int8), jnp.zeros(shape, jnp.int8)) for _ in range(config.n_layers))
 
 
-def step(params: ExactParams, config: ExactConfig, inputs, positions, cache) -> tuple[jax.Array, dict[str, jax.Array]]:
+def step(params: ExactParams, config: ExactConfig, inputs, positions, cache: Cache) -> tuple[jax.Array, Cache]:
     """Logits after one more input in each lane, equal bit for bit to `forward` on the lane's inputs so far.
 
     Args:
@@ -301,20 +313,20 @@ def step(params: ExactParams, config: ExactConfig, inputs, positions, cache) -> 
     Returns:
       (int32[B, 257], cache).
     """
-    lanes, length = jnp.arange(inputs.shape[0]), cache["k"].shape[2]
+    length = cache[0][0].shape[-1]
     distance = positions[:, None] - jnp.arange(length)
+    here = (distance == 0)[:, None, None]
     h = jnp.asarray(params["embed"]["table"])[inputs]
-    keys, values = cache["k"], cache["v"]
-    for i in range(config.n_layers):
+    new_cache = []
+    for i, (keys, values) in enumerate(cache):
         p = params[f"layer_{i}"]
         q, k, v = _queries_keys_values(config, p, h)
-        keys = keys.at[i, lanes, positions].set(k.astype(jnp.int8), mode="promise_in_bounds", unique_indices=True)
-        values = values.at[i, lanes, positions].set(v.astype(jnp.int8), mode="promise_in_bounds", unique_indices=True)
-        bias = jnp.moveaxis(jnp.asarray(p["bias"])[:, jnp.clip(distance, 0, length - 1)], 0, 1)[:, :, None]
-        allowed = (distance >= 0)[:, None, None]
-        attended = _attend(config, p, q[:, None], keys[i], values[i], bias, allowed)[:, 0]
-        h = _feed_forward(p, h + _project(p, "out", attended))
-    return _logits(params, h), {"k": keys, "v": values}
+        keys, values = (jnp.where(here, new[..., None].astype(jnp.int8), old) for new, old in ((k, keys), (v, values)))
+        new_cache.append((keys, values))
+        bias = jnp.moveaxis(jnp.asarray(p["bias"])[:, jnp.clip(distance, 0, length - 1)], 0, 1)
+        h = h + _project(p, "out", _attend_one(p, q, keys, values, bias, distance >= 0))
+        h = _feed_forward(p, h)
+    return _logits(params, h), tuple(new_cache)
 
 
 def weights_of(logits):

@@ -5,6 +5,7 @@ import pathlib
 import warnings
 
 import jax
+import jax.numpy as jnp
 from orbax.checkpoint import v1 as ocp
 
 from compressed_lm.errors import InputError
@@ -14,7 +15,7 @@ from compressed_lm.training.step import TrainState
 class Checkpoints:
     """The checkpoints of one run, a folder for each step.
 
-    A checkpoint holds `params`, `optimizer` (the rest of the state) and `data`, a dictionary of plain values. It appears under
+    A checkpoint holds `params`, `optimizer` (the rest of the state) and `data`, a dictionary of plain values. It gets
     its name only when it is whole, so a run may be killed at any time.
 
     Args:
@@ -33,7 +34,8 @@ class Checkpoints:
     def save(self, state: TrainState, data: dict) -> None:
         """Starts to write the state; returns as soon as it may be overwritten. A failure shows at the next call."""
         self.wait()
-        parts = {"params": state.params, "optimizer": (state.opt_state, state.step), "data": data}
+        parts = {"params": state.params, "optimizer": (state.opt_state, state.step)}
+        parts["data"] = data | {"digests": {name: digest(part) for name, part in parts.items()}}
         # A damaged checkpoint of the same step, passed over by `restore`, is replaced.
         self._saving = self._orbax.save_checkpointables_async(
             int(data["next_index"]), parts, force=True, overwrite=True
@@ -51,8 +53,8 @@ class Checkpoints:
                 saving.result()
         except Exception as error:  # a full disk reaches us as an error of the storage library's own
             raise InputError(
-                f"A checkpoint could not be written to {self.directory} ({error}). Those before it are untouched: make room "
-                "on the disk and start the run again, it goes on by itself."
+                f"A checkpoint could not be written to {self.directory} ({error}). Those before it are untouched: make "
+                "room on the disk and start the run again, it goes on by itself."
             ) from error
 
     def newest_step(self) -> int | None:
@@ -85,13 +87,28 @@ def restore_params(directory: str | os.PathLike, abstract_params) -> tuple[dict,
         return loaded and (loaded["params"], loaded["data"])
 
 
+def digest(tree) -> int:
+    """Returns the sum of all 32-bit words of a tree of arrays modulo 2**32: any one damaged number changes it.
+
+    The storage format has no checksum for the numbers themselves. Integer sums are the same on every mesh.
+    """
+    return sum(int(words) for words in jax.device_get([_sum_words(leaf) for leaf in jax.tree.leaves(tree)])) % 2**32
+
+
+@jax.jit
+def _sum_words(x):
+    return jnp.sum(jax.lax.bitcast_convert_type(x, f"uint{8 * x.dtype.itemsize}"), dtype=jnp.uint32)
+
+
 def _newest(checkpointer, parts):
     """Returns the parts of the newest readable checkpoint; warns of each damaged one; None if there is none at all."""
     steps = sorted((checkpoint.step for checkpoint in checkpointer.checkpoints), reverse=True)
     for step in steps:
         try:
             loaded = checkpointer.load_checkpointables(step, parts)
-            jax.block_until_ready(loaded)
+            for name in parts.keys() - {"data"}:
+                if digest(loaded[name]) != loaded["data"]["digests"][name]:
+                    raise ValueError(f"the numbers of {name} are not those that were saved")
             return loaded
         except (
             Exception

@@ -32,7 +32,8 @@ class Batches:
         rows = store.rows(seq_len)
         if not len(rows):
             raise InputError(
-                f"The token store holds less than one row of seq_len={seq_len} tokens; use a larger corpus or shorter rows."
+                f"The token store holds less than one row of seq_len={seq_len} tokens; use a larger corpus or "
+                "shorter rows."
             )
         self.rows_per_epoch = len(rows)
         self._dataset = grain.MapDataset.source(rows).seed(seed).shuffle().repeat()

@@ -1,7 +1,8 @@
 """The training loop: one for M1, every M2 and every size.
 
-Restart order: config.json is checked, the newest readable checkpoint restored, metrics.jsonl cut back to its step, and the data
-goes on from the batch that its `next_index` names. A run that is killed and started again ends in the same bits.
+Restart order: config.json is checked, the newest readable checkpoint restored, metrics.jsonl cut back to its step, and
+the data goes on from the batch that its `next_index` names. A run that was killed and started again ends in the same
+bits.
 """
 
 import contextlib
@@ -75,9 +76,9 @@ def train(
         config: the run.
         model_config: the model; its vocabulary must have room for the store's end-of-document id.
         store: a `corpora.TokenStore`.
-        out: the run's folder. A run found there goes on where its newest checkpoint stands; a finished one is returned at once.
+        out: the run's folder. A run found there goes on from its newest checkpoint; a finished one is returned at once.
         mesh_shape: sizes of the mesh axes (data, fsdp, tensor); by default all devices on data.
-        trackers: get the training metrics every `log_every` steps and what `eval_fn` returns, besides `out`/metrics.jsonl.
+        trackers: get the metrics every `log_every` steps and what `eval_fn` returns, as `out`/metrics.jsonl does.
         progress: context manager with the arguments of `tracking.progress.progress`.
         eval_fn: called with (params, step) every `eval_every` steps and at the end; returns named numbers.
         compilation_cache: folder in which XLA keeps compiled programs for later processes.
@@ -101,8 +102,8 @@ def train(
         first = data["next_index"]
         if any(data[name] != value for name, value in identity.items()):
             raise InputError(
-                f"The checkpoint of step {first} in {out} belongs to another token store or configuration than {run_dir.CONFIG} "
-                "beside it; restore the folder from a copy, or give another `out` folder to start a new run."
+                f"The checkpoint of step {first} in {out} belongs to another token store or configuration than "
+                f"{run_dir.CONFIG} beside it; restore the folder from a copy, or give another `out` folder."
             )
         clock = Clock(data.get("seconds"))
         if first < config.steps:
@@ -116,8 +117,11 @@ def train(
             with clock.measure("compile"):
                 step_fn = program.compile()
                 state = state or jax.block_until_ready(program.init())
-            log = stack.enter_context(contextlib.closing(JSONLines(out / run_dir.METRICS, last_step=first)))
-            trackers = (log, *trackers) if jax.process_index() == 0 else ()
+            if jax.process_index() == 0:
+                log = stack.enter_context(contextlib.closing(JSONLines(out / run_dir.METRICS, last_step=first)))
+                trackers = (log, *trackers)
+            else:
+                trackers = ()
             bar = stack.enter_context(progress(f"train {out.name}", config.steps, unit="steps", done=first))
             reader = stack.enter_context(contextlib.closing(batches.prefetch(first, config.steps)))
             stop = stack.enter_context(_sigterm())
@@ -142,7 +146,7 @@ def train(
                     data = identity | {
                         "next_index": step,
                         "loss_nats_per_token": recorder.loss,
-                        "seconds": clock.seconds,
+                        "seconds": dict(clock.seconds),
                     }
                     checkpoints.save(state, data)
             if stopped and not last:
@@ -157,7 +161,7 @@ def train(
         loss_nats_per_token=data["loss_nats_per_token"],
         n_params=count_params(model_config).total,
         n_tokens=config.steps * config.batch_size * config.seq_len,
-        seconds=clock.seconds,
+        seconds=dict(clock.seconds),
     )
 
 
@@ -194,7 +198,8 @@ class _Recorder:
         if step % self._config.log_every == 0 or step == self._config.steps:
             rate = self._clock.rate(step * self._tokens_per_step)
             values |= {"learning_rate": float(self._rate(step - 1)), "tokens": step * self._tokens_per_step}
-            self.report(step, values | {"tokens_per_second": rate})
+            left = self._clock.eta(step, self._config.steps)
+            self.report(step, values | {"tokens_per_second": rate, "eta_seconds": left})
 
     def report(self, step, values):
         for tracker in self._trackers:
@@ -208,8 +213,8 @@ class _Recorder:
         )
         numbers = ", ".join(f"{name} {value}" for name, value in values.items())
         return (
-            f"Training diverged at step {step} ({numbers}). {kept} in {self._checkpoints.directory}. Start a new run with a "
-            "lower learning_rate, a longer warm-up or a smaller grad_clip; going on with this one would diverge again."
+            f"Training diverged at step {step} ({numbers}). {kept} in {self._checkpoints.directory}. Start a new "
+            "run with a lower learning_rate, a longer warm-up or a smaller grad_clip; this one would diverge again."
         )
 
 

@@ -16,7 +16,7 @@ BATCH = P(("data", "fsdp"))  # the rows of a batch
 # (pattern searched for in a parameter's path, axes of its dimensions); the first that is found counts. Optimizer states
 # carry the path of their parameter and so live beside it.
 RULES = (
-    (r"\bembed/embedding", P("tensor", "fsdp")),
+    (r"\bembed/embedding", P(("fsdp", "tensor"))),  # not D: what is looked up is already split by fsdp, along the batch
     (r"\bunembed/kernel", P("fsdp", "tensor")),
     (r"attention/[qkv]/kernel", P("fsdp", "tensor")),
     (r"attention/out/kernel", P("tensor", None, "fsdp")),
@@ -53,8 +53,8 @@ def make_mesh(shape: Sequence[int] | None = None) -> Mesh:
     shape = tuple(shape or (jax.device_count(), 1, 1))
     if len(shape) != 3 or min(shape) < 1 or math.prod(shape) > jax.device_count():
         raise InputError(
-            f"The mesh {shape} was given; expected three positive sizes ({', '.join(AXES)}) whose product is at most the "
-            f"number of devices, {jax.device_count()}."
+            f"The mesh {shape} was given; expected three positive sizes ({', '.join(AXES)}) whose product is at most "
+            f"the number of devices, {jax.device_count()}."
         )
     devices = jax.devices()[: math.prod(shape)]
     return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
@@ -63,8 +63,8 @@ def make_mesh(shape: Sequence[int] | None = None) -> Mesh:
 def shardings(tree, mesh: Mesh, *, rules=RULES):
     """Returns a tree of NamedSharding for a tree of arrays or shapes, from the (pattern, spec) rules.
 
-    What no rule names is replicated, and so is a dimension that its axis does not divide, or an array with fewer dimensions
-    than its rule (Adafactor's factored moments).
+    What no rule names is replicated, and so is a dimension that its axis does not divide, or an array with fewer
+    dimensions than its rule (Adafactor's factored moments).
     """
 
     def place(path, leaf):
@@ -72,10 +72,12 @@ def shardings(tree, mesh: Mesh, *, rules=RULES):
         spec = next((spec for pattern, spec in rules if re.search(pattern, name)), P())
         if len(spec) > leaf.ndim:
             return NamedSharding(mesh, P())
-        axes = [
-            axis if axis and size % mesh.shape[axis] == 0 else None
-            for axis, size in zip(spec, leaf.shape, strict=False)
-        ]
-        return NamedSharding(mesh, P(*axes))
+        axes = zip(spec, leaf.shape, strict=False)
+        return NamedSharding(mesh, P(*(axis if size % _size(mesh, axis) == 0 else None for axis, size in axes)))
 
     return jax.tree.map_with_path(place, tree)
+
+
+def _size(mesh, axes):
+    """Returns the number of pieces that a dimension's entry of a PartitionSpec (None, a name or several) makes."""
+    return math.prod(mesh.shape[axis] for axis in ((axes,) if isinstance(axes, str) else axes or ()))

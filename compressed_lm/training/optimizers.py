@@ -70,7 +70,7 @@ def is_matrix(params):
 
 
 def matrix_axes(params):
-    """Returns Muon's tree of dimension numbers: which axes of a kernel are inputs and outputs; None for what Adam trains."""
+    """Returns Muon's dimension numbers: which axes of a kernel are inputs and outputs; None for what Adam trains."""
 
     def axes(path, leaf):
         names = [key.key for key in path]

@@ -21,7 +21,7 @@ class Run:
     """A run as its newest checkpoint has it.
 
     Attributes:
-        params: the parameter tree of models/transformer.py, for `Transformer(model_config).apply({"params": params}, ...)`.
+        params: the parameter tree, for `Transformer(model_config).apply({"params": params}, ...)`.
         model_config, train_config: as given to `train`.
         step: updates done; below `train_config.steps` if the run is not finished.
         loss_nats_per_token: of the last of them.
@@ -57,8 +57,8 @@ def load_run(directory: str | os.PathLike) -> Run:
         model_config, train_config = TransformerConfig(**record["model"]), TrainConfig(**record["train"])
     except TypeError as error:
         raise InputError(
-            f"{directory / CONFIG} has settings that this version does not know ({error}); load the run with the version of "
-            "compressed_lm that trained it."
+            f"{directory / CONFIG} has settings that this version does not know ({error}); load the run with the "
+            "version of compressed_lm that trained it."
         ) from error
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     shapes = jax.eval_shape(Transformer(model_config).init, jax.random.key(0), jax.ShapeDtypeStruct((1, 1), "int32"))
@@ -104,11 +104,11 @@ def claim(directory: pathlib.Path, record: dict) -> None:
         ]
         what = "token store" if found["data"] != record["data"] else "configuration"
         raise InputError(
-            f"The run in {directory} was started with another {what} ({'; '.join(changes)}). Give the values it was started "
-            "with to go on with it, or another `out` folder to start a new run."
+            f"The run in {directory} was started with another {what} ({'; '.join(changes)}). Give the values it was "
+            "started with to go on with it, or another `out` folder to start a new run."
         )
     if found != record:
-        temporary = directory / (CONFIG + ".tmp")
+        temporary = directory / f"{CONFIG}.{os.getpid()}.tmp"
         temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
         temporary.replace(directory / CONFIG)
 

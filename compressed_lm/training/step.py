@@ -67,7 +67,7 @@ def train_step(
 
     gradient, loss = jax.grad(loss_fn, has_aux=True)(state.params)
     updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
-    metrics = {"loss_nats_per_token": loss, "grad_norm": optax.global_norm(gradient)}
+    metrics = {"loss_nats_per_token": loss, "grad_norm": optax.tree.norm(gradient)}
     return TrainState(optax.apply_updates(state.params, updates), opt_state, state.step + 1), metrics
 
 
@@ -101,8 +101,8 @@ class Program:
             )
         if self.eod_id >= self.model_config.vocab_size:
             raise InputError(
-                f"The model has vocab_size={self.model_config.vocab_size}, but the token store's ids go up to {self.eod_id} "
-                "(end of document); build the model with model_vocab_size of the store's codec."
+                f"The model has vocab_size={self.model_config.vocab_size}, but the token store's ids go up to "
+                f"{self.eod_id} (end of document); build the model with model_vocab_size of the store's codec."
             )
 
     @functools.cached_property

@@ -49,7 +49,9 @@ def test_a_log_gets_few_lines_and_a_last_one(monkeypatch):
         job.advance(2)
     lines = out.getvalue().splitlines()
     assert len(lines) == 2
-    assert lines[0].startswith("compress [eiw]: 1 of 3 docs, ") and lines[-1].startswith("compress [eiw]: 3 of 3 docs, ")
+    assert lines[0].startswith("compress [eiw]: 1 of 3 docs, ") and lines[-1].startswith(
+        "compress [eiw]: 3 of 3 docs, "
+    )
     monkeypatch.setattr(progress_module, "LINE_SECONDS", 60.0)
     out = io.StringIO()
     with progress("x", 3, console=Console(file=out)) as job:

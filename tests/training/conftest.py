@@ -22,6 +22,7 @@ class SmallRun:
     """Trains the small run into a folder; keywords replace fields of its TrainConfig or arguments of `train`."""
 
     store: object
+    compilation_cache: str | None = None  # runs of one program compile it once
     config: training.TrainConfig = CONFIG
     model: models.TransformerConfig = MODEL
 
@@ -29,7 +30,14 @@ class SmallRun:
         config = dataclasses.replace(self.config, **changes)
         store = store or self.store
         return training.train(
-            config, self.model, store, out=out, mesh_shape=mesh_shape, trackers=trackers, eval_fn=eval_fn
+            config,
+            self.model,
+            store,
+            out=out,
+            mesh_shape=mesh_shape,
+            trackers=trackers,
+            eval_fn=eval_fn,
+            compilation_cache=self.compilation_cache,
         )
 
 
@@ -53,8 +61,8 @@ def other_store(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def small_run(store):
-    return SmallRun(store)
+def small_run(store, tmp_path_factory):
+    return SmallRun(store, str(tmp_path_factory.mktemp("compiled")))
 
 
 @pytest.fixture(scope="session")

@@ -31,7 +31,7 @@ def steps_on_disk(out):
 
 
 def test_a_run_learns_and_leaves_what_it_promises(uninterrupted, small_run, tmp_path):
-    """Loss falls well below a uniform guess; config, metrics and the last checkpoints are on disk; load_run reads them."""
+    """Loss falls well below a uniform guess; config, metrics and checkpoints are on disk; load_run reads them."""
     seen = []
     result = small_run(tmp_path / "run", eval_every=10, eval_fn=lambda params, step: seen.append(step) or {"x": step})
     assert result.step == 24 and result.n_tokens == 24 * 8 * 16
@@ -91,20 +91,37 @@ def test_sigterm_saves_and_leaves(small_run, uninterrupted, same_bits, tmp_path)
     assert same_bits(small_run(tmp_path), uninterrupted)
 
 
-@pytest.mark.parametrize("damage", ["truncate", "remove"])
+def flip_one_bit(file):
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 4
+    file.write_bytes(data)
+
+
+DAMAGES = {
+    "truncated": lambda file: file.write_bytes(file.read_bytes()[: file.stat().st_size // 2]),
+    "removed": lambda file: file.unlink(),
+    "one bit flipped": flip_one_bit,
+}
+# The reader's own tasks complain when a file under them is gone.
+quiet_reader = pytest.mark.filterwarnings(
+    "ignore:coroutine:RuntimeWarning", "ignore::pytest.PytestUnraisableExceptionWarning"
+)
+
+
+@quiet_reader
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_checkpoint_is_passed_over(damage, small_run, uninterrupted, same_bits, tmp_path):
-    """With the newest checkpoint torn, the run warns, goes on from the one before, and ends in the same bits."""
+    """With the newest checkpoint damaged, the run warns, goes on from the one before, and ends in the same bits."""
     with pytest.raises(SystemExit):
         small_run(tmp_path, log_every=1, trackers=[SignalAt(12, signal.SIGTERM)])
-    files = [f for f in (tmp_path / "checkpoints" / "13" / "params").rglob("*") if f.is_file() and f.parent.name == "d"]
-    assert files
-    for file in files:
-        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2]) if damage == "truncate" else file.unlink()
+    files = [file for file in (tmp_path / "checkpoints" / "13" / "params").rglob("d/*") if file.is_file()]
+    DAMAGES[damage](max(files, key=lambda file: file.stat().st_size))
     with pytest.warns(UserWarning, match="checkpoint of step 13 cannot be read and is passed over"):
         resumed = small_run(tmp_path)
     assert same_bits(resumed, uninterrupted)
 
 
+@quiet_reader
 def test_no_readable_checkpoint_is_an_error(small_run, tmp_path):
     """When every checkpoint is damaged the run does not silently start again."""
     with pytest.raises(SystemExit):
@@ -117,7 +134,9 @@ def test_no_readable_checkpoint_is_an_error(small_run, tmp_path):
 
 def test_divergence_stops_and_names_the_last_good_checkpoint(small_run, tmp_path):
     """A loss that is not finite ends the run, and no checkpoint of the broken state is written."""
-    with pytest.raises(training.TrainingDiverged, match="diverged at step .* last good checkpoint is that of step 1 ") as e:
+    with pytest.raises(
+        training.TrainingDiverged, match="diverged at step .* last good checkpoint is that of step 1 "
+    ) as e:
         small_run(tmp_path, learning_rate=1e25, grad_clip=0.0, weight_decay=0.0, warmup_steps=0, checkpoint_every=1)
     assert isinstance(e.value, InputError)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(training.load_run(tmp_path).params))
@@ -131,24 +150,6 @@ def test_another_store_or_configuration_is_refused(small_run, other_store, tmp_p
     with pytest.raises(InputError, match=r"another configuration \(train.steps 2 -> 3; train.seed 3 -> 4\)"):
         small_run(tmp_path, steps=3, seed=4)
     assert small_run(tmp_path, steps=2, log_every=1, keep=1).step == 2
-
-
-def test_meshes_give_the_same_loss(small_run, uninterrupted, tmp_path):
-    """8 devices, split by data alone or by data, fsdp and tensor, follow 1 device within 1e-4 nats per token over a run."""
-    for name, shape in (("data", (8, 1, 1)), ("all", (2, 2, 2))):
-        result = small_run(tmp_path / name, mesh_shape=shape)
-        assert result.loss_nats_per_token == pytest.approx(uninterrupted.loss_nats_per_token, abs=1e-4)
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-3), result.params, uninterrupted.params)
-    up = result.params["layer_0"]["mlp"]["up"]["kernel"]
-    assert {shard.data.shape for shard in up.addressable_shards} == {(8, 16)}  # [D, F] = [16, 32] split in both
-
-
-def test_a_run_can_move_to_another_mesh(small_run, uninterrupted, tmp_path):
-    """A checkpoint of 1 device goes on on 8 within the same tolerance."""
-    with pytest.raises(SystemExit):
-        small_run(tmp_path, log_every=1, trackers=[SignalAt(12, signal.SIGTERM)])
-    result = small_run(tmp_path, mesh_shape=(2, 2, 2))
-    assert result.loss_nats_per_token == pytest.approx(uninterrupted.loss_nats_per_token, abs=1e-4)
 
 
 def test_what_does_not_fit_is_told(small_run, tmp_path):
@@ -167,6 +168,8 @@ def test_what_does_not_fit_is_told(small_run, tmp_path):
 
 def test_training_does_not_need_tensorflow():
     """A machine without TensorFlow can train: nothing here imports it, or plotting and tables."""
-    code = "import sys, compressed_lm.training; print([m for m in ('tensorflow', 'seqio', 'pandas') if m in sys.modules])"
+    code = (
+        "import sys, compressed_lm.training; print([m for m in ('tensorflow', 'seqio', 'pandas') if m in sys.modules])"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.strip() == "[]"

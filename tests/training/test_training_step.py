@@ -43,9 +43,7 @@ def test_z_loss_pulls_log_z_to_zero_and_is_not_reported(program, small_run):
     state = program.init()
     targets = jnp.arange(128).reshape(8, 16)
     optimizer = training.optimizers.optimizer(small_run.config)
-    step = jax.jit(
-        lambda s, t, z: training.train_step(s, t, model=model, optimizer=optimizer, eod_id=256, z_loss=z)[1]
-    )
+    step = jax.jit(lambda s, t, z: training.train_step(s, t, model=model, optimizer=optimizer, eod_id=256, z_loss=z)[1])
     plain, with_z = step(state, targets, 0.0), step(state, targets, 1.0)
     nats, count = jax.jit(lambda p, t: training.eval_step(p, t, model=model, eod_id=256))(state.params, targets)
     np.testing.assert_allclose(plain["loss_nats_per_token"], nats / count, rtol=1e-5)

@@ -1,0 +1,178 @@
+"""What the verbs of the command line do, and what the demo does one after the other."""
+
+import contextlib
+import hashlib
+import importlib.metadata
+import json
+import pathlib
+import re
+import time
+from collections.abc import Callable, Iterator
+
+import jax
+import numpy as np
+
+from compressed_lm import codecs, scaling
+from compressed_lm.codecs.protocol import Codec
+from compressed_lm.corpora.store import TokenStore
+from compressed_lm.errors import InputError
+from compressed_lm.evaluation import BitsPerByte, flops_per_byte, predict_fn
+from compressed_lm.models import count_params, exact, shift_right
+from compressed_lm.training import load_run
+
+M1_FILE = "m1.npz"
+CALIBRATION_ROWS = 64
+_VERSIONED = ("compressed_lm", "jax", "jaxlib", "flax", "optax", "numpy")
+
+
+def codec_folder(spec: str) -> str:
+    """Folder name of a codec: `eiw(align=word,b=12,v=4096)` -> `eiw-b12-v4096-word`."""
+    name, options = codecs.parse_spec(spec)
+    numbers = [f"{key}{value}" for key, value in sorted(options.items()) if isinstance(value, int)]
+    words = [value for key, value in sorted(options.items()) if isinstance(value, str) and value != "none"]
+    return "-".join([name, *numbers, *words])
+
+
+def export_m1(run_dir, store: TokenStore) -> codecs.M1:
+    """The exact integer form of a trained byte model, also written to `m1.npz` in its folder.
+
+    Args:
+      run_dir: a finished training run over the `bytes` codec.
+      store: the token store it was trained on; its first rows calibrate the ranges of activations.
+    """
+    run = load_run(run_dir)
+    if run.codec_spec != "bytes":
+        raise InputError(f"{run_dir} was trained on the codec {run.codec_spec}. M1 is a model over the codec bytes: train one with `compressed-lm train-m1`.")
+    rows = store.rows(run.train_config.seq_len)
+    sample = np.stack([rows[i] for i in range(min(CALIBRATION_ROWS, len(rows)))])
+    m1 = codecs.M1(*exact.quantise(run.params, run.model_config, np.asarray(shift_right(sample, run.eod_id)), context=run.train_config.seq_len))
+    temporary = pathlib.Path(run_dir) / (M1_FILE + ".tmp")
+    temporary.write_bytes(m1.to_bytes())
+    temporary.replace(pathlib.Path(run_dir) / M1_FILE)
+    return m1
+
+
+def load_m1(directory) -> codecs.M1:
+    """The exact M1 in a folder that `train-m1` (or the demo) wrote."""
+    path = pathlib.Path(directory) / M1_FILE
+    if not path.is_file():
+        raise InputError(f"{directory} holds no {M1_FILE}. Give the folder that `compressed-lm train-m1` wrote.")
+    return codecs.M1.from_bytes(path.read_bytes())
+
+
+def exact_bits_per_byte(m1: codecs.M1, documents: list[bytes]) -> float:
+    """Bits per byte that the integer tables assign to documents, ends included: what the coder would reach without rounding its interval."""
+    symbols = [np.append(np.frombuffer(d, np.uint8).astype(np.int32), codecs.m1.END) for d in documents]
+    context = m1.config.context
+    rows = [np.pad(s, (0, -len(s) % context), constant_values=codecs.m1.END).reshape(-1, context) for s in symbols]
+    freqs = np.split(m1.table_entries(np.concatenate(rows))[..., 1], np.cumsum([len(r) for r in rows])[:-1])
+    bits = sum(16 * len(s) - np.log2(f.reshape(-1)[: len(s)]).sum() for s, f in zip(symbols, freqs, strict=True))
+    return float(bits / max(sum(map(len, documents)), 1))
+
+
+def evaluate_run(run_dir, *, codec: Codec, store: TokenStore, train_store: TokenStore, group: str = "m2", batch_size: int = 32) -> dict:
+    """One row of the run table: a trained model on the validation documents of its codec.
+
+    Args:
+      run_dir: the training run.
+      codec: the codec its tokens come from.
+      store: validation documents under this codec.
+      train_store: what the run was trained on, which says how many bytes its tokens stand for.
+      group: "m1" for M1 itself, "m2" for models that are compared.
+      batch_size: rows evaluated at a time.
+
+    Raises:
+      InputError: codec, store and run do not belong together.
+    """
+    run = load_run(run_dir)
+    for what, fingerprint in (("codec", codec.fingerprint), ("validation store", store.codec_fingerprint)):
+        if fingerprint != run.codec_fingerprint:
+            raise InputError(
+                f"The run {run_dir} was trained on {run.codec_spec}, fingerprint {run.codec_fingerprint[:12]}, and the {what} has fingerprint {fingerprint[:12]}: "
+                "another M1, other options or another codec. Give the one that the run was trained with."
+            )
+    predict = predict_fn(run.model_config, run.eod_id)
+    values = dict(BitsPerByte(predict, store=store, seq_len=run.train_config.seq_len, batch_size=batch_size, mesh_shape=(1, 1, 1)).run(run.params))
+    counts, flops = count_params(run.model_config), flops_per_byte(run.model_config, codec, store)
+    tokens = run.step * run.train_config.batch_size * run.train_config.seq_len
+    return {
+        "run": str(run_dir),
+        "group": group,
+        "codec": run.codec_spec,
+        "representation": run.model_config.dtype,
+        "n_params": counts.total,
+        "n_nonembed": counts.non_embedding,
+        "tokens": tokens,
+        "bytes": round(tokens * train_store.n_bytes / (train_store.n_tokens + train_store.n_documents)),
+        "flops_per_byte": flops.paper,
+        "flops_per_byte_softmax": flops.softmax,
+        "flops_per_byte_runtime": flops.runtime,
+        "loss_nats_per_token": values["loss_nats_per_token"],
+        "bits_per_byte": values["bits_per_byte"],
+        "bytes_per_token": store.n_bytes / (store.n_tokens + store.n_documents),
+        "validation_bytes": store.n_bytes,
+        "seed": run.train_config.seed,
+        "step": run.step,
+        "final": run.step == run.train_config.steps,
+        "config_hash": hashlib.sha256((pathlib.Path(run_dir) / "config.json").read_bytes()).hexdigest()[:16],
+        "versions": versions(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions of the packages that results depend on."""
+    return {name: importlib.metadata.version(name) for name in _VERSIONED}
+
+
+def ratio_row(codec: Codec, store: TokenStore, m1_bits_per_byte: float | None) -> dict:
+    """How well a codec compresses a validation store, end-of-document tokens left out."""
+    bytes_per_token = store.n_bytes / store.n_tokens
+    return {
+        "codec": codec.spec,
+        "vocab_size": codec.vocab_size,
+        "bytes_per_token": bytes_per_token,
+        "bits_per_byte_of_text": float(np.log2(codec.vocab_size) / bytes_per_token),
+        "m1_bits_per_byte": m1_bits_per_byte if codec.m1_hash else None,
+    }
+
+
+def curve_rows(run_dir, row: dict) -> list[dict]:
+    """The learning curve of a run, from its metrics.jsonl: validation bits per byte against bytes of text trained on."""
+    bytes_per_training_token = row["bytes"] / row["tokens"]
+    tokens_per_step = row["tokens"] / row["step"]
+    rows = []
+    for _, record in scaling.read_jsonl(pathlib.Path(run_dir) / "metrics.jsonl"):
+        if "bits_per_byte" in record:
+            tokens = round(record["step"] * tokens_per_step)
+            rows.append(
+                {"codec": row["codec"], "n_params": row["n_params"], "step": record["step"], "tokens": tokens}
+                | {"bytes": round(tokens * bytes_per_training_token), "bits_per_byte": record["bits_per_byte"]}
+            )
+    return rows
+
+
+def write_jsonl(path, rows: list[dict]) -> None:
+    """Writes a small table in one piece."""
+    path = pathlib.Path(path)
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    temporary.replace(path)
+
+
+@contextlib.contextmanager
+def stage(name: str, log: list[dict], *, say: Callable[[str], None] = print) -> Iterator[list[str]]:
+    """Times a stage; what the block appends to the list becomes the one line that says what it did."""
+    done: list[str] = []
+    say(f"[{name}] ...")
+    start = time.monotonic()
+    yield done
+    seconds = time.monotonic() - start
+    line = " ".join(done)
+    log.append({"name": name, "seconds": round(seconds, 1), "line": line})
+    say(f"[{name}] {seconds:.0f} s: {line}")
+
+
+def describe_devices() -> str:
+    """One line on where computations run."""
+    devices = jax.devices()
+    return f"{len(devices)} {devices[0].platform} device{'s' if len(devices) > 1 else ''} ({re.sub(r'(?i)^cpu$', 'virtual' if len(devices) > 1 else 'host', devices[0].device_kind)})"
