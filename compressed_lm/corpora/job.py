@@ -90,7 +90,7 @@ def compress(
             with progress(f"compress {split} with {codec.spec}", total, unit="B", done=done) as bar:
                 for shard in todo:
                     documents = corpus.documents(split, shard=shard, n_shards=n_shards)
-                    batches = _batches(_until(documents, _share(max_bytes, shard, n_shards)), batch_bytes)
+                    batches = _batches(take_bytes(documents, _share(max_bytes, shard, n_shards)), batch_bytes)
                     with ShardWriter(out, names[shard], vocab_size=codec.vocab_size) as writer:
                         sample = _Sample(verify_sample, seed=shard)
                         for batch in batches:
@@ -203,7 +203,7 @@ def _batches(documents: Iterable[bytes], batch_bytes: int) -> Iterator[list[byte
         yield batch
 
 
-def _until(documents: Iterable[bytes], max_bytes: int | None) -> Iterator[bytes]:
+def take_bytes(documents: Iterable[bytes], max_bytes: int | None) -> Iterator[bytes]:
     """Documents as long as those before have fewer than `max_bytes` bytes together."""
     taken = 0
     for document in documents:
