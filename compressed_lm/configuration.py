@@ -18,7 +18,10 @@ _BINDING = re.compile(r"^\s*([\w./]+)\s*=\s*(.*)$", re.DOTALL)
 
 Train = gin.external_configurable(TrainConfig, name="train", module="compressed_lm")
 Model = gin.external_configurable(model_config, name="model", module="compressed_lm")
-CONFIGURABLES = {"train": [f.name for f in dataclasses.fields(TrainConfig)], "model": ["size", *(f.name for f in dataclasses.fields(TransformerConfig)[1:])]}
+CONFIGURABLES = {
+    "train": [f.name for f in dataclasses.fields(TrainConfig)],
+    "model": ["size", *(f.name for f in dataclasses.fields(TransformerConfig)[1:])],
+}
 
 
 def register(name: str, cls: type) -> type:
@@ -34,7 +37,9 @@ def find(path: str) -> pathlib.Path:
         if candidate.is_file():
             return candidate
     known = sorted(str(p.relative_to(ROOT / "gin_configs")) for p in (ROOT / "gin_configs").glob("**/*.gin"))
-    raise InputError(f"There is no gin file {path!r}.{_suggest(path, known)} Files that come with the package: {', '.join(known)}.")
+    raise InputError(
+        f"There is no gin file {path!r}.{_suggest(path, known)} Files that come with the package: {', '.join(known)}."
+    )
 
 
 def load(files: Sequence[str] = (), bindings: Sequence[str] = ()) -> str:
@@ -54,13 +59,17 @@ def load(files: Sequence[str] = (), bindings: Sequence[str] = ()) -> str:
     except InputError:
         raise
     except (ValueError, SyntaxError, OSError) as error:
-        raise InputError(f"The configuration {', '.join([*files, *bindings])} cannot be used: {_explain(str(error))}") from error
+        raise InputError(
+            f"The configuration {', '.join([*files, *bindings])} cannot be used: {_explain(str(error))}"
+        ) from error
     text = gin.config_str()
     macros = {name for _, name in ((k[1], k[0]) for k in gin.config._CONFIG if k[1] == "gin.macro")}
     unused = [macro for macro in macros if f"%{macro}" not in text]
     if unused:
         used = re.findall(r"%([\w.]+)", text)
-        raise InputError(f"The macro {unused[0]} is set and never used.{_suggest(unused[0], used)} Remove it, or spell it as the configuration does.")
+        raise InputError(
+            f"The macro {unused[0]} is set and never used.{_suggest(unused[0], used)} Remove it, or spell it as the configuration does."
+        )
     return text
 
 
@@ -103,9 +112,13 @@ def model(vocab_size: int, scope: str = "", **overrides) -> TransformerConfig:
         except TypeError as error:
             unknown = re.search(r"unexpected keyword argument '(\w+)'", str(error))
             if not unknown:
-                raise InputError(f"The model is not described completely ({error}). Give a size, such as model.size=nano.") from error
+                raise InputError(
+                    f"The model is not described completely ({error}). Give a size, such as model.size=nano."
+                ) from error
             known = CONFIGURABLES["model"]
-            raise InputError(f"model has no setting {unknown[1]!r}.{_suggest(unknown[1], known)} Its settings: {', '.join(known)}.") from error
+            raise InputError(
+                f"model has no setting {unknown[1]!r}.{_suggest(unknown[1], known)} Its settings: {', '.join(known)}."
+            ) from error
 
 
 def train(scope: str = "", **overrides) -> TrainConfig:
@@ -114,4 +127,6 @@ def train(scope: str = "", **overrides) -> TrainConfig:
         try:
             return Train(**overrides)
         except TypeError as error:
-            raise InputError(f"The training run is not described completely ({error}). Give the number of steps, such as train.steps=500.") from error
+            raise InputError(
+                f"The training run is not described completely ({error}). Give the number of steps, such as train.steps=500."
+            ) from error

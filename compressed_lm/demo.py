@@ -84,10 +84,23 @@ class _Demo:
         with stages.stage("corpus", self.log, say=self.say) as done:
             corpus = open_corpus(self.config.corpus, validation=self.config.validation)
             self.text = {
-                split: compress(corpus, split, codecs.Bytes(), self.out / "stores" / "bytes" / split, n_shards=self.config.n_shards, max_bytes=limit, log=self.say)
+                split: compress(
+                    corpus,
+                    split,
+                    codecs.Bytes(),
+                    self.out / "stores" / "bytes" / split,
+                    n_shards=self.config.n_shards,
+                    max_bytes=limit,
+                    log=self.say,
+                )
                 for split, limit in (("train", self.config.train_bytes), ("validation", self.config.validation_bytes))
             }
-            done.append("; ".join(f"{split} {s.n_documents:,} documents, {s.n_bytes / 1e6:.2f} MB" for split, s in self.text.items()) + f" from {corpus.spec}.")
+            done.append(
+                "; ".join(
+                    f"{split} {s.n_documents:,} documents, {s.n_bytes / 1e6:.2f} MB" for split, s in self.text.items()
+                )
+                + f" from {corpus.spec}."
+            )
         # From here on the documents come from the store of raw bytes, whatever the source was.
         self.corpora = {split: open_corpus(f"store:{store.path}") for split, store in self.text.items()}
 
@@ -100,7 +113,9 @@ class _Demo:
         for row in rows:
             scaling.append_row(self.out / "runs.jsonl", row)
         stages.write_jsonl(self.out / "ratios.jsonl", ratios)
-        stages.write_jsonl(self.out / "curves.jsonl", [c for row in rows[1:] for c in stages.curve_rows(self.out / row["run"], row)])
+        stages.write_jsonl(
+            self.out / "curves.jsonl", [c for row in rows[1:] for c in stages.curve_rows(self.out / row["run"], row)]
+        )
         stages.write_jsonl(self.out / "stages.jsonl", self.log)
         (self.out / "samples.json").write_text(json.dumps(samples, indent=1), encoding="utf-8")
         meta = {
@@ -122,9 +137,13 @@ class _Demo:
     def _m1(self) -> tuple[codecs.M1, dict]:
         with stages.stage("M1", self.log, say=self.say) as done:
             store = self.text["train"]
-            result = train_model(configuration.train("m1"), configuration.model(model_vocab_size(256), "m1"), store, out=self.out / "m1")
+            result = train_model(
+                configuration.train("m1"), configuration.model(model_vocab_size(256), "m1"), store, out=self.out / "m1"
+            )
             m1 = stages.export_m1(self.out / "m1", store)
-            row = stages.evaluate_run(self.out / "m1", codec=codecs.Bytes(), store=self.text["validation"], train_store=store, group="m1") | {"run": "m1"}
+            row = stages.evaluate_run(
+                self.out / "m1", codec=codecs.Bytes(), store=self.text["validation"], train_store=store, group="m1"
+            ) | {"run": "m1"}
             row["m1_exact_bits_per_byte"] = stages.exact_bits_per_byte(m1, list(self.corpora["validation"].documents()))
             done.append(
                 f"{row['n_nonembed']:,} parameters without embeddings, {result.n_tokens / 1e6:.1f} MB of text; {row['bits_per_byte']:.3f} bits per byte on validation, "
@@ -145,7 +164,13 @@ class _Demo:
                     n_codes = 1 << options["b"] if name == "eiw" else None
                     with progress(f"build {spec}", n_codes, unit="windows" if n_codes else "") as bar:
                         found = lambda n, bar=bar: bar.advance(n - bar.done)  # noqa: E731
-                        codec = codecs.create(spec, m1=m1, documents=lambda: self.corpora["train"].documents(), progress=found, dictionary=compiled.get(key))
+                        codec = codecs.create(
+                            spec,
+                            m1=m1,
+                            documents=lambda: self.corpora["train"].documents(),
+                            progress=found,
+                            dictionary=compiled.get(key),
+                        )
                     codecs.save(codec, directory)
                 if codec.name == "eiw":
                     compiled[(codec.window_bits, codec.align)] = codec.dictionary
@@ -164,14 +189,32 @@ class _Demo:
                 if spec == "bytes":
                     stores[spec] = dict(self.text)
                 else:
-                    validation = compress(self.corpora["validation"], "train", codec, folder / "validation", n_shards=self.config.n_shards, log=self.say)
+                    validation = compress(
+                        self.corpora["validation"],
+                        "train",
+                        codec,
+                        folder / "validation",
+                        n_shards=self.config.n_shards,
+                        log=self.say,
+                    )
                     stores[spec] = {"validation": validation}
                     if spec in trained:
                         # Enough text for one epoch, with a little over for what differs between the two splits.
                         limit = int(1.1 * needed * validation.n_bytes / (validation.n_tokens + validation.n_documents))
-                        stores[spec]["train"] = compress(self.corpora["train"], "train", codec, folder / "train", n_shards=self.config.n_shards, max_bytes=limit, log=self.say)
+                        stores[spec]["train"] = compress(
+                            self.corpora["train"],
+                            "train",
+                            codec,
+                            folder / "train",
+                            n_shards=self.config.n_shards,
+                            max_bytes=limit,
+                            log=self.say,
+                        )
                 ratios.append(stages.ratio_row(codec, stores[spec]["validation"], m1_bits_per_byte))
-            done.append(", ".join(f"{r['codec']} {r['bytes_per_token']:.2f}" for r in ratios) + " bytes per token; a sample of every shard was decoded and compared.")
+            done.append(
+                ", ".join(f"{r['codec']} {r['bytes_per_token']:.2f}" for r in ratios)
+                + " bytes per token; a sample of every shard was decoded and compared."
+            )
         return stores, ratios
 
     def _models(self, built: dict[str, Codec], stores) -> list[tuple[str, str]]:
@@ -180,31 +223,52 @@ class _Demo:
         plan = [(codecs.canonical_spec(spec), None) for spec in self.config.codecs]
         base = configuration.model(8, "m2")
         for spec in map(codecs.canonical_spec, self.config.curve_codecs):
-            plan += [(spec, size) for size in self.config.curve_sizes if configuration.model(8, "m2", size=size) != base]
+            plan += [
+                (spec, size) for size in self.config.curve_sizes if configuration.model(8, "m2", size=size) != base
+            ]
         runs = []
         with stages.stage("M2", self.log, say=self.say) as done:
             for spec, size in plan:
-                model = configuration.model(model_vocab_size(built[spec].vocab_size), "m2", **({"size": size} if size else {}))
+                model = configuration.model(
+                    model_vocab_size(built[spec].vocab_size), "m2", **({"size": size} if size else {})
+                )
                 name = stages.codec_folder(spec) + (f"-{size}" if size else "")
                 evaluator = BitsPerByte(
-                    predict_fn(model, built[spec].vocab_size), store=stores[spec]["validation"], seq_len=config.seq_len, stride=4
+                    predict_fn(model, built[spec].vocab_size),
+                    store=stores[spec]["validation"],
+                    seq_len=config.seq_len,
+                    stride=4,
                 )
                 config_here = dataclasses.replace(config, eval_every=max(1, config.steps // self.config.curve_points))
                 result = train_model(
-                    config_here, model, stores[spec]["train"], out=self.out / "m2" / name, eval_fn=lambda params, step, e=evaluator: dict(e.run(params))
+                    config_here,
+                    model,
+                    stores[spec]["train"],
+                    out=self.out / "m2" / name,
+                    eval_fn=lambda params, step, e=evaluator: dict(e.run(params)),
                 )
                 runs.append((f"m2/{name}", spec))
-            done.append(f"{len(runs)} models, {result.n_tokens / 1e6:.2f}M tokens each, on {len(plan)} (codec, size) pairs.")
+            done.append(
+                f"{len(runs)} models, {result.n_tokens / 1e6:.2f}M tokens each, on {len(plan)} (codec, size) pairs."
+            )
         return runs
 
     def _evaluate(self, runs, built: dict[str, Codec], stores) -> list[dict]:
         with stages.stage("evaluate", self.log, say=self.say) as done:
             rows = [
-                stages.evaluate_run(self.out / name, codec=built[spec], store=stores[spec]["validation"], train_store=stores[spec]["train"]) | {"run": name}
+                stages.evaluate_run(
+                    self.out / name,
+                    codec=built[spec],
+                    store=stores[spec]["validation"],
+                    train_store=stores[spec]["train"],
+                )
+                | {"run": name}
                 for name, spec in runs
             ]
             best = min(rows, key=lambda row: row["bits_per_byte"])
-            done.append(f"{len(rows)} models on the same {self.text['validation'].n_bytes:,} bytes; best {best['bits_per_byte']:.3f} bits per byte ({best['run']}).")
+            done.append(
+                f"{len(rows)} models on the same {self.text['validation'].n_bytes:,} bytes; best {best['bits_per_byte']:.3f} bits per byte ({best['run']})."
+            )
         return rows
 
     def _samples(self, runs, built: dict[str, Codec]) -> dict[str, str]:
@@ -212,8 +276,10 @@ class _Demo:
         with stages.stage("generate", self.log, say=self.say) as done:
             for name, spec in runs[: len(self.config.codecs)]:
                 run = load_run(self.out / name)
-                samples[spec] = "".join(generate(run.params, run.model_config, built[spec], n_tokens=self.config.sample_tokens, temperature=0.7))
+                samples[spec] = "".join(
+                    generate(
+                        run.params, run.model_config, built[spec], n_tokens=self.config.sample_tokens, temperature=0.7
+                    )
+                )
             done.append(f"{len(samples)} samples of {self.config.sample_tokens} tokens.")
         return samples
-
-

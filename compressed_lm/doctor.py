@@ -14,7 +14,9 @@ from rich.table import Table
 def run() -> int:
     """Prints versions, devices and problems with their cures. Returns 0, or 2 if something that the package needs is missing or out of bounds."""
     problems = []
-    table = Table("package", "installed", "wanted", "for", title="compressed_lm " + importlib.metadata.version("compressed_lm"))
+    table = Table(
+        "package", "installed", "wanted", "for", title="compressed_lm " + importlib.metadata.version("compressed_lm")
+    )
     for line in importlib.metadata.requires("compressed_lm") or []:
         requirement = Requirement(line)
         extra = str(requirement.marker).split('"')[1] if requirement.marker else "base"
@@ -24,14 +26,24 @@ def run() -> int:
             version = None
         right = version is not None and requirement.specifier.contains(version, prereleases=True)
         if version is not None and not right or version is None and extra == "base":
-            problems.append(f"{requirement.name} {version or 'is missing'}; wanted {requirement.specifier}. Cure: pip install '{requirement.name}{requirement.specifier}'")
-        table.add_row(requirement.name, version or "-", str(requirement.specifier), extra, style=None if right else "dim" if version is None and extra != "base" else "red")
+            problems.append(
+                f"{requirement.name} {version or 'is missing'}; wanted {requirement.specifier}. Cure: pip install '{requirement.name}{requirement.specifier}'"
+            )
+        table.add_row(
+            requirement.name,
+            version or "-",
+            str(requirement.specifier),
+            extra,
+            style=None if right else "dim" if version is None and extra != "base" else "red",
+        )
     rich.print(table)
     problems += _known_pairs()
     free = shutil.disk_usage(".").free
     if free < 2e9:
         problems.append(f"Only {free / 1e9:.1f} GB are free on this disk; the demo wants 1 GB.")
-    print(f"Python {platform.python_version()} on {platform.system()} {platform.machine()}; JAX runs on {jax.device_count()} x {jax.devices()[0].device_kind} ({jax.default_backend()}).")
+    print(
+        f"Python {platform.python_version()} on {platform.system()} {platform.machine()}; JAX runs on {jax.device_count()} x {jax.devices()[0].device_kind} ({jax.default_backend()})."
+    )
     for problem in problems:
         print(f"PROBLEM: {problem}")
     print("No problem found." if not problems else f"{len(problems)} problem(s) found.")
@@ -47,8 +59,16 @@ def _known_pairs() -> list[str]:
             installed[name] = tuple(int(part) for part in importlib.metadata.version(name).split(".")[:2])
         except importlib.metadata.PackageNotFoundError:
             continue
-    if "apache-beam" in installed and installed.get("protobuf", (9,)) < (7,) and installed.get("sentencepiece", (0,)) >= (0, 2):
-        found.append("apache-beam holds protobuf below 7, with which sentencepiece 0.2.3 fails to import. Cure: pip uninstall apache-beam; nothing here needs it.")
+    if (
+        "apache-beam" in installed
+        and installed.get("protobuf", (9,)) < (7,)
+        and installed.get("sentencepiece", (0,)) >= (0, 2)
+    ):
+        found.append(
+            "apache-beam holds protobuf below 7, with which sentencepiece 0.2.3 fails to import. Cure: pip uninstall apache-beam; nothing here needs it."
+        )
     if "tensorflow" in installed and "tensorboard" not in installed:
-        found.append("tensorboard is missing, without which seqio's metric writers fail to import. Cure: pip install 'compressed_lm[corpora]'")
+        found.append(
+            "tensorboard is missing, without which seqio's metric writers fail to import. Cure: pip install 'compressed_lm[corpora]'"
+        )
     return found

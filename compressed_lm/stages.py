@@ -42,10 +42,16 @@ def export_m1(run_dir, store: TokenStore) -> codecs.M1:
     """
     run = load_run(run_dir)
     if run.codec_spec != "bytes":
-        raise InputError(f"{run_dir} was trained on the codec {run.codec_spec}. M1 is a model over the codec bytes: train one with `compressed-lm train-m1`.")
+        raise InputError(
+            f"{run_dir} was trained on the codec {run.codec_spec}. M1 is a model over the codec bytes: train one with `compressed-lm train-m1`."
+        )
     rows = store.rows(run.train_config.seq_len)
     sample = np.stack([rows[i] for i in range(min(CALIBRATION_ROWS, len(rows)))])
-    m1 = codecs.M1(*exact.quantise(run.params, run.model_config, np.asarray(shift_right(sample, run.eod_id)), context=run.train_config.seq_len))
+    m1 = codecs.M1(
+        *exact.quantise(
+            run.params, run.model_config, np.asarray(shift_right(sample, run.eod_id)), context=run.train_config.seq_len
+        )
+    )
     temporary = pathlib.Path(run_dir) / (M1_FILE + ".tmp")
     temporary.write_bytes(m1.to_bytes())
     temporary.replace(pathlib.Path(run_dir) / M1_FILE)
@@ -70,7 +76,9 @@ def exact_bits_per_byte(m1: codecs.M1, documents: list[bytes]) -> float:
     return float(bits / max(sum(map(len, documents)), 1))
 
 
-def evaluate_run(run_dir, *, codec: Codec, store: TokenStore, train_store: TokenStore, group: str = "m2", batch_size: int = 32) -> dict:
+def evaluate_run(
+    run_dir, *, codec: Codec, store: TokenStore, train_store: TokenStore, group: str = "m2", batch_size: int = 32
+) -> dict:
     """One row of the run table: a trained model on the validation documents of its codec.
 
     Args:
@@ -92,7 +100,11 @@ def evaluate_run(run_dir, *, codec: Codec, store: TokenStore, train_store: Token
                 "another M1, other options or another codec. Give the one that the run was trained with."
             )
     predict = predict_fn(run.model_config, run.eod_id)
-    values = dict(BitsPerByte(predict, store=store, seq_len=run.train_config.seq_len, batch_size=batch_size, mesh_shape=(1, 1, 1)).run(run.params))
+    values = dict(
+        BitsPerByte(
+            predict, store=store, seq_len=run.train_config.seq_len, batch_size=batch_size, mesh_shape=(1, 1, 1)
+        ).run(run.params)
+    )
     counts, flops = count_params(run.model_config), flops_per_byte(run.model_config, codec, store)
     tokens = run.step * run.train_config.batch_size * run.train_config.seq_len
     return {

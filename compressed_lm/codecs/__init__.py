@@ -1,8 +1,8 @@
 """Text to token ids and back, lossless: bytes, sentencepiece, gzip, static_ac, ac, eiw.
 
-    codec = codecs.load("runs/demo/codecs/eiw-b16-v65536")
-    ids = codec.encode(b"any bytes")
-    assert codec.decode(ids) == b"any bytes"
+codec = codecs.load("runs/demo/codecs/eiw-b16-v65536")
+ids = codec.encode(b"any bytes")
+assert codec.decode(ids) == b"any bytes"
 """
 
 from compressed_lm.codecs.bytes_codec import Bytes

@@ -29,7 +29,9 @@ class _Streams:
     def _stream(self, ids) -> bytes:
         ids = np.asarray(ids)
         if ids.size and (ids.min() < 0 or ids.max() >= self.vocab_size):
-            raise InputError(f"Ids between {ids.min()} and {ids.max()} were given to {self.spec}, which knows 0 to {self.vocab_size - 1}. Remove other ids first.")
+            raise InputError(
+                f"Ids between {ids.min()} and {ids.max()} were given to {self.spec}, which knows 0 to {self.vocab_size - 1}. Remove other ids first."
+            )
         return bits.repack(ids, self._token_bits, 8).astype(np.uint8).tobytes()
 
     def _known(self, ids) -> bytes:
@@ -58,9 +60,13 @@ class StaticAC(_Streams):
         self.spec = f"static_ac(v={v})"
         self.freqs = np.asarray(freqs, np.uint32)
         if self.freqs.shape != (257,) or self.freqs.min() < 1 or self.freqs.sum() != tables.TABLE_TOTAL:
-            raise InputError("The table of static_ac is broken: 257 positive frequencies that sum to 65536 were expected. Build the codec again.")
+            raise InputError(
+                "The table of static_ac is broken: 257 positive frequencies that sum to 65536 were expected. Build the codec again."
+            )
         self._cdf = tables.cumulative(self.freqs)
-        self.fingerprint = hashlib.sha256(b"compressed_lm static_ac 1" + self.spec.encode() + self.freqs.astype("<u4").tobytes()).hexdigest()
+        self.fingerprint = hashlib.sha256(
+            b"compressed_lm static_ac 1" + self.spec.encode() + self.freqs.astype("<u4").tobytes()
+        ).hexdigest()
 
     @classmethod
     def build(cls, *, v: int = 256, documents: Iterable[bytes]) -> "StaticAC":
@@ -105,7 +111,9 @@ class AC(_Streams):
         self.spec, self.m1 = f"ac(v={v})", m1
         self.flops_per_byte = self.m1_flops_per_byte = m1.flops_per_byte
         self.m1_hash = m1.hash
-        self.fingerprint = hashlib.sha256(f"compressed_lm ac 1 {self.spec} {SEGMENT_BYTES} {m1.hash}".encode()).hexdigest()
+        self.fingerprint = hashlib.sha256(
+            f"compressed_lm ac 1 {self.spec} {SEGMENT_BYTES} {m1.hash}".encode()
+        ).hexdigest()
 
     build = classmethod(lambda cls, *, v=256, m1: cls(v=v, m1=m1))
 
@@ -163,7 +171,9 @@ class AC(_Streams):
         number = lambda: decoder.symbol(uniform) << 16 | decoder.symbol(uniform)  # noqa: E731
         n_segments = number()
         if n_segments > len(ids):
-            raise range_coder.CorruptStream(f"{len(ids)} ids announce {n_segments} segments: they were truncated or changed. Restore them from their source.")
+            raise range_coder.CorruptStream(
+                f"{len(ids)} ids announce {n_segments} segments: they were truncated or changed. Restore them from their source."
+            )
         lengths = [number() for _ in range(n_segments)]
         start = len(self._header(lengths))
         if start + sum(lengths) != len(ids):
@@ -186,12 +196,16 @@ class AC(_Streams):
         """The bytes that a sequence, complete or not, determines."""
         return self._decode_streams([self._known(ids)], overrun=0)[0][0].tobytes()
 
-    def _decode_streams(self, streams: Sequence[bytes], *, overrun: int = range_coder.OVERRUN) -> tuple[list[np.ndarray], list[bool]]:
+    def _decode_streams(
+        self, streams: Sequence[bytes], *, overrun: int = range_coder.OVERRUN
+    ) -> tuple[list[np.ndarray], list[bool]]:
         """Symbols of each stream up to its end symbol or to `overrun` bytes past its end, and whether the end symbol came."""
         context = self.m1.config.context
         reach = 2 * context + 4
         padded = [np.frombuffer(s + bytes(overrun + 4 + reach), np.uint8) for s in streams]
-        state = np.array([[int.from_bytes(p[:4].tobytes(), "big"), 0xFFFFFFFF, 4] for p in padded], np.uint32).reshape(-1, 3)
+        state = np.array([[int.from_bytes(p[:4].tobytes(), "big"), 0xFFFFFFFF, 4] for p in padded], np.uint32).reshape(
+            -1, 3
+        )
         decoded: list[list[np.ndarray]] = [[] for _ in streams]
         ended = [False] * len(streams)
         # The longest first, so that lanes which work together end together.

@@ -42,9 +42,18 @@ def decode_context(config: exact.ExactConfig, params, rows):
             short = size < range_coder.TOP
             code = jnp.where(short, (code << 8) | stream[lanes, n_read].astype(jnp.uint32), code)
             size, n_read = jnp.where(short, size << 8, size), n_read + short
-        return (code, size, n_read, symbol.astype(jnp.int32), cache), (symbol.astype(jnp.uint16), n_read.astype(jnp.uint32))
+        return (code, size, n_read, symbol.astype(jnp.int32), cache), (
+            symbol.astype(jnp.uint16),
+            n_read.astype(jnp.uint32),
+        )
 
-    start = (state[:, 0], state[:, 1], jnp.zeros_like(lanes), jnp.full_like(lanes, end), exact.init_cache(config, state.shape[0], config.context))
+    start = (
+        state[:, 0],
+        state[:, 1],
+        jnp.zeros_like(lanes),
+        jnp.full_like(lanes, end),
+        exact.init_cache(config, state.shape[0], config.context),
+    )
     (code, size, _, _, _), (symbols, n_read) = jax.lax.scan(one_symbol, start, jnp.arange(config.context))
     n_read = state[:, 2:] + n_read.T
     return symbols.T, n_read, jnp.stack([code, size, n_read[:, -1]], axis=-1)

@@ -67,13 +67,18 @@ def decode(m1: M1, codes: np.ndarray, *, bits: int, align: str, max_bytes: int) 
 def _program(m1: M1, fn, bits: int, align: str, max_bytes: int):
     """The compiled function and its constants: M1's weights and the cumulative table at the start of a window."""
     first = tables.cumulative(m1.byte_frequencies(np.zeros((1, 0), np.uint8))[0])
-    return map_over_local_devices(fn, config=m1.config, bits=bits, align=align, max_bytes=max_bytes), (m1.device_params, first)
+    return map_over_local_devices(fn, config=m1.config, bits=bits, align=align, max_bytes=max_bytes), (
+        m1.device_params,
+        first,
+    )
 
 
 def _start(config: exact.ExactConfig, n_lanes: int, max_bytes: int) -> dict:
     """Lanes that have read nothing: a depth of 0 says that no window is open."""
     numbers = {"depth": np.int32, "last": np.int32, "lo": np.uint32, "size": np.uint32}
-    state = {name: np.zeros(n_lanes, dtype) for name, dtype in numbers.items()} | {"freqs": np.ones((n_lanes, 256), np.uint32)}
+    state = {name: np.zeros(n_lanes, dtype) for name, dtype in numbers.items()} | {
+        "freqs": np.ones((n_lanes, 256), np.uint32)
+    }
     return state | {"cache": jax.tree.map(np.asarray, exact.init_cache(config, n_lanes, max_bytes + 1))}
 
 
@@ -111,13 +116,23 @@ def _encode_chunk(constants, rows, *, config, bits, align, max_bytes):
         state, cache = carry  # state without the cache
         symbol = jnp.maximum(byte, 0)
         cdf = _children(state["freqs"], state["last"], align)
-        lo, size = windows.child(state["lo"], state["size"], cdf[lanes, symbol], cdf[lanes, symbol + 1], cdf[:, -1], xp=jnp)
+        lo, size = windows.child(
+            state["lo"], state["size"], cdf[lanes, symbol], cdf[lanes, symbol + 1], cdf[:, -1], xp=jnp
+        )
         total = jnp.full_like(lo, tables.TABLE_TOTAL)
-        root_lo, root_size = windows.root_child(symbol.astype(jnp.uint32), first[symbol], first[symbol + 1], total, bits=bits, xp=jnp)
+        root_lo, root_size = windows.root_child(
+            symbol.astype(jnp.uint32), first[symbol], first[symbol + 1], total, bits=bits, xp=jnp
+        )
         inside = (state["depth"] > 0) & (size > 0)
         depth = jnp.where(inside, state["depth"] + 1, 1)
         freqs, cache = _advance(config, params, symbol, depth, cache, max_bytes)
-        new = dict(depth=depth, last=symbol, lo=jnp.where(inside, lo, root_lo), size=jnp.where(inside, size, root_size), freqs=freqs)
+        new = dict(
+            depth=depth,
+            last=symbol,
+            lo=jnp.where(inside, lo, root_lo),
+            size=jnp.where(inside, size, root_size),
+            freqs=freqs,
+        )
         active = byte >= 0
         kept = {k: jnp.where(active.reshape(-1, *[1] * (v.ndim - 1)), v, state[k]) for k, v in new.items()}
         return (kept, cache), (active & ~inside & (state["depth"] > 0), state["lo"])
@@ -140,14 +155,18 @@ def _decode_windows(constants, rows, *, config, bits, align, max_bytes):
         total = cdf[:, -1]
         # Only the 255 boundaries between children are looked at: the outer one may be 2**32.
         inner = cdf[:, 1:256]
-        at_root = jnp.arange(1, 256, dtype=jnp.uint32) + windows.scale(inner, total[:, None], jnp.uint32((1 << bits) - 256), xp=jnp)
+        at_root = jnp.arange(1, 256, dtype=jnp.uint32) + windows.scale(
+            inner, total[:, None], jnp.uint32((1 << bits) - 256), xp=jnp
+        )
         at_node = lo[:, None] + 1 + windows.scale(inner, total[:, None], (size - 1)[:, None], xp=jnp)
         boundaries = jnp.where(step == 0, at_root, at_node)
         symbol = jnp.sum(boundaries <= codes[:, None], axis=-1)
         below, above = cdf[lanes, symbol], cdf[lanes, symbol + 1]
         root = windows.root_child(symbol.astype(jnp.uint32), below, above, total, bits=bits, xp=jnp)
         node = windows.child(lo, size, below, above, total, xp=jnp)
-        lo, size = (jnp.where(done, old, jnp.where(step == 0, r, n)) for old, r, n in zip((lo, size), root, node, strict=True))
+        lo, size = (
+            jnp.where(done, old, jnp.where(step == 0, r, n)) for old, r, n in zip((lo, size), root, node, strict=True)
+        )
         depth = jnp.where(done, depth, depth + 1)
         text = jax.lax.dynamic_update_index_in_dim(text, symbol.astype(jnp.uint8), step, 0)
         freqs, cache = _advance(config, params, symbol.astype(jnp.int32), jnp.full(n_lanes, step + 1), cache, max_bytes)
@@ -155,6 +174,15 @@ def _decode_windows(constants, rows, *, config, bits, align, max_bytes):
 
     cache = _open_cache(config, params, exact.init_cache(config, n_lanes, max_bytes + 1))
     zeros = jnp.zeros(n_lanes, jnp.uint32)
-    start = (jnp.int32(0), zeros > 0, zeros, zeros, zeros.astype(jnp.int32), jnp.tile(first, (n_lanes, 1)), cache, jnp.zeros((longest, n_lanes), jnp.uint8))
+    start = (
+        jnp.int32(0),
+        zeros > 0,
+        zeros,
+        zeros,
+        zeros.astype(jnp.int32),
+        jnp.tile(first, (n_lanes, 1)),
+        cache,
+        jnp.zeros((longest, n_lanes), jnp.uint8),
+    )
     _, _, _, _, depth, _, _, text = jax.lax.while_loop(lambda c: (c[0] < longest) & ~jnp.all(c[1]), descend, start)
     return text.T, depth

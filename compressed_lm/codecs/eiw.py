@@ -47,7 +47,9 @@ class EIW:
         if align not in ALIGNMENTS:
             raise InputError(f"align={align} was given; expected one of {', '.join(ALIGNMENTS)}.")
         if m1.config.context <= MAX_WINDOW_BYTES:
-            raise InputError(f"M1 has a context of {m1.config.context} bytes; windows need {MAX_WINDOW_BYTES + 1}. Train M1 on longer sequences.")
+            raise InputError(
+                f"M1 has a context of {m1.config.context} bytes; windows need {MAX_WINDOW_BYTES + 1}. Train M1 on longer sequences."
+            )
         self.window_bits, self.vocab_size, self.align, self.m1, self.dictionary = b, v, align, m1, dictionary
         self.spec = f"eiw({'align=word,' if align == 'word' else ''}b={b},v={v})"
         self.m1_hash, self.m1_flops_per_byte = m1.hash, m1.flops_per_byte
@@ -57,7 +59,14 @@ class EIW:
 
     @classmethod
     def build(
-        cls, *, b: int = 16, v: int = 65536, align: str = "none", m1: M1, progress: Callable[[int], None] = lambda n_codes: None, dictionary: Dictionary | None = None
+        cls,
+        *,
+        b: int = 16,
+        v: int = 65536,
+        align: str = "none",
+        m1: M1,
+        progress: Callable[[int], None] = lambda n_codes: None,
+        dictionary: Dictionary | None = None,
     ) -> "EIW":
         """Compiles the dictionary where b allows it.
 
@@ -69,7 +78,9 @@ class EIW:
         """
         codec = cls(b=b, v=v, align=align, m1=m1)
         if b <= COMPILED_BITS and dictionary is None:
-            dictionary = compile_windows(m1.byte_frequencies, bits=b, align=align, max_bytes=MAX_WINDOW_BYTES, progress=progress)
+            dictionary = compile_windows(
+                m1.byte_frequencies, bits=b, align=align, max_bytes=MAX_WINDOW_BYTES, progress=progress
+            )
         return cls(b=b, v=v, align=align, m1=m1, dictionary=dictionary)
 
     def files(self) -> dict[str, bytes]:
@@ -92,19 +103,31 @@ class EIW:
         if self.dictionary:
             codes = [self.dictionary.encode(document) for document in documents]
         else:
-            codes = device_windows.encode(self.m1, documents, bits=self.window_bits, align=self.align, max_bytes=MAX_WINDOW_BYTES)
+            codes = device_windows.encode(
+                self.m1, documents, bits=self.window_bits, align=self.align, max_bytes=MAX_WINDOW_BYTES
+            )
         return [bit_fields.repack(c, self.window_bits, self._token_bits).astype(np.int32) for c in codes]
 
     def decode_batch(self, ids: Sequence[np.ndarray]) -> list[bytes]:
         codes = [self._codes(np.asarray(i)) for i in ids]
         if self.dictionary:
             return [self.dictionary.decode(c) for c in codes]
-        texts = iter(device_windows.decode(self.m1, np.concatenate([np.zeros(0, np.uint32), *codes]), bits=self.window_bits, align=self.align, max_bytes=MAX_WINDOW_BYTES))
+        texts = iter(
+            device_windows.decode(
+                self.m1,
+                np.concatenate([np.zeros(0, np.uint32), *codes]),
+                bits=self.window_bits,
+                align=self.align,
+                max_bytes=MAX_WINDOW_BYTES,
+            )
+        )
         return [b"".join([next(texts) for _ in c]) for c in codes]
 
     def _codes(self, ids: np.ndarray) -> np.ndarray:
         if ids.size and (ids.min() < 0 or ids.max() >= self.vocab_size):
-            raise InputError(f"Ids between {ids.min()} and {ids.max()} were given to {self.spec}, which knows 0 to {self.vocab_size - 1}. Remove other ids first.")
+            raise InputError(
+                f"Ids between {ids.min()} and {ids.max()} were given to {self.spec}, which knows 0 to {self.vocab_size - 1}. Remove other ids first."
+            )
         return bit_fields.unpack(ids, self._token_bits, self.window_bits)
 
     def encode(self, data: bytes) -> np.ndarray:

@@ -40,9 +40,13 @@ class Gzip:
         try:
             data = decoder.decompress(self._stream(ids))
         except zlib.error as error:
-            raise CorruptStream(f"{len(ids)} ids are no zlib stream ({error}): they were changed. Restore them from their source.") from error
+            raise CorruptStream(
+                f"{len(ids)} ids are no zlib stream ({error}): they were changed. Restore them from their source."
+            ) from error
         if not decoder.eof:
-            raise CorruptStream(f"{len(ids)} ids end after {len(data)} bytes in the middle of a zlib stream: they were truncated. Restore them from their source.")
+            raise CorruptStream(
+                f"{len(ids)} ids end after {len(data)} bytes in the middle of a zlib stream: they were truncated. Restore them from their source."
+            )
         return data
 
     def decode_partial(self, ids: np.ndarray) -> bytes:
@@ -58,7 +62,9 @@ class Gzip:
     def _stream(self, ids) -> bytes:
         ids = np.asarray(ids)
         if ids.size and (ids.min() < 0 or ids.max() >= self.vocab_size):
-            raise InputError(f"Ids between {ids.min()} and {ids.max()} were given to {self.spec}, which knows 0 to {self.vocab_size - 1}. Remove other ids first.")
+            raise InputError(
+                f"Ids between {ids.min()} and {ids.max()} were given to {self.spec}, which knows 0 to {self.vocab_size - 1}. Remove other ids first."
+            )
         return bits.repack(ids, self._token_bits, 8).astype(np.uint8).tobytes()
 
     def encode_batch(self, documents: Sequence[bytes]) -> list[np.ndarray]:

@@ -61,7 +61,9 @@ class M1:
                         room, name = key.split("/")
                         params.setdefault(room, {})[name] = archive[key]
         except Exception as error:
-            raise InputError(f"{len(data)} bytes were given as M1's weights; the .npz file of a saved codec was expected ({error}). Build the codec again.") from error
+            raise InputError(
+                f"{len(data)} bytes were given as M1's weights; the .npz file of a saved codec was expected ({error}). Build the codec again."
+            ) from error
         return cls(params, config)
 
     # Each public method below compiles one program and keeps it.
@@ -108,7 +110,9 @@ class M1:
         def fn(params, rows):
             (symbols,) = rows
             inputs = jnp.pad(symbols[:, :-1], ((0, 0), (1, 0)), constant_values=END)
-            cdf = tables.cumulative(tables.frequencies(exact.weights_of(exact.forward(params, self.config, inputs)), xp=jnp), xp=jnp)
+            cdf = tables.cumulative(
+                tables.frequencies(exact.weights_of(exact.forward(params, self.config, inputs)), xp=jnp), xp=jnp
+            )
             below, above = (jnp.take_along_axis(cdf, symbols[..., None] + i, axis=-1)[..., 0] for i in (0, 1))
             return jnp.stack([below, above - below], axis=-1)
 

@@ -32,19 +32,27 @@ def parse_spec(spec: str) -> tuple[str, dict[str, int | str]]:
     """
     match = re.fullmatch(r"\s*(\w+)\s*(?:\((.*)\))?\s*", spec)
     if not match:
-        raise InputError(f"The codec {spec!r} cannot be read; a spelling such as bytes, gzip(v=256) or eiw(b=16,v=65536,align=word) was expected.")
+        raise InputError(
+            f"The codec {spec!r} cannot be read; a spelling such as bytes, gzip(v=256) or eiw(b=16,v=65536,align=word) was expected."
+        )
     name, inner = match[1], match[2] or ""
     if name not in FAMILIES:
-        raise InputError(f"There is no codec {name!r}.{_did_you_mean(name, FAMILIES)} Known codecs: {', '.join(FAMILIES)}.")
+        raise InputError(
+            f"There is no codec {name!r}.{_did_you_mean(name, FAMILIES)} Known codecs: {', '.join(FAMILIES)}."
+        )
     known = _options(name)
     options: dict[str, int | str] = {}
     for item in filter(None, (part.strip() for part in inner.split(","))):
         key, equals, value = (part.strip() for part in item.partition("="))
         if not equals or key not in known:
             listed = ", ".join(f"{k}={v}" for k, v in known.items()) or "none"
-            raise InputError(f"The codec {name} has no option {item!r}.{_did_you_mean(key, known)} Its options and defaults: {listed}.")
+            raise InputError(
+                f"The codec {name} has no option {item!r}.{_did_you_mean(key, known)} Its options and defaults: {listed}."
+            )
         if isinstance(known[key], int) and not value.isdecimal():
-            raise InputError(f"{key}={value} was given to the codec {name}; a whole number was expected, such as {key}={known[key]}.")
+            raise InputError(
+                f"{key}={value} was given to the codec {name}; a whole number was expected, such as {key}={known[key]}."
+            )
         options[key] = int(value) if isinstance(known[key], int) else value
     return name, options
 
@@ -67,7 +75,12 @@ def _did_you_mean(given: str, known: Iterable[str]) -> str:
 
 
 def create(
-    spec: str, *, m1: M1 | None = None, documents: Callable[[], Iterable[bytes]] | None = None, progress: Callable[[int], None] | None = None, dictionary=None
+    spec: str,
+    *,
+    m1: M1 | None = None,
+    documents: Callable[[], Iterable[bytes]] | None = None,
+    progress: Callable[[int], None] | None = None,
+    dictionary=None,
 ) -> Codec:
     """Builds the codec that a spelling names.
 
@@ -86,11 +99,15 @@ def create(
     resources = {}
     if "m1" in needed:
         if m1 is None:
-            raise InputError(f"The codec {spec} codes with a byte model and none was given. Train one (`compressed-lm train-m1`) and pass it (`--m1 DIR`).")
+            raise InputError(
+                f"The codec {spec} codes with a byte model and none was given. Train one (`compressed-lm train-m1`) and pass it (`--m1 DIR`)."
+            )
         resources["m1"] = m1
     if "documents" in needed:
         if documents is None:
-            raise InputError(f"The codec {spec} is learned from text and none was given. Name a corpus (`--corpus SOURCE`).")
+            raise InputError(
+                f"The codec {spec} is learned from text and none was given. Name a corpus (`--corpus SOURCE`)."
+            )
         resources["documents"] = documents()
     if "progress" in needed:
         resources |= {"dictionary": dictionary} | ({"progress": progress} if progress else {})
@@ -129,20 +146,26 @@ def load(directory) -> Codec:
     directory = epath.Path(directory)
     path = directory / HEADER
     if not path.exists():
-        raise InputError(f"{directory} is not a codec directory: it has no {HEADER}. Give a directory that `compressed-lm build-codec` or the demo wrote.")
+        raise InputError(
+            f"{directory} is not a codec directory: it has no {HEADER}. Give a directory that `compressed-lm build-codec` or the demo wrote."
+        )
     try:
         header = json.loads(path.read_text())
         version = header["format_version"]
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} cannot be read ({error}). Build the codec again or restore the file.") from error
     if version != FORMAT_VERSION:
-        raise InputError(f"{directory} holds a codec of format version {version}; this package reads version {FORMAT_VERSION}. Build the codec again, or install the version of compressed_lm that wrote it.")
+        raise InputError(
+            f"{directory} holds a codec of format version {version}; this package reads version {FORMAT_VERSION}. Build the codec again, or install the version of compressed_lm that wrote it."
+        )
     files = {}
     for name, digest in header["files"].items():
         content = (directory / name).read_bytes() if (directory / name).exists() else None
         if content is None or hashlib.sha256(content).hexdigest() != digest:
             state = "is missing" if content is None else "was changed or truncated"
-            raise InputError(f"{directory / name} {state}: its checksum is not the one in {HEADER}. Restore the file or build the codec again.")
+            raise InputError(
+                f"{directory / name} {state}: its checksum is not the one in {HEADER}. Restore the file or build the codec again."
+            )
         files[name] = content
     name, options = parse_spec(header["spec"])
     codec = FAMILIES[name].from_files(files, **options)

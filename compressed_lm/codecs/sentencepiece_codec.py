@@ -37,10 +37,14 @@ class SentencePiece:
         try:
             self._processor.LoadFromSerializedProto(model)
         except Exception as error:
-            raise InputError(f"{len(model)} bytes were given as a SentencePiece model, which it is not ({error}). Build the codec again.") from error
+            raise InputError(
+                f"{len(model)} bytes were given as a SentencePiece model, which it is not ({error}). Build the codec again."
+            ) from error
         self.vocab_size, self.spec = v, f"sentencepiece(v={v})"
         if self._processor.vocab_size() != v:
-            raise InputError(f"The SentencePiece model has {self._processor.vocab_size()} pieces where {v} were asked for. Build the codec again.")
+            raise InputError(
+                f"The SentencePiece model has {self._processor.vocab_size()} pieces where {v} were asked for. Build the codec again."
+            )
         self._pieces = [self._bytes_of(i) for i in range(v)]
         self._lengths = np.array([len(p) for p in self._pieces], np.int32)
         self._byte_ids = np.array([self._processor.piece_to_id(f"<0x{b:02X}>") for b in range(256)], np.int32)
@@ -79,7 +83,9 @@ class SentencePiece:
                 minloglevel=2,
             )
         except RuntimeError as error:
-            raise InputError(f"SentencePiece could not learn {v} pieces from this corpus: {error}. Give more text or a smaller v.") from error
+            raise InputError(
+                f"SentencePiece could not learn {v} pieces from this corpus: {error}. Give more text or a smaller v."
+            ) from error
         return cls(v=v, model=model.getvalue())
 
     def files(self) -> dict[str, bytes]:
@@ -101,7 +107,9 @@ class SentencePiece:
     def decode(self, ids: np.ndarray) -> bytes:
         ids = np.asarray(ids)
         if ids.size and (ids.min() < 0 or ids.max() >= self.vocab_size):
-            raise InputError(f"Ids between {ids.min()} and {ids.max()} were given to {self.spec}, which knows 0 to {self.vocab_size - 1}. Remove other ids first.")
+            raise InputError(
+                f"Ids between {ids.min()} and {ids.max()} were given to {self.spec}, which knows 0 to {self.vocab_size - 1}. Remove other ids first."
+            )
         return b"".join([self._pieces[i] for i in ids])
 
     decode_partial = decode

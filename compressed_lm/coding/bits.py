@@ -7,7 +7,9 @@ def token_bits(vocab_size: int) -> int:
     """log2 of the vocabulary size. Raises ValueError unless it is a power of two between 2 and 2**16."""
     width = int(vocab_size).bit_length() - 1
     if not 1 <= width <= 16 or 1 << width != vocab_size:
-        raise ValueError(f"A vocabulary of {vocab_size} was given; a power of two from 2 to 65536 (such as 256, 4096, 65536) was expected.")
+        raise ValueError(
+            f"A vocabulary of {vocab_size} was given; a power of two from 2 to 65536 (such as 256, 4096, 65536) was expected."
+        )
     return width
 
 
@@ -28,7 +30,9 @@ def repack(values, from_bits: int, to_bits: int) -> np.ndarray:
     if from_bits % to_bits == 0:
         shifts = np.arange(from_bits - to_bits, -1, -to_bits, dtype=np.uint32)
         return ((values[:, None] >> shifts) & np.uint32((1 << to_bits) - 1)).reshape(-1)
-    block = to_bits << 14  # values that fill whole fields; a bit takes four bytes on the way, so long inputs go block by block
+    block = (
+        to_bits << 14
+    )  # values that fill whole fields; a bit takes four bytes on the way, so long inputs go block by block
     if len(values) > block:
         return np.concatenate([repack(values[i : i + block], from_bits, to_bits) for i in range(0, len(values), block)])
     shifts = np.arange(from_bits - 1, -1, -1, dtype=np.uint32)

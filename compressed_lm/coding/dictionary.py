@@ -24,10 +24,14 @@ class Dictionary:
         self.parent = np.asarray(parent, np.int32)
         self.last = np.asarray(last, np.uint8)
         if self.parent.shape != self.last.shape or self.parent.ndim != 1:
-            raise ValueError(f"Parents of shape {self.parent.shape} and bytes of shape {self.last.shape} were given; two lists of equal length were expected.")
+            raise ValueError(
+                f"Parents of shape {self.parent.shape} and bytes of shape {self.last.shape} were given; two lists of equal length were expected."
+            )
         self.depth = _depths(self.parent)
         if self.depth.min(initial=1) < 1:
-            raise ValueError("The parents hold a cycle or a number outside the dictionary. The dictionary was corrupted; build or fetch it again.")
+            raise ValueError(
+                "The parents hold a cycle or a number outside the dictionary. The dictionary was corrupted; build or fetch it again."
+            )
         self._first, self._keys, self._children = _child_table(self.parent, self.last)
         self._offsets = np.concatenate([[0], np.cumsum(self.depth, dtype=np.int64)])
         self._text = _spell(self.parent, self.last, self._offsets)
@@ -49,7 +53,9 @@ class Dictionary:
         """Concatenation of the entries. Raises ValueError for a number outside the dictionary."""
         numbers = np.asarray(numbers, np.int64)
         if numbers.size and not 0 <= numbers.min() <= numbers.max() < len(self):
-            raise ValueError(f"Numbers from {numbers.min()} to {numbers.max()} were given to a dictionary of {len(self)} entries (0 to {len(self) - 1}).")
+            raise ValueError(
+                f"Numbers from {numbers.min()} to {numbers.max()} were given to a dictionary of {len(self)} entries (0 to {len(self) - 1})."
+            )
         out = np.empty(int(self.depth[numbers].sum()), np.uint8)
         _concatenate(numbers, self._offsets, self._text, out)
         return out.tobytes()
@@ -92,7 +98,11 @@ def compile_windows(
         if not open_.any():
             break
         texts, lo, size = texts[open_], lo[open_], size[open_]
-        freqs = np.asarray(tables(texts), np.uint32) if texts.shape[1] < max_bytes else np.full((len(texts), 256), 256, np.uint32)
+        freqs = (
+            np.asarray(tables(texts), np.uint32)
+            if texts.shape[1] < max_bytes
+            else np.full((len(texts), 256), 256, np.uint32)
+        )
         if align == "word":
             freqs = np.where(windows.allowed_continuations(texts[:, -1]), freqs, np.uint32(0))
         cdf = np.concatenate([np.zeros((len(freqs), 1), np.uint32), np.cumsum(freqs, axis=1, dtype=np.uint32)], axis=1)
@@ -143,7 +153,9 @@ def _child_table(parent, last):
     roots = np.flatnonzero(parent == -1)
     first[last[roots]] = roots
     if (first < 0).any():
-        raise ValueError(f"{(first < 0).sum()} single bytes are missing from the dictionary; all 256 were expected. Build or fetch it again.")
+        raise ValueError(
+            f"{(first < 0).sum()} single bytes are missing from the dictionary; all 256 were expected. Build or fetch it again."
+        )
     n_slots = 1 << max(4, int(2 * len(parent) - 1).bit_length())
     keys, children = np.full(n_slots, -1, np.int64), np.full(n_slots, -1, np.int32)
     _fill(parent, last, keys, children)

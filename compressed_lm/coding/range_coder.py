@@ -63,7 +63,9 @@ def finish(digits, low: int, size: int) -> bytes:
     low, last = int(low), int(low) + int(size) - 1
     zeros = next(k for k in range(32, -1, -1) if -(-low >> k) << k <= last)
     value = -(-low >> zeros) << zeros
-    digits = np.concatenate([np.asarray(digits, np.uint16), [(value >> s) & 0xFF for s in (24, 16, 8, 0)]]).astype(np.int64)
+    digits = np.concatenate([np.asarray(digits, np.uint16), [(value >> s) & 0xFF for s in (24, 16, 8, 0)]]).astype(
+        np.int64
+    )
     if value >> 32:
         digits[len(digits) - 5] += 1
     resolved = _carry(digits)

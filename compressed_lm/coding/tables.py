@@ -35,7 +35,9 @@ def frequencies_from_counts(counts) -> np.ndarray:
     """Frequencies of symbols counted in a corpus: uint32[S] from non-negative integers of any size."""
     counts = np.asarray(counts, np.float64)
     if counts.ndim != 1 or not len(counts) or counts.min() < 0 or counts.max() <= 0:
-        raise ValueError(f"Counts of shape {counts.shape} were given; one list of non-negative numbers, not all zero, was expected.")
+        raise ValueError(
+            f"Counts of shape {counts.shape} were given; one list of non-negative numbers, not all zero, was expected."
+        )
     return frequencies(np.ceil(counts * (MAX_WEIGHT / counts.max())).astype(np.uint32))
 
 

@@ -28,7 +28,14 @@ class BitsPerByte:
     """
 
     def __init__(
-        self, predict: Callable, *, store: TokenStore, seq_len: int, batch_size: int = 32, stride: int = 1, mesh_shape: tuple[int, ...] | None = None
+        self,
+        predict: Callable,
+        *,
+        store: TokenStore,
+        seq_len: int,
+        batch_size: int = 32,
+        stride: int = 1,
+        mesh_shape: tuple[int, ...] | None = None,
     ):
         """
         Args:

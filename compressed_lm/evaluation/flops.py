@@ -26,4 +26,6 @@ def flops_per_byte(model_config: TransformerConfig, codec: Codec, store: TokenSt
     """Cost of a model over a codec, at the bytes per token of a store (end-of-document tokens included)."""
     tokens_per_byte = (store.n_tokens + store.n_documents) / max(store.n_bytes, 1)
     model, with_softmax = (flops_per_token(model_config, softmax=s) * tokens_per_byte for s in (False, True))
-    return FlopsPerByte(model + codec.m1_flops_per_byte, with_softmax + codec.m1_flops_per_byte, model + codec.flops_per_byte)
+    return FlopsPerByte(
+        model + codec.m1_flops_per_byte, with_softmax + codec.m1_flops_per_byte, model + codec.flops_per_byte
+    )

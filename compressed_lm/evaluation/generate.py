@@ -17,7 +17,15 @@ TOKENS_PER_CALL = 16
 
 
 def sample_tokens(
-    params, model_config: TransformerConfig, prompt: np.ndarray, *, n_tokens: int, eod_id: int, temperature: float = 1.0, top_k: int = 0, seed: int = 0
+    params,
+    model_config: TransformerConfig,
+    prompt: np.ndarray,
+    *,
+    n_tokens: int,
+    eod_id: int,
+    temperature: float = 1.0,
+    top_k: int = 0,
+    seed: int = 0,
 ) -> Iterator[np.ndarray]:
     """Yields int32[<= 16] pieces of a sampled continuation, until the end of the document or `n_tokens`.
 
@@ -31,7 +39,9 @@ def sample_tokens(
       seed: of the random numbers.
     """
     if temperature < 0 or top_k < 0 or n_tokens < 0:
-        raise InputError(f"temperature={temperature}, top_k={top_k}, n_tokens={n_tokens} were given; expected 0 or more for each.")
+        raise InputError(
+            f"temperature={temperature}, top_k={top_k}, n_tokens={n_tokens} were given; expected 0 or more for each."
+        )
     forced = np.append(np.int32(eod_id), np.asarray(prompt, np.int32))
     length = -(-(len(forced) + n_tokens) // TOKENS_PER_CALL) * TOKENS_PER_CALL
     advance = jax.jit(functools.partial(_advance, Transformer(model_config), eod_id, temperature, top_k))
@@ -72,7 +82,15 @@ def _advance(model, eod_id, temperature, top_k, params, carry, forced):
 
 
 def generate(
-    params, model_config: TransformerConfig, codec: Codec, *, prompt: bytes = b"", n_tokens: int = 128, temperature: float = 0.8, top_k: int = 0, seed: int = 0
+    params,
+    model_config: TransformerConfig,
+    codec: Codec,
+    *,
+    prompt: bytes = b"",
+    n_tokens: int = 128,
+    temperature: float = 0.8,
+    top_k: int = 0,
+    seed: int = 0,
 ) -> Iterator[str]:
     """Yields pieces of text as they become certain: the prompt, then its sampled continuation.
 
@@ -81,7 +99,16 @@ def generate(
     ids = codec.encode(prompt) if prompt else np.zeros(0, np.int32)
     printer = text_codecs.getincrementaldecoder("utf-8")(errors="replace")
     shown = b""
-    for piece in sample_tokens(params, model_config, ids, n_tokens=n_tokens, eod_id=codec.vocab_size, temperature=temperature, top_k=top_k, seed=seed):
+    for piece in sample_tokens(
+        params,
+        model_config,
+        ids,
+        n_tokens=n_tokens,
+        eod_id=codec.vocab_size,
+        temperature=temperature,
+        top_k=top_k,
+        seed=seed,
+    ):
         ids = np.concatenate([ids, piece])
         text = codec.decode_partial(ids)
         if text.startswith(shown):

@@ -70,13 +70,20 @@ def check_exactable(config: TransformerConfig, context: int) -> None:
         problems.append(f"position={config.position} (relative is needed: its bias is a table of integers)")
     if not config.gated_mlp or config.activation != "relu":
         problems.append(f"gated_mlp={config.gated_mlp}, activation={config.activation} (gated relu is needed)")
-    widths = {"d_model": config.d_model, "d_ff": config.d_ff, "n_heads * d_head": config.n_heads * config.d_head, "context": context}
+    widths = {
+        "d_model": config.d_model,
+        "d_ff": config.d_ff,
+        "n_heads * d_head": config.n_heads * config.d_head,
+        "context": context,
+    }
     problems += [f"{name}={width} (at most 1024)" for name, width in widths.items() if width > 1024]
     if config.vocab_size < N_SYMBOLS:
         problems.append(f"vocab_size={config.vocab_size} (at least {N_SYMBOLS}: M1 is a model over the bytes codec)")
     if problems:
         raise InputError(
-            "This model cannot serve as M1, because its integer form would not be exact: " + "; ".join(problems) + ". Train M1 with a configuration within these bounds."
+            "This model cannot serve as M1, because its integer form would not be exact: "
+            + "; ".join(problems)
+            + ". Train M1 with a configuration within these bounds."
         )
 
 
@@ -111,7 +118,9 @@ def _observe(params, config: TransformerConfig, inputs):
         x = middle * layer["mlp_norm"]["scale"]
         up, gate = x @ layer["mlp"]["up"]["kernel"], ACTIVATIONS["relu"](x @ layer["mlp"]["gate"]["kernel"])
         h = h + (up * gate) @ layer["mlp"]["down"]["kernel"]
-        values = dict(attention_in=normal, q=q, k=k, v=v, average=average, mlp_in=middle, up=up, gate=gate, product=up * gate)
+        values = dict(
+            attention_in=normal, q=q, k=k, v=v, average=average, mlp_in=middle, up=up, gate=gate, product=up * gate
+        )
         seen[f"layer_{i}"] = {name: largest(value) for name, value in values.items()}
     normal = rms(h)
     seen["final"] = {"in": largest(normal)}
@@ -166,7 +175,9 @@ def quantise(params, config: TransformerConfig, sample, *, context: int) -> tupl
     d, n_heads, d_head = config.d_model, config.n_heads, config.d_head
     bits = math.log2(math.e) * 2**ops.FRACTION_BITS  # units of a log-probability in nats
     distances = relative_buckets(context, n_buckets=config.n_buckets, max_distance=config.max_distance)
-    exact: ExactParams = {"embed": {"table": np.round(params["embed"]["embedding"][:N_SYMBOLS] * STREAM_SCALE).astype(np.int32)}}
+    exact: ExactParams = {
+        "embed": {"table": np.round(params["embed"]["embedding"][:N_SYMBOLS] * STREAM_SCALE).astype(np.int32)}
+    }
     for i in range(config.n_layers):
         layer, ranges, out = params[f"layer_{i}"], seen[f"layer_{i}"], {}
 
@@ -194,15 +205,24 @@ def quantise(params, config: TransformerConfig, sample, *, context: int) -> tupl
             out[name], w_unit = _weights(gain * layer["mlp"][name]["kernel"])
             out[f"{name}_multiplier"], out[f"{name}_shift"] = _rescaler(w_unit / (ranges[name] / GATE_RANGE))
         product_unit = ranges["product"] / 127
-        out["product_multiplier"], out["product_shift"] = _rescaler(ranges["up"] * ranges["gate"] / GATE_RANGE**2 / product_unit)
+        out["product_multiplier"], out["product_shift"] = _rescaler(
+            ranges["up"] * ranges["gate"] / GATE_RANGE**2 / product_unit
+        )
         out["down"], w_unit = _weights(product_unit[:, None] * layer["mlp"]["down"]["kernel"])
         out["down_multiplier"], out["down_shift"] = _rescaler(w_unit * STREAM_SCALE)
         exact[f"layer_{i}"] = out
 
     multiplier, unit = _input_range(seen["final"]["in"], d)
-    table, w_unit = _weights((params["final_norm"]["scale"] * unit)[:, None] * params["unembed"]["kernel"][:, :N_SYMBOLS])
+    table, w_unit = _weights(
+        (params["final_norm"]["scale"] * unit)[:, None] * params["unembed"]["kernel"][:, :N_SYMBOLS]
+    )
     logit_multiplier, logit_shift = _rescaler(w_unit * bits)
-    exact["final"] = {"in": multiplier, "unembed": table, "logit_multiplier": logit_multiplier, "logit_shift": logit_shift}
+    exact["final"] = {
+        "in": multiplier,
+        "unembed": table,
+        "logit_multiplier": logit_multiplier,
+        "logit_shift": logit_shift,
+    }
     return exact, ExactConfig(config.n_layers, d, n_heads, d_head, config.d_ff, context)
 
 
@@ -225,7 +245,9 @@ def _project(p, name, x):
 
 def _attention_weights(p, scores, bias, allowed):
     """14-bit weights int32[..., Q, S] from products of queries and keys int32[..., Q, S]; the largest is 2**14."""
-    scores = jnp.where(allowed, ops.rescale(scores, p["score_multiplier"][:, None, None], p["score_shift"]) + bias, FORBIDDEN)
+    scores = jnp.where(
+        allowed, ops.rescale(scores, p["score_multiplier"][:, None, None], p["score_shift"]) + bias, FORBIDDEN
+    )
     return ops.exp2_negative(jnp.max(scores, -1, keepdims=True) - scores) >> 1
 
 
@@ -243,7 +265,10 @@ def _attend_all(p, q, k, v, bias, allowed):
     q, k, v = (x.astype(jnp.float32) for x in (q, k, v))
     weights = _attention_weights(p, product("bqhk,bshk->bhqs", q, k).astype(jnp.int32), bias, allowed)
     # Two 7-bit halves of a 14-bit weight: each sum of products stays below 2**24 for up to 1,032 positions.
-    high, low = (product("bhqs,bshk->bqhk", half.astype(jnp.float32), v).astype(jnp.int32) for half in (weights >> 7, weights & 127))
+    high, low = (
+        product("bhqs,bshk->bqhk", half.astype(jnp.float32), v).astype(jnp.int32)
+        for half in (weights >> 7, weights & 127)
+    )
     return _average(p, (high << 7) + low, jnp.swapaxes(weights, 1, 2))
 
 

@@ -59,7 +59,9 @@ def normalise(h, multiplier):
     """
     largest = jnp.max(jnp.abs(h), axis=-1, keepdims=True)
     shift = (32 - jax.lax.clz(largest)) - 11
-    shifted = jnp.where(shift > 0, (h + ((1 << jnp.maximum(shift, 1)) >> 1)) >> jnp.maximum(shift, 0), h << jnp.maximum(-shift, 0))
+    shifted = jnp.where(
+        shift > 0, (h + ((1 << jnp.maximum(shift, 1)) >> 1)) >> jnp.maximum(shift, 0), h << jnp.maximum(-shift, 0)
+    )
     squares = (shifted * shifted).astype(jnp.uint32)
     norm = jnp.maximum(isqrt(jnp.sum(squares, axis=-1, keepdims=True, dtype=jnp.uint32)).astype(jnp.int32), 1)
     return clip8((2 * shifted * multiplier + norm) // (2 * norm))

@@ -83,7 +83,14 @@ def test_windows_equal_unbounded_integers(bits, align):
 
 def test_scale_is_exact_at_the_corners():
     """floor(f * n / t) holds at the largest operands, where a 33rd bit would be lost."""
-    f, t, n = (a.reshape(-1) for a in np.meshgrid([0, 1, 255, 40000, 65535, 65536], [65536, 65535, 65534, 40001, 256], [0, 1, 65535, 65536, 2**32 - 257, 2**32 - 1]))
+    f, t, n = (
+        a.reshape(-1)
+        for a in np.meshgrid(
+            [0, 1, 255, 40000, 65535, 65536],
+            [65536, 65535, 65534, 40001, 256],
+            [0, 1, 65535, 65536, 2**32 - 257, 2**32 - 1],
+        )
+    )
     keep = f <= t
     got = windows.scale(f[keep].astype(np.uint32), t[keep].astype(np.uint32), n[keep].astype(np.uint32))
     assert got.tolist() == [int(a) * int(c) // int(b) for a, b, c in zip(f[keep], t[keep], n[keep], strict=True)]
@@ -93,7 +100,10 @@ def test_scale_is_exact_at_the_corners():
 def test_dictionary_is_the_windows(align):
     """Compiled at b=12, the codes are 4,096 different texts and the longest-match parse gives the ids of the step-by-step rule."""
     compiled = dictionary.compile_windows(
-        lambda texts: np.array([slow_table(t.tobytes(), 2) for t in texts], np.uint32), bits=12, align=align, max_bytes=64
+        lambda texts: np.array([slow_table(t.tobytes(), 2) for t in texts], np.uint32),
+        bits=12,
+        align=align,
+        max_bytes=64,
     )
     entries = {compiled.entry(i) for i in range(len(compiled))}
     assert len(compiled) == len(entries) == 4096
@@ -108,7 +118,10 @@ def test_dictionary_is_the_windows(align):
 def test_word_windows_never_hold_a_word_start():
     """No aligned window has white space after a byte that is not white space."""
     compiled = dictionary.compile_windows(
-        lambda texts: np.array([slow_table(t.tobytes(), 3) for t in texts], np.uint32), bits=12, align="word", max_bytes=64
+        lambda texts: np.array([slow_table(t.tobytes(), 3) for t in texts], np.uint32),
+        bits=12,
+        align="word",
+        max_bytes=64,
     )
     for i in range(len(compiled)):
         entry = compiled.entry(i)
@@ -119,7 +132,9 @@ def test_flat_table_past_the_cap_keeps_the_bijection():
     """Beyond max_bytes the table is flat, every code still belongs to one text, and windows stay short."""
     peaked = np.ones(256, np.uint32)
     peaked[ord("=")] = 65536 - 255
-    compiled = dictionary.compile_windows(lambda texts: np.tile(peaked, (len(texts), 1)), bits=12, align="none", max_bytes=16)
+    compiled = dictionary.compile_windows(
+        lambda texts: np.tile(peaked, (len(texts), 1)), bits=12, align="none", max_bytes=16
+    )
     assert len({compiled.entry(i) for i in range(4096)}) == 4096
     assert 16 <= compiled.depth.max() <= 16 + 3
 
