@@ -1,4 +1,5 @@
-"""Packaging. Every dependency comes from PyPI with a lower and an upper bound; `constraints/` pins the two tested ends."""
+"""Packaging. Every dependency comes from PyPI with a lower and an upper bound; `constraints/` pins the two tested
+ends."""
 
 import pathlib
 

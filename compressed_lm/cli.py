@@ -11,7 +11,8 @@ from compressed_lm.errors import InputError
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 CORPUS_HELP = (
-    "source of documents: installed_docs (documentation of the installed packages), json:GLOB (C4-style JSON lines, plain or .gz), text:GLOB (a file a document), "
+    "source of documents: installed_docs (documentation of the installed packages), json:GLOB (C4-style JSON "
+    "lines, plain or .gz), text:GLOB (a file a document), "
     "store:DIR (a token store of raw bytes), tfds:c4/en:3.1.0, seqio:TASK"
 )
 CODEC_HELP = "bytes, sentencepiece(v=4096), gzip(v=256), static_ac(v=256), ac(v=256), eiw(b=16,v=65536,align=word)"
@@ -31,7 +32,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
     except OSError as error:
         print(
-            f"error: {error.strerror or error}{f' ({error.filename})' if error.filename else ''}. Finished shards, checkpoints and files are untouched; run the same command again.",
+            f"error: {error.strerror or error}{f' ({error.filename})' if error.filename else ''}. Finished "
+            "shards, checkpoints and files are untouched; run the same command again.",
             file=sys.stderr,
         )
     except ValueError as error:
@@ -46,7 +48,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="compressed-lm",
-        description="Train language models over compressed text, and compare them in bits per byte. `compressed-lm VERB --help` explains a verb.",
+        description="Train language models over compressed text, and compare them in bits per byte. "
+        "`compressed-lm VERB "
+        "--help` explains a verb.",
     )
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
 
@@ -302,7 +306,8 @@ def _train_m1(arguments):
     result = train(config, model, store, out=out)
     m1 = stages.export_m1(out, store)
     print(
-        f"M1 is {out / stages.M1_FILE}, hash {m1.hash[:12]}; last training loss {result.loss_nats_per_token / 0.6931471805599453:.3f} bits per byte."
+        f"M1 is {out / stages.M1_FILE}, hash {m1.hash[:12]}; last training loss "
+        f"{result.loss_nats_per_token / 0.6931471805599453:.3f} bits per byte."
     )
 
 
@@ -315,13 +320,15 @@ def _build_codec(arguments):
     spec = codecs.canonical_spec(arguments.codec)
     m1 = stages.load_m1(arguments.m1) if arguments.m1 else None
     name, options = codecs.parse_spec(spec)
-    documents = lambda: take_bytes(
-        open_corpus(arguments.corpus, validation=arguments.validation).documents("train"), arguments.max_bytes
-    )  # noqa: E731
-    with progress(
-        f"build {spec}", 1 << int(options["b"]) if name == "eiw" else None, unit="windows" if name == "eiw" else ""
-    ) as bar:
-        codec = codecs.create(spec, m1=m1, documents=documents, progress=lambda n: bar.advance(n - bar.done))
+    corpus = open_corpus(arguments.corpus, validation=arguments.validation)
+    n_windows = 1 << int(options["b"]) if name == "eiw" else None
+    with progress(f"build {spec}", n_windows, unit="windows" if n_windows else "") as bar:
+        codec = codecs.create(
+            spec,
+            m1=m1,
+            documents=lambda: take_bytes(corpus.documents("train"), arguments.max_bytes),
+            progress=lambda n: bar.advance(n - bar.done),
+        )
     codecs.save(codec, arguments.out)
     print(f"{codec.spec} is in {arguments.out}, fingerprint {codec.fingerprint[:12]}.")
 
@@ -334,7 +341,8 @@ def _encode(arguments):
     content = files.encode_file(data, codec)
     _write(arguments.output, content)
     print(
-        f"{arguments.input}: {len(data):,} bytes -> {arguments.output}: {len(content):,} bytes with {codec.spec} ({8 * len(content) / max(len(data), 1):.3f} bits per byte)."
+        f"{arguments.input}: {len(data):,} bytes -> {arguments.output}: {len(content):,} bytes with "
+        f"{codec.spec} ({8 * len(content) / max(len(data), 1):.3f} bits per byte)."
     )
 
 
@@ -369,7 +377,8 @@ def _verify(arguments) -> int:
             continue
         if not arguments.codec:
             raise InputError(
-                f"{path} is a file and no codec was given to verify with. Give one by --codec DIR, or give a folder of a token store."
+                f"{path} is a file and no codec was given to verify with. Give one by --codec DIR, or give a "
+                "folder of a token store."
             )
         codec, data = _load_codec(arguments.codec), path.read_bytes()
         ids = codec.encode(data)
@@ -406,11 +415,13 @@ def _compress(arguments):
     )
     if store is None:
         print(
-            f"The shards of process {arguments.process_index} are finished; the process that finishes last writes the manifest of {arguments.out}."
+            f"The shards of process {arguments.process_index} are finished; the process that finishes last "
+            f"writes the manifest of {arguments.out}."
         )
     else:
         print(
-            f"{arguments.out}: {store.n_documents:,} documents, {store.n_bytes:,} bytes, {store.n_tokens:,} tokens of {store.codec_spec} ({store.n_bytes / max(store.n_tokens, 1):.3f} bytes per token)."
+            f"{arguments.out}: {store.n_documents:,} documents, {store.n_bytes:,} bytes, {store.n_tokens:,} "
+            f"tokens of {store.codec_spec} ({store.n_bytes / max(store.n_tokens, 1):.3f} bytes per token)."
         )
 
 
@@ -447,7 +458,8 @@ def _train(arguments):
             mesh = tuple(int(size) for size in arguments.mesh.split(","))
         except ValueError:
             raise InputError(
-                f"--mesh {arguments.mesh} was given; three whole numbers for data,fsdp,tensor were expected, such as 4,2,1."
+                f"--mesh {arguments.mesh} was given; three whole numbers for data,fsdp,tensor were expected, "
+                "such as 4,2,1."
             ) from None
     eval_fn = None
     if arguments.validation_tokens:
@@ -464,7 +476,8 @@ def _train(arguments):
     result = train(config, model, store, out=out, mesh_shape=mesh, trackers=trackers, eval_fn=eval_fn)
     per_byte = (store.n_tokens + store.n_documents) / max(store.n_bytes, 1) / math.log(2)
     print(
-        f"{out}: step {result.step}, {result.n_params:,} parameters, {result.n_tokens:,} tokens; last training loss {result.loss_nats_per_token!r} nats per token "
+        f"{out}: step {result.step}, {result.n_params:,} parameters, {result.n_tokens:,} tokens; last "
+        f"training loss {result.loss_nats_per_token!r} nats per token "
         f"({result.loss_nats_per_token * per_byte:.3f} bits per byte)."
     )
 
@@ -501,7 +514,8 @@ def _generate(arguments):
     run, codec = load_run(arguments.run), _load_codec(arguments.codec)
     if run.codec_fingerprint != codec.fingerprint:
         raise InputError(
-            f"The run {arguments.run} was trained on {run.codec_spec}, fingerprint {run.codec_fingerprint[:12]}; the codec given is {codec.spec}, fingerprint {codec.fingerprint[:12]}. "
+            f"The run {arguments.run} was trained on {run.codec_spec}, fingerprint "
+            f"{run.codec_fingerprint[:12]}; the codec given is {codec.spec}, fingerprint {codec.fingerprint[:12]}. "
             "Give the codec that made its tokens."
         )
     pieces = generate(

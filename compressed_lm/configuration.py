@@ -1,4 +1,5 @@
-"""gin, with the traps taken out: plain strings, unknown names and unused macros refused with a suggestion, the resolved config saved."""
+"""gin, with the traps taken out: plain strings, unknown names and unused macros refused with a suggestion, the
+resolved config saved."""
 
 import ast
 import dataclasses
@@ -31,7 +32,8 @@ def register(name: str, cls: type) -> type:
 
 
 def find(path: str) -> pathlib.Path:
-    """The gin file at a path, or of that name under `gin_configs/` of the package. Raises InputError with the names there are."""
+    """The gin file at a path, or of that name under `gin_configs/` of the package. Raises InputError with the names
+    there are."""
     candidates = [pathlib.Path(path), ROOT / path, ROOT / "gin_configs" / path, ROOT / "gin_configs" / f"{path}.gin"]
     for candidate in candidates:
         if candidate.is_file():
@@ -68,7 +70,8 @@ def load(files: Sequence[str] = (), bindings: Sequence[str] = ()) -> str:
     if unused:
         used = re.findall(r"%([\w.]+)", text)
         raise InputError(
-            f"The macro {unused[0]} is set and never used.{_suggest(unused[0], used)} Remove it, or spell it as the configuration does."
+            f"The macro {unused[0]} is set and never used.{_suggest(unused[0], used)} Remove it, or spell it "
+            "as the configuration does."
         )
     return text
 
@@ -128,5 +131,6 @@ def train(scope: str = "", **overrides) -> TrainConfig:
             return Train(**overrides)
         except TypeError as error:
             raise InputError(
-                f"The training run is not described completely ({error}). Give the number of steps, such as train.steps=500."
+                f"The training run is not described completely ({error}). Give the number of steps, such as "
+                "train.steps=500."
             ) from error

@@ -7,7 +7,6 @@ import dataclasses
 import json
 import pathlib
 
-
 from compressed_lm import codecs, configuration, scaling, stages
 from compressed_lm.codecs.protocol import Codec
 from compressed_lm.corpora.job import compress
@@ -122,7 +121,8 @@ class _Demo:
             "title": "Language models over compressed text",
             "corpus": self.config.corpus,
             "validation_bytes": self.text["validation"].n_bytes,
-            "M1": f"{m1_row['n_nonembed']:,} parameters without embeddings, {m1_row['bits_per_byte']:.3f} bits per byte as floats",
+            "M1": f"{m1_row['n_nonembed']:,} parameters without embeddings, {m1_row['bits_per_byte']:.3f} bits per "
+            "byte as floats",
             "devices": stages.describe_devices(),
             "versions": ", ".join(f"{name} {version}" for name, version in stages.versions().items()),
         }
@@ -146,7 +146,8 @@ class _Demo:
             ) | {"run": "m1"}
             row["m1_exact_bits_per_byte"] = stages.exact_bits_per_byte(m1, list(self.corpora["validation"].documents()))
             done.append(
-                f"{row['n_nonembed']:,} parameters without embeddings, {result.n_tokens / 1e6:.1f} MB of text; {row['bits_per_byte']:.3f} bits per byte on validation, "
+                f"{row['n_nonembed']:,} parameters without embeddings, {result.n_tokens / 1e6:.1f} MB of "
+                f"text; {row['bits_per_byte']:.3f} bits per byte on validation, "
                 f"{row['m1_exact_bits_per_byte']:.3f} through its exact integer tables."
             )
         return m1, row
@@ -267,7 +268,8 @@ class _Demo:
             ]
             best = min(rows, key=lambda row: row["bits_per_byte"])
             done.append(
-                f"{len(rows)} models on the same {self.text['validation'].n_bytes:,} bytes; best {best['bits_per_byte']:.3f} bits per byte ({best['run']})."
+                f"{len(rows)} models on the same {self.text['validation'].n_bytes:,} bytes; best "
+                f"{best['bits_per_byte']:.3f} bits per byte ({best['run']})."
             )
         return rows
 

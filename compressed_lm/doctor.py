@@ -12,7 +12,8 @@ from rich.table import Table
 
 
 def run() -> int:
-    """Prints versions, devices and problems with their cures. Returns 0, or 2 if something that the package needs is missing or out of bounds."""
+    """Prints versions, devices and problems with their cures. Returns 0, or 2 if something that the package needs is
+    missing or out of bounds."""
     problems = []
     table = Table(
         "package", "installed", "wanted", "for", title="compressed_lm " + importlib.metadata.version("compressed_lm")
@@ -27,7 +28,8 @@ def run() -> int:
         right = version is not None and requirement.specifier.contains(version, prereleases=True)
         if version is not None and not right or version is None and extra == "base":
             problems.append(
-                f"{requirement.name} {version or 'is missing'}; wanted {requirement.specifier}. Cure: pip install '{requirement.name}{requirement.specifier}'"
+                f"{requirement.name} {version or 'is missing'}; wanted {requirement.specifier}. Cure: pip "
+                f"install '{requirement.name}{requirement.specifier}'"
             )
         table.add_row(
             requirement.name,
@@ -42,7 +44,8 @@ def run() -> int:
     if free < 2e9:
         problems.append(f"Only {free / 1e9:.1f} GB are free on this disk; the demo wants 1 GB.")
     print(
-        f"Python {platform.python_version()} on {platform.system()} {platform.machine()}; JAX runs on {jax.device_count()} x {jax.devices()[0].device_kind} ({jax.default_backend()})."
+        f"Python {platform.python_version()} on {platform.system()} {platform.machine()}; JAX runs on "
+        f"{jax.device_count()} x {jax.devices()[0].device_kind} ({jax.default_backend()})."
     )
     for problem in problems:
         print(f"PROBLEM: {problem}")
@@ -65,10 +68,12 @@ def _known_pairs() -> list[str]:
         and installed.get("sentencepiece", (0,)) >= (0, 2)
     ):
         found.append(
-            "apache-beam holds protobuf below 7, with which sentencepiece 0.2.3 fails to import. Cure: pip uninstall apache-beam; nothing here needs it."
+            "apache-beam holds protobuf below 7, with which sentencepiece 0.2.3 fails to import. Cure: pip "
+            "uninstall apache-beam; nothing here needs it."
         )
     if "tensorflow" in installed and "tensorboard" not in installed:
         found.append(
-            "tensorboard is missing, without which seqio's metric writers fail to import. Cure: pip install 'compressed_lm[corpora]'"
+            "tensorboard is missing, without which seqio's metric writers fail to import. Cure: pip install "
+            "'compressed_lm[corpora]'"
         )
     return found

@@ -43,7 +43,8 @@ def export_m1(run_dir, store: TokenStore) -> codecs.M1:
     run = load_run(run_dir)
     if run.codec_spec != "bytes":
         raise InputError(
-            f"{run_dir} was trained on the codec {run.codec_spec}. M1 is a model over the codec bytes: train one with `compressed-lm train-m1`."
+            f"{run_dir} was trained on the codec {run.codec_spec}. M1 is a model over the codec bytes: train "
+            "one with `compressed-lm train-m1`."
         )
     rows = store.rows(run.train_config.seq_len)
     sample = np.stack([rows[i] for i in range(min(CALIBRATION_ROWS, len(rows)))])
@@ -67,7 +68,8 @@ def load_m1(directory) -> codecs.M1:
 
 
 def exact_bits_per_byte(m1: codecs.M1, documents: list[bytes]) -> float:
-    """Bits per byte that the integer tables assign to documents, ends included: what the coder would reach without rounding its interval."""
+    """Bits per byte that the integer tables assign to documents, ends included: what the coder would reach without
+    rounding its interval."""
     symbols = [np.append(np.frombuffer(d, np.uint8).astype(np.int32), codecs.m1.END) for d in documents]
     context = m1.config.context
     rows = [np.pad(s, (0, -len(s) % context), constant_values=codecs.m1.END).reshape(-1, context) for s in symbols]
@@ -96,7 +98,8 @@ def evaluate_run(
     for what, fingerprint in (("codec", codec.fingerprint), ("validation store", store.codec_fingerprint)):
         if fingerprint != run.codec_fingerprint:
             raise InputError(
-                f"The run {run_dir} was trained on {run.codec_spec}, fingerprint {run.codec_fingerprint[:12]}, and the {what} has fingerprint {fingerprint[:12]}: "
+                f"The run {run_dir} was trained on {run.codec_spec}, fingerprint "
+                f"{run.codec_fingerprint[:12]}, and the {what} has fingerprint {fingerprint[:12]}: "
                 "another M1, other options or another codec. Give the one that the run was trained with."
             )
     predict = predict_fn(run.model_config, run.eod_id)
@@ -149,7 +152,8 @@ def ratio_row(codec: Codec, store: TokenStore, m1_bits_per_byte: float | None) -
 
 
 def curve_rows(run_dir, row: dict) -> list[dict]:
-    """The learning curve of a run, from its metrics.jsonl: validation bits per byte against bytes of text trained on."""
+    """The learning curve of a run, from its metrics.jsonl: validation bits per byte against bytes of text trained
+    on."""
     bytes_per_training_token = row["bytes"] / row["tokens"]
     tokens_per_step = row["tokens"] / row["step"]
     rows = []
@@ -187,4 +191,7 @@ def stage(name: str, log: list[dict], *, say: Callable[[str], None] = print) -> 
 def describe_devices() -> str:
     """One line on where computations run."""
     devices = jax.devices()
-    return f"{len(devices)} {devices[0].platform} device{'s' if len(devices) > 1 else ''} ({re.sub(r'(?i)^cpu$', 'virtual' if len(devices) > 1 else 'host', devices[0].device_kind)})"
+    return (
+        f"{len(devices)} {devices[0].platform} device{'s' if len(devices) > 1 else ''} "
+        f"({re.sub(r'(?i)^cpu$', 'virtual' if len(devices) > 1 else 'host', devices[0].device_kind)})"
+    )

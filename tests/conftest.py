@@ -13,7 +13,8 @@ jax.config.update("jax_num_cpu_devices", 8)
 
 @pytest.fixture(scope="session")
 def data_dir():
-    """The folder of real corpora named by COMPRESSED_LM_DATA; tests that want more text than the package brings use it."""
+    """The folder of real corpora named by COMPRESSED_LM_DATA; tests that want more text than the package brings use
+    it."""
     import pathlib
 
     path = os.environ.get("COMPRESSED_LM_DATA", "")

@@ -1,4 +1,5 @@
-"""`ac`: M1 and a range coder over whole documents (Lester et al. 2024, section 2.3), and `static_ac`, the same with one byte table."""
+"""`ac`: M1 and a range coder over whole documents (Lester et al. 2024, section 2.3), and `static_ac`, the same with
+one byte table."""
 
 import hashlib
 import itertools
@@ -11,7 +12,8 @@ from compressed_lm.coding import bits, range_coder, tables
 from compressed_lm.errors import InputError
 
 SEGMENT_BYTES = 10_240
-"""The paper compresses examples of 10,240 bytes. A longer document is cut here, so that its parts decode side by side."""
+"""The paper compresses examples of 10,240 bytes. A longer document is cut here, so that its parts decode side by
+side."""
 
 
 class _Streams:
@@ -30,7 +32,8 @@ class _Streams:
         ids = np.asarray(ids)
         if ids.size and (ids.min() < 0 or ids.max() >= self.vocab_size):
             raise InputError(
-                f"Ids between {ids.min()} and {ids.max()} were given to {self.spec}, which knows 0 to {self.vocab_size - 1}. Remove other ids first."
+                f"Ids between {ids.min()} and {ids.max()} were given to {self.spec}, which knows 0 to "
+                f"{self.vocab_size - 1}. Remove other ids first."
             )
         return bits.repack(ids, self._token_bits, 8).astype(np.uint8).tobytes()
 
@@ -61,7 +64,8 @@ class StaticAC(_Streams):
         self.freqs = np.asarray(freqs, np.uint32)
         if self.freqs.shape != (257,) or self.freqs.min() < 1 or self.freqs.sum() != tables.TABLE_TOTAL:
             raise InputError(
-                "The table of static_ac is broken: 257 positive frequencies that sum to 65536 were expected. Build the codec again."
+                "The table of static_ac is broken: 257 positive frequencies that sum to 65536 were expected. "
+                "Build the codec again."
             )
         self._cdf = tables.cumulative(self.freqs)
         self.fingerprint = hashlib.sha256(
@@ -100,8 +104,10 @@ class StaticAC(_Streams):
 class AC(_Streams):
     """Arithmetic coding with M1; its context starts afresh every `M1.config.context` symbols, the coder does not.
 
-    A document of up to `SEGMENT_BYTES` is one stream that ends in M1's end symbol. A longer one opens with the end symbol (as an empty document
-    would) and one bit that says "long", then the lengths in tokens of its segments, then the segments, each a document of its own.
+    A document of up to `SEGMENT_BYTES` is one stream that ends in M1's end symbol. A longer one opens with the end
+    symbol (as an empty document
+    would) and one bit that says "long", then the lengths in tokens of its segments, then the segments, each a
+    document of its own.
     """
 
     name = "ac"
@@ -147,7 +153,8 @@ class AC(_Streams):
         return out
 
     def _header(self, lengths: Sequence[int]) -> np.ndarray:
-        """Tokens that open a long document: end symbol, "long", then the number of segments and their lengths as 16-bit digits."""
+        """Tokens that open a long document: end symbol, "long", then the number of segments and their lengths as
+        16-bit digits."""
         below, above = self.m1.first_table[END : END + 2]
         digits = np.array([len(lengths), *lengths], np.uint32)
         digits = np.stack([digits >> 16, digits & 0xFFFF], axis=1).reshape(-1)
@@ -172,13 +179,15 @@ class AC(_Streams):
         n_segments = number()
         if n_segments > len(ids):
             raise range_coder.CorruptStream(
-                f"{len(ids)} ids announce {n_segments} segments: they were truncated or changed. Restore them from their source."
+                f"{len(ids)} ids announce {n_segments} segments: they were truncated or changed. Restore them "
+                "from their source."
             )
         lengths = [number() for _ in range(n_segments)]
         start = len(self._header(lengths))
         if start + sum(lengths) != len(ids):
             raise range_coder.CorruptStream(
-                f"{len(ids)} ids were given where their header announces {start + sum(lengths)}: they were truncated or changed. Restore them from their source."
+                f"{len(ids)} ids were given where their header announces {start + sum(lengths)}: they were "
+                "truncated or changed. Restore them from their source."
             )
         return np.split(ids, start + np.cumsum([0, *lengths]))[1:-1]
 
@@ -187,7 +196,8 @@ class AC(_Streams):
         for i, (symbols, whole) in enumerate(zip(decoded, ended, strict=True)):
             if not whole:
                 raise range_coder.CorruptStream(
-                    f"The ids of segment {i} ({len(segments[i])} of them) end after {len(symbols)} bytes without an end of document: they were truncated or changed. "
+                    f"The ids of segment {i} ({len(segments[i])} of them) end after {len(symbols)} bytes "
+                    "without an end of document: they were truncated or changed. "
                     "Restore them from their source."
                 )
         return [symbols.tobytes() for symbols in decoded]
@@ -199,7 +209,8 @@ class AC(_Streams):
     def _decode_streams(
         self, streams: Sequence[bytes], *, overrun: int = range_coder.OVERRUN
     ) -> tuple[list[np.ndarray], list[bool]]:
-        """Symbols of each stream up to its end symbol or to `overrun` bytes past its end, and whether the end symbol came."""
+        """Symbols of each stream up to its end symbol or to `overrun` bytes past its end, and whether the end symbol
+        came."""
         context = self.m1.config.context
         reach = 2 * context + 4
         padded = [np.frombuffer(s + bytes(overrun + 4 + reach), np.uint8) for s in streams]
@@ -216,7 +227,8 @@ class AC(_Streams):
             state[running] = new_state
             still = []
             for i, row, read in zip(running, symbols, n_read, strict=True):
-                # A symbol counts when the bytes it was read from exist; `overrun` of them may be the zeros that `finish` dropped.
+                # A symbol counts when the bytes it was read from exist; `overrun` of them may be the zeros that
+                # `finish` dropped.
                 row = row[: np.searchsorted(read, len(streams[i]) + overrun, side="right")]
                 stops = np.flatnonzero(row == END)
                 ended[i] = len(stops) > 0

@@ -1,7 +1,10 @@
-"""Arithmetic decoding on the device: the range coder of `coding.range_coder` in lock-step lanes, with M1's key/value cache inside the loop.
+"""Arithmetic decoding on the device: the range coder of `coding.range_coder` in lock-step lanes, with M1's key/value
+cache inside the loop.
 
-Decoding needs M1's table before each symbol, so coder and model run in one compiled loop. Encoding needs no loop: the symbols are known, M1
-gives all tables in one teacher-forced pass, and the host codes them (`coding.range_coder.encode`). Both read the same tables because M1 is exact.
+Decoding needs M1's table before each symbol, so coder and model run in one compiled loop. Encoding needs no loop: the
+symbols are known, M1
+gives all tables in one teacher-forced pass, and the host codes them (`coding.range_coder.encode`). Both read the same
+tables because M1 is exact.
 """
 
 import jax
@@ -22,7 +25,8 @@ def decode_context(config: exact.ExactConfig, params, rows):
       rows: (state, stream). state: uint32[B, 3], see `STATE`; stream: uint8[B, 2 * context + 4], the lane's next bytes.
 
     Returns:
-      (symbols: uint16[B, context], 256 at the end of the document, whatever follows it is meaningless; n_read: uint32[B, context], bytes of the
+      (symbols: uint16[B, context], 256 at the end of the document, whatever follows it is meaningless; n_read:
+      uint32[B, context], bytes of the
       stream read once each symbol is decoded; state: uint32[B, 3]).
     """
     state, stream = rows

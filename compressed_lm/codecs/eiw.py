@@ -1,6 +1,7 @@
 """`eiw`: Equal-Info Windows (Lester et al. 2024, section 2.4) under the node rule of `coding.windows`.
 
-The text is cut so that each window compresses to exactly b bits; M1 and coder start afresh at every window, and window boundaries stand at fixed
+The text is cut so that each window compresses to exactly b bits; M1 and coder start afresh at every window, and
+window boundaries stand at fixed
 token offsets. Every sequence of window codes decodes, and the end of a document needs nothing.
 """
 
@@ -23,7 +24,8 @@ COMPILED_BITS = 16
 """Windows of up to this many bits are compiled to a dictionary once, and M1 never runs again."""
 
 MAX_WINDOW_BYTES = 63
-"""After this many bytes in one window the table is flat, which bounds M1's context (one more slot holds the start) and ends the window soon."""
+"""After this many bytes in one window the table is flat, which bounds M1's context (one more slot holds the start)
+and ends the window soon."""
 
 
 class EIW:
@@ -41,14 +43,16 @@ class EIW:
         self._token_bits = bit_fields.token_bits(v)
         if not max(windows.MIN_BITS, self._token_bits) <= b <= windows.MAX_BITS:
             raise InputError(
-                f"eiw(b={b},v={v}) was asked for; b from 8 to 32 was expected, and at least log2(v) = {self._token_bits}, since a token wider than a window "
+                f"eiw(b={b},v={v}) was asked for; b from 8 to 32 was expected, and at least log2(v) = "
+                f"{self._token_bits}, since a token wider than a window "
                 "could not tell where the last one ends. Choose a wider window or a smaller vocabulary."
             )
         if align not in ALIGNMENTS:
             raise InputError(f"align={align} was given; expected one of {', '.join(ALIGNMENTS)}.")
         if m1.config.context <= MAX_WINDOW_BYTES:
             raise InputError(
-                f"M1 has a context of {m1.config.context} bytes; windows need {MAX_WINDOW_BYTES + 1}. Train M1 on longer sequences."
+                f"M1 has a context of {m1.config.context} bytes; windows need {MAX_WINDOW_BYTES + 1}. Train "
+                "M1 on longer sequences."
             )
         self.window_bits, self.vocab_size, self.align, self.m1, self.dictionary = b, v, align, m1, dictionary
         self.spec = f"eiw({'align=word,' if align == 'word' else ''}b={b},v={v})"
@@ -76,7 +80,7 @@ class EIW:
           progress: called with the number of the 2**b codes found so far.
           dictionary: a dictionary compiled before for the same M1, b and alignment, which another v can share.
         """
-        codec = cls(b=b, v=v, align=align, m1=m1)
+        cls(b=b, v=v, align=align, m1=m1)  # refuses bad options before any work
         if b <= COMPILED_BITS and dictionary is None:
             dictionary = compile_windows(
                 m1.byte_frequencies, bits=b, align=align, max_bytes=MAX_WINDOW_BYTES, progress=progress
@@ -126,7 +130,8 @@ class EIW:
     def _codes(self, ids: np.ndarray) -> np.ndarray:
         if ids.size and (ids.min() < 0 or ids.max() >= self.vocab_size):
             raise InputError(
-                f"Ids between {ids.min()} and {ids.max()} were given to {self.spec}, which knows 0 to {self.vocab_size - 1}. Remove other ids first."
+                f"Ids between {ids.min()} and {ids.max()} were given to {self.spec}, which knows 0 to "
+                f"{self.vocab_size - 1}. Remove other ids first."
             )
         return bit_fields.unpack(ids, self._token_bits, self.window_bits)
 

@@ -1,6 +1,7 @@
 """Encoded files: one document as packed token ids, with everything that a decoder has to check.
 
-Layout: 8 bytes of magic; header length (u32, little endian); header (JSON: format version, codec, byte and token counts, SHA-256 of the
+Layout: 8 bytes of magic; header length (u32, little endian); header (JSON: format version, codec, byte and token
+counts, SHA-256 of the
 document); ids packed to the fewest whole bits each; CRC-32 of all that stands before it (u32, little endian).
 """
 
@@ -47,30 +48,35 @@ def decode_file(content: bytes, codec: Codec, *, name: str = "the file") -> byte
     """
     if not content.startswith(MAGIC):
         raise InputError(
-            f"{name} is not an encoded file: it does not begin with the bytes that `compressed-lm encode` writes. Give a file that it wrote."
+            f"{name} is not an encoded file: it does not begin with the bytes that `compressed-lm encode` "
+            "writes. Give a file that it wrote."
         )
     if len(content) < len(MAGIC) + 8 or zlib.crc32(content[:-4]) != struct.unpack("<I", content[-4:])[0]:
         raise InputError(
-            f"{name} was truncated or changed: its {len(content)} bytes do not match the checksum at their end. Restore it from its source."
+            f"{name} was truncated or changed: its {len(content)} bytes do not match the checksum at their "
+            "end. Restore it from its source."
         )
     (length,) = struct.unpack_from("<I", content, len(MAGIC))
     start = len(MAGIC) + 4 + length
     header = json.loads(content[len(MAGIC) + 4 : start])
     if header["format_version"] != FORMAT_VERSION:
         raise InputError(
-            f"{name} has format version {header['format_version']}; this package reads version {FORMAT_VERSION}. Decode it with the version of compressed_lm that wrote it."
+            f"{name} has format version {header['format_version']}; this package reads version "
+            f"{FORMAT_VERSION}. Decode it with the version of compressed_lm that wrote it."
         )
     written_by = header["codec"]
     if written_by["fingerprint"] != codec.fingerprint:
         raise InputError(
-            f"{name} was encoded with {written_by['spec']}, fingerprint {written_by['fingerprint'][:12]}; the codec given is {codec.spec}, fingerprint {codec.fingerprint[:12]}. "
+            f"{name} was encoded with {written_by['spec']}, fingerprint {written_by['fingerprint'][:12]}; the "
+            f"codec given is {codec.spec}, fingerprint {codec.fingerprint[:12]}. "
             "Give the codec that encoded it: another M1 or another vocabulary would decode to other text."
         )
     ids = bits.unpack(np.frombuffer(content[start:-4], np.uint8), 8, _id_bits(codec))[: header["n_tokens"]]
     data = codec.decode(ids.astype(np.int32))
     if len(data) != header["n_bytes"] or hashlib.sha256(data).hexdigest() != header["sha256"]:
         raise InputError(
-            f"{name} decodes to {len(data)} bytes that are not the {header['n_bytes']} that were encoded, though its checksum is right. The codec is broken: please report this with the file."
+            f"{name} decodes to {len(data)} bytes that are not the {header['n_bytes']} that were encoded, "
+            "though its checksum is right. The codec is broken: please report this with the file."
         )
     return data
 

@@ -1,4 +1,5 @@
-"""DEFLATE as a tokenizer, the way Lester et al. 2024 (section 3.4) use it: zlib at its default level, header and checksum kept."""
+"""DEFLATE as a tokenizer, the way Lester et al. 2024 (section 3.4) use it: zlib at its default level, header and
+checksum kept."""
 
 import hashlib
 import zlib
@@ -12,7 +13,8 @@ from compressed_lm.errors import InputError
 
 
 class Gzip:
-    """zlib streams cut into tokens of log2(V) bits. A stream knows its own end, so the fill of the last token is harmless."""
+    """zlib streams cut into tokens of log2(V) bits. A stream knows its own end, so the fill of the last token is
+    harmless."""
 
     name = "gzip"
     flops_per_byte = m1_flops_per_byte = 0.0
@@ -45,7 +47,8 @@ class Gzip:
             ) from error
         if not decoder.eof:
             raise CorruptStream(
-                f"{len(ids)} ids end after {len(data)} bytes in the middle of a zlib stream: they were truncated. Restore them from their source."
+                f"{len(ids)} ids end after {len(data)} bytes in the middle of a zlib stream: they were "
+                "truncated. Restore them from their source."
             )
         return data
 
@@ -63,7 +66,8 @@ class Gzip:
         ids = np.asarray(ids)
         if ids.size and (ids.min() < 0 or ids.max() >= self.vocab_size):
             raise InputError(
-                f"Ids between {ids.min()} and {ids.max()} were given to {self.spec}, which knows 0 to {self.vocab_size - 1}. Remove other ids first."
+                f"Ids between {ids.min()} and {ids.max()} were given to {self.spec}, which knows 0 to "
+                f"{self.vocab_size - 1}. Remove other ids first."
             )
         return bits.repack(ids, self._token_bits, 8).astype(np.uint8).tobytes()
 

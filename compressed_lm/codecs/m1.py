@@ -62,7 +62,8 @@ class M1:
                         params.setdefault(room, {})[name] = archive[key]
         except Exception as error:
             raise InputError(
-                f"{len(data)} bytes were given as M1's weights; the .npz file of a saved codec was expected ({error}). Build the codec again."
+                f"{len(data)} bytes were given as M1's weights; the .npz file of a saved codec was expected "
+                f"({error}). Build the codec again."
             ) from error
         return cls(params, config)
 
@@ -98,7 +99,8 @@ class M1:
         """Table entries of symbols, each row a context of its own, in one teacher-forced pass.
 
         Args:
-          symbols: int32[N, L], bytes and 256 for the end of a document; L <= context. What stands after the end does not matter.
+          symbols: int32[N, L], bytes and 256 for the end of a document; L <= context. What stands after the end does
+            not matter.
 
         Returns:
           uint32[N, L, 2]: cumulative frequency below the symbol, and its frequency.

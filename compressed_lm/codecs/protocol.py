@@ -9,16 +9,19 @@ import numpy as np
 class Codec(Protocol):
     """A lossless map from byte strings to sequences of integers below `vocab_size`, and back.
 
-    `decode(encode(data)) == data` for every byte string, the empty one and invalid UTF-8 included. Ids 0..V-1 belong to the codec; the ids of
+    `decode(encode(data)) == data` for every byte string, the empty one and invalid UTF-8 included. Ids 0..V-1 belong
+    to the codec; the ids of
     end-of-document and padding lie outside, in the model's vocabulary.
 
     Attributes:
       name: the family, such as "eiw".
       spec: the full spelling that builds the codec again, such as "eiw(align=word,b=16,v=65536)".
       vocab_size: V, the number of ids.
-      fingerprint: hex digest of everything the ids depend on (rules, options, weights). Two codecs with equal fingerprints give equal ids.
+      fingerprint: hex digest of everything the ids depend on (rules, options, weights). Two codecs with equal
+        fingerprints give equal ids.
       flops_per_byte: floating-point operations the codec itself spends at run time on each byte of text.
-      m1_flops_per_byte: M1's share in the accounting of Lester et al. 2024, section 3.8 (2 N for each byte), whether or not M1 still runs.
+      m1_flops_per_byte: M1's share in the accounting of Lester et al. 2024, section 3.8 (2 N for each byte), whether
+        or not M1 still runs.
       window_bits: bits per Equal-Info Window, or None.
       m1_hash: hex digest of M1's weights, or None.
     """
@@ -39,7 +42,8 @@ class Codec(Protocol):
         """The document that these ids stand for. Raises `InputError` where no document encodes to them."""
 
     def decode_partial(self, ids: np.ndarray) -> bytes:
-        """The bytes that an unfinished sequence already determines; never an error for ids within the vocabulary. For text as it is generated."""
+        """The bytes that an unfinished sequence already determines; never an error for ids within the vocabulary. For
+        text as it is generated."""
 
     def encode_batch(self, documents: Sequence[bytes]) -> list[np.ndarray]:
         """`encode` of each document, computed together."""

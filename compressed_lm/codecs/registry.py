@@ -33,7 +33,8 @@ def parse_spec(spec: str) -> tuple[str, dict[str, int | str]]:
     match = re.fullmatch(r"\s*(\w+)\s*(?:\((.*)\))?\s*", spec)
     if not match:
         raise InputError(
-            f"The codec {spec!r} cannot be read; a spelling such as bytes, gzip(v=256) or eiw(b=16,v=65536,align=word) was expected."
+            f"The codec {spec!r} cannot be read; a spelling such as bytes, gzip(v=256) or "
+            "eiw(b=16,v=65536,align=word) was expected."
         )
     name, inner = match[1], match[2] or ""
     if name not in FAMILIES:
@@ -47,7 +48,8 @@ def parse_spec(spec: str) -> tuple[str, dict[str, int | str]]:
         if not equals or key not in known:
             listed = ", ".join(f"{k}={v}" for k, v in known.items()) or "none"
             raise InputError(
-                f"The codec {name} has no option {item!r}.{_did_you_mean(key, known)} Its options and defaults: {listed}."
+                f"The codec {name} has no option {item!r}.{_did_you_mean(key, known)} Its options and "
+                f"defaults: {listed}."
             )
         if isinstance(known[key], int) and not value.isdecimal():
             raise InputError(
@@ -100,7 +102,8 @@ def create(
     if "m1" in needed:
         if m1 is None:
             raise InputError(
-                f"The codec {spec} codes with a byte model and none was given. Train one (`compressed-lm train-m1`) and pass it (`--m1 DIR`)."
+                f"The codec {spec} codes with a byte model and none was given. Train one (`compressed-lm "
+                "train-m1`) and pass it (`--m1 DIR`)."
             )
         resources["m1"] = m1
     if "documents" in needed:
@@ -141,13 +144,15 @@ def load(directory) -> Codec:
     """The codec that `save` wrote.
 
     Raises:
-      InputError: not a codec directory, another format version, a missing or changed file, or a codec whose fingerprint is not the recorded one.
+      InputError: not a codec directory, another format version, a missing or changed file, or a codec whose
+        fingerprint is not the recorded one.
     """
     directory = epath.Path(directory)
     path = directory / HEADER
     if not path.exists():
         raise InputError(
-            f"{directory} is not a codec directory: it has no {HEADER}. Give a directory that `compressed-lm build-codec` or the demo wrote."
+            f"{directory} is not a codec directory: it has no {HEADER}. Give a directory that `compressed-lm "
+            "build-codec` or the demo wrote."
         )
     try:
         header = json.loads(path.read_text())
@@ -156,7 +161,8 @@ def load(directory) -> Codec:
         raise InputError(f"{path} cannot be read ({error}). Build the codec again or restore the file.") from error
     if version != FORMAT_VERSION:
         raise InputError(
-            f"{directory} holds a codec of format version {version}; this package reads version {FORMAT_VERSION}. Build the codec again, or install the version of compressed_lm that wrote it."
+            f"{directory} holds a codec of format version {version}; this package reads version "
+            f"{FORMAT_VERSION}. Build the codec again, or install the version of compressed_lm that wrote it."
         )
     files = {}
     for name, digest in header["files"].items():
@@ -164,14 +170,16 @@ def load(directory) -> Codec:
         if content is None or hashlib.sha256(content).hexdigest() != digest:
             state = "is missing" if content is None else "was changed or truncated"
             raise InputError(
-                f"{directory / name} {state}: its checksum is not the one in {HEADER}. Restore the file or build the codec again."
+                f"{directory / name} {state}: its checksum is not the one in {HEADER}. Restore the file or "
+                "build the codec again."
             )
         files[name] = content
     name, options = parse_spec(header["spec"])
     codec = FAMILIES[name].from_files(files, **options)
     if codec.fingerprint != header["fingerprint"]:
         raise InputError(
-            f"{directory} was written as {header['fingerprint'][:12]} and loads as {codec.fingerprint[:12]}: its rules have changed since. Build the codec again, or install the "
+            f"{directory} was written as {header['fingerprint'][:12]} and loads as {codec.fingerprint[:12]}: "
+            "its rules have changed since. Build the codec again, or install the "
             "version of compressed_lm that wrote it."
         )
     return codec

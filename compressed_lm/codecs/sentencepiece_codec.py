@@ -24,7 +24,8 @@ MAX_SENTENCE = 4000
 class SentencePiece:
     """A unigram vocabulary with byte fallback, trained on the corpus; no normalisation, white space kept.
 
-    Whatever SentencePiece would not give back unchanged (invalid UTF-8, NUL, its own space character) is spelled in byte pieces.
+    Whatever SentencePiece would not give back unchanged (invalid UTF-8, NUL, its own space character) is spelled in
+    byte pieces.
     """
 
     name = "sentencepiece"
@@ -38,12 +39,14 @@ class SentencePiece:
             self._processor.LoadFromSerializedProto(model)
         except Exception as error:
             raise InputError(
-                f"{len(model)} bytes were given as a SentencePiece model, which it is not ({error}). Build the codec again."
+                f"{len(model)} bytes were given as a SentencePiece model, which it is not ({error}). Build "
+                "the codec again."
             ) from error
         self.vocab_size, self.spec = v, f"sentencepiece(v={v})"
         if self._processor.vocab_size() != v:
             raise InputError(
-                f"The SentencePiece model has {self._processor.vocab_size()} pieces where {v} were asked for. Build the codec again."
+                f"The SentencePiece model has {self._processor.vocab_size()} pieces where {v} were asked for. "
+                "Build the codec again."
             )
         self._pieces = [self._bytes_of(i) for i in range(v)]
         self._lengths = np.array([len(p) for p in self._pieces], np.int32)
@@ -108,7 +111,8 @@ class SentencePiece:
         ids = np.asarray(ids)
         if ids.size and (ids.min() < 0 or ids.max() >= self.vocab_size):
             raise InputError(
-                f"Ids between {ids.min()} and {ids.max()} were given to {self.spec}, which knows 0 to {self.vocab_size - 1}. Remove other ids first."
+                f"Ids between {ids.min()} and {ids.max()} were given to {self.spec}, which knows 0 to "
+                f"{self.vocab_size - 1}. Remove other ids first."
             )
         return b"".join([self._pieces[i] for i in ids])
 

@@ -8,13 +8,15 @@ def token_bits(vocab_size: int) -> int:
     width = int(vocab_size).bit_length() - 1
     if not 1 <= width <= 16 or 1 << width != vocab_size:
         raise ValueError(
-            f"A vocabulary of {vocab_size} was given; a power of two from 2 to 65536 (such as 256, 4096, 65536) was expected."
+            f"A vocabulary of {vocab_size} was given; a power of two from 2 to 65536 (such as 256, 4096, "
+            "65536) was expected."
         )
     return width
 
 
 def repack(values, from_bits: int, to_bits: int) -> np.ndarray:
-    """The same bits cut into fields of another width, most significant bit first; the last field is filled up with zeros.
+    """The same bits cut into fields of another width, most significant bit first; the last field is filled up with
+    zeros.
 
     Args:
       values: integers[N] below 2**from_bits.
@@ -42,6 +44,7 @@ def repack(values, from_bits: int, to_bits: int) -> np.ndarray:
 
 
 def unpack(tokens, from_bits: int, to_bits: int) -> np.ndarray:
-    """`repack` undone: the whole fields of `to_bits` that the tokens hold; fewer than `to_bits` left-over bits are fill and are dropped."""
+    """`repack` undone: the whole fields of `to_bits` that the tokens hold; fewer than `to_bits` left-over bits are
+    fill and are dropped."""
     fields = repack(tokens, from_bits, to_bits)
     return fields[: len(tokens) * from_bits // to_bits]

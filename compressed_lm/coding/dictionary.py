@@ -11,7 +11,8 @@ from compressed_lm.coding import windows
 class Dictionary:
     """Byte strings numbered 0..V-1 such that every prefix of an entry is an entry and all 256 single bytes are there.
 
-    Such a set is a trie. `encode` walks it and emits the number of the last node whenever the next byte has no child, which is the longest match;
+    Such a set is a trie. `encode` walks it and emits the number of the last node whenever the next byte has no child,
+    which is the longest match;
     `decode` concatenates. Any byte string encodes, any sequence of numbers decodes, and decode(encode(x)) == x.
 
     Attributes:
@@ -25,12 +26,14 @@ class Dictionary:
         self.last = np.asarray(last, np.uint8)
         if self.parent.shape != self.last.shape or self.parent.ndim != 1:
             raise ValueError(
-                f"Parents of shape {self.parent.shape} and bytes of shape {self.last.shape} were given; two lists of equal length were expected."
+                f"Parents of shape {self.parent.shape} and bytes of shape {self.last.shape} were given; two "
+                "lists of equal length were expected."
             )
         self.depth = _depths(self.parent)
         if self.depth.min(initial=1) < 1:
             raise ValueError(
-                "The parents hold a cycle or a number outside the dictionary. The dictionary was corrupted; build or fetch it again."
+                "The parents hold a cycle or a number outside the dictionary. The dictionary was corrupted; "
+                "build or fetch it again."
             )
         self._first, self._keys, self._children = _child_table(self.parent, self.last)
         self._offsets = np.concatenate([[0], np.cumsum(self.depth, dtype=np.int64)])
@@ -54,7 +57,8 @@ class Dictionary:
         numbers = np.asarray(numbers, np.int64)
         if numbers.size and not 0 <= numbers.min() <= numbers.max() < len(self):
             raise ValueError(
-                f"Numbers from {numbers.min()} to {numbers.max()} were given to a dictionary of {len(self)} entries (0 to {len(self) - 1})."
+                f"Numbers from {numbers.min()} to {numbers.max()} were given to a dictionary of {len(self)} "
+                f"entries (0 to {len(self) - 1})."
             )
         out = np.empty(int(self.depth[numbers].sum()), np.uint8)
         _concatenate(numbers, self._offsets, self._text, out)
@@ -77,7 +81,8 @@ def compile_windows(
       tables: maps (texts: uint8[N, D], where D is the common length) to frequencies uint32[N, 256] of the next byte.
       bits: window size b, at most 20.
       align: "none" or "word".
-      max_bytes: after this many bytes M1 is not asked and the table is flat, so that shares shrink 256-fold and windows end soon.
+      max_bytes: after this many bytes M1 is not asked and the table is flat, so that shares shrink 256-fold and
+        windows end soon.
       progress: called with the number of codes found so far.
 
     Returns:
@@ -154,7 +159,8 @@ def _child_table(parent, last):
     first[last[roots]] = roots
     if (first < 0).any():
         raise ValueError(
-            f"{(first < 0).sum()} single bytes are missing from the dictionary; all 256 were expected. Build or fetch it again."
+            f"{(first < 0).sum()} single bytes are missing from the dictionary; all 256 were expected. Build "
+            "or fetch it again."
         )
     n_slots = 1 << max(4, int(2 * len(parent) - 1).bit_length())
     keys, children = np.full(n_slots, -1, np.int64), np.full(n_slots, -1, np.int32)

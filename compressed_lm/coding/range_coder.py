@@ -1,11 +1,15 @@
 """A range coder with 32-bit state and 16-bit tables (after Martin 1979), on the host.
 
-The stream is a string of bytes, read as a base-256 fraction. The encoder keeps an interval `[low, low + size)`; a symbol narrows it, and whenever
-`size` falls below 2**24 the top byte leaves. An overflow of `low` carries into the byte before: here carries are added to the digits where they
-fall and resolved once at the end, which lets the same algorithm run vectorised on a device (`codecs.device_coder`). Beyond its end a stream reads as
+The stream is a string of bytes, read as a base-256 fraction. The encoder keeps an interval `[low, low + size)`; a
+symbol narrows it, and whenever
+`size` falls below 2**24 the top byte leaves. An overflow of `low` carries into the byte before: here carries are
+added to the digits where they
+fall and resolved once at the end, which lets the same algorithm run vectorised on a device (`codecs.device_coder`).
+Beyond its end a stream reads as
 zeros, so `finish` picks the value of the last interval that ends in most zero bits and drops them.
 
-Cost: truncating `size` to a multiple of 2**16 loses at most log2(1 + 2**-8) = 0.0056 bits a symbol and 0.0005 on average; finishing takes
+Cost: truncating `size` to a multiple of 2**16 loses at most log2(1 + 2**-8) = 0.0056 bits a symbol and 0.0005 on
+average; finishing takes
 about one byte.
 """
 
@@ -110,7 +114,8 @@ class Decoder:
 
 @numba.njit(cache=True, nogil=True)
 def _decode(stream, cdf, stop_symbol, overrun, out):
-    """Number of symbols written to `out`, and why it ended: 0 no room left, 1 the stop symbol came, 2 the stream is used up."""
+    """Number of symbols written to `out`, and why it ended: 0 no room left, 1 the stop symbol came, 2 the stream is
+    used up."""
     code, size, position = np.uint64(0), np.uint64(0xFFFFFFFF), 0
     for _ in range(4):
         code = (code << np.uint64(8)) | np.uint64(stream[position] if position < len(stream) else 0)
@@ -161,7 +166,8 @@ def decode_until(stream: bytes, cdf, stop_symbol: int) -> np.ndarray:
     symbols, stopped = _decode_all(stream, cdf, stop_symbol, OVERRUN)
     if not stopped:
         raise CorruptStream(
-            f"A stream of {len(stream)} bytes ended after {len(symbols)} symbols without its end symbol: it was truncated or changed. "
+            f"A stream of {len(stream)} bytes ended after {len(symbols)} symbols without its end symbol: it "
+            "was truncated or changed. "
             "Restore it from its source."
         )
     return symbols

@@ -1,8 +1,11 @@
 """The node rule of Equal-Info Windows: a bijection between b-bit codes and window texts.
 
-Lester et al. 2024 fill a window greedily and pad it with zero bits, which is not uniquely decodable. Here a window's text owns an interval
-`[lo, lo + size)` of the 2**b integer codes. The text's own code is `lo`; the remaining codes are shared among its one-byte continuations in
-proportion to M1's frequencies, and a continuation whose share is empty does not exist. Every code belongs to exactly one text, so every sequence of
+Lester et al. 2024 fill a window greedily and pad it with zero bits, which is not uniquely decodable. Here a window's
+text owns an interval
+`[lo, lo + size)` of the 2**b integer codes. The text's own code is `lo`; the remaining codes are shared among its
+one-byte continuations in
+proportion to M1's frequencies, and a continuation whose share is empty does not exist. Every code belongs to exactly
+one text, so every sequence of
 codes decodes, no window is padded, and the end of a document needs no marker.
 
 The arithmetic is 32-bit and unsigned, the same under NumPy and JAX, for 8 <= b <= 32.
@@ -28,7 +31,8 @@ def scale(frequency, total, size, *, xp=np):
       uint32[...], at most `size`.
     """
     high, low = size >> xp.uint32(16), size & xp.uint32(0xFFFF)
-    # Long division in base 2**16. Each product below fits because frequency and total are at most 2**16 and a remainder is below total.
+    # Long division in base 2**16. Each product below fits because frequency and total are at most 2**16 and a remainder
+    # is below total.
     carried = frequency * high
     shifted = (carried % total) << xp.uint32(16)
     tail = frequency * low
@@ -37,7 +41,8 @@ def scale(frequency, total, size, *, xp=np):
 
 
 def root_child(symbol, below, above, total, *, bits: int, xp=np):
-    """Interval of the window that holds one byte so far. It always exists: each byte is given a code before the rest is shared.
+    """Interval of the window that holds one byte so far. It always exists: each byte is given a code before the rest
+    is shared.
 
     Args:
       symbol: uint32[...], the byte.

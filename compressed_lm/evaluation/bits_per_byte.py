@@ -23,7 +23,8 @@ def predict_fn(model_config: TransformerConfig, eod_id: int) -> Callable:
 class BitsPerByte:
     """Evaluator: total nats / (ln 2 x bytes) over a token store.
 
-    Every token counts, the end-of-document tokens among them, and every byte of the documents. A model sees the rows of `seq_len` tokens that it was
+    Every token counts, the end-of-document tokens among them, and every byte of the documents. A model sees the rows
+    of `seq_len` tokens that it was
     trained on, without overlap (Lester et al. 2024, section 3.8).
     """
 
@@ -43,7 +44,8 @@ class BitsPerByte:
           store: the validation documents under the model's codec.
           seq_len: L, tokens in a row.
           batch_size: B, rows at a time.
-          stride: evaluate every stride-th row only, for a quick estimate; bytes are then counted at the store's average bytes per token.
+          stride: evaluate every stride-th row only, for a quick estimate; bytes are then counted at the store's
+            average bytes per token.
           mesh_shape: sizes of the axes data, fsdp, tensor.
         """
         if stride < 1:

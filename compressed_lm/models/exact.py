@@ -1,11 +1,15 @@
 """Exact inference for M1: the coder's tables as a function of the integer weights alone.
 
-Float kernels promise no bits: another batch size, compiler or device moves the logits, and one changed table entry breaks a decoder (Lester et al.
-2024, section 3.7). Here a trained `Transformer` is turned, after training, into integers: int8 weights and activations with scales fixed by
-calibration, an int32 residual stream, and integer normalisation, attention and softmax (`models.integer_ops`). Teacher-forced and cached, alone or in a
+Float kernels promise no bits: another batch size, compiler or device moves the logits, and one changed table entry
+breaks a decoder (Lester et al.
+2024, section 3.7). Here a trained `Transformer` is turned, after training, into integers: int8 weights and
+activations with scales fixed by
+calibration, an int32 residual stream, and integer normalisation, attention and softmax (`models.integer_ops`).
+Teacher-forced and cached, alone or in a
 batch, jitted or not, on one device or many, the tables come out the same.
 
-The price is measured, not assumed: compare `bits_per_byte` of the float model with that of the exact one (`compressed-lm build-codec` prints both).
+The price is measured, not assumed: compare `bits_per_byte` of the float model with that of the exact one
+(`compressed-lm build-codec` prints both).
 """
 
 import dataclasses
@@ -87,11 +91,13 @@ def check_exactable(config: TransformerConfig, context: int) -> None:
         )
 
 
-# --- float forward pass with observation, for calibration ---------------------------------------------------------------------------------------------
+# --- float forward pass with observation, for calibration
+# ---------------------------------------------------------------------------------------------
 
 
 def _observe(params, config: TransformerConfig, inputs):
-    """Largest magnitudes of everything that gets an integer range, from the float model: the statistics that `quantise` needs.
+    """Largest magnitudes of everything that gets an integer range, from the float model: the statistics that
+    `quantise` needs.
 
     Returns:
       (logits float32[B, L, V], {name: float32[...]}), the maxima over batch and positions, per channel.
@@ -127,7 +133,8 @@ def _observe(params, config: TransformerConfig, inputs):
     return (normal * params["final_norm"]["scale"]) @ params["unembed"]["kernel"], seen
 
 
-# --- quantisation --------------------------------------------------------------------------------------------------------------------------------------
+# --- quantisation -----------------------------------------------------------------------------------------------------
+# ---------------------------------
 
 
 def _input_range(largest, width: int):
@@ -236,7 +243,8 @@ def fingerprint(params: ExactParams, config: ExactConfig) -> str:
     return digest.hexdigest()
 
 
-# --- inference -----------------------------------------------------------------------------------------------------------------------------------------
+# --- inference --------------------------------------------------------------------------------------------------------
+# ---------------------------------
 
 
 def _project(p, name, x):
@@ -252,8 +260,10 @@ def _attention_weights(p, scores, bias, allowed):
 
 
 def _average(p, total, weights):
-    """int8 averages int32[..., H * K] from weighted sums of values int32[..., H, K] and their weights int32[..., H, S]."""
-    # Both lose four bits so that one eighth of a value unit fits; a sum of weights is at least 2**14, that of the largest.
+    """int8 averages int32[..., H * K] from weighted sums of values int32[..., H, K] and their weights int32[..., H,
+    S]."""
+    # Both lose four bits so that one eighth of a value unit fits; a sum of weights is at least 2**14, that of the
+    # largest.
     weight = jnp.sum(weights, -1)[..., None] >> 4
     average = ((total >> 4) * AVERAGE_SCALE + (weight >> 1)) // weight
     return ops.clip8(ops.rescale(average.reshape(*average.shape[:-2], -1), p["average_multiplier"], p["average_shift"]))
@@ -274,7 +284,8 @@ def _attend_all(p, q, k, v, bias, allowed):
 
 def _attend_one(p, q, keys, values, bias, allowed):
     """Attention of one position a lane: int32[B, H * K] from q int32[B, H, K] and int8[B, H, K, S]."""
-    # Written as sums, which XLA fuses with the conversion from int8: on CPU many times faster than batched matrix-vector products.
+    # Written as sums, which XLA fuses with the conversion from int8: on CPU many times faster than batched matrix-
+    # vector products.
     scores = jnp.sum(q[..., None] * keys.astype(jnp.int32), axis=-2)
     weights = _attention_weights(p, scores[:, :, None], bias[:, :, None], allowed[:, None, None])[:, :, 0]
     return _average(p, jnp.sum(weights[:, :, None] * values.astype(jnp.int32), axis=-1), weights)

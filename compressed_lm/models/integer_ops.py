@@ -1,7 +1,10 @@
-"""Integer building blocks of exact inference: every function gives the same bits on every backend, in any order, under any compiler.
+"""Integer building blocks of exact inference: every function gives the same bits on every backend, in any order,
+under any compiler.
 
-Allowed are add, subtract, multiply, shift, compare, select and floor division on 32-bit integers, and matrix products whose partial sums stay below
-2**24 when they are carried in float32 (such sums are exact, so their order does not matter). Nothing here calls exp, rsqrt or a float division.
+Allowed are add, subtract, multiply, shift, compare, select and floor division on 32-bit integers, and matrix products
+whose partial sums stay below
+2**24 when they are carried in float32 (such sums are exact, so their order does not matter). Nothing here calls exp,
+rsqrt or a float division.
 """
 
 import jax
@@ -51,11 +54,13 @@ def isqrt(x):
 def normalise(h, multiplier):
     """RMS normalisation to int8 range: round(h_c * multiplier_c / |h|) with |h| the Euclidean norm over the last axis.
 
-    The vector is first shifted so that its largest entry has 11 bits; its norm is then found to better than one part in a thousand.
+    The vector is first shifted so that its largest entry has 11 bits; its norm is then found to better than one part
+    in a thousand.
 
     Args:
       h: int32[..., D], D <= 1024.
-      multiplier: int32[D], below 2**18; 127 * sqrt(D) / (largest normalised entry) puts a channel on the whole int8 range.
+      multiplier: int32[D], below 2**18; 127 * sqrt(D) / (largest normalised entry) puts a channel on the whole int8
+        range.
     """
     largest = jnp.max(jnp.abs(h), axis=-1, keepdims=True)
     shift = (32 - jax.lax.clz(largest)) - 11
@@ -70,7 +75,8 @@ def normalise(h, multiplier):
 def exp2_negative(x):
     """2**15 * 2**(-x / 2**8) to about 1e-4, for int32 x >= 0; 0 once it falls below one half.
 
-    A cubic in the fraction, evaluated in integers (coefficients fitted to 2**-t on [0, 1] with the end points kept exact).
+    A cubic in the fraction, evaluated in integers (coefficients fitted to 2**-t on [0, 1] with the end points kept
+    exact).
     """
     t = x & ((1 << FRACTION_BITS) - 1)
     whole = jnp.minimum(x >> FRACTION_BITS, EXP_BITS + 2)

@@ -39,7 +39,8 @@ def test_carries_run_through():
 
 
 def test_length_is_the_entropy_and_constrictions():
-    """The stream exceeds the information content by under 0.05 % plus two bytes, and constriction's range coder by no more."""
+    """The stream exceeds the information content by under 0.05 % plus two bytes, and constriction's range coder by no
+    more."""
     cdf = table(257, 3)
     freqs = np.diff(cdf).astype(np.int64)
     symbols = np.random.default_rng(4).choice(257, 50_000, p=freqs / 65536)
@@ -52,7 +53,8 @@ def test_length_is_the_entropy_and_constrictions():
 
 
 def test_truncated_stream_is_refused():
-    """A stream cut in the middle raises CorruptStream instead of running on for ever or returning a wrong tail silently past its end."""
+    """A stream cut in the middle raises CorruptStream instead of running on for ever or returning a wrong tail
+    silently past its end."""
     cdf = table(5, 1)
     stream = code(np.array([0, 1, 2, 3] * 2000 + [4]), cdf)
     never = np.array([0, 20000, 40000, 65535, 65536, 65536], np.uint32)

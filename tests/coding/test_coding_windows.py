@@ -98,7 +98,8 @@ def test_scale_is_exact_at_the_corners():
 
 @pytest.mark.parametrize("align", ["none", "word"])
 def test_dictionary_is_the_windows(align):
-    """Compiled at b=12, the codes are 4,096 different texts and the longest-match parse gives the ids of the step-by-step rule."""
+    """Compiled at b=12, the codes are 4,096 different texts and the longest-match parse gives the ids of the
+    step-by-step rule."""
     compiled = dictionary.compile_windows(
         lambda texts: np.array([slow_table(t.tobytes(), 2) for t in texts], np.uint32),
         bits=12,

@@ -1,0 +1,37 @@
+# `make demo` and `make test` do all the set-up: a virtual environment in .venv, bounded dependencies from PyPI.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test fast-test lint format doctor clean
+
+demo: $(READY)
+	$(BIN)/compressed-lm demo --out runs/demo
+
+test: $(READY)
+	$(BIN)/python -m pytest tests
+
+fast-test: $(READY)
+	$(BIN)/python -m pytest tests -m "not slow"
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+doctor: $(READY)
+	$(BIN)/compressed-lm doctor
+
+$(READY): setup.py
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else "compressed_lm needs Python 3.11 to 3.13; $(PYTHON) is %d.%d. Set another: make PYTHON=python3.12" % v)'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[corpora,tensorboard,dev]'
+	@touch $(READY)
+
+clean:
+	rm -rf $(VENV) runs build *.egg-info

@@ -1,0 +1,124 @@
+"""The verbs, on a small corpus of real text, in the order in which a user meets them."""
+
+import json
+
+import pytest
+
+from compressed_lm.cli import main
+
+TINY = [
+    "--set=model.size=nano",
+    "--set=model.d_model=32",
+    "--set=model.n_heads=1",
+    "--set=train.seq_len=64",
+    "--set=train.batch_size=8",
+]
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    """The docstrings of the standard library's argparse, as JSON lines."""
+    import argparse
+    import inspect
+
+    folder = tmp_path_factory.mktemp("corpus")
+    texts = [text for _, member in inspect.getmembers(argparse) if (text := inspect.getdoc(member)) and len(text) > 100]
+    source = inspect.getsource(argparse)
+    texts += [source[i : i + 700] for i in range(0, 60_000, 700)]
+    (folder / "train.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in texts[5:]))
+    (folder / "validation.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in texts[:5]))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def built(corpus, tmp_path_factory):
+    """M1, a codec, its stores and a trained model."""
+    out = tmp_path_factory.mktemp("run")
+    text = f"--corpus=json:{corpus}/train.jsonl"
+    assert main(["train-m1", text, f"--out={out}/m1", "--steps=12", *TINY]) == 0
+    assert main(["build-codec", "eiw(b=12,v=4096)", f"--m1={out}/m1", f"--out={out}/codec"]) == 0
+    for split in ("train", "validation"):
+        source = f"--corpus=json:{corpus}/{split}.jsonl"
+        assert main(["compress", source, f"--codec={out}/codec", f"--out={out}/{split}", "--n_shards=2"]) == 0
+    validation = f"--validation_tokens={out}/validation"
+    assert main(["train", f"--tokens={out}/train", f"--out={out}/m2", "--steps=10", validation, *TINY]) == 0
+    return out
+
+
+def test_encode_decode_verify(built, tmp_path, capsys):
+    """A file encoded by one call is restored by another, and verify says so."""
+    (tmp_path / "in").write_bytes(b"argparse \xff\x00 text")
+    codec = f"--codec={built}/codec"
+    assert main(["encode", f"{tmp_path}/in", f"{tmp_path}/coded", codec]) == 0
+    assert main(["decode", f"{tmp_path}/coded", f"{tmp_path}/out", codec]) == 0
+    assert (tmp_path / "out").read_bytes() == b"argparse \xff\x00 text"
+    assert main(["verify", f"{tmp_path}/in", f"{built}/train", codec]) == 0
+    assert "checksums right" in capsys.readouterr().out
+
+
+def test_inspect_evaluate_generate_report(built, tmp_path, capsys):
+    """The rest of the verbs print what they promise, and the run table makes a report."""
+    codec = f"--codec={built}/codec"
+    assert main(["inspect", f"{built}/validation", codec]) == 0
+    table = f"--table={tmp_path}/runs.jsonl"
+    stores = [f"--tokens={built}/validation", f"--train_tokens={built}/train"]
+    assert main(["evaluate", f"{built}/m2", codec, *stores, table]) == 0
+    assert "bits_per_byte" in capsys.readouterr().out
+    assert main(["generate", f"{built}/m2", codec, "--prompt=usage: ", "--n_tokens=20"]) == 0
+    assert capsys.readouterr().out.startswith("usage: ")
+    assert main(["report", str(tmp_path)]) == 0
+    assert (tmp_path / "report.html").stat().st_size > 10_000
+
+
+def test_bad_input_is_one_paragraph_and_status_2(built, corpus, tmp_path, capsys):
+    """Each mistake ends in status 2 and one line that says what was given and what to do, without a traceback."""
+    codec = f"--codec={built}/codec"
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "no_text.jsonl").write_text('{"body": "x"}\n')
+    (tmp_path / "nothing.jsonl").write_text("")
+    main(["encode", str(corpus / "validation.jsonl"), f"{tmp_path}/coded", codec])
+    content = (tmp_path / "coded").read_bytes()
+    (tmp_path / "cut").write_bytes(content[:-9])
+    compress = ["compress", f"--out={tmp_path}/store"]
+    cases = [
+        (["decode", f"{tmp_path}/cut", f"{tmp_path}/x", codec], "truncated or changed"),
+        (["decode", f"{tmp_path}/coded", f"{tmp_path}/x", "--codec=bytes"], "Give the codec that encoded it"),
+        (["decode", f"{tmp_path}/gone", f"{tmp_path}/x", codec], "No such file"),
+        (["encode", f"{tmp_path}/coded", f"{tmp_path}/x", f"--codec={tmp_path}/empty"], "not a codec directory"),
+        (["build-codec", "eiv(b=16)", f"--out={tmp_path}/c"], "Did you mean 'eiw'"),
+        ([*compress, "--corpus=json:nowhere*.gz", "--codec=bytes"], "nowhere"),
+        ([*compress, f"--corpus=json:{tmp_path}/no_text.jsonl", "--codec=bytes"], "text"),
+        ([*compress, f"--corpus=json:{tmp_path}/nothing.jsonl", "--codec=bytes"], "no document"),
+        (["train", f"--tokens={tmp_path}/empty", f"--out={tmp_path}/r", "--steps=1"], "no manifest.json"),
+        (["train", f"--tokens={built}/train", f"--out={tmp_path}/r", "--set=train.stepz=1"], "Did you mean steps"),
+        (
+            [
+                "evaluate",
+                f"{built}/m2",
+                "--codec=bytes",
+                f"--tokens={built}/validation",
+                f"--train_tokens={built}/train",
+            ],
+            "another M1",
+        ),
+        (["generate", f"{built}/m2", "--codec=bytes"], "Give the codec that made its tokens"),
+        (["report", f"{tmp_path}/empty"], "no runs.jsonl"),
+    ]
+    capsys.readouterr()
+    for argv, message in cases:
+        status = main(argv)
+        error = capsys.readouterr().err
+        assert status == 2 and message in error and "Traceback" not in error, (argv, status, error)
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_larger_vocabulary_than_the_models_is_refused(built, tmp_path, capsys):
+    """A run goes on only with the tokens that it was started with."""
+    assert main(["compress", "--corpus=json:" + str(tmp_path / "a.jsonl"), "--codec=bytes", f"--out={tmp_path}/s"]) == 2
+    (tmp_path / "a.jsonl").write_text(json.dumps({"text": "some text " * 400}) + "\n")
+    assert (
+        main(["compress", f"--corpus=json:{tmp_path}/a.jsonl", "--codec=bytes", f"--out={tmp_path}/s", "--n_shards=1"])
+        == 0
+    )
+    assert main(["train", f"--tokens={tmp_path}/s", f"--out={built}/m2", "--steps=10", *TINY]) == 2
+    assert "another token store" in capsys.readouterr().err

@@ -1,0 +1,44 @@
+"""The pmapped coder gives the same bits on any number of devices."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+SCRIPT = """
+import sys
+sys.path.insert(0, {tests!r})
+import hashlib, jax
+jax.config.update("jax_num_cpu_devices", {devices})
+jax.config.update("jax_enable_x64", {x64})
+from conftest import make_m1, TEXT
+from compressed_lm import codecs
+m1 = make_m1()
+documents = [TEXT[:n] for n in (0, 1, 63, 64, 65, 200, 333)] + [bytes(range(256))]
+digest = hashlib.sha256()
+for spec in ("ac(v=256)", "eiw(b=24,v=256)", "eiw(align=word,b=12,v=4096)"):
+    codec = codecs.create(spec, m1=m1)
+    ids = codec.encode_batch(documents)
+    assert codec.decode_batch(ids) == documents
+    for i in ids:
+        digest.update(i.tobytes())
+print("DIGEST", jax.local_device_count(), digest.hexdigest())
+"""
+
+
+@pytest.mark.slow
+def test_one_two_and_eight_devices_and_float64_agree():
+    """Tokens are bit-identical on 1, 2 and 8 virtual devices and with 64-bit types enabled, and each decodes."""
+    digests = {}
+    for devices, x64 in ((1, False), (2, False), (8, False), (1, True)):
+        code = SCRIPT.format(tests=os.path.dirname(__file__), devices=devices, x64=x64)
+        run = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | {"JAX_PLATFORMS": "cpu"}
+        )
+        assert run.returncode == 0, run.stderr[-2000:]
+        _, count, digests[devices, x64] = next(
+            line for line in run.stdout.splitlines() if line.startswith("DIGEST")
+        ).split()
+        assert int(count) == devices
+    assert len(set(digests.values())) == 1, digests

@@ -1,0 +1,185 @@
+"""Every codec gives back every byte string, alone, in a batch, saved and loaded."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from compressed_lm import codecs
+from compressed_lm.coding.range_coder import CorruptStream
+from compressed_lm.errors import InputError
+
+SPECS = [
+    "bytes",
+    "sentencepiece(v=512)",
+    *(f"{family}(v={v})" for family in ("gzip", "static_ac", "ac") for v in (256, 4096, 65536)),
+    "eiw(b=12,v=4096)",
+    "eiw(align=word,b=12,v=256)",
+    "eiw(b=16,v=256)",
+    "eiw(b=16,v=65536)",
+    "eiw(b=24,v=4096)",
+    "eiw(align=word,b=32,v=65536)",
+]
+HOSTILE = [
+    b"",
+    *(bytes([b]) for b in range(256)),
+    bytes(300),
+    b"\xff" * 300,
+    b" " * 500 + b"x" + b"\t\r\n" * 50,
+    "Grüße, これはテキスト▁です\x00 \ufffd naïve".encode() * 5,
+    "日本語".encode()[:-1] + b"\xed\xa0\x80\xc0\xaf",
+    bytes(range(256)) * 2,
+    np.random.default_rng(0).integers(0, 256, 1500).astype(np.uint8).tobytes(),
+    np.random.default_rng(1).integers(0, 256, 11_000).astype(np.uint8).tobytes(),
+]
+
+
+@pytest.fixture(scope="session")
+def built(m1):
+    """Every codec, built once: spec -> codec."""
+    text = [
+        b"It is a truth universally acknowledged, that %d men in possession of a fortune\nmust be in want of a wife. "
+        % i
+        for i in range(400)
+    ]
+    made, compiled = {}, {}
+    for spec in SPECS:
+        _, options = codecs.parse_spec(spec)
+        key = (options.get("b"), options.get("align"))
+        made[spec] = codecs.create(spec, m1=m1, documents=lambda: text, dictionary=compiled.get(key))
+        compiled[key] = getattr(made[spec], "dictionary", None)
+    return made
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_batches_round_trip_through_a_saved_codec(built, spec, tmp_path):
+    """What one codec encodes together, the codec loaded from disk decodes together, for hostile bytes of all
+    lengths."""
+    codec = built[spec]
+    codecs.save(codec, tmp_path)
+    loaded = codecs.load(tmp_path)
+    assert (loaded.spec, loaded.fingerprint, loaded.vocab_size) == (codec.spec, codec.fingerprint, codec.vocab_size)
+    ids = codec.encode_batch(HOSTILE)
+    assert all(i.dtype == np.int32 and (not i.size or 0 <= i.min() <= i.max() < codec.vocab_size) for i in ids)
+    assert loaded.decode_batch(ids) == HOSTILE
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_alone_is_as_in_a_batch(built, spec):
+    """The ids of a document do not depend on what it was encoded with."""
+    codec = built[spec]
+    documents = [HOSTILE[0], HOSTILE[-5], HOSTILE[65]]
+    for document, ids in zip(documents, codec.encode_batch(documents), strict=True):
+        assert codec.encode(document).tolist() == ids.tolist()
+        assert codec.decode(ids) == document
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.binary(max_size=200), max_size=3))
+@pytest.mark.parametrize(
+    "spec",
+    ["sentencepiece(v=512)", "gzip(v=4096)", "static_ac(v=65536)", "eiw(b=12,v=4096)", "eiw(align=word,b=12,v=256)"],
+)
+def test_arbitrary_bytes_round_trip(built, spec, documents):
+    """Hypothesis finds no byte string that a codec without a device loop changes."""
+    assert built[spec].decode_batch(built[spec].encode_batch(documents)) == documents
+
+
+@pytest.mark.parametrize(
+    "spec", ["eiw(b=12,v=4096)", "eiw(b=16,v=256)", "eiw(b=24,v=4096)", "eiw(align=word,b=32,v=65536)"]
+)
+def test_any_window_codes_decode_and_come_back(built, spec):
+    """Windows are a bijection: random ids decode, and re-encoding a decoded window alone gives its ids."""
+    codec = built[spec]
+    per_window = codec.window_bits // (codec.vocab_size.bit_length() - 1)
+    ids = np.random.default_rng(2).integers(0, codec.vocab_size, (64, per_window)).astype(np.int32)
+    texts = codec.decode_batch(list(ids))
+    assert all(texts) and len(set(texts)) == len({tuple(i) for i in ids.tolist()})
+    assert [i.tolist() for i in codec.encode_batch(texts)] == ids.tolist()
+
+
+def test_online_windows_equal_the_dictionary(m1, built):
+    """Windows computed step by step on the device are the entries of the compiled dictionary, id by id."""
+    for align, spec in (("none", "eiw(b=16,v=65536)"), ("word", "eiw(align=word,b=12,v=256)")):
+        compiled = built[spec]
+        online = codecs.registry.EIW(b=compiled.window_bits, v=compiled.vocab_size, align=align, m1=m1)
+        ids = compiled.encode_batch(HOSTILE[-8:])
+        assert [i.tolist() for i in online.encode_batch(HOSTILE[-8:])] == [i.tolist() for i in ids]
+        assert online.decode_batch(ids) == HOSTILE[-8:]
+
+
+def test_partial_decoding_is_a_prefix(built):
+    """What is shown of an unfinished sequence is never taken back."""
+    text = (
+        b"It is a truth universally acknowledged, that a man in possession of a fortune must be in want of a wife. " * 3
+    )
+    for spec, codec in built.items():
+        ids = codec.encode(text)
+        shown = [codec.decode_partial(ids[:n]) for n in (0, 1, len(ids) // 2, len(ids))]
+        assert all(text.startswith(s) for s in shown), spec
+        assert len(shown[2]) > 20 and len(shown[3]) > len(text) - 8, spec
+
+
+def test_token_byte_lengths_add_up(built):
+    """Where tokens have lengths, they sum to the document's."""
+    text = HOSTILE[-4] + b"some words here"
+    for spec in ("bytes", "sentencepiece(v=512)", "eiw(b=12,v=4096)", "eiw(b=16,v=65536)"):
+        ids = built[spec].encode(text)
+        assert built[spec].token_byte_lengths(ids).sum() == len(text)
+    assert built["eiw(b=16,v=256)"].token_byte_lengths([1]) is None
+
+
+@pytest.mark.parametrize("spec", [s for s in SPECS if s.startswith(("gzip", "static", "ac"))])
+def test_damaged_streams_are_refused(built, spec):
+    """Cutting a stream in the middle raises an error that says so; it neither hangs nor passes."""
+    codec = built[spec]
+    for document in (HOSTILE[-2], HOSTILE[-1]):
+        ids = codec.encode(document)
+        with pytest.raises(CorruptStream, match="truncated|changed"):
+            codec.decode(ids[: len(ids) // 2])
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_foreign_ids_are_refused(built, spec):
+    """End-of-document and negative ids raise an error that names the range."""
+    for bad in (built[spec].vocab_size, -1):
+        with pytest.raises(InputError, match="knows 0 to"):
+            built[spec].decode(np.array([0, bad]))
+
+
+def test_bad_spellings_say_what_would_be_right(m1):
+    """Unknown names, options and values, and missing resources, are explained."""
+    for spec, message in (
+        ("eiv(b=16)", "Did you mean 'eiw'"),
+        ("eiw(bits=16)", "Its options and defaults: b=16, v=65536, align=none"),
+        ("eiw(b=x)", "whole number"),
+        ("eiw(b=16", "cannot be read"),
+        ("gzip(v=5000)", "power of two"),
+        ("eiw(b=12,v=65536)", "at least log2"),
+        ("eiw(b=16,align=words)", "expected one of none, word"),
+    ):
+        with pytest.raises(ValueError, match=message.replace("(", r"\(")):
+            codecs.create(spec, m1=m1)
+    with pytest.raises(InputError, match="train-m1"):
+        codecs.create("ac")
+    with pytest.raises(InputError, match="--corpus"):
+        codecs.create("static_ac")
+    assert codecs.canonical_spec("eiw(v=4096,b=12,align=none)") == "eiw(b=12,v=4096)"
+
+
+def test_damaged_codec_directories_are_refused(built, tmp_path):
+    """Another version, a changed and a missing file each name the file and what to do."""
+    codecs.save(built["eiw(b=12,v=4096)"], tmp_path)
+    header = (tmp_path / "codec.json").read_text()
+    weights = (tmp_path / "m1.npz").read_bytes()
+    (tmp_path / "m1.npz").write_bytes(weights[:-1])
+    with pytest.raises(InputError, match="m1.npz was changed or truncated"):
+        codecs.load(tmp_path)
+    (tmp_path / "m1.npz").unlink()
+    with pytest.raises(InputError, match="m1.npz is missing"):
+        codecs.load(tmp_path)
+    (tmp_path / "codec.json").write_text(header.replace('"format_version": 1', '"format_version": 9'))
+    with pytest.raises(InputError, match="version 9; this package reads version 1"):
+        codecs.load(tmp_path)
+    with pytest.raises(InputError, match="not a codec directory"):
+        codecs.load(tmp_path / "nowhere")

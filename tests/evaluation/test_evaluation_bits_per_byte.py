@@ -1,0 +1,96 @@
+"""Bits per byte and generation, on models whose answers are known."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from compressed_lm import codecs
+from compressed_lm.corpora.job import compress
+from compressed_lm.corpora.sources import open_corpus
+from compressed_lm.errors import InputError
+from compressed_lm.evaluation import BitsPerByte, flops_per_byte, generate, predict_fn, sample_tokens
+from compressed_lm.models import Transformer, TransformerConfig, count_params
+
+CONFIG = TransformerConfig(vocab_size=264, d_model=16, n_layers=1, n_heads=1, d_head=8, d_ff=16)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("text")
+    (folder / "a.txt").write_bytes(b"some text of 37 bytes, as it happens.")
+    (folder / "b.txt").write_bytes(b"and more")
+    return compress(open_corpus(f"text:{folder}/*.txt"), "train", codecs.Bytes(), folder / "store", n_shards=1)
+
+
+def params_with(logits):
+    """Parameters of a model that gives the same logits everywhere."""
+    params = Transformer(CONFIG).init(jax.random.key(0), jnp.zeros((1, 4), jnp.int32))["params"]
+    params = jax.tree.map(jnp.zeros_like, params)
+    params["embed"]["embedding"] += 1.0
+    params["final_norm"]["scale"] += 1.0
+    params["unembed"]["kernel"] += jnp.asarray(logits) / CONFIG.d_model
+    return params
+
+
+def test_a_uniform_model_pays_log2_v_for_each_token(store):
+    """All 37 + 8 bytes and both document ends are counted, padding is not, at any row length and batch size."""
+    uniform = params_with(np.zeros(264))
+    wanted = math.log2(264) * (45 + 2) / 45
+    for seq_len, batch in ((8, 3), (16, 8), (47, 1), (64, 2)):
+        evaluator = BitsPerByte(
+            predict_fn(CONFIG, 256), store=store, seq_len=seq_len, batch_size=batch, mesh_shape=(1, 1, 1)
+        )
+        values = dict(evaluator.run(uniform))
+        assert values["n_tokens"] == 47
+        assert values["bits_per_byte"] == pytest.approx(wanted, rel=1e-6)
+        assert values["loss_nats_per_token"] == pytest.approx(math.log(264), rel=1e-6)
+
+
+def test_flops_are_the_papers(store):
+    """2 N over bytes per token, plus 2 V D with the softmax, plus M1's share; a compiled codec runs for nothing."""
+    codec = codecs.Bytes()
+    codec.m1_flops_per_byte = 1000.0
+    flops = flops_per_byte(CONFIG, codec, store)
+    n = count_params(CONFIG).non_embedding
+    assert flops.paper == pytest.approx(2 * n * 47 / 45 + 1000)
+    assert flops.softmax == pytest.approx((2 * n + 2 * 264 * 16) * 47 / 45 + 1000)
+    assert flops.runtime == pytest.approx(2 * n * 47 / 45)
+
+
+def test_sampling_follows_the_model_and_stops():
+    """The likeliest byte is repeated at temperature 0, ids past end-of-document never come, end-of-document stops."""
+    logits = np.full(264, -50.0)
+    logits[[65, 260]] = 5.0, 9.0
+    tokens = np.concatenate(
+        list(sample_tokens(params_with(logits), CONFIG, np.array([1, 2]), n_tokens=20, eod_id=256, temperature=0))
+    )
+    assert tokens.tolist() == [65] * 20
+    logits[256] = 8.0
+    assert not sum(
+        map(len, sample_tokens(params_with(logits), CONFIG, np.zeros(0), n_tokens=20, eod_id=256, temperature=0))
+    )
+    with pytest.raises(InputError, match="temperature=-1"):
+        next(sample_tokens(params_with(logits), CONFIG, np.zeros(0), n_tokens=1, eod_id=256, temperature=-1))
+
+
+def test_generation_equals_teacher_forcing():
+    """Greedy tokens of the cached loop are those that the whole-sequence model prefers."""
+    params = Transformer(CONFIG).init(jax.random.key(3), jnp.zeros((1, 4), jnp.int32))["params"]
+    prompt = np.frombuffer(b"a prompt", np.uint8).astype(np.int32)
+    new = np.concatenate(list(sample_tokens(params, CONFIG, prompt, n_tokens=30, eod_id=256, temperature=0)))
+    inputs = np.concatenate([[256], prompt, new])[None]
+    logits = np.asarray(Transformer(CONFIG).apply({"params": params}, inputs))[0, :, :257]
+    assert logits[len(prompt) :].argmax(-1)[: len(new)].tolist() == new.tolist()
+
+
+def test_text_is_streamed_whole():
+    """Pieces join to the prompt and its continuation; bytes that are no UTF-8 become U+FFFD."""
+    logits = np.full(264, -50.0)
+    logits[0xE3] = 5.0
+    text = "".join(
+        generate(params_with(logits), CONFIG, codecs.Bytes(), prompt="Grüße".encode(), n_tokens=3, temperature=0)
+    )
+    assert text.startswith("Grüße") and set(text[5:]) == {"\ufffd"}
