@@ -218,8 +218,8 @@ class _Demo:
             )
         return stores, ratios
 
-    def _models(self, built: dict[str, Codec], stores) -> list[tuple[str, str]]:
-        """Trains M2 over every codec: (run folder, codec spec)."""
+    def _models(self, built: dict[str, Codec], stores) -> list[tuple[str, str, float]]:
+        """Trains M2 over every codec: (run folder, codec spec, seconds of training)."""
         config = configuration.train("m2")
         plan = [(codecs.canonical_spec(spec), None) for spec in self.config.codecs]
         base = configuration.model(8, "m2")
@@ -248,7 +248,7 @@ class _Demo:
                     out=self.out / "m2" / name,
                     eval_fn=lambda params, step, e=evaluator: dict(e.run(params)),
                 )
-                runs.append((f"m2/{name}", spec))
+                runs.append((f"m2/{name}", spec, result.seconds["train"]))
             done.append(
                 f"{len(runs)} models, {result.n_tokens / 1e6:.2f}M tokens each, on {len(plan)} (codec, size) pairs."
             )
@@ -263,8 +263,8 @@ class _Demo:
                     store=stores[spec]["validation"],
                     train_store=stores[spec]["train"],
                 )
-                | {"run": name}
-                for name, spec in runs
+                | {"run": name, "seconds": round(seconds, 1)}
+                for name, spec, seconds in runs
             ]
             best = min(rows, key=lambda row: row["bits_per_byte"])
             done.append(
@@ -276,7 +276,7 @@ class _Demo:
     def _samples(self, runs, built: dict[str, Codec]) -> dict[str, str]:
         samples = {}
         with stages.stage("generate", self.log, say=self.say) as done:
-            for name, spec in runs[: len(self.config.codecs)]:
+            for name, spec, _ in runs[: len(self.config.codecs)]:
                 run = load_run(self.out / name)
                 samples[spec] = "".join(
                     generate(

@@ -30,7 +30,7 @@ def decode_context(config: exact.ExactConfig, params, rows):
       stream read once each symbol is decoded; state: uint32[B, 3]).
     """
     state, stream = rows
-    lanes = jnp.arange(state.shape[0])
+    lanes = jnp.arange(state.shape[0], dtype=jnp.int32)
     end = jnp.int32(exact.N_SYMBOLS - 1)
 
     def one_symbol(carry, position):
@@ -39,14 +39,14 @@ def decode_context(config: exact.ExactConfig, params, rows):
         cdf = tables.cumulative(tables.frequencies(exact.weights_of(logits), xp=jnp), xp=jnp)
         unit = size >> tables.TABLE_BITS
         target = jnp.minimum(code // unit, tables.TABLE_TOTAL - 1)
-        symbol = jnp.sum(cdf[:, 1:] <= target[:, None], axis=-1)
+        symbol = jnp.sum(cdf[:, 1:] <= target[:, None], axis=-1, dtype=jnp.int32)
         below, above = cdf[lanes, symbol], cdf[lanes, symbol + 1]
         code, size = code - unit * below, unit * (above - below)
         for _ in range(2):  # the smallest frequency takes 16 bits off the size
             short = size < range_coder.TOP
             code = jnp.where(short, (code << 8) | stream[lanes, n_read].astype(jnp.uint32), code)
             size, n_read = jnp.where(short, size << 8, size), n_read + short
-        return (code, size, n_read, symbol.astype(jnp.int32), cache), (
+        return (code, size, n_read, symbol, cache), (
             symbol.astype(jnp.uint16),
             n_read.astype(jnp.uint32),
         )
@@ -58,6 +58,8 @@ def decode_context(config: exact.ExactConfig, params, rows):
         jnp.full_like(lanes, end),
         exact.init_cache(config, state.shape[0], config.context),
     )
-    (code, size, _, _, _), (symbols, n_read) = jax.lax.scan(one_symbol, start, jnp.arange(config.context))
+    (code, size, _, _, _), (symbols, n_read) = jax.lax.scan(
+        one_symbol, start, jnp.arange(config.context, dtype=jnp.int32)
+    )
     n_read = state[:, 2:] + n_read.T
     return symbols.T, n_read, jnp.stack([code, size, n_read[:, -1]], axis=-1)

@@ -162,7 +162,7 @@ def _decode_windows(constants, rows, *, config, bits, align, max_bytes):
         )
         at_node = lo[:, None] + 1 + windows.scale(inner, total[:, None], (size - 1)[:, None], xp=jnp)
         boundaries = jnp.where(step == 0, at_root, at_node)
-        symbol = jnp.sum(boundaries <= codes[:, None], axis=-1)
+        symbol = jnp.sum(boundaries <= codes[:, None], axis=-1, dtype=jnp.int32)
         below, above = cdf[lanes, symbol], cdf[lanes, symbol + 1]
         root = windows.root_child(symbol.astype(jnp.uint32), below, above, total, bits=bits, xp=jnp)
         node = windows.child(lo, size, below, above, total, xp=jnp)
@@ -171,7 +171,7 @@ def _decode_windows(constants, rows, *, config, bits, align, max_bytes):
         )
         depth = jnp.where(done, depth, depth + 1)
         text = jax.lax.dynamic_update_index_in_dim(text, symbol.astype(jnp.uint8), step, 0)
-        freqs, cache = _advance(config, params, symbol.astype(jnp.int32), jnp.full(n_lanes, step + 1), cache, max_bytes)
+        freqs, cache = _advance(config, params, symbol, jnp.full(n_lanes, step + 1), cache, max_bytes)
         return step + 1, done | (lo == codes), lo, size, depth, _children(freqs, symbol, align), cache, text
 
     cache = _open_cache(config, params, exact.init_cache(config, n_lanes, max_bytes + 1))

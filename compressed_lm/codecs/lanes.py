@@ -6,17 +6,14 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-MAX_LANES = 256
-"""Rows that one device works on at a time; memory is bounded by this, not by the corpus."""
+LANES = (1, 8, 64, 256)
+"""Rows that one device works on at a time. Few sizes, since each is compiled for itself; the largest bounds memory."""
 
 
 def lane_count(n_rows: int) -> int:
-    """Rows per device for a call on `n_rows`: the next power of four, so that few shapes are ever compiled."""
+    """Rows per device for a call on `n_rows`: the smallest of `LANES` that holds them, or the largest."""
     per_device = -(-n_rows // jax.local_device_count())
-    lanes = 1
-    while lanes < min(per_device, MAX_LANES):
-        lanes *= 4
-    return min(lanes, MAX_LANES)
+    return next((lanes for lanes in LANES if lanes >= per_device), LANES[-1])
 
 
 def map_over_local_devices(fn: Callable, **static) -> Callable:

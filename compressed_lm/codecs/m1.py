@@ -79,7 +79,9 @@ class M1:
           uint32[N, 256], each row summing to 2**16.
         """
         texts = np.asarray(texts)
-        length = min(self.config.context, max(4, 1 << int(texts.shape[1]).bit_length()))
+        length = min(
+            self.config.context, 8 if texts.shape[1] < 8 else 64 if texts.shape[1] < 64 else self.config.context
+        )
         inputs = np.full((len(texts), length), END, np.int32)
         inputs[:, 1 : texts.shape[1] + 1] = texts
         last = np.full(len(texts), texts.shape[1], np.int32)

@@ -27,7 +27,7 @@ _FAMILIES = {
     "sentencepiece": "subwords of a unigram model trained on the corpus; the usual way to feed a language model",
     "gzip": "the output of DEFLATE, cut into tokens",
     "static_ac": "arithmetic coding with fixed byte frequencies",
-    "ac": "arithmetic coding with the predictions of a small byte model, M1; it never resets",
+    "ac": "arithmetic coding with the predictions of a small byte model, M1, over the whole document",
     "eiw": "Equal-Info Windows: M1 and the coder start anew whenever a window is full, so every window is exactly "
     "b bits; with `align=word` a window never runs over the start of a word",
 }

@@ -264,7 +264,7 @@ def _average(p, total, weights):
     S]."""
     # Both lose four bits so that one eighth of a value unit fits; a sum of weights is at least 2**14, that of the
     # largest.
-    weight = jnp.sum(weights, -1)[..., None] >> 4
+    weight = jnp.sum(weights, -1, dtype=jnp.int32)[..., None] >> 4
     average = ((total >> 4) * AVERAGE_SCALE + (weight >> 1)) // weight
     return ops.clip8(ops.rescale(average.reshape(*average.shape[:-2], -1), p["average_multiplier"], p["average_shift"]))
 
@@ -286,9 +286,9 @@ def _attend_one(p, q, keys, values, bias, allowed):
     """Attention of one position a lane: int32[B, H * K] from q int32[B, H, K] and int8[B, H, K, S]."""
     # Written as sums, which XLA fuses with the conversion from int8: on CPU many times faster than batched matrix-
     # vector products.
-    scores = jnp.sum(q[..., None] * keys.astype(jnp.int32), axis=-2)
+    scores = jnp.sum(q[..., None] * keys.astype(jnp.int32), axis=-2, dtype=jnp.int32)
     weights = _attention_weights(p, scores[:, :, None], bias[:, :, None], allowed[:, None, None])[:, :, 0]
-    return _average(p, jnp.sum(weights[:, :, None] * values.astype(jnp.int32), axis=-1), weights)
+    return _average(p, jnp.sum(weights[:, :, None] * values.astype(jnp.int32), axis=-1, dtype=jnp.int32), weights)
 
 
 def _feed_forward(p, h):
