@@ -10,10 +10,10 @@ demo: $(READY)
 	$(BIN)/compressed-lm demo --out runs/demo
 
 test: $(READY)
-	$(BIN)/python -m pytest tests
+	$(BIN)/python -m pytest tests -n 2 --dist loadfile
 
 fast-test: $(READY)
-	$(BIN)/python -m pytest tests -m "not slow"
+	$(BIN)/python -m pytest tests -n 2 --dist loadfile -m "not slow"
 
 lint: $(READY)
 	$(BIN)/ruff check .
