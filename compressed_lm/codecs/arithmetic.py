@@ -105,9 +105,8 @@ class AC(_Streams):
     """Arithmetic coding with M1; its context starts afresh every `M1.config.context` symbols, the coder does not.
 
     A document of up to `SEGMENT_BYTES` is one stream that ends in M1's end symbol. A longer one opens with the end
-    symbol (as an empty document
-    would) and one bit that says "long", then the lengths in tokens of its segments, then the segments, each a
-    document of its own.
+    symbol (as an empty document would) and one bit that says "long", then the lengths in tokens of its segments, then
+    the segments, each a document of its own.
     """
 
     name = "ac"

@@ -2,9 +2,8 @@
 cache inside the loop.
 
 Decoding needs M1's table before each symbol, so coder and model run in one compiled loop. Encoding needs no loop: the
-symbols are known, M1
-gives all tables in one teacher-forced pass, and the host codes them (`coding.range_coder.encode`). Both read the same
-tables because M1 is exact.
+symbols are known, M1 gives all tables in one teacher-forced pass, and the host codes them
+(`coding.range_coder.encode`). Both read the same tables because M1 is exact.
 """
 
 import jax
@@ -26,8 +25,7 @@ def decode_context(config: exact.ExactConfig, params, rows):
 
     Returns:
       (symbols: uint16[B, context], 256 at the end of the document, whatever follows it is meaningless; n_read:
-      uint32[B, context], bytes of the
-      stream read once each symbol is decoded; state: uint32[B, 3]).
+      uint32[B, context], bytes of the stream read once each symbol is decoded; state: uint32[B, 3]).
     """
     state, stream = rows
     lanes = jnp.arange(state.shape[0], dtype=jnp.int32)

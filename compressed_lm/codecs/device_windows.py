@@ -1,8 +1,8 @@
-"""Equal-Info Windows on the device, for windows too wide to be listed: lock-step lanes with M1's key/value cache
-inside the loop.
+"""Equal-Info Windows on the device, for windows too wide to be listed: lock-step lanes with M1's key/value cache inside
+the loop.
 
-Encoding runs a lane per document, one byte a step; decoding runs a lane per window, since windows do not depend on
-one another.
+Encoding runs a lane per document, one byte a step; decoding runs a lane per window, since windows do not depend on one
+another.
 """
 
 import functools

@@ -1,8 +1,8 @@
 """`eiw`: Equal-Info Windows (Lester et al. 2024, section 2.4) under the node rule of `coding.windows`.
 
-The text is cut so that each window compresses to exactly b bits; M1 and coder start afresh at every window, and
-window boundaries stand at fixed
-token offsets. Every sequence of window codes decodes, and the end of a document needs nothing.
+The text is cut so that each window compresses to exactly b bits; M1 and coder start afresh at every window, and window
+boundaries stand at fixed token offsets. Every sequence of window codes decodes, and the end of a document needs
+nothing.
 """
 
 import hashlib
@@ -24,8 +24,8 @@ COMPILED_BITS = 16
 """Windows of up to this many bits are compiled to a dictionary once, and M1 never runs again."""
 
 MAX_WINDOW_BYTES = 63
-"""After this many bytes in one window the table is flat, which bounds M1's context (one more slot holds the start)
-and ends the window soon."""
+"""After this many bytes in one window the table is flat, which bounds M1's context (one more slot holds the start) and
+ends the window soon."""
 
 
 class EIW:

@@ -1,8 +1,8 @@
 """Encoded files: one document as packed token ids, with everything that a decoder has to check.
 
 Layout: 8 bytes of magic; header length (u32, little endian); header (JSON: format version, codec, byte and token
-counts, SHA-256 of the
-document); ids packed to the fewest whole bits each; CRC-32 of all that stands before it (u32, little endian).
+counts, SHA-256 of the document); ids packed to the fewest whole bits each; CRC-32 of all that stands before it (u32,
+little endian).
 """
 
 import hashlib

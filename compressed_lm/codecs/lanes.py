@@ -21,14 +21,12 @@ def map_over_local_devices(fn: Callable, **static) -> Callable:
 
     Args:
       fn: maps (constants, rows), rows a pytree of arrays [lanes, ...], to a pytree of arrays [lanes, ...]. Pure, no
-        collectives; it must treat rows
-        independently.
+        collectives; it must treat rows independently.
       **static: keyword arguments fixed at compile time.
 
     Returns:
       The same function of (constants, rows) for any number of rows, with NumPy results. Rows are padded with zeros to
-      fill the devices. Because M1
-      is exact, how rows fall on devices does not change a bit of the result.
+      fill the devices. Because M1 is exact, how rows fall on devices does not change a bit of the result.
     """
     mapped = jax.pmap(functools.partial(fn, **static), in_axes=(None, 0), axis_name="devices")
     devices = jax.local_device_count()

@@ -12,8 +12,8 @@ class Dictionary:
     """Byte strings numbered 0..V-1 such that every prefix of an entry is an entry and all 256 single bytes are there.
 
     Such a set is a trie. `encode` walks it and emits the number of the last node whenever the next byte has no child,
-    which is the longest match;
-    `decode` concatenates. Any byte string encodes, any sequence of numbers decodes, and decode(encode(x)) == x.
+    which is the longest match; `decode` concatenates. Any byte string encodes, any sequence of numbers decodes, and
+    decode(encode(x)) == x.
 
     Attributes:
       parent: int32[V], number of the entry without its last byte; -1 for single bytes.

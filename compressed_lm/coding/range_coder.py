@@ -1,16 +1,13 @@
 """A range coder with 32-bit state and 16-bit tables (after Martin 1979), on the host.
 
 The stream is a string of bytes, read as a base-256 fraction. The encoder keeps an interval `[low, low + size)`; a
-symbol narrows it, and whenever
-`size` falls below 2**24 the top byte leaves. An overflow of `low` carries into the byte before: here carries are
-added to the digits where they
-fall and resolved once at the end, which lets the same algorithm run vectorised on a device (`codecs.device_coder`).
-Beyond its end a stream reads as
-zeros, so `finish` picks the value of the last interval that ends in most zero bits and drops them.
+symbol narrows it, and whenever `size` falls below 2**24 the top byte leaves. An overflow of `low` carries into the byte
+before: here carries are added to the digits where they fall and resolved once at the end, which lets the same algorithm
+run vectorised on a device (`codecs.device_coder`). Beyond its end a stream reads as zeros, so `finish` picks the value
+of the last interval that ends in most zero bits and drops them.
 
 Cost: truncating `size` to a multiple of 2**16 loses at most log2(1 + 2**-8) = 0.0056 bits a symbol and 0.0005 on
-average; finishing takes
-about one byte.
+average; finishing takes about one byte.
 """
 
 import numba

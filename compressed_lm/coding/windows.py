@@ -1,12 +1,10 @@
 """The node rule of Equal-Info Windows: a bijection between b-bit codes and window texts.
 
 Lester et al. 2024 fill a window greedily and pad it with zero bits, which is not uniquely decodable. Here a window's
-text owns an interval
-`[lo, lo + size)` of the 2**b integer codes. The text's own code is `lo`; the remaining codes are shared among its
-one-byte continuations in
-proportion to M1's frequencies, and a continuation whose share is empty does not exist. Every code belongs to exactly
-one text, so every sequence of
-codes decodes, no window is padded, and the end of a document needs no marker.
+text owns an interval `[lo, lo + size)` of the 2**b integer codes. The text's own code is `lo`; the remaining codes are
+shared among its one-byte continuations in proportion to M1's frequencies, and a continuation whose share is empty does
+not exist. Every code belongs to exactly one text, so every sequence of codes decodes, no window is padded, and the end
+of a document needs no marker.
 
 The arithmetic is 32-bit and unsigned, the same under NumPy and JAX, for 8 <= b <= 32.
 """
@@ -41,8 +39,8 @@ def scale(frequency, total, size, *, xp=np):
 
 
 def root_child(symbol, below, above, total, *, bits: int, xp=np):
-    """Interval of the window that holds one byte so far. It always exists: each byte is given a code before the rest
-    is shared.
+    """Interval of the window that holds one byte so far. It always exists: each byte is given a code before the rest is
+    shared.
 
     Args:
       symbol: uint32[...], the byte.

@@ -23,9 +23,8 @@ def predict_fn(model_config: TransformerConfig, eod_id: int) -> Callable:
 class BitsPerByte:
     """Evaluator: total nats / (ln 2 x bytes) over a token store.
 
-    Every token counts, the end-of-document tokens among them, and every byte of the documents. A model sees the rows
-    of `seq_len` tokens that it was
-    trained on, without overlap (Lester et al. 2024, section 3.8).
+    Every token counts, the end-of-document tokens among them, and every byte of the documents. A model sees the rows of
+    `seq_len` tokens that it was trained on, without overlap (Lester et al. 2024, section 3.8).
     """
 
     def __init__(

@@ -64,8 +64,8 @@ def sample_tokens(
 
 
 def _advance(model, eod_id, temperature, top_k, params, carry, forced):
-    """Feeds the forced inputs where there are any (not -1), the sampled ones elsewhere: (carry, int32[16] sampled
-    after each)."""
+    """Feeds the forced inputs where there are any (not -1), the sampled ones elsewhere: (carry, int32[16] sampled after
+    each)."""
 
     def one(carry, given):
         last, position, cache, key = carry

@@ -1,12 +1,10 @@
 """Exact inference for M1: the coder's tables as a function of the integer weights alone.
 
 Float kernels promise no bits: another batch size, compiler or device moves the logits, and one changed table entry
-breaks a decoder (Lester et al.
-2024, section 3.7). Here a trained `Transformer` is turned, after training, into integers: int8 weights and
-activations with scales fixed by
-calibration, an int32 residual stream, and integer normalisation, attention and softmax (`models.integer_ops`).
-Teacher-forced and cached, alone or in a
-batch, jitted or not, on one device or many, the tables come out the same.
+breaks a decoder (Lester et al. 2024, section 3.7). Here a trained `Transformer` is turned, after training, into
+integers: int8 weights and activations with scales fixed by calibration, an int32 residual stream, and integer
+normalisation, attention and softmax (`models.integer_ops`). Teacher-forced and cached, alone or in a batch, jitted or
+not, on one device or many, the tables come out the same.
 
 The price is measured, not assumed: compare `bits_per_byte` of the float model with that of the exact one
 (`compressed-lm build-codec` prints both).
@@ -96,8 +94,8 @@ def check_exactable(config: TransformerConfig, context: int) -> None:
 
 
 def _observe(params, config: TransformerConfig, inputs):
-    """Largest magnitudes of everything that gets an integer range, from the float model: the statistics that
-    `quantise` needs.
+    """Largest magnitudes of everything that gets an integer range, from the float model: the statistics that `quantise`
+    needs.
 
     Returns:
       (logits float32[B, L, V], {name: float32[...]}), the maxima over batch and positions, per channel.

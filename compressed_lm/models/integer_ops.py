@@ -2,9 +2,8 @@
 under any compiler.
 
 Allowed are add, subtract, multiply, shift, compare, select and floor division on 32-bit integers, and matrix products
-whose partial sums stay below
-2**24 when they are carried in float32 (such sums are exact, so their order does not matter). Nothing here calls exp,
-rsqrt or a float division.
+whose partial sums stay below 2**24 when they are carried in float32 (such sums are exact, so their order does not
+matter). Nothing here calls exp, rsqrt or a float division.
 """
 
 import jax
@@ -54,8 +53,8 @@ def isqrt(x):
 def normalise(h, multiplier):
     """RMS normalisation to int8 range: round(h_c * multiplier_c / |h|) with |h| the Euclidean norm over the last axis.
 
-    The vector is first shifted so that its largest entry has 11 bits; its norm is then found to better than one part
-    in a thousand.
+    The vector is first shifted so that its largest entry has 11 bits; its norm is then found to better than one part in
+    a thousand.
 
     Args:
       h: int32[..., D], D <= 1024.
