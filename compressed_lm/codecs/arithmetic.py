@@ -158,7 +158,8 @@ class AC(_Streams):
         digits = np.array([len(lengths), *lengths], np.uint32)
         digits = np.stack([digits >> 16, digits & 0xFFFF], axis=1).reshape(-1)
         coded = np.concatenate([[[below, above - below], _FLAG[1]], np.stack([digits, np.ones_like(digits)], axis=1)])
-        return self._tokens(range_coder.encode(coded[:, 0], coded[:, 1]))
+        stream = range_coder.encode(coded[:, 0], coded[:, 1], followed=True)
+        return bits.repack(np.frombuffer(stream, np.uint8), 8, self._token_bits).astype(np.int32)
 
     def decode_batch(self, ids: Sequence[np.ndarray]) -> list[bytes]:
         parts = [self._segments_of(np.asarray(i)) for i in ids]

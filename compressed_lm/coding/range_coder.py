@@ -44,33 +44,37 @@ def _encode(below, freq, digits):
     return low, size, n
 
 
-def encode(below, freq) -> bytes:
+def encode(below, freq, *, followed: bool = False) -> bytes:
     """The stream of a sequence of symbols, each given by its table entries.
 
     Args:
       below: uint32[T], cumulative frequency up to each symbol.
       freq: uint32[T], frequency of each symbol, at least 1; tables sum to 2**16.
+      followed: other bytes will come right after the stream. It then decodes whatever they are, and its length depends
+        on the symbols alone; otherwise it is read as if zeros came after it, which saves a byte or so.
 
     Returns:
-      The shortest stream, trailing zero bytes dropped.
+      The shortest such stream.
     """
     digits = np.zeros(2 * len(below) + 1, np.uint16)
     low, size, n = _encode(np.asarray(below, np.uint32), np.asarray(freq, np.uint32), digits)
-    return finish(digits[:n], low, size)
+    stream, n_bytes = _finish(digits[:n], low, size, free_tail=followed)
+    return stream[:n_bytes] if followed else stream.rstrip(b"\0")
 
 
-def finish(digits, low: int, size: int) -> bytes:
-    """The stream of an encoder's final state: digits (carries not yet resolved) and the last interval."""
+def _finish(digits, low: int, size: int, *, free_tail: bool) -> tuple[bytes, int]:
+    """The stream of an encoder's final state, and how many of its bytes matter.
+
+    Picks the value in the last interval that ends in most free bits: bits that are zero or, with `free_tail`, may be
+    anything.
+    """
     low, last = int(low), int(low) + int(size) - 1
-    zeros = next(k for k in range(32, -1, -1) if -(-low >> k) << k <= last)
-    value = -(-low >> zeros) << zeros
-    digits = np.concatenate([np.asarray(digits, np.uint16), [(value >> s) & 0xFF for s in (24, 16, 8, 0)]]).astype(
-        np.int64
-    )
+    values = [(k, -(-low >> k) << k) for k in range(32, -1, -1)]
+    free, value = next((k, v) for k, v in values if v + ((1 << k) - 1 if free_tail else 0) <= last)
+    digits = np.concatenate([digits, [(value >> shift) & 0xFF for shift in (24, 16, 8, 0)]]).astype(np.int64)
     if value >> 32:
         digits[len(digits) - 5] += 1
-    resolved = _carry(digits)
-    return resolved.tobytes().rstrip(b"\0")
+    return _carry(digits).tobytes(), len(digits) - free // 8
 
 
 @numba.njit(cache=True, nogil=True)

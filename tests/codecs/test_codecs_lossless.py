@@ -106,6 +106,18 @@ def test_online_windows_equal_the_dictionary(m1, built):
         assert online.decode_batch(ids) == HOSTILE[-8:]
 
 
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(0, 2**31), min_size=2, max_size=6), st.sampled_from([256, 4096, 65536]), st.randoms())
+def test_headers_of_long_documents_decode_before_any_segments(m1, lengths, v, random):
+    """The lengths in the header of a long document come back whatever its segments begin with."""
+    codec = codecs.create(f"ac(v={v})", m1=m1)
+    lengths = [length % 40 for length in lengths]
+    segments = [random.randrange(v) for _ in range(sum(lengths))]
+    parts = codec._segments_of(np.concatenate([codec._header(lengths), np.array(segments, np.int32)]))
+    assert [len(part) for part in parts] == lengths
+    assert np.concatenate(parts).tolist() == segments
+
+
 def test_partial_decoding_is_a_prefix(built):
     """What is shown of an unfinished sequence is never taken back."""
     text = (

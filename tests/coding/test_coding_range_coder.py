@@ -52,6 +52,17 @@ def test_length_is_the_entropy_and_constrictions():
     assert ours <= 4 * peer.get_compressed().size * 1.0007 + 2
 
 
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.integers(0, 9), max_size=40), st.integers(0, 5), st.binary(max_size=8))
+def test_a_followed_stream_ignores_what_follows(symbols, seed, tail):
+    """With `followed`, the symbols decode before any other bytes, and the length does not depend on those."""
+    cdf = table(11, seed)
+    symbols = np.array(symbols + [10])
+    stream = range_coder.encode(cdf[symbols], np.diff(cdf)[symbols], followed=True)
+    decoder = range_coder.Decoder(stream + tail)
+    assert [decoder.symbol(cdf) for _ in symbols] == symbols.tolist()
+
+
 def test_truncated_stream_is_refused():
     """A stream cut in the middle raises CorruptStream instead of running on for ever or returning a wrong tail
     silently past its end."""
