@@ -2,10 +2,10 @@
 
 import argparse
 import os
-import pathlib
 import sys
 from collections.abc import Callable, Sequence
 
+from compressed_lm import verbs
 from compressed_lm.errors import InputError
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -49,13 +49,12 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="compressed-lm",
         description="Train language models over compressed text, and compare them in bits per byte. "
-        "`compressed-lm VERB "
-        "--help` explains a verb.",
+        "`compressed-lm VERB --help` explains a verb.",
     )
-    verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
+    subparsers = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
 
     def verb(name: str, function: Callable, summary: str, example: str) -> argparse.ArgumentParser:
-        sub = verbs.add_parser(
+        sub = subparsers.add_parser(
             name,
             help=summary,
             description=summary,
@@ -65,10 +64,15 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(function=function)
         return sub
 
-    verb("doctor", _doctor, "print versions, devices and known problems of this installation", "compressed-lm doctor")
+    verb(
+        "doctor",
+        verbs.doctor,
+        "print versions, devices and known problems of this installation",
+        "compressed-lm doctor",
+    )
 
     demo = verb(
-        "demo", _demo, "the whole job on real text, from corpus to report", "compressed-lm demo --out runs/demo"
+        "demo", verbs.demo, "the whole job on real text, from corpus to report", "compressed-lm demo --out runs/demo"
     )
     _corpus(demo, default=None)
     demo.add_argument(
@@ -81,7 +85,7 @@ def _parser() -> argparse.ArgumentParser:
 
     train_m1 = verb(
         "train-m1",
-        _train_m1,
+        verbs.train_m1,
         "train the byte model that drives the coder, and turn it into exact integers",
         "compressed-lm train-m1 --out runs/m1 --steps 2000",
     )
@@ -92,7 +96,7 @@ def _parser() -> argparse.ArgumentParser:
 
     build = verb(
         "build-codec",
-        _build_codec,
+        verbs.build_codec,
         "build a codec and save it as a directory",
         "compressed-lm build-codec 'eiw(b=16,v=65536)' --m1 runs/m1 --out codecs/eiw16",
     )
@@ -104,10 +108,12 @@ def _parser() -> argparse.ArgumentParser:
         "--max_bytes", type=int, default=8_000_000, help="most bytes of text to learn from (default %(default)s)"
     )
 
-    encode = verb("encode", _encode, "encode a file", "compressed-lm encode book.txt book.clm --codec codecs/eiw16")
+    encode = verb(
+        "encode", verbs.encode, "encode a file", "compressed-lm encode book.txt book.clm --codec codecs/eiw16"
+    )
     decode = verb(
         "decode",
-        _decode,
+        verbs.decode,
         "restore an encoded file, or say exactly why not",
         "compressed-lm decode book.clm book.txt --codec codecs/eiw16",
     )
@@ -118,7 +124,7 @@ def _parser() -> argparse.ArgumentParser:
 
     verify = verb(
         "verify",
-        _verify,
+        verbs.verify,
         "encode and decode files and compare, or check a token store's shards",
         "compressed-lm verify book.txt --codec codecs/eiw16",
     )
@@ -127,7 +133,7 @@ def _parser() -> argparse.ArgumentParser:
 
     compress = verb(
         "compress",
-        _compress,
+        verbs.compress,
         "turn documents into a token store, shard by shard, resumable",
         "compressed-lm compress --corpus 'json:c4/*.gz' --codec codecs/eiw16 --out stores/c4",
     )
@@ -147,7 +153,7 @@ def _parser() -> argparse.ArgumentParser:
 
     inspect = verb(
         "inspect",
-        _inspect,
+        verbs.inspect,
         "show a token store: manifest, counts, original beside decoded text",
         "compressed-lm inspect stores/c4 --codec codecs/eiw16",
     )
@@ -159,7 +165,7 @@ def _parser() -> argparse.ArgumentParser:
 
     train = verb(
         "train",
-        _train,
+        verbs.train,
         "train a model on a token store",
         "compressed-lm train --tokens stores/c4 --out runs/eiw --size micro --steps 1000",
     )
@@ -176,7 +182,7 @@ def _parser() -> argparse.ArgumentParser:
 
     evaluate = verb(
         "evaluate",
-        _evaluate,
+        verbs.evaluate,
         "bits per byte and FLOPs per byte of a run, one row of the run table",
         "compressed-lm evaluate runs/eiw --codec codecs/eiw16 --tokens stores/val --train_tokens stores/c4",
     )
@@ -188,7 +194,7 @@ def _parser() -> argparse.ArgumentParser:
 
     generate = verb(
         "generate",
-        _generate,
+        verbs.generate,
         "sample text from a run, decoding as it goes",
         "compressed-lm generate runs/eiw --codec codecs/eiw16 --prompt 'The array'",
     )
@@ -205,7 +211,10 @@ def _parser() -> argparse.ArgumentParser:
     generate.add_argument("--seed", type=int, default=0)
 
     report = verb(
-        "report", _report, "write report.html and report.md from a folder's run table", "compressed-lm report runs/demo"
+        "report",
+        verbs.report,
+        "write report.html and report.md from a folder's run table",
+        "compressed-lm report runs/demo",
     )
     report.add_argument("run_dir", help="folder with runs.jsonl, such as runs/demo")
     return parser
@@ -250,291 +259,3 @@ def _devices(parser, default: int | None = None):
         help="virtual devices to split a CPU into; accelerators are found by themselves"
         + (f" (default {default})" if default else ""),
     )
-
-
-def _configure(arguments) -> str:
-    from compressed_lm import configuration
-
-    bindings = list(arguments.set)
-    for name, target in (("size", "model.size"), ("steps", "train.steps"), ("seed", "train.seed")):
-        if getattr(arguments, name, None) is not None:
-            bindings.append(f"{target}={getattr(arguments, name)}")
-    return configuration.load(arguments.gin or arguments.gin_default, bindings)
-
-
-def _load_codec(directory: str):
-    from compressed_lm import codecs
-
-    return codecs.Bytes() if directory == "bytes" else codecs.load(directory)
-
-
-def _doctor(arguments) -> int:
-    from compressed_lm import doctor
-
-    return doctor.run()
-
-
-def _demo(arguments):
-    from compressed_lm import demo
-
-    bindings = [*arguments.set]
-    bindings += [f"demo.{name}={value}" for name in ("corpus", "validation") if (value := getattr(arguments, name))]
-    demo.run(arguments.out, gin_files=arguments.gin or arguments.gin_default, bindings=bindings)
-
-
-def _train_m1(arguments):
-    from compressed_lm import codecs, configuration, stages
-    from compressed_lm.corpora.job import compress
-    from compressed_lm.corpora.sources import open_corpus
-    from compressed_lm.models import model_vocab_size
-    from compressed_lm.training import train
-
-    resolved = _configure(arguments)
-    out = pathlib.Path(arguments.out)
-    model, config = configuration.model(model_vocab_size(256)), configuration.train()
-    from compressed_lm.models.exact import check_exactable
-
-    check_exactable(model, config.seq_len)  # before hours of training, not after
-    store = compress(
-        open_corpus(arguments.corpus, validation=arguments.validation),
-        "train",
-        codecs.Bytes(),
-        out / "tokens",
-        max_bytes=arguments.max_bytes,
-    )
-    (out / "config.gin").write_text(resolved, encoding="utf-8")
-    result = train(config, model, store, out=out)
-    m1 = stages.export_m1(out, store)
-    print(
-        f"M1 is {out / stages.M1_FILE}, hash {m1.hash[:12]}; last training loss "
-        f"{result.loss_nats_per_token / 0.6931471805599453:.3f} bits per byte."
-    )
-
-
-def _build_codec(arguments):
-    from compressed_lm import codecs, stages
-    from compressed_lm.corpora.job import take_bytes
-    from compressed_lm.corpora.sources import open_corpus
-    from compressed_lm.tracking.progress import progress
-
-    spec = codecs.canonical_spec(arguments.codec)
-    m1 = stages.load_m1(arguments.m1) if arguments.m1 else None
-    name, options = codecs.parse_spec(spec)
-    corpus = open_corpus(arguments.corpus, validation=arguments.validation)
-    n_windows = 1 << int(options["b"]) if name == "eiw" else None
-    with progress(f"build {spec}", n_windows, unit="windows" if n_windows else "") as bar:
-        codec = codecs.create(
-            spec,
-            m1=m1,
-            documents=lambda: take_bytes(corpus.documents("train"), arguments.max_bytes),
-            progress=lambda n: bar.advance(n - bar.done),
-        )
-    codecs.save(codec, arguments.out)
-    print(f"{codec.spec} is in {arguments.out}, fingerprint {codec.fingerprint[:12]}.")
-
-
-def _encode(arguments):
-    from compressed_lm.codecs import files
-
-    data = pathlib.Path(arguments.input).read_bytes()
-    codec = _load_codec(arguments.codec)
-    content = files.encode_file(data, codec)
-    _write(arguments.output, content)
-    print(
-        f"{arguments.input}: {len(data):,} bytes -> {arguments.output}: {len(content):,} bytes with "
-        f"{codec.spec} ({8 * len(content) / max(len(data), 1):.3f} bits per byte)."
-    )
-
-
-def _decode(arguments):
-    from compressed_lm.codecs import files
-
-    data = files.decode_file(
-        pathlib.Path(arguments.input).read_bytes(), _load_codec(arguments.codec), name=arguments.input
-    )
-    _write(arguments.output, data)
-    print(f"{arguments.input} -> {arguments.output}: {len(data):,} bytes, checksum right.")
-
-
-def _write(path: str, content: bytes):
-    temporary = pathlib.Path(path + ".tmp")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _verify(arguments) -> int:
-    from compressed_lm.corpora.store import TokenStore
-
-    broken = 0
-    for path in map(pathlib.Path, arguments.paths):
-        if path.is_dir():
-            store = TokenStore.open(path)
-            store.verify()
-            print(f"{path}: {len(store.manifest['shards'])} shards, {store.n_documents:,} documents, checksums right.")
-            continue
-        if not arguments.codec:
-            raise InputError(
-                f"{path} is a file and no codec was given to verify with. Give one by --codec DIR, or give a "
-                "folder of a token store."
-            )
-        codec, data = _load_codec(arguments.codec), path.read_bytes()
-        ids = codec.encode(data)
-        restored = codec.decode(ids)
-        if restored == data:
-            print(
-                f"{path}: {len(data):,} bytes -> {len(ids):,} tokens of {codec.spec} -> the same {len(data):,} bytes."
-            )
-        else:
-            broken += 1
-            first = next(
-                (i for i, (a, b) in enumerate(zip(data, restored, strict=False)) if a != b),
-                min(len(data), len(restored)),
-            )
-            print(
-                f"{path}: NOT lossless with {codec.spec}; the first difference is at byte {first:,} of {len(data):,}."
-            )
-    return 2 if broken else 0
-
-
-def _compress(arguments):
-    from compressed_lm.corpora.job import compress
-    from compressed_lm.corpora.sources import open_corpus
-
-    store = compress(
-        open_corpus(arguments.corpus, validation=arguments.validation),
-        arguments.split,
-        _load_codec(arguments.codec),
-        arguments.out,
-        n_shards=arguments.n_shards,
-        max_bytes=arguments.max_bytes,
-        process_index=arguments.process_index,
-        process_count=arguments.process_count,
-    )
-    if store is None:
-        print(
-            f"The shards of process {arguments.process_index} are finished; the process that finishes last "
-            f"writes the manifest of {arguments.out}."
-        )
-    else:
-        print(
-            f"{arguments.out}: {store.n_documents:,} documents, {store.n_bytes:,} bytes, {store.n_tokens:,} "
-            f"tokens of {store.codec_spec} ({store.n_bytes / max(store.n_tokens, 1):.3f} bytes per token)."
-        )
-
-
-def _inspect(arguments):
-    import rich
-
-    from compressed_lm.corpora.inspect import inspect_store, render
-    from compressed_lm.corpora.sources import open_corpus
-
-    corpus = open_corpus(arguments.corpus, validation=arguments.validation) if arguments.corpus else None
-    codec = _load_codec(arguments.codec) if arguments.codec else None
-    rich.print(render(inspect_store(arguments.store, codec=codec, corpus=corpus, n_documents=arguments.documents)))
-
-
-def _train(arguments):
-    import math
-
-    from compressed_lm import configuration
-    from compressed_lm.corpora.store import TokenStore
-    from compressed_lm.evaluation import BitsPerByte, predict_fn
-    from compressed_lm.models import model_vocab_size
-    from compressed_lm.tracking import TensorBoard
-    from compressed_lm.training import train
-
-    resolved = _configure(arguments)
-    store = TokenStore.open(arguments.tokens)
-    config, model = configuration.train(), configuration.model(model_vocab_size(store.vocab_size))
-    out = pathlib.Path(arguments.out)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "config.gin").write_text(resolved, encoding="utf-8")
-    mesh = None
-    if arguments.mesh:
-        try:
-            mesh = tuple(int(size) for size in arguments.mesh.split(","))
-        except ValueError:
-            raise InputError(
-                f"--mesh {arguments.mesh} was given; three whole numbers for data,fsdp,tensor were expected, "
-                "such as 4,2,1."
-            ) from None
-    eval_fn = None
-    if arguments.validation_tokens:
-        validation = TokenStore.open(arguments.validation_tokens, fingerprint=store.codec_fingerprint)
-        evaluator = BitsPerByte(
-            predict_fn(model, store.eod_id),
-            store=validation,
-            seq_len=config.seq_len,
-            batch_size=config.batch_size,
-            mesh_shape=mesh,
-        )
-        eval_fn = lambda params, step: dict(evaluator.run(params))  # noqa: E731
-    trackers = [TensorBoard(out / "tensorboard")] if arguments.tensorboard else []
-    result = train(config, model, store, out=out, mesh_shape=mesh, trackers=trackers, eval_fn=eval_fn)
-    per_byte = (store.n_tokens + store.n_documents) / max(store.n_bytes, 1) / math.log(2)
-    print(
-        f"{out}: step {result.step}, {result.n_params:,} parameters, {result.n_tokens:,} tokens; last "
-        f"training loss {result.loss_nats_per_token!r} nats per token "
-        f"({result.loss_nats_per_token * per_byte:.3f} bits per byte)."
-    )
-
-
-def _evaluate(arguments):
-    from compressed_lm import scaling, stages
-    from compressed_lm.corpora.store import TokenStore
-
-    row = stages.evaluate_run(
-        arguments.run,
-        codec=_load_codec(arguments.codec),
-        store=TokenStore.open(arguments.tokens),
-        train_store=TokenStore.open(arguments.train_tokens),
-    )
-    for name in (
-        "bits_per_byte",
-        "loss_nats_per_token",
-        "bytes_per_token",
-        "flops_per_byte",
-        "flops_per_byte_softmax",
-        "flops_per_byte_runtime",
-        "n_nonembed",
-        "step",
-    ):
-        print(f"{name:24s} {row[name]:,.6g}" if isinstance(row[name], float) else f"{name:24s} {row[name]:,}")
-    if arguments.table:
-        scaling.append_row(arguments.table, row)
-
-
-def _generate(arguments):
-    from compressed_lm.evaluation import generate
-    from compressed_lm.training import load_run
-
-    run, codec = load_run(arguments.run), _load_codec(arguments.codec)
-    if run.codec_fingerprint != codec.fingerprint:
-        raise InputError(
-            f"The run {arguments.run} was trained on {run.codec_spec}, fingerprint "
-            f"{run.codec_fingerprint[:12]}; the codec given is {codec.spec}, fingerprint {codec.fingerprint[:12]}. "
-            "Give the codec that made its tokens."
-        )
-    pieces = generate(
-        run.params,
-        run.model_config,
-        codec,
-        prompt=arguments.prompt.encode(),
-        n_tokens=arguments.n_tokens,
-        temperature=arguments.temperature,
-        top_k=arguments.top_k,
-        seed=arguments.seed,
-    )
-    for piece in pieces:
-        print(piece, end="", flush=True)
-    print()
-
-
-def _report(arguments):
-    from compressed_lm.evaluation.report import report
-
-    paths = report(arguments.run_dir)
-    print(f"{paths.html} and {paths.markdown} are written.")

@@ -1,0 +1,304 @@
+"""What each verb of `compressed-lm` calls. Imports wait until their verb runs, so that `--help` is instant."""
+
+import math
+import pathlib
+
+from compressed_lm.errors import InputError
+
+
+def _configure(arguments) -> str:
+    from compressed_lm import configuration
+
+    bindings = list(arguments.set)
+    for name, target in (("size", "model.size"), ("steps", "train.steps"), ("seed", "train.seed")):
+        if getattr(arguments, name, None) is not None:
+            bindings.append(f"{target}={getattr(arguments, name)}")
+    return configuration.load(arguments.gin or arguments.gin_default, bindings)
+
+
+def _load_codec(directory: str):
+    from compressed_lm import codecs
+
+    return codecs.Bytes() if directory == "bytes" else codecs.load(directory)
+
+
+def doctor(arguments) -> int:
+    """Prints the state of the installation."""
+    from compressed_lm import doctor as diagnosis
+
+    return diagnosis.run()
+
+
+def demo(arguments):
+    """Runs the whole job."""
+    from compressed_lm import demo as whole_job
+
+    bindings = [*arguments.set]
+    bindings += [f"demo.{name}={value}" for name in ("corpus", "validation") if (value := getattr(arguments, name))]
+    whole_job.run(arguments.out, gin_files=arguments.gin or arguments.gin_default, bindings=bindings)
+
+
+def train_m1(arguments):
+    """Trains a byte model and exports its exact form."""
+    from compressed_lm import codecs, configuration, stages
+    from compressed_lm.corpora import job
+    from compressed_lm.corpora.sources import open_corpus
+    from compressed_lm.models import model_vocab_size
+    from compressed_lm.models.exact import check_exactable
+    from compressed_lm.training import train
+
+    resolved = _configure(arguments)
+    out = pathlib.Path(arguments.out)
+    model, config = configuration.model(model_vocab_size(256)), configuration.train()
+    check_exactable(model, config.seq_len)  # before hours of training, not after
+    store = job.compress(
+        open_corpus(arguments.corpus, validation=arguments.validation),
+        "train",
+        codecs.Bytes(),
+        out / "tokens",
+        max_bytes=arguments.max_bytes,
+    )
+    (out / "config.gin").write_text(resolved, encoding="utf-8")
+    result = train(config, model, store, out=out)
+    m1 = stages.export_m1(out, store)
+    print(
+        f"M1 is {out / stages.M1_FILE}, hash {m1.hash[:12]}; last training loss "
+        f"{result.loss_nats_per_token / math.log(2):.3f} bits per byte."
+    )
+
+
+def build_codec(arguments):
+    """Builds and saves a codec."""
+    from compressed_lm import codecs, stages
+    from compressed_lm.corpora.job import take_bytes
+    from compressed_lm.corpora.sources import open_corpus
+    from compressed_lm.tracking.progress import progress
+
+    spec = codecs.canonical_spec(arguments.codec)
+    m1 = stages.load_m1(arguments.m1) if arguments.m1 else None
+    name, options = codecs.parse_spec(spec)
+    corpus = open_corpus(arguments.corpus, validation=arguments.validation)
+    n_windows = 1 << int(options["b"]) if name == "eiw" else None
+    with progress(f"build {spec}", n_windows, unit="windows" if n_windows else "") as bar:
+        codec = codecs.create(
+            spec,
+            m1=m1,
+            documents=lambda: take_bytes(corpus.documents("train"), arguments.max_bytes),
+            progress=lambda n: bar.advance(n - bar.done),
+        )
+    codecs.save(codec, arguments.out)
+    print(f"{codec.spec} is in {arguments.out}, fingerprint {codec.fingerprint[:12]}.")
+
+
+def encode(arguments):
+    """Encodes a file."""
+    from compressed_lm.codecs import files
+
+    data = pathlib.Path(arguments.input).read_bytes()
+    codec = _load_codec(arguments.codec)
+    content = files.encode_file(data, codec)
+    _write(arguments.output, content)
+    print(
+        f"{arguments.input}: {len(data):,} bytes -> {arguments.output}: {len(content):,} bytes with "
+        f"{codec.spec} ({8 * len(content) / max(len(data), 1):.3f} bits per byte)."
+    )
+
+
+def decode(arguments):
+    """Restores an encoded file."""
+    from compressed_lm.codecs import files
+
+    data = files.decode_file(
+        pathlib.Path(arguments.input).read_bytes(), _load_codec(arguments.codec), name=arguments.input
+    )
+    _write(arguments.output, data)
+    print(f"{arguments.input} -> {arguments.output}: {len(data):,} bytes, checksum right.")
+
+
+def _write(path: str, content: bytes):
+    temporary = pathlib.Path(path + ".tmp")
+    try:
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def verify(arguments) -> int:
+    """Checks that files survive a codec, and that stores are whole. Returns 2 if one does not."""
+    from compressed_lm.corpora.store import TokenStore
+
+    broken = 0
+    for path in map(pathlib.Path, arguments.paths):
+        if path.is_dir():
+            store = TokenStore.open(path)
+            store.verify()
+            print(f"{path}: {len(store.manifest['shards'])} shards, {store.n_documents:,} documents, checksums right.")
+            continue
+        if not arguments.codec:
+            raise InputError(
+                f"{path} is a file and no codec was given to verify with. Give one by --codec DIR, or give a "
+                "folder of a token store."
+            )
+        codec, data = _load_codec(arguments.codec), path.read_bytes()
+        ids = codec.encode(data)
+        restored = codec.decode(ids)
+        if restored == data:
+            print(
+                f"{path}: {len(data):,} bytes -> {len(ids):,} tokens of {codec.spec} -> the same {len(data):,} bytes."
+            )
+        else:
+            broken += 1
+            first = next(
+                (i for i, (a, b) in enumerate(zip(data, restored, strict=False)) if a != b),
+                min(len(data), len(restored)),
+            )
+            print(
+                f"{path}: NOT lossless with {codec.spec}; the first difference is at byte {first:,} of {len(data):,}."
+            )
+    return 2 if broken else 0
+
+
+def compress(arguments):
+    """Runs the compression job."""
+    from compressed_lm.corpora import job
+    from compressed_lm.corpora.sources import open_corpus
+
+    store = job.compress(
+        open_corpus(arguments.corpus, validation=arguments.validation),
+        arguments.split,
+        _load_codec(arguments.codec),
+        arguments.out,
+        n_shards=arguments.n_shards,
+        max_bytes=arguments.max_bytes,
+        process_index=arguments.process_index,
+        process_count=arguments.process_count,
+    )
+    if store is None:
+        print(
+            f"The shards of process {arguments.process_index} are finished; the process that finishes last "
+            f"writes the manifest of {arguments.out}."
+        )
+    else:
+        print(
+            f"{arguments.out}: {store.n_documents:,} documents, {store.n_bytes:,} bytes, {store.n_tokens:,} "
+            f"tokens of {store.codec_spec} ({store.n_bytes / max(store.n_tokens, 1):.3f} bytes per token)."
+        )
+
+
+def inspect(arguments):
+    """Shows a token store."""
+    import rich
+
+    from compressed_lm.corpora.inspect import inspect_store, render
+    from compressed_lm.corpora.sources import open_corpus
+
+    corpus = open_corpus(arguments.corpus, validation=arguments.validation) if arguments.corpus else None
+    codec = _load_codec(arguments.codec) if arguments.codec else None
+    rich.print(render(inspect_store(arguments.store, codec=codec, corpus=corpus, n_documents=arguments.documents)))
+
+
+def train(arguments):
+    """Trains a model."""
+    from compressed_lm import configuration
+    from compressed_lm.corpora.store import TokenStore
+    from compressed_lm.evaluation import BitsPerByte, predict_fn
+    from compressed_lm.models import model_vocab_size
+    from compressed_lm.tracking import TensorBoard
+    from compressed_lm.training import train
+
+    resolved = _configure(arguments)
+    store = TokenStore.open(arguments.tokens)
+    config, model = configuration.train(), configuration.model(model_vocab_size(store.vocab_size))
+    out = pathlib.Path(arguments.out)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "config.gin").write_text(resolved, encoding="utf-8")
+    mesh = None
+    if arguments.mesh:
+        try:
+            mesh = tuple(int(size) for size in arguments.mesh.split(","))
+        except ValueError:
+            raise InputError(
+                f"--mesh {arguments.mesh} was given; three whole numbers for data,fsdp,tensor were expected, "
+                "such as 4,2,1."
+            ) from None
+    eval_fn = None
+    if arguments.validation_tokens:
+        validation = TokenStore.open(arguments.validation_tokens, fingerprint=store.codec_fingerprint)
+        evaluator = BitsPerByte(
+            predict_fn(model, store.eod_id),
+            store=validation,
+            seq_len=config.seq_len,
+            batch_size=config.batch_size,
+            mesh_shape=mesh,
+        )
+        eval_fn = lambda params, step: dict(evaluator.run(params))  # noqa: E731
+    trackers = [TensorBoard(out / "tensorboard")] if arguments.tensorboard else []
+    result = train(config, model, store, out=out, mesh_shape=mesh, trackers=trackers, eval_fn=eval_fn)
+    per_byte = (store.n_tokens + store.n_documents) / max(store.n_bytes, 1) / math.log(2)
+    print(
+        f"{out}: step {result.step}, {result.n_params:,} parameters, {result.n_tokens:,} tokens; last "
+        f"training loss {result.loss_nats_per_token!r} nats per token "
+        f"({result.loss_nats_per_token * per_byte:.3f} bits per byte)."
+    )
+
+
+def evaluate(arguments):
+    """Prints one row of the run table, and appends it where asked."""
+    from compressed_lm import scaling, stages
+    from compressed_lm.corpora.store import TokenStore
+
+    row = stages.evaluate_run(
+        arguments.run,
+        codec=_load_codec(arguments.codec),
+        store=TokenStore.open(arguments.tokens),
+        train_store=TokenStore.open(arguments.train_tokens),
+    )
+    for name in (
+        "bits_per_byte",
+        "loss_nats_per_token",
+        "bytes_per_token",
+        "flops_per_byte",
+        "flops_per_byte_softmax",
+        "flops_per_byte_runtime",
+        "n_nonembed",
+        "step",
+    ):
+        print(f"{name:24s} {row[name]:,.6g}" if isinstance(row[name], float) else f"{name:24s} {row[name]:,}")
+    if arguments.table:
+        scaling.append_row(arguments.table, row)
+
+
+def generate(arguments):
+    """Streams sampled text."""
+    from compressed_lm.evaluation import generate
+    from compressed_lm.training import load_run
+
+    run, codec = load_run(arguments.run), _load_codec(arguments.codec)
+    if run.codec_fingerprint != codec.fingerprint:
+        raise InputError(
+            f"The run {arguments.run} was trained on {run.codec_spec}, fingerprint "
+            f"{run.codec_fingerprint[:12]}; the codec given is {codec.spec}, fingerprint {codec.fingerprint[:12]}. "
+            "Give the codec that made its tokens."
+        )
+    pieces = generate(
+        run.params,
+        run.model_config,
+        codec,
+        prompt=arguments.prompt.encode(),
+        n_tokens=arguments.n_tokens,
+        temperature=arguments.temperature,
+        top_k=arguments.top_k,
+        seed=arguments.seed,
+    )
+    for piece in pieces:
+        print(piece, end="", flush=True)
+    print()
+
+
+def report(arguments):
+    """Writes the report of a run folder."""
+    from compressed_lm.evaluation.report import report
+
+    paths = report(arguments.run_dir)
+    print(f"{paths.html} and {paths.markdown} are written.")
