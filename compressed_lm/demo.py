@@ -54,7 +54,7 @@ class DemoConfig:
 Demo = configuration.register("demo", DemoConfig)
 
 
-def run(out, *, gin_files=(GIN,), bindings=(), say=print) -> pathlib.Path:
+def run(out, *, gin_files=(GIN,), bindings=(), say=stages.say_now) -> pathlib.Path:
     """Runs the demo, or what is left of it, in a folder. Returns the path of report.html.
 
     Args:

@@ -175,8 +175,13 @@ def write_jsonl(path, rows: list[dict]) -> None:
     temporary.replace(path)
 
 
+def say_now(line: str) -> None:
+    """Prints a line at once, also into a log file."""
+    print(line, flush=True)
+
+
 @contextlib.contextmanager
-def stage(name: str, log: list[dict], *, say: Callable[[str], None] = print) -> Iterator[list[str]]:
+def stage(name: str, log: list[dict], *, say: Callable[[str], None] = say_now) -> Iterator[list[str]]:
     """Times a stage; what the block appends to the list becomes the one line that says what it did."""
     done: list[str] = []
     say(f"[{name}] ...")
