@@ -53,8 +53,10 @@ setup(
     long_description=pathlib.Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
-    packages=find_packages(include=["compressed_lm", "compressed_lm.*"]),
-    package_data={"compressed_lm": ["gin_configs/**/*.gin"]},
+    # The gin files live at the root, where people look for them, and travel inside the package, where programs do.
+    packages=[*find_packages(include=["compressed_lm", "compressed_lm.*"]), "compressed_lm.gin_configs.runs"],
+    package_dir={"compressed_lm.gin_configs.runs": "gin_configs/runs"},
+    package_data={"compressed_lm.gin_configs.runs": ["*.gin"]},
     python_requires=">=3.11",
     install_requires=BASE,
     extras_require=EXTRAS,

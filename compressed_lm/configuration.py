@@ -14,7 +14,10 @@ from compressed_lm.errors import InputError
 from compressed_lm.models import TransformerConfig, model_config
 from compressed_lm.training import TrainConfig
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+_PACKAGE = pathlib.Path(__file__).resolve().parent
+GIN_FILES = next(path for path in (_PACKAGE.parent / "gin_configs", _PACKAGE / "gin_configs") if path.is_dir())
+"""The gin files that come with the package: beside it in a checkout, inside it when installed."""
+
 _BINDING = re.compile(r"^\s*([\w./]+)\s*=\s*(.*)$", re.DOTALL)
 
 Train = gin.external_configurable(TrainConfig, name="train", module="compressed_lm")
@@ -34,11 +37,11 @@ def register(name: str, cls: type) -> type:
 def find(path: str) -> pathlib.Path:
     """The gin file at a path, or of that name under `gin_configs/` of the package. Raises InputError with the names
     there are."""
-    candidates = [pathlib.Path(path), ROOT / path, ROOT / "gin_configs" / path, ROOT / "gin_configs" / f"{path}.gin"]
+    candidates = [pathlib.Path(path), GIN_FILES.parent / path, GIN_FILES / path, GIN_FILES / f"{path}.gin"]
     for candidate in candidates:
         if candidate.is_file():
             return candidate
-    known = sorted(str(p.relative_to(ROOT / "gin_configs")) for p in (ROOT / "gin_configs").glob("**/*.gin"))
+    known = sorted(str(p.relative_to(GIN_FILES)) for p in GIN_FILES.glob("**/*.gin"))
     raise InputError(
         f"There is no gin file {path!r}.{_suggest(path, known)} Files that come with the package: {', '.join(known)}."
     )

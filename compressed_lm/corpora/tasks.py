@@ -40,7 +40,13 @@ CODEC_NAMES = (
     "bytes",
     "sentencepiece",
     *(f"{family}_{v}" for family in ("gzip", "static_ac", "ac") for v in _VOCABULARIES),
-    *(f"eiw_b{bits}_{v}{align}" for bits in (12, 16, 24, 32) for v in _VOCABULARIES for align in ("", "_word")),
+    *(
+        f"eiw_b{bits}_{v}{align}"
+        for bits in (12, 16, 24, 32)
+        for v in _VOCABULARIES
+        for align in ("", "_word")
+        if (bits, v) != (12, "v65k")  # a token must not be wider than a window
+    ),
 )
 _ENCODED_TOGETHER = 32  # documents; codecs with a neural network are far faster on many
 
