@@ -21,7 +21,7 @@ from compressed_lm.models import count_params, exact, shift_right
 from compressed_lm.training import load_run
 
 M1_FILE = "m1.npz"
-CALIBRATION_ROWS = 64
+CALIBRATION_ROWS = 256
 _VERSIONED = ("compressed_lm", "jax", "jaxlib", "flax", "optax", "numpy")
 
 
@@ -38,7 +38,7 @@ def export_m1(run_dir, store: TokenStore) -> codecs.M1:
 
     Args:
       run_dir: a finished training run over the `bytes` codec.
-      store: the token store it was trained on; its first rows calibrate the ranges of activations.
+      store: the token store it was trained on; rows from all over it calibrate the ranges of activations.
     """
     run = load_run(run_dir)
     if run.codec_spec != "bytes":
@@ -47,7 +47,8 @@ def export_m1(run_dir, store: TokenStore) -> codecs.M1:
             "one with `compressed-lm train-m1`."
         )
     rows = store.rows(run.train_config.seq_len)
-    sample = np.stack([rows[i] for i in range(min(CALIBRATION_ROWS, len(rows)))])
+    chosen = np.linspace(0, len(rows) - 1, min(CALIBRATION_ROWS, len(rows))).astype(int)
+    sample = np.stack([rows[int(i)] for i in chosen])
     m1 = codecs.M1(
         *exact.quantise(
             run.params, run.model_config, np.asarray(shift_right(sample, run.eod_id)), context=run.train_config.seq_len
