@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from compressed_lm.codecs.m1 import END, M1
+from compressed_lm.codecs.protocol import checked_ids
 from compressed_lm.coding import bits, range_coder, tables
 from compressed_lm.errors import InputError
 
@@ -29,12 +30,7 @@ class _Streams:
         return tokens[: np.flatnonzero(tokens)[-1] + 1] if tokens.any() else tokens[:0]
 
     def _stream(self, ids) -> bytes:
-        ids = np.asarray(ids)
-        if ids.size and (ids.min() < 0 or ids.max() >= self.vocab_size):
-            raise InputError(
-                f"Ids between {ids.min()} and {ids.max()} were given to {self.spec}, which knows 0 to "
-                f"{self.vocab_size - 1}. Remove other ids first."
-            )
+        ids = checked_ids(ids, self)
         return bits.repack(ids, self._token_bits, 8).astype(np.uint8).tobytes()
 
     def _known(self, ids) -> bytes:

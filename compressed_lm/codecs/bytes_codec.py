@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from compressed_lm.errors import InputError
+from compressed_lm.codecs.protocol import checked_ids
 
 
 class Bytes:
@@ -26,12 +26,7 @@ class Bytes:
         return np.frombuffer(data, np.uint8).astype(np.int32)
 
     def decode(self, ids: np.ndarray) -> bytes:
-        ids = np.asarray(ids)
-        if ids.size and (ids.min() < 0 or ids.max() > 255):
-            raise InputError(
-                f"Ids between {ids.min()} and {ids.max()} were given to the bytes codec, which knows 0 to 255. "
-                "Remove end-of-document and padding ids before decoding."
-            )
+        ids = checked_ids(ids, self)
         return ids.astype(np.uint8).tobytes()
 
     decode_partial = decode

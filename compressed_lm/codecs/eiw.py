@@ -13,6 +13,7 @@ import numpy as np
 
 from compressed_lm.codecs import device_windows
 from compressed_lm.codecs.m1 import M1
+from compressed_lm.codecs.protocol import checked_ids
 from compressed_lm.coding import bits as bit_fields
 from compressed_lm.coding import windows
 from compressed_lm.coding.dictionary import Dictionary, compile_windows
@@ -128,11 +129,7 @@ class EIW:
         return [b"".join([next(texts) for _ in c]) for c in codes]
 
     def _codes(self, ids: np.ndarray) -> np.ndarray:
-        if ids.size and (ids.min() < 0 or ids.max() >= self.vocab_size):
-            raise InputError(
-                f"Ids between {ids.min()} and {ids.max()} were given to {self.spec}, which knows 0 to "
-                f"{self.vocab_size - 1}. Remove other ids first."
-            )
+        ids = checked_ids(ids, self)
         return bit_fields.unpack(ids, self._token_bits, self.window_bits)
 
     def encode(self, data: bytes) -> np.ndarray:

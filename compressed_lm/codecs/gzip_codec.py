@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from compressed_lm.codecs.protocol import checked_ids
 from compressed_lm.coding import bits
 from compressed_lm.coding.range_coder import CorruptStream
-from compressed_lm.errors import InputError
 
 
 class Gzip:
@@ -63,12 +63,7 @@ class Gzip:
         return data
 
     def _stream(self, ids) -> bytes:
-        ids = np.asarray(ids)
-        if ids.size and (ids.min() < 0 or ids.max() >= self.vocab_size):
-            raise InputError(
-                f"Ids between {ids.min()} and {ids.max()} were given to {self.spec}, which knows 0 to "
-                f"{self.vocab_size - 1}. Remove other ids first."
-            )
+        ids = checked_ids(ids, self)
         return bits.repack(ids, self._token_bits, 8).astype(np.uint8).tobytes()
 
     def encode_batch(self, documents: Sequence[bytes]) -> list[np.ndarray]:

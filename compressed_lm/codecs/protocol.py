@@ -5,6 +5,8 @@ from typing import Protocol
 
 import numpy as np
 
+from compressed_lm.errors import InputError
+
 
 class Codec(Protocol):
     """A lossless map from byte strings to sequences of integers below `vocab_size`, and back.
@@ -55,3 +57,14 @@ class Codec(Protocol):
 
     def files(self) -> dict[str, bytes]:
         """What a saved codec has to carry beside its spec: file name -> content."""
+
+
+def checked_ids(ids, codec: Codec) -> np.ndarray:
+    """The ids as an array. Raises InputError if one of them is not the codec's."""
+    ids = np.asarray(ids)
+    if ids.size and (ids.min() < 0 or ids.max() >= codec.vocab_size):
+        raise InputError(
+            f"Ids between {ids.min()} and {ids.max()} were given to {codec.spec}, which knows 0 to "
+            f"{codec.vocab_size - 1}. Remove end-of-document and padding ids before decoding."
+        )
+    return ids

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import sentencepiece
 
+from compressed_lm.codecs.protocol import checked_ids
 from compressed_lm.errors import InputError
 
 SPACE = "\u2581"
@@ -108,12 +109,7 @@ class SentencePiece:
         return np.concatenate(parts)
 
     def decode(self, ids: np.ndarray) -> bytes:
-        ids = np.asarray(ids)
-        if ids.size and (ids.min() < 0 or ids.max() >= self.vocab_size):
-            raise InputError(
-                f"Ids between {ids.min()} and {ids.max()} were given to {self.spec}, which knows 0 to "
-                f"{self.vocab_size - 1}. Remove other ids first."
-            )
+        ids = checked_ids(ids, self)
         return b"".join([self._pieces[i] for i in ids])
 
     decode_partial = decode
