@@ -56,8 +56,8 @@ def test_bits_do_not_depend_on_batch_length_jit_or_devices(model):
         np.testing.assert_array_equal(np.asarray(forward(inputs[:2, :9])), wanted[:2, :9])
 
 
-def test_golden_fingerprint_of_the_arithmetic():
-    """Tables of fixed integer weights never change: files written with them must stay readable."""
+def test_tables_sum_exactly_and_follow_the_logits():
+    """Tables of arbitrary logits sum to 2**16 with no zero, and weights are 2**-x to four units in 2**15."""
     rng = np.random.default_rng(5)
     logits = rng.integers(-3000, 3000, (3, 257)).astype(np.int32)
     freqs = np.asarray(tables.frequencies(exact.weights_of(jnp.asarray(logits)), xp=jnp))
