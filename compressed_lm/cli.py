@@ -13,7 +13,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 CORPUS_HELP = (
     "source of documents: installed_docs (documentation of the installed packages), json:GLOB (C4-style JSON "
     "lines, plain or .gz), text:GLOB (a file a document), "
-    "store:DIR (a token store of raw bytes), tfds:c4/en:3.1.0, seqio:TASK"
+    "store:DIR (a token store of raw bytes), tfds:c4/en:3.1.0, seqio:TASK, mix:8*SPEC,SPEC (several, with weights)"
 )
 CODEC_HELP = "bytes, sentencepiece(v=4096), gzip(v=256), static_ac(v=256), ac(v=256), eiw(b=16,v=65536,align=word)"
 

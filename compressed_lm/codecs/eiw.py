@@ -16,7 +16,8 @@ from compressed_lm.codecs.m1 import M1
 from compressed_lm.codecs.protocol import checked_ids
 from compressed_lm.coding import bits as bit_fields
 from compressed_lm.coding import windows
-from compressed_lm.coding.dictionary import Dictionary, compile_windows
+from compressed_lm.coding.compiler import compile_windows
+from compressed_lm.coding.dictionary import Dictionary
 from compressed_lm.errors import InputError
 
 ALIGNMENTS = ("none", "word")

@@ -6,18 +6,19 @@ text:GLOB                one file a document
 store:DIR                a token store of the bytes codec
 tfds:c4/en:3.1.0         a prepared TensorFlow Datasets data set with a feature `text`
 seqio:TASK               a registered seqio task; seqio:MODULE:TASK imports the module that registers it first
+mix:8*SPEC,SPEC          the training documents of several of these, one of them eight times over
 """
 
 import difflib
 from collections.abc import Iterator
 
-from compressed_lm.corpora import installed_docs
+from compressed_lm.corpora import installed_docs, mixture
 from compressed_lm.corpora.corpus import Corpus, WithValidation
 from compressed_lm.corpora.files import JsonLines, TextFiles
 from compressed_lm.corpora.store import TokenStore
 from compressed_lm.errors import InputError
 
-SCHEMES = ("installed_docs", "json", "text", "store", "tfds", "seqio")
+SCHEMES = ("installed_docs", "json", "text", "store", "tfds", "seqio", "mix")
 
 
 class InstalledDocs(Corpus):
@@ -88,6 +89,14 @@ def open_corpus(spec: str, *, validation: str | None = None, data_dir: str | Non
             return TextFiles(rest)
         case "store":
             return StoreDocuments(rest)
+        case "mix":
+            parts = mixture.parse(rest)
+            if any(weight < 1 for weight, _ in parts):
+                raise InputError(
+                    f"The mixture {spec!r} was given; expected specs joined by commas, each with an optional weight of "
+                    "at least 1, such as mix:8*json:web/*.gz,json:books/*.gz."
+                )
+            return mixture.Mixture([(weight, open_corpus(part, data_dir=data_dir)) for weight, part in parts])
     try:
         from compressed_lm.corpora import seqio_corpus  # TensorFlow, so only on demand
     except ImportError as error:
@@ -99,7 +108,7 @@ def open_corpus(spec: str, *, validation: str | None = None, data_dir: str | Non
 
 
 def _unknown(spec: str, scheme: str) -> str:
-    known = "installed_docs, json:GLOB, text:GLOB, store:DIR, tfds:NAME, seqio:TASK"
+    known = "installed_docs, json:GLOB, text:GLOB, store:DIR, tfds:NAME, seqio:TASK, mix:SPEC,SPEC"
     close = difflib.get_close_matches(scheme, SCHEMES, n=1)
     if any(sign in scheme for sign in "/.*"):
         hint = f" For files write json:{spec} or text:{spec}."

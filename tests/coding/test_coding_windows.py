@@ -5,7 +5,7 @@ import hashlib
 import numpy as np
 import pytest
 
-from compressed_lm.coding import dictionary, tables, windows
+from compressed_lm.coding import compiler, dictionary, tables, windows
 
 
 def slow_table(text: bytes, seed: int) -> list[int]:
@@ -100,7 +100,7 @@ def test_scale_is_exact_at_the_corners():
 def test_dictionary_is_the_windows(align):
     """Compiled at b=12, the codes are 4,096 different texts and the longest-match parse gives the ids of the
     step-by-step rule."""
-    compiled = dictionary.compile_windows(
+    compiled = compiler.compile_windows(
         lambda texts: np.array([slow_table(t.tobytes(), 2) for t in texts], np.uint32),
         bits=12,
         align=align,
@@ -118,7 +118,7 @@ def test_dictionary_is_the_windows(align):
 
 def test_word_windows_never_hold_a_word_start():
     """No aligned window has white space after a byte that is not white space."""
-    compiled = dictionary.compile_windows(
+    compiled = compiler.compile_windows(
         lambda texts: np.array([slow_table(t.tobytes(), 3) for t in texts], np.uint32),
         bits=12,
         align="word",
@@ -133,7 +133,7 @@ def test_flat_table_past_the_cap_keeps_the_bijection():
     """Beyond max_bytes the table is flat, every code still belongs to one text, and windows stay short."""
     peaked = np.ones(256, np.uint32)
     peaked[ord("=")] = 65536 - 255
-    compiled = dictionary.compile_windows(
+    compiled = compiler.compile_windows(
         lambda texts: np.tile(peaked, (len(texts), 1)), bits=12, align="none", max_bytes=16
     )
     assert len({compiled.entry(i) for i in range(4096)}) == 4096
