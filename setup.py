@@ -43,6 +43,8 @@ EXTRAS = {
         "hypothesis>=6.130,<7",
         "ruff>=0.15,<0.18",
         "constriction>=0.4.2,<0.6",
+        "tiktoken>=0.12,<0.16",
+        "tokenizers>=0.22,<0.25",
     ],
 }
 

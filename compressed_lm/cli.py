@@ -15,6 +15,9 @@ CORPUS_HELP = (
     "lines, plain or .gz), text:GLOB (a file a document), "
     "store:DIR (a token store of raw bytes), tfds:c4/en:3.1.0, seqio:TASK, mix:8*SPEC,SPEC (several, with weights)"
 )
+CODEC_DIR_HELP = (
+    "codec directory, dictionary file, or a codec that comes with the package (eiw16-en, eiw16-word-en)"
+)
 CODEC_HELP = "bytes, sentencepiece(v=4096), gzip(v=256), static_ac(v=256), ac(v=256), eiw(b=16,v=65536,align=word)"
 
 
@@ -102,11 +105,32 @@ def _parser() -> argparse.ArgumentParser:
     )
     build.add_argument("codec", help=CODEC_HELP)
     build.add_argument("--out", required=True, help="directory to write")
-    build.add_argument("--m1", help="folder of `train-m1`, for ac and eiw")
+    build.add_argument("--m1", help="folder of `train-m1`, or pretrained, for ac and eiw")
     _corpus(build)
     build.add_argument(
         "--max_bytes", type=int, default=8_000_000, help="most bytes of text to learn from (default %(default)s)"
     )
+
+    compile_ = verb(
+        "compile",
+        verbs.compile_,
+        "compile windows of up to 16 bits into one dictionary file, which needs neither M1 nor JAX",
+        "compressed-lm compile --m1 runs/m1 --b 16 --out eiw16.clmd",
+    )
+    compile_.add_argument("--m1", required=True, help="folder of `train-m1`, or pretrained (only with --rounds 0)")
+    compile_.add_argument("--b", type=int, default=16, help="bits of a window (default %(default)s)")
+    compile_.add_argument("--v", type=int, help="vocabulary (default: one token a window, 2**b)")
+    compile_.add_argument("--align", default="none", help="none, or word: no window runs over the start of a word")
+    compile_.add_argument(
+        "--fill", default="node", help="node (windows of equal information) or best (the 2**b likeliest strings)"
+    )
+    compile_.add_argument(
+        "--rounds",
+        type=int,
+        default=0,
+        help="train M1 on from the starts of its own windows and compile again, so often (default %(default)s)",
+    )
+    compile_.add_argument("--out", required=True, help="file to write; finished rounds are kept in OUT.rounds")
 
     encode = verb(
         "encode", verbs.encode, "encode a file", "compressed-lm encode book.txt book.clm --codec codecs/eiw16"
@@ -120,7 +144,7 @@ def _parser() -> argparse.ArgumentParser:
     for sub in (encode, decode):
         sub.add_argument("input", help="file to read")
         sub.add_argument("output", help="file to write")
-        sub.add_argument("--codec", required=True, help="codec directory")
+        sub.add_argument("--codec", required=True, help=CODEC_DIR_HELP)
 
     verify = verb(
         "verify",

@@ -161,7 +161,7 @@ class _Demo:
                 codec = codecs.load(directory) if (directory / "codec.json").exists() else None
                 if codec is None or codec.m1_hash not in (None, m1.hash):
                     name, options = codecs.parse_spec(spec)
-                    key = (options.get("b"), options.get("align", "none"))
+                    key = tuple(options.get(name) for name in ("b", "align", "fill"))
                     n_codes = 1 << options["b"] if name == "eiw" else None
                     with progress(f"build {spec}", n_codes, unit="windows" if n_codes else "") as bar:
                         found = lambda n, bar=bar: bar.advance(n - bar.done)  # noqa: E731
@@ -174,7 +174,8 @@ class _Demo:
                         )
                     codecs.save(codec, directory)
                 if codec.name == "eiw":
-                    compiled[(codec.window_bits, codec.align)] = codec.dictionary
+                    options = codecs.parse_spec(codec.spec)[1]
+                    compiled[tuple(options.get(name) for name in ("b", "align", "fill"))] = codec.dictionary
                 built[codec.spec] = codec
             done.append(f"{len(built)} codecs saved in {self.out / 'codecs'}.")
         return built

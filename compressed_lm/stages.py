@@ -14,6 +14,7 @@ import numpy as np
 
 from compressed_lm import codecs, scaling
 from compressed_lm.codecs.protocol import Codec
+from compressed_lm.coding import tables
 from compressed_lm.corpora.store import TokenStore
 from compressed_lm.errors import InputError
 from compressed_lm.evaluation import BitsPerByte, flops_per_byte, predict_fn
@@ -21,6 +22,7 @@ from compressed_lm.models import count_params, exact, shift_right
 from compressed_lm.training import load_run
 
 M1_FILE = "m1.npz"
+PRETRAINED = "pretrained"
 CALIBRATION_ROWS = 256
 _VERSIONED = ("compressed_lm", "jax", "jaxlib", "flax", "optax", "numpy")
 
@@ -61,19 +63,22 @@ def export_m1(run_dir, store: TokenStore) -> codecs.M1:
 
 
 def load_m1(directory) -> codecs.M1:
-    """The exact M1 in a folder that `train-m1` (or the demo) wrote."""
-    path = pathlib.Path(directory) / M1_FILE
-    if not path.is_file():
-        raise InputError(f"{directory} holds no {M1_FILE}. Give the folder that `compressed-lm train-m1` wrote.")
+    """The exact M1 in a folder that `train-m1` (or the demo) wrote, or the one that comes with the package
+    (`PRETRAINED`)."""
+    path = (codecs.registry.PRETRAINED / "m1-en" if directory == PRETRAINED else pathlib.Path(directory)) / M1_FILE
+    if not path.exists():
+        raise InputError(
+            f"{directory} holds no {M1_FILE}. Give the folder that `compressed-lm train-m1` wrote, or {PRETRAINED}."
+        )
     return codecs.M1.from_bytes(path.read_bytes())
 
 
 def exact_bits_per_byte(m1: codecs.M1, documents: list[bytes]) -> float:
     """Bits per byte that the integer tables assign to documents, ends included: what the coder would reach without
     rounding its interval."""
-    symbols = [np.append(np.frombuffer(d, np.uint8).astype(np.int32), codecs.m1.END) for d in documents]
+    symbols = [np.append(np.frombuffer(d, np.uint8).astype(np.int32), tables.END) for d in documents]
     context = m1.config.context
-    rows = [np.pad(s, (0, -len(s) % context), constant_values=codecs.m1.END).reshape(-1, context) for s in symbols]
+    rows = [np.pad(s, (0, -len(s) % context), constant_values=tables.END).reshape(-1, context) for s in symbols]
     freqs = np.split(m1.table_entries(np.concatenate(rows))[..., 1], np.cumsum([len(r) for r in rows])[:-1])
     bits = sum(16 * len(s) - np.log2(f.reshape(-1)[: len(s)]).sum() for s, f in zip(symbols, freqs, strict=True))
     return float(bits / max(sum(map(len, documents)), 1))

@@ -90,6 +90,21 @@ def build_codec(arguments):
     print(f"{codec.spec} is in {arguments.out}, fingerprint {codec.fingerprint[:12]}.")
 
 
+def compile_(arguments):
+    """Compiles a dictionary file."""
+    from compressed_lm import codecs, compilation, stages
+
+    v = arguments.v or 1 << arguments.b
+    spec = f"eiw(b={arguments.b},v={v},align={arguments.align},fill={arguments.fill})"
+    if arguments.rounds:
+        codec = compilation.refit(spec, arguments.m1, rounds=arguments.rounds, out=arguments.out + ".rounds")
+    else:
+        codec = compilation.compile_codec(spec, stages.load_m1(arguments.m1))
+    codecs.save_dictionary(codec, arguments.out)
+    size = pathlib.Path(arguments.out).stat().st_size
+    print(f"{codec.spec} is in {arguments.out}, {size:,} bytes, fingerprint {codec.fingerprint[:12]}.")
+
+
 def encode(arguments):
     """Encodes a file."""
     from compressed_lm.codecs import files

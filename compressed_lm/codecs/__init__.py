@@ -1,13 +1,41 @@
 """Text to token ids and back, lossless: bytes, sentencepiece, gzip, static_ac, ac, eiw.
 
-codec = codecs.load("runs/demo/codecs/eiw-b16-v65536")
+codec = codecs.load("eiw16-en")
 ids = codec.encode(b"any bytes")
 assert codec.decode(ids) == b"any bytes"
 """
 
 from compressed_lm.codecs.bytes_codec import Bytes
-from compressed_lm.codecs.m1 import M1
 from compressed_lm.codecs.protocol import Codec
-from compressed_lm.codecs.registry import FAMILIES, canonical_spec, create, load, parse_spec, save
+from compressed_lm.codecs.registry import (
+    FAMILIES,
+    canonical_spec,
+    create,
+    load,
+    parse_spec,
+    save,
+    save_dictionary,
+    shipped,
+)
 
-__all__ = ["FAMILIES", "M1", "Bytes", "Codec", "canonical_spec", "create", "load", "parse_spec", "save"]
+__all__ = [
+    "FAMILIES",
+    "M1",
+    "Bytes",
+    "Codec",
+    "canonical_spec",
+    "create",
+    "load",
+    "parse_spec",
+    "save",
+    "save_dictionary",
+    "shipped",
+]
+
+
+def __getattr__(name: str):
+    if name == "M1":  # on demand: it needs JAX, and a compiled codec does not
+        from compressed_lm.codecs.m1 import M1
+
+        return M1
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

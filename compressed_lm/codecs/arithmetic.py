@@ -4,13 +4,17 @@ one byte table."""
 import hashlib
 import itertools
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from compressed_lm.codecs.m1 import END, M1
 from compressed_lm.codecs.protocol import checked_ids
 from compressed_lm.coding import bits, range_coder, tables
+from compressed_lm.coding.tables import END
 from compressed_lm.errors import InputError
+
+if TYPE_CHECKING:  # the other codecs load without JAX
+    from compressed_lm.codecs.m1 import M1
 
 SEGMENT_BYTES = 10_240
 """The paper compresses examples of 10,240 bytes. A longer document is cut here, so that its parts decode side by
@@ -20,7 +24,7 @@ side."""
 class _Streams:
     """What the two coders share: tokens are fields of log2(V) bits of a stream that reads as zeros beyond its end."""
 
-    window_bits = None
+    window_bits = restart_tokens = None
 
     def __init__(self, v: int):
         self.vocab_size, self._token_bits = v, bits.token_bits(v)
@@ -107,13 +111,13 @@ class AC(_Streams):
 
     name = "ac"
 
-    def __init__(self, *, v: int = 256, m1: M1):
+    def __init__(self, *, v: int = 256, m1: "M1"):
         super().__init__(v)
         self.spec, self.m1 = f"ac(v={v})", m1
         self.flops_per_byte = self.m1_flops_per_byte = m1.flops_per_byte
         self.m1_hash = m1.hash
         self.fingerprint = hashlib.sha256(
-            f"compressed_lm ac 1 {self.spec} {SEGMENT_BYTES} {m1.hash}".encode()
+            f"compressed_lm ac 2 {self.spec} {SEGMENT_BYTES} {m1.hash}".encode()
         ).hexdigest()
 
     build = classmethod(lambda cls, *, v=256, m1: cls(v=v, m1=m1))
@@ -123,6 +127,8 @@ class AC(_Streams):
 
     @classmethod
     def from_files(cls, files: dict[str, bytes], *, v: int = 256) -> "AC":
+        from compressed_lm.codecs.m1 import M1
+
         return cls(v=v, m1=M1.from_bytes(files["m1.npz"]))
 
     def encode_batch(self, documents: Sequence[bytes]) -> list[np.ndarray]:

@@ -17,6 +17,7 @@ class Bytes:
     fingerprint = hashlib.sha256(b"compressed_lm bytes 1").hexdigest()
     flops_per_byte = m1_flops_per_byte = 0.0
     window_bits = m1_hash = None
+    restart_tokens = 1
 
     @classmethod
     def build(cls) -> "Bytes":

@@ -1,10 +1,12 @@
-"""Equal-Info Windows on the device, for windows too wide to be listed: lock-step lanes with M1's key/value cache inside
-the loop.
+"""Equal-Info Windows on the device, for windows that are not listed in a dictionary: lock-step lanes with M1's
+key/value cache inside the loop.
 
-Encoding runs a lane per document, one byte a step; decoding runs a lane per window, since windows do not depend on one
-another.
+A lane walks through one text: each turn gives M1 one byte, takes the next byte into the open window or closes it.
+Encoding and decoding are the same walk; they differ in who knows the byte, the text or the code. Where M1 starts afresh
+at every window, windows decode side by side.
 """
 
+import dataclasses
 import functools
 from collections.abc import Sequence
 
@@ -12,179 +14,269 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from compressed_lm.codecs.lanes import map_over_local_devices
-from compressed_lm.codecs.m1 import END, M1
-from compressed_lm.coding import tables, windows
+from compressed_lm.codecs.lanes import LANES, map_over_local_devices
+from compressed_lm.codecs.m1 import M1
+from compressed_lm.coding import limbs, tables, windows
+from compressed_lm.coding.tables import END
 from compressed_lm.models import exact
 
-BYTES_PER_CALL = 256
-"""Bytes that a lane encodes in one call of the compiled program."""
+TURNS = 256
+"""Turns that a lane takes in one call of the compiled program."""
 
 
-def encode(m1: M1, documents: Sequence[bytes], *, bits: int, align: str, max_bytes: int) -> list[np.ndarray]:
-    """Window codes of each document.
+@dataclasses.dataclass(frozen=True)
+class WindowRules:
+    """What decides the codes of a text, apart from M1.
 
-    Args:
-      m1: the byte model.
-      documents: byte strings.
+    Attributes:
       bits: window size b.
-      align: "none" or "word".
-      max_bytes: length at which a window's table turns flat.
-
-    Returns:
-      uint32[N] for each document.
+      fill: "node" (the bijection), "delay" or "paper" (see `coding.windows.CellRule`).
+      align: "none", or "word": a window never runs over the start of a word.
+      m1_reset: M1 starts afresh at every window of this number; 0 lets it read on, in contexts of `context` bytes.
+      context: bytes that M1 may see; past it the table is flat, or M1 starts afresh where `m1_reset` is 0.
     """
-    program, constants = _program(m1, _encode_chunk, bits, align, max_bytes)
-    data = [np.frombuffer(d, np.uint8) for d in documents]
-    running = np.array(sorted((i for i, d in enumerate(data) if len(d)), key=lambda i: -len(data[i])), np.int64)
-    state = _start(m1.config, len(running), max_bytes)
-    codes: list[list[np.ndarray]] = [[] for _ in documents]
-    offset = 0
-    while len(running):
-        chunk = np.full((len(running), BYTES_PER_CALL), -1, np.int32)
-        for row, i in zip(chunk, running, strict=True):
-            piece = data[i][offset : offset + BYTES_PER_CALL]
-            row[: len(piece)] = piece
-        offset += BYTES_PER_CALL
-        state, emitted, values = program(constants, (state, chunk))
-        going = np.array([len(data[i]) > offset for i in running])
-        for lane, i in enumerate(running):
-            codes[i].append(values[lane, emitted[lane]])
-            if not going[lane]:
-                codes[i].append(state["lo"][lane, None])
-        running, state = running[going], jax.tree.map(lambda x, going=going: x[going], state)
-    return [np.concatenate(c) if c else np.zeros(0, np.uint32) for c in codes]
+
+    bits: int
+    fill: str
+    align: str
+    m1_reset: int
+    context: int
+
+    @property
+    def rule(self) -> windows.Rule:
+        return (windows.NodeRule if self.fill == "node" else windows.CellRule)(self.bits)
+
+    @property
+    def n_limbs(self) -> int:
+        """16-bit fields of a code."""
+        return limbs.n_limbs(self.bits)
 
 
-def decode(m1: M1, codes: np.ndarray, *, bits: int, align: str, max_bytes: int) -> list[bytes]:
-    """Text of each window code: the inverse of `encode`, with the same options. codes: uint32[N]."""
-    if not len(codes):
-        return []
-    program, constants = _program(m1, _decode_windows, bits, align, max_bytes)
-    text, length = program(constants, (np.asarray(codes, np.uint32),))
-    return [row[:n].tobytes() for row, n in zip(text, length, strict=True)]
+def encode(m1: M1, texts: Sequence[bytes], rules: WindowRules) -> list[np.ndarray]:
+    """Window codes of each text: uint32[N, K], 16-bit limbs, most significant first."""
+    program = _program(m1, _encode_turns, rules)
+    data = [np.frombuffer(text, np.uint8) for text in texts]
+    codes = [[np.zeros((0, rules.n_limbs), np.uint32)] for _ in texts]
+    back = rules.context + 1  # a closed window may give bytes back, and M1's last input stands before the place
+    for running in _blocks([len(d) for d in data]):
+        state, read = _start(m1.config, len(running), rules), np.zeros(len(running), np.int64)
+        while len(running):
+            chunk = np.full((len(running), back + TURNS), -1, np.int32)
+            for row, i, start in zip(chunk, running, read - back, strict=True):
+                piece = data[i][max(start, 0) : start + back + TURNS]
+                row[max(-start, 0) : max(-start, 0) + len(piece)] = piece
+            state["place"] = np.full(len(running), back, np.int32)
+            state, closed, values = program(m1.device_params, (state, chunk))
+            read += state["place"] - back
+            for lane, i in enumerate(running):
+                codes[i].append(values[lane, closed[lane]])
+            going = (read < [len(data[i]) for i in running]) | (state["depth"] > 0)
+            running, read, state = running[going], read[going], _chosen(state, going)
+    return [np.concatenate(c) for c in codes]
+
+
+def decode(m1: M1, codes: Sequence[np.ndarray], rules: WindowRules) -> list[bytes]:
+    """Text of each sequence of window codes uint32[N, K]: the inverse of `encode`, for the rules that have one."""
+    if not rules.m1_reset:
+        return _decode_lanes(m1, codes, rules)
+    groups = [c[i : i + rules.m1_reset] for c in codes for i in range(0, len(c), rules.m1_reset)]
+    texts = iter(_decode_lanes(m1, groups, rules))
+    return [b"".join([next(texts) for _ in range(0, len(c), rules.m1_reset)]) for c in codes]
+
+
+def _decode_lanes(m1: M1, codes: Sequence[np.ndarray], rules: WindowRules) -> list[bytes]:
+    """Text of each sequence of codes, M1 starting afresh with each."""
+    program = _program(m1, _decode_turns, rules)
+    pieces = [[np.zeros(0, np.uint8)] for _ in codes]
+    for running in _blocks([len(c) for c in codes]):
+        state, read = _start(m1.config, len(running), rules), np.zeros(len(running), np.int64)
+        width = min(len(codes[running[0]]), TURNS)
+        while len(running):
+            chunk = np.zeros((len(running), width, rules.n_limbs), np.uint32)
+            left = np.array([len(codes[i]) for i in running]) - read
+            for row, i, start in zip(chunk, running, read, strict=True):
+                piece = codes[i][start : start + width]
+                row[: len(piece)] = piece
+            state["place"] = np.zeros(len(running), np.int32)
+            state, taken, symbols = program(m1.device_params, (state, chunk, np.minimum(left, width).astype(np.int32)))
+            going = state["place"] < left
+            for lane, i in enumerate(running):
+                pieces[i].append(symbols[lane, taken[lane]])
+                if (
+                    rules.fill == "paper" and not going[lane]
+                ):  # one window, and what follows its last match is not in it
+                    pieces[i] = [np.concatenate(pieces[i])[: state["match"][lane]]]
+            running, read, state = running[going], (read + state["place"])[going], _chosen(state, going)
+    return [np.concatenate(p).tobytes() for p in pieces]
+
+
+def _blocks(lengths: Sequence[int]) -> list[np.ndarray]:
+    """Indices of what is not empty, as many at a time as the devices have lanes, the longest first, so that lanes which
+    work together end together."""
+    order = np.array(sorted((i for i, n in enumerate(lengths) if n), key=lambda i: -lengths[i]), np.int64)
+    width = LANES[-1] * jax.local_device_count()
+    return [order[i : i + width] for i in range(0, len(order), width)]
+
+
+def _chosen(state: dict, lanes: np.ndarray) -> dict:
+    return jax.tree.map(lambda leaf: leaf[lanes], state)
 
 
 @functools.lru_cache(maxsize=32)
-def _program(m1: M1, fn, bits: int, align: str, max_bytes: int):
-    """The compiled function and its constants: M1's weights and the cumulative table at the start of a window."""
-    first = tables.cumulative(m1.byte_frequencies(np.zeros((1, 0), np.uint8))[0])
-    return map_over_local_devices(fn, config=m1.config, bits=bits, align=align, max_bytes=max_bytes), (
-        m1.device_params,
-        first,
-    )
+def _program(m1: M1, fn, rules: WindowRules):
+    return map_over_local_devices(fn, config=m1.config, rules=rules)
 
 
-def _start(config: exact.ExactConfig, n_lanes: int, max_bytes: int) -> dict:
-    """Lanes that have read nothing: a depth of 0 says that no window is open."""
-    numbers = {"depth": np.int32, "last": np.int32, "lo": np.uint32, "size": np.uint32}
-    state = {name: np.zeros(n_lanes, dtype) for name, dtype in numbers.items()} | {
-        "freqs": np.ones((n_lanes, 256), np.uint32)
-    }
-    return state | {"cache": jax.tree.map(np.asarray, exact.init_cache(config, n_lanes, max_bytes + 1))}
+def _start(config: exact.ExactConfig, n_lanes: int, rules: WindowRules) -> dict:
+    """Lanes that have read nothing.
+
+    `context` counts the bytes that M1 has seen, `closed` the windows in its context, `depth` the bytes of the open
+    window (0: none is open); `lo` and `size` are its interval, `code` its code, `match` the depth at which a decoder
+    last met the code that it looks for, or an encoder first had the present one.
+    """
+    zeros = functools.partial(np.zeros, n_lanes)
+    interval = jax.eval_shape(lambda s: rules.rule.root(s, s, s, xp=jnp), jax.ShapeDtypeStruct((n_lanes,), jnp.uint32))
+    lo, size = jax.tree.map(lambda leaf: zeros(leaf.dtype), interval)
+    counts = {name: zeros(np.int32) for name in ("context", "closed", "depth", "match", "last")}
+    code = (zeros(np.uint32),) * rules.n_limbs
+    cache = jax.tree.map(np.asarray, exact.init_cache(config, n_lanes, rules.context))
+    return counts | {"lo": lo, "size": size, "code": code, "cache": cache}
 
 
-def _open_cache(config: exact.ExactConfig, params, cache):
-    """The cache with the start-of-context input in slot 0, where it stays for every window."""
-    lanes = cache[0][0].shape[0]
-    return exact.step(params, config, jnp.full(lanes, END, jnp.int32), jnp.zeros(lanes, jnp.int32), cache)[1]
-
-
-def _advance(config: exact.ExactConfig, params, symbol, depth, cache, max_bytes: int):
-    """(frequencies of the byte after a window of `depth` bytes that ends in `symbol`, cache)."""
-    logits, cache = exact.step(params, config, symbol, jnp.minimum(depth, max_bytes), cache)
+def _table(config, params, state, rules: WindowRules):
+    """(cumulative frequencies uint32[B, 257] of the next byte, their sum, cache): M1's turn."""
+    context, last = state["context"], state["last"]
+    position = jnp.minimum(context, rules.context - 1)
+    logits, cache = exact.step(params, config, jnp.where(context == 0, END, last), position, state["cache"])
     freqs = tables.frequencies(exact.weights_of(logits[:, :256]), xp=jnp)
-    return jnp.where((depth < max_bytes)[:, None], freqs, jnp.uint32(256)), cache
+    freqs = jnp.where((context < rules.context)[:, None], freqs, jnp.uint32(256))
+    if rules.align == "none":
+        return tables.cumulative(freqs, xp=jnp), None, cache
+    # The first byte of a window may be any.
+    allowed = windows.allowed_continuations(last, xp=jnp) | (state["depth"] == 0)[:, None]
+    cdf = tables.cumulative(jnp.where(allowed, freqs, jnp.uint32(0)), xp=jnp)
+    return cdf, cdf[:, -1], cache
 
 
-def _children(freqs, last, align: str):
-    """uint32[B, 257]: cumulative table of the continuations that may follow byte `last`."""
-    if align == "word":
-        freqs = jnp.where(windows.allowed_continuations(last, xp=jnp), freqs, jnp.uint32(0))
-    return tables.cumulative(freqs, xp=jnp)
+def _take(state, symbol, cdf, total, rules: WindowRules):
+    """(interval, code, exists) of the open window extended by a byte, or of a new window that it starts."""
+    rule, lanes = rules.rule, jnp.arange(symbol.shape[0])
+    below, above = cdf[lanes, symbol], cdf[lanes, symbol + 1]
+    root = rule.root(symbol.astype(jnp.uint32), below, above, xp=jnp)
+    node = rule.child(state["lo"], state["size"], below, above, total)
+    at_root = state["depth"] == 0
+    # Barriers here and below keep the compiler from copying one long expression into each of its uses.
+    lo, size = jax.lax.optimization_barrier(
+        tuple(limbs.select(at_root, r, n, xp=jnp) for r, n in zip(root, node, strict=True))
+    )
+    return lo, size, rule.code(lo, size, xp=jnp), at_root | rule.exists(lo, size)
 
 
-def _encode_chunk(constants, rows, *, config, bits, align, max_bytes):
-    """Feeds each lane its next bytes (int32[B, T], -1 past the end).
+def _find(rule: windows.Rule, state, cdf, total, code) -> jax.Array:
+    """The byte int32[B] whose interval holds a code of limbs uint32[B], by bisection."""
+    lanes, at_root = jnp.arange(cdf.shape[0]), state["depth"] == 0
+    target = rule.target(code, xp=jnp)
+    offset = limbs.subtract(target, rule.origin(state["lo"], xp=jnp))
+
+    def halve(i, symbol):
+        trial = symbol + (128 >> i)
+        below = cdf[lanes, trial]
+        root = limbs.less_equal(rule.root_start(trial.astype(jnp.uint32), below, xp=jnp), target)
+        node = limbs.less_equal(rule.child_start(state["size"], below, total), offset)
+        return jnp.where(jnp.where(at_root, root, node), trial, symbol)
+
+    return jax.lax.fori_loop(0, 8, halve, jnp.zeros(cdf.shape[0], jnp.int32))
+
+
+def _reset(state, close, rules: WindowRules):
+    """What M1 has seen once the lanes in `close` have closed their window."""
+    if rules.m1_reset == 0:
+        context = jnp.where(state["context"] == rules.context, 0, state["context"])
+        return {"context": context, "closed": state["closed"]}
+    closed = state["closed"] + close
+    again = closed == rules.m1_reset
+    return {"context": jnp.where(again, 0, state["context"]), "closed": jnp.where(again, 0, closed)}
+
+
+def _update(condition, new: dict, old: dict) -> dict:
+    return old | {
+        name: jax.tree.map(lambda a, b: jnp.where(condition, a, b), value, old[name]) for name, value in new.items()
+    }
+
+
+def _encode_turns(params, rows, *, config, rules: WindowRules):
+    """Lets each lane take `TURNS` turns.
+
+    Args:
+      params: M1's weights.
+      rows: (state, text). text: int32[B, T], -1 outside of it; `state["place"]` is the next byte's.
 
     Returns:
-      (state, emitted: bool[B, T], codes: uint32[B, T]); `emitted` marks the bytes before which a window was closed.
+      (state, closed: bool[B, TURNS], codes: uint32[B, TURNS, K]): the turns that closed a window, and its code.
     """
-    params, first = constants
-    state, chunk = rows
-    lanes = jnp.arange(chunk.shape[0])
+    state, text = rows
+    lanes = jnp.arange(text.shape[0])
 
-    def one_byte(carry, byte):
-        state, cache = carry  # state without the cache
-        symbol = jnp.maximum(byte, 0)
-        cdf = _children(state["freqs"], state["last"], align)
-        lo, size = windows.child(
-            state["lo"], state["size"], cdf[lanes, symbol], cdf[lanes, symbol + 1], cdf[:, -1], xp=jnp
-        )
-        total = jnp.full_like(lo, tables.TABLE_TOTAL)
-        root_lo, root_size = windows.root_child(
-            symbol.astype(jnp.uint32), first[symbol], first[symbol + 1], total, bits=bits, xp=jnp
-        )
-        inside = (state["depth"] > 0) & (size > 0)
-        depth = jnp.where(inside, state["depth"] + 1, 1)
-        freqs, cache = _advance(config, params, symbol, depth, cache, max_bytes)
-        new = dict(
-            depth=depth,
-            last=symbol,
-            lo=jnp.where(inside, lo, root_lo),
-            size=jnp.where(inside, size, root_size),
-            freqs=freqs,
-        )
-        active = byte >= 0
-        kept = {k: jnp.where(active.reshape(-1, *[1] * (v.ndim - 1)), v, state[k]) for k, v in new.items()}
-        return (kept, cache), (active & ~inside & (state["depth"] > 0), state["lo"])
+    def turn(state, _):
+        state = state | {"last": jnp.maximum(text[lanes, state["place"] - 1], 0)}
+        cdf, total, cache = _table(config, params, state, rules)
+        byte = text[lanes, state["place"]]
+        lo, size, code, exists = _take(state, jnp.maximum(byte, 0), cdf, total, rules)
+        take = (byte >= 0) & exists
+        close = (state["depth"] > 0) & ~take
+        emitted = close, jnp.stack(state["code"], -1)
+        depth = state["depth"] + 1
+        # The depth at which the present code first appeared: a `delay` window ends there.
+        match = jnp.where((state["depth"] > 0) & limbs.equal(code, state["code"]), state["match"], depth)
+        taken = dict(lo=lo, size=size, code=code, match=match, depth=depth, context=state["context"] + 1)
+        given_back = state["depth"] - state["match"] if rules.fill == "delay" else 0
+        new = _update(take, taken | {"place": state["place"] + 1}, state)
+        new = _update(close, {"depth": 0, "place": state["place"] - given_back}, new)
+        return new | _reset(new, close, rules) | {"cache": cache}, emitted
 
-    numbers = {name: value for name, value in state.items() if name != "cache"}
-    cache = _open_cache(config, params, state["cache"])
-    (numbers, cache), (emitted, codes) = jax.lax.scan(one_byte, (numbers, cache), chunk.T)
-    return numbers | {"cache": cache}, emitted.T, codes.T
+    state, (closed, codes) = jax.lax.scan(turn, state, length=TURNS)
+    return state, closed.T, jnp.moveaxis(codes, 0, 1)
 
 
-def _decode_windows(constants, rows, *, config, bits, align, max_bytes):
-    """Text of each code (uint32[B]): (uint8[B, T], lengths int32[B])."""
-    params, first = constants
-    (codes,) = rows
-    n_lanes, longest = codes.shape[0], max_bytes + bits // 8 + 2
-    lanes = jnp.arange(n_lanes)
+def _decode_turns(params, rows, *, config, rules: WindowRules):
+    """Lets each lane take up to `TURNS` turns.
 
-    def descend(carry):
-        step, done, lo, size, depth, cdf, cache, text = carry
-        total = cdf[:, -1]
-        # Only the 255 boundaries between children are looked at: the outer one may be 2**32.
-        inner = cdf[:, 1:256]
-        at_root = jnp.arange(1, 256, dtype=jnp.uint32) + windows.scale(
-            inner, total[:, None], jnp.uint32((1 << bits) - 256), xp=jnp
-        )
-        at_node = lo[:, None] + 1 + windows.scale(inner, total[:, None], (size - 1)[:, None], xp=jnp)
-        boundaries = jnp.where(step == 0, at_root, at_node)
-        symbol = jnp.sum(boundaries <= codes[:, None], axis=-1, dtype=jnp.int32)
-        below, above = cdf[lanes, symbol], cdf[lanes, symbol + 1]
-        root = windows.root_child(symbol.astype(jnp.uint32), below, above, total, bits=bits, xp=jnp)
-        node = windows.child(lo, size, below, above, total, xp=jnp)
-        lo, size = (
-            jnp.where(done, old, jnp.where(step == 0, r, n)) for old, r, n in zip((lo, size), root, node, strict=True)
-        )
-        depth = jnp.where(done, depth, depth + 1)
-        text = jax.lax.dynamic_update_index_in_dim(text, symbol.astype(jnp.uint8), step, 0)
-        freqs, cache = _advance(config, params, symbol, jnp.full(n_lanes, step + 1), cache, max_bytes)
-        return step + 1, done | (lo == codes), lo, size, depth, _children(freqs, symbol, align), cache, text
+    Args:
+      params: M1's weights.
+      rows: (state, codes, n_codes). codes: uint32[B, W, K], of which the first n_codes int32[B] count and
+        `state["place"]` is the open one.
 
-    cache = _open_cache(config, params, exact.init_cache(config, n_lanes, max_bytes + 1))
-    zeros = jnp.zeros(n_lanes, jnp.uint32)
-    start = (
-        jnp.int32(0),
-        zeros > 0,
-        zeros,
-        zeros,
-        zeros.astype(jnp.int32),
-        jnp.tile(first, (n_lanes, 1)),
-        cache,
-        jnp.zeros((longest, n_lanes), jnp.uint8),
+    Returns:
+      (state, taken: bool[B, TURNS], symbols: uint8[B, TURNS]): the turns that brought a byte, and the byte.
+    """
+    state, codes, n_codes = rows
+    lanes = jnp.arange(codes.shape[0])
+
+    def turn(carry):
+        i, state, taken, symbols = carry
+        cdf, total, cache = _table(config, params, state, rules)
+        wanted = jnp.moveaxis(codes[lanes, jnp.minimum(state["place"], codes.shape[1] - 1)], -1, 0)
+        wanted, at_root = tuple(wanted), state["depth"] == 0
+        symbol = _find(rules.rule, state, cdf, total, wanted)
+        lo, size, code, exists = _take(state, symbol, cdf, total, rules)
+        open_ = state["place"] < n_codes
+        take = open_ & exists
+        depth = state["depth"] + 1
+        found = limbs.equal(code, wanted)
+        match = jnp.where(found, depth, jnp.where(at_root, 0, state["match"]))
+        close = (open_ & ~exists) | (take & found & (rules.fill != "paper"))
+        read = dict(lo=lo, size=size, code=code, match=match, depth=depth, context=state["context"] + 1, last=symbol)
+        new = _update(take, read, state)
+        # A code that no text has is met by the deepest text on the way to it.
+        new["match"] = jnp.where(close & (new["match"] == 0), new["depth"], new["match"])
+        new = _update(close, {"depth": 0, "place": state["place"] + 1}, new)
+        new = new | _reset(new, close, rules) | {"cache": cache}
+        return i + 1, new, taken.at[i].set(take), symbols.at[i].set(symbol.astype(jnp.uint8))
+
+    blank = jnp.zeros((TURNS, codes.shape[0]), jnp.uint8)
+    _, state, taken, symbols = jax.lax.while_loop(
+        lambda carry: (carry[0] < TURNS) & jnp.any(carry[1]["place"] < n_codes),
+        turn,
+        (jnp.int32(0), state, blank > 0, blank),
     )
-    _, _, _, _, depth, _, _, text = jax.lax.while_loop(lambda c: (c[0] < longest) & ~jnp.all(c[1]), descend, start)
-    return text.T, depth
+    return state, taken.T, symbols.T

@@ -58,25 +58,34 @@ def decode_file(content: bytes, codec: Codec, *, name: str = "the file") -> byte
         )
     (length,) = struct.unpack_from("<I", content, len(MAGIC))
     start = len(MAGIC) + 4 + length
-    header = json.loads(content[len(MAGIC) + 4 : start])
-    if header["format_version"] != FORMAT_VERSION:
+    try:
+        header = json.loads(content[len(MAGIC) + 4 : start])
+        version = header["format_version"]
+        if version == FORMAT_VERSION:
+            spec, fingerprint = (str(header["codec"][key]) for key in ("spec", "fingerprint"))
+            n_bytes, n_tokens, digest = int(header["n_bytes"]), int(header["n_tokens"]), header["sha256"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(
-            f"{name} has format version {header['format_version']}; this package reads version "
-            f"{FORMAT_VERSION}. Decode it with the version of compressed_lm that wrote it."
+            f"{name} has a header that cannot be read ({error!r}), though its checksum is right: another program wrote "
+            "it, or the one that did is broken. Encode the document again."
+        ) from error
+    if version != FORMAT_VERSION:
+        raise InputError(
+            f"{name} has format version {version}; this package reads version {FORMAT_VERSION}. Decode it with the "
+            "version of compressed_lm that wrote it."
         )
-    written_by = header["codec"]
-    if written_by["fingerprint"] != codec.fingerprint:
+    if fingerprint != codec.fingerprint:
         raise InputError(
-            f"{name} was encoded with {written_by['spec']}, fingerprint {written_by['fingerprint'][:12]}; the "
-            f"codec given is {codec.spec}, fingerprint {codec.fingerprint[:12]}. "
+            f"{name} was encoded with {spec}, fingerprint {fingerprint[:12]}; the codec given is {codec.spec}, "
+            f"fingerprint {codec.fingerprint[:12]}. "
             "Give the codec that encoded it: another M1 or another vocabulary would decode to other text."
         )
-    ids = bits.unpack(np.frombuffer(content[start:-4], np.uint8), 8, _id_bits(codec))[: header["n_tokens"]]
+    ids = bits.unpack(np.frombuffer(content[start:-4], np.uint8), 8, _id_bits(codec))[:n_tokens]
     data = codec.decode(ids.astype(np.int32))
-    if len(data) != header["n_bytes"] or hashlib.sha256(data).hexdigest() != header["sha256"]:
+    if len(data) != n_bytes or hashlib.sha256(data).hexdigest() != digest:
         raise InputError(
-            f"{name} decodes to {len(data)} bytes that are not the {header['n_bytes']} that were encoded, "
-            "though its checksum is right. The codec is broken: please report this with the file."
+            f"{name} decodes to {len(data)} bytes that are not the {n_bytes} that were encoded, though its checksum is "
+            "right. The codec is broken: please report this with the file."
         )
     return data
 

@@ -18,7 +18,7 @@ class Gzip:
 
     name = "gzip"
     flops_per_byte = m1_flops_per_byte = 0.0
-    window_bits = m1_hash = None
+    window_bits = m1_hash = restart_tokens = None
 
     def __init__(self, *, v: int = 256):
         self.vocab_size, self._token_bits = v, bits.token_bits(v)

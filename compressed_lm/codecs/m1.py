@@ -12,11 +12,9 @@ import numpy as np
 from compressed_lm.codecs import device_coder
 from compressed_lm.codecs.lanes import map_over_local_devices
 from compressed_lm.coding import tables
+from compressed_lm.coding.tables import END
 from compressed_lm.errors import InputError
 from compressed_lm.models import exact
-
-END = 256
-"""M1's id for the end of a document; it is also the first input of every context."""
 
 
 class M1:
@@ -79,9 +77,8 @@ class M1:
           uint32[N, 256], each row summing to 2**16.
         """
         texts = np.asarray(texts)
-        length = min(
-            self.config.context, 8 if texts.shape[1] < 8 else 64 if texts.shape[1] < 64 else self.config.context
-        )
+        # Few lengths, since each is compiled for itself; most texts are short.
+        length = next((n for n in (8, 16, 32, 64) if texts.shape[1] < n < self.config.context), self.config.context)
         inputs = np.full((len(texts), length), END, np.int32)
         inputs[:, 1 : texts.shape[1] + 1] = texts
         last = np.full(len(texts), texts.shape[1], np.int32)

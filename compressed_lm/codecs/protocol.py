@@ -25,6 +25,8 @@ class Codec(Protocol):
         or not M1 still runs.
       window_bits: bits per Equal-Info Window, or None.
       m1_hash: hex digest of M1's weights, or None.
+      restart_tokens: groups of this many tokens decode by themselves, one after the other; None where a token's text
+        may depend on all tokens before it.
     """
 
     name: str
@@ -35,6 +37,7 @@ class Codec(Protocol):
     m1_flops_per_byte: float
     window_bits: int | None
     m1_hash: str | None
+    restart_tokens: int | None
 
     def encode(self, data: bytes) -> np.ndarray:
         """The ids of one document: int32[T]."""

@@ -6,30 +6,39 @@ import inspect
 import json
 import re
 from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
 
 from etils import epath
 
 from compressed_lm.codecs.arithmetic import AC, StaticAC
 from compressed_lm.codecs.bytes_codec import Bytes
-from compressed_lm.codecs.eiw import EIW
+from compressed_lm.codecs.eiw import DICTIONARY_FILE, EIW, Options, read_dictionary
 from compressed_lm.codecs.gzip_codec import Gzip
-from compressed_lm.codecs.m1 import M1
 from compressed_lm.codecs.protocol import Codec
 from compressed_lm.codecs.sentencepiece_codec import SentencePiece
 from compressed_lm.errors import InputError
 
+if TYPE_CHECKING:  # a compiled codec loads without JAX
+    from compressed_lm.codecs.m1 import M1
+
 FAMILIES = {family.name: family for family in (Bytes, SentencePiece, Gzip, StaticAC, AC, EIW)}
 FORMAT_VERSION = 1
 HEADER = "codec.json"
+PRETRAINED = epath.resource_path("compressed_lm") / "pretrained"
+"""The codecs and the M1 that come with the package."""
+_UNBOUNDED = re.compile(r"^\s*eiw\(\s*(?:b=inf\s*,\s*v=(\d+)|v=(\d+)\s*,\s*b=inf)\s*\)\s*$")
 _RESOURCES = ("m1", "documents", "progress", "dictionary")
 
 
 def parse_spec(spec: str) -> tuple[str, dict[str, int | str]]:
     """Name and options of a spelling such as `eiw(b=16,v=65536,align=word)`.
 
+    `eiw(b=inf,v=V)` is `ac(v=V)`: one window without end.
+
     Raises:
       InputError: the name or an option does not exist (with the list of those that do), or the spelling cannot be read.
     """
+    spec = _UNBOUNDED.sub(r"ac(v=\1\2)", spec)
     match = re.fullmatch(r"\s*(\w+)\s*(?:\((.*)\))?\s*", spec)
     if not match:
         raise InputError(
@@ -60,9 +69,10 @@ def parse_spec(spec: str) -> tuple[str, dict[str, int | str]]:
 
 
 def canonical_spec(spec: str) -> str:
-    """The spelling that a codec calls itself by: options sorted, all but `align=none` written out."""
+    """The spelling that a codec calls itself by: options sorted, numbers always and words that are not the default."""
     name, options = parse_spec(spec)
-    full = sorted((k, v) for k, v in (_options(name) | options).items() if (k, v) != ("align", "none"))
+    default = _options(name)
+    full = sorted((k, v) for k, v in (default | options).items() if isinstance(v, int) or v != default[k])
     return f"{name}({','.join(f'{k}={v}' for k, v in full)})" if full else name
 
 
@@ -79,7 +89,7 @@ def _did_you_mean(given: str, known: Iterable[str]) -> str:
 def create(
     spec: str,
     *,
-    m1: M1 | None = None,
+    m1: "M1 | None" = None,
     documents: Callable[[], Iterable[bytes]] | None = None,
     progress: Callable[[int], None] | None = None,
     dictionary=None,
@@ -91,7 +101,7 @@ def create(
       m1: the byte model, for `ac` and `eiw`.
       documents: gives the training documents, for `sentencepiece` and `static_ac`.
       progress: called with the number of windows found, while `eiw` compiles its dictionary.
-      dictionary: for `eiw`, one already compiled with the same M1, b and alignment.
+      dictionary: for `eiw`, one already compiled with the same M1, b, alignment and fill.
 
     Raises:
       InputError: bad spelling, or something the codec needs was not given.
@@ -140,19 +150,31 @@ def _write(path: epath.Path, content: bytes) -> None:
     temporary.replace(path)
 
 
-def load(directory) -> Codec:
-    """The codec that `save` wrote.
+def shipped() -> dict[str, epath.Path]:
+    """The codecs that come with the package: name -> directory."""
+    return {path.name: path for path in sorted(PRETRAINED.iterdir()) if (path / HEADER).exists()}
+
+
+def load(path) -> Codec:
+    """The codec in a directory that `save` wrote, in a dictionary file that `compressed-lm compile` wrote, or one that
+    comes with the package, by its name (see `shipped`).
 
     Raises:
-      InputError: not a codec directory, another format version, a missing or changed file, or a codec whose
-        fingerprint is not the recorded one.
+      InputError: no codec there, another format version, a missing or changed file, or a codec whose fingerprint is not
+        the recorded one.
     """
-    directory = epath.Path(directory)
+    directory = epath.Path(path)
+    if directory.is_file():
+        return _load_dictionary(directory)
     path = directory / HEADER
     if not path.exists():
+        known = shipped()
+        if str(directory) in known:
+            return load(known[str(directory)])
         raise InputError(
             f"{directory} is not a codec directory: it has no {HEADER}. Give a directory that `compressed-lm "
-            "build-codec` or the demo wrote."
+            "build-codec` or the demo wrote, a file that `compressed-lm compile` wrote, or the name of a codec that "
+            f"comes with the package ({', '.join(known) or 'there is none'})."
         )
     try:
         header = json.loads(path.read_text())
@@ -164,6 +186,16 @@ def load(directory) -> Codec:
             f"{directory} holds a codec of format version {version}; this package reads version "
             f"{FORMAT_VERSION}. Build the codec again, or install the version of compressed_lm that wrote it."
         )
+    try:
+        return _load_files(directory, header)
+    except InputError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path} cannot be read ({error!r}). Build the codec again or restore the file.") from error
+
+
+def _load_files(directory: epath.Path, header: dict) -> Codec:
+    """The codec that a header describes, each of its files checked."""
     files = {}
     for name, digest in header["files"].items():
         content = (directory / name).read_bytes() if (directory / name).exists() else None
@@ -183,3 +215,15 @@ def load(directory) -> Codec:
             "version of compressed_lm that wrote it."
         )
     return codec
+
+
+def save_dictionary(codec: EIW, path) -> None:
+    """Writes a compiled codec as one file."""
+    if not codec.dictionary:
+        raise InputError(f"{codec.spec} has no dictionary: its windows are too wide to be listed. Save it by `save`.")
+    _write(epath.Path(path), codec.files()[DICTIONARY_FILE])
+
+
+def _load_dictionary(path: epath.Path) -> EIW:
+    dictionary, header = read_dictionary(path.read_bytes(), str(path))
+    return EIW.from_dictionary(dictionary, header, Options(**parse_spec(header["spec"])[1]))

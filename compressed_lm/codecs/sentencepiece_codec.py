@@ -32,6 +32,7 @@ class SentencePiece:
     name = "sentencepiece"
     flops_per_byte = m1_flops_per_byte = 0.0
     window_bits = m1_hash = None
+    restart_tokens = 1
 
     def __init__(self, *, v: int, model: bytes):
         self._model = model

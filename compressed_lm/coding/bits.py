@@ -48,3 +48,50 @@ def unpack(tokens, from_bits: int, to_bits: int) -> np.ndarray:
     fill and are dropped."""
     fields = repack(tokens, from_bits, to_bits)
     return fields[: len(tokens) * from_bits // to_bits]
+
+
+def codes_to_tokens(codes, code_bits: int, token_bits: int) -> np.ndarray:
+    """Window codes cut into tokens; the last token is filled up with zeros where its width does not divide.
+
+    Args:
+      codes: uint32[N, K], codes below 2**code_bits as 16-bit limbs, most significant first.
+      code_bits: b, at most 16 K.
+      token_bits: log2(V), at most 16.
+
+    Returns:
+      int32[ceil(N * b / token_bits)].
+    """
+    codes = np.asarray(codes, np.uint32)
+    n_limbs = codes.shape[1]
+    if code_bits == 16 * n_limbs:
+        return repack(codes.reshape(-1), 16, token_bits).astype(np.int32)
+    if len(codes) > (block := token_bits << 12):  # codes that fill whole tokens, see `repack`
+        parts = [codes_to_tokens(codes[i : i + block], code_bits, token_bits) for i in range(0, len(codes), block)]
+        return np.concatenate(parts)
+    bits = np.unpackbits(codes.astype(">u2").view(np.uint8).reshape(len(codes), 2 * n_limbs), axis=1)
+    bits = bits[:, 16 * n_limbs - code_bits :].reshape(-1)
+    return _pack(np.concatenate([bits, np.zeros(-len(bits) % token_bits, np.uint8)]), token_bits)[:, 0].astype(np.int32)
+
+
+def tokens_to_codes(tokens, token_bits: int, code_bits: int) -> np.ndarray:
+    """`codes_to_tokens` undone, uint32[N, K]: the whole codes that the tokens hold; what is left over is fill."""
+    n_limbs = -(-code_bits // 16)
+    if code_bits == 16 * n_limbs:
+        fields = unpack(tokens, token_bits, 16)
+        return fields[: len(fields) // n_limbs * n_limbs].reshape(-1, n_limbs)
+    tokens = np.asarray(tokens)
+    if len(tokens) > (block := code_bits << 12):
+        return np.concatenate(
+            [tokens_to_codes(tokens[i : i + block], token_bits, code_bits) for i in range(0, len(tokens), block)]
+        )
+    bits = np.unpackbits(tokens.astype(">u2").view(np.uint8).reshape(len(tokens), 2), axis=1)[:, -token_bits:]
+    n_codes = bits.size // code_bits
+    return _pack(bits.reshape(-1)[: n_codes * code_bits], code_bits)
+
+
+def _pack(bits: np.ndarray, width: int) -> np.ndarray:
+    """Fields of `width` bits as 16-bit limbs uint32[N, K] from single bits uint8[N * width]."""
+    n_limbs = -(-width // 16)
+    rows = np.zeros((len(bits) // width, 16 * n_limbs), np.uint8)
+    rows[:, 16 * n_limbs - width :] = bits.reshape(-1, width)
+    return np.packbits(rows, axis=1).view(">u2").astype(np.uint32)

@@ -1,15 +1,21 @@
-"""Compiling windows: M1 is asked once for every text of the trie, and never again."""
+"""Dictionaries grown from a byte model, which is asked once for each text of the trie and never again."""
 
 from collections.abc import Callable
 
 import numpy as np
 
-from compressed_lm.coding import windows
+from compressed_lm.coding import limbs, tables, windows
 from compressed_lm.coding.dictionary import Dictionary
+
+Tables = Callable[[np.ndarray], np.ndarray]
+"""Maps texts uint8[N, D] to the frequencies uint32[N, 256] of the byte after each."""
+
+EXPANDED_AT_ONCE = 2048
+"""Texts whose continuations `compile_best_first` asks for at a time, so that M1 runs on full batches."""
 
 
 def compile_windows(
-    tables: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    frequencies: Tables,
     *,
     bits: int,
     align: str,
@@ -21,7 +27,7 @@ def compile_windows(
     Walks the trie of window texts level by level; each level asks for the frequency tables of all its texts at once.
 
     Args:
-      tables: maps (texts: uint8[N, D], where D is the common length) to frequencies uint32[N, 256] of the next byte.
+      frequencies: the byte model.
       bits: window size b, at most 20.
       align: "none" or "word".
       max_bytes: after this many bytes M1 is not asked and the table is flat, so that shares shrink 256-fold and
@@ -31,33 +37,109 @@ def compile_windows(
     Returns:
       A dictionary of exactly 2**bits entries.
     """
+    rule = windows.NodeRule(bits)
     n_codes = 1 << bits
     parent, last = np.full(n_codes, -1, np.int32), np.zeros(n_codes, np.uint8)
     symbols = np.arange(256, dtype=np.uint32)
 
-    freqs = np.asarray(tables(np.zeros((1, 0), np.uint8)), np.uint32)
-    cdf = np.concatenate([[0], np.cumsum(freqs[0])]).astype(np.uint32)
-    lo, size = windows.root_child(symbols, cdf[:-1], cdf[1:], cdf[-1], bits=bits)
-    last[lo] = symbols
+    cdf = tables.cumulative(np.asarray(frequencies(np.zeros((1, 0), np.uint8)), np.uint32))[0]
+    lo, size = rule.root(symbols, cdf[:-1], cdf[1:], xp=np)
+    last[_integers(lo)] = symbols
     texts, found = symbols.astype(np.uint8)[:, None], 256
     while True:
         progress(found)
-        open_ = size > 1
+        open_ = _integers(size) > 1
         if not open_.any():
             break
-        texts, lo, size = texts[open_], lo[open_], size[open_]
-        freqs = (
-            np.asarray(tables(texts), np.uint32)
-            if texts.shape[1] < max_bytes
-            else np.full((len(texts), 256), 256, np.uint32)
-        )
-        if align == "word":
-            freqs = np.where(windows.allowed_continuations(texts[:, -1]), freqs, np.uint32(0))
-        cdf = np.concatenate([np.zeros((len(freqs), 1), np.uint32), np.cumsum(freqs, axis=1, dtype=np.uint32)], axis=1)
-        child_lo, child_size = windows.child(lo[:, None], size[:, None], cdf[:, :-1], cdf[:, 1:], cdf[:, -1:])
-        row, byte = np.nonzero(child_size)
-        parent[child_lo[row, byte]] = lo[row]
-        last[child_lo[row, byte]] = byte
+        texts, lo, size = texts[open_], *(tuple(limb[open_, None] for limb in x) for x in (lo, size))
+        freqs, total = _continuations(frequencies, texts, align=align, max_bytes=max_bytes)
+        cdf = tables.cumulative(freqs)
+        child_lo, child_size = rule.child(lo, size, cdf[:, :-1], cdf[:, 1:], total)
+        row, byte = np.nonzero(rule.exists(child_lo, child_size))
+        code = _integers(tuple(limb[row, byte] for limb in child_lo))
+        parent[code], last[code] = _integers(lo)[row, 0], byte
         texts = np.concatenate([texts[row], byte[:, None].astype(np.uint8)], axis=1)
-        lo, size, found = child_lo[row, byte], child_size[row, byte], found + len(row)
+        lo, size = (tuple(limb[row, byte] for limb in x) for x in (child_lo, child_size))
+        found += len(row)
     return Dictionary(parent, last)
+
+
+def compile_best_first(
+    frequencies: Tables,
+    *,
+    n_entries: int,
+    align: str,
+    max_bytes: int,
+    progress: Callable[[int], None] = lambda n_entries: None,
+) -> Dictionary:
+    """The dictionary of the `n_entries` likeliest strings, the 256 single bytes always among them.
+
+    A longest match covers, in the mean, as many bytes as the probabilities of all entries add up to, so no
+    prefix-closed dictionary of this size has longer matches on text that follows the model.
+
+    Args:
+      frequencies: the byte model.
+      n_entries: size of the dictionary, at least 256.
+      align: "none" or "word".
+      max_bytes: no entry is longer.
+      progress: called with the number of entries settled so far.
+
+    Returns:
+      A dictionary whose entries are numbered in depth-first order: those with a common prefix are neighbours.
+    """
+    cost = 16 - np.log2(np.asarray(frequencies(np.zeros((1, 0), np.uint8)), np.float64)[0])
+    texts = [bytes([s]) for s in range(256)]
+    parent, costs = np.full(256, -1, np.int64), cost
+    expanded = np.zeros(256, bool)
+    while True:
+        # What stands among the cheapest stays there unless something cheaper is found among continuations.
+        best = np.argsort(np.where(parent < 0, -1.0, costs), kind="stable")[:n_entries]
+        todo = best[~expanded[best]]
+        progress(len(best) - len(todo))
+        if not len(todo):
+            break
+        todo = todo[np.argsort(costs[todo], kind="stable")][:EXPANDED_AT_ONCE]
+        expanded[todo] = True
+        bar = costs[best[-1]] if len(best) == n_entries else np.inf
+        for length, group in _by_length(texts, todo):
+            if length >= max_bytes:
+                continue
+            rows = np.frombuffer(b"".join(texts[i] for i in group), np.uint8).reshape(-1, length)
+            freqs, _ = _continuations(frequencies, rows, align=align, max_bytes=max_bytes)
+            with np.errstate(divide="ignore"):
+                child_costs = costs[group, None] + 16 - np.log2(freqs)
+            row, byte = np.nonzero((child_costs < bar) & (freqs > 0))
+            texts += [texts[group[r]] + bytes([b]) for r, b in zip(row, byte, strict=True)]
+            parent = np.concatenate([parent, group[row]])
+            costs = np.concatenate([costs, child_costs[row, byte]])
+            expanded = np.concatenate([expanded, np.zeros(len(row), bool)])
+    entries = sorted(best, key=lambda i: texts[i])
+    number = np.full(len(texts), -1, np.int32)
+    number[entries] = np.arange(len(entries))
+    return Dictionary([-1 if parent[i] < 0 else number[parent[i]] for i in entries], [texts[i][-1] for i in entries])
+
+
+def _continuations(frequencies: Tables, texts: np.ndarray, *, align: str, max_bytes: int):
+    """Frequencies uint32[N, 256] after each text, forbidden ones 0, and their sums uint32[N, 1] (None for 2**16)."""
+    freqs = (
+        np.asarray(frequencies(texts), np.uint32)
+        if texts.shape[1] < max_bytes
+        else np.full((len(texts), 256), 256, np.uint32)
+    )
+    if align == "none":
+        return freqs, None
+    freqs = np.where(windows.allowed_continuations(texts[:, -1]), freqs, np.uint32(0))
+    return freqs, freqs.sum(-1, keepdims=True, dtype=np.uint32)
+
+
+def _by_length(texts: list[bytes], chosen: np.ndarray):
+    lengths = np.array([len(texts[i]) for i in chosen])
+    for length in np.unique(lengths):
+        yield int(length), chosen[lengths == length]
+
+
+def _integers(x: limbs.Limbs) -> np.ndarray:
+    value = np.zeros(np.shape(x[0]), np.int64)
+    for limb in x:
+        value = value << limbs.LIMB_BITS | limb
+    return value

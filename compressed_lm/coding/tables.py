@@ -4,6 +4,8 @@ import numpy as np
 
 TABLE_BITS = 16
 TABLE_TOTAL = 1 << TABLE_BITS
+END = 256
+"""The symbol after the 256 bytes: the end of a document, and the first input of every context of M1."""
 MAX_WEIGHT = 1 << 15
 """Largest weight that keeps `frequencies` inside 32 bits."""
 

@@ -5,12 +5,15 @@ batches of bounded size, read back, decoded in part and compared with its docume
 Whatever kills the job, running it again redoes the unfinished shards alone and ends in the same bytes.
 """
 
+import collections
+import concurrent.futures
 import contextlib
 import errno
 import importlib.metadata
 import json
 import pathlib
 import random
+import time
 from collections.abc import Callable, Iterable, Iterator
 
 from compressed_lm.codecs.protocol import Codec
@@ -87,15 +90,21 @@ def compress(
             (out / MANIFEST).unlink(missing_ok=True)
             done = sum(entry["n_bytes"] for entry in finished.values())
             total = _estimate(corpus.estimated_bytes(split), max_bytes, len(names) / n_shards)
-            with progress(f"compress {split} with {codec.spec}", total, unit="B", done=done) as bar:
+            waiting = _Waiting()
+            with (
+                contextlib.ExitStack() as stack,
+                progress(f"compress {split} with {codec.spec}", total, unit="B", done=done) as bar,
+            ):
                 for shard in todo:
                     documents = corpus.documents(split, shard=shard, n_shards=n_shards)
                     batches = _batches(take_bytes(documents, _share(max_bytes, shard, n_shards)), batch_bytes)
+                    batches = stack.enter_context(contextlib.closing(waiting.read_ahead(batches)))
                     with ShardWriter(out, names[shard], vocab_size=codec.vocab_size) as writer:
                         sample = _Sample(verify_sample, seed=shard)
                         for batch in batches:
                             _encode(batch, codec, writer, sample)
-                            bar.advance(sum(map(len, batch)), shard=shard)
+                            share = waiting.seconds / max(bar.seconds, 1e-9)
+                            bar.advance(sum(map(len, batch)), shard=shard, waiting_for_input=f"{share:.0%}")
                         writer.close()
                         _verify(writer, sample.documents, codec, names[shard])
                         writer.commit(job=job)
@@ -143,8 +152,7 @@ def _finish(out: pathlib.Path, job: dict) -> TokenStore | None:
     shards = [{key: value for key, value in entry.items() if key != "job"} for entry in entries]
     versions = {name: importlib.metadata.version(name) for name in _VERSIONED}
     manifest = {"format_version": FORMAT_VERSION, **job, **totals, "shards": shards, "versions": versions}
-    if _read_json(out / MANIFEST) != manifest:
-        write_manifest(out, manifest)
+    write_manifest(out, manifest)
     return TokenStore.open(out, fingerprint=job["codec"]["fingerprint"])
 
 
@@ -168,6 +176,27 @@ def _verify(writer: ShardWriter, sample: dict[int, bytes], codec: Codec, name: s
                 "codec: either its files are damaged, or this machine computes M1 otherwise than the codec was built "
                 "for."
             )
+
+
+class _Waiting:
+    """Reads batches ahead in a thread and counts the seconds for which the job waits for them all the same."""
+
+    AHEAD = 2
+
+    def __init__(self):
+        self.seconds = 0.0
+
+    def read_ahead(self, batches: Iterator[list[bytes]]) -> Iterator[list[bytes]]:
+        with concurrent.futures.ThreadPoolExecutor(1, "documents") as reader:
+            pending = collections.deque(reader.submit(next, batches, None) for _ in range(self.AHEAD))
+            while True:
+                start = time.monotonic()
+                batch = pending.popleft().result()
+                self.seconds += time.monotonic() - start
+                if batch is None:
+                    return
+                pending.append(reader.submit(next, batches, None))
+                yield batch
 
 
 class _Sample:

@@ -217,23 +217,23 @@ class ShardReader:
     def offsets(self) -> np.ndarray:
         """int64[n_documents + 1]: where each document starts in the shard's stream, one end-of-document after each."""
         if self._offsets is None:
-            lengths = np.load(self.lengths_path)
-            if lengths.shape != (len(self), 2):
-                raise self.damaged(
-                    f"{self.lengths_path.name} describes {len(lengths)} documents instead of {len(self)}"
-                )
+            # Checked whenever it is opened: a wrong length would cut rows in the wrong places, without a sign.
+            content = self.lengths_path.read_bytes()
+            if hashlib.sha256(content).hexdigest() != self.entry["lengths_sha256"]:
+                raise self.damaged(f"the checksum of {self.lengths_path.name} is not the recorded one")
+            lengths = np.load(io.BytesIO(content))
             self._offsets = np.concatenate([[0], np.cumsum(lengths[:, 0] + 1)])
         return self._offsets
 
     def read(self, start: int, stop: int) -> list[Record]:
         """The documents `start` to `stop - 1`. Raises `InputError` where the file is damaged."""
-        if self._reader is None:
-            self._reader = ArrayRecordReader(str(self.path), _READER_OPTIONS, file_reader_buffer_size=1 << 16)
         try:
+            if self._reader is None:
+                self._reader = ArrayRecordReader(str(self.path), _READER_OPTIONS, file_reader_buffer_size=1 << 16)
             records = self._reader.read(list(range(start, stop)))
+            return [unpack(record, vocab_size=self._vocab_size) for record in records]
         except (RuntimeError, ValueError, IndexError) as error:
             raise self.damaged(f"reading documents {start} to {stop - 1} failed ({error})") from error
-        return [unpack(record, vocab_size=self._vocab_size) for record in records]
 
     def verify(self) -> None:
         """Recomputes both checksums. Raises `InputError` where one differs."""

@@ -22,13 +22,21 @@ PADDING = -1
 
 def manifest_fingerprint(manifest: dict) -> str:
     """Hex digest of what a store holds: everything in its manifest but the versions of the packages that wrote it."""
-    content = {key: value for key, value in manifest.items() if key != "versions"}
+    content = {key: value for key, value in manifest.items() if key not in ("versions", "checksum")}
     return hashlib.sha256(to_json(content)).hexdigest()
 
 
 def write_manifest(directory: pathlib.Path, manifest: dict) -> None:
-    """Declares a store finished."""
-    write_atomically(pathlib.Path(directory) / MANIFEST, to_json(manifest))
+    """Declares a store finished. A manifest that is there already and says the same is left alone."""
+    path = pathlib.Path(directory) / MANIFEST
+    content = to_json(manifest | {"checksum": _checksum(manifest)})
+    if not path.exists() or path.read_bytes() != content:
+        write_atomically(path, content)
+
+
+def _checksum(manifest: dict) -> str:
+    """Hex digest of everything else in a manifest: a changed byte must not pass for another corpus or codec."""
+    return hashlib.sha256(to_json({k: v for k, v in manifest.items() if k != "checksum"})).hexdigest()
 
 
 class TokenStore:
@@ -87,12 +95,17 @@ class TokenStore:
                 f"The file {path / MANIFEST} is not valid JSON ({error}). Remove it and run the same "
                 f"`compressed-lm compress ... --out {path}` command again; finished shards are kept."
             ) from None
-        version = manifest.get("format_version")
+        version = manifest.get("format_version") if isinstance(manifest, dict) else None
         if version != FORMAT_VERSION:
             raise InputError(
                 f"The token store {path} has format version {version}, and this program reads version "
                 f"{FORMAT_VERSION}. Compress the corpus again with this version of compressed_lm, or read the store "
                 "with the version named in its manifest."
+            )
+        if manifest.get("checksum") != _checksum(manifest):
+            raise InputError(
+                f"The file {path / MANIFEST} was changed: its checksum is not the one of its content. Remove it and "
+                f"run the same `compressed-lm compress ... --out {path}` command again; finished shards are kept."
             )
         found = manifest["codec"]["fingerprint"]
         if fingerprint is not None and found != fingerprint:

@@ -1,6 +1,5 @@
 """Text from an M2, decoded while it is sampled."""
 
-import codecs as text_codecs
 import functools
 from collections.abc import Iterator
 
@@ -9,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from compressed_lm.codecs.protocol import Codec
+from compressed_lm.codecs.streaming import StreamDecoder
 from compressed_lm.errors import InputError
 from compressed_lm.models import Transformer, TransformerConfig, init_cache
 
@@ -98,8 +98,8 @@ def generate(
     Bytes that are not UTF-8 (a model may sample any) come out as U+FFFD.
     """
     ids = codec.encode(prompt) if prompt else np.zeros(0, np.int32)
-    printer = text_codecs.getincrementaldecoder("utf-8")(errors="replace")
-    shown = b""
+    decoder = StreamDecoder(codec)
+    yield decoder.feed(ids)
     for piece in sample_tokens(
         params,
         model_config,
@@ -110,9 +110,5 @@ def generate(
         top_k=top_k,
         seed=seed,
     ):
-        ids = np.concatenate([ids, piece])
-        text = codec.decode_partial(ids)
-        if text.startswith(shown):
-            yield printer.decode(text[len(shown) :])
-            shown = text
-    yield printer.decode(b"", final=True)
+        yield decoder.feed(piece)
+    yield decoder.close()

@@ -68,6 +68,7 @@ def train(
     trackers: Sequence[Tracker] = (),
     progress=default_progress,
     eval_fn: EvalFn | None = None,
+    init_params: Params | None = None,
     compilation_cache: str | os.PathLike | None = None,
 ) -> TrainResult:
     """Returns the result of a run, after training what is left of it.
@@ -81,6 +82,7 @@ def train(
         trackers: get the metrics every `log_every` steps and what `eval_fn` returns, as `out`/metrics.jsonl does.
         progress: context manager with the arguments of `tracking.progress.progress`.
         eval_fn: called with (params, step) every `eval_every` steps and at the end; returns named numbers.
+        init_params: where to start, instead of random parameters; the optimizer starts afresh.
         compilation_cache: folder in which XLA keeps compiled programs for later processes.
 
     Raises:
@@ -93,7 +95,7 @@ def train(
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     out = pathlib.Path(out)
     program = Program(config, model_config, store.eod_id, make_mesh(mesh_shape))
-    record = run_dir.describe(config, model_config, store)
+    record = run_dir.describe(config, model_config, store, init_params)
     run_dir.claim(out, record)
     identity = {"store_fingerprint": store.fingerprint, "config_hash": run_dir.config_hash(record)}
     with contextlib.ExitStack() as stack:
@@ -116,7 +118,7 @@ def train(
             )
             with clock.measure("compile"):
                 step_fn = program.compile()
-                state = state or jax.block_until_ready(program.init())
+                state = state or jax.block_until_ready(program.init(init_params))
             if jax.process_index() == 0:
                 log = stack.enter_context(contextlib.closing(JSONLines(out / run_dir.METRICS, last_step=first)))
                 trackers = (log, *trackers)

@@ -7,6 +7,7 @@ import os
 import pathlib
 
 import jax
+import numpy as np
 
 from compressed_lm.errors import InputError
 from compressed_lm.models import Transformer, TransformerConfig
@@ -70,15 +71,22 @@ def load_run(directory: str | os.PathLike) -> Run:
     return Run(params, model_config, train_config, data["next_index"], data["loss_nats_per_token"], **record["data"])
 
 
-def describe(config: TrainConfig, model_config: TransformerConfig, store) -> dict:
-    """Returns the record of a run, what config.json holds."""
+def describe(config: TrainConfig, model_config: TransformerConfig, store, init_params=None) -> dict:
+    """Returns the record of a run, what config.json holds; it names the parameters that the run starts from by a hash,
+    where they are not random."""
     data = dict(
         codec_spec=store.codec_spec,
         codec_fingerprint=store.codec_fingerprint,
         store_fingerprint=store.fingerprint,
         eod_id=int(store.eod_id),
     )
-    return {"train": dataclasses.asdict(config), "model": dataclasses.asdict(model_config), "data": data}
+    record = {"train": dataclasses.asdict(config), "model": dataclasses.asdict(model_config), "data": data}
+    if init_params is None:
+        return record
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree.leaves_with_path(init_params):
+        digest.update(jax.tree_util.keystr(path).encode() + np.asarray(leaf).tobytes())
+    return record | {"init": {"params_sha256": digest.hexdigest()}}
 
 
 def config_hash(record: dict) -> str:

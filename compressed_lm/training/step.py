@@ -120,12 +120,15 @@ class Program:
         """Where the rows of a batch live."""
         return NamedSharding(self.mesh, BATCH)
 
-    def init(self) -> TrainState:
-        """Returns the state before the first update, placed on the mesh."""
+    def init(self, params: Params | None = None) -> TrainState:
+        """Returns the state before the first update, placed on the mesh: random parameters, or those given."""
         placement = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state)
         # It runs once, and random numbers take long to compile with full optimization on CPU.
         options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
-        return jax.jit(self._init, out_shardings=placement, compiler_options=options)(jax.random.key(self.config.seed))
+        compiled = functools.partial(jax.jit, out_shardings=placement, compiler_options=options)
+        if params is None:
+            return compiled(self._init)(jax.random.key(self.config.seed))
+        return compiled(self._start)(params)
 
     def compile(self) -> jax.stages.Compiled:
         """Returns the compiled `train_step(state, targets)`; it reuses the memory of the state it is given."""
@@ -147,5 +150,7 @@ class Program:
             )
 
     def _init(self, key):
-        params = Transformer(self.model_config).init(key, jnp.zeros((1, 1), jnp.int32))["params"]
+        return self._start(Transformer(self.model_config).init(key, jnp.zeros((1, 1), jnp.int32))["params"])
+
+    def _start(self, params):
         return TrainState(params, optimizers.optimizer(self.config).init(params), jnp.zeros((), jnp.int32))

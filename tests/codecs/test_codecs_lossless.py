@@ -8,6 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from compressed_lm import codecs
+from compressed_lm.codecs import device_windows
+from compressed_lm.codecs.device_windows import WindowRules
+from compressed_lm.codecs.streaming import StreamDecoder
 from compressed_lm.coding.range_coder import CorruptStream
 from compressed_lm.errors import InputError
 
@@ -21,7 +24,12 @@ SPECS = [
     "eiw(b=16,v=65536)",
     "eiw(b=24,v=4096)",
     "eiw(align=word,b=32,v=65536)",
+    "eiw(align=word,b=12,fill=best,v=4096)",
+    "eiw(b=64,v=4096)",
+    "eiw(b=128,fill=delay,v=256)",
+    "eiw(b=32,m1_reset=never,v=256)",
 ]
+EIW_STREAMS = ["eiw(b=12,v=4096)", "eiw(align=word,b=12,v=256)", "eiw(b=16,v=256)"]
 HOSTILE = [
     b"",
     *(bytes([b]) for b in range(256)),
@@ -43,7 +51,7 @@ def built(m1):
     made, compiled = {}, {}
     for spec in SPECS:
         _, options = codecs.parse_spec(spec)
-        key = (options.get("b"), options.get("align"))
+        key = tuple(options.get(name) for name in ("b", "align", "fill"))
         made[spec] = codecs.create(spec, m1=m1, documents=lambda: text, dictionary=compiled.get(key))
         compiled[key] = getattr(made[spec], "dictionary", None)
     return made
@@ -76,7 +84,14 @@ def test_alone_is_as_in_a_batch(built, spec):
 @given(st.lists(st.binary(max_size=200), max_size=3))
 @pytest.mark.parametrize(
     "spec",
-    ["sentencepiece(v=512)", "gzip(v=4096)", "static_ac(v=65536)", "eiw(b=12,v=4096)", "eiw(align=word,b=12,v=256)"],
+    [
+        "sentencepiece(v=512)",
+        "gzip(v=4096)",
+        "static_ac(v=65536)",
+        "eiw(b=12,v=4096)",
+        "eiw(align=word,b=12,v=256)",
+        "eiw(align=word,b=12,fill=best,v=4096)",
+    ],
 )
 def test_arbitrary_bytes_round_trip(built, spec, documents):
     """Hypothesis finds no byte string that a codec without a device loop changes."""
@@ -100,10 +115,11 @@ def test_online_windows_equal_the_dictionary(m1, built):
     """Windows computed step by step on the device are the entries of the compiled dictionary, id by id."""
     for align, spec in (("none", "eiw(b=16,v=65536)"), ("word", "eiw(align=word,b=12,v=256)")):
         compiled = built[spec]
-        online = codecs.registry.EIW(b=compiled.window_bits, v=compiled.vocab_size, align=align, m1=m1)
-        ids = compiled.encode_batch(HOSTILE[-8:])
-        assert [i.tolist() for i in online.encode_batch(HOSTILE[-8:])] == [i.tolist() for i in ids]
-        assert online.decode_batch(ids) == HOSTILE[-8:]
+        rules = WindowRules(compiled.window_bits, "node", align, 1, 64)
+        codes = [compiled.dictionary.encode(document) for document in HOSTILE[-8:]]
+        online = device_windows.encode(m1, HOSTILE[-8:], rules)
+        assert [c[:, 0].tolist() for c in online] == [c.tolist() for c in codes]
+        assert device_windows.decode(m1, online, rules) == HOSTILE[-8:]
 
 
 @settings(max_examples=60, deadline=None)
@@ -128,6 +144,18 @@ def test_partial_decoding_is_a_prefix(built):
         shown = [codec.decode_partial(ids[:n]) for n in (0, 1, len(ids) // 2, len(ids))]
         assert all(text.startswith(s) for s in shown), spec
         assert len(shown[2]) > 20 and len(shown[3]) > len(text) - 8, spec
+
+
+@pytest.mark.parametrize("spec", ["bytes", "sentencepiece(v=512)", "gzip(v=4096)", "ac(v=256)", *EIW_STREAMS])
+def test_streams_give_the_text_piece_by_piece(built, spec):
+    """A stream decoder fed in pieces of any size gives the document's bytes in order, each once, and its text."""
+    text = "“It is a truth universally acknowledged”, naïve 日本 said, that a man must be in want of a wife.".encode()
+    ids, sizes = built[spec].encode(text), [1, 0, 3, 2, 7] * 200
+    decoder, printer = StreamDecoder(built[spec]), StreamDecoder(built[spec])
+    pieces = np.split(ids, np.minimum(np.cumsum(sizes), len(ids)))
+    shown = b"".join(decoder.feed_bytes(piece) for piece in pieces)
+    assert text.startswith(shown) and len(shown) > len(text) - 8
+    assert text.decode().startswith("".join(printer.feed(piece) for piece in pieces))
 
 
 def test_token_byte_lengths_add_up(built):
@@ -167,6 +195,9 @@ def test_bad_spellings_say_what_would_be_right(m1):
         ("gzip(v=5000)", "power of two"),
         ("eiw(b=12,v=65536)", "at least log2"),
         ("eiw(b=16,align=words)", "expected one of none, word"),
+        ("eiw(b=16,m1_reset=2,fill=delay)", "only fill=node can let M1 read on"),
+        ("eiw(b=24,fill=best)", "possible up to b=16"),
+        ("eiw(b=256)", "without windows, the codec is ac"),
     ):
         with pytest.raises(ValueError, match=message.replace("(", r"\(")):
             codecs.create(spec, m1=m1)
@@ -175,18 +206,19 @@ def test_bad_spellings_say_what_would_be_right(m1):
     with pytest.raises(InputError, match="--corpus"):
         codecs.create("static_ac")
     assert codecs.canonical_spec("eiw(v=4096,b=12,align=none)") == "eiw(b=12,v=4096)"
+    assert codecs.canonical_spec("eiw(b=inf,v=256)") == "ac(v=256)"
 
 
 def test_damaged_codec_directories_are_refused(built, tmp_path):
     """Another version, a changed and a missing file each name the file and what to do."""
     codecs.save(built["eiw(b=12,v=4096)"], tmp_path)
     header = (tmp_path / "codec.json").read_text()
-    weights = (tmp_path / "m1.npz").read_bytes()
-    (tmp_path / "m1.npz").write_bytes(weights[:-1])
-    with pytest.raises(InputError, match="m1.npz was changed or truncated"):
+    weights = (tmp_path / "dictionary.clmd").read_bytes()
+    (tmp_path / "dictionary.clmd").write_bytes(weights[:-1])
+    with pytest.raises(InputError, match="dictionary.clmd was changed or truncated"):
         codecs.load(tmp_path)
-    (tmp_path / "m1.npz").unlink()
-    with pytest.raises(InputError, match="m1.npz is missing"):
+    (tmp_path / "dictionary.clmd").unlink()
+    with pytest.raises(InputError, match="dictionary.clmd is missing"):
         codecs.load(tmp_path)
     (tmp_path / "codec.json").write_text(header.replace('"format_version": 1', '"format_version": 9'))
     with pytest.raises(InputError, match="version 9; this package reads version 1"):

@@ -1,11 +1,15 @@
 """The node rule against an independent implementation in Python integers."""
 
 import hashlib
+import heapq
+import math
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from compressed_lm.coding import compiler, dictionary, tables, windows
+from compressed_lm.coding import compiler, dictionary, limbs, tables, windows
 
 
 def slow_table(text: bytes, seed: int) -> list[int]:
@@ -50,8 +54,20 @@ def slow_encode(data: bytes, bits: int, align: str, seed: int) -> list[int]:
     return codes + [lo] if data else codes
 
 
+TEXT = b"the cat  sat on the\n mat; \x00\xff\xfe and a a a a a a sat\tthere    again " * 3
+
+
+def split(value: int, k: int):
+    return tuple(np.array([value >> 16 * i & 0xFFFF], np.uint32) for i in reversed(range(k)))
+
+
+def joined(parts) -> int:
+    return int.from_bytes(b"".join(int(p[0]).to_bytes(2, "big") for p in parts), "big")
+
+
 def fast_encode(data: bytes, bits: int, align: str, seed: int) -> list[int]:
-    """The same walk with the package's 32-bit arithmetic."""
+    """The same walk with the package's limbs."""
+    rule = windows.NodeRule(bits)
     codes, text, lo, size = [], b"", None, None
     for byte in data:
         for attempt in (text, b""):
@@ -59,41 +75,54 @@ def fast_encode(data: bytes, bits: int, align: str, seed: int) -> list[int]:
             if attempt and align == "word":
                 freqs = np.where(windows.allowed_continuations(attempt[-1]), freqs, 0).astype(np.uint32)
             cdf = tables.cumulative(freqs)
-            below, above, total = cdf[byte : byte + 1], cdf[byte + 1 : byte + 2], cdf[-1:]
+            symbol, below, above = (np.array([x], np.uint32) for x in (byte, cdf[byte], cdf[byte + 1]))
             if attempt:
-                new = windows.child(lo, size, below, above, total)
+                new = rule.child(lo, size, below, above, cdf[-1:])
             else:
-                new = windows.root_child(np.array([byte], np.uint32), below, above, total, bits=bits)
-            if new[1][0]:
+                new = rule.root(symbol, below, above, xp=np)
+            if rule.exists(*new)[0]:
                 break
-            codes.append(int(lo[0]))
+            codes.append(joined(lo))
         text, (lo, size) = attempt + bytes([byte]), new
-    return codes + [int(lo[0])] if data else codes
+    return codes + [joined(lo)] if data else codes
 
 
-TEXT = b"the cat  sat on the\n mat; \x00\xff\xfe and a a a a a a sat\tthere    again " * 3
-
-
-@pytest.mark.parametrize("bits", [8, 12, 16, 24, 31, 32])
+@pytest.mark.parametrize("bits", [8, 12, 16, 24, 31, 32, 64, 128])
 @pytest.mark.parametrize("align", ["none", "word"])
 def test_windows_equal_unbounded_integers(bits, align):
-    """32-bit limb arithmetic gives the codes that unbounded Python integers give."""
+    """Limb arithmetic gives the codes that unbounded Python integers give."""
     assert fast_encode(TEXT, bits, align, seed=1) == slow_encode(TEXT, bits, align, seed=1)
 
 
-def test_scale_is_exact_at_the_corners():
-    """floor(f * n / t) holds at the largest operands, where a 33rd bit would be lost."""
-    f, t, n = (
-        a.reshape(-1)
-        for a in np.meshgrid(
-            [0, 1, 255, 40000, 65535, 65536],
-            [65536, 65535, 65534, 40001, 256],
-            [0, 1, 65535, 65536, 2**32 - 257, 2**32 - 1],
-        )
-    )
-    keep = f <= t
-    got = windows.scale(f[keep].astype(np.uint32), t[keep].astype(np.uint32), n[keep].astype(np.uint32))
-    assert got.tolist() == [int(a) * int(c) // int(b) for a, b, c in zip(f[keep], t[keep], n[keep], strict=True)]
+@settings(max_examples=400, deadline=None)
+@given(st.sampled_from([10, 12, 16, 24, 32, 64, 128]), st.data())
+def test_cell_codes_are_the_shortest_bit_strings(bits, data):
+    """A text exists while a cell lies in its interval, and its code is the shortest bit string whose cells all do."""
+    rule, cell = windows.CellRule(bits), 2**32
+    size = data.draw(st.integers(1, 2 ** data.draw(st.integers(20, bits + 31))))
+    lo = data.draw(st.integers(0, (2**bits - 1) * cell - size)) if size < (2**bits - 1) * cell else 0
+    k = limbs.n_limbs(bits) + 2
+    first, end = -(-lo // cell), (lo + size) // cell
+    assert bool(rule.exists(split(lo, k), split(size, k))[0]) == (first < end)
+    if first < end:
+        zeros = next(z for z in range(bits, -1, -1) if -(-first // 2**z) * 2**z + 2**z <= end)
+        code = rule.code(split(lo, k), split(size, k), xp=np)
+        assert joined(code) == -(-first // 2**zeros) * 2**zeros
+
+
+@pytest.mark.parametrize("rule", [windows.NodeRule, windows.CellRule])
+@pytest.mark.parametrize("bits", [12, 16, 24, 32, 64, 128])
+def test_every_byte_can_start_a_window(rule, bits):
+    """At the root all 256 bytes exist, their intervals follow one another, and their codes differ, however peaked the
+    table."""
+    freqs = np.ones(256, np.uint32)
+    freqs[97] += 65536 - 256
+    cdf, symbols, rule = tables.cumulative(freqs), np.arange(256, dtype=np.uint32), rule(bits)
+    lo, size = rule.root(symbols, cdf[:-1], cdf[1:], xp=np)
+    assert rule.exists(lo, size).all()
+    ends = limbs.add(lo, size)
+    assert all((a[1:] == b[:-1]).all() for a, b in zip(lo, ends, strict=True))
+    assert len(set(zip(*(limb.tolist() for limb in rule.code(lo, size, xp=np)), strict=True))) == 256
 
 
 @pytest.mark.parametrize("align", ["none", "word"])
@@ -114,6 +143,31 @@ def test_dictionary_is_the_windows(align):
     assert compiled.decode(compiled.encode(data)) == data
     numbers = np.random.default_rng(0).integers(0, 4096, 1000)
     assert compiled.decode(numbers) == b"".join(compiled.entry(i) for i in numbers)
+
+
+@pytest.mark.parametrize("align", ["none", "word"])
+def test_best_first_takes_the_likeliest_strings(align):
+    """The entries are the 256 bytes and the strings of highest probability, found here by listing all of them."""
+    found = compiler.compile_best_first(
+        lambda texts: np.array([slow_table(t.tobytes(), 4) for t in texts], np.uint32),
+        n_entries=1500,
+        align=align,
+        max_bytes=4,
+    )
+    heap, chosen = [(0.0, b"")], []
+    while len(chosen) < 1500 - 256:
+        cost, text = heapq.heappop(heap)
+        if len(text) > 1:
+            chosen.append(text)
+        if len(text) < 4:
+            freqs = slow_table(text, 4)
+            banned = WHITE if text and align == "word" and text[-1] not in WHITE else b""
+            for byte in set(range(256)) - set(banned):
+                heapq.heappush(heap, (cost + 16 - math.log2(freqs[byte]), text + bytes([byte])))
+    entries = [found.entry(i) for i in range(len(found))]
+    assert entries == sorted(entries)  # depth-first order
+    assert {e for e in entries if len(e) > 1} == set(chosen)
+    assert {e for e in entries if len(e) == 1} == {bytes([b]) for b in range(256)}
 
 
 def test_word_windows_never_hold_a_word_start():

@@ -1,0 +1,207 @@
+"""Speed of the dictionary engine beside tokenizers that others use.
+
+    python benchmarks/dictionary.py --text corpus.json.gz --dictionary eiw.dict --out runs/benchmarks
+
+Prints MB/s of text each way, medians of repetitions in which all take turns, so that a busy machine slows all alike;
+the ratios are what to compare. Everything runs on one thread unless its row says otherwise. Of a peer's ways to
+encode, one by one and in a batch, the faster counts. Text is JSON lines with a field "text", packed or not, or plain;
+without any, the documentation inside the installed packages. Without a dictionary, the n-grams that are most frequent
+in the text make one.
+"""
+
+import argparse
+import gzip
+import json
+import os
+import pathlib
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from compressed_lm.codecs import device_dictionary
+from compressed_lm.coding import dictionary_file
+from compressed_lm.coding.dictionary import Dictionary
+
+N_ENTRIES = 65_536
+COUNTED_BYTES = 4_000_000
+LONGEST_NGRAM = 16
+LEAST_SECONDS = 0.05
+"""A measurement repeats a call until it takes at least this long."""
+
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+
+
+def read_documents(paths: Sequence[pathlib.Path], limit: int) -> list[str]:
+    """About `limit` bytes of documents from the beginning of the files, an equal share from each."""
+    if not paths:
+        from compressed_lm.corpora import installed_docs
+
+        return _head((document.decode() for document in installed_docs.documents()["train"]), limit)
+    return [text for path in paths for text in _head(_file_texts(path), limit // len(paths))]
+
+
+def _file_texts(path: pathlib.Path):
+    with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as lines:
+        if ".json" in path.name:
+            yield from (json.loads(line)["text"] for line in lines)
+        else:
+            yield lines.read()
+
+
+def _head(texts, limit: int) -> list[str]:
+    chosen, size = [], 0
+    for text in texts:
+        if size >= limit:
+            break
+        chosen.append(text)
+        size += len(text.encode())
+    return chosen
+
+
+def ngram_dictionary(text: bytes) -> Dictionary:
+    """The most frequent n-grams, best first: no n-gram is more frequent than its prefixes, so these are there too."""
+    data = np.frombuffer(text[:COUNTED_BYTES], np.uint8).astype(np.int64)
+    parent, last = [np.full(256, -1)], [np.arange(256)]
+    counts, base = [np.bincount(data, minlength=256) + len(data)], 0  # single bytes before all else
+    places, group = np.arange(len(data)), data
+    for n in range(1, LONGEST_NGRAM):
+        keep = places + n < len(data)
+        places, group = places[keep], group[keep]
+        keys, group, count = np.unique(group * 256 + data[places + n], return_inverse=True, return_counts=True)
+        parent.append(base + keys // 256)
+        last.append(keys % 256)
+        counts.append(count)
+        base += len(counts[-2])
+        frequent = count[group] > 1
+        places, group = places[frequent], group[frequent]
+    parent, last, counts = (np.concatenate(a) for a in (parent, last, counts))
+    chosen = np.sort(np.argsort(-counts, kind="stable")[:N_ENTRIES])
+    number = np.full(len(parent) + 1, -1)
+    number[chosen] = np.arange(len(chosen))
+    return _alphabetical(Dictionary(number[parent[chosen]], last[chosen]))
+
+
+def _alphabetical(dictionary: Dictionary) -> Dictionary:
+    """The same entries, numbered as those of a codec are."""
+    order = np.array(sorted(range(len(dictionary)), key=dictionary.entry))
+    number = np.full(len(order) + 1, -1)
+    number[order] = np.arange(len(order))
+    return Dictionary(number[dictionary.parent[order]], dictionary.last[order])
+
+
+def our_rows(dictionary: Dictionary, data: list[bytes], *, device: bool) -> dict[str, tuple[Callable, Callable]]:
+    """What to time of ours: name, encode, decode."""
+    ids = dictionary.encode_batch(data)
+    assert dictionary.decode_batch(ids) == data
+    rows = {
+        "batch": (lambda: dictionary.encode_batch(data), lambda: dictionary.decode_batch(ids)),
+        "one by one": (lambda: [dictionary.encode(d) for d in data], lambda: [dictionary.decode(i) for i in ids]),
+        "2 threads": (
+            lambda: dictionary.encode_batch(data, threads=2),
+            lambda: dictionary.decode_batch(ids, threads=2),
+        ),
+    }
+    if device:
+        found = device_dictionary.encode(dictionary, data)
+        assert all(np.array_equal(a, b) for a, b in zip(found, ids, strict=True))
+        assert device_dictionary.decode(dictionary, found) == data
+        rows["device"] = (
+            lambda: device_dictionary.encode(dictionary, data),
+            lambda: device_dictionary.decode(dictionary, ids),
+        )
+    return {f"ours, {name}": row for name, row in rows.items()}
+
+
+def peer_rows(peers: Sequence, texts: list[str]) -> dict[str, tuple[Callable, Callable]]:
+    rows = {}
+    for peer in peers:
+        for way, encode in peer.encoders.items():
+            ids = encode(texts)
+            decode = peer.decoders[way]
+            rows[f"{peer.name}, {way}"] = (lambda e=encode: e(texts), lambda d=decode, i=ids: d(i))
+    return rows
+
+
+def seconds(call: Callable, clock: Callable[[], float]) -> float:
+    """Seconds that one call takes."""
+    n, start = 0, clock()
+    while True:
+        call()
+        n, taken = n + 1, clock() - start
+        if taken >= LEAST_SECONDS:
+            return taken / n
+
+
+def speeds(rows: dict[str, tuple], n_bytes: int, repetitions: int, clock: Callable) -> dict[str, tuple[float, float]]:
+    """Median MB/s of encoding and decoding, by row; in each repetition all rows take their turn."""
+    taken = {name: ([], []) for name in rows}
+    for repetition in range(repetitions):
+        for name, calls in rows.items():
+            for call, times in zip(calls, taken[name], strict=True):
+                times.append(seconds(call, clock))
+        print(f"repetition {repetition + 1} of {repetitions}", file=sys.stderr, flush=True)
+    return {name: tuple(n_bytes / 1e6 / statistics.median(t) for t in times) for name, times in taken.items()}
+
+
+def print_table(found: dict[str, tuple[float, float]], peers: Sequence) -> dict[str, float]:
+    """Prints all rows, then the ratios; returns the ratios."""
+    print(f"\n{'':46s} {'encode MB/s':>12s} {'decode MB/s':>12s}")
+    for name, (encode, decode) in found.items():
+        print(f"{name:46s} {encode:12.1f} {decode:12.1f}")
+    encode, decode = found["ours, batch"]
+    ratios = {}
+    for peer in peers:
+        ways = [found[f"{peer.name}, {way}"] for way in peer.encoders]
+        ratios[f"encode, ours / {peer.name}"] = encode / max(e for e, _ in ways)
+        ratios[f"decode, ours / {peer.name}"] = decode / max(d for _, d in ways)
+    ratios["decode / encode, ours"] = decode / encode
+    print()
+    for name, ratio in ratios.items():
+        print(f"{name:60s} {ratio:8.1f}")
+    return ratios
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--text", type=pathlib.Path, nargs="+", default=[], help="text files")
+    parser.add_argument("--dictionary", type=pathlib.Path, help="dictionary file (default: made from the text)")
+    parser.add_argument("--out", type=pathlib.Path, help="folder for trained peers and for dictionary.json")
+    parser.add_argument("--megabytes", type=float, default=8, help="text to use (default %(default)s)")
+    parser.add_argument("--repetitions", type=int, default=5, help="default %(default)s")
+    parser.add_argument("--clock", choices=CLOCKS, default="wall", help="cpu: where other jobs take turns on the core")
+    parser.add_argument("--no-device", action="store_true", help="leave the device path out")
+    arguments = parser.parse_args()
+    os.environ |= {"RAYON_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}  # read when they are first used
+    import peers as peer_module
+
+    texts = read_documents(arguments.text, int(arguments.megabytes * 1e6))
+    data = [text.encode() for text in texts]
+    n_bytes = sum(map(len, data))
+    dictionary = (
+        dictionary_file.from_bytes(arguments.dictionary.read_bytes(), str(arguments.dictionary))[0]
+        if arguments.dictionary
+        else ngram_dictionary(b"".join(data))
+    )
+    with tempfile.TemporaryDirectory() as scratch:
+        peers = peer_module.load(texts, (arguments.out or pathlib.Path(scratch)) / "peers")
+    n_tokens = sum(map(len, dictionary.encode_batch(data)))
+    print(
+        f"{len(texts):,} documents, {n_bytes:,} bytes; {len(dictionary):,} entries of at most {dictionary.depth.max()} "
+        f"bytes; {n_bytes / n_tokens:.2f} bytes per token; {arguments.clock} time",
+        flush=True,
+    )
+    rows = our_rows(dictionary, data, device=not arguments.no_device) | peer_rows(peers, texts)
+    found = speeds(rows, n_bytes, arguments.repetitions, CLOCKS[arguments.clock])
+    ratios = print_table(found, peers)
+    if arguments.out:
+        results = {"MB/s": found, "ratios": ratios, "bytes": n_bytes, "documents": len(texts), "tokens": n_tokens}
+        (arguments.out / "dictionary.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,160 @@
+"""The parse of `coding.dictionary` and its inverse on the device: lock-step lanes over the same tables.
+
+A lane has one document and takes a chunk of it in each call of the compiled program; what it has reached is carried to
+the next call, so that memory is bounded by lanes x chunk. Documents of similar length run together. The numbers are
+those of the host's parse, for the cells are, and a step is the same (see `coding.longest_match`).
+"""
+
+import functools
+from collections.abc import Iterator, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from compressed_lm.codecs.lanes import LANES, map_over_local_devices
+from compressed_lm.coding.dictionary import SLOT_BYTES, Dictionary
+
+CHUNK = 2048
+"""Bytes of text that a lane reads, or writes, in one call."""
+
+
+def encode(dictionary: Dictionary, documents: Sequence[bytes]) -> list[np.ndarray]:
+    """What `dictionary.encode_batch(documents)` gives: int32[T] for each document."""
+    cells, ids = dictionary.cells, dictionary.ids
+    data = [np.frombuffer(document, np.uint8) for document in documents]
+    numbers = [[] for _ in documents]
+    for running in _groups([len(d) for d in data]):
+        read, state = 0, np.zeros(len(running), np.uint32)
+        while len(running):
+            text = [data[i][read : read + CHUNK] for i in running]
+            rows = {"text": _padded(text, np.uint8), "length": _lengths(text), "state": state}
+            found, counts, state = _program(_encode_chunk)((cells, ids), rows)
+            read += CHUNK
+            going = np.array([len(data[i]) > read for i in running])
+            for lane, i in enumerate(running):
+                numbers[i].append(found[lane, : counts[lane]].copy())
+                if not going[lane] and state[lane]:  # the document's last token, which nothing can lengthen now
+                    numbers[i].append(ids[state[lane : lane + 1] >> 8])
+            running, state = running[going], state[going]
+    return [np.concatenate([np.zeros(0, np.int32), *n]) for n in numbers]
+
+
+def decode(dictionary: Dictionary, sequences: Sequence) -> list[bytes]:
+    """What `dictionary.decode_batch(sequences)` gives.
+
+    Raises:
+      ValueError: a number outside the dictionary.
+    """
+    sequences = [dictionary.checked(numbers) for numbers in sequences]
+    tables = dictionary.tails, dictionary.heads, dictionary.depth
+    texts = [[] for _ in sequences]
+    for running in _groups([len(s) for s in sequences]):
+        taken, skip = np.zeros(len(running), np.int64), np.zeros(len(running), np.int32)
+        while len(running):
+            tokens = [sequences[i][start : start + CHUNK] for i, start in zip(running, taken, strict=True)]
+            rows = {"numbers": _padded(tokens, np.int32), "count": _lengths(tokens), "skip": skip}
+            text, lengths, n_taken, skip = _program(_decode_chunk)(tables, rows)
+            for lane, i in enumerate(running):
+                texts[i].append(text[lane, : lengths[lane]].tobytes())
+            taken += n_taken
+            going = taken < [len(sequences[i]) for i in running]
+            running, taken, skip = running[going], taken[going], skip[going]
+    return [b"".join(t) for t in texts]
+
+
+@functools.cache
+def _program(step):
+    return map_over_local_devices(step)
+
+
+def _groups(lengths: Sequence[int]) -> Iterator[np.ndarray]:
+    """Indices of what is not empty, the longest first, as many together as the devices have lanes."""
+    order = np.argsort(-np.asarray(lengths, np.int64), kind="stable")
+    order = order[: np.count_nonzero(lengths)]
+    size = LANES[-1] * jax.local_device_count()
+    return (order[start : start + size] for start in range(0, len(order), size))
+
+
+def _padded(rows: Sequence[np.ndarray], dtype) -> np.ndarray:
+    padded = np.zeros((len(rows), CHUNK), dtype)
+    for row, values in zip(padded, rows, strict=True):
+        row[: len(values)] = values
+    return padded
+
+
+def _lengths(rows: Sequence[np.ndarray]) -> np.ndarray:
+    return np.array([len(row) for row in rows], np.int32)
+
+
+def _encode_chunk(tables, rows):
+    """Parses a chunk of each lane.
+
+    Args:
+      tables: cells uint32[C], ids int32[C].
+      rows: "text" uint8[L, K], "length" int32[L] and "state" uint32[L], the cell reached before.
+
+    Returns:
+      Numbers int32[L, K] of the tokens that end within the chunk; their count int32[L]; the cell reached.
+    """
+    cells, ids = tables
+
+    def step(state, inputs):
+        byte, place = inputs
+        begin, child = cells[byte], cells[(state >> 8) + byte]
+        missing = ((child ^ begin) & 255) != 0
+        live = place < rows["length"]
+        return jnp.where(live, jnp.where(missing, begin, child), state), (state, live & missing)
+
+    text = rows["text"].T.astype(jnp.uint32)
+    final, (states, ended) = jax.lax.scan(step, rows["state"], (text, jnp.arange(len(text))))
+    states, ended = states.T, ended.T
+    place = jnp.where(ended, jnp.cumsum(ended, axis=1) - 1, len(text))
+    lane = jnp.arange(len(place))[:, None]
+    numbers = jnp.zeros(states.shape, jnp.int32).at[lane, place].set(ids[states >> 8], mode="drop")
+    return numbers, jnp.sum(ended, axis=1, dtype=jnp.int32), final
+
+
+def _decode_chunk(tables, rows):
+    """Writes up to K bytes of each lane.
+
+    Args:
+      tables: tails uint8[V, 16], heads int32[V], depth int32[V].
+      rows: "numbers" int32[L, K], "count" int32[L], "skip" int32[L], bytes of the first entry written before.
+
+    Returns:
+      Text uint8[L, K]; its length int32[L]; the number of entries written to their end int32[L]; how much of
+      the next one was written.
+    """
+    tails, heads, depth = tables
+    numbers, lane = rows["numbers"], jnp.arange(len(rows["count"]))[:, None]
+    chunk = numbers.shape[1]
+    place = jnp.arange(chunk)
+    known = place < rows["count"][:, None]
+    # No lane reads past its chunk, so an entry longer than that counts as one byte more; this keeps sums in 32 bits.
+    lengths = jnp.where(known, depth[numbers], 0).at[:, 0].add(-rows["skip"])
+    ends = jnp.cumsum(jnp.minimum(lengths, chunk + 1), axis=1)
+    begins = jnp.concatenate([jnp.zeros_like(ends[:, :1]), ends[:, :-1]], axis=1)
+    # Byte j belongs to as many entries on as have begun at or before it.
+    begun = jnp.zeros((len(lane), chunk), jnp.int32).at[lane, jnp.where(known, begins, chunk)].add(1, mode="drop")
+    token = jnp.maximum(jnp.cumsum(begun, axis=1) - 1, 0)
+    within = place - jnp.take_along_axis(begins, token, axis=1) + jnp.where(token == 0, rows["skip"][:, None], 0)
+    node = _with_byte(jnp.take_along_axis(numbers, token, axis=1), within, heads, depth)
+    inside = within - jnp.maximum(depth[node] - SLOT_BYTES, 0)
+    length = jnp.minimum(ends[:, -1], chunk)
+    text = jnp.where(place < length[:, None], tails[node, jnp.clip(inside, 0, SLOT_BYTES - 1)], 0)
+    taken = jnp.sum(known & (ends <= chunk), axis=1, dtype=jnp.int32)
+    written = jnp.where(taken > 0, jnp.take_along_axis(ends, jnp.maximum(taken - 1, 0)[:, None], axis=1)[:, 0], 0)
+    skip = jnp.where(taken < rows["count"], length - written, 0) + jnp.where(taken == 0, rows["skip"], 0)
+    return text.astype(jnp.uint8), length, taken, skip
+
+
+def _with_byte(nodes, within, heads, depth):
+    """The prefix of each entry whose tail holds the entry's byte `within`."""
+
+    def before(nodes):
+        return (within < depth[nodes] - SLOT_BYTES) & (heads[nodes] >= 0)
+
+    return jax.lax.while_loop(
+        lambda nodes: before(nodes).any(), lambda nodes: jnp.where(before(nodes), heads[nodes], nodes), nodes
+    )

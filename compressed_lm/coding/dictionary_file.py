@@ -1,0 +1,156 @@
+"""Dictionaries as files: the shape of the trie in depth-first order, about a byte for each entry.
+
+Layout: 8 bytes of magic; format version, number of entries, header length (each u32, little endian); header (JSON, of
+the caller's own); LZMA stream; SHA-256 of all that stands before it. The stream holds, for the entries in alphabetical
+order, how many levels the trie goes up before each (u32), its last byte (u8), and its number less its place in that
+order (u32, modulo 2**32). Each of the four bytes of a u32 has a plane for itself, so that the unused ones cost nothing;
+where entries are numbered alphabetically, as windows under the node rule are, the last four planes are zero.
+"""
+
+import hashlib
+import json
+import lzma
+import struct
+
+import numpy as np
+
+from compressed_lm.coding import longest_match
+from compressed_lm.coding.dictionary import Dictionary
+
+MAGIC = b"\x89CLD\r\n\x1a\n"  # as in PNG: a non-text byte, and line ends that a text-mode transfer would change
+FORMAT_VERSION = 1
+
+_FIELDS = struct.Struct("<III")
+_CHECKSUM_BYTES = 32
+_BYTES_PER_ENTRY = 9
+_MEMORY_LIMIT = 1 << 26
+"""Bytes that unpacking may use; what this module writes takes a seventh."""
+
+
+def to_bytes(dictionary: Dictionary, header: dict) -> bytes:
+    """The file of one dictionary.
+
+    Args:
+      dictionary: any; the numbers of its entries are kept.
+      header: what belongs with it, in JSON's types.
+    """
+    places = _alphabetical_places(dictionary)
+    by_place = np.argsort(places)
+    depth = dictionary.depth[by_place].astype(np.int64)
+    ups = np.concatenate([[0], depth[:-1] + 1 - depth[1:]])
+    payload = _planes(ups) + dictionary.last[by_place].tobytes() + _planes(by_place - np.arange(len(dictionary)))
+    text = json.dumps(header, sort_keys=True).encode()
+    body = MAGIC + _FIELDS.pack(FORMAT_VERSION, len(dictionary), len(text)) + text
+    body += lzma.compress(payload, lzma.FORMAT_XZ, check=lzma.CHECK_NONE)
+    return body + hashlib.sha256(body).digest()
+
+
+def from_bytes(data: bytes, name: str = "the file") -> tuple[Dictionary, dict]:
+    """The dictionary and the header that `to_bytes` was given.
+
+    Args:
+      data: what it returned.
+      name: how to call the file in an error.
+
+    Raises:
+      ValueError: not such a file, another version, truncated or changed.
+    """
+    start = len(MAGIC) + _FIELDS.size
+    if not data.startswith(MAGIC):
+        raise ValueError(
+            f"{name} is no dictionary file: it does not begin with the bytes that compressed_lm writes. Give a file "
+            "that it wrote."
+        )
+    if len(data) < start + _CHECKSUM_BYTES:
+        raise _damaged(data, name)
+    version, n_entries, header_length = _FIELDS.unpack_from(data, len(MAGIC))
+    if version != FORMAT_VERSION:
+        raise ValueError(
+            f"{name} has format version {version}; this package reads version {FORMAT_VERSION}. Read it with the "
+            "version of compressed_lm that wrote it."
+        )
+    if hashlib.sha256(data[:-_CHECKSUM_BYTES]).digest() != data[-_CHECKSUM_BYTES:]:
+        raise _damaged(data, name)
+    if n_entries > longest_match.MAX_ENTRIES or header_length > len(data) - start - _CHECKSUM_BYTES:
+        raise ValueError(
+            f"{name} promises {n_entries} entries, with {header_length} bytes of header in a file of {len(data)}; at "
+            f"most {longest_match.MAX_ENTRIES} entries, and a header that the file holds, were expected. Build or "
+            "fetch it again."
+        )
+    header = _header(data[start : start + header_length], name)
+    payload = _unpacked(data[start + header_length : -_CHECKSUM_BYTES], n_entries * _BYTES_PER_ENTRY, name)
+    return Dictionary(*_entries(payload, n_entries, name)), header
+
+
+def _alphabetical_places(dictionary: Dictionary) -> np.ndarray:
+    """Place of each entry in alphabetical order, which is depth-first order: int64[V]."""
+    # Level by level and by last byte, so that siblings come in order, each after all that stand below the one before.
+    order = np.lexsort((dictionary.last, dictionary.depth))
+    sizes = longest_match.subtree_sizes(dictionary.parent, order).tolist()
+    parent, places, free = dictionary.parent.tolist(), [0] * len(dictionary), [0] * (len(dictionary) + 1)
+    for i in order.tolist():
+        place = free[parent[i]]  # the last element of `free` serves the single bytes, whose parent is -1
+        places[i], free[i], free[parent[i]] = place, place + 1, place + sizes[i]
+    return np.array(places)
+
+
+def _entries(payload: bytes, n_entries: int, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Parent and last byte of each entry, by number."""
+    planes = np.frombuffer(payload, np.uint8).reshape(_BYTES_PER_ENTRY, n_entries)
+    depth = np.arange(1, n_entries + 1) - np.cumsum(_from_planes(planes[:4]), dtype=np.int64)
+    numbers = (_from_planes(planes[5:]) + np.arange(n_entries, dtype=np.uint32)).astype(np.int64)
+    if depth.min(initial=1) < 1 or not np.array_equal(np.sort(numbers), np.arange(n_entries)):
+        raise ValueError(
+            f"{name} holds {n_entries} entries that make up no dictionary, though its checksum is right. It was not "
+            "written by this package; build it again."
+        )
+    parent, last = np.full(n_entries, -1, np.int32), np.empty(n_entries, np.uint8)
+    last[numbers] = planes[4]
+    levels = np.split(np.argsort(depth, kind="stable"), np.cumsum(np.bincount(depth)[1:-1]))
+    for above, level in zip(levels, levels[1:], strict=False):
+        parent[numbers[level]] = numbers[above[np.searchsorted(above, level) - 1]]
+    return parent, last
+
+
+def _planes(values: np.ndarray) -> bytes:
+    return values.astype("<u4").view(np.uint8).reshape(-1, 4).T.tobytes()
+
+
+def _from_planes(planes: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(planes.T).view("<u4")[:, 0]
+
+
+def _header(text: bytes, name: str) -> dict:
+    try:
+        header = json.loads(text)
+    except ValueError:
+        header = None
+    if not isinstance(header, dict):
+        raise ValueError(
+            f"{name} has a header of {len(text)} bytes that is no JSON object; one was expected. It was not written by "
+            "this package; build it again."
+        )
+    return header
+
+
+def _unpacked(stream: bytes, size: int, name: str) -> bytes:
+    """Unpacks, but never to more than the size that is due."""
+    unpacker = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_MEMORY_LIMIT)
+    try:
+        payload = unpacker.decompress(stream, max_length=size + 1)
+        whole = len(payload) == size and unpacker.eof and not unpacker.unused_data
+    except (lzma.LZMAError, EOFError):
+        whole = False
+    if not whole:
+        raise ValueError(
+            f"{name} holds {len(stream)} bytes that do not unpack to the {size} that were expected, though its "
+            "checksum is right. It was not written by this package; build it again."
+        )
+    return payload
+
+
+def _damaged(data: bytes, name: str) -> ValueError:
+    return ValueError(
+        f"{name} was truncated or changed: its {len(data)} bytes do not match the checksum at their end. Restore it "
+        "from its source."
+    )

@@ -1,0 +1,124 @@
+"""What the tokens of a codec are like: stable, uniform, predictable? (Lester et al. 2024, table 3 and section 6.)
+
+Each analysis returns a small table whose first column `codec` is the codec's spelling, so that tables of several codecs
+can be joined and drawn by `token_figures`. None of them needs a trained model but those of `token_positions`.
+"""
+
+import math
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from compressed_lm.codecs.protocol import Codec
+from compressed_lm.corpora.store import TokenStore
+from compressed_lm.evaluation import (
+    token_figures,
+    token_positions,
+    token_stability,
+    token_texts,
+    token_uniformity,
+    token_unigram,
+)
+from compressed_lm.evaluation.token_windows import ALL_POSITIONS
+
+
+def analyse(
+    codecs: Sequence[Codec],
+    documents: Sequence[bytes],
+    out_dir,
+    *,
+    fit_documents: Sequence[bytes] | None = None,
+    runs: Mapping[str, tuple[str, TokenStore]] | None = None,
+    sentence: bytes = token_stability.SENTENCE,
+    n_prefixes: int = 500,
+    text_documents: int = 200,
+    text_bytes: int = 1024,
+    min_count: int = 5,
+    n_bits: Sequence[int] = (1, 2, 4, 8, 12, 16),
+    n_partitions: int = 20,
+    seed: int = 0,
+    say: Callable[[str], None] = print,
+) -> pd.DataFrame:
+    """Every analysis of several codecs on the same documents, as tables and figures in a folder.
+
+    Writes `prefix_distances`, `token_texts`, `text_stability`, `attested_ids`, `uniformity`, `unigram_gain` and, with
+    `runs`, `token_positions` as CSV; the summary as `summary.jsonl`; and the figures of `token_figures` as PNG.
+
+    Args:
+      codecs: the codecs.
+      documents: the text.
+      out_dir: the folder; it is made.
+      fit_documents: other text for the unigram model.
+      runs: codec spelling -> (folder of a trained model, its validation store).
+      sentence, n_prefixes: for `prefix_stability`; the prefixes are drawn from the documents.
+      text_documents, text_bytes, min_count: `token_texts` and `attested_ids` read the first `text_bytes` of that many
+        documents.
+      n_bits, n_partitions: for `ngram_uniformity`.
+      seed: of the prefixes and the random bits.
+      say: called with a line for each codec.
+
+    Returns:
+      A row per codec: `codec`, `bytes_per_token`, `distance` (median over pairs of prefixes), `usual_tokens`,
+      `stable_ids` and `repeated` (all positions), `kl_aligned` and `kl_control` (median, bits per n-gram of the largest
+      n up to 8, for which short texts suffice), `uniform`, `unigram`, `gain` (bits per byte, fitted on the same
+      documents).
+    """
+    out_dir = pathlib.Path(out_dir)
+    out_dir.mkdir(parents=True, exist_ok=True)
+    prefixes = token_stability.random_prefixes(documents, n_prefixes, seed=seed)
+    heads = [document[:text_bytes] for document in documents[:text_documents]]
+    tables: dict[str, list[pd.DataFrame]] = {}
+    summary = []
+    for number, codec in enumerate(codecs, 1):
+        sequences, head_ids = codec.encode_batch(documents), codec.encode_batch(heads)
+        fit = None if fit_documents is None else codec.encode_batch(fit_documents)
+        pairs = token_stability.prefix_stability(codec, sentence, prefixes)
+        texts = token_texts.texts_of_ids(codec, head_ids, min_count=min_count, max_ids=2048)
+        found = {
+            "prefix_distances": token_stability.distance_histogram(pairs),
+            "token_texts": texts,
+            "text_stability": token_texts.text_stability(texts),
+            "attested_ids": token_texts.attested_of_ids(codec, head_ids),
+            "uniformity": token_uniformity.uniformity_of_ids(
+                codec, np.concatenate(sequences), n_bits, n_partitions=n_partitions, seed=seed
+            ),
+            "unigram_gain": token_unigram.gain_of_ids(codec, sequences, sum(map(len, documents)), fit),
+        }
+        if runs and codec.spec in runs:
+            run_dir, store = runs[codec.spec]
+            found["token_positions"] = token_positions.run_bits_by_token_position(run_dir, codec, store)
+        for name, table in found.items():
+            tables.setdefault(name, []).append(table)
+        summary.append(_summary(codec, pairs, found))
+        values = ", ".join(f"{k} {v:.4g}" for k, v in summary[-1].items() if k != "codec")
+        say(f"[{number} of {len(codecs)}] {codec.spec}: {values}")
+    for name, parts in tables.items():
+        table = pd.concat(parts, ignore_index=True)
+        table.to_csv(out_dir / f"{name}.csv", index=False)
+        if name in token_figures.FIGURES:
+            token_figures.FIGURES[name](table).savefig(out_dir / f"{name}.png", dpi=150)
+    out = pd.DataFrame(summary)
+    out.to_json(out_dir / "summary.jsonl", orient="records", lines=True)
+    return out
+
+
+def _summary(codec: Codec, pairs: pd.DataFrame, found: Mapping[str, pd.DataFrame]) -> dict:
+    gain = found["unigram_gain"].iloc[0]
+    stability = found["text_stability"].set_index("position")
+    uniformity = found["uniformity"]
+    n = max((n for n in uniformity["n_bits"] if n <= 8), default=uniformity["n_bits"].min())
+    divergence = uniformity[(uniformity["kind"] == "aligned") & (uniformity["n_bits"] == n)].iloc[0]
+    whole = stability.loc[ALL_POSITIONS] if ALL_POSITIONS in stability.index else {}
+    return {
+        "codec": codec.spec,
+        "bytes_per_token": gain["n_bytes"] / max(gain["n_tokens"], 1),
+        "distance": pairs["distance"].median(),
+        "usual_tokens": whole.get("usual_tokens", math.nan),
+        "stable_ids": whole.get("stable_ids", math.nan),
+        "repeated": found["attested_ids"]["repeated"].iloc[0],
+        "kl_aligned": divergence["p50"],
+        "kl_control": divergence["control_p50"],
+        **gain[["uniform", "unigram", "gain"]],
+    }

@@ -1,0 +1,85 @@
+"""One process of `test_models_exact_settings`: M1's tables by every way to them, and files encoded and decoded.
+
+    python tests/models/exact_cases.py NAME N_DEVICES FOLDER
+
+Prints one line of JSON: what the process runs under, and a SHA-256 for each way.
+"""
+
+import hashlib
+import json
+import pathlib
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from test_models_exact_numpy import SMALL, digest, golden_inputs, golden_model
+
+from compressed_lm import codecs
+from compressed_lm.codecs import files
+from compressed_lm.coding import tables
+from compressed_lm.models import exact
+
+DOCUMENT = b"Bits do not depend on the machine; das ist gut so. " * 6 + bytes(range(256))
+SPECS = {"ac": "ac(v=256)", "eiw": "eiw(b=24,v=256)"}
+
+
+def table_digests(params, n_devices: int, *, every_way: bool) -> dict[str, str]:
+    """way -> SHA-256 of the tables of 64 rows of 64 positions."""
+    inputs = golden_inputs(SMALL, 64)
+    to_tables = lambda logits: tables.frequencies(exact.weights_of(logits), xp=jnp)  # noqa: E731
+    forward = lambda p, x: to_tables(exact.forward(p, SMALL, x))  # noqa: E731
+    run = lambda x: np.asarray(jax.jit(forward)(params, x))  # noqa: E731
+
+    def step(p, x, position, cache):
+        logits, cache = exact.step(p, SMALL, x, jnp.full_like(x, position), cache)
+        return to_tables(logits), cache
+
+    def cached(step, length):
+        cache, steps = exact.init_cache(SMALL, 64, 64), []
+        for position in range(length):
+            freqs, cache = step(params, jnp.asarray(inputs[:, position]), jnp.int32(position), cache)
+            steps.append(np.asarray(freqs))
+        return np.stack(steps, axis=1)
+
+    mapped = jax.pmap(forward, in_axes=(None, 0), devices=jax.devices()[:n_devices])
+    whole = run(inputs)
+    ways = {
+        "batch 64": whole,
+        "cached": cached(jax.jit(step), 64),
+        "devices": np.asarray(mapped(params, inputs.reshape(n_devices, -1, 64))).reshape(whole.shape),
+    }
+    if every_way:
+        ways["batch 1"] = np.concatenate([run(inputs[i : i + 1]) for i in range(64)])
+        sevens = np.concatenate([inputs, inputs[:6]])
+        ways["batch 7"] = np.concatenate([run(sevens[i : i + 7]) for i in range(0, 70, 7)])[:64]
+        ways["lengths"] = np.concatenate([run(inputs[:, :1]), run(inputs[:, :17])[:, 1:], whole[:, 17:]], axis=1)
+        with jax.disable_jit():
+            ways["no jit"] = np.asarray(forward(params, jnp.asarray(inputs)))
+            ways["cached, no jit"] = np.concatenate([cached(step, 12), whole[:, 12:]], axis=1)
+    return {way: digest(freqs) for way, freqs in ways.items()}
+
+
+def main() -> None:
+    name, n_devices, folder = sys.argv[1], int(sys.argv[2]), pathlib.Path(sys.argv[3])
+    jax.config.update("jax_num_cpu_devices", n_devices)
+    params = golden_model(SMALL)
+    encoded = {}
+    for family, spec in SPECS.items():
+        codec = codecs.create(spec, m1=codecs.M1(params, SMALL))
+        content = files.encode_file(DOCUMENT, codec)
+        (folder / f"{name}.{family}").write_bytes(content)
+        encoded[family] = hashlib.sha256(content).hexdigest()
+        for path in folder.glob(f"*.{family}"):  # its own file and those of the processes before
+            assert files.decode_file(path.read_bytes(), codec, name=str(path)) == DOCUMENT
+    ways = table_digests(params, n_devices, every_way=name == "default")
+    settings = {
+        "devices": jax.local_device_count(),
+        "float64": jax.config.jax_enable_x64,
+        "precision": jax.config.jax_default_matmul_precision,
+    }
+    print(json.dumps({"settings": settings, "tables": ways, "files": encoded}))
+
+
+if __name__ == "__main__":
+    main()

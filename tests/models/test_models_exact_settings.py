@@ -1,0 +1,66 @@
+"""M1's tables, and files coded with them, are the same under every setting that moves floats."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+TABLES = "5126fc331c2255d07456904f694690bbcebc9e30e2ecba6b8a7394a32fbd7c31"  # as NumPy gives, test_models_exact_numpy
+SETTINGS = {
+    "default": (8, {}),
+    "fast math": (1, {"XLA_FLAGS": "--xla_cpu_enable_fast_math=true"}),
+    "float64": (2, {"JAX_ENABLE_X64": "1"}),
+    "bfloat16": (8, {"JAX_DEFAULT_MATMUL_PRECISION": "bfloat16"}),
+    "tensorfloat32": (1, {"JAX_DEFAULT_MATMUL_PRECISION": "tensorfloat32"}),
+}
+WAYS = ["batch 64", "cached", "devices"]
+MORE_WAYS = ["batch 1", "batch 7", "lengths", "no jit", "cached, no jit"]
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    """What `exact_cases.py` prints under each of the settings; each process decodes the files of those before it."""
+    folder, results = tmp_path_factory.mktemp("files"), {}
+    for name, (devices, variables) in SETTINGS.items():
+        script = str(pathlib.Path(__file__).with_name("exact_cases.py"))
+        environment = {key: value for key, value in os.environ.items() if not key.startswith(("JAX_", "XLA_"))}
+        run = subprocess.run(
+            [sys.executable, script, name, str(devices), str(folder)],
+            capture_output=True,
+            text=True,
+            env=environment | {"JAX_PLATFORMS": "cpu"} | variables,
+        )
+        assert run.returncode == 0, run.stderr[-3000:]
+        results[name] = json.loads(run.stdout.splitlines()[-1])
+    return results
+
+
+@pytest.mark.slow
+def test_settings_took_effect(results):
+    """The processes did run with 1, 2 and 8 devices, with float64, and with reduced precision as the default."""
+    assert {name: result["settings"] for name, result in results.items()} == {
+        "default": {"devices": 8, "float64": False, "precision": None},
+        "fast math": {"devices": 1, "float64": False, "precision": None},
+        "float64": {"devices": 2, "float64": True, "precision": None},
+        "bfloat16": {"devices": 8, "float64": False, "precision": "bfloat16"},
+        "tensorfloat32": {"devices": 1, "float64": False, "precision": "tensorfloat32"},
+    }
+
+
+@pytest.mark.slow
+def test_tables_are_the_same_under_every_setting(results):
+    """Batches of 1, 7 and 64, other lengths, the cached loop, no jit, 1, 2 and 8 devices, fast math, float64 and
+    reduced matmul precision all give the recorded tables."""
+    assert {name: result["tables"] for name, result in results.items()} == {
+        name: dict.fromkeys(WAYS + MORE_WAYS if name == "default" else WAYS, TABLES) for name in SETTINGS
+    }
+
+
+@pytest.mark.slow
+def test_files_are_the_same_under_every_setting(results):
+    """A document encodes to the same bytes, and each process has decoded the files of those before it: what one setting
+    encodes, every other one decodes."""
+    assert len({json.dumps(result["files"]) for result in results.values()}) == 1, results
