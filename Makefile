@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test fast-test lint format doctor clean
+.PHONY: demo test fast-test bench lint format doctor clean
 
 demo: $(READY)
 	$(BIN)/compressed-lm demo --out runs/demo
@@ -14,6 +14,11 @@ test: $(READY)
 
 fast-test: $(READY)
 	$(BIN)/python -m pytest tests -n 2 --dist loadfile -m "not slow"
+
+bench: $(READY)
+	$(BIN)/python benchmarks/dictionary.py --dictionary compressed_lm/pretrained/eiw16-en/dictionary.clmd
+	$(BIN)/python benchmarks/range_coder.py
+	$(BIN)/python benchmarks/coder.py
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -48,6 +48,8 @@ EXTRAS = {
     ],
 }
 
+GIN_FOLDERS = ("m1", "runs")
+
 setup(
     name="compressed_lm",
     version="0.1.0",
@@ -56,9 +58,15 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     # The gin files live at the root, where people look for them, and travel inside the package, where programs do.
-    packages=[*find_packages(include=["compressed_lm", "compressed_lm.*"]), "compressed_lm.gin_configs.runs"],
-    package_dir={"compressed_lm.gin_configs.runs": "gin_configs/runs"},
-    package_data={"compressed_lm.gin_configs.runs": ["*.gin"]},
+    packages=[
+        *find_packages(include=["compressed_lm", "compressed_lm.*"]),
+        *(f"compressed_lm.gin_configs.{folder}" for folder in GIN_FOLDERS),
+    ],
+    package_dir={f"compressed_lm.gin_configs.{folder}": f"gin_configs/{folder}" for folder in GIN_FOLDERS},
+    package_data={
+        **{f"compressed_lm.gin_configs.{folder}": ["*.gin"] for folder in GIN_FOLDERS},
+        "compressed_lm": ["pretrained/*/*"],
+    },
     python_requires=">=3.11",
     install_requires=BASE,
     extras_require=EXTRAS,

@@ -15,9 +15,7 @@ CORPUS_HELP = (
     "lines, plain or .gz), text:GLOB (a file a document), "
     "store:DIR (a token store of raw bytes), tfds:c4/en:3.1.0, seqio:TASK, mix:8*SPEC,SPEC (several, with weights)"
 )
-CODEC_DIR_HELP = (
-    "codec directory, dictionary file, or a codec that comes with the package (eiw16-en, eiw16-word-en)"
-)
+CODEC_DIR_HELP = "codec directory, dictionary file, or a codec that comes with the package (eiw16-en, eiw16-word-en)"
 CODEC_HELP = "bytes, sentencepiece(v=4096), gzip(v=256), static_ac(v=256), ac(v=256), eiw(b=16,v=65536,align=word)"
 
 
@@ -82,6 +80,9 @@ def _parser() -> argparse.ArgumentParser:
         "--out",
         default="runs/demo",
         help="folder of the run; started again, it goes on where it was (default %(default)s)",
+    )
+    demo.add_argument(
+        "--m1", choices=("train", "pretrained"), help="train M1, or take the one that ships (default: train)"
     )
     _gin(demo, default=["runs/demo.gin"])
     _devices(demo, default=2)

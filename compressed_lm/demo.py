@@ -8,9 +8,11 @@ import json
 import pathlib
 
 from compressed_lm import codecs, configuration, scaling, stages
+from compressed_lm.codecs.eiw import COMPILED_BITS
 from compressed_lm.codecs.protocol import Codec
 from compressed_lm.corpora.job import compress
 from compressed_lm.corpora.sources import open_corpus
+from compressed_lm.errors import InputError
 from compressed_lm.evaluation import BitsPerByte, generate, predict_fn
 from compressed_lm.models import model_vocab_size
 from compressed_lm.tracking.progress import progress
@@ -29,6 +31,7 @@ class DemoConfig:
       validation: source of the validation documents.
       train_bytes: most bytes of text that any model may see.
       validation_bytes: bytes of validation text.
+      m1: "train", or "pretrained" for the M1 that comes with the package.
       codecs: spellings of the codecs that get an M2.
       codecs_shown: codecs that are built, checked and shown in the table of ratios only.
       curve_codecs: codecs that also get an M2 of each of `curve_sizes`.
@@ -42,6 +45,7 @@ class DemoConfig:
     validation: str | None = None
     train_bytes: int = 8_000_000
     validation_bytes: int = 150_000
+    m1: str = "train"
     codecs: tuple[str, ...] = ("bytes",)
     codecs_shown: tuple[str, ...] = ()
     curve_codecs: tuple[str, ...] = ()
@@ -122,7 +126,7 @@ class _Demo:
             "corpus": self.config.corpus,
             "validation_bytes": self.text["validation"].n_bytes,
             "M1": f"{m1_row['n_nonembed']:,} parameters without embeddings, {m1_row['bits_per_byte']:.3f} bits per "
-            "byte as floats",
+            + ("byte as floats" if self.config.m1 == "train" else "byte, pretrained"),
             "devices": stages.describe_devices(),
             "versions": ", ".join(f"{name} {version}" for name, version in stages.versions().items()),
         }
@@ -135,7 +139,13 @@ class _Demo:
         return paths.html
 
     def _m1(self) -> tuple[codecs.M1, dict]:
+        if self.config.m1 not in ("train", stages.PRETRAINED):
+            raise InputError(f"demo.m1={self.config.m1} was given; expected train or {stages.PRETRAINED}.")
         with stages.stage("M1", self.log, say=self.say) as done:
+            if self.config.m1 == stages.PRETRAINED:
+                m1, row = stages.pretrained_m1(self.text["validation"])
+                done.append(f"{m1.hash[:12]} comes with the package; {row['bits_per_byte']:.3f} bits per byte here.")
+                return m1, row
             store = self.text["train"]
             result = train_model(
                 configuration.train("m1"), configuration.model(model_vocab_size(256), "m1"), store, out=self.out / "m1"
@@ -153,16 +163,16 @@ class _Demo:
         return m1, row
 
     def _codecs(self, m1: codecs.M1) -> dict[str, Codec]:
-        built, compiled = {}, {}
+        built, compiled = {}, {}  # dictionaries are shared by the vocabularies that cut their windows differently
         specs = [*self.config.codecs, *self.config.codecs_shown]
         with stages.stage("codecs", self.log, say=self.say) as done:
             for spec in specs:
                 directory = self.out / "codecs" / stages.codec_folder(spec)
                 codec = codecs.load(directory) if (directory / "codec.json").exists() else None
+                name, options = codecs.parse_spec(codecs.canonical_spec(spec))
+                windows = tuple(sorted((k, v) for k, v in options.items() if k != "v"))
                 if codec is None or codec.m1_hash not in (None, m1.hash):
-                    name, options = codecs.parse_spec(spec)
-                    key = tuple(options.get(name) for name in ("b", "align", "fill"))
-                    n_codes = 1 << options["b"] if name == "eiw" else None
+                    n_codes = 1 << options["b"] if name == "eiw" and options["b"] <= COMPILED_BITS else None
                     with progress(f"build {spec}", n_codes, unit="windows" if n_codes else "") as bar:
                         found = lambda n, bar=bar: bar.advance(n - bar.done)  # noqa: E731
                         codec = codecs.create(
@@ -170,12 +180,10 @@ class _Demo:
                             m1=m1,
                             documents=lambda: self.corpora["train"].documents(),
                             progress=found,
-                            dictionary=compiled.get(key),
+                            dictionary=compiled.get(windows),
                         )
                     codecs.save(codec, directory)
-                if codec.name == "eiw":
-                    options = codecs.parse_spec(codec.spec)[1]
-                    compiled[tuple(options.get(name) for name in ("b", "align", "fill"))] = codec.dictionary
+                compiled[windows] = getattr(codec, "dictionary", None)
                 built[codec.spec] = codec
             done.append(f"{len(built)} codecs saved in {self.out / 'codecs'}.")
         return built

@@ -73,6 +73,20 @@ def load_m1(directory) -> codecs.M1:
     return codecs.M1.from_bytes(path.read_bytes())
 
 
+def pretrained_m1(store: TokenStore) -> tuple[codecs.M1, dict]:
+    """The M1 that comes with the package and its row of the run table, measured on a store of raw validation text.
+
+    The row is that of its training; the bits per byte are those of its integer tables on this text.
+    """
+    m1 = load_m1(PRETRAINED)
+    row = json.loads((codecs.registry.PRETRAINED / "m1-en" / "row.json").read_text())
+    documents = [record.ids.astype(np.uint8).tobytes() for record in store.documents()]
+    bits = exact_bits_per_byte(m1, documents)
+    here = {"run": "m1", "bits_per_byte": bits, "m1_exact_bits_per_byte": bits, "representation": "int8"}
+    nats = bits * store.n_bytes / (store.n_tokens + store.n_documents) * np.log(2)
+    return m1, row | here | {"loss_nats_per_token": float(nats), "validation_bytes": store.n_bytes}
+
+
 def exact_bits_per_byte(m1: codecs.M1, documents: list[bytes]) -> float:
     """Bits per byte that the integer tables assign to documents, ends included: what the coder would reach without
     rounding its interval."""

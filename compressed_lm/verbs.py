@@ -34,7 +34,8 @@ def demo(arguments):
     from compressed_lm import demo as whole_job
 
     bindings = [*arguments.set]
-    bindings += [f"demo.{name}={value}" for name in ("corpus", "validation") if (value := getattr(arguments, name))]
+    given = {name: getattr(arguments, name) for name in ("corpus", "validation", "m1")}
+    bindings += [f"demo.{name}={value}" for name, value in given.items() if value]
     whole_job.run(arguments.out, gin_files=arguments.gin or arguments.gin_default, bindings=bindings)
 
 

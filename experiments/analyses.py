@@ -15,7 +15,8 @@ import shlex
 import sys
 from collections.abc import Iterator, Sequence
 
-from compressed_lm import codecs, stages
+from compressed_lm import codecs, compilation, stages
+from compressed_lm.codecs.eiw import Options
 from compressed_lm.codecs.protocol import Codec
 from compressed_lm.corpora import job
 from compressed_lm.corpora.corpus import Corpus
@@ -25,7 +26,6 @@ from compressed_lm.errors import InputError
 from compressed_lm.evaluation import token_analyses
 from compressed_lm.models import model_vocab_size
 from compressed_lm.models.sizes import SIZES, model_config
-from compressed_lm.tracking.progress import progress
 from compressed_lm.training import TrainConfig, train
 
 M2 = TrainConfig(
@@ -45,24 +45,26 @@ def open_codecs(names: Sequence[str], arguments, text: Corpus) -> Iterator[Codec
         spec = codecs.canonical_spec(name)
         family, options = codecs.parse_spec(spec)
         windows = family, *(options.get(option) for option in ("b", "align", "fill", "m1_reset"))
-        n_windows = 1 << int(options["b"]) if family == "eiw" else None
-        with progress(f"build {spec}", n_windows, unit="windows" if n_windows else "") as bar:
+        if family == "eiw" and m1 and Options(**options).compiled and windows not in dictionaries:
+            codec = compilation.compile_codec(spec, m1)
+            dictionaries[windows] = codec.dictionary
+        else:
             codec = codecs.create(
                 spec,
                 m1=m1,
                 documents=lambda: job.take_bytes(text.documents("train"), arguments.fit_bytes),
-                progress=lambda n, bar=bar: bar.advance(n - bar.done),
                 dictionary=dictionaries.get(windows),
             )
-        dictionaries[windows] = getattr(codec, "dictionary", None)
         yield codec
 
 
 def train_m2(codec: Codec, arguments, text: Corpus, held_out: Corpus) -> tuple[str, TokenStore]:
     """(folder of an M2 trained on the codec's tokens, its validation store)."""
     folder = arguments.out / stages.codec_folder(codec.spec)
-    store = job.compress(text, "train", codec, folder / "train", max_bytes=arguments.train_bytes)
-    validation = job.compress(held_out, split_of(held_out), codec, folder / "validation", max_bytes=arguments.max_bytes)
+    store = job.compress(text, "train", codec, folder / "train", n_shards=1, max_bytes=arguments.train_bytes)
+    validation = job.compress(
+        held_out, split_of(held_out), codec, folder / "validation", n_shards=1, max_bytes=arguments.max_bytes
+    )
     model = model_config(arguments.size, model_vocab_size(codec.vocab_size))
     config = dataclasses.replace(M2, steps=arguments.steps, seed=arguments.seed)
     train(config, model, store, out=folder / "m2")

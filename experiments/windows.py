@@ -77,14 +77,14 @@ def measure_windows(
     that the two share. Where M1 reads on from window to window, windows have no decoding of their own to compare.
     """
     description = spec_of("eiw", v=CODE_VOCABULARY, **options)
-    say = lambda doing: job.advance(0, codec=description, now=doing)  # noqa: E731
-    say("build")
+    n_codes = 1 << int(options["b"])
+    job.advance(0, codec=description, now="build")
     start = time.perf_counter()
     codec = codecs.create(
-        description, m1=m1, progress=lambda n: say(f"{n:,} of {1 << int(options['b']):,} windows compiled")
+        description, m1=m1, progress=lambda n: job.advance(0, now=f"{n:,} of {n_codes:,} windows compiled")
     )
     built = time.perf_counter()
-    say("encode")
+    job.advance(0, now="encode")
     ids = codec.encode_batch(texts)
     encoded = time.perf_counter()
     job.advance(sum(map(len, texts)), now="decode")

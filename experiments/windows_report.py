@@ -20,6 +20,7 @@ _STREAMS = {"ac": (5.49, 10.98), "static_ac": (1.73, 3.46), "gzip": (2.23, 4.46)
 _PAPER_VOCABULARIES = (256, 65536)
 _VOCABULARIES = (256, 4096, 65536)
 _SENTENCEPIECE = 4.28  # 32,000 pieces
+_BLANK = " A blank share of windows: some decode to less than was put in, and it cannot be told which."
 
 
 def paper_bytes_per_token(family: str, options: Mapping[str, object]) -> float | None:
@@ -81,7 +82,9 @@ def markdown(rows: Sequence[Row], about: About) -> str:
         "## How often M1 starts afresh (b = 16)",
         _resets(find),
         "## Fills",
-        "A window is wrong if it decodes to another text than the encoder put in, a text if its windows together do.",
+        "A window is wrong if it decodes to another text than the encoder put in, a text if its windows together do. "
+        "With the fill `paper`, the paper reports that 99.4% of its sequences decode right."
+        + ("" if all(r["wrong_windows"] is not None for r in rows if r["m1_reset"] == "1") else _BLANK),
         _fills(find),
         "## Ours at b = 16: the likeliest strings, and windows that keep to words",
         _ours(find),
