@@ -197,6 +197,7 @@ def measure_all(arguments, texts: Sequence[bytes], m1: codecs.M1) -> list[dict[s
     for build in streams_without_m1(arguments, texts):
         new = measure_stream(build, texts, Job("", None)) | identity
         rows[new["spec"]] = new
+    stages.write_jsonl(table, [*others, *rows.values()])
     jobs = []
     for v in VOCABULARIES:
         if (spec := spec_of("ac", v=v)) not in rows:

@@ -102,9 +102,8 @@ def _decode_lanes(m1: M1, codes: Sequence[np.ndarray], rules: WindowRules) -> li
             going = state["place"] < left
             for lane, i in enumerate(running):
                 pieces[i].append(symbols[lane, taken[lane]])
-                if (
-                    rules.fill == "paper" and not going[lane]
-                ):  # one window, and what follows its last match is not in it
+                # Such a lane is one window, and what follows its last match is not in it.
+                if rules.fill == "paper" and not going[lane]:
                     pieces[i] = [np.concatenate(pieces[i])[: state["match"][lane]]]
             running, read, state = running[going], (read + state["place"])[going], _chosen(state, going)
     return [np.concatenate(p).tobytes() for p in pieces]
@@ -140,7 +139,11 @@ def _start(config: exact.ExactConfig, n_lanes: int, rules: WindowRules) -> dict:
     counts = {name: zeros(np.int32) for name in ("context", "closed", "depth", "match", "last")}
     code = (zeros(np.uint32),) * rules.n_limbs
     cache = jax.tree.map(np.asarray, exact.init_cache(config, n_lanes, rules.context))
-    return counts | {"lo": lo, "size": size, "code": code, "cache": cache}
+    state = counts | {"lo": lo, "size": size, "code": code, "cache": cache}
+    if rules.fill == "delay":
+        longest = rules.context + rules.bits // 8 + 2  # past the context the table is flat, and a byte takes 8 bits
+        state["codes"] = np.zeros((n_lanes, longest, rules.n_limbs), np.uint32)
+    return state
 
 
 def _table(config, params, state, rules: WindowRules):
@@ -199,9 +202,10 @@ def _reset(state, close, rules: WindowRules):
 
 
 def _update(condition, new: dict, old: dict) -> dict:
-    return old | {
-        name: jax.tree.map(lambda a, b: jnp.where(condition, a, b), value, old[name]) for name, value in new.items()
-    }
+    def choose(a, b):
+        return jnp.where(condition.reshape(-1, *[1] * (jnp.ndim(b) - 1)), a, b)
+
+    return old | {name: jax.tree.map(choose, value, old[name]) for name, value in new.items()}
 
 
 def _encode_turns(params, rows, *, config, rules: WindowRules):
@@ -226,10 +230,13 @@ def _encode_turns(params, rows, *, config, rules: WindowRules):
         close = (state["depth"] > 0) & ~take
         emitted = close, jnp.stack(state["code"], -1)
         depth = state["depth"] + 1
-        # The depth at which the present code first appeared: a `delay` window ends there.
-        match = jnp.where((state["depth"] > 0) & limbs.equal(code, state["code"]), state["match"], depth)
-        taken = dict(lo=lo, size=size, code=code, match=match, depth=depth, context=state["context"] + 1)
-        given_back = state["depth"] - state["match"] if rules.fill == "delay" else 0
+        taken = dict(lo=lo, size=size, code=code, depth=depth, context=state["context"] + 1)
+        given_back = 0
+        if rules.fill == "delay":  # such a window ends where its code first appeared, and a code may go and come back
+            codes, depths = state["codes"], jnp.arange(state["codes"].shape[1])
+            same = jnp.all(codes == jnp.stack(state["code"], -1)[:, None], -1) & (depths < state["depth"][:, None])
+            given_back = state["depth"] - 1 - jnp.argmax(same, -1)
+            taken["codes"] = codes.at[lanes, state["depth"]].set(jnp.stack(code, -1))
         new = _update(take, taken | {"place": state["place"] + 1}, state)
         new = _update(close, {"depth": 0, "place": state["place"] - given_back}, new)
         return new | _reset(new, close, rules) | {"cache": cache}, emitted

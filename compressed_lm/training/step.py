@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding
 
@@ -128,7 +129,7 @@ class Program:
         compiled = functools.partial(jax.jit, out_shardings=placement, compiler_options=options)
         if params is None:
             return compiled(self._init)(jax.random.key(self.config.seed))
-        return compiled(self._start)(params)
+        return compiled(self._start)(jax.device_put(jax.tree.map(np.asarray, params), placement.params))
 
     def compile(self) -> jax.stages.Compiled:
         """Returns the compiled `train_step(state, targets)`; it reuses the memory of the state it is given."""

@@ -1,10 +1,14 @@
 """The verbs, on a small corpus of real text, in the order in which a user meets them."""
 
+import dataclasses
 import json
 
 import pytest
 
+from compressed_lm import codecs, compilation
 from compressed_lm.cli import main
+from compressed_lm.corpora.store import TokenStore
+from compressed_lm.corpora.window_starts import WindowStarts
 
 TINY = [
     "--set=model.size=nano",
@@ -54,6 +58,28 @@ def test_encode_decode_verify(built, tmp_path, capsys):
     assert (tmp_path / "out").read_bytes() == b"argparse \xff\x00 text"
     assert main(["verify", f"{tmp_path}/in", f"{built}/train", codec]) == 0
     assert "checksums right" in capsys.readouterr().out
+
+
+def test_compile_writes_one_file_that_is_a_codec(built, tmp_path, capsys):
+    """`compile` gives the dictionary of `build-codec` as one file, which every verb takes for a codec; a refit starts
+    M1 from its own windows, and a second call finds its rounds done."""
+    assert main(["compile", f"--m1={built}/m1", "--b=12", f"--out={tmp_path}/node.clmd"]) == 0
+    compiled, directory = codecs.load(tmp_path / "node.clmd"), codecs.load(built / "codec")
+    assert (compiled.spec, compiled.fingerprint) == (directory.spec, directory.fingerprint)
+    (tmp_path / "in").write_bytes(b"argparse \xff\x00 text")
+    assert main(["verify", f"{tmp_path}/in", f"--codec={tmp_path}/node.clmd"]) == 0
+
+    config = dataclasses.replace(compilation.REFIT, steps=3, batch_size=8)
+    arguments = dict(rounds=1, out=tmp_path / "rounds", config=config, max_bytes=30_000)
+    refitted = compilation.refit("eiw(b=10,fill=best,v=1024)", built / "m1", **arguments)
+    capsys.readouterr()
+    again = compilation.refit("eiw(b=10,fill=best,v=1024)", built / "m1", **arguments)
+    assert (again.fingerprint, len(again.dictionary)) == (refitted.fingerprint, 1024)
+    assert "steps/s" not in capsys.readouterr().err
+    rows = WindowStarts(TokenStore.open(built / "m1" / "tokens"), refitted, max_bytes=30_000).rows(16)
+    first = TokenStore.open(built / "m1" / "tokens").document(0).ids
+    length = refitted.token_byte_lengths(refitted.encode(first.astype("u1").tobytes()))[0]
+    assert rows[0].tolist() == first[:16].tolist() and rows[1].tolist() == first[length : length + 16].tolist()
 
 
 def test_inspect_evaluate_generate_report(built, tmp_path, capsys):

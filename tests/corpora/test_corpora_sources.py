@@ -192,3 +192,20 @@ def test_reading_files_does_not_import_tensorflow(folder):
     assert (
         subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout == "[]\n[]\n"
     )
+
+
+def test_mixtures_repeat_their_parts(tmp_path):
+    """A weight of two gives every document twice, in every division into shards; a weight of zero is refused."""
+    for name, texts in (("a", ["one", "two"]), ("b", ["three"])):
+        lines = "".join(json.dumps({"text": text}) + "\n" for text in texts)
+        (tmp_path / f"{name}.json").write_text(lines)
+    mixed = open_corpus(f"mix:2*json:{tmp_path}/a.json,json:{tmp_path}/b.json")
+    assert sorted(mixed.documents()) == sorted([b"one", b"two"] * 2 + [b"three"])
+    shards = [list(mixed.documents(shard=i, n_shards=2)) for i in range(2)]
+    assert sorted(shards[0] + shards[1]) == sorted(mixed.documents())
+    assert (
+        mixed.estimated_bytes("train")
+        == 2 * (tmp_path / "a.json").stat().st_size + (tmp_path / "b.json").stat().st_size
+    )
+    with pytest.raises(InputError, match="weight of at least 1"):
+        open_corpus(f"mix:0*json:{tmp_path}/a.json")

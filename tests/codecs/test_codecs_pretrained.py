@@ -1,0 +1,66 @@
+"""The codecs and the M1 that come with the package."""
+
+import hashlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from compressed_lm import codecs, stages
+from compressed_lm.codecs import device_windows
+from compressed_lm.codecs.device_windows import WindowRules
+from compressed_lm.coding import tables
+from compressed_lm.models import exact, exact_numpy
+
+TEXT = (
+    b"There was a smell of rain in the air, and nobody in the house could say when it would end. In 1905 the "
+    b"committee of the university published its report on the history of the railway; it was read by no one.\n"
+) * 3
+
+
+@pytest.fixture(scope="module")
+def m1():
+    return stages.load_m1(stages.PRETRAINED)
+
+
+def test_shipped_dictionaries_work_out_of_the_box():
+    """Each shipped name loads, tells its kind, and takes any bytes there and back without M1."""
+    assert list(codecs.shipped()) == ["eiw16-en", "eiw16-word-en"]
+    for name in codecs.shipped():
+        codec = codecs.load(name)
+        assert (codec.vocab_size, codec.flops_per_byte, codec.m1) == (65536, 0.0, None)
+        hostile = TEXT + bytes(range(256)) + b"\xff" * 50
+        assert codec.decode(codec.encode(hostile)) == hostile
+        assert len(TEXT) / len(codec.encode(TEXT)) > 3.5
+
+
+def test_a_shipped_codec_loads_without_jax():
+    """A process that only tokenises imports neither JAX nor TensorFlow."""
+    program = (
+        "import sys; from compressed_lm import codecs; c = codecs.load('eiw16-en'); "
+        "assert c.decode(c.encode(b'no network here')) == b'no network here'; "
+        "print([m for m in ('jax', 'flax', 'tensorflow') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_shipped_m1_gives_its_golden_tables(m1):
+    """The tables of the shipped M1 are the same bits in every version and on every machine, and the NumPy oracle's."""
+    texts = np.frombuffer(TEXT[:256], np.uint8).reshape(4, 64)[:, :40]
+    freqs = m1.byte_frequencies(texts).astype("<u4")
+    digest = hashlib.sha256(freqs.tobytes()).hexdigest()
+    assert (m1.hash[:16], digest[:16]) == ("ff5e166759adb159", "23dd32efc4d78e20")
+    inputs = np.pad(texts.astype(np.int32), ((0, 0), (1, 0)), constant_values=256)
+    logits = exact_numpy.logits(m1.params, m1.config, inputs, check_bounds=True)[:, -1, :256]
+    weights = np.asarray(exact.weights_of(logits.astype(np.int32)))
+    np.testing.assert_array_equal(tables.frequencies(weights), freqs)
+
+
+@pytest.mark.parametrize("bits", [16, 64])
+def test_delay_is_lossless_where_codes_come_back(m1, bits):
+    """Along " in the air" a window's code changes and returns; the window must end where the code first appeared."""
+    rules = WindowRules(bits, "delay", "none", 1, 64)
+    texts = [TEXT, b" in the air", b" the air in the air"]
+    assert device_windows.decode(m1, device_windows.encode(m1, texts, rules), rules) == texts
