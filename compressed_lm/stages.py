@@ -114,14 +114,7 @@ def evaluate_run(
     Raises:
       InputError: codec, store and run do not belong together.
     """
-    run = load_run(run_dir)
-    for what, fingerprint in (("codec", codec.fingerprint), ("validation store", store.codec_fingerprint)):
-        if fingerprint != run.codec_fingerprint:
-            raise InputError(
-                f"The run {run_dir} was trained on {run.codec_spec}, fingerprint "
-                f"{run.codec_fingerprint[:12]}, and the {what} has fingerprint {fingerprint[:12]}: "
-                "another M1, other options or another codec. Give the one that the run was trained with."
-            )
+    run = load_run(run_dir, codec=codec, store=store)
     predict = predict_fn(run.model_config, run.eod_id)
     values = dict(
         BitsPerByte(

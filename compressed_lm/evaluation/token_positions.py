@@ -10,7 +10,6 @@ import pandas as pd
 
 from compressed_lm.codecs.protocol import Codec
 from compressed_lm.corpora.store import PADDING, TokenStore
-from compressed_lm.errors import InputError
 from compressed_lm.evaluation.token_windows import tokens_per_window
 from compressed_lm.models import Transformer, shift_right
 from compressed_lm.training import load_run, token_nats
@@ -111,13 +110,7 @@ def run_bits_by_token_position(
     Raises:
       InputError: codec, store and run do not belong together.
     """
-    run = load_run(run_dir)
-    for what, fingerprint in (("codec", codec.fingerprint), ("validation store", store.codec_fingerprint)):
-        if fingerprint != run.codec_fingerprint:
-            raise InputError(
-                f"The run {run_dir} was trained on {run.codec_spec}, fingerprint {run.codec_fingerprint[:12]}, and the "
-                f"{what} has fingerprint {fingerprint[:12]}. Give the one that the run was trained with."
-            )
+    run = load_run(run_dir, codec=codec, store=store)
     model = Transformer(run.model_config)
 
     @jax.jit

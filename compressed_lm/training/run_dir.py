@@ -42,11 +42,16 @@ class Run:
     eod_id: int
 
 
-def load_run(directory: str | os.PathLike) -> Run:
+def load_run(directory: str | os.PathLike, *, codec=None, store=None) -> Run:
     """Returns the run in a folder with the parameters of its newest readable checkpoint, on the default device.
 
+    Args:
+        directory: the folder.
+        codec, store: a codec and a token store that the run is to be used with, if any.
+
     Raises:
-        InputError: the folder holds no run, no checkpoint, or a run of another version.
+        InputError: the folder holds no run, no checkpoint, or a run of another version, or one that was trained with
+            another codec than those given.
     """
     directory = pathlib.Path(directory)
     record = read_record(directory)
@@ -68,7 +73,19 @@ def load_run(directory: str | os.PathLike) -> Run:
     if restored is None:
         raise InputError(f"The run in {directory} has no checkpoint yet; start it again, it will go on by itself.")
     params, data = restored
-    return Run(params, model_config, train_config, data["next_index"], data["loss_nats_per_token"], **record["data"])
+    run = Run(params, model_config, train_config, data["next_index"], data["loss_nats_per_token"], **record["data"])
+    given = {
+        "codec": getattr(codec, "fingerprint", None),
+        "validation store": getattr(store, "codec_fingerprint", None),
+    }
+    for what, fingerprint in given.items():
+        if fingerprint not in (None, run.codec_fingerprint):
+            raise InputError(
+                f"The run {directory} was trained on {run.codec_spec}, fingerprint {run.codec_fingerprint[:12]}, and "
+                f"the {what} has fingerprint {fingerprint[:12]}: another M1, other options or another codec. Give the "
+                "one that the run was trained with."
+            )
+    return run
 
 
 def describe(config: TrainConfig, model_config: TransformerConfig, store, init_params=None) -> dict:

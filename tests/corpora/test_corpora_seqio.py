@@ -12,6 +12,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from compressed_lm import codecs
+from compressed_lm.codecs import device_dictionary
 from compressed_lm.codecs.bytes_codec import Bytes
 from compressed_lm.corpora import tasks
 from compressed_lm.corpora.job import compress
@@ -260,3 +261,16 @@ def test_missing_seqio_corpora_say_what_to_do(spec, message, tmp_path):
     """A data set or task that is not there is one paragraph, and nothing is downloaded."""
     with pytest.raises(InputError, match=message):
         list(open_corpus(spec, data_dir=str(tmp_path)).documents("train"))
+
+
+def test_the_shipped_dictionary_gives_one_result_everywhere():
+    """The host loop, several threads, the device path and tf.data give the same ids for the same documents."""
+    codec = codecs.load("eiw16-en")
+    documents = [document.encode() for document in DOCUMENTS] + [bytes(range(256)) * 3]
+    ids = [codec.encode(document).tolist() for document in documents]
+    assert [i.tolist() for i in codec.encode_batch(documents)] == ids
+    assert [i.tolist() for i in codec.dictionary.encode_batch(documents, threads=3)] == ids
+    assert [i.tolist() for i in device_dictionary.encode(codec.dictionary, documents)] == ids
+    vocabulary = CodecVocabulary(codec)
+    dataset = tf.data.Dataset.from_tensor_slices(documents).map(vocabulary.encode_tf, num_parallel_calls=4)
+    assert [(i - 2).tolist() for i in dataset.as_numpy_iterator()] == ids
