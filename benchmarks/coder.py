@@ -27,8 +27,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--m1", default=stages.PRETRAINED, help="folder with m1.npz (default: the M1 that ships)")
     parser.add_argument("--text", nargs="*", help="text files (default: documentation of installed packages)")
-    parser.add_argument("--kilobytes", type=int, default=128, help="text to code (default %(default)s)")
-    parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--kilobytes", type=int, default=48, help="text to code (default %(default)s)")
+    parser.add_argument("--repetitions", type=int, default=3)
     arguments = parser.parse_args()
     m1 = stages.load_m1(arguments.m1)
     if arguments.text:
@@ -74,7 +74,7 @@ def _decode(m1: codecs.M1, text: bytes, repetitions: int):
     length = m1.config.context - 1
     print(f"\n{'decoding, documents at once':44}{'ac kB/s':>10}{'eiw(b=64) kB/s':>16}")
     made = [codecs.create(spec, m1=m1) for spec in ("ac(v=256)", "eiw(b=64,v=256)")]
-    for n_documents in (1, 8, 64, 256, 512):
+    for n_documents in (1, 8, 64, 256):
         if n_documents * length > len(text):
             break
         documents = [text[i * length : (i + 1) * length] for i in range(n_documents)]

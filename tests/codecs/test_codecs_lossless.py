@@ -26,7 +26,7 @@ SPECS = [
     "eiw(align=word,b=32,v=65536)",
     "eiw(align=word,b=12,fill=best,v=4096)",
     "eiw(b=64,v=4096)",
-    "eiw(b=128,fill=delay,v=256)",
+    "eiw(b=32,fill=delay,v=256)",
     "eiw(b=32,m1_reset=never,v=256)",
 ]
 EIW_STREAMS = ["eiw(b=12,v=4096)", "eiw(align=word,b=12,v=256)", "eiw(b=16,v=256)"]
