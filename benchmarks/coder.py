@@ -27,7 +27,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--m1", default=stages.PRETRAINED, help="folder with m1.npz (default: the M1 that ships)")
     parser.add_argument("--text", nargs="*", help="text files (default: documentation of installed packages)")
-    parser.add_argument("--kilobytes", type=int, default=48, help="text to code (default %(default)s)")
+    parser.add_argument("--kilobytes", type=int, default=66, help="text to code (default %(default)s)")
     parser.add_argument("--repetitions", type=int, default=3)
     arguments = parser.parse_args()
     m1 = stages.load_m1(arguments.m1)

@@ -94,6 +94,47 @@ def test_windows_equal_unbounded_integers(bits, align):
     assert fast_encode(TEXT, bits, align, seed=1) == slow_encode(TEXT, bits, align, seed=1)
 
 
+def digest(value) -> str:
+    return hashlib.sha256(value if isinstance(value, bytes) else repr(value).encode()).hexdigest()[:12]
+
+
+def test_golden_codes():
+    """The codes of a fixed text and of the 256 single bytes never change: old files must stay readable."""
+    node = {b: digest(fast_encode(TEXT, b, "none", seed=1)) for b in (8, 12, 16, 24, 32, 64, 128)}
+    assert list(node.values()) == [
+        "0beab4428aad",
+        "83c8b3649776",
+        "e21a61b35c78",
+        "870aa61e7683",
+        "bfeb4ca788c4",
+        "fd05bcfd77d0",
+        "06e750966d91",
+    ]
+    word = {b: digest(fast_encode(TEXT, b, "word", seed=1)) for b in (12, 16, 24, 32, 64, 128)}
+    assert list(word.values()) == [
+        "3ffd8bcd5dbc",
+        "c6f0d72b2841",
+        "0d83c8eb94b1",
+        "62dc35222cd3",
+        "5479115c59f3",
+        "364f7f527812",
+    ]
+    cdf, symbols = tables.cumulative(np.array(slow_table(b"", 1), np.uint32)), np.arange(256, dtype=np.uint32)
+    cells = {}
+    for bits in (12, 16, 24, 32, 64, 128):
+        rule = windows.CellRule(bits)
+        code = rule.code(*rule.root(symbols, cdf[:-1], cdf[1:], xp=np), xp=np)
+        cells[bits] = digest(np.stack(code, -1).astype("<u4").tobytes())
+    assert list(cells.values()) == [
+        "642cc8afb81b",
+        "bf26b8675088",
+        "2a00c04647d5",
+        "490ef8badaaa",
+        "ea271c9181cc",
+        "fba8774ddaa0",
+    ]
+
+
 @settings(max_examples=400, deadline=None)
 @given(st.sampled_from([10, 12, 16, 24, 32, 64, 128]), st.data())
 def test_cell_codes_are_the_shortest_bit_strings(bits, data):
