@@ -65,7 +65,7 @@ setup(
     package_dir={f"compressed_lm.gin_configs.{folder}": f"gin_configs/{folder}" for folder in GIN_FOLDERS},
     package_data={
         **{f"compressed_lm.gin_configs.{folder}": ["*.gin"] for folder in GIN_FOLDERS},
-        "compressed_lm": ["pretrained/*/*"],
+        "compressed_lm": ["pretrained/*", "pretrained/*/*"],
     },
     python_requires=">=3.11",
     install_requires=BASE,

@@ -114,11 +114,12 @@ def run(arguments) -> None:
     documents = list(job.take_bytes(held_out.documents(split_of(held_out)), arguments.max_bytes))
     fit_documents = list(job.take_bytes(text.documents("train"), arguments.fit_bytes))
     names = [*arguments.codecs, *([arguments.positions] if arguments.positions else [])]
-    chosen = {codec.spec: codec for codec in open_codecs(names, arguments, text)}
+    opened = list(open_codecs(names, arguments, text))
+    chosen = {codec.spec: codec for codec in opened}
     arguments.out.mkdir(parents=True, exist_ok=True)
     runs = {}
     if arguments.positions:
-        codec = list(chosen.values())[-1]
+        codec = opened[-1]
         runs[codec.spec] = train_m2(codec, arguments, text, held_out)
     token_analyses.analyse(
         list(chosen.values()),
