@@ -74,7 +74,7 @@ def _decode(m1: codecs.M1, text: bytes, repetitions: int):
     length = m1.config.context - 1
     print(f"\n{'decoding, documents at once':44}{'ac kB/s':>10}{'eiw(b=64) kB/s':>16}")
     made = [codecs.create(spec, m1=m1) for spec in ("ac(v=256)", "eiw(b=64,v=256)")]
-    for n_documents in (1, 8, 64, 256):
+    for n_documents in (1, 8, 64, 256, 512):
         if n_documents * length > len(text):
             break
         documents = [text[i * length : (i + 1) * length] for i in range(n_documents)]

@@ -49,7 +49,7 @@ def refit(
     """A dictionary codec whose M1 knows where its windows start.
 
     Each round parses M1's training text with the present dictionary, trains M1 on from where it was, on rows that begin
-    at its windows, and compiles the dictionary again (`eiw_windows.md`, "window-start statistics"). What a round has
+    at its windows, and compiles the dictionary again: the first byte of a window is no random byte. What a round has
     finished is kept, and the best round, in bytes per token on the training text, is returned.
 
     Args:

@@ -54,7 +54,7 @@ class Options:
       v: vocabulary; tokens are log2(v) bits, at most b.
       align: "none", or "word": a window never runs over the start of a word.
       fill: see the module's docstring.
-      m1_reset: M1 forgets the text before every window ("1"), every other window ("2") or "never" (papers' A.2).
+      m1_reset: M1 forgets the text before every window ("1"), every other one ("2") or "never" (the paper's A.2).
     """
 
     b: int = 16
@@ -91,10 +91,6 @@ class Options:
     def compiled(self) -> bool:
         """Whether a dictionary holds all windows."""
         return self.b <= COMPILED_BITS and self.m1_reset == "1" and self.fill in ("node", "best")
-
-    @property
-    def lossless(self) -> bool:
-        return self.fill != "paper"
 
     @property
     def spec(self) -> str:

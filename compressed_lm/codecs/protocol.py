@@ -11,8 +11,9 @@ from compressed_lm.errors import InputError
 class Codec(Protocol):
     """A lossless map from byte strings to sequences of integers below `vocab_size`, and back.
 
-    `decode(encode(data)) == data` for every byte string, the empty one and invalid UTF-8 included. Ids 0..V-1 belong to
-    the codec; the ids of end-of-document and padding lie outside, in the model's vocabulary.
+    `decode(encode(data)) == data` for every byte string, the empty one and invalid UTF-8 included (but for
+    `eiw(fill=paper)`, which is there for comparison). Ids 0..V-1 belong to the codec; the
+    ids of end-of-document and padding lie outside, in the model's vocabulary.
 
     Attributes:
       name: the family, such as "eiw".
