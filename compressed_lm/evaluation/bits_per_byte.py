@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterator
 
 import jax
 import numpy as np
-from jax.sharding import NamedSharding
+from jax.sharding import NamedSharding, PartitionSpec
 
 from compressed_lm.corpora.store import TokenStore
 from compressed_lm.errors import InputError
 from compressed_lm.models import Transformer, TransformerConfig
-from compressed_lm.training.mesh import BATCH, make_mesh
+from compressed_lm.models.partitioning import BATCH
+from compressed_lm.training.mesh import make_mesh
 from compressed_lm.training.step import eval_step
 
 
@@ -50,7 +51,7 @@ class BitsPerByte:
         if stride < 1:
             raise InputError(f"stride={stride} was given; 1 (every row) or more was expected.")
         self._predict, self._store = predict, store
-        self._sharding = NamedSharding(make_mesh(mesh_shape), BATCH)
+        self._sharding = NamedSharding(make_mesh(mesh_shape), PartitionSpec(BATCH))
         rows = store.rows(seq_len, drop_remainder=False)
         chosen = [rows[i] for i in range(0, len(rows), stride)]
         chosen += [np.full(seq_len, -1, np.int32)] * (-len(chosen) % batch_size)

@@ -22,7 +22,9 @@ import numpy as np
 
 from compressed_lm.errors import InputError
 from compressed_lm.models import integer_ops as ops
-from compressed_lm.models.transformer import ACTIVATIONS, TransformerConfig, relative_buckets
+from compressed_lm.models.config import TransformerConfig
+from compressed_lm.models.layers import relative_buckets
+from compressed_lm.models.transformer import unstack
 
 N_SYMBOLS = 257
 """The 256 bytes and the end of a document."""
@@ -114,20 +116,20 @@ def _observe(params, config: TransformerConfig, inputs):
     buckets = relative_buckets(length, n_buckets=config.n_buckets, max_distance=config.max_distance)
     distance = np.arange(length)[:, None] - np.arange(length)[None]
     h = params["embed"]["embedding"][inputs]
-    for i in range(config.n_layers):
-        layer = params[f"layer_{i}"]
+    split = lambda x: x.reshape(*x.shape[:2], config.n_heads, config.d_head)  # noqa: E731
+    for i, layer in enumerate(unstack(params["layers"], config.n_layers)):
         normal = rms(h)
         x = normal * layer["attention_norm"]["scale"]
         attention = layer["attention"]
-        q, k, v = (jnp.einsum("bld,dhk->blhk", x, attention[name]["kernel"]) for name in "qkv")
+        q, k, v = (split(x @ attention[name]["kernel"]) for name in "qkv")
         bias = attention["relative_bias"]["embedding"][buckets[np.maximum(distance, 0)]].transpose(2, 0, 1)
         scores = jnp.einsum("bqhk,bshk->bhqs", q, k) * config.d_head**-0.5 + bias
         weights = jax.nn.softmax(jnp.where(distance >= 0, scores, -1e30), axis=-1)
         average = jnp.einsum("bhqs,bshk->bqhk", weights, v)
-        h = h + jnp.einsum("blhk,hkd->bld", average, attention["out"]["kernel"])
+        h = h + average.reshape(*h.shape[:2], -1) @ attention["out"]["kernel"]
         middle = rms(h)
         x = middle * layer["mlp_norm"]["scale"]
-        up, gate = x @ layer["mlp"]["up"]["kernel"], ACTIVATIONS["relu"](x @ layer["mlp"]["gate"]["kernel"])
+        up, gate = x @ layer["mlp"]["up"]["kernel"], jax.nn.relu(x @ layer["mlp"]["gate"]["kernel"])
         h = h + (up * gate) @ layer["mlp"]["down"]["kernel"]
         values = dict(
             attention_in=normal, q=q, k=k, v=v, average=average, mlp_in=middle, up=up, gate=gate, product=up * gate
@@ -191,7 +193,7 @@ def quantise(params, config: TransformerConfig, sample, *, context: int) -> tupl
         "embed": {"table": np.round(params["embed"]["embedding"][:N_SYMBOLS] * STREAM_SCALE).astype(np.int32)}
     }
     for i in range(config.n_layers):
-        layer, ranges, out = params[f"layer_{i}"], seen[f"layer_{i}"], {}
+        layer, ranges, out = jax.tree.map(lambda x: x[i], params["layers"]), seen[f"layer_{i}"], {}  # noqa: B023
 
         out["attention_in"], unit = _input_range(ranges["attention_in"], d)
         gain = (layer["attention_norm"]["scale"] * unit)[:, None]
@@ -202,13 +204,13 @@ def quantise(params, config: TransformerConfig, sample, *, context: int) -> tupl
         v_unit = ranges["v"] / 127
         attention = layer["attention"]
         for name, target in (("q", q_unit / balance), ("k", k_unit * balance), ("v", v_unit)):
-            out[name], w_unit = _weights(gain * attention[name]["kernel"].reshape(d, -1))
+            out[name], w_unit = _weights(gain * attention[name]["kernel"])
             out[f"{name}_multiplier"], out[f"{name}_shift"] = _rescaler(w_unit / target.reshape(-1))
         out["score_multiplier"], out["score_shift"] = _rescaler(q_unit[:, 0] * k_unit[:, 0] * d_head**-0.5 * bits)
         out["bias"] = np.round(attention["relative_bias"]["embedding"][distances].T * bits).astype(np.int32)
         average_unit = ranges["average"] / 127
         out["average_multiplier"], out["average_shift"] = _rescaler((v_unit / average_unit / AVERAGE_SCALE).reshape(-1))
-        out["out"], w_unit = _weights(average_unit.reshape(-1, 1) * attention["out"]["kernel"].reshape(-1, d))
+        out["out"], w_unit = _weights(average_unit.reshape(-1, 1) * attention["out"]["kernel"])
         out["out_multiplier"], out["out_shift"] = _rescaler(w_unit * STREAM_SCALE)
 
         out["mlp_in"], unit = _input_range(ranges["mlp_in"], d)

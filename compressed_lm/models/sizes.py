@@ -1,7 +1,7 @@
 """Named model shapes: those of papers/000 (Table 4) and small ones for a laptop."""
 
 from compressed_lm.errors import InputError
-from compressed_lm.models.transformer import TransformerConfig
+from compressed_lm.models.config import TransformerConfig
 
 SIZES = {
     # For two CPU cores: about 0.13M, 0.3M and 0.5M parameters without embeddings.

@@ -1,11 +1,11 @@
 """Checkpoints of a run: written in the background, never half visible, and read past a damaged one."""
 
 import os
-import pathlib
 import warnings
 
 import jax
 import jax.numpy as jnp
+from etils import epath
 from orbax.checkpoint import v1 as ocp
 
 from compressed_lm.errors import InputError
@@ -21,13 +21,15 @@ class Checkpoints:
     Args:
         directory: their folder.
         keep: how many of the newest stay.
+        keep_every: those of its multiples stay for good; 0 for none.
     """
 
-    def __init__(self, directory: str | os.PathLike, *, keep: int):
-        self.directory = pathlib.Path(directory).absolute()
-        newest = ocp.training.preservation_policies.LatestN(keep)
+    def __init__(self, directory: str | os.PathLike, *, keep: int, keep_every: int = 0):
+        self.directory = folder(directory)
+        policies = ocp.training.preservation_policies
+        kept = [policies.LatestN(keep), *([policies.EveryNSteps(keep_every)] if keep_every else [])]
         self._orbax = ocp.training.Checkpointer(
-            self.directory, preservation_policy=newest, cleanup_tmp_directories=True
+            self.directory, preservation_policy=policies.AnyPreservationPolicy(kept), cleanup_tmp_directories=True
         )
         self._saving = None
 
@@ -79,12 +81,18 @@ class Checkpoints:
 
 def restore_params(directory: str | os.PathLike, abstract_params) -> tuple[dict, dict] | None:
     """Returns (params, data) of the newest checkpoint in a folder that can be read, or None if there is none."""
-    directory = pathlib.Path(directory).absolute()
+    directory = folder(directory)
     if not directory.is_dir():
         return None
     with ocp.training.Checkpointer(directory) as reader:
         loaded = _newest(reader, {"params": abstract_params, "data": None})
         return loaded and (loaded["params"], loaded["data"])
+
+
+def folder(path: str | os.PathLike) -> epath.Path:
+    """Returns a folder's path, absolute where it is local: `gs://bucket/run` stays as it is."""
+    path = epath.Path(path)
+    return path if "://" in os.fspath(path) else path.absolute()
 
 
 def digest(tree) -> int:

@@ -5,21 +5,26 @@ import dataclasses
 from compressed_lm.errors import InputError
 
 # Fields that do not change what is learned: a run may be resumed with other values of them.
-FREE_FIELDS = ("log_every", "checkpoint_every", "eval_every", "keep")
+FREE_FIELDS = ("log_every", "checkpoint_every", "checkpoint_minutes", "keep", "keep_every", "eval_every")
+Duration = int | str
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
     """A training run, apart from its model and data.
 
+    Durations are steps, or strings such as "20M tokens", "1.5 GB" (of raw text), "2 epochs", "10%" (of all steps):
+    `durations.resolve` makes steps of them, and `train` calls it.
+
     Attributes:
-        steps: number of updates.
+        steps: number of updates, or a duration.
         batch_size: B, rows in a batch over all devices.
         seq_len: L, tokens in a row.
-        learning_rate: its highest value, reached after the warm-up.
-        warmup_steps: the learning rate grows linearly over these.
-        schedule: after the warm-up "cosine" (to a tenth), "rsqrt" (falls as 1/sqrt(step)), "wsd" (stays, then falls
-            linearly to 0 over the last fifth) or "constant".
+        micro_batches: parts of a batch whose gradients are summed one after the other, to save memory.
+        learning_rate: its highest value, reached after the warm-up; for "rsqrt" what 1/sqrt(step) is multiplied by.
+        warmup_steps: the learning rate grows linearly over these; for "rsqrt" it stays (a duration).
+        schedule: after the warm-up "cosine" (to a tenth), "wsd" (stays, then falls linearly to 0 over the last fifth)
+            or "constant"; or "rsqrt", T5's learning_rate / sqrt(max(step, warmup_steps)).
         optimizer: "adamw", "adafactor" or "muon".
         weight_decay: decoupled, on matrices only; multiplied by the learning rate.
         b1, b2: decay rates of Adam's moments (adamw, and muon's part that is not a matrix).
@@ -27,16 +32,19 @@ class TrainConfig:
         z_loss: weight of log(Z)^2 in the loss, which keeps logits from drifting (papers/000 section 4.2).
         seed: of the initial parameters and of the order of the data.
         log_every: steps between records in metrics.jsonl.
-        checkpoint_every: steps between checkpoints; there is always one at the end.
-        eval_every: steps between calls of `eval_fn`; 0 for the end only.
-        keep: number of checkpoints that stay on disk.
+        checkpoint_every: duration between checkpoints; there is always one at the end.
+        checkpoint_minutes: also one when so many minutes went by since the last; 0 for none.
+        keep: number of the newest checkpoints that stay on disk.
+        keep_every: duration between checkpoints that stay for good; 0 for none.
+        eval_every: duration between calls of `eval_fn`; 0 for the end only.
     """
 
-    steps: int
+    steps: Duration
     batch_size: int = 32
     seq_len: int = 128
+    micro_batches: int = 1
     learning_rate: float = 3e-3
-    warmup_steps: int = 50
+    warmup_steps: Duration = 50
     schedule: str = "cosine"
     optimizer: str = "adamw"
     weight_decay: float = 0.1
@@ -45,15 +53,27 @@ class TrainConfig:
     grad_clip: float = 1.0
     z_loss: float = 1e-4
     seed: int = 0
-    log_every: int = 20
-    checkpoint_every: int = 200
-    eval_every: int = 0
+    log_every: Duration = 20
+    checkpoint_every: Duration = 200
+    checkpoint_minutes: float = 0.0
     keep: int = 2
+    keep_every: Duration = 0
+    eval_every: Duration = 0
 
     def __post_init__(self):
-        for field in ("steps", "batch_size", "seq_len", "log_every", "checkpoint_every", "keep"):
-            if getattr(self, field) < 1:
-                raise InputError(f"{field}={getattr(self, field)} was given; expected a positive integer.")
+        for field in ("steps", "batch_size", "seq_len", "micro_batches", "log_every", "checkpoint_every", "keep"):
+            self._check(field, 1, "a positive integer")
         for field in ("learning_rate", "warmup_steps", "weight_decay", "grad_clip", "z_loss", "eval_every"):
-            if getattr(self, field) < 0:
-                raise InputError(f"{field}={getattr(self, field)} was given; expected 0 or more.")
+            self._check(field, 0, "0 or more")
+        for field in ("checkpoint_minutes", "keep_every"):
+            self._check(field, 0, "0 or more")
+        if self.batch_size % self.micro_batches:
+            raise InputError(
+                f"micro_batches={self.micro_batches} was given for batch_size={self.batch_size}; expected a number "
+                "that divides it."
+            )
+
+    def _check(self, field, low, expected):
+        value = getattr(self, field)
+        if not isinstance(value, str) and value < low:
+            raise InputError(f"{field}={value} was given; expected {expected}.")

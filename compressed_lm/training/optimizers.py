@@ -22,17 +22,20 @@ def schedule(config: TrainConfig) -> Schedule:
         progress = jnp.clip((step - warmup) / max(steps - warmup, 1), 0, 1)
         return FINAL_COSINE + (1 - FINAL_COSINE) * 0.5 * (1 + jnp.cos(jnp.pi * progress))
 
-    def rsqrt(step):
-        return jnp.sqrt(max(warmup, 1) / jnp.maximum(step, max(warmup, 1)))
-
     def wsd(step):
         return jnp.clip((steps - step) / max(WSD_DECAY * steps, 1), 0, 1)
 
     def constant(step):
         return jnp.ones(())
 
-    shape = _named("schedule", config.schedule, dict(cosine=cosine, rsqrt=rsqrt, wsd=wsd, constant=constant))
-    return lambda step: peak * jnp.minimum(1, (step + 1) / max(warmup, 1)) * shape(step)
+    def warmed(shape):
+        return lambda step: peak * jnp.minimum(1, (step + 1) / max(warmup, 1)) * shape(step)
+
+    def rsqrt(step):  # T5's: level until the warm-up is over (papers/000 section 3.2)
+        return peak / jnp.sqrt(jnp.maximum(step, max(warmup, 1)))
+
+    schedules = dict(cosine=warmed(cosine), wsd=warmed(wsd), constant=warmed(constant), rsqrt=rsqrt)
+    return _named("schedule", config.schedule, schedules)
 
 
 def optimizer(config: TrainConfig) -> optax.GradientTransformation:
@@ -47,7 +50,8 @@ def optimizer(config: TrainConfig) -> optax.GradientTransformation:
         return decayed(optax.scale_by_adam(b1=config.b1, b2=config.b2))
 
     def adafactor():
-        return decayed(optax.chain(optax.adafactor(learning_rate=None), optax.scale(-1.0)))  # -1: it descends by itself
+        # -1: it descends by itself
+        return decayed(optax.chain(per_layer(optax.adafactor(learning_rate=None)), optax.scale(-1.0)))
 
     def muon():
         return optax.contrib.muon(
@@ -64,6 +68,28 @@ def optimizer(config: TrainConfig) -> optax.GradientTransformation:
     return optax.chain(optax.clip_by_global_norm(config.grad_clip), rule) if config.grad_clip else rule
 
 
+def per_layer(rule: optax.GradientTransformation) -> optax.GradientTransformation:
+    """Returns a rule that treats each layer of the stack on its own.
+
+    What Adafactor takes from a whole array (the scale of a parameter, the clipping of an update) is that of one matrix.
+    """
+
+    def parts(tree):
+        return tree["layers"], {name: part for name, part in tree.items() if name != "layers"}
+
+    def init(params):
+        layers, rest = parts(params)
+        return {"layers": jax.vmap(rule.init)(layers), "rest": rule.init(rest)}
+
+    def update(updates, state, params):
+        (layers, rest), (layer_params, rest_params) = parts(updates), parts(params)
+        layers, layer_state = jax.vmap(rule.update)(layers, state["layers"], layer_params)
+        rest, rest_state = rule.update(rest, state["rest"], rest_params)
+        return rest | {"layers": layers}, {"layers": layer_state, "rest": rest_state}
+
+    return optax.GradientTransformation(init, update)
+
+
 def is_matrix(params):
     """Returns a tree of booleans: True for the kernels, which decay; False for norms, embeddings and bias tables."""
     return jax.tree.map_with_path(lambda path, _: path[-1].key == "kernel", params)
@@ -73,12 +99,9 @@ def matrix_axes(params):
     """Returns Muon's dimension numbers: which axes of a kernel are inputs and outputs; None for what Adam trains."""
 
     def axes(path, leaf):
-        names = [key.key for key in path]
-        if names[-1] != "kernel" or names[0] == "unembed":
+        if path[-1].key != "kernel" or path[0].key == "unembed":
             return None
-        n_inputs = leaf.ndim - 1 if names[-2] == "out" else 1
-        numbers = tuple(range(leaf.ndim))
-        return optax.contrib.MuonDimensionNumbers(numbers[:n_inputs], numbers[n_inputs:])
+        return optax.contrib.MuonDimensionNumbers((leaf.ndim - 2,), (leaf.ndim - 1,))  # a stack of layers comes first
 
     return jax.tree.map_with_path(axes, params)
 

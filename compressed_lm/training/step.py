@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -9,12 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from compressed_lm.errors import InputError
 from compressed_lm.models import Transformer, TransformerConfig, shift_right
+from compressed_lm.models.partitioning import BATCH
 from compressed_lm.training import optimizers
 from compressed_lm.training.config import TrainConfig
-from compressed_lm.training.mesh import BATCH, shardings
+from compressed_lm.training.mesh import shardings
 
 Params = dict  # the tree inside "params", as in models/transformer.py
 
@@ -53,20 +56,27 @@ def train_step(
     optimizer: optax.GradientTransformation,
     eod_id: int,
     z_loss: float,
+    micro_batches: int = 1,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """Returns (state after one update on targets int32[B, L], metrics before it).
 
     Metrics: `loss_nats_per_token` without the z-loss, and `grad_norm` before clipping.
     """
+    n_tokens = jnp.maximum(jnp.sum(targets >= 0), 1)
 
-    def loss_fn(params):
+    def loss_fn(params, targets):
         nats, log_z = token_nats(_logits(model, params, targets, eod_id), targets)
-        real = targets >= 0
-        n_tokens = jnp.maximum(jnp.sum(real), 1)
         loss = jnp.sum(nats) / n_tokens
-        return loss + z_loss * jnp.sum(jnp.where(real, log_z**2, 0)) / n_tokens, loss
+        return loss + z_loss * jnp.sum(jnp.where(targets >= 0, log_z**2, 0)) / n_tokens, loss
 
-    gradient, loss = jax.grad(loss_fn, has_aux=True)(state.params)
+    grad_fn = jax.grad(loss_fn, has_aux=True)
+    if micro_batches == 1:
+        gradient, loss = grad_fn(state.params, targets)
+    else:
+        # Rows dealt out like cards, so that each part holds rows of every device and none has to move.
+        parts = jnp.swapaxes(targets.reshape(-1, micro_batches, targets.shape[1]), 0, 1)
+        add = lambda total, part: (jax.tree.map(jnp.add, total, grad_fn(state.params, part)), None)  # noqa: E731
+        (gradient, loss), _ = jax.lax.scan(add, (jax.tree.map(jnp.zeros_like, state.params), jnp.zeros(())), parts)
     updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
     metrics = {"loss_nats_per_token": loss, "grad_norm": optax.tree.norm(gradient)}
     return TrainState(optax.apply_updates(state.params, updates), opt_state, state.step + 1), metrics
@@ -94,11 +104,11 @@ class Program:
     mesh: Mesh
 
     def __post_init__(self):
-        rows = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
+        rows = self.mesh.shape["data"] * self.mesh.shape["fsdp"] * self.config.micro_batches
         if self.config.batch_size % rows:
             raise InputError(
                 f"batch_size={self.config.batch_size} was given for a mesh that splits a batch {rows} ways "
-                f"({dict(self.mesh.shape)}); expected a multiple of {rows}."
+                f"({dict(self.mesh.shape)}, micro_batches {self.config.micro_batches}); expected a multiple of {rows}."
             )
         if self.eod_id >= self.model_config.vocab_size:
             raise InputError(
@@ -119,7 +129,7 @@ class Program:
     @property
     def batch_sharding(self) -> NamedSharding:
         """Where the rows of a batch live."""
-        return NamedSharding(self.mesh, BATCH)
+        return NamedSharding(self.mesh, P(BATCH))
 
     def init(self, params: Params | None = None) -> TrainState:
         """Returns the state before the first update, placed on the mesh: random parameters, or those given."""
@@ -131,24 +141,30 @@ class Program:
             return compiled(self._init)(jax.random.key(self.config.seed))
         return compiled(self._start)(jax.device_put(jax.tree.map(np.asarray, params), placement.params))
 
-    def compile(self) -> jax.stages.Compiled:
-        """Returns the compiled `train_step(state, targets)`; it reuses the memory of the state it is given."""
-        c = self.config
-        step = functools.partial(
+    @property
+    def step(self) -> Callable[[TrainState, jax.Array], tuple[TrainState, dict[str, jax.Array]]]:
+        """`train_step` of this run as a plain function of (state, targets)."""
+        return functools.partial(
             train_step,
             model=Transformer(self.model_config),
-            optimizer=optimizers.optimizer(c),
+            optimizer=optimizers.optimizer(self.config),
             eod_id=self.eod_id,
-            z_loss=c.z_loss,
+            z_loss=self.config.z_loss,
+            micro_batches=self.config.micro_batches,
         )
+
+    def lower(self) -> jax.stages.Lowered:
+        """Returns `step` lowered for the mesh, whose devices need not be there; it reuses the memory of its state."""
+        c = self.config
         placement = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state)
         targets = jax.ShapeDtypeStruct((c.batch_size, c.seq_len), jnp.int32, sharding=self.batch_sharding)
-        with jax.set_mesh(self.mesh):
-            return (
-                jax.jit(step, donate_argnums=0, out_shardings=(placement, None))
-                .lower(self.abstract_state, targets)
-                .compile()
-            )
+        jitted = jax.jit(self.step, donate_argnums=0, out_shardings=(placement, None))
+        with jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh):
+            return jitted.lower(self.abstract_state, targets)
+
+    def compile(self) -> jax.stages.Compiled:
+        """Returns `step` compiled for the mesh."""
+        return self.lower().compile()
 
     def _init(self, key):
         return self._start(Transformer(self.model_config).init(key, jnp.zeros((1, 1), jnp.int32))["params"])

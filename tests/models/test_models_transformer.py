@@ -15,6 +15,9 @@ VARIANTS = {
     "rotary_plain_tied": TransformerConfig(
         **SMALL, position="rotary", gated_mlp=False, activation="gelu", tie_embeddings=True
     ),
+    "grouped_normed": TransformerConfig(
+        **SMALL | dict(n_heads=4), n_kv_heads=2, qk_norm=True, position="rotary", activation="silu"
+    ),
 }
 
 
@@ -45,21 +48,23 @@ def test_parameter_tree_is_the_documented_one():
     """Other modules read parameters by name, so names and shapes are a contract."""
     block = {
         "attention_norm/scale": (12,),
-        "attention/q/kernel": (12, 3, 4),
-        "attention/k/kernel": (12, 3, 4),
-        "attention/v/kernel": (12, 3, 4),
-        "attention/out/kernel": (3, 4, 12),
+        "attention/q/kernel": (12, 12),
+        "attention/k/kernel": (12, 12),
+        "attention/v/kernel": (12, 12),
+        "attention/out/kernel": (12, 12),
         "attention/relative_bias/embedding": (6, 3),
         "mlp_norm/scale": (12,),
         "mlp/up/kernel": (12, 20),
         "mlp/gate/kernel": (12, 20),
         "mlp/down/kernel": (20, 12),
     }
-    expected = {f"layer_{i}/{name}": shape for i in range(2) for name, shape in block.items()}
+    expected = {f"layers/{name}": (2, *shape) for name, shape in block.items()}
     expected |= {"embed/embedding": (16, 12), "final_norm/scale": (12,), "unembed/kernel": (12, 16)}
     assert names(random_params(VARIANTS["relative"])) == expected
-    absent = ("relative_bias", "gate", "unembed")
+    absent = ("relative_bias", "gate", "unembed", "q_norm")
     assert not any(part in name for name in names(random_params(VARIANTS["rotary_plain_tied"])) for part in absent)
+    grouped = names(random_params(VARIANTS["grouped_normed"]))
+    assert grouped["layers/attention/k/kernel"] == (2, 12, 8) and grouped["layers/attention/k_norm/scale"] == (2, 4)
 
 
 def test_logits_match_a_plain_numpy_forward_pass():
@@ -74,10 +79,10 @@ def test_logits_match_a_plain_numpy_forward_pass():
 
     x = p["embed"]["embedding"][inputs]
     for i in range(2):
-        layer = p[f"layer_{i}"]
+        layer = jax.tree.map(lambda x: x[i], p["layers"])  # noqa: B023
         attention, mlp = layer["attention"], layer["mlp"]
         h = norm(x, layer["attention_norm"]["scale"])
-        q, k, v = (np.einsum("ld,dhk->lhk", h, attention[name]["kernel"]) for name in "qkv")
+        q, k, v = ((h @ attention[name]["kernel"]).reshape(10, 3, 4) for name in "qkv")
         mixed = np.zeros_like(q)
         for head in range(3):
             for query in range(10):
@@ -85,7 +90,7 @@ def test_logits_match_a_plain_numpy_forward_pass():
                 scores = k[: query + 1, head] @ q[query, head] / np.sqrt(4) + bias
                 weights = np.exp(scores - scores.max())
                 mixed[query, head] = weights / weights.sum() @ v[: query + 1, head]
-        x = x + np.einsum("lhk,hkd->ld", mixed, attention["out"]["kernel"])
+        x = x + mixed.reshape(10, 12) @ attention["out"]["kernel"]
         h = norm(x, layer["mlp_norm"]["scale"])
         hidden = h @ mlp["up"]["kernel"] * np.maximum(h @ mlp["gate"]["kernel"], 0)
         x = x + hidden @ mlp["down"]["kernel"]
@@ -109,6 +114,52 @@ def test_no_logit_depends_on_a_later_token(config):
     reach = np.abs(np.asarray(jacobian)).max(axis=(1, 3))[:, :length]
     assert (reach[np.triu_indices(length, 1)] == 0).all()
     assert (reach[np.tril_indices(length)] > 1e-6).all()
+
+
+def test_queries_share_keys_and_values_in_order():
+    """Grouped-query attention is attention with each key and value head repeated for its queries."""
+    grouped = VARIANTS["grouped_normed"]
+    params = random_params(grouped)
+    full = TransformerConfig(**{**vars(grouped), "n_kv_heads": 0})
+    repeated = jax.tree.map(lambda x: x, params)
+    for name in "kv":
+        kernel = params["params"]["layers"]["attention"][name]["kernel"].reshape(2, 12, 2, 4)
+        repeated["params"]["layers"]["attention"][name]["kernel"] = jnp.repeat(kernel, 2, axis=2).reshape(2, 12, 16)
+    inputs = jnp.arange(9)[None]
+    expected = models.Transformer(full).apply(repeated, inputs)
+    np.testing.assert_allclose(models.Transformer(grouped).apply(params, inputs), expected, atol=1e-5)
+
+
+def loss_and_gradient(config, params):
+    """Returns (a scalar of the logits, its gradient), compiled."""
+    inputs = np.random.default_rng(2).integers(0, 16, (2, 9))
+    loss = lambda params: jnp.sum(jnp.sin(models.Transformer(config).apply(params, inputs)))  # noqa: E731
+    return jax.jit(jax.value_and_grad(loss))(params)
+
+
+@pytest.mark.parametrize("changes", [dict(scan_layers=False), dict(remat="dots"), dict(remat="full")])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_how_it_is_computed_does_not_change_the_gradient(config, dtype, changes):
+    """Unrolled equals scanned, and what is computed again equals what was kept: 1e-5 of the gradient in float32."""
+    params = random_params(config)
+    loss, gradient = loss_and_gradient(TransformerConfig(**{**vars(config), "dtype": dtype}), params)
+    other = loss_and_gradient(TransformerConfig(**{**vars(config), "dtype": dtype, **changes}), params)
+    tolerance = 1e-5 if dtype == "float32" else 0.03
+    assert float(other[0]) == pytest.approx(float(loss), abs=20 * tolerance)
+    size = np.sqrt(sum(np.sum(leaf**2) for leaf in jax.tree.leaves(gradient)))
+    jax.tree.map(lambda a, b: np.testing.assert_array_less(np.abs(a - b), tolerance * size), other[1], gradient)
+
+
+def test_remat_keeps_less(config):
+    """The policies are in force: the backward pass of "full" computes more than "dots", that more than "none"."""
+
+    def flops(remat):
+        inputs = jnp.zeros((1, 9), jnp.int32)
+        model = models.Transformer(TransformerConfig(**{**vars(config), "remat": remat, "scan_layers": False}))
+        gradient = jax.jit(jax.grad(lambda params: jnp.sum(model.apply(params, inputs) ** 2)))
+        return gradient.lower(random_params(config)).compile().cost_analysis()["flops"]
+
+    assert flops("none") < flops("dots") < flops("full")
 
 
 def test_step_with_a_cache_equals_the_whole_pass(config):
@@ -166,6 +217,14 @@ def test_flops_per_token_with_and_without_softmax():
     assert models.flops_per_token(config, softmax=True) - models.flops_per_token(config, softmax=False) == 2 * 16 * 12
 
 
+def test_training_flops_count_what_an_update_needs():
+    """Six FLOPs a weight that a token meets, and attention's two products over half a row, three times."""
+    config = models.model_config("25m", 264)
+    attention = 6 * 8 * 64 * 2 * 2 * 512 // 2
+    expected = 3 * (2 * models.count_params(config).non_embedding + 2 * 264 * 512 + attention)
+    assert models.training_flops_per_token(config, seq_len=512) == expected
+
+
 def test_relative_buckets_are_t5s():
     """Buckets equal T5's `relative_position_bucket` (bidirectional=False) for 8 buckets up to distance 16."""
     buckets = models.relative_buckets(20, n_buckets=8, max_distance=16)
@@ -190,6 +249,9 @@ def test_shift_right_and_vocabulary():
         (dict(n_layers=0), "n_layers=0 was given; expected a positive integer"),
         (dict(position="rotary", d_head=5), "use an even d_head"),
         (dict(max_distance=3), "max_distance above n_buckets / 2"),
+        (dict(n_kv_heads=2), "n_kv_heads=2 was given for n_heads=3; expected 0, for as many, or a number that divides"),
+        (dict(attention="cudnn"), "it needs dtype='bfloat16'"),
+        (dict(remat="all"), "expected one of none, dots, full"),
     ],
 )
 def test_bad_config_is_refused(bad, message):

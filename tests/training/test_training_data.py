@@ -3,9 +3,11 @@
 import jax
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec as P
 
 from compressed_lm import training
 from compressed_lm.errors import InputError
+from compressed_lm.models.partitioning import BATCH
 from compressed_lm.training.data import Batches
 
 
@@ -20,7 +22,7 @@ class Numbered:
 
 
 def batches(n_rows, *, seed=0, batch_size=4, mesh_shape=(1, 1, 1)):
-    sharding = jax.sharding.NamedSharding(training.make_mesh(mesh_shape), training.mesh.BATCH)
+    sharding = jax.sharding.NamedSharding(training.make_mesh(mesh_shape), P(BATCH))
     return Batches(Numbered(n_rows), batch_size=batch_size, seq_len=3, seed=seed, sharding=sharding)
 
 

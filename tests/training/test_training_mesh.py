@@ -24,14 +24,15 @@ def placement(name, shape, *, mesh_shape=(2, 2, 2)):
 @pytest.mark.parametrize(
     ("name", "shape", "spec"),
     [
-        ("layer_0/attention/q/kernel", (16, 2, 8), ("fsdp", "tensor")),
-        ("layer_0/attention/out/kernel", (2, 8, 16), ("tensor", None, "fsdp")),
-        ("mu/layer_0/mlp/up/kernel", (16, 32), ("fsdp", "tensor")),
-        ("layer_0/mlp/down/kernel", (33, 16), (None, "fsdp")),
-        ("embed/embedding", (264, 16), (("fsdp", "tensor"),)),
+        ("layers/attention/q/kernel", (2, 16, 16), (None, "fsdp", "tensor")),
+        ("layers/attention/out/kernel", (2, 16, 16), (None, "tensor", "fsdp")),
+        ("mu/layers/mlp/up/kernel", (2, 16, 32), (None, "fsdp", "tensor")),
+        ("layers/mlp/down/kernel", (2, 33, 16), (None, None, "fsdp")),
+        ("embed/embedding", (264, 16), ("tensor", "fsdp")),
         ("unembed/kernel", (16, 264), ("fsdp", "tensor")),
         ("final_norm/scale", (16,), ()),
-        ("v_row/layer_0/attention/out/kernel", (16,), ()),
+        ("layers/attention_norm/scale", (2, 16), ()),
+        ("v_row/layers/attention/out/kernel", (2, 16), ()),
     ],
 )
 def test_rules_place_each_parameter(name, shape, spec):
@@ -57,8 +58,8 @@ def test_meshes_give_the_same_loss(small_run, uninterrupted, tmp_path):
         result = small_run(tmp_path / name, mesh_shape=shape)
         assert result.loss_nats_per_token == pytest.approx(uninterrupted.loss_nats_per_token, abs=1e-4)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-3), result.params, uninterrupted.params)
-    up = result.params["layer_0"]["mlp"]["up"]["kernel"]
-    assert {shard.data.shape for shard in up.addressable_shards} == {(8, 16)}  # [D, F] = [16, 32] split in both
+    up = result.params["layers"]["mlp"]["up"]["kernel"]
+    assert {shard.data.shape for shard in up.addressable_shards} == {(1, 8, 16)}  # [1, D, F] = [1, 16, 32]
 
 
 @pytest.mark.slow

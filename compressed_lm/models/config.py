@@ -1,0 +1,132 @@
+"""The shape of a Transformer, and what follows from it by arithmetic: parameters and FLOPs."""
+
+import dataclasses
+
+from compressed_lm.errors import InputError
+
+ACTIVATIONS = ("relu", "gelu", "silu")
+POSITIONS = ("relative", "rotary")
+DTYPES = ("float32", "bfloat16")
+ATTENTION = ("auto", "xla", "cudnn")
+REMAT = ("none", "dots", "full")
+
+
+@dataclasses.dataclass(frozen=True)
+class TransformerConfig:
+    """Shape of a Transformer.
+
+    Attributes:
+        vocab_size: V, as `model_vocab_size` gives it.
+        d_model: D, width of the residual stream.
+        n_layers: number of blocks.
+        n_heads: H.
+        d_head: K; H * K need not equal D.
+        d_ff: F, width of the MLP.
+        n_kv_heads: heads of keys and values, each for as many heads of queries (grouped-query attention); 0 for H.
+        gated_mlp: down(up(x) * act(gate(x))) instead of down(act(up(x))).
+        activation: relu, gelu or silu.
+        position: "relative" (T5 buckets) or "rotary".
+        n_buckets: rows of a relative-position table.
+        max_distance: distances from here on share the last bucket.
+        qk_norm: queries and keys are normalised, which keeps attention from saturating at high learning rates.
+        tie_embeddings: logits use the input embedding instead of a matrix of their own.
+        dtype: type of the matrix products, float32 or bfloat16.
+        attention: "xla", "cudnn" (flash attention on NVIDIA GPUs, bfloat16 only) or "auto": cudnn where it can run and
+            no relative-position bias needs a gradient through it, xla elsewhere.
+        remat: what the backward pass computes again instead of keeping: "none", "dots" (everything but the products
+            with matrices) or "full" (whole layers).
+        scan_layers: one compiled layer in a loop instead of a copy for each layer: it compiles in the time of one. The
+            parameters are the same.
+    """
+
+    vocab_size: int
+    d_model: int = 128
+    n_layers: int = 2
+    n_heads: int = 4
+    d_head: int = 32
+    d_ff: int = 512
+    n_kv_heads: int = 0
+    gated_mlp: bool = True
+    activation: str = "relu"
+    position: str = "relative"
+    n_buckets: int = 32
+    max_distance: int = 128
+    qk_norm: bool = False
+    tie_embeddings: bool = False
+    dtype: str = "float32"
+    attention: str = "auto"
+    remat: str = "none"
+    scan_layers: bool = True
+
+    def __post_init__(self):
+        choices = dict(activation=ACTIVATIONS, position=POSITIONS, dtype=DTYPES, attention=ATTENTION, remat=REMAT)
+        for field, valid in choices.items():
+            if getattr(self, field) not in valid:
+                raise InputError(f"{field}={getattr(self, field)!r} was given; expected one of {', '.join(valid)}.")
+        for field in ("vocab_size", "d_model", "n_layers", "n_heads", "d_head", "d_ff"):
+            if getattr(self, field) < 1:
+                raise InputError(f"{field}={getattr(self, field)} was given; expected a positive integer.")
+        if self.n_kv_heads < 0 or self.n_heads % self.kv_heads:
+            raise InputError(
+                f"n_kv_heads={self.n_kv_heads} was given for n_heads={self.n_heads}; expected 0, for as many, or a "
+                "number that divides it."
+            )
+        if self.position == "rotary" and self.d_head % 2:
+            raise InputError(
+                f"d_head={self.d_head} was given; rotary positions turn pairs of numbers, so use an even d_head."
+            )
+        if self.position == "relative" and not 2 <= self.n_buckets < 2 * self.max_distance:
+            raise InputError(
+                f"n_buckets={self.n_buckets} and max_distance={self.max_distance} were given; expected at least 2 "
+                "buckets and a max_distance above n_buckets / 2: the first half of the buckets holds one distance each."
+            )
+        if self.attention == "cudnn" and self.dtype != "bfloat16":
+            raise InputError(f"attention='cudnn' was given with dtype={self.dtype!r}; it needs dtype='bfloat16'.")
+
+    @property
+    def kv_heads(self) -> int:
+        """Number of heads of keys and values."""
+        return self.n_kv_heads or self.n_heads
+
+
+@dataclasses.dataclass(frozen=True)
+class ParamCounts:
+    """Numbers of parameters; `embedding` is the input table plus the output table where that is separate."""
+
+    total: int
+    embedding: int
+    non_embedding: int
+
+
+def model_vocab_size(codec_vocab_size: int) -> int:
+    """Returns V for a codec: its ids, one end-of-document id, rounded up to a multiple of 8."""
+    return -(-(codec_vocab_size + 1) // 8) * 8
+
+
+def count_params(config: TransformerConfig) -> ParamCounts:
+    """Returns the numbers of parameters of a config, by arithmetic alone."""
+    c = config
+    attention = 2 * c.d_model * (c.n_heads + c.kv_heads) * c.d_head + (2 * c.d_head if c.qk_norm else 0)
+    bias = c.n_buckets * c.n_heads if c.position == "relative" else 0
+    mlp = (3 if c.gated_mlp else 2) * c.d_model * c.d_ff
+    non_embedding = c.n_layers * (attention + bias + mlp + 2 * c.d_model) + c.d_model
+    embedding = c.vocab_size * c.d_model * (1 if c.tie_embeddings else 2)
+    return ParamCounts(total=embedding + non_embedding, embedding=embedding, non_embedding=non_embedding)
+
+
+def flops_per_token(config: TransformerConfig, *, softmax: bool) -> int:
+    """Returns the FLOPs of a token's forward pass: 2 N_nonembed, plus the output layer's 2 V D if `softmax`.
+
+    Source: papers/000 section 4.3; attention's own products are not counted there.
+    """
+    return 2 * count_params(config).non_embedding + (2 * config.vocab_size * config.d_model if softmax else 0)
+
+
+def training_flops_per_token(config: TransformerConfig, *, seq_len: int) -> int:
+    """Returns the FLOPs that an update needs for each token, what a model FLOPs utilisation (MFU) counts.
+
+    Forward and twice as much backward: the matrices, the output layer, and the two products of attention, of which only
+    the part below the diagonal is counted. What is computed again (remat) is not.
+    """
+    attention = 2 * config.n_layers * config.n_heads * config.d_head * seq_len  # 2 products, 2 FLOPs, L / 2 keys
+    return 3 * (flops_per_token(config, softmax=True) + attention)
