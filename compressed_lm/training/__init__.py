@@ -2,8 +2,9 @@
 
 from compressed_lm.training.clock import Clock
 from compressed_lm.training.config import TrainConfig
-from compressed_lm.training.loop import TrainingDiverged, TrainResult, train
+from compressed_lm.training.loop import TrainResult, train
 from compressed_lm.training.mesh import make_mesh, use_cpu_devices
+from compressed_lm.training.recorder import TrainingDiverged
 from compressed_lm.training.run_dir import Run, load_run
 from compressed_lm.training.step import Program, TrainState, eval_step, token_nats, train_step
 

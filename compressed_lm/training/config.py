@@ -4,8 +4,11 @@ import dataclasses
 
 from compressed_lm.errors import InputError
 
-# Fields that do not change what is learned: a run may be resumed with other values of them.
-FREE_FIELDS = ("log_every", "checkpoint_every", "checkpoint_minutes", "keep", "keep_every", "eval_every")
+# Fields, of the model too, that do not change what is learned, but for rounding: a run may go on with other values.
+FREE_FIELDS = (
+    *("log_every", "checkpoint_every", "checkpoint_minutes", "keep", "keep_every", "eval_every"),
+    *("micro_batches", "attention", "remat", "scan_layers"),
+)
 Duration = int | str
 
 

@@ -7,34 +7,34 @@ bits.
 
 import contextlib
 import dataclasses
-import math
+import functools
 import os
-import pathlib
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import jax
+import numpy as np
 from jax.experimental import multihost_utils
+from rich.console import Console
 
 from compressed_lm.errors import InputError
 from compressed_lm.models import TransformerConfig, count_params
 from compressed_lm.tracking import JSONLines, Tracker
 from compressed_lm.tracking.progress import progress as default_progress
-from compressed_lm.training import run_dir
-from compressed_lm.training.checkpoints import Checkpoints
+from compressed_lm.training import hardware, processes, run_dir
+from compressed_lm.training.checkpoints import Checkpoints, folder
 from compressed_lm.training.clock import Clock
 from compressed_lm.training.config import TrainConfig
 from compressed_lm.training.data import Batches
+from compressed_lm.training.durations import resolve
 from compressed_lm.training.mesh import make_mesh
-from compressed_lm.training.optimizers import schedule
+from compressed_lm.training.recorder import Recorder
 from compressed_lm.training.step import Params, Program
+from compressed_lm.training.watchdog import Watchdog
 
 EvalFn = Callable[[Params, int], Mapping[str, float]]
-
-
-class TrainingDiverged(InputError):
-    """The loss or the gradient became infinite or not a number."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +70,9 @@ def train(
     eval_fn: EvalFn | None = None,
     init_params: Params | None = None,
     compilation_cache: str | os.PathLike | None = None,
+    hang_seconds: float = 600.0,
+    profile_steps: tuple[int, int] | None = None,
+    debug: bool = False,
 ) -> TrainResult:
     """Returns the result of a run, after training what is left of it.
 
@@ -77,29 +80,45 @@ def train(
         config: the run.
         model_config: the model; its vocabulary must have room for the store's end-of-document id.
         store: a `corpora.TokenStore`.
-        out: the run's folder. A run found there goes on from its newest checkpoint; a finished one is returned at once.
+        out: the run's folder, also `gs://...`. A run found there goes on from its newest checkpoint; a finished one is
+            returned at once.
         mesh_shape: sizes of the mesh axes (data, fsdp, tensor); by default all devices on data.
         trackers: get the metrics every `log_every` steps and what `eval_fn` returns, as `out`/metrics.jsonl does.
         progress: context manager with the arguments of `tracking.progress.progress`.
-        eval_fn: called with (params, step) every `eval_every` steps and at the end; returns named numbers.
+        eval_fn: called with (params, step) every `eval_every` and at the end, by every process; returns named numbers.
         init_params: where to start, instead of random parameters; the optimizer starts afresh.
         compilation_cache: folder in which XLA keeps compiled programs for later processes.
+        hang_seconds: a step that takes longer is reported, with the processes that are behind.
+        profile_steps: first and last step of a trace that is written to `out`/profile.
+        debug: nothing is compiled, layers run one by one, and the first number that is not finite raises where it
+            arises. Slow; for one device.
 
     Raises:
         InputError: `out` holds another run, or the data, mesh and model do not fit each other.
         TrainingDiverged: loss or gradient are not finite.
-        SystemExit: SIGTERM arrived; the state was saved first.
+        SystemExit: SIGTERM arrived, or the machine is about to be taken away; the state was saved first.
     """
     if compilation_cache is not None:
         jax.config.update("jax_compilation_cache_dir", os.fspath(compilation_cache))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-    out = pathlib.Path(out)
-    program = Program(config, model_config, store.eod_id, make_mesh(mesh_shape))
+    out, main_process = folder(out), jax.process_index() == 0
+    tokens = store.n_tokens + store.n_documents
+    bytes_per_token = store.n_bytes / max(tokens, 1)
+    config = resolve(config, bytes_per_token=bytes_per_token, tokens_per_epoch=tokens)
+    program = Program(config, model_config, store.eod_id, make_mesh((1, 1, 1) if debug else mesh_shape))
     record = run_dir.describe(config, model_config, store, init_params)
-    run_dir.claim(out, record)
     identity = {"store_fingerprint": store.fingerprint, "config_hash": run_dir.config_hash(record)}
+    for what, value in identity.items():
+        processes.check_same(what, value)
+    if main_process:
+        run_dir.claim(out, record)
+    processes.gather("run claimed", "")
     with contextlib.ExitStack() as stack:
-        checkpoints = stack.enter_context(contextlib.closing(Checkpoints(out / run_dir.CHECKPOINTS, keep=config.keep)))
+        if debug:
+            stack.enter_context(jax.disable_jit())
+            stack.enter_context(jax.debug_nans(True))
+        checkpoints = Checkpoints(out / run_dir.CHECKPOINTS, keep=config.keep, keep_every=config.keep_every)
+        stack.enter_context(contextlib.closing(checkpoints))
         state, data = checkpoints.restore(program.abstract_state) or (None, identity | {"next_index": 0})
         first = data["next_index"]
         if any(data[name] != value for name, value in identity.items()):
@@ -117,34 +136,61 @@ def train(
                 sharding=program.batch_sharding,
             )
             with clock.measure("compile"):
-                step_fn = program.compile()
+                step_fn = program.step if debug else program.compile()
                 state = state or jax.block_until_ready(program.init(init_params))
-            if jax.process_index() == 0:
+            trackers = [*trackers] if main_process else []
+            if main_process:
                 log = stack.enter_context(contextlib.closing(JSONLines(out / run_dir.METRICS, last_step=first)))
-                trackers = (log, *trackers)
-            else:
-                trackers = ()
-            bar = stack.enter_context(progress(f"train {out.name}", config.steps, unit="steps", done=first))
+                trackers.insert(0, log)
+            # The other processes would show the same bar again.
+            show = progress if main_process else functools.partial(default_progress, console=Console(quiet=True))
+            bar = stack.enter_context(show(f"train {out.name}", config.steps, unit="steps", done=first))
             reader = stack.enter_context(contextlib.closing(batches.prefetch(first, config.steps)))
             stop = stack.enter_context(_sigterm())
-            recorder = _Recorder(config, trackers, clock, bar, checkpoints)
+            watchdog = stack.enter_context(Watchdog(hang_seconds))
+            peak = hardware.peak_flops(program.mesh.devices.flat[0])
+            recorder = Recorder(
+                config,
+                model_config,
+                trackers=trackers,
+                clock=clock,
+                bar=bar,
+                checkpoints=checkpoints,
+                bytes_per_token=bytes_per_token,
+                peak_flops=peak and peak * program.mesh.size,
+            )
+            saved = time.monotonic()
         for step in range(first + 1, config.steps + 1):
+            if profile_steps and step == profile_steps[0]:
+                recorder.flush()
+                jax.profiler.start_trace(os.fspath(out / "profile"))
+            watchdog.beat(step, "input")
             with clock.measure("input_wait"):
                 targets = next(reader)
+            watchdog.beat(step, "step")
             with clock.measure("train"):
                 state, metrics = step_fn(state, targets)
                 recorder.push(step, metrics)
+            if profile_steps and step == profile_steps[1]:
+                recorder.flush()
+                jax.profiler.stop_trace()
             last = step == config.steps
-            evaluate = eval_fn and (last or config.eval_every and step % config.eval_every == 0)
+            evaluate = eval_fn and (last or _due(step, config.eval_every))
             stopped = _stopped(stop, step)
-            save = last or stopped or step % config.checkpoint_every == 0
+            save = last or stopped or _due(step, config.checkpoint_every) or _due(step, config.keep_every)
+            if config.checkpoint_minutes and step % config.log_every == 0:
+                save |= _agreed(time.monotonic() - saved >= 60 * config.checkpoint_minutes)
             if evaluate or save:
                 with clock.measure("train"):
                     recorder.flush()  # never evaluate or save what diverged
+            watchdog.beat(step, "evaluation or checkpoint")
             with clock.measure("pause"):
                 if evaluate:
                     recorder.report(step, eval_fn(state.params, step))
                 if save:
+                    saved = time.monotonic()
+                    for tracker in trackers:
+                        getattr(tracker, "flush", lambda: None)()
                     data = identity | {
                         "next_index": step,
                         "loss_nats_per_token": recorder.loss,
@@ -153,9 +199,11 @@ def train(
                     checkpoints.save(state, data)
             if stopped and not last:
                 checkpoints.wait()
-                print(
-                    f"Stopped by SIGTERM after step {step} of {config.steps}; saved. Start again to go on.", flush=True
-                )
+                if main_process:
+                    print(
+                        f"Stopped by SIGTERM after step {step} of {config.steps}; saved. Start again to go on.",
+                        flush=True,
+                    )
                 raise SystemExit(128 + signal.SIGTERM)
     return TrainResult(
         params=state.params,
@@ -167,65 +215,13 @@ def train(
     )
 
 
-class _Recorder:
-    """Fetches the metrics of a step after the next one was started, so that the device never waits for the host."""
-
-    def __init__(self, config, trackers, clock, bar, checkpoints):
-        self._config, self._trackers, self._clock, self._bar, self._checkpoints = (
-            config,
-            trackers,
-            clock,
-            bar,
-            checkpoints,
-        )
-        self._rate = schedule(config)
-        self._tokens_per_step = config.batch_size * config.seq_len
-        self._pending = None
-        self.loss = math.nan
-
-    def push(self, step, metrics):
-        self.flush()
-        self._pending = step, metrics
-
-    def flush(self):
-        if self._pending is None:
-            return
-        step, metrics = self._pending
-        self._pending = None
-        values = {name: float(value) for name, value in jax.device_get(metrics).items()}
-        if not all(map(math.isfinite, values.values())):
-            raise TrainingDiverged(self._diverged(step, values))
-        self.loss = values["loss_nats_per_token"]
-        self._bar.advance(1, loss=self.loss)
-        if step % self._config.log_every == 0 or step == self._config.steps:
-            rate = self._clock.rate(step * self._tokens_per_step)
-            values |= {"learning_rate": float(self._rate(step - 1)), "tokens": step * self._tokens_per_step}
-            left = self._clock.eta(step, self._config.steps)
-            self.report(step, values | {"tokens_per_second": rate, "eta_seconds": left})
-
-    def report(self, step, values):
-        for tracker in self._trackers:
-            tracker.scalars(step, values)
-
-    def _diverged(self, step, values):
-        self._checkpoints.wait()
-        good = self._checkpoints.newest_step()
-        kept = (
-            "There is no checkpoint before it" if good is None else f"The last good checkpoint is that of step {good}"
-        )
-        numbers = ", ".join(f"{name} {value}" for name, value in values.items())
-        return (
-            f"Training diverged at step {step} ({numbers}). {kept} in {self._checkpoints.directory}. Start a new "
-            "run with a lower learning_rate, a longer warm-up or a smaller grad_clip; this one would diverge again."
-        )
-
-
 @contextlib.contextmanager
 def _sigterm() -> Iterator[threading.Event]:
     """Yields an event that SIGTERM sets inside the block, instead of ending the process."""
     event = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield event  # only the main thread may handle signals
+    # Only the main thread may handle signals; in a run of several processes JAX does, and tells all of them.
+    if threading.current_thread() is not threading.main_thread() or jax.process_count() > 1:
+        yield event
         return
     previous = signal.signal(signal.SIGTERM, lambda *_: event.set())
     try:
@@ -237,3 +233,13 @@ def _sigterm() -> Iterator[threading.Event]:
 def _stopped(event, step):
     """Returns whether to stop after this step; all processes of a run agree on the step."""
     return event.is_set() if jax.process_count() == 1 else multihost_utils.reached_preemption_sync_point(step)
+
+
+def _due(step, every):
+    """Returns whether something that happens every so many steps (0: never) happens after this one."""
+    return bool(every) and step % every == 0
+
+
+def _agreed(decision):
+    """Returns what the first process decided, since clocks differ."""
+    return decision if jax.process_count() == 1 else bool(multihost_utils.broadcast_one_to_all(np.int32(decision)))

@@ -4,15 +4,17 @@ import dataclasses
 import hashlib
 import json
 import os
-import pathlib
 
 import jax
 import numpy as np
+from etils import epath
+from jax.sharding import Mesh
 
 from compressed_lm.errors import InputError
 from compressed_lm.models import Transformer, TransformerConfig
-from compressed_lm.training.checkpoints import restore_params
+from compressed_lm.training.checkpoints import folder, restore_params
 from compressed_lm.training.config import FREE_FIELDS, TrainConfig
+from compressed_lm.training.mesh import shardings
 
 CONFIG, CHECKPOINTS, METRICS = "config.json", "checkpoints", "metrics.jsonl"
 
@@ -42,18 +44,19 @@ class Run:
     eod_id: int
 
 
-def load_run(directory: str | os.PathLike, *, codec=None, store=None) -> Run:
-    """Returns the run in a folder with the parameters of its newest readable checkpoint, on the default device.
+def load_run(directory: str | os.PathLike, *, codec=None, store=None, mesh: Mesh | None = None) -> Run:
+    """Returns the run in a folder with the parameters of its newest readable checkpoint.
 
     Args:
         directory: the folder.
         codec, store: a codec and a token store that the run is to be used with, if any.
+        mesh: where the parameters go, each to its place by the sharding rules; by default to the first device.
 
     Raises:
         InputError: the folder holds no run, no checkpoint, or a run of another version, or one that was trained with
             another codec than those given.
     """
-    directory = pathlib.Path(directory)
+    directory = folder(directory)
     record = read_record(directory)
     if record is None:
         raise InputError(
@@ -66,9 +69,12 @@ def load_run(directory: str | os.PathLike, *, codec=None, store=None) -> Run:
             f"{directory / CONFIG} has settings that this version does not know ({error}); load the run with the "
             "version of compressed_lm that trained it."
         ) from error
-    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     shapes = jax.eval_shape(Transformer(model_config).init, jax.random.key(0), jax.ShapeDtypeStruct((1, 1), "int32"))
-    abstract = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=device), shapes["params"])
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    places = shardings(shapes["params"], mesh) if mesh else jax.tree.map(lambda _: device, shapes["params"])
+    abstract = jax.tree.map(
+        lambda shape, place: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=place), shapes["params"], places
+    )
     restored = restore_params(directory / CHECKPOINTS, abstract)
     if restored is None:
         raise InputError(f"The run in {directory} has no checkpoint yet; start it again, it will go on by itself.")
@@ -108,11 +114,11 @@ def describe(config: TrainConfig, model_config: TransformerConfig, store, init_p
 
 def config_hash(record: dict) -> str:
     """Returns a hex digest of what a run computes: its record without the settings that only observe it."""
-    learned = {**record, "train": {k: v for k, v in record["train"].items() if k not in FREE_FIELDS}}
+    learned = {part: {k: v for k, v in values.items() if k not in FREE_FIELDS} for part, values in record.items()}
     return hashlib.sha256(json.dumps(learned, sort_keys=True).encode()).hexdigest()
 
 
-def claim(directory: pathlib.Path, record: dict) -> None:
+def claim(directory: epath.Path, record: dict) -> None:
     """Writes a run's record to its folder, or checks that the run there is the same.
 
     Raises:
@@ -134,14 +140,14 @@ def claim(directory: pathlib.Path, record: dict) -> None:
         )
     if found != record:
         temporary = directory / f"{CONFIG}.{os.getpid()}.tmp"
-        temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        temporary.write_text(json.dumps(record, indent=2) + "\n")
         temporary.replace(directory / CONFIG)
 
 
-def read_record(directory: pathlib.Path) -> dict | None:
+def read_record(directory: epath.Path) -> dict | None:
     """Returns the record of the run in a folder, or None if there is none."""
     try:
-        return json.loads((directory / CONFIG).read_text(encoding="utf-8"))
+        return json.loads((directory / CONFIG).read_text())
     except FileNotFoundError:
         return None
     except json.JSONDecodeError as error:
