@@ -194,14 +194,42 @@ def _parser() -> argparse.ArgumentParser:
         "train a model on a token store",
         "compressed-lm train --tokens stores/c4 --out runs/eiw --size micro --steps 1000",
     )
-    train.add_argument("--tokens", required=True, help="folder of a token store")
+    train.add_argument("--tokens", help="folder of a token store")
     train.add_argument(
-        "--out", required=True, help="folder of the run; started again, it goes on where it was, bit for bit"
+        "--out", help="folder of the run, also gs://...; started again, it goes on where it was, bit for bit"
     )
     train.add_argument("--validation_tokens", help="token store of validation documents, for a learning curve")
-    train.add_argument("--tensorboard", action="store_true", help="also write TensorBoard events to OUT/tensorboard")
+    train.add_argument(
+        "--dry_run",
+        action="store_true",
+        help="compile the step and print parameters, FLOPs, memory, traffic between devices and estimated times, "
+        "without reading data",
+    )
+    train.add_argument(
+        "--tpu", metavar="NAME", help="dry run for a TPU that need not be there, such as v5e:4x4 (pip: extra [tpu])"
+    )
     train.add_argument(
         "--mesh", help="sizes of the axes data,fsdp,tensor, such as 4,2,1 (default: all devices on data)"
+    )
+    train.add_argument(
+        "--distributed",
+        choices=("auto", "off", "on"),
+        default="auto",
+        help="join the other processes of a pod or cluster: where one is found, never, or necessarily (default auto)",
+    )
+    train.add_argument("--tensorboard", action="store_true", help="also write TensorBoard events to OUT/tensorboard")
+    train.add_argument("--wandb", metavar="PROJECT", help="also send the numbers to Weights & Biases")
+    train.add_argument("--profile", metavar="FIRST,LAST", help="write a trace of these steps to OUT/profile")
+    train.add_argument(
+        "--hang_seconds",
+        type=float,
+        default=600,
+        help="report a step that takes longer, and the processes that are behind; 0 for never (default %(default)s)",
+    )
+    train.add_argument(
+        "--debug",
+        action="store_true",
+        help="compile nothing, run layer by layer on one device, stop where the first NaN arises",
     )
     _training(train)
 

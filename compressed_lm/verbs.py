@@ -1,6 +1,8 @@
 """What each verb of `compressed-lm` calls. Imports wait until their verb runs, so that `--help` is instant."""
 
+import contextlib
 import math
+import os
 import pathlib
 
 from compressed_lm.errors import InputError
@@ -215,29 +217,40 @@ def inspect(arguments):
 
 
 def train(arguments):
-    """Trains a model."""
+    """Trains a model, or tells what training it would need."""
+    if arguments.dry_run or arguments.tpu:
+        return _dry_run(arguments)
+    if not arguments.tokens or not arguments.out:
+        raise InputError("train was given no --tokens or no --out: both are needed, but for a --dry_run.")
+    from compressed_lm.training import distributed
+
+    joined = distributed.initialize(arguments.distributed)
+    if joined:
+        print(joined, flush=True)
+
+    import jax
+
     from compressed_lm import configuration
     from compressed_lm.corpora.store import TokenStore
     from compressed_lm.evaluation import BitsPerByte, predict_fn
     from compressed_lm.models import model_vocab_size
-    from compressed_lm.tracking import TensorBoard
-    from compressed_lm.training import train
+    from compressed_lm.tracking import TensorBoard, Wandb
+    from compressed_lm.training import make_mesh, train
+    from compressed_lm.training.checkpoints import folder
+    from compressed_lm.training.durations import resolve
 
     resolved = _configure(arguments)
     store = TokenStore.open(arguments.tokens)
+    configuration.data().check(store)
     config, model = configuration.train(), configuration.model(model_vocab_size(store.vocab_size))
-    out = pathlib.Path(arguments.out)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "config.gin").write_text(resolved, encoding="utf-8")
-    mesh = None
-    if arguments.mesh:
-        try:
-            mesh = tuple(int(size) for size in arguments.mesh.split(","))
-        except ValueError:
-            raise InputError(
-                f"--mesh {arguments.mesh} was given; three whole numbers for data,fsdp,tensor were expected, "
-                "such as 4,2,1."
-            ) from None
+    tokens = store.n_tokens + store.n_documents
+    config = resolve(config, bytes_per_token=store.n_bytes / max(tokens, 1), tokens_per_epoch=tokens)
+    out, mesh = folder(arguments.out), _mesh_shape(arguments)
+    table = distributed.startup_table(make_mesh(mesh))
+    if jax.process_index() == 0:
+        print(table, flush=True)
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "config.gin").write_text(resolved)
     eval_fn = None
     if arguments.validation_tokens:
         validation = TokenStore.open(arguments.validation_tokens, fingerprint=store.codec_fingerprint)
@@ -249,14 +262,91 @@ def train(arguments):
             mesh_shape=mesh,
         )
         eval_fn = lambda params, step: dict(evaluator.run(params))  # noqa: E731
-    trackers = [TensorBoard(out / "tensorboard")] if arguments.tensorboard else []
-    result = train(config, model, store, out=out, mesh_shape=mesh, trackers=trackers, eval_fn=eval_fn)
-    per_byte = (store.n_tokens + store.n_documents) / max(store.n_bytes, 1) / math.log(2)
-    print(
-        f"{out}: step {result.step}, {result.n_params:,} parameters, {result.n_tokens:,} tokens; last "
-        f"training loss {result.loss_nats_per_token!r} nats per token "
-        f"({result.loss_nats_per_token * per_byte:.3f} bits per byte)."
-    )
+    trackers = []
+    if jax.process_index() == 0:
+        trackers += [TensorBoard(out / "tensorboard")] if arguments.tensorboard else []
+        trackers += [Wandb(out, project=arguments.wandb)] if arguments.wandb else []
+    with contextlib.ExitStack() as stack:
+        for tracker in trackers:
+            stack.callback(tracker.close)
+        result = train(
+            config,
+            model,
+            store,
+            out=out,
+            mesh_shape=mesh,
+            trackers=trackers,
+            eval_fn=eval_fn,
+            # Unless the user chose a place: a restart then begins at once.
+            compilation_cache=None if os.environ.get("JAX_COMPILATION_CACHE_DIR") else out / "compiled",
+            hang_seconds=arguments.hang_seconds,
+            profile_steps=_pair(arguments.profile, "--profile") if arguments.profile else None,
+            debug=arguments.debug,
+        )
+    per_byte = tokens / max(store.n_bytes, 1) / math.log(2)
+    if jax.process_index() == 0:
+        print(
+            f"{out}: step {result.step}, {result.n_params:,} parameters, {result.n_tokens:,} tokens; last "
+            f"training loss {result.loss_nats_per_token!r} nats per token "
+            f"({result.loss_nats_per_token * per_byte:.3f} bits per byte)."
+        )
+
+
+def _dry_run(arguments):
+    """Prints what a run would need."""
+    devices = None
+    if arguments.tpu:
+        from compressed_lm.training.topologies import tpu_devices
+
+        devices = tpu_devices(arguments.tpu)
+
+    from compressed_lm import configuration
+    from compressed_lm.corpora.store import TokenStore
+    from compressed_lm.models import model_vocab_size
+    from compressed_lm.training import make_mesh
+    from compressed_lm.training.dry_run import dry_run
+    from compressed_lm.training.dry_run_report import show
+
+    _configure(arguments)
+    data, known = configuration.data(), {"bytes_per_token": configuration.data().bytes_per_token or None}
+    vocab_size = data.vocab_size
+    if arguments.tokens:
+        store = TokenStore.open(arguments.tokens)
+        data.check(store)
+        tokens = store.n_tokens + store.n_documents
+        known = {"bytes_per_token": store.n_bytes / max(tokens, 1), "tokens_per_epoch": tokens}
+        vocab_size = store.vocab_size
+    if vocab_size is None:
+        raise InputError(
+            "A dry run needs a vocabulary and was given none. Give a token store (--tokens), a configuration that "
+            "names its codec (--gin runs/paper_bytes.gin), or --set 'data.codec=eiw(b=16,v=65536)'."
+        )
+    model = configuration.model(model_vocab_size(vocab_size))
+    mesh = make_mesh(_mesh_shape(arguments), devices=devices)
+    show(dry_run(configuration.train(), model, eod_id=vocab_size, mesh=mesh, **known))
+
+
+def _mesh_shape(arguments):
+    """Returns the sizes of the mesh axes, or None."""
+    if not arguments.mesh:
+        return None
+    try:
+        return tuple(int(size) for size in arguments.mesh.split(","))
+    except ValueError:
+        raise InputError(
+            f"--mesh {arguments.mesh} was given; three whole numbers for data,fsdp,tensor were expected, such as 4,2,1."
+        ) from None
+
+
+def _pair(text, option):
+    """Returns two whole numbers written as "100,110"."""
+    try:
+        first, last = map(int, text.split(","))
+        return first, last
+    except ValueError:
+        raise InputError(
+            f"{option} {text} was given; the first and the last step were expected, such as 100,110."
+        ) from None
 
 
 def evaluate(arguments):
