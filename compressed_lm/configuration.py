@@ -18,11 +18,55 @@ _PACKAGE = pathlib.Path(__file__).resolve().parent
 GIN_FILES = next(path for path in (_PACKAGE.parent / "gin_configs", _PACKAGE / "gin_configs") if path.is_dir())
 """The gin files that come with the package: beside it in a checkout, inside it when installed."""
 
+_INCLUDE = re.compile(r"""^include\s+(['"])(.+?)\1\s*(?:#.*)?$""", re.MULTILINE)
 _BINDING = re.compile(r"^\s*([\w./]+)\s*=\s*(.*)$", re.DOTALL)
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """What a run is meant to be trained on, known before there is a token store.
+
+    Attributes:
+      codec: spelling of the codec; "" where any will do.
+      bytes_per_token: bytes of text that a token stands for, end-of-document included; 0 where that is not known. A
+        token store, where there is one, knows better.
+    """
+
+    codec: str = ""
+    bytes_per_token: float = 0.0
+
+    def __post_init__(self):
+        if self.codec:
+            from compressed_lm import codecs  # not above: a trainer that was given its store needs none of them
+
+            object.__setattr__(self, "codec", codecs.canonical_spec(self.codec))
+        if self.bytes_per_token < 0:
+            raise InputError(f"data.bytes_per_token={self.bytes_per_token} was given; expected 0 or more.")
+
+    @property
+    def vocab_size(self) -> int | None:
+        """V of the codec, or None where none is named."""
+        if not self.codec:
+            return None
+        from compressed_lm import codecs
+
+        return codecs.parse_spec(self.codec)[1].get("v", codecs.Bytes.vocab_size)
+
+    def check(self, store) -> None:
+        """Raises InputError if a token store was made with another codec than the run is meant for."""
+        if self.codec and store.codec_spec != self.codec:
+            raise InputError(
+                f"The run is meant for the codec {self.codec} (data.codec), and the token store {store.path} was made "
+                f"with {store.codec_spec}. Give a store of that codec, or `--set data.codec={store.codec_spec}` and a "
+                "folder of its own for the run."
+            )
+
 
 Train = gin.external_configurable(TrainConfig, name="train", module="compressed_lm")
 Model = gin.external_configurable(model_config, name="model", module="compressed_lm")
+_Data = gin.external_configurable(Data, name="data", module="compressed_lm")
 CONFIGURABLES = {
+    "data": [f.name for f in dataclasses.fields(Data)],
     "train": [f.name for f in dataclasses.fields(TrainConfig)],
     "model": ["size", *(f.name for f in dataclasses.fields(TransformerConfig)[1:])],
 }
@@ -47,10 +91,18 @@ def find(path: str) -> pathlib.Path:
     )
 
 
+def _read(path: pathlib.Path, outer: tuple[pathlib.Path, ...] = ()) -> str:
+    """The text of a gin file, with the files that it includes, found as by `find`, in their places."""
+    if path in outer:
+        raise InputError(f"The gin file {path} includes itself, by way of {outer[-1]}. Remove one of the includes.")
+    return _INCLUDE.sub(lambda match: _read(find(match[2]), (*outer, path)), path.read_text(encoding="utf-8"))
+
+
 def load(files: Sequence[str] = (), bindings: Sequence[str] = ()) -> str:
     """Parses gin files, then bindings such as `train.steps=500` or `m1/model.size=micro` over them.
 
-    Strings in bindings need no quotes. Returns the resolved configuration as text.
+    Strings in bindings need no quotes. A file may `include` another one by any name that `find` takes. Returns the
+    resolved configuration as text.
 
     Raises:
       InputError: a file, a name or a macro is wrong, with what was probably meant.
@@ -59,7 +111,7 @@ def load(files: Sequence[str] = (), bindings: Sequence[str] = ()) -> str:
     try:
         with gin.unlock_config():
             for file in files:
-                gin.parse_config_file(str(find(file)))
+                gin.parse_config(_read(find(file)))
             gin.parse_config([_quoted(binding) for binding in bindings])
     except InputError:
         raise
@@ -137,3 +189,8 @@ def train(scope: str = "", **overrides) -> TrainConfig:
                 f"The training run is not described completely ({error}). Give the number of steps, such as "
                 "train.steps=500."
             ) from error
+
+
+def data() -> Data:
+    """What the configuration says about the data of a run."""
+    return _Data()

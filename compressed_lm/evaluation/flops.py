@@ -1,10 +1,13 @@
 """FLOPs per byte of raw text, in the accounting of Lester et al. 2024 (section 3.8) and with what it leaves out."""
 
 import dataclasses
+from typing import TYPE_CHECKING
 
-from compressed_lm.codecs.protocol import Codec
 from compressed_lm.corpora.store import TokenStore
 from compressed_lm.models import TransformerConfig, flops_per_token
+
+if TYPE_CHECKING:  # training evaluates without the packages that codecs need
+    from compressed_lm.codecs.protocol import Codec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +27,7 @@ class FlopsPerByte:
     runtime: float
 
 
-def flops_per_byte(model_config: TransformerConfig, codec: Codec, store: TokenStore) -> FlopsPerByte:
+def flops_per_byte(model_config: TransformerConfig, codec: "Codec", store: TokenStore) -> FlopsPerByte:
     """Cost of a model over a codec, at the bytes per token of a store (end-of-document tokens included)."""
     tokens_per_byte = (store.n_tokens + store.n_documents) / max(store.n_bytes, 1)
     model, with_softmax = (flops_per_token(model_config, softmax=s) * tokens_per_byte for s in (False, True))

@@ -2,15 +2,17 @@
 
 import functools
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from compressed_lm.codecs.protocol import Codec
-from compressed_lm.codecs.streaming import StreamDecoder
 from compressed_lm.errors import InputError
 from compressed_lm.models import Transformer, TransformerConfig, init_cache
+
+if TYPE_CHECKING:  # training evaluates without the packages that codecs need
+    from compressed_lm.codecs.protocol import Codec
 
 TOKENS_PER_CALL = 16
 """Tokens sampled by one call of the compiled loop, and so the granularity of the stream."""
@@ -85,7 +87,7 @@ def _advance(model, eod_id, temperature, top_k, params, carry, forced):
 def generate(
     params,
     model_config: TransformerConfig,
-    codec: Codec,
+    codec: "Codec",
     *,
     prompt: bytes = b"",
     n_tokens: int = 128,
@@ -97,6 +99,8 @@ def generate(
 
     Bytes that are not UTF-8 (a model may sample any) come out as U+FFFD.
     """
+    from compressed_lm.codecs.streaming import StreamDecoder
+
     ids = codec.encode(prompt) if prompt else np.zeros(0, np.int32)
     decoder = StreamDecoder(codec)
     yield decoder.feed(ids)

@@ -19,14 +19,14 @@ MODEL = models.TransformerConfig(vocab_size=264, d_model=16, n_layers=1, n_heads
 
 @dataclasses.dataclass(frozen=True)
 class SmallRun:
-    """Trains the small run into a folder; keywords replace fields of its TrainConfig or arguments of `train`."""
+    """Trains the small run into a folder; keywords replace fields of its TrainConfig, `options` are of `train`."""
 
     store: object
     compilation_cache: str | None = None  # runs of one program compile it once
     config: training.TrainConfig = CONFIG
     model: models.TransformerConfig = MODEL
 
-    def __call__(self, out, *, store=None, mesh_shape=(1, 1, 1), trackers=(), eval_fn=None, **changes):
+    def __call__(self, out, *, store=None, mesh_shape=(1, 1, 1), trackers=(), eval_fn=None, options=None, **changes):
         config = dataclasses.replace(self.config, **changes)
         store = store or self.store
         return training.train(
@@ -38,6 +38,7 @@ class SmallRun:
             trackers=trackers,
             eval_fn=eval_fn,
             compilation_cache=self.compilation_cache,
+            **(options or {}),
         )
 
 

@@ -61,7 +61,7 @@ assert os.waitpid(live({out!r} + "/killed", []), 0)[1] == 0
 
 @pytest.mark.slow
 def test_20_kills_at_random_moments_leave_no_trace(small_run, tmp_path):
-    """SIGKILL at 20 random moments, of writing a checkpoint too: each restart goes on, and the end has the same bits."""
+    """SIGKILL at 20 random moments, of writing checkpoints too: each restart goes on, and the end has the same bits."""
     here = pathlib.Path(__file__).parent
     script = SCRIPT.format(
         path=[str(here), str(here.parents[1])],
