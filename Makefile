@@ -3,19 +3,21 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+TPU := $(VENV)/.tpu
+TORCH := $(VENV)/.torch
 
 .PHONY: demo test fast-test bench lint format doctor clean
 
 demo: $(READY)
 	$(BIN)/compressed-lm demo --out runs/demo
 
-test: $(READY)
+test: $(TPU)
 	$(BIN)/python -m pytest tests -n 2 --dist loadfile
 
-fast-test: $(READY)
+fast-test: $(TPU)
 	$(BIN)/python -m pytest tests -n 2 --dist loadfile -m "not slow"
 
-bench: $(READY)
+bench: $(TORCH)
 	$(BIN)/python benchmarks/dictionary.py --dictionary compressed_lm/pretrained/eiw16-en/dictionary.clmd
 	$(BIN)/python benchmarks/range_coder.py
 	$(BIN)/python benchmarks/coder.py
@@ -37,6 +39,16 @@ $(READY): setup.py
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --editable '.[corpora,tensorboard,dev]'
 	@touch $(READY)
+
+# The compiler for TPUs, which tests need and nothing else here; there is one for Linux on x86 only.
+$(TPU): $(READY)
+	$(BIN)/python -m pip install --quiet --editable '.[tpu]' || echo "no libtpu for this machine: its tests are skipped"
+	@touch $(TPU)
+
+# PyTorch, which a benchmark is compared with.
+$(TORCH): $(READY)
+	$(BIN)/python -m pip install --quiet --editable '.[bench]'
+	@touch $(TORCH)
 
 clean:
 	rm -rf $(VENV) runs build *.egg-info

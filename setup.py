@@ -36,7 +36,10 @@ EXTRAS = {
     ],
     "tensorboard": ["tensorboardX>=2.6,<3"],
     "wandb": ["wandb>=0.20,<1"],
+    # On a TPU; elsewhere (Linux, x86) the compiler alone, for `train --dry_run --tpu`.
     "tpu": ["jax[tpu]>=0.10.2,<0.13"],
+    "gcs": ["gcsfs>=2025.3,<2027"],
+    "bench": ["torch>=2.9,<2.15"],
     "dev": [
         "pytest>=8.4,<10",
         "pytest-xdist>=3.6,<4",
@@ -48,7 +51,7 @@ EXTRAS = {
     ],
 }
 
-GIN_FOLDERS = ("m1", "runs")
+GIN_FOLDERS = ("m1", "recipes", "runs")
 
 setup(
     name="compressed_lm",

@@ -1,6 +1,8 @@
 """`compressed-lm VERB`: parses, binds gin, calls one function."""
 
 import argparse
+import glob
+import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -9,6 +11,10 @@ from compressed_lm import verbs
 from compressed_lm.errors import InputError
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+if not glob.glob("/dev/accel*") and not glob.glob("/dev/vfio/*"):
+    # Without a TPU, libtpu (installed for dry runs) would complain that it cannot find out which one this is.
+    os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
+    os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")
 
 CORPUS_HELP = (
     "source of documents: installed_docs (documentation of the installed packages), json:GLOB (C4-style JSON "
@@ -23,6 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one verb. Returns the exit status: 0, or 2 after an error that the message explains."""
     parser = _parser()
     arguments = parser.parse_args(argv)
+    logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax logs the traceback of what it raises
     try:
         if getattr(arguments, "devices", None):
             from compressed_lm.training import use_cpu_devices
@@ -232,6 +239,45 @@ def _parser() -> argparse.ArgumentParser:
         help="compile nothing, run layer by layer on one device, stop where the first NaN arises",
     )
     _training(train)
+
+    sweep = verb(
+        "sweep",
+        verbs.sweep,
+        "train and evaluate a grid of models on the same text: codec x size x tokens x seed",
+        "compressed-lm sweep --gin recipes/modern.gin --codec bytes eiw16-en 'gzip(v=256)' --size 25m 113m "
+        "--tokens 100M --seed 0 1 2 --out runs/sweep",
+    )
+    _corpus(sweep)
+    sweep.add_argument(
+        "--codec",
+        nargs="+",
+        required=True,
+        help="codecs: directories, dictionary files, names of codecs that ship, or spellings to build: " + CODEC_HELP,
+    )
+    sweep.add_argument("--m1", help="folder of `train-m1`, or pretrained, for the ac and eiw that are built")
+    sweep.add_argument("--size", nargs="+", default=[], help="model sizes (default: that of the gin files)")
+    sweep.add_argument(
+        "--tokens",
+        nargs="+",
+        default=[],
+        help="lengths: 20M (tokens), 300MB (of text), '2 epochs', '500 steps' (default: the steps of the gin files)",
+    )
+    sweep.add_argument("--seed", nargs="+", type=int, default=[0], help="seeds (default 0)")
+    sweep.add_argument("--max_bytes", type=int, help="most bytes of training text (default: all of it)")
+    sweep.add_argument(
+        "--validation_bytes", type=int, default=1_000_000, help="most bytes of validation text (default %(default)s)"
+    )
+    sweep.add_argument("--out", required=True, help="folder of the sweep; started again, it goes on where it was")
+    sweep.add_argument("--mesh", help="sizes of the axes data,fsdp,tensor (default: all devices on data)")
+    sweep.add_argument("--dry_run", action="store_true", help="only say what would be trained")
+    sweep.add_argument(
+        "--launch",
+        metavar="PREFIX",
+        help="compress, then print one command for each run that is left, with this before it ({name} becomes the name "
+        "of the run), instead of training; given again, runs that are trained by then are evaluated",
+    )
+    _gin(sweep)
+    _devices(sweep)
 
     evaluate = verb(
         "evaluate",

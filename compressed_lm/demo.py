@@ -8,14 +8,12 @@ import json
 import pathlib
 
 from compressed_lm import codecs, configuration, scaling, stages
-from compressed_lm.codecs.eiw import COMPILED_BITS
 from compressed_lm.codecs.protocol import Codec
 from compressed_lm.corpora.job import compress
 from compressed_lm.corpora.sources import open_corpus
 from compressed_lm.errors import InputError
 from compressed_lm.evaluation import BitsPerByte, generate, predict_fn
 from compressed_lm.models import model_vocab_size
-from compressed_lm.tracking.progress import progress
 from compressed_lm.training import load_run
 from compressed_lm.training import train as train_model
 
@@ -163,27 +161,17 @@ class _Demo:
         return m1, row
 
     def _codecs(self, m1: codecs.M1) -> dict[str, Codec]:
-        built, compiled = {}, {}  # dictionaries are shared by the vocabularies that cut their windows differently
+        built, compiled = {}, {}
         specs = [*self.config.codecs, *self.config.codecs_shown]
         with stages.stage("codecs", self.log, say=self.say) as done:
             for spec in specs:
-                directory = self.out / "codecs" / stages.codec_folder(spec)
-                codec = codecs.load(directory) if (directory / "codec.json").exists() else None
-                name, options = codecs.parse_spec(codecs.canonical_spec(spec))
-                windows = tuple(sorted((k, v) for k, v in options.items() if k != "v"))
-                if codec is None or codec.m1_hash not in (None, m1.hash):
-                    n_codes = 1 << options["b"] if name == "eiw" and options["b"] <= COMPILED_BITS else None
-                    with progress(f"build {spec}", n_codes, unit="windows" if n_codes else "") as bar:
-                        found = lambda n, bar=bar: bar.advance(n - bar.done)  # noqa: E731
-                        codec = codecs.create(
-                            spec,
-                            m1=m1,
-                            documents=lambda: self.corpora["train"].documents(),
-                            progress=found,
-                            dictionary=compiled.get(windows),
-                        )
-                    codecs.save(codec, directory)
-                compiled[windows] = getattr(codec, "dictionary", None)
+                codec = stages.build_codec(
+                    spec,
+                    self.out / "codecs" / stages.codec_folder(spec),
+                    m1=m1,
+                    documents=lambda: self.corpora["train"].documents(),
+                    compiled=compiled,
+                )
                 built[codec.spec] = codec
             done.append(f"{len(built)} codecs saved in {self.out / 'codecs'}.")
         return built

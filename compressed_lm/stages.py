@@ -7,18 +7,20 @@ import json
 import pathlib
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import jax
 import numpy as np
 
 from compressed_lm import codecs, scaling
+from compressed_lm.codecs.eiw import COMPILED_BITS
 from compressed_lm.codecs.protocol import Codec
 from compressed_lm.coding import tables
 from compressed_lm.corpora.store import TokenStore
 from compressed_lm.errors import InputError
 from compressed_lm.evaluation import BitsPerByte, flops_per_byte, predict_fn
 from compressed_lm.models import count_params, exact, shift_right
+from compressed_lm.tracking.progress import progress
 from compressed_lm.training import load_run
 
 M1_FILE = "m1.npz"
@@ -33,6 +35,35 @@ def codec_folder(spec: str) -> str:
     numbers = [f"{key}{value}" for key, value in sorted(options.items()) if isinstance(value, int)]
     words = [value for key, value in sorted(options.items()) if isinstance(value, str) and value != "none"]
     return "-".join([name, *numbers, *words])
+
+
+def build_codec(
+    spec: str, directory, *, m1: codecs.M1 | None, documents: Callable[[], Iterable[bytes]], compiled: dict
+) -> Codec:
+    """The codec in a directory; it is built and saved there first, unless that was done before with the same M1.
+
+    Args:
+      spec, m1, documents: as for `codecs.create`.
+      directory: its place.
+      compiled: dictionaries of codecs built before, which are shared by the vocabularies that cut their windows
+        differently; this one's is added.
+    """
+    name, options = codecs.parse_spec(codecs.canonical_spec(spec))
+    windows = tuple(sorted((k, v) for k, v in options.items() if k != "v"))
+    codec = codecs.load(directory) if (pathlib.Path(directory) / codecs.registry.HEADER).exists() else None
+    if codec is None or (m1 is not None and codec.m1_hash not in (None, m1.hash)):
+        n_codes = 1 << options["b"] if name == "eiw" and options["b"] <= COMPILED_BITS else None
+        with progress(f"build {spec}", n_codes, unit="windows" if n_codes else "") as bar:
+            codec = codecs.create(
+                spec,
+                m1=m1,
+                documents=documents,
+                progress=lambda n: bar.advance(n - bar.done),
+                dictionary=compiled.get(windows),
+            )
+        codecs.save(codec, directory)
+    compiled[windows] = getattr(codec, "dictionary", None)
+    return codec
 
 
 def export_m1(run_dir, store: TokenStore) -> codecs.M1:

@@ -1,9 +1,11 @@
 """What each verb of `compressed-lm` calls. Imports wait until their verb runs, so that `--help` is instant."""
 
 import contextlib
+import functools
 import math
 import os
 import pathlib
+import sys
 
 from compressed_lm.errors import InputError
 
@@ -237,14 +239,15 @@ def train(arguments):
     from compressed_lm.tracking import TensorBoard, Wandb
     from compressed_lm.training import make_mesh, train
     from compressed_lm.training.checkpoints import folder
-    from compressed_lm.training.durations import resolve
+    from compressed_lm.training.durations import rates, resolve
 
     resolved = _configure(arguments)
     store = TokenStore.open(arguments.tokens)
     configuration.data().check(store)
-    config, model = configuration.train(), configuration.model(model_vocab_size(store.vocab_size))
-    tokens = store.n_tokens + store.n_documents
-    config = resolve(config, bytes_per_token=store.n_bytes / max(tokens, 1), tokens_per_epoch=tokens)
+    config, model = (
+        resolve(configuration.train(), **rates(store)),
+        configuration.model(model_vocab_size(store.vocab_size)),
+    )
     out, mesh = folder(arguments.out), _mesh_shape(arguments)
     table = distributed.startup_table(make_mesh(mesh))
     if jax.process_index() == 0:
@@ -264,8 +267,11 @@ def train(arguments):
         eval_fn = lambda params, step: dict(evaluator.run(params))  # noqa: E731
     trackers = []
     if jax.process_index() == 0:
-        trackers += [TensorBoard(out / "tensorboard")] if arguments.tensorboard else []
-        trackers += [Wandb(out, project=arguments.wandb)] if arguments.wandb else []
+        try:
+            trackers += [TensorBoard(out / "tensorboard")] if arguments.tensorboard else []
+            trackers += [Wandb(out, project=arguments.wandb)] if arguments.wandb else []
+        except ValueError as error:  # the package is not installed
+            raise InputError(str(error)) from None
     with contextlib.ExitStack() as stack:
         for tracker in trackers:
             stack.callback(tracker.close)
@@ -283,7 +289,7 @@ def train(arguments):
             profile_steps=_pair(arguments.profile, "--profile") if arguments.profile else None,
             debug=arguments.debug,
         )
-    per_byte = tokens / max(store.n_bytes, 1) / math.log(2)
+    per_byte = 1 / rates(store)["bytes_per_token"] / math.log(2)
     if jax.process_index() == 0:
         print(
             f"{out}: step {result.step}, {result.n_params:,} parameters, {result.n_tokens:,} tokens; last "
@@ -306,16 +312,16 @@ def _dry_run(arguments):
     from compressed_lm.training import make_mesh
     from compressed_lm.training.dry_run import dry_run
     from compressed_lm.training.dry_run_report import show
+    from compressed_lm.training.durations import rates
 
     _configure(arguments)
-    data, known = configuration.data(), {"bytes_per_token": configuration.data().bytes_per_token or None}
-    vocab_size = data.vocab_size
+    data = configuration.data()
     if arguments.tokens:
         store = TokenStore.open(arguments.tokens)
         data.check(store)
-        tokens = store.n_tokens + store.n_documents
-        known = {"bytes_per_token": store.n_bytes / max(tokens, 1), "tokens_per_epoch": tokens}
-        vocab_size = store.vocab_size
+        known, vocab_size = rates(store), store.vocab_size
+    else:
+        known, vocab_size = {"bytes_per_token": data.bytes_per_token or None}, data.vocab_size
     if vocab_size is None:
         raise InputError(
             "A dry run needs a vocabulary and was given none. Give a token store (--tokens), a configuration that "
@@ -347,6 +353,41 @@ def _pair(text, option):
         raise InputError(
             f"{option} {text} was given; the first and the last step were expected, such as 100,110."
         ) from None
+
+
+def sweep(arguments) -> int:
+    """Runs a grid. Returns 2 if a run of it failed."""
+    from compressed_lm import grid, stages
+    from compressed_lm.corpora.sources import open_corpus
+    from compressed_lm.sweep import Sweep
+
+    sources = grid.labelled(arguments.codec)
+    cells = grid.grid(
+        list(sources), sizes=arguments.size, tokens=arguments.tokens, seeds=arguments.seed, settings=arguments.set
+    )
+    # Commands have standard output for themselves.
+    say = stages.say_now if arguments.launch is None else functools.partial(print, file=sys.stderr, flush=True)
+    sweep = Sweep(
+        arguments.out,
+        cells,
+        sources,
+        corpus=open_corpus(arguments.corpus, validation=arguments.validation),
+        m1=stages.load_m1(arguments.m1) if arguments.m1 else None,
+        gin_files=arguments.gin or arguments.gin_default,
+        max_bytes=arguments.max_bytes,
+        validation_bytes=arguments.validation_bytes,
+        mesh_shape=_mesh_shape(arguments),
+        say=say,
+    )
+    if arguments.dry_run:
+        sweep.show()
+    elif arguments.launch is not None:
+        sweep.emit(arguments.launch)
+    else:
+        sweep.run()
+    if sweep.failed:
+        say(f"{len(sweep.failed)} of {len(cells)} runs failed: {', '.join(sweep.failed)}. The lines above say why.")
+    return 2 if sweep.failed else 0
 
 
 def evaluate(arguments):

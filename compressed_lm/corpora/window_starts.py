@@ -17,7 +17,8 @@ class WindowStarts:
     Attributes:
       codec_spec, codec_fingerprint, vocab_size, eod_id: of the codec `bytes`, as the store has them.
       fingerprint: of the store and the windows.
-      bytes_per_token: of the text in hand.
+      n_documents, n_tokens, n_bytes: of the text in hand; a token is a byte.
+      bytes_per_token: of the windows in it.
     """
 
     def __init__(self, store: TokenStore, codec: Codec, *, max_bytes: int):
@@ -45,7 +46,9 @@ class WindowStarts:
         self._starts = np.concatenate([[0], np.cumsum(np.concatenate(lengths), dtype=np.int64)])[:-1]
         parts = [np.append(np.frombuffer(t, np.uint8), np.uint16(self.eod_id)) for t in texts]
         self._stream = np.concatenate(parts)
-        self.bytes_per_token = sum(map(len, texts)) / sum(map(len, tokens))
+        self.n_documents, self.n_bytes = len(texts), sum(map(len, texts))
+        self.n_tokens = self.n_bytes
+        self.bytes_per_token = self.n_bytes / sum(map(len, tokens))
 
     def rows(self, seq_len: int) -> "_Rows":
         """Random access to rows int32[seq_len]."""

@@ -1,5 +1,6 @@
 """Where the numbers of a run go; progress bars are in `tracking.progress`."""
 
-from compressed_lm.tracking.trackers import JSONLines, TensorBoard, Terminal, Tracker, Wandb, read_json_lines
+from compressed_lm.tracking.json_lines import JSONLines, read_json_lines
+from compressed_lm.tracking.trackers import TensorBoard, Terminal, Tracker, Wandb
 
 __all__ = ["JSONLines", "TensorBoard", "Terminal", "Tracker", "Wandb", "read_json_lines"]

@@ -1,10 +1,13 @@
-"""Where numbers of a run go: the terminal, a file of JSON lines, TensorBoard, Weights & Biases."""
+"""Where numbers of a run go, beside its file of JSON lines: the terminal, TensorBoard, Weights & Biases."""
 
-import json
 import os
-import pathlib
+import uuid
 from collections.abc import Mapping
 from typing import Protocol
+
+from etils import epath
+
+WANDB_ID = "wandb_id.txt"
 
 
 class Tracker(Protocol):
@@ -31,51 +34,6 @@ class Terminal:
 
     def close(self) -> None:
         pass
-
-
-class JSONLines:
-    """Appends one JSON object a record to a file, flushed at once: `{"step": 20, "loss_nats_per_token": 3.1}`.
-
-    Args:
-        path: the file; it is made if missing.
-        last_step: where a run resumes. Records of later steps, which the run will write again, and a last line cut
-            short by a crash are removed first.
-    """
-
-    def __init__(self, path: str | os.PathLike, *, last_step: int | None = None):
-        path = pathlib.Path(path)
-        if last_step is not None and path.exists():
-            kept = [line for line, record in _complete_lines(path) if record["step"] <= last_step]
-            temporary = path.with_name(path.name + ".tmp")
-            temporary.write_text("".join(kept), encoding="utf-8")
-            temporary.replace(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("a", encoding="utf-8")
-
-    def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        self._write({"step": step, **{name: float(value) for name, value in values.items()}})
-
-    def text(self, step: int, name: str, value: str) -> None:
-        self._write({"step": step, name: value})
-
-    def close(self) -> None:
-        self._file.close()
-
-    def _write(self, record):
-        self._file.write(json.dumps(record) + "\n")
-        self._file.flush()
-
-
-def read_json_lines(path: str | os.PathLike) -> list[dict]:
-    """Returns the records of a `JSONLines` file, without a last one that was cut short."""
-    return [record for _, record in _complete_lines(pathlib.Path(path))]
-
-
-def _complete_lines(path):
-    """Yields (line, record) for each whole line."""
-    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
-        if line.endswith("\n"):
-            yield line, json.loads(line)
 
 
 class TensorBoard:
@@ -107,13 +65,22 @@ class TensorBoard:
 
 
 class Wandb:
-    """Sends records to Weights & Biases; the keywords are those of `wandb.init`.
+    """Sends records to Weights & Biases; with WANDB_MODE=offline it keeps them in `directory` for `wandb sync`.
+
+    A run that is started again goes on in the same W&B run: its id is made once and stays in the run's folder. (An id
+    made out of the folder's name would mix two runs of that name, on two machines or one after the other.) W&B refuses
+    steps below the last one it saw; those are the ones that an exact restart repeats.
+
+    Args:
+        directory: the run's folder.
+        init: more keywords of `wandb.init`, such as project and config. Name and group are by default the names of the
+            run's folder and of the folder around it.
 
     Raises:
         ValueError: wandb is not installed.
     """
 
-    def __init__(self, **init):
+    def __init__(self, directory: str | os.PathLike, **init):
         try:
             import wandb
         except ImportError as error:
@@ -121,7 +88,15 @@ class Wandb:
                 "A Weights & Biases tracker was asked for, but the package wandb is not installed; "
                 "run `pip install compressed_lm[wandb]`."
             ) from error
-        self._run = wandb.init(**init)
+        directory = epath.Path(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        path = directory / WANDB_ID
+        if not path.exists():
+            path.write_text(uuid.uuid4().hex[:16])
+        names = {"name": directory.name, "group": directory.parent.name or None}
+        if "://" not in os.fspath(directory):  # wandb's own files stay on this machine
+            names["dir"] = os.fspath(directory)
+        self._run = wandb.init(id=path.read_text().strip(), resume="allow", **(names | init))
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         self._run.log(dict(values), step=step)

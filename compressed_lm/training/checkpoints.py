@@ -1,5 +1,6 @@
 """Checkpoints of a run: written in the background, never half visible, and read past a damaged one."""
 
+import contextlib
 import os
 import warnings
 
@@ -65,8 +66,11 @@ class Checkpoints:
 
     def close(self) -> None:
         """Waits, then lets go of the folder."""
-        self.wait()
-        self._orbax.close()
+        try:
+            self.wait()
+        finally:
+            with contextlib.suppress(Exception):  # raises a failed save, which `wait` has told, once more
+                self._orbax.close()
 
     def restore(self, abstract: TrainState) -> tuple[TrainState, dict] | None:
         """Returns (state, data) of the newest checkpoint that can be read, or None if there is none.

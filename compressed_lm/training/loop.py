@@ -28,7 +28,7 @@ from compressed_lm.training.checkpoints import Checkpoints, folder
 from compressed_lm.training.clock import Clock
 from compressed_lm.training.config import TrainConfig
 from compressed_lm.training.data import Batches
-from compressed_lm.training.durations import resolve
+from compressed_lm.training.durations import rates, resolve
 from compressed_lm.training.mesh import make_mesh
 from compressed_lm.training.recorder import Recorder
 from compressed_lm.training.step import Params, Program
@@ -102,9 +102,7 @@ def train(
         jax.config.update("jax_compilation_cache_dir", os.fspath(compilation_cache))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     out, main_process = folder(out), jax.process_index() == 0
-    tokens = store.n_tokens + store.n_documents
-    bytes_per_token = store.n_bytes / max(tokens, 1)
-    config = resolve(config, bytes_per_token=bytes_per_token, tokens_per_epoch=tokens)
+    config = resolve(config, **rates(store))
     program = Program(config, model_config, store.eod_id, make_mesh((1, 1, 1) if debug else mesh_shape))
     record = run_dir.describe(config, model_config, store, init_params)
     identity = {"store_fingerprint": store.fingerprint, "config_hash": run_dir.config_hash(record)}
@@ -156,7 +154,7 @@ def train(
                 clock=clock,
                 bar=bar,
                 checkpoints=checkpoints,
-                bytes_per_token=bytes_per_token,
+                bytes_per_token=rates(store)["bytes_per_token"],
                 peak_flops=peak and peak * program.mesh.size,
             )
             saved = time.monotonic()

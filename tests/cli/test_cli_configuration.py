@@ -1,5 +1,7 @@
 """gin settings: plain strings work, and every misspelling is refused with what was probably meant."""
 
+import types
+
 import pytest
 
 from compressed_lm import configuration
@@ -61,3 +63,60 @@ def test_every_gin_file_parses():
         configuration.load([str(file)])
     with pytest.raises(InputError, match="runs/demo.gin"):
         configuration.load(["runs/dmo.gin"])
+
+
+def test_include_finds_the_files_of_the_package(tmp_path, monkeypatch, caplog):
+    """A file of one's own, in any folder, may include one that comes with the package, and overrides it; a misspelt
+    name is refused with a suggestion."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.gin").write_text("include 'recipes/paper.gin'  # theirs\ntrain.steps = 7\n")
+    configuration.load(["mine.gin"], ["model.size=25m"])
+    assert (configuration.train().steps, configuration.train().batch_size) == (7, 256)
+    assert configuration.model(264).dtype == "bfloat16"
+    assert not caplog.records  # gin's own search logs an error for each place where a file is not
+    (tmp_path / "mine.gin").write_text("include 'mine.gin'\n")
+    with pytest.raises(InputError, match="mine.gin includes itself"):
+        configuration.load(["mine.gin"])
+    (tmp_path / "mine.gin").write_text("include 'recipes/papr.gin'\n")
+    with pytest.raises(InputError, match="no gin file 'recipes/papr.gin'. Did you mean recipes/paper.gin"):
+        configuration.load(["mine.gin"])
+
+
+def test_the_resolved_configuration_loads_again(tmp_path):
+    """What `load` returns, saved beside a run, describes the same run without the files it came from."""
+    text = configuration.load(["runs/paper_eiw16_v65536.gin"], ["model.size=113m", "train.warmup_steps=2%"])
+    before = configuration.train(), configuration.model(264), configuration.data()
+    (tmp_path / "config.gin").write_text(text)
+    assert "include" not in configuration.load([str(tmp_path / "config.gin")])
+    assert (configuration.train(), configuration.model(264), configuration.data()) == before
+    assert before[0].warmup_steps == "2%"
+
+
+@pytest.mark.parametrize(
+    "codec, spec, vocab_size",
+    [("bytes", "bytes", 256), ("eiw(v=65536, b=16)", "eiw(b=16,v=65536)", 65536), ("gzip", "gzip(v=256)", 256),
+     ("sentencepiece(v=32000)", "sentencepiece(v=32000)", 32000), ("", "", None)],
+)  # fmt: skip
+def test_data_names_a_codec_before_there_are_tokens(codec, spec, vocab_size):
+    """`data.codec` is spelled as codecs spell themselves and tells the vocabulary."""
+    configuration.load([], [f"data.codec={codec}", "data.bytes_per_token=5.31"])
+    data = configuration.data()
+    assert (data.codec, data.vocab_size, data.bytes_per_token) == (spec, vocab_size, 5.31)
+
+
+def test_a_store_of_another_codec_is_refused():
+    """A run meant for one codec does not take the tokens of another; without `data.codec` any store will do."""
+    store = types.SimpleNamespace(codec_spec="gzip(v=256)", path="stores/gzip")
+    configuration.load([], ["data.codec=eiw(b=16,v=256)"])
+    with pytest.raises(InputError, match=r"codec eiw\(b=16,v=256\) \(data.codec\).*stores/gzip was made with gzip"):
+        configuration.data().check(store)
+    configuration.load([], ["data.codec=gzip"])
+    configuration.data().check(store)
+    configuration.load([], [])
+    configuration.data().check(store)
+    configuration.load([], ["data.codec=eiv(b=16)"])
+    with pytest.raises(InputError, match="Did you mean 'eiw'"):
+        configuration.data()
+    configuration.load([], ["data.bytes_per_token=-1"])
+    with pytest.raises(InputError, match="data.bytes_per_token=-1 was given; expected 0 or more"):
+        configuration.data()

@@ -1,26 +1,11 @@
-"""Records reach their file whole, and a resumed run writes none of them twice."""
+"""Trackers hand on what they are given, and say what to install where their package is missing."""
 
 import sys
+import types
 
 import pytest
 
-from compressed_lm.tracking import JSONLines, TensorBoard, Terminal, Wandb, read_json_lines
-
-
-def test_json_lines_of_a_resumed_run(tmp_path):
-    """Records after the restored step and a line cut short by a crash go; the rest stays."""
-    path = tmp_path / "new" / "metrics.jsonl"
-    tracker = JSONLines(path)
-    for step in (10, 20, 30):
-        tracker.scalars(step, {"loss": step / 4})
-    tracker.text(30, "sample", "ü")
-    tracker.close()
-    with path.open("a") as file:
-        file.write('{"step": 31, "lo')
-    assert [r["step"] for r in read_json_lines(path)] == [10, 20, 30, 30]
-    resumed = JSONLines(path, last_step=20)
-    resumed.scalars(25, {"loss": 1})
-    assert path.read_text() == '{"step": 10, "loss": 2.5}\n{"step": 20, "loss": 5.0}\n{"step": 25, "loss": 1.0}\n'
+from compressed_lm.tracking import TensorBoard, Terminal, Wandb
 
 
 def test_terminal_prints_a_line_a_record(capsys):
@@ -31,10 +16,73 @@ def test_terminal_prints_a_line_a_record(capsys):
 
 
 @pytest.mark.parametrize(
-    ("module", "make", "extra"), [("tensorboardX", lambda: TensorBoard("x"), "tensorboard"), ("wandb", Wandb, "wandb")]
+    ("module", "tracker", "extra"), [("tensorboardX", TensorBoard, "tensorboard"), ("wandb", Wandb, "wandb")]
 )
-def test_a_missing_package_names_the_extra(module, make, extra, monkeypatch):
+def test_a_missing_package_names_the_extra(module, tracker, extra, monkeypatch, tmp_path):
     """A tracker whose package is not installed says what to install."""
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ValueError, match=rf"{module} is not installed; run `pip install compressed_lm\[{extra}\]`"):
-        make()
+        tracker(tmp_path / "x")
+    assert not (tmp_path / "x").exists()
+
+
+def test_tensorboard_writes_an_event_file(tmp_path):
+    """Numbers and texts end in one event file of the folder."""
+    pytest.importorskip("tensorboardX")
+    tracker = TensorBoard(tmp_path)
+    tracker.scalars(20, {"bits_per_byte": 2.5})
+    tracker.text(20, "sample", "abc")
+    tracker.close()
+    (events,) = tmp_path.glob("events.out.tfevents.*")
+    assert b"bits_per_byte" in events.read_bytes() and b"sample" in events.read_bytes()
+
+
+class FakeWandb(types.ModuleType):
+    """Keeps what it is called with."""
+
+    def __init__(self):
+        super().__init__("wandb")
+        self.inits, self.logged, self.finished = [], [], 0
+
+    def init(self, **keywords):
+        self.inits.append(keywords)
+        return self
+
+    def log(self, values, *, step):
+        self.logged.append((step, values))
+
+    def finish(self):
+        self.finished += 1
+
+
+def test_a_run_that_is_started_again_goes_on_in_the_same_wandb_run(tmp_path, monkeypatch):
+    """The id stays with the folder, whatever the folder is called later; another folder gets another id."""
+    fake = FakeWandb()
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    for step in (20, 40):
+        tracker = Wandb(tmp_path / "sweep" / "eiw", project="p", config={"steps": 40})
+        tracker.scalars(step, {"loss": 80 / step})
+        tracker.text(step, "sample", "abc")
+        tracker.close()
+    first, again = fake.inits
+    assert first == again and first["resume"] == "allow" and len(first["id"]) == 16
+    assert (first["name"], first["group"], first["project"]) == ("eiw", "sweep", "p")
+    assert first["dir"] == str(tmp_path / "sweep" / "eiw")
+    assert fake.logged == [(20, {"loss": 4}), (20, {"sample": "abc"}), (40, {"loss": 2}), (40, {"sample": "abc"})]
+    assert fake.finished == 2
+
+    (tmp_path / "sweep").rename(tmp_path / "moved")
+    Wandb(tmp_path / "moved" / "eiw", name="mine")
+    Wandb(tmp_path / "sweep" / "eiw")
+    assert fake.inits[2]["id"] == first["id"] != fake.inits[3]["id"]
+    assert fake.inits[2]["name"] == "mine"
+
+
+def test_a_wandb_run_in_an_object_store(bucket, monkeypatch):
+    """The id is kept in the store; wandb's own files stay on the machine."""
+    fake = FakeWandb()
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    Wandb("gs://bucket/runs/eiw")
+    Wandb("gs://bucket/runs/eiw")
+    assert fake.inits[0] == fake.inits[1] and "dir" not in fake.inits[0]
+    assert (bucket.folder / "bucket" / "runs" / "eiw" / "wandb_id.txt").read_text() == fake.inits[0]["id"]

@@ -1,0 +1,100 @@
+"""What the chips of a mesh can do at best, for MFU and for estimates before a run."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import jax
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """One kind of device as JAX counts devices; a chip that JAX sees as two is entered by halves.
+
+    Attributes:
+        name: as people call it.
+        bf16_flops: peak dense bfloat16 FLOP/s, accumulated in float32.
+        memory_bytes: of its large memory (HBM), as far as a program gets it.
+        memory_bandwidth: bytes/s of that memory.
+        link_bandwidth: bytes/s that it sends over all its links to other chips.
+        torus: dimensions of the torus that the links form, two in each; 0 for a switch.
+        wraps: length from which a dimension of the torus is closed to a ring.
+    """
+
+    name: str
+    bf16_flops: float
+    memory_bytes: float
+    memory_bandwidth: float
+    link_bandwidth: float
+    torus: int = 0
+    wraps: int = 0
+
+
+GiB = 2**30
+_V4 = Chip("TPU v4", 275e12, 30.75 * GiB, 1200e9, 300e9, 3, 4)
+_V5E = Chip("TPU v5e", 197e12, 15.75 * GiB, 819e9, 200e9, 2, 16)
+_V5P = Chip("TPU v5p", 459e12, 95.74 * GiB, 2765e9, 600e9, 3, 4)
+_V6E = Chip("TPU v6e", 918e12, 31.25 * GiB, 1638e9, 400e9, 2, 16)
+_V7X = Chip("TPU7x", 2307e12 / 2, 94.75 * GiB, 7380e9 / 2, 600e9 / 2, 3, 4)
+
+# By `device_kind`; the longest name that it begins with counts. Sources:
+# TPU: docs.cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e,tpu7x}, tables "key specifications"; the documented interconnect
+#   bandwidth counts both directions, here is one. TPU7x has two devices a chip; the two cores of v4 and v5p are one
+#   ("megacore"). Memory is what libtpu 0.0.42 leaves to a program, as its message says about one that does not fit; the
+#   documents say 32, 16, 95, 32 and 192 GiB a chip.
+#   Where a dimension closes to a ring: jax-ml.github.io/scaling-book/tpus, "TPU networking".
+# NVIDIA: data sheets of A100, H100, H200, HGX B200, L4 and L40S at nvidia.com/data-center; dense figures. Links are
+#   NVLink (PCIe for L4 and L40S) in one direction, to the GPUs of one host only.
+CHIPS = {
+    "TPU v4": _V4,
+    "TPU v5 lite": _V5E,
+    "TPU v5e": _V5E,
+    "TPU v5": _V5P,
+    "TPU v5p": _V5P,
+    "TPU v6 lite": _V6E,
+    "TPU v6e": _V6E,
+    "TPU7x": _V7X,
+    "TPU v7x": _V7X,
+    "NVIDIA A100-SXM4-40GB": Chip("A100 40GB", 312e12, 40e9, 1555e9, 300e9),
+    "NVIDIA A100-SXM4-80GB": Chip("A100 80GB", 312e12, 80e9, 2039e9, 300e9),
+    "NVIDIA H100": Chip("H100 SXM", 989.4e12, 80e9, 3350e9, 450e9),
+    "NVIDIA H100 PCIe": Chip("H100 PCIe", 756e12, 80e9, 2000e9, 300e9),
+    "NVIDIA H100 NVL": Chip("H100 NVL", 835.5e12, 94e9, 3900e9, 300e9),
+    "NVIDIA H200": Chip("H200", 989.4e12, 141e9, 4800e9, 450e9),
+    "NVIDIA B200": Chip("B200", 2250e12, 180e9, 8000e9, 900e9),
+    "NVIDIA L4": Chip("L4", 121e12, 24e9, 300e9, 32e9),
+    "NVIDIA L40S": Chip("L40S", 362e12, 48e9, 864e9, 32e9),
+}
+
+
+def chip_of(device: jax.Device) -> Chip | None:
+    """Returns what is known of a device's kind, or None (a CPU, a kind that is not in `CHIPS`)."""
+    kind = device.device_kind
+    names = [name for name in CHIPS if kind == name or kind.startswith(name + " ")]
+    return CHIPS[max(names, key=len)] if names else None
+
+
+def peak_flops(device: jax.Device) -> float | None:
+    """Returns the peak bfloat16 FLOP/s of a device, or None where that is not known."""
+    chip = chip_of(device)
+    return chip and chip.bf16_flops
+
+
+def send_bandwidth(chip: Chip, group: Sequence[jax.Device], mesh: Sequence[jax.Device]) -> float:
+    """Returns the bytes/s that each device of a group can send to the others of it, at best.
+
+    In a torus only the dimensions that the group extends over count: both links of one that is closed to a ring, and
+    one link otherwise, since the data of the far end passes through.
+
+    Args:
+        chip: what the devices are.
+        group: the devices that exchange.
+        mesh: all devices of the program, which tell how long the torus is.
+    """
+    if not chip.torus or not all(hasattr(device, "coords") for device in mesh):
+        return chip.link_bandwidth
+    lengths = [len(set(positions)) for positions in zip(*(device.coords for device in mesh), strict=True)]
+    extends = [len(set(positions)) > 1 for positions in zip(*(device.coords for device in group), strict=True)]
+    links = sum(2 if length >= chip.wraps else 1 for length, used in zip(lengths, extends, strict=True) if used)
+    if not links:
+        return chip.link_bandwidth  # two devices of one chip
+    return chip.link_bandwidth * links / (2 * chip.torus)

@@ -1,0 +1,64 @@
+"""Records reach their file or object whole, and a resumed run writes none of them twice."""
+
+import json
+
+import pytest
+
+from compressed_lm.tracking import JSONLines, read_json_lines
+
+
+def test_json_lines_of_a_resumed_run(tmp_path):
+    """Records after the restored step and a line cut short by a crash go; the rest stays."""
+    path = tmp_path / "new" / "metrics.jsonl"
+    tracker = JSONLines(path)
+    for step in (10, 20, 30):
+        tracker.scalars(step, {"loss": step / 4})
+    tracker.text(30, "sample", "ü")
+    tracker.close()
+    with path.open("a") as file:
+        file.write('{"step": 31, "lo')
+    assert [r["step"] for r in read_json_lines(path)] == [10, 20, 30, 30]
+    resumed = JSONLines(path, last_step=20)
+    resumed.scalars(25, {"loss": 1})
+    assert path.read_text() == '{"step": 10, "loss": 2.5}\n{"step": 20, "loss": 5.0}\n{"step": 25, "loss": 1.0}\n'
+
+
+def steps(path):
+    return [json.loads(line)["step"] for line in path.read_text().splitlines()]
+
+
+def test_an_object_is_written_now_and_then_and_at_the_end(bucket):
+    """Records are held for the given time, then the whole object is written; `flush` and `close` write what is left,
+    and nothing is written twice."""
+    times = [0.0]
+    tracker = JSONLines("gs://runs/a/metrics.jsonl", rewrite_seconds=60, now=lambda: times[0])
+    path = bucket.folder / "runs" / "a" / "metrics.jsonl"
+    for step in range(1, 101):
+        times[0] = 1.5 * step  # a record every 1.5 seconds
+        tracker.scalars(step, {"loss": 1 / step})
+        if step == 50:
+            assert steps(path) == list(range(1, 41))
+    assert bucket.writes == 2 and steps(path) == list(range(1, 81))
+    tracker.flush()
+    tracker.flush()
+    assert bucket.writes == 3 and steps(path) == list(range(1, 101))
+    tracker.text(100, "sample", "ü")
+    tracker.close()
+    assert bucket.writes == 4
+    assert read_json_lines("gs://runs/a/metrics.jsonl")[-2:] == [
+        {"step": 100, "loss": 0.01},
+        {"step": 100, "sample": "ü"},
+    ]
+
+
+@pytest.mark.parametrize("last_step, kept", [(None, [10, 20, 30]), (20, [10, 20]), (0, [])])
+def test_a_resumed_object_keeps_its_records(bucket, last_step, kept):
+    """A second process reads what is there, drops what it will write again, and continues."""
+    first = JSONLines("gs://runs/metrics.jsonl")
+    for step in (10, 20, 30):
+        first.scalars(step, {"loss": 1})
+    first.close()
+    second = JSONLines("gs://runs/metrics.jsonl", last_step=last_step)
+    second.scalars(40, {"loss": 0.5})
+    second.close()
+    assert steps(bucket.folder / "runs" / "metrics.jsonl") == [*kept, 40]
