@@ -38,7 +38,7 @@ EXTRAS = {
     "wandb": ["wandb>=0.20,<1"],
     # On a TPU; elsewhere (Linux, x86) the compiler alone, for `train --dry_run --tpu`.
     "tpu": ["jax[tpu]>=0.10.2,<0.13"],
-    "gcs": ["gcsfs>=2025.3,<2027"],
+    "gcs": ["etils[epath-gcs]>=1.14,<2"],
     "bench": ["torch>=2.9,<2.15"],
     "dev": [
         "pytest>=8.4,<10",

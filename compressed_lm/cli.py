@@ -50,6 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not isinstance(error, CorruptStream):
             raise
         print(f"error: {error}", file=sys.stderr)
+    if "compressed_lm.training.processes" in sys.modules:
+        sys.modules["compressed_lm.training.processes"].leave(2)  # or the other processes of a run would wait for it
     return 2
 
 

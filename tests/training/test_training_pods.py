@@ -98,9 +98,7 @@ def test_sigterm_to_both_and_a_restart_change_no_bit(store, two_processes, tmp_p
     assert 10 <= stopped.step < STEPS
     finish(start(store, out, mesh="8,1,1", devices=4, processes=2))
     assert losses(out) == losses(two_processes)
-    jax.tree.map(
-        np.testing.assert_array_equal, training.load_run(out).params, training.load_run(two_processes).params
-    )
+    jax.tree.map(np.testing.assert_array_equal, training.load_run(out).params, training.load_run(two_processes).params)
 
 
 @pytest.mark.slow

@@ -1,0 +1,84 @@
+#!/usr/bin/env bash
+# A TPU workload on Google Kubernetes Engine, by xpk.
+set -euo pipefail
+
+usage() {
+  cat <<'END'
+Submits a training run to a GKE cluster that `xpk cluster create` made (pip install xpk).
+
+  gke_xpk.sh --cluster CLUSTER --name NAME --image IMAGE [options] -- ARGUMENTS OF `compressed-lm train`
+
+  --cluster CLUSTER  the cluster
+  --name NAME        of the workload
+  --image IMAGE      image with compressed-lm: docker build -f experiments/launch/Dockerfile -t IMAGE . && docker push IMAGE
+  --storage NAME     bucket with the tokens, attached to the cluster before:
+                     xpk storage attach NAME --cluster=CLUSTER --type=gcsfuse --bucket=BUCKET --size=100 \
+                       --mount-point=/bucket --readonly=false --auto-mount=false
+  --zone ZONE, --project PROJECT   (default: those of gcloud config)
+  --type TYPE        TPU type (default v5litepod-16, a v5e 4x4)
+  --slices N         slices (default 1)
+  --priority P       very-low, low, medium, high or very-high (default medium)
+  --restarts N       restarts after preemptions and aborts (default 20)
+  --grace S          seconds to save in before a pod is removed (default 120)
+  --spot             for clusters that provision nodes by themselves: spot nodes
+  --dry-run          print the command, run nothing
+  --help             this text
+
+xpk restarts a run on the statuses 42 and 127 to 255, among them 143 (saved on SIGTERM) and 134 (JAX lost a process),
+and not on 1 and 2, which are errors that would come again. Give a gs:// path as out.
+
+example:
+  experiments/launch/gke_xpk.sh --cluster tpus --name paper-2b --image gcr.io/PROJECT/compressed-lm \
+    --type v5litepod-256 --storage BUCKET -- --tokens /bucket/stores/c4 --out gs://BUCKET/runs/2b --size 2b --mesh 1,256,1
+END
+}
+
+fail() { echo "gke_xpk.sh: $1" >&2; exit 2; }
+
+# Prints words so that a shell reads them back as they are.
+quote() {
+  local word line='' q="'\\''"
+  for word; do
+    case $word in
+      '' | *[!A-Za-z0-9_@%+=:,./-]*) word="'${word//\'/$q}'" ;;
+    esac
+    line+="$word "
+  done
+  printf '%s\n' "${line% }"
+}
+
+cluster='' name='' image='' storage='' zone='' project='' type=v5litepod-16 slices=1 priority=medium restarts=20 grace=120
+spot='' dry=''
+while [ $# -gt 0 ]; do
+  case $1 in
+    --cluster) cluster=$2; shift 2 ;;
+    --name) name=$2; shift 2 ;;
+    --image) image=$2; shift 2 ;;
+    --storage) storage=$2; shift 2 ;;
+    --zone) zone=$2; shift 2 ;;
+    --project) project=$2; shift 2 ;;
+    --type) type=$2; shift 2 ;;
+    --slices) slices=$2; shift 2 ;;
+    --priority) priority=$2; shift 2 ;;
+    --restarts) restarts=$2; shift 2 ;;
+    --grace) grace=$2; shift 2 ;;
+    --spot) spot=1; shift ;;
+    --dry-run) dry=1; shift ;;
+    --help | -h) usage; exit ;;
+    --) shift; break ;;
+    *) fail "$1 is no option; see --help. Arguments of compressed-lm train come after --" ;;
+  esac
+done
+[ -n "$cluster" ] && [ -n "$name" ] && [ -n "$image" ] || fail '--cluster, --name and --image are needed; see --help'
+[ $# -gt 0 ] || fail 'no arguments for compressed-lm train after --; see --help'
+
+command=(xpk workload create "--cluster=$cluster" "--workload=$name" "--docker-image=$image" "--tpu-type=$type"
+  "--num-slices=$slices" "--priority=$priority" "--max-restarts=$restarts"
+  "--termination-grace-period-seconds=$grace")
+[ -z "$storage" ] || command+=("--storage=$storage")
+[ -z "$zone" ] || command+=("--zone=$zone")
+[ -z "$project" ] || command+=("--project=$project")
+[ -z "$spot" ] || command+=(--spot)
+# exec: xpk sends SIGTERM to the shell that runs this, which must be the program.
+command+=("--command=exec compressed-lm $(quote train "$@" --distributed=on)")
+if [ -n "$dry" ]; then quote "${command[@]}"; else exec "${command[@]}"; fi

@@ -1,0 +1,168 @@
+#!/usr/bin/env bash
+# A training run on any Kubernetes cluster with JobSet.
+set -euo pipefail
+
+usage() {
+  cat <<'END'
+Submits a training run to a Kubernetes cluster on which JobSet (https://jobset.sigs.k8s.io) is installed.
+
+  jobset.sh --name NAME --image IMAGE --hosts N [options] -- ARGUMENTS OF `compressed-lm train`
+
+  --name NAME      of the JobSet
+  --image IMAGE    image with compressed-lm: docker build -f experiments/launch/Dockerfile -t IMAGE . && docker push IMAGE
+  --hosts N        pods, one on each host
+  --tpu KIND       on GKE: accelerator such as tpu-v5-lite-podslice, with --topology 4x4 and --chips 4 (of one host)
+  --gpus N         GPUs of each host, all in one process
+  --cpus N         or CPUs of each host
+  --bucket BUCKET  on GKE with the Cloud Storage FUSE driver: this bucket is the folder /bucket
+  --account NAME   Kubernetes service account that may use the bucket (default: default)
+  --spot           on GKE: spot nodes
+  --restarts N     restarts after preemptions and aborts (default 20)
+  --grace S        seconds to save in before a pod is removed (default 120)
+  --dry-run        print the manifest and the command, run nothing
+  --help           this text
+
+A run that saved on SIGTERM or lost a host is started again and goes on; statuses 1 and 2, errors that would come again,
+end it. Tokens are read from a folder that every pod has, such as /bucket; out may be a gs:// path.
+
+example, a v5e 4x4:
+  experiments/launch/jobset.sh --name paper-403m --image gcr.io/PROJECT/compressed-lm --hosts 4 \
+    --tpu tpu-v5-lite-podslice --topology 4x4 --chips 4 --bucket BUCKET -- \
+    --tokens /bucket/stores/c4 --out gs://BUCKET/runs/403m --size 403m --mesh 1,16,1
+END
+}
+
+fail() { echo "jobset.sh: $1" >&2; exit 2; }
+
+# Prints words as a list of YAML. Kubernetes would replace $(NAME) in them; $$ stands for one $.
+yaml_list() {
+  local word list=''
+  for word; do
+    word=${word//\\/\\\\}
+    word=${word//\"/\\\"}
+    word=${word//$'\n'/\\n}
+    word=${word//$'\t'/\\t}
+    # shellcheck disable=SC2016
+    word=${word//'$('/'$$('}
+    list+="\"$word\", "
+  done
+  printf '[%s]\n' "${list%, }"
+}
+
+name='' image='' hosts='' tpu='' topology='' chips='' gpus='' cpus='' bucket='' account='' spot='' restarts=20 grace=120 dry=''
+while [ $# -gt 0 ]; do
+  case $1 in
+    --name) name=$2; shift 2 ;;
+    --image) image=$2; shift 2 ;;
+    --hosts) hosts=$2; shift 2 ;;
+    --tpu) tpu=$2; shift 2 ;;
+    --topology) topology=$2; shift 2 ;;
+    --chips) chips=$2; shift 2 ;;
+    --gpus) gpus=$2; shift 2 ;;
+    --cpus) cpus=$2; shift 2 ;;
+    --bucket) bucket=$2; shift 2 ;;
+    --account) account=$2; shift 2 ;;
+    --spot) spot=1; shift ;;
+    --restarts) restarts=$2; shift 2 ;;
+    --grace) grace=$2; shift 2 ;;
+    --dry-run) dry=1; shift ;;
+    --help | -h) usage; exit ;;
+    --) shift; break ;;
+    *) fail "$1 is no option; see --help. Arguments of compressed-lm train come after --" ;;
+  esac
+done
+[ -n "$name" ] && [ -n "$image" ] && [ -n "$hosts" ] || fail '--name, --image and --hosts are needed; see --help'
+[ $# -gt 0 ] || fail 'no arguments for compressed-lm train after --; see --help'
+
+selector='' environment=''
+if [ -n "$tpu" ]; then
+  [ -n "$topology" ] && [ -n "$chips" ] || fail '--tpu needs --topology and --chips; see --help'
+  resource="google.com/tpu: \"$chips\""
+  selector="
+                cloud.google.com/gke-tpu-accelerator: $tpu
+                cloud.google.com/gke-tpu-topology: $topology"
+  # GKE tells the pods of a TPU slice about each other, in the order of the chips.
+else
+  if [ -n "$gpus" ]; then resource="nvidia.com/gpu: \"$gpus\""; else resource="cpu: \"${cpus:-4}\""; fi
+  environment="
+                  env:
+                    - name: COMPRESSED_LM_COORDINATOR
+                      value: $name-worker-0-0.$name:8476
+                    - name: COMPRESSED_LM_NUM_PROCESSES
+                      value: \"$hosts\"
+                    - name: COMPRESSED_LM_PROCESS_ID
+                      valueFrom:
+                        fieldRef:
+                          fieldPath: metadata.annotations['batch.kubernetes.io/job-completion-index']"
+fi
+[ -z "$spot" ] || selector+='
+                cloud.google.com/gke-spot: "true"'
+[ -z "$selector" ] || selector="
+              nodeSelector:$selector"
+
+annotations='' mounts='' volumes=''
+if [ -n "$bucket" ]; then
+  annotations='
+            metadata:
+              annotations:
+                gke-gcsfuse/volumes: "true"'
+  mounts='
+                  volumeMounts:
+                    - name: bucket
+                      mountPath: /bucket'
+  volumes="
+              volumes:
+                - name: bucket
+                  csi:
+                    driver: gcsfuse.csi.storage.gke.io
+                    volumeAttributes:
+                      bucketName: $bucket
+                      mountOptions: implicit-dirs"
+fi
+[ -z "$account" ] || selector+="
+              serviceAccountName: $account"
+
+manifest="apiVersion: jobset.x-k8s.io/v1alpha2
+kind: JobSet
+metadata:
+  name: $name
+spec:
+  failurePolicy:
+    maxRestarts: $restarts
+    rules:
+      - action: FailJobSet
+        onJobFailureReasons: [PodFailurePolicy]
+  replicatedJobs:
+    - name: worker
+      replicas: 1
+      template:
+        spec:
+          parallelism: $hosts
+          completions: $hosts
+          completionMode: Indexed
+          backoffLimit: 0
+          podFailurePolicy:
+            rules:
+              - action: FailJob
+                onExitCodes:
+                  containerName: train
+                  operator: In
+                  values: [1, 2]
+          template:$annotations
+            spec:
+              restartPolicy: Never
+              terminationGracePeriodSeconds: $grace$selector
+              containers:
+                - name: train
+                  image: $image
+                  command: [compressed-lm]
+                  args: $(yaml_list train "$@" --distributed=on)$environment$mounts
+                  resources:
+                    limits:
+                      $resource$volumes"
+
+if [ -n "$dry" ]; then
+  printf 'kubectl apply -f - <<'\''END'\''\n%s\nEND\n' "$manifest"
+else
+  printf '%s\n' "$manifest" | kubectl apply -f -
+fi

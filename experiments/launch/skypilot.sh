@@ -1,0 +1,66 @@
+#!/usr/bin/env bash
+# A managed spot job on the cloud that has GPUs, by SkyPilot.
+set -euo pipefail
+
+usage() {
+  cat <<'END'
+Submits a training run as a SkyPilot managed job (pip install 'skypilot[gcp]', or another cloud), which finds spot GPUs
+anywhere and starts the run again elsewhere when they are taken away.
+
+  skypilot.sh --bucket URL [options] -- ARGUMENTS OF `compressed-lm train`
+
+  --bucket URL   bucket such as gs://BUCKET or s3://BUCKET, which every host sees as the folder /bucket
+  --name NAME    of the job (default compressed-lm)
+  --gpus SPEC    accelerators of a host (default H100:8), used by one process
+  --nodes N      hosts (default 1)
+  --infra WHERE  cloud, region or zone, such as gcp/us-central1 (default: the cheapest that has them)
+  --on-demand    no spot instances
+  --dry-run      print the command, run nothing
+  --help         this text
+
+Give tokens and out below /bucket: the next machine goes on from the newest checkpoint. A machine may vanish without
+SIGTERM, so save by time as well: --set train.checkpoint_minutes=10.
+
+example:
+  experiments/launch/skypilot.sh --bucket gs://BUCKET --gpus H100:8 --nodes 2 -- \
+    --tokens /bucket/stores/c4 --out /bucket/runs/403m --size 403m --mesh 2,8,1
+END
+}
+
+fail() { echo "skypilot.sh: $1" >&2; exit 2; }
+
+# Prints words so that a shell reads them back as they are.
+quote() {
+  local word line='' q="'\\''"
+  for word; do
+    case $word in
+      '' | *[!A-Za-z0-9_@%+=:,./-]*) word="'${word//\'/$q}'" ;;
+    esac
+    line+="$word "
+  done
+  printf '%s\n' "${line% }"
+}
+
+bucket='' name=compressed-lm gpus=H100:8 nodes=1 infra='' spot=--use-spot dry=''
+while [ $# -gt 0 ]; do
+  case $1 in
+    --bucket) bucket=$2; shift 2 ;;
+    --name) name=$2; shift 2 ;;
+    --gpus) gpus=$2; shift 2 ;;
+    --nodes) nodes=$2; shift 2 ;;
+    --infra) infra=$2; shift 2 ;;
+    --on-demand) spot=--no-use-spot; shift ;;
+    --dry-run) dry=1; shift ;;
+    --help | -h) usage; exit ;;
+    --) shift; break ;;
+    *) fail "$1 is no option; see --help. Arguments of compressed-lm train come after --" ;;
+  esac
+done
+[ -n "$bucket" ] || fail '--bucket is needed; see --help'
+[ $# -gt 0 ] || fail 'no arguments for compressed-lm train after --; see --help'
+
+root=$(cd "$(dirname "$0")/../.." && pwd)
+command=(sky jobs launch "--name=$name" "--workdir=$root" "--gpus=$gpus" "--num-nodes=$nodes" "$spot")
+[ -z "$infra" ] || command+=("--infra=$infra")
+command+=(--env "BUCKET=$bucket" --env "TRAIN=$(quote train "$@" --distributed=on)" --yes "$root/experiments/launch/skypilot.yaml")
+if [ -n "$dry" ]; then quote "${command[@]}"; else exec "${command[@]}"; fi

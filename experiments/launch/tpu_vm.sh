@@ -1,0 +1,166 @@
+#!/usr/bin/env bash
+# One TPU slice of Google Cloud, by gcloud and ssh.
+set -euo pipefail
+
+usage() {
+  cat <<'END'
+Trains on all hosts of a TPU slice, and gets a new slice when a spot slice is taken away.
+
+  tpu_vm.sh ACTION --name NAME --zone ZONE [options] -- ARGUMENTS OF `compressed-lm train`
+
+actions
+  run      create, install and train; after a preemption delete and again; delete when training is finished
+  create   ask for the slice as a queued resource and wait until it is active
+  install  copy the committed tree (git HEAD), and the tokens of --store, to every host and install it with libtpu
+  train    run `compressed-lm train ... --distributed=on` on every host, and show what they print
+  delete   delete the slice
+
+options
+  --name NAME        of the queued resource and of its node
+  --zone ZONE        such as us-west4-a
+  --project PROJECT  (default: that of gcloud config)
+  --type TYPE        accelerator type (default v5litepod-16, a v5e 4x4)
+  --runtime VERSION  software of the hosts (default: the one for the type)
+  --store URL        gs:// folder of a token store, copied to the folder `tokens` of every host
+  --spot             spot price, may be preempted
+  --attempts N       slices that `run` asks for at most (default 20)
+  --keep             let `run` leave the slice when training is finished
+  --dry-run          print the commands, run nothing
+  --help             this text
+
+Give a gs:// path as out: the next slice goes on from the newest checkpoint there. `run` must stay alive as long as the
+training, so start it in tmux on a machine that does.
+
+example:
+  experiments/launch/tpu_vm.sh run --name clm --zone us-west4-a --type v5litepod-256 --spot \
+    --store gs://BUCKET/stores/c4 -- --tokens tokens --out gs://BUCKET/runs/2b --size 2b --mesh 1,256,1
+END
+}
+
+fail() { echo "tpu_vm.sh: $1" >&2; exit 2; }
+
+# Prints words so that a shell reads them back as they are.
+quote() {
+  local word line='' q="'\\''"
+  for word; do
+    case $word in
+      '' | *[!A-Za-z0-9_@%+=:,./-]*) word="'${word//\'/$q}'" ;;
+    esac
+    line+="$word "
+  done
+  printf '%s\n' "${line% }"
+}
+
+run() { if [ -n "$dry" ]; then quote "$@"; else "$@"; fi; }
+
+[ $# -gt 0 ] || { usage >&2; exit 2; }
+case $1 in
+  run | create | install | train | delete) action=$1; shift ;;
+  --help | -h) usage; exit ;;
+  *) fail "$1 is no action; expected run, create, install, train or delete. See --help" ;;
+esac
+name='' zone='' project='' type=v5litepod-16 runtime='' store='' spot='' attempts=20 keep='' dry=''
+while [ $# -gt 0 ]; do
+  case $1 in
+    --name) name=$2; shift 2 ;;
+    --zone) zone=$2; shift 2 ;;
+    --project) project=$2; shift 2 ;;
+    --type) type=$2; shift 2 ;;
+    --runtime) runtime=$2; shift 2 ;;
+    --store) store=$2; shift 2 ;;
+    --spot) spot=1; shift ;;
+    --attempts) attempts=$2; shift 2 ;;
+    --keep) keep=1; shift ;;
+    --dry-run) dry=1; shift ;;
+    --help | -h) usage; exit ;;
+    --) shift; break ;;
+    *) fail "$1 is no option; see --help. Arguments of compressed-lm train come after --" ;;
+  esac
+done
+[ -n "$name" ] && [ -n "$zone" ] || fail '--name and --zone are needed; see --help'
+case $action in
+  run | train) [ $# -gt 0 ] || fail 'no arguments for compressed-lm train after --; see --help' ;;
+esac
+if [ -z "$runtime" ]; then # https://cloud.google.com/tpu/docs/runtimes
+  case $type in
+    v6e-*) runtime=v2-alpha-tpuv6e ;;
+    v5p-*) runtime=v2-alpha-tpuv5 ;;
+    v5litepod-*) runtime=v2-alpha-tpuv5-lite ;;
+    *) runtime=tpu-ubuntu2204-base ;;
+  esac
+fi
+where=("--zone=$zone")
+[ -z "$project" ] || where+=("--project=$project")
+resources=(gcloud compute tpus queued-resources)
+vm=(gcloud compute tpus tpu-vm)
+archive=compressed_lm.tar.gz
+root=$(cd "$(dirname "$0")/../.." && pwd)
+
+# The images bring Python 3.10; uv brings its own.
+remote_install="python3 -m pip install --quiet --user uv && python3 -m uv venv --quiet --clear --python 3.12 ~/venv && \
+python3 -m uv pip install --quiet --python ~/venv/bin/python \"compressed_lm[gcs,tpu] @ file://\$HOME/$archive\""
+[ -z "$store" ] ||
+  remote_install+=" && mkdir -p tokens && gcloud storage rsync --recursive $(quote "$store") tokens"
+remote_train="exec ~/venv/bin/compressed-lm $(quote train "$@" --distributed=on)"
+
+state() { "${resources[@]}" describe "$name" "${where[@]}" '--format=value(state.state)' 2>/dev/null || echo ABSENT; }
+
+create() {
+  local options=("--node-id=$name" "--accelerator-type=$type" "--runtime-version=$runtime")
+  [ -z "$spot" ] || options+=(--spot)
+  run "${resources[@]}" create "$name" "${where[@]}" "${options[@]}" || return
+  if [ -n "$dry" ]; then
+    echo '# every 30 seconds until it prints ACTIVE:'
+    quote "${resources[@]}" describe "$name" "${where[@]}" '--format=value(state.state)'
+    return
+  fi
+  local now=''
+  until [ "$now" = ACTIVE ]; do
+    case $now in FAILED | SUSPENDED | SUSPENDING | ABSENT) return 1 ;; esac
+    sleep 30
+    now=$(state)
+    echo "tpu_vm.sh: $(date +%T) the queued resource $name is $now" >&2
+  done
+}
+
+install() {
+  run git -C "$root" archive --format=tar.gz --prefix=compressed_lm/ "--output=/tmp/$archive" HEAD &&
+    run "${vm[@]}" scp "/tmp/$archive" "$name:$archive" --worker=all "${where[@]}" &&
+    run "${vm[@]}" ssh "$name" --worker=all "${where[@]}" "--command=$remote_install"
+}
+
+train() { run "${vm[@]}" ssh "$name" --worker=all "${where[@]}" "--command=$remote_train"; }
+
+delete() { run "${resources[@]}" delete "$name" "${where[@]}" --force --quiet; }
+
+if [ "$action" != run ]; then
+  "$action"
+  exit
+fi
+if [ -n "$dry" ]; then
+  create; install; train
+  echo "# after a preemption, at most $attempts times: the last command below, and again from the first"
+  if [ -n "$keep" ]; then echo '# the slice is kept when training is finished'; fi
+  delete
+  exit
+fi
+for ((attempt = 1; attempt <= attempts; attempt++)); do
+  now=$(state)
+  case $now in
+    ACTIVE | ABSENT) ;;
+    *) delete ;;
+  esac
+  status=0
+  { [ "$now" = ACTIVE ] || create; } && install && train || status=$?
+  if [ "$status" -eq 0 ]; then
+    [ -n "$keep" ] || delete
+    exit
+  fi
+  sleep 60 # the state follows a preemption late
+  now=$(state)
+  [ "$now" != ACTIVE ] || fail "status $status, and the slice is alive: this is no preemption, see the messages above. \
+'$0 delete --name $name --zone $zone' deletes the slice"
+  [ "$now" != ABSENT ] || fail "status $status, and no slice could be had; see the messages above"
+  echo "tpu_vm.sh: $name is $now after slice $attempt of $attempts; asking for another" >&2
+done
+fail "$attempts slices were taken away before the end; start again to go on"

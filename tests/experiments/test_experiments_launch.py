@@ -1,0 +1,426 @@
+"""The launch scripts do what their dry run prints; the local one is a pod of processes."""
+
+import json
+import os
+import pathlib
+import re
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import time
+
+import pytest
+import yaml
+
+from compressed_lm.codecs.bytes_codec import Bytes
+from compressed_lm.corpora.job import compress
+from compressed_lm.corpora.sources import open_corpus
+
+ROOT = pathlib.Path(__file__).parents[2]
+LAUNCH = ROOT / "experiments" / "launch"
+SCRIPTS = {
+    "local.sh": ["--processes", "2"],
+    "tpu_vm.sh": ["run", "--name", "clm", "--zone", "z"],
+    "gke_xpk.sh": ["--cluster", "c", "--name", "n", "--image", "i"],
+    "jobset.sh": ["--name", "n", "--image", "i", "--hosts", "2"],
+    "slurm.sbatch": ["--nodes=4"],
+    "skypilot.sh": ["--bucket", "gs://b"],
+}
+# What no shell may touch: spaces, both quotes, a variable, a glob, a backslash, nothing, a line break.
+HARD = ["--tokens", "a b", "--set", "x='$HOME *'", 'a"b', "\\n", "", "two\nlines", "$(date)"]
+
+
+def run(script, *arguments, **options):
+    options = {"capture_output": True, "text": True, "timeout": 60} | options
+    return subprocess.run([str(LAUNCH / script), *arguments], **options)
+
+
+@pytest.fixture
+def tools(tmp_path):
+    """A folder for PATH in which gcloud, xpk, ... record their arguments; `answer` gives one of them a body."""
+
+    class Tools:
+        calls_file = tmp_path / "calls"
+        path = tmp_path / "bin"
+
+        def answer(self, name, body=""):
+            tool = self.path / name
+            record = f"import json,sys;open({str(self.calls_file)!r},'a').write(json.dumps(sys.argv[1:])+'\\n')"
+            tool.write_text(f'#!/usr/bin/env bash\n{sys.executable} -c {shlex.quote(record)} {name} "$@"\n{body}\n')
+            tool.chmod(0o755)
+
+        def calls(self):
+            lines = self.calls_file.read_text().splitlines() if self.calls_file.exists() else []
+            return [json.loads(line) for line in lines]
+
+        def environment(self, **more):
+            return os.environ | {"PATH": f"{self.path}:{os.environ['PATH']}"} | more
+
+    (tmp_path / "bin").mkdir()
+    made = Tools()
+    for name in ("gcloud", "xpk", "kubectl", "sbatch", "srun", "scontrol", "sky", "git", "compressed-lm", "sleep"):
+        made.answer(name)
+    return made
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_teaches_and_errors_tell_where(script):
+    """Each script explains itself with an example, and refuses wrong or missing arguments with status 2."""
+    text = run(script, "--help")
+    assert text.returncode == 0 and "\nexample" in text.stdout and f"experiments/launch/{script}" in text.stdout
+    for arguments in (SCRIPTS[script], [*SCRIPTS[script], "--nonsense"], []):
+        result = run(script, *arguments)
+        assert result.returncode == 2 and "--help" in result.stderr + result.stdout, arguments
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_dry_run_runs_nothing(script, tools):
+    """With --dry-run no tool is called."""
+    result = run(script, *SCRIPTS[script], "--dry-run", "--", *HARD, env=tools.environment())
+    assert result.returncode == 0 and result.stdout and tools.calls() == []
+
+
+def test_local_prints_one_command_for_each_process():
+    """Literal dry run: two processes of 4 virtual devices, or of one GPU each."""
+    arguments = ["--dry-run", "--port", "5000", "--", "--tokens", "a b", "--out", "gs://b/x"]
+    both = "COMPRESSED_LM_COORDINATOR=127.0.0.1:5000 COMPRESSED_LM_NUM_PROCESSES=2 COMPRESSED_LM_PROCESS_ID="
+    train = "compressed-lm train --tokens 'a b' --out gs://b/x --distributed=on &"
+    assert run("local.sh", *arguments).stdout.splitlines() == [
+        f"env {both}0 JAX_PLATFORMS=cpu JAX_NUM_CPU_DEVICES=4 {train}",
+        f"env {both}1 JAX_PLATFORMS=cpu JAX_NUM_CPU_DEVICES=4 {train}",
+        "wait",
+    ]
+    visible = os.environ | {"CUDA_VISIBLE_DEVICES": "6,7"}
+    assert run("local.sh", "--gpus", *arguments, env=visible).stdout.splitlines() == [
+        f"env {both}0 CUDA_VISIBLE_DEVICES=6 {train}",
+        f"env {both}1 CUDA_VISIBLE_DEVICES=7 {train}",
+        "wait",
+    ]
+
+
+def test_tpu_vm_prints_the_life_of_a_slice():
+    """Literal dry run of `tpu_vm.sh run`: create, wait, copy, install, train, delete."""
+    options = ["--name", "clm", "--zone", "us-west4-a", "--project", "p", "--type", "v6e-16", "--spot", "--dry-run"]
+    options += ["--store", "gs://b/s"]
+    where = "--zone=us-west4-a --project=p"
+    vm, resources = "gcloud compute tpus tpu-vm", "gcloud compute tpus queued-resources"
+    assert run("tpu_vm.sh", "run", *options, "--", "--tokens", "tokens").stdout.splitlines() == [
+        f"{resources} create clm {where} --node-id=clm --accelerator-type=v6e-16 --runtime-version=v2-alpha-tpuv6e "
+        "--spot",
+        "# every 30 seconds until it prints ACTIVE:",
+        f"{resources} describe clm {where} '--format=value(state.state)'",
+        f"git -C {ROOT} archive --format=tar.gz --prefix=compressed_lm/ --output=/tmp/compressed_lm.tar.gz HEAD",
+        f"{vm} scp /tmp/compressed_lm.tar.gz clm:compressed_lm.tar.gz --worker=all {where}",
+        f"{vm} ssh clm --worker=all {where} '--command=python3 -m pip install --quiet --user uv && python3 -m uv venv "
+        "--quiet --clear --python 3.12 ~/venv && python3 -m uv pip install --quiet --python ~/venv/bin/python "
+        '"compressed_lm[gcs,tpu] @ file://$HOME/compressed_lm.tar.gz" && mkdir -p tokens && gcloud storage rsync '
+        "--recursive gs://b/s tokens'",
+        f"{vm} ssh clm --worker=all {where} '--command=exec ~/venv/bin/compressed-lm train --tokens tokens "
+        "--distributed=on'",
+        "# after a preemption, at most 20 times: the last command below, and again from the first",
+        f"{resources} delete clm {where} --force --quiet",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("type_", "runtime"),
+    [("v5litepod-256", "v2-alpha-tpuv5-lite"), ("v5p-128", "v2-alpha-tpuv5"), ("v4-32", "tpu-ubuntu2204-base")],
+)
+def test_tpu_vm_knows_the_software_of_a_type(type_, runtime):
+    """The runtime version is the one that Google lists for JAX on that TPU."""
+    out = run("tpu_vm.sh", "create", "--name", "n", "--zone", "z", "--type", type_, "--dry-run").stdout
+    assert f"--accelerator-type={type_} --runtime-version={runtime}" in out
+
+
+def test_tpu_vm_trains_on_a_new_slice_after_a_preemption(tools, tmp_path):
+    """With a gcloud that loses the first slice: create, train, delete, create, train, delete, and status 0."""
+    states = tmp_path / "states"
+    states.write_text("ABSENT\nPROVISIONING\nACTIVE\nSUSPENDED\nSUSPENDED\nACTIVE\n")
+    tools.answer(
+        "gcloud",
+        f"""case "$*" in
+  *describe*) state=$(head -n 1 {states}); sed -i 1d {states}; [ $state != ABSENT ] || exit 1; echo $state ;;
+  *compressed-lm\\ train*) if [ ! -e {tmp_path}/lost ]; then touch {tmp_path}/lost; exit 255; fi ;;
+esac""",
+    )
+    result = run("tpu_vm.sh", *SCRIPTS["tpu_vm.sh"], "--", "--tokens", "t", env=tools.environment())
+    assert result.returncode == 0, result.stderr
+    verbs = [
+        next(word for word in ("create", "delete", "scp", "venv ", "train") if word in " ".join(call))
+        for call in tools.calls()
+        if call[0] == "gcloud" and "describe" not in call
+    ]
+    once = ["create", "scp", "venv ", "train", "delete"]
+    assert verbs == once * 2
+
+
+def test_tpu_vm_does_not_repeat_an_error(tools):
+    """Where training fails on a slice that is alive, the status is told and nothing is deleted."""
+    tools.answer("gcloud", 'case "$*" in *describe*) echo ACTIVE ;; *compressed-lm\\ train*) exit 2 ;; esac')
+    result = run("tpu_vm.sh", *SCRIPTS["tpu_vm.sh"], "--", "--tokens", "t", env=tools.environment())
+    assert result.returncode == 2 and "status 2, and the slice is alive" in result.stderr
+    assert not [call for call in tools.calls() if "delete" in call or "create" in call]
+
+
+def test_xpk_gets_one_command():
+    """Literal dry run; the words inside --command are what the shell of the pod reads."""
+    arguments = ["--cluster", "tpus", "--name", "n", "--image", "gcr.io/p/i", "--zone", "z", "--spot", "--dry-run"]
+    arguments += ["--storage", "b"]
+    assert run("gke_xpk.sh", *arguments, "--", "--tokens", "/bucket/s", "--set", "a b").stdout == (
+        "xpk workload create --cluster=tpus --workload=n --docker-image=gcr.io/p/i --tpu-type=v5litepod-16 "
+        "--num-slices=1 --priority=medium --max-restarts=20 --termination-grace-period-seconds=120 --storage=b "
+        "--zone=z --spot '--command=exec compressed-lm train --tokens /bucket/s --set '\\''a b'\\'' --distributed=on'\n"
+    )
+
+
+@pytest.mark.parametrize("script", ["gke_xpk.sh", "skypilot.sh", "slurm.sbatch", "tpu_vm.sh"])
+def test_hard_words_arrive_as_they_were(script, tools):
+    """Quotes, spaces and dollars pass each shell on the way: what runs has the words that were given."""
+    expected = ["compressed-lm", "train", *HARD, "--distributed=on"]
+    inside = {"SLURM_JOB_ID": "7"} if script == "slurm.sbatch" else {}
+    first = ["train", *SCRIPTS[script][1:]] if script == "tpu_vm.sh" else SCRIPTS[script]
+    result = run(script, *first, "--", *HARD, env=tools.environment(**inside))
+    assert result.returncode == 0, result.stderr
+    (call,) = tools.calls()
+    if script == "slurm.sbatch":
+        assert call == ["srun", "--kill-on-bad-exit=1", "--label", *expected]
+    elif script == "skypilot.sh":
+        (train,) = [word.removeprefix("TRAIN=") for word in call if word.startswith("TRAIN=")]
+        assert shlex.split(train) == expected[1:]
+    else:
+        (command,) = [word.removeprefix("--command=") for word in call if word.startswith("--command=")]
+        assert shlex.split(command.replace("~/venv/bin/", "")) == ["exec", *expected]
+
+
+def manifest(*arguments):
+    lines = run("jobset.sh", *arguments[:6], "--dry-run", *arguments[6:]).stdout.splitlines()
+    assert lines[0] == "kubectl apply -f - <<'END'" and lines[-1] == "END"
+    return yaml.safe_load("\n".join(lines[1:-1]))
+
+
+def test_jobset_of_gpus_names_the_coordinator():
+    """The manifest has one pod a host, each with its index, and process 0 under the name that JobSet gives it."""
+    jobset = manifest(*SCRIPTS["jobset.sh"], "--gpus", "8", "--spot", "--", *HARD)
+    assert jobset["apiVersion"] == "jobset.x-k8s.io/v1alpha2" and jobset["metadata"]["name"] == "n"
+    job = jobset["spec"]["replicatedJobs"][0]
+    assert (job["name"], job["template"]["spec"]["parallelism"]) == ("worker", 2)
+    pod = job["template"]["spec"]["template"]["spec"]
+    assert pod["nodeSelector"] == {"cloud.google.com/gke-spot": "true"}
+    assert pod["terminationGracePeriodSeconds"] == 120
+    (container,) = pod["containers"]
+    hard = [word.replace("$(", "$$(") for word in HARD]  # Kubernetes reads $$( as $(
+    assert container["command"] + container["args"] == ["compressed-lm", "train", *hard, "--distributed=on"]
+    assert container["resources"] == {"limits": {"nvidia.com/gpu": "8"}}
+    environment = {entry["name"]: entry.get("value") or entry["valueFrom"] for entry in container["env"]}
+    assert environment == {
+        "COMPRESSED_LM_COORDINATOR": "n-worker-0-0.n:8476",
+        "COMPRESSED_LM_NUM_PROCESSES": "2",
+        "COMPRESSED_LM_PROCESS_ID": {
+            "fieldRef": {"fieldPath": "metadata.annotations['batch.kubernetes.io/job-completion-index']"}
+        },
+    }
+
+
+def test_jobset_of_tpus_leaves_the_start_to_gke():
+    """A TPU slice is chosen by accelerator and topology, and GKE's own variables name its hosts."""
+    tpu = ["--tpu", "tpu-v5-lite-podslice", "--topology", "4x4", "--chips", "4"]
+    jobset = manifest(*SCRIPTS["jobset.sh"], *tpu, "--", "--tokens", "t")
+    pod = jobset["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]
+    assert pod["nodeSelector"] == {
+        "cloud.google.com/gke-tpu-accelerator": "tpu-v5-lite-podslice",
+        "cloud.google.com/gke-tpu-topology": "4x4",
+    }
+    assert "env" not in pod["containers"][0]
+    assert pod["containers"][0]["resources"] == {"limits": {"google.com/tpu": "4"}}
+
+
+def test_jobset_mounts_a_bucket():
+    """With --bucket the pods see it as /bucket, as a service account that may."""
+    jobset = manifest(*SCRIPTS["jobset.sh"], "--bucket", "b", "--account", "me", "--", "--tokens", "/bucket/s")
+    template = jobset["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]
+    assert template["metadata"] == {"annotations": {"gke-gcsfuse/volumes": "true"}}
+    assert template["spec"]["serviceAccountName"] == "me"
+    assert template["spec"]["containers"][0]["volumeMounts"] == [{"name": "bucket", "mountPath": "/bucket"}]
+    (volume,) = template["spec"]["volumes"]
+    assert volume["csi"]["driver"] == "gcsfuse.csi.storage.gke.io"
+    assert volume["csi"]["volumeAttributes"]["bucketName"] == "b"
+
+
+def test_slurm_submits_itself(tools):
+    """Outside a job the script gives itself to sbatch, with the options of sbatch before it and the words after --."""
+    result = run("slurm.sbatch", "--nodes", "4", "--", *HARD, env=tools.environment())
+    assert result.returncode == 0
+    assert tools.calls() == [["sbatch", "--nodes", "4", str(LAUNCH / "slurm.sbatch"), "--", *HARD]]
+    assert "#SBATCH --signal=TERM@120\n#SBATCH --requeue\n" in (LAUNCH / "slurm.sbatch").read_text()
+
+
+@pytest.mark.parametrize(
+    ("status", "restarts", "again"),
+    [(0, "0", False), (143, "", True), (134, "3", True), (2, "0", False), (143, "20", False)],
+)
+def test_slurm_requeues_what_can_go_on(status, restarts, again, tools):
+    """A run that saved or lost a process goes on in the queue, at most 20 times; a finished or wrong one does not."""
+    tools.answer("srun", f"exit {status}")
+    environment = tools.environment(SLURM_JOB_ID="7", SLURM_RESTART_COUNT=restarts)
+    result = run("slurm.sbatch", "--", "--tokens", "t", env=environment)
+    assert result.returncode == status
+    assert (["scontrol", "requeue", "7"] in tools.calls()) == again
+
+
+def test_skypilot_gives_the_variables_that_its_task_wants():
+    """Literal dry run; every variable of skypilot.yaml without a value is given, and the bucket is mounted."""
+    out = run("skypilot.sh", *SCRIPTS["skypilot.sh"], "--nodes", "2", "--dry-run", "--", "--tokens", "t").stdout
+    assert out == (
+        f"sky jobs launch --name=compressed-lm --workdir={ROOT} --gpus=H100:8 --num-nodes=2 --use-spot "
+        "--env BUCKET=gs://b --env 'TRAIN=train --tokens t --distributed=on' --yes "
+        f"{LAUNCH / 'skypilot.yaml'}\n"
+    )
+    task = yaml.safe_load((LAUNCH / "skypilot.yaml").read_text())
+    assert [name for name, value in task["envs"].items() if value is None] == ["BUCKET", "TRAIN"]
+    assert task["file_mounts"] == {"/bucket": {"source": "${BUCKET}", "mode": "MOUNT"}}
+
+
+def test_skypilot_task_sets_the_variables_of_each_host(tools, tmp_path):
+    """The task's own run script, with the variables that SkyPilot gives a host, starts the right process."""
+    task = yaml.safe_load((LAUNCH / "skypilot.yaml").read_text())
+    program = tmp_path / "venv" / "bin" / "compressed-lm"
+    program.parent.mkdir(parents=True)
+    program.write_text(
+        '#!/bin/sh\necho "$COMPRESSED_LM_COORDINATOR $COMPRESSED_LM_NUM_PROCESSES" \\\n'
+        '  "$COMPRESSED_LM_PROCESS_ID"; for word; do echo "<$word>"; done\n'
+    )
+    program.chmod(0o755)
+    given = {
+        "HOME": str(tmp_path),
+        "SKYPILOT_NODE_IPS": "10.0.0.1\n10.0.0.2",
+        "SKYPILOT_NUM_NODES": "2",
+        "SKYPILOT_NODE_RANK": "1",
+        "TRAIN": "train --set 'a b' --distributed=on",
+    }
+    out = subprocess.run(["bash", "-c", task["run"]], env=os.environ | given, capture_output=True, text=True).stdout
+    assert out.splitlines() == ["10.0.0.1:8476 2 1", "<train>", "<--set>", "<a b>", "<--distributed=on>"]
+
+
+def program(folder, body, interpreter="/usr/bin/env bash"):
+    """Returns the path of a program that stands in for compressed-lm."""
+    path = folder / "program"
+    path.write_text(f"#!{interpreter}\n{textwrap.dedent(body)}")
+    path.chmod(0o755)
+    return {"COMPRESSED_LM": str(path)}
+
+
+def test_local_gives_each_process_its_words_and_its_name(tmp_path):
+    """Words arrive as they were, and each line of output is labelled with its process."""
+    env = os.environ | program(tmp_path, 'printf "<%s>\\n" "$COMPRESSED_LM_PROCESS_ID" "$@"\n')
+    result = run("local.sh", "--processes", "3", "--", "a b", "$HOME", "", env=env)
+    assert result.returncode == 0
+    for i in range(3):
+        mine = [line.removeprefix(f"[{i}] ") for line in result.stdout.splitlines() if line.startswith(f"[{i}] ")]
+        assert mine == [f"<{i}>", "<train>", "<a b>", "<$HOME>", "<>", "<--distributed=on>"]
+
+
+def test_local_ends_the_others_when_one_fails(tmp_path):
+    """Status 3 of one process ends the run with 3 in seconds, though the others would run on and ignore SIGTERM."""
+    env = os.environ | program(
+        tmp_path, '[ "$COMPRESSED_LM_PROCESS_ID" = 1 ] && exit 3\ntrap "" TERM\nsleep 300 & echo $!; wait; sleep 300\n'
+    )
+    start = time.monotonic()
+    result = run("local.sh", "--", "x", env=env)
+    assert result.returncode == 3 and "process 1 ended with status 3; ending the others" in result.stderr
+    assert time.monotonic() - start < 30
+    child = int(re.search(r"\[0\] (\d+)", result.stdout)[1])
+    left = subprocess.run(["ps", "-o", "stat=", "-p", str(child)], capture_output=True, text=True).stdout
+    assert left == "" or left.startswith("Z")  # nothing is left behind, but for a dead one that nobody buried
+
+
+def test_local_hands_sigterm_on_and_takes_the_worst_status(tmp_path):
+    """SIGTERM reaches every process; the one that does not end is killed after the grace, and its status counts."""
+    env = os.environ | program(
+        tmp_path,
+        """
+        [ "$COMPRESSED_LM_PROCESS_ID" = 1 ] && trap 'echo saved; exit 7' TERM || trap 'echo deaf' TERM
+        echo ready
+        while true; do sleep 0.1; done
+        """,
+    )
+    running = subprocess.Popen(
+        [str(LAUNCH / "local.sh"), "--grace", "2", "--", "x"], env=env, stdout=subprocess.PIPE, text=True
+    )
+    ready = [running.stdout.readline() for _ in range(2)]
+    assert sorted(ready) == ["[0] ready\n", "[1] ready\n"]
+    running.send_signal(signal.SIGTERM)
+    out, _ = running.communicate(timeout=30)
+    assert running.returncode == 128 + signal.SIGKILL
+    assert "[1] saved" in out and "[0] deaf" in out
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+REAL = f"""
+import sys
+sys.path.insert(0, {str(ROOT)!r})
+import time
+from compressed_lm.training import distributed, make_mesh
+assert sys.argv[1:] == ["train", "--tokens", "t", "--distributed=on"], sys.argv
+print(distributed.initialize("on"))
+print(distributed.startup_table(make_mesh((4, 2, 1))))
+from jax.experimental import multihost_utils
+for step in range(100_000):
+    multihost_utils.sync_global_devices("step")
+    if step == 3:
+        print("three steps", flush=True)
+    if multihost_utils.reached_preemption_sync_point(step):
+        print("saved", flush=True)
+        sys.exit(143)
+    time.sleep(0.02)
+"""
+
+
+def test_local_is_a_pod_of_two_processes(tmp_path):
+    """Two real JAX processes x 4 virtual devices find each other, compute together, and save on SIGTERM, both."""
+    env = os.environ | program(tmp_path, REAL, interpreter=sys.executable)
+    command = [str(LAUNCH / "local.sh"), "--port", str(free_port()), "--", "--tokens", "t"]
+    running = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True)
+    lines, ready = [], 0
+    for line in running.stdout:
+        lines.append(line)
+        ready += "three steps" in line
+        if ready == 2:
+            running.send_signal(signal.SIGTERM)
+            ready = 0
+    out = "".join(lines)
+    assert running.wait(60) == 143, out
+    assert "2 processes on 1 host, 8 cpu devices; mesh data 4, fsdp 2, tensor 1" in out
+    assert "[0] saved" in out and "[1] saved" in out
+
+
+@pytest.mark.slow
+def test_local_trains_saves_on_sigterm_and_goes_on(tmp_path):
+    """`compressed-lm train` as two processes x 4 devices: stopped by SIGTERM with status 143, the same command ends
+    it, and the log of losses has every step once."""
+    for i in range(8):
+        (tmp_path / f"{i}.txt").write_text(f"document {i} says hello, hello, hello. " * 20)
+    compress(open_corpus(f"text:{tmp_path}/*.txt"), "train", Bytes(), tmp_path / "store", n_shards=1)
+    settings = ["train.batch_size=8", "train.seq_len=32", "train.log_every=1", "train.checkpoint_every=1000"]
+    command = [str(LAUNCH / "local.sh"), "--port", str(free_port()), "--", "--tokens", str(tmp_path / "store")]
+    command += ["--out", str(tmp_path / "run"), "--size", "nano", "--steps", "40", "--mesh", "4,2,1"]
+    command += [word for setting in settings for word in ("--set", setting)]
+    env = os.environ | {"COMPRESSED_LM": str(pathlib.Path(sys.executable).with_name("compressed-lm"))}
+    metrics = tmp_path / "run" / "metrics.jsonl"
+    running = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True)
+    while running.poll() is None and not (metrics.exists() and metrics.read_text().count("\n") > 2):
+        time.sleep(0.1)
+    running.send_signal(signal.SIGTERM)
+    out = running.communicate(timeout=120)[0]
+    assert running.returncode == 143 and "[0] Stopped by SIGTERM after step" in out, out
+    again = subprocess.run(command, env=env, capture_output=True, text=True, timeout=240)
+    assert again.returncode == 0, again.stdout
+    steps = [json.loads(line)["step"] for line in metrics.read_text().splitlines() if "loss_nats_per_token" in line]
+    assert steps == list(range(1, 41))
