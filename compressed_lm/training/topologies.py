@@ -1,0 +1,73 @@
+"""Devices of a TPU that is not there: programs compile for them, and nothing runs."""
+
+import importlib.util
+import math
+import os
+import re
+
+import jax
+
+from compressed_lm.errors import InputError
+
+# Dimensions of a generation's torus, and the longest that one gets where libtpu would accept more than is built.
+GENERATIONS = {"v4": (3, None), "v5e": (2, 16), "v5p": (3, None), "v6e": (2, 16), "tpu7x": (3, None)}
+EXAMPLES = (
+    *("v4:2x2x1", "v4:4x4x4", "v5e:1x1", "v5e:2x2", "v5e:4x4", "v5e:16x16", "v5p:2x2x1", "v5p:4x4x4", "v5p:8x8x8"),
+    *("v6e:1x1", "v6e:2x2", "v6e:16x16", "tpu7x:2x2x1", "tpu7x:4x4x4"),
+)
+_EXPECTED = (
+    "expected a generation and its chips in each dimension, two for v5e and v6e (up to 16), three for v4, v5p and "
+    f"tpu7x, such as {', '.join(EXAMPLES)}."
+)
+
+# libtpu reads these when it is loaded, at the first topology.
+ENVIRONMENT = {
+    "TPU_SKIP_MDS_QUERY": "1",  # do not ask the cloud which TPU this machine has
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # without a TPU, several processes may compile
+    "TPU_ACCELERATOR_TYPE": "v5litepod-4",  # any known name; without one libtpu prints a warning
+    "TPU_LOG_DIR": "disabled",  # else a folder of logs in /tmp
+    "TPU_STDERR_LOG_LEVEL": "3",
+}
+
+
+def tpu_devices(name: str) -> list[jax.Device]:
+    """Returns the devices of a TPU by the name of its topology, such as "v5e:4x4": generation and chips in each
+    dimension.
+
+    They serve for a mesh, shardings, `lower` and `compile`. JAX runs on the CPU from here on, unless it already runs on
+    something else, and `ENVIRONMENT` is set where it is not.
+
+    Raises:
+        InputError: libtpu is not installed, there is no such topology, or libtpu cannot start in this process.
+    """
+    generation, _, layout = name.lower().partition(":")
+    sizes = [int(size) for size in layout.split("x")] if re.fullmatch(r"\d+(x\d+)+", layout) else []
+    dimensions, longest = GENERATIONS.get(generation, (0, None))
+    if not dimensions or len(sizes) != dimensions or max(sizes) > (longest or math.inf):
+        raise InputError(f"The TPU topology {name!r} was given; {_EXPECTED}")
+    if importlib.util.find_spec("libtpu") is None:
+        raise InputError(
+            f"Compiling for {name} needs libtpu, the compiler of TPUs, which is not installed (it needs no TPU, but "
+            'Linux on x86): pip install "compressed_lm[tpu]".'
+        )
+    for variable, value in ENVIRONMENT.items():
+        os.environ.setdefault(variable, value)
+    if not os.environ.get("JAX_PLATFORMS"):
+        jax.config.update("jax_platforms", "cpu")
+    from jax.experimental import topologies
+
+    options = {"chips_per_host_bounds": [min(size, 2) for size in sizes[:2]] + [1]}
+    if generation == "v4":
+        options["chip_config_name"] = "megacore"  # as in the cloud: two cores, one device
+    try:
+        devices = topologies.get_topology_desc(platform="tpu", topology_name=name.lower(), **options).devices
+    except jax.errors.JaxRuntimeError as error:
+        message = str(error).splitlines()[0]
+        if "INVALID_ARGUMENT" in message:
+            raise InputError(f"The TPU topology {name!r} was given; {_EXPECTED} libtpu says: {message}") from error
+        raise InputError(
+            f"libtpu cannot start for {name} ({message}). Start a new process in which nothing uses a TPU before, with "
+            "JAX_PLATFORMS=cpu in its environment."
+        ) from error
+    return list(devices)
