@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from compressed_lm.models.config import TransformerConfig
-from compressed_lm.models.partitioning import BATCH, constrain, gathered
+from compressed_lm.models.partitioning import BATCH, batch_parts, constrain, gathered
 
 MASKED = -1e30  # added to the score of a future token; exp() of it is exactly 0, and unlike -inf it cannot make a NaN
+SHORTEST_PIECE = 32  # queries that attend at once
 Norm = functools.partial(nn.RMSNorm, epsilon=1e-6)
 
 
@@ -88,10 +89,21 @@ class Attention(nn.Module):
     def __call__(self, x):
         c, (batch, length, _) = self.config, x.shape
         q, k, v = (constrain(y, BATCH, None, "tensor", None) for y in self._heads(x, jnp.arange(length)[None]))
-        bias = None if c.position == "rotary" else self._square_bias(length)[None]
-        mixed = jax.nn.dot_product_attention(
-            q, k, v, bias=bias, is_causal=True, implementation=_implementation(c)
-        )  # [B, L, H, K]
+        kernel = _implementation(c)
+        attend = (
+            _in_pieces
+            if kernel == "xla"
+            else functools.partial(jax.nn.dot_product_attention, is_causal=True, implementation=kernel)
+        )
+        if c.position == "rotary":
+            mixed = attend(q, k, v)
+        else:
+            # A table for each part of the batch: devices then sum gradients of [n_buckets, H] and not of [H, L, L].
+            parts = batch_parts(batch)
+            tables = jnp.broadcast_to(self.relative_bias.embedding, (parts, c.n_buckets, c.n_heads))
+            bias = jax.vmap(lambda table: self._square_bias(length, table))(constrain(tables, BATCH, None, "tensor"))
+            split = (y.reshape(parts, -1, *y.shape[1:]) for y in (q, k, v))
+            mixed = jax.vmap(attend)(*split, bias[:, None])
         return self.out(mixed.reshape(batch, length, -1))
 
     def step(self, x, positions, cache):
@@ -103,7 +115,7 @@ class Attention(nn.Module):
             name: cache[name].at[lanes, :, positions].set(new, mode="promise_in_bounds", unique_indices=True)
             for name, new in (("k", k), ("v", v))
         }
-        bias = self._bias(length)
+        bias = self._bias(length, None if c.position == "rotary" else self.relative_bias.embedding)
         row = jax.vmap(lambda start: jax.lax.dynamic_slice_in_dim(bias, start, length, axis=1))
         grouped = (q * c.d_head**-0.5).reshape(x.shape[0], c.kv_heads, -1, c.d_head)
         scores = jnp.einsum("bhgk,bhsk->bhgs", grouped, cache["k"]).reshape(x.shape[0], c.n_heads, length)
@@ -120,21 +132,47 @@ class Attention(nn.Module):
             q, k = (rotate(y, positions) for y in (q, k))
         return q, k, v
 
-    def _bias(self, length):
-        """Returns float32[H or 1, 2L]: what a score gets at distances L-1, ..., 0, then L times the mask."""
+    def _bias(self, length, table):
+        """Returns float32[H or 1, 2L]: what a score gets at distances L-1, ..., 0, then L times the mask.
+
+        Args:
+            length: L.
+            table: [n_buckets, H], or None for no bias.
+        """
         c = self.config
         past = jnp.zeros((length, 1))
-        if c.position == "relative":
+        if table is not None:
             buckets = relative_buckets(length, n_buckets=c.n_buckets, max_distance=c.max_distance)
             # Not a gather, since the gradient of that, a scatter, is slow on CPU and not deterministic on GPU.
-            past = jax.nn.one_hot(buckets, c.n_buckets) @ self.relative_bias.embedding
+            past = jax.nn.one_hot(buckets, c.n_buckets) @ table
         return jnp.concatenate([past[::-1], jnp.full_like(past, MASKED)]).T
 
-    def _square_bias(self, length):
-        """Returns float32[H, L, L], row i of which is `_bias(L)[:, L-1-i : 2L-1-i]`."""
+    def _square_bias(self, length, table):
+        """Returns float32[H, L, L], row i of which is `_bias(L, table)[:, L-1-i : 2L-1-i]`."""
         # Rows of 2L-1 cut from a sequence of period 2L move by one place a row: a Toeplitz matrix without a gather.
-        periodic = jnp.tile(self._bias(length), (1, length))[:, length - 1 : length - 1 + length * (2 * length - 1)]
+        periodic = jnp.tile(self._bias(length, table), (1, length))[
+            :, length - 1 : length - 1 + length * (2 * length - 1)
+        ]
         return periodic.reshape(-1, length, 2 * length - 1)[:, :, :length]
+
+
+def _in_pieces(q, k, v, bias=None):
+    """Returns causal attention [B, L, H, K], for a piece of the queries after the other, with the keys up to its end.
+
+    Of the half of the scores above the diagonal, which a product of all queries and keys computes in vain, little is
+    left: a step is a tenth faster on CPU.
+    """
+    length = q.shape[1]
+    pieces = next(n for n in (8, 4, 2, 1) if n == 1 or length % n == 0 and length // n >= SHORTEST_PIECE)
+    size, mixed = length // pieces, []
+    for first in range(0, length, size):
+        last = first + size
+        past = np.arange(last) <= np.arange(first, last)[:, None]
+        rows = None if bias is None else bias[..., first:last, :last]
+        mixed.append(
+            jax.nn.dot_product_attention(q[:, first:last], k[:, :last], v[:, :last], bias=rows, mask=past[None, None])
+        )
+    return jnp.concatenate(mixed, axis=1)
 
 
 def _implementation(config):

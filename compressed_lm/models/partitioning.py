@@ -53,6 +53,29 @@ def constrain(x: jax.Array, *axes) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, P(*fitting))
 
 
+def pinned(layer):
+    """Returns the parameters of one layer, each split as the rules say.
+
+    Inside a loop the TPU compiler would choose for itself: it splits norms over `tensor`, and activations follow.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1:
+        return layer
+
+    def pin(path, leaf):
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        return jax.lax.with_sharding_constraint(leaf, partition(name, leaf.shape, mesh))
+
+    return jax.tree.map_with_path(pin, layer)
+
+
+def batch_parts(batch: int) -> int:
+    """Returns the number of pieces that the mesh makes of a batch's rows; 1 if they do not come out even."""
+    mesh = jax.sharding.get_abstract_mesh()
+    parts = 1 if mesh.empty else _ways(mesh, BATCH)
+    return parts if batch % parts == 0 else 1
+
+
 def gathered(kernel: jax.Array, path: str, *, dtype: str) -> jax.Array:
     """Returns a matrix in the type of its product, put together from the pieces that `fsdp` made of it.
 
@@ -77,6 +100,7 @@ def _gathered_fwd(kernel, spec, whole, dtype):
 
 
 def _gathered_bwd(spec, whole, dtype, _, gradient):
+    # Summed over the devices in the type of the product, as it travels.
     return (jax.lax.with_sharding_constraint(gradient, spec).astype("float32"),)
 
 

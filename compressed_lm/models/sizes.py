@@ -4,8 +4,8 @@ from compressed_lm.errors import InputError
 from compressed_lm.models.config import TransformerConfig
 
 SIZES = {
-    # For two CPU cores: about 0.13M, 0.3M and 0.5M parameters without embeddings. Unrolled: a loop over two layers costs
-    # more than it saves.
+    # For two CPU cores: about 0.13M, 0.3M and 0.5M parameters without embeddings. Unrolled: a loop over two layers
+    # costs more than it saves.
     "nano": dict(d_model=64, n_heads=2, n_layers=2, d_head=32, d_ff=256, scan_layers=False),
     "micro": dict(d_model=96, n_heads=3, n_layers=2, d_head=32, d_ff=384, scan_layers=False),
     "mini": dict(d_model=128, n_heads=4, n_layers=2, d_head=32, d_ff=512, scan_layers=False),

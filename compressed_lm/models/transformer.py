@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from compressed_lm.models.config import TransformerConfig
 from compressed_lm.models.layers import Block, Dense, Norm
-from compressed_lm.models.partitioning import BATCH, constrain, gathered
+from compressed_lm.models.partitioning import BATCH, constrain, gathered, pinned
 
 Cache = Sequence[Mapping[str, jax.Array]]
 
@@ -45,8 +45,11 @@ class Transformer(nn.Module):
         """Returns logits float32[B, L, V] for inputs int32[B, L] (see `shift_right`)."""
         c = self.config
         block = Block(c, parent=None)
-        apply = _remat(lambda x, layer: block.apply({"params": layer}, x), c)
-        x = constrain(jnp.take(self._table(), inputs, axis=0), BATCH, None, None)
+        apply = _remat(lambda x, layer: block.apply({"params": pinned(layer)}, x), c)
+        # Each device looks its columns up for the rows of all its fsdp group, and then they change places: the table
+        # stays where it is, and so does its gradient, which is summed in float32.
+        x = jnp.take(self.embed.embedding, inputs, axis=0).astype(c.dtype)
+        x = constrain(constrain(x, "data", None, "fsdp"), BATCH, None, None)
         if c.scan_layers:
             x, _ = jax.lax.scan(lambda x, layer: (apply(x, layer), None), x, self.layers)
         else:

@@ -43,7 +43,13 @@ def make_mesh(shape: Sequence[int] | None = None, *, devices: Sequence[jax.Devic
             f"The mesh {shape} was given; expected three positive sizes ({', '.join(AXES)}) whose product is at most "
             f"the number of devices, {len(devices)}."
         )
-    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices[: math.prod(shape)])
+    try:
+        return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices[: math.prod(shape)])
+    except NotImplementedError as error:
+        raise InputError(
+            f"The mesh {shape} was given, which does not fit the shape of the TPU ({error}); expected axes that are "
+            "products of the sizes of its dimensions, such as 4,16,1 on 4x4x4."
+        ) from error
 
 
 def shardings(tree, mesh: Mesh, *, rules: Rules = RULES):

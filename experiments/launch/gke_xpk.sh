@@ -29,7 +29,7 @@ and not on 1 and 2, which are errors that would come again. Give a gs:// path as
 
 example:
   experiments/launch/gke_xpk.sh --cluster tpus --name paper-2b --image gcr.io/PROJECT/compressed-lm \
-    --type v5litepod-256 --storage BUCKET -- --tokens /bucket/stores/c4 --out gs://BUCKET/runs/2b --size 2b --mesh 1,256,1
+    --type v5litepod-256 --storage BUCKET -- --tokens /bucket/stores/c4 --out gs://BUCKET/runs/2b --size 2b --mesh 4,64,1
 END
 }
 

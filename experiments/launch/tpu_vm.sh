@@ -33,7 +33,7 @@ training, so start it in tmux on a machine that does.
 
 example:
   experiments/launch/tpu_vm.sh run --name clm --zone us-west4-a --type v5litepod-256 --spot \
-    --store gs://BUCKET/stores/c4 -- --tokens tokens --out gs://BUCKET/runs/2b --size 2b --mesh 1,256,1
+    --store gs://BUCKET/stores/c4 -- --tokens tokens --out gs://BUCKET/runs/2b --size 2b --mesh 4,64,1
 END
 }
 

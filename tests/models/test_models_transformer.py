@@ -130,6 +130,19 @@ def test_queries_share_keys_and_values_in_order():
     np.testing.assert_allclose(models.Transformer(grouped).apply(params, inputs), expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("length", [64, 96, 256])
+def test_attention_in_pieces_is_attention(config, length):
+    """Rows long enough to be cut into pieces, evenly or not, have the logits of the uncut computation within 1e-4."""
+    params, inputs = random_params(config), np.random.default_rng(3).integers(0, 16, (2, length))
+    apply = lambda: models.Transformer(config).apply(params, inputs)  # noqa: E731
+    whole, shortest = apply(), models.layers.SHORTEST_PIECE
+    models.layers.SHORTEST_PIECE = length
+    try:
+        np.testing.assert_allclose(whole, apply(), atol=1e-4)
+    finally:
+        models.layers.SHORTEST_PIECE = shortest
+
+
 def loss_and_gradient(config, params):
     """Returns (a scalar of the logits, its gradient), compiled."""
     inputs = np.random.default_rng(2).integers(0, 16, (2, 9))
