@@ -97,9 +97,10 @@ class Attention(nn.Module):
         )
         if c.position == "rotary":
             mixed = attend(q, k, v)
+        elif (parts := batch_parts(batch)) == 1:
+            mixed = attend(q, k, v, self._square_bias(length, self.relative_bias.embedding)[None])
         else:
             # A table for each part of the batch: devices then sum gradients of [n_buckets, H] and not of [H, L, L].
-            parts = batch_parts(batch)
             tables = jnp.broadcast_to(self.relative_bias.embedding, (parts, c.n_buckets, c.n_heads))
             bias = jax.vmap(lambda table: self._square_bias(length, table))(constrain(tables, BATCH, None, "tensor"))
             split = (y.reshape(parts, -1, *y.shape[1:]) for y in (q, k, v))
@@ -159,20 +160,22 @@ class Attention(nn.Module):
 def _in_pieces(q, k, v, bias=None):
     """Returns causal attention [B, L, H, K], for a piece of the queries after the other, with the keys up to its end.
 
-    Of the half of the scores above the diagonal, which a product of all queries and keys computes in vain, little is
-    left: a step is a tenth faster on CPU.
+    Of the half of the scores above the diagonal, which one product of all queries and keys computes in vain, little is
+    left. On CPU that is a tenth of a step less than with the library, which also scales and masks the scores, not q.
     """
-    length = q.shape[1]
+    (batch, length, n_heads, width), kv_heads = q.shape, k.shape[2]
+    q = (q * width**-0.5).reshape(batch, length, kv_heads, -1, width)
     pieces = next(n for n in (8, 4, 2, 1) if n == 1 or length % n == 0 and length // n >= SHORTEST_PIECE)
     size, mixed = length // pieces, []
     for first in range(0, length, size):
         last = first + size
-        past = np.arange(last) <= np.arange(first, last)[:, None]
-        rows = None if bias is None else bias[..., first:last, :last]
-        mixed.append(
-            jax.nn.dot_product_attention(q[:, first:last], k[:, :last], v[:, :last], bias=rows, mask=past[None, None])
-        )
-    return jnp.concatenate(mixed, axis=1)
+        rows = np.where(np.arange(last) <= np.arange(first, last)[:, None], 0, np.float32(MASKED))
+        if bias is not None:  # it holds the mask
+            rows = bias[..., first:last, :last].reshape(-1, kv_heads, n_heads // kv_heads, size, last)
+        scores = jnp.einsum("bqhgk,bshk->bhgqs", q[:, first:last], k[:, :last]).astype(jnp.float32)
+        weights = jax.nn.softmax(scores + jnp.broadcast_to(rows, scores.shape), axis=-1).astype(v.dtype)
+        mixed.append(jnp.einsum("bhgqs,bshk->bqhgk", weights, v[:, :last]))
+    return jnp.concatenate(mixed, axis=1).reshape(batch, length, n_heads, width)
 
 
 def _implementation(config):
