@@ -152,7 +152,7 @@ def test_tpu_workers_come_from_the_metadata_server(slices, workers):
 )
 def test_wrong_arguments(arguments, message, monkeypatch):
     """Each wrong combination is an error that names what was given."""
-    for name in (*clusters.VARIABLES, *clusters.SLURM):
+    for name in (*clusters.VARIABLES, *clusters.SLURM, "TPU_ML_PLATFORM"):  # the last is set by TensorFlow, too
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(InputError, match=message):
         distributed.initialize(**arguments)
@@ -162,6 +162,7 @@ def test_on_tells_what_was_seen(monkeypatch):
     """distributed=on in a shell of a Slurm job explains why the job does not count."""
     for name, value in (SRUN | {"SLURM_PROCID": "0", "SLURM_PTY_PORT": "1"}).items():
         monkeypatch.setenv(name, value)
+    monkeypatch.delenv("TPU_ML_PLATFORM", raising=False)
     with pytest.raises(InputError, match="Slurm job 77 has 4 tasks, but .* interactive shell"):
         distributed.initialize("on")
     assert "runs alone" in distributed.initialize("auto")
