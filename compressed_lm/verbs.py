@@ -239,15 +239,12 @@ def train(arguments):
     from compressed_lm.tracking import TensorBoard, Wandb
     from compressed_lm.training import make_mesh, train
     from compressed_lm.training.checkpoints import folder
-    from compressed_lm.training.durations import rates, resolve
+    from compressed_lm.training.durations import rates
 
     resolved = _configure(arguments)
     store = TokenStore.open(arguments.tokens)
     configuration.data().check(store)
-    config, model = (
-        resolve(configuration.train(), **rates(store)),
-        configuration.model(model_vocab_size(store.vocab_size)),
-    )
+    config, model = configuration.train(), configuration.model(model_vocab_size(store.vocab_size))
     out, mesh = folder(arguments.out), _mesh_shape(arguments)
     table = distributed.startup_table(make_mesh(mesh))
     if jax.process_index() == 0:

@@ -32,7 +32,7 @@ class TransformerConfig:
         tie_embeddings: logits use the input embedding instead of a matrix of their own.
         dtype: type of the matrix products, float32 or bfloat16.
         attention: "xla", "cudnn" (flash attention on NVIDIA GPUs, bfloat16 only) or "auto": cudnn where it can run and
-            no relative-position bias needs a gradient through it, xla elsewhere.
+            no relative-position bias needs a gradient through it, xla elsewhere. cudnn has not been run yet.
         remat: what the backward pass computes again instead of keeping: "none", "dots" (everything but the products
             with matrices) or "full" (whole layers).
         scan_layers: one compiled layer in a loop instead of a copy for each layer: it compiles in the time of one. The

@@ -187,8 +187,8 @@ def train(
                     recorder.report(step, eval_fn(state.params, step))
                 if save:
                     saved = time.monotonic()
-                    for tracker in trackers:
-                        getattr(tracker, "flush", lambda: None)()
+                    if main_process:
+                        log.flush()
                     data = identity | {
                         "next_index": step,
                         "loss_nats_per_token": recorder.loss,

@@ -33,19 +33,8 @@ example:
 END
 }
 
-fail() { echo "gke_xpk.sh: $1" >&2; exit 2; }
-
-# Prints words so that a shell reads them back as they are.
-quote() {
-  local word line='' q="'\\''"
-  for word; do
-    case $word in
-      '' | *[!A-Za-z0-9_@%+=:,./-]*) word="'${word//\'/$q}'" ;;
-    esac
-    line+="$word "
-  done
-  printf '%s\n' "${line% }"
-}
+# shellcheck source=words.sh
+. "$(dirname "$0")/words.sh"
 
 cluster='' name='' image='' storage='' zone='' project='' type=v5litepod-16 slices=1 priority=medium restarts=20 grace=120
 spot='' dry=''

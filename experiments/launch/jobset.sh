@@ -32,7 +32,8 @@ example, a v5e 4x4:
 END
 }
 
-fail() { echo "jobset.sh: $1" >&2; exit 2; }
+# shellcheck source=words.sh
+. "$(dirname "$0")/words.sh"
 
 # Prints words as a list of YAML. Kubernetes would replace $(NAME) in them; $$ stands for one $.
 yaml_list() {

@@ -25,19 +25,8 @@ example, 2 processes x 4 virtual devices:
 END
 }
 
-fail() { echo "local.sh: $1" >&2; exit 2; }
-
-# Prints words so that a shell reads them back as they are.
-quote() {
-  local word line='' q="'\\''"
-  for word; do
-    case $word in
-      '' | *[!A-Za-z0-9_@%+=:,./-]*) word="'${word//\'/$q}'" ;;
-    esac
-    line+="$word "
-  done
-  printf '%s\n' "${line% }"
-}
+# shellcheck source=words.sh
+. "$(dirname "$0")/words.sh"
 
 processes=2 devices=4 gpus='' port=29400 grace=120 dry=''
 while [ $# -gt 0 ]; do

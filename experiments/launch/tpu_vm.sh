@@ -37,19 +37,8 @@ example:
 END
 }
 
-fail() { echo "tpu_vm.sh: $1" >&2; exit 2; }
-
-# Prints words so that a shell reads them back as they are.
-quote() {
-  local word line='' q="'\\''"
-  for word; do
-    case $word in
-      '' | *[!A-Za-z0-9_@%+=:,./-]*) word="'${word//\'/$q}'" ;;
-    esac
-    line+="$word "
-  done
-  printf '%s\n' "${line% }"
-}
+# shellcheck source=words.sh
+. "$(dirname "$0")/words.sh"
 
 run() { if [ -n "$dry" ]; then quote "$@"; else "$@"; fi; }
 

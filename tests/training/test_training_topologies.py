@@ -63,6 +63,13 @@ def test_devices_are_counted_as_on_the_real_thing(name, kind, number):
 
 
 @needs_libtpu
+def test_a_mesh_that_does_not_fit_the_torus_is_told():
+    """Axes that are no products of the torus's sizes are refused with an example of those that are."""
+    with pytest.raises(InputError, match=r"mesh \(2, 32, 1\) .* does not fit the shape of the TPU .* 4,16,1 on 4x4x4"):
+        training.make_mesh((2, 32, 1), devices=tpu_devices("v5p:4x4x4"))
+
+
+@needs_libtpu
 def test_a_new_process_needs_no_environment_and_stays_silent():
     """From a plain environment, devices of a TPU come without a word on stderr, and JAX stays on the CPU."""
     program = (
