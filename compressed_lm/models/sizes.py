@@ -10,7 +10,7 @@ SIZES = {
     "micro": dict(d_model=96, n_heads=3, n_layers=2, d_head=32, d_ff=384, scan_layers=False),
     "mini": dict(d_model=128, n_heads=4, n_layers=2, d_head=32, d_ff=512, scan_layers=False),
     # papers/000 section 4.1; "3m" is the paper's M1.
-    "3m": dict(d_model=256, n_heads=4, n_layers=3, d_head=64, d_ff=1024),
+    "3m": dict(d_model=256, n_heads=4, n_layers=3, d_head=64, d_ff=1024, scan_layers=False),
     "25m": dict(d_model=512, n_heads=8, n_layers=6, d_head=64, d_ff=2048),
     "113m": dict(d_model=768, n_heads=12, n_layers=12, d_head=64, d_ff=3072),
     "403m": dict(d_model=1024, n_heads=16, n_layers=24, d_head=64, d_ff=4096),

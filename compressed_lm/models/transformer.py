@@ -48,7 +48,7 @@ class Transformer(nn.Module):
         apply = _remat(lambda x, layer: block.apply({"params": pinned(layer)}, x), c)
         # Each device looks its columns up for the rows of all its fsdp group, and then they change places: the table
         # stays where it is, and so does its gradient, which is summed in float32.
-        x = jnp.take(self.embed.embedding, inputs, axis=0).astype(c.dtype)
+        x = self.embed.embedding[inputs].astype(c.dtype)
         x = constrain(constrain(x, "data", None, "fsdp"), BATCH, None, None)
         if c.scan_layers:
             x, _ = jax.lax.scan(lambda x, layer: (apply(x, layer), None), x, self.layers)
@@ -68,7 +68,7 @@ class Transformer(nn.Module):
             cache: what `init_cache` or the last step returned.
         """
         block = Block(self.config, parent=None)
-        x = jnp.take(self._table(), inputs, axis=0)
+        x = self._table()[inputs]
         written = []
         for layer, layer_cache in zip(unstack(self.layers, self.config.n_layers), cache, strict=True):
             x, layer_cache = block.apply({"params": layer}, x, positions, layer_cache, method=block.step)

@@ -46,9 +46,9 @@ def remedies(run: DryRun) -> list[str]:
     config, mesh, found = run.config, run.mesh, []
     if run.model_config.remat != "full":
         found.append("model.remat=full computes activations again instead of keeping them")
-    rows = mesh["data"] * mesh["fsdp"]
-    if config.batch_size % (2 * rows * config.micro_batches) == 0:
-        found.append(f"train.micro_batches={2 * config.micro_batches} sends the batch through in parts")
+    parts = 2 * max(config.micro_batches, 1)
+    if config.batch_size % (parts * mesh["data"] * mesh["fsdp"]) == 0:
+        found.append(f"train.micro_batches={parts} sends the batch through in parts")
     if mesh["data"] > 1:
         shape = f"1,{mesh['data'] * mesh['fsdp']},{mesh['tensor']}"
         found.append(f"--mesh {shape} splits parameters and optimizer over all devices that now have copies")

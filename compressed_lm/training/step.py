@@ -19,6 +19,7 @@ from compressed_lm.training import optimizers
 from compressed_lm.training.config import TrainConfig
 from compressed_lm.training.mesh import shardings
 
+PART_TOKENS, PART_ROWS = 512, 2  # at least so many in a micro-batch on CPU
 Params = dict  # the tree inside "params", as in models/transformer.py
 
 
@@ -104,17 +105,28 @@ class Program:
     mesh: Mesh
 
     def __post_init__(self):
-        rows = self.mesh.shape["data"] * self.mesh.shape["fsdp"] * self.config.micro_batches
+        rows = self.mesh.shape["data"] * self.mesh.shape["fsdp"] * self.micro_batches
         if self.config.batch_size % rows:
             raise InputError(
                 f"batch_size={self.config.batch_size} was given for a mesh that splits a batch {rows} ways "
-                f"({dict(self.mesh.shape)}, micro_batches {self.config.micro_batches}); expected a multiple of {rows}."
+                f"({dict(self.mesh.shape)}, micro_batches {self.micro_batches}); expected a multiple of {rows}."
             )
         if self.eod_id >= self.model_config.vocab_size:
             raise InputError(
                 f"The model has vocab_size={self.model_config.vocab_size}, but the token store's ids go up to "
                 f"{self.eod_id} (end of document); build the model with model_vocab_size of the store's codec."
             )
+
+    @property
+    def micro_batches(self) -> int:
+        """Number of parts of a batch."""
+        c = self.config
+        if c.micro_batches or self.mesh.size > 1 or self.mesh.devices.flat[0].platform != "cpu":
+            return c.micro_batches or 1
+        # What a small part needs stays in the caches, and malloc keeps it: the arrays of a whole batch go back to the
+        # system after each step, which clears every page of them again at the next.
+        most = max(min(c.batch_size * c.seq_len // PART_TOKENS, c.batch_size // PART_ROWS), 1)
+        return max(n for n in range(1, most + 1) if c.batch_size % n == 0)
 
     @functools.cached_property
     def abstract_state(self) -> TrainState:
@@ -150,7 +162,7 @@ class Program:
             optimizer=optimizers.optimizer(self.config),
             eod_id=self.eod_id,
             z_loss=self.config.z_loss,
-            micro_batches=self.config.micro_batches,
+            micro_batches=self.micro_batches,
         )
 
     def lower(self) -> jax.stages.Lowered:

@@ -43,7 +43,7 @@ PAPER = {
 RECIPES = {
     "paper": (
         dict(optimizer="adafactor", schedule="rsqrt", learning_rate=1.0, warmup_steps=10_000, weight_decay=0.0)
-        | dict(grad_clip=0.0, z_loss=1e-4, seq_len=512, batch_size=256, steps=200_000, micro_batches=1),
+        | dict(grad_clip=0.0, z_loss=1e-4, seq_len=512, batch_size=256, steps=200_000, micro_batches=0),
         dict(position="relative", activation="relu", gated_mlp=True, dtype="bfloat16", n_buckets=32, max_distance=128)
         | dict(tie_embeddings=False, qk_norm=False, n_kv_heads=0),
     ),

@@ -1,5 +1,7 @@
 """The loss is the cross entropy it says, in nats, of the tokens that count."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -55,3 +57,33 @@ def test_initial_parameters_do_not_depend_on_the_mesh(program):
     """A seed names the same model on every mesh."""
     other = training.Program(program.config, program.model_config, 256, training.make_mesh((2, 2, 2))).init()
     jax.tree.map(np.testing.assert_array_equal, program.init().params, other.params)
+
+
+def test_a_batch_in_parts_is_the_whole_batch(program):
+    """Micro-batches change an update by rounding only, also where some hold fewer targets than others."""
+    targets = jnp.arange(128).reshape(8, 16).at[2, 3:].set(-1)
+    updated = {}
+    for parts in (1, 2, 8):
+        config = dataclasses.replace(program.config, micro_batches=parts)
+        updated[parts] = jax.jit(dataclasses.replace(program, config=config).step)(program.init(), targets)
+    for parts in (2, 8):
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), updated[parts], updated[1])
+
+
+@pytest.mark.parametrize(
+    ("micro_batches", "batch_size", "seq_len", "n_devices", "parts"),
+    [
+        (0, 32, 128, 1, 8),
+        (0, 4, 512, 1, 2),
+        (0, 6, 256, 1, 3),
+        (0, 7, 128, 1, 1),
+        (0, 64, 128, 8, 1),
+        (4, 64, 16, 8, 4),
+    ],
+)
+def test_parts_of_a_batch(program, micro_batches, batch_size, seq_len, n_devices, parts):
+    """Left to itself, one CPU device takes at least 512 tokens and two rows at a time, and several take all."""
+    changes = dict(micro_batches=micro_batches, batch_size=batch_size, seq_len=seq_len)
+    config = dataclasses.replace(program.config, **changes)
+    mesh = training.make_mesh((n_devices, 1, 1))
+    assert training.Program(config, program.model_config, 256, mesh).micro_batches == parts
