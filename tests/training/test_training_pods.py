@@ -16,7 +16,10 @@ from compressed_lm.tracking import read_json_lines
 
 STEPS = 100
 SETTINGS = ["model.size=nano", "model.d_model=32", f"train.steps={STEPS}", "train.batch_size=8", "train.seq_len=16"]
-SETTINGS += ["train.learning_rate=0.01", "train.log_every=1", "train.checkpoint_every=40", "train.seed=3"]
+SETTINGS += ["train.learning_rate=0.003", "train.log_every=1", "train.checkpoint_every=40", "train.seed=3"]
+# Smooth, and without large steps: a relu that is 0 but for rounding passes its gradient in one of two runs, and large
+# steps multiply what is between them.
+SETTINGS += ["model.activation=silu"]
 
 
 def start(store, out, *, mesh, devices, processes=1):
@@ -73,13 +76,13 @@ def two_processes(store, tmp_path_factory):
 
 @pytest.mark.slow
 def test_two_processes_learn_what_one_does(one_process, two_processes):
-    """100 losses of 2 x 4 devices equal those of 1 x 8 within 1e-4 nats per token; parameters by 1e-3 in the mean."""
-    np.testing.assert_allclose(losses(two_processes), losses(one_process), atol=1e-4)
+    """100 losses of 2 x 4 devices equal those of 1 x 8 within 1e-5 nats per token; parameters by 1e-4 in the mean."""
+    np.testing.assert_allclose(losses(two_processes), losses(one_process), atol=1e-5)
     assert len(losses(two_processes)) == STEPS
     one, two = training.load_run(one_process).params, training.load_run(two_processes).params
     # Not each alone: where a gradient is next to nothing, Adam makes a step of its rounding.
     rms = jax.tree.map(lambda a, b: float(np.sqrt(np.mean((a - b) ** 2))), two, one)
-    assert max(jax.tree.leaves(rms)) < 1e-3
+    assert max(jax.tree.leaves(rms)) < 1e-4
 
 
 @pytest.mark.slow
@@ -103,7 +106,7 @@ def test_sigterm_to_both_and_a_restart_change_no_bit(store, two_processes, tmp_p
 
 @pytest.mark.slow
 def test_a_checkpoint_moves_to_another_mesh(store, one_process, tmp_path):
-    """A checkpoint of (data 8) goes on on (fsdp 4, tensor 2), and the losses stay within 1e-4 of the unbroken run's."""
+    """A checkpoint of (data 8) goes on on (fsdp 4, tensor 2), and the losses stay within 1e-5 of the unbroken run's."""
     out = tmp_path / "run"
     processes = start(store, out, mesh="8,1,1", devices=8)
     while not (out / "metrics.jsonl").exists() or len(losses(out)) < 10:
@@ -115,4 +118,4 @@ def test_a_checkpoint_moves_to_another_mesh(store, one_process, tmp_path):
     finish(start(store, out, mesh="1,4,2", devices=8))
     assert step < STEPS == len(losses(out))
     assert losses(out)[:step] == losses(one_process)[:step]
-    np.testing.assert_allclose(losses(out), losses(one_process), atol=1e-4)
+    np.testing.assert_allclose(losses(out), losses(one_process), atol=1e-5)
