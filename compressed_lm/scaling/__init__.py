@@ -2,44 +2,98 @@
 
 from compressed_lm import scaling
 
-runs = scaling.load_runs("runs/*/runs.jsonl")
-fit = scaling.fit(scaling.CHINCHILLA, {"n": runs.n_nonembed, "d": runs.bytes}, runs.bits_per_byte)
-ax = scaling.plots.bits_per_byte_against_flops(runs)
+runs = scaling.load_runs("runs/*/runs.jsonl")          # or any table with sizes, data and losses
+fit = scaling.fit(runs, "chinchilla", n_params="n_nonembed", tokens="bytes", loss="bits_per_byte")
+fit = scaling.bootstrap(fit)
+print(fit.summary())
+ax = scaling.budget_plots.isoflop(fit)
 """
 
 import importlib
 
+from compressed_lm.scaling.bootstrap import Estimate, band, bootstrap, difference, estimate, loss_at
+from compressed_lm.scaling.capacity import effective_bits, rho, sparsity_gmse
+from compressed_lm.scaling.command import fit_tables
 from compressed_lm.scaling.compare import bits_at, compare_at_equal_flops
+from compressed_lm.scaling.diagnosis import Diagnosis, IdentifiabilityWarning
 from compressed_lm.scaling.findings import Finding, check_theory
 from compressed_lm.scaling.fit import Fit, FitStatus, fit, fit_power
-from compressed_lm.scaling.laws import CHINCHILLA, LINE, POWER, PowerSum
+from compressed_lm.scaling.frontier import (
+    Extrapolation,
+    Optimum,
+    capacity_points,
+    dense_equivalent,
+    extrapolation,
+    optimum,
+)
+from compressed_lm.scaling.laws import (
+    CHINCHILLA,
+    FRANTAR_2023,
+    LAWS,
+    LINE,
+    POWER,
+    PowerSum,
+    frantar2025,
+    kumar,
+    unified,
+)
 from compressed_lm.scaling.run_table import COLUMNS, append_row, final_runs, load_runs, read_jsonl, split_spec
+from compressed_lm.scaling.tables import read_table
 
 __all__ = [
     "CHINCHILLA",
     "COLUMNS",
+    "FRANTAR_2023",
+    "LAWS",
     "LINE",
     "POWER",
+    "Diagnosis",
+    "Estimate",
+    "Extrapolation",
     "Finding",
     "Fit",
     "FitStatus",
+    "IdentifiabilityWarning",
+    "Optimum",
     "PowerSum",
     "append_row",
+    "band",
     "bits_at",
+    "bootstrap",
+    "budget_plots",
+    "capacity_points",
     "check_theory",
     "compare_at_equal_flops",
+    "dense_equivalent",
+    "difference",
+    "effective_bits",
+    "estimate",
+    "extrapolation",
     "final_runs",
     "fit",
     "fit_power",
+    "fit_tables",
+    "frantar2025",
+    "kumar",
+    "law_plots",
     "load_runs",
+    "loss_at",
+    "optimum",
     "plots",
     "read_jsonl",
+    "read_table",
+    "report",
+    "rho",
+    "sparsity_gmse",
     "split_spec",
+    "unified",
 ]
+
+_LAZY = ("budget_plots", "law_plots", "plots", "report")
 
 
 def __getattr__(name):
     # Training appends rows through this package, so matplotlib (and its font cache) waits until someone plots.
-    if name == "plots":
-        return importlib.import_module("compressed_lm.scaling.plots")
+    if name in _LAZY:
+        return importlib.import_module(f"compressed_lm.scaling.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

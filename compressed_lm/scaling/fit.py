@@ -1,23 +1,21 @@
-"""Fits of the laws: exponents searched, linear parameters solved, then all refined together under a robust loss.
+"""Fits of the laws: nonlinear parameters searched, linear ones solved, then all refined together under a robust loss.
 
-The first half is variable projection with non-negative least squares (VPNLS, arXiv 2603.22339): given the exponents a
-law is linear, so only the exponents need a search. The second half minimises what Hoffmann et al. 2022 minimise, the
-Huber loss of log L, but *summed*: averaging it makes optimisers stop early (Besiroglu et al. 2024).
+The first half is variable projection with non-negative least squares (VPNLS, arXiv 2603.22339): given exponents and
+capacities a law is linear, so only those need a search. The second half minimises what Hoffmann et al. 2022 minimise,
+the Huber loss of log L, but *summed*: averaging it makes optimisers stop early (Besiroglu et al. 2024).
 """
 
 import dataclasses
 import enum
-import itertools
+import warnings
 from collections.abc import Mapping
 
 import numpy as np
-import scipy.optimize
-import scipy.special
+import pandas as pd
 
-from compressed_lm.scaling.laws import LINE, POWER, PowerSum
-
-# Below this share of the typical loss a coefficient or E counts as zero.
-_ZERO = 1e-6
+from compressed_lm.scaling import diagnosis, newton, search, tables
+from compressed_lm.scaling.diagnosis import Diagnosis, IdentifiabilityWarning
+from compressed_lm.scaling.laws import LINE, POWER, PowerSum, law_named
 
 
 class FitStatus(enum.StrEnum):
@@ -34,12 +32,20 @@ class Fit:
 
     Attributes:
       law: what was fitted.
-      params: value of each parameter, in the units of the given inputs and loss.
+      params: value of each parameter, in the units of the table.
       status: whether to believe it.
       at_bounds: names of the parameters at the edge of their range.
-      objective: summed Huber loss of the log residuals.
-      residuals: float64[n], log(measured) - log(predicted).
+      objective: summed Huber loss of the residuals.
+      residuals: float64[n], log(measured) - log(predicted), or measured - predicted where `loss_space` is raw.
       delta: threshold of the Huber loss.
+      loss_space: `log` or `raw`.
+      exponent_range: lowest and highest exponent that were allowed.
+      columns: the name in the table of each column of the law, and of `loss`.
+      data: the columns that were fitted, by the law's names, and `loss`.
+      theta: float64[p], the minimum in the coordinates of the search (`newton.Problem`).
+      diagnosis: how well the table determines the parameters; None where `diagnose` was off.
+      intervals: (low, high) of each parameter; None before `bootstrap`.
+      samples: parameter -> float64[b], its values on resampled tables; None before `bootstrap`.
     """
 
     law: PowerSum
@@ -49,68 +55,131 @@ class Fit:
     objective: float
     residuals: np.ndarray
     delta: float
+    loss_space: str
+    exponent_range: tuple[float, float]
+    columns: Mapping[str, str]
+    data: Mapping[str, np.ndarray] = dataclasses.field(repr=False)
+    theta: np.ndarray = dataclasses.field(repr=False)
+    diagnosis: Diagnosis | None = None
+    intervals: Mapping[str, tuple[float, float]] | None = None
+    samples: Mapping[str, np.ndarray] | None = dataclasses.field(default=None, repr=False)
 
-    def predict(self, *inputs) -> np.ndarray:
-        """The fitted loss at `inputs`, one array per input of the law, in the law's order."""
-        return self.law(self.params, *inputs)
+    @property
+    def fixed(self) -> Mapping[str, float]:
+        """The parameters that were given and not fitted."""
+        return dict(self.law.held)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What keeps the parameters from being believed, a sentence each; empty for a good fit."""
+        said = () if self.diagnosis is None else self.diagnosis.warnings
+        if self.status == FitStatus.AT_BOUND:
+            said += (f"At the edge of the range, not determined by the runs: {', '.join(self.at_bounds)}.",)
+        if self.status == FitStatus.FAILED:
+            said += ("No start reached a stationary point: do not use the parameters.",)
+        return said
+
+    def predict(self, table: pd.DataFrame | Mapping) -> np.ndarray:
+        """The fitted loss at each row, float64[n].
+
+        `table` has the columns of the law by their own names or by those of the fitted table; scalars are repeated.
+        """
+        return self.law(self.params, tables.read(self.law, self.columns, table))
+
+    def rho(self, table: pd.DataFrame | Mapping) -> np.ndarray:
+        """Capacity at each row, float64[n]: the size of the dense model with the same loss, as a share of the size.
+
+        For `frantar2023`, whose size counts non-zero parameters, it is a share of those.
+        """
+        from compressed_lm.scaling.frontier import capacity
+
+        return capacity(self, self.params, table)
+
+    def summary(self) -> str:
+        """Parameters with their intervals, quality and warnings, as text."""
+        from compressed_lm.scaling.summary import summary
+
+        return summary(self)
+
+    def plot(self, ax=None):
+        """Measured against predicted loss on `ax`, or on a figure of its own; returns the axes."""
+        from compressed_lm.scaling import law_plots
+
+        return law_plots.measured_against_predicted(self, ax=ax)
 
 
 def fit(
-    law: PowerSum,
-    inputs: Mapping[str, np.ndarray],
-    loss: np.ndarray,
+    runs: pd.DataFrame,
+    law: str | PowerSum = "chinchilla",
     *,
+    fixed: Mapping[str, float | None] | None = None,
     delta: float = 1e-3,
+    loss_space: str = "log",
     exponent_range: tuple[float, float] = (0.01, 2.0),
-    grid: int = 12,
-    starts: int = 16,
+    starts: int = 24,
+    diagnose: bool = True,
+    **columns,
 ) -> Fit:
-    """The parameters of a law that minimise the summed Huber loss of log L.
+    """The parameters of a law that minimise the summed Huber loss.
 
     The result does not depend on the units: inputs and loss are divided by their geometric means and the parameters
     scaled back.
 
+        fit(runs)                                                   # columns n_params, tokens, loss
+        fit(runs, "decoupled", n_params="size", reference="bf16")   # and format
+        fit(runs, "tanh", gmse=("gmse_w", "gmse_a"), shared=True, fixed={"alpha": 0.13, "beta": 0.33})
+
     Args:
-      law: one of `laws`.
-      inputs: a positive array float[n] for each input of the law.
-      loss: float[n], positive; any unit.
-      delta: log residuals below it are squared, larger ones count by their size. Towards 0 this becomes least absolute
+      runs: a row per run; which rows count is chosen before, with pandas.
+      law: a name (see `laws.LAWS`) or a law.
+      fixed: parameters that are given instead of fitted; None frees one that the law holds (`{"L": None}`).
+      delta: residuals below it are squared, larger ones count by their size. Towards 0 this becomes least absolute
         deviations.
+      loss_space: `log`: residuals of log loss; `raw`: of the loss itself, with delta in its unit.
       exponent_range: lowest and highest exponent.
-      grid: exponents tried along each axis, geometrically spaced.
-      starts: how many of the grid's nodes, the best first, are refined.
+      starts: how many of the searched nodes, the best first, are refined.
+      diagnose: whether to look at how well the runs determine the parameters, and warn (`IdentifiabilityWarning`).
+      **columns: where the table's names differ from the law's: `n_params="Model Size"`, `loss="val"`; the columns
+        that hold `gmse`, `format` or `bits`, several for a product; and options of the law such as `shared`.
 
     Raises:
-      ValueError: the data cannot be fitted: wrong names, shapes or values, or fewer points than parameters.
+      ValueError: the data cannot be fitted: wrong names or values, or fewer rows than parameters.
     """
-    x, loss = _checked(law, inputs, loss)
-    x_scale, loss_scale = np.exp(np.log(x).mean(axis=1)), np.exp(np.log(loss).mean())
-    log_x, log_loss = np.log(x / x_scale[:, None]), np.log(loss / loss_scale)
+    law, columns = _resolve(law, columns)
+    names = tables.column_names(law, columns, runs)
+    data = tables.read(law, names, runs, loss=True)
+    law = dataclasses.replace(law, factors=tuple(factor.bind(data[factor.column]) for factor in law.factors))
+    problem, units = tables.problem(law, data, fixed=fixed or {}, loss_space=loss_space, exponent_range=exponent_range)
+    if delta <= 0:
+        raise ValueError(
+            f"delta is {delta}. Expected a threshold above 0; a small one gives least absolute deviations."
+        )
+    scaled_delta = delta / units.loss if loss_space == "raw" else delta
 
-    low, high = exponent_range
-    n_linear = len(law.coefficients) + law.offset
-    nodes = [
-        _project(law, np.array(node), log_x, log_loss)
-        for node in itertools.product(np.geomspace(low, high, grid), repeat=len(x))
-    ]
-    nodes.sort(key=lambda theta: _objective(theta, law, log_x, log_loss, delta)[0])
-    ends = [_refine(theta, law, log_x, log_loss, delta, exponent_range) for theta in nodes[:starts]]
-    theta, objective, _ = min(ends, key=lambda end: end[1])
-    for _ in range(4):  # a restart forgets a stale curvature estimate, which the kinks of the Huber loss produce
-        theta, objective, stationary = _refine(theta, law, log_x, log_loss, delta, exponent_range)
-
-    params = dict(zip(law.parameters, theta, strict=True))
-    margin = 1e-3 * (high - low)
-    at_bounds = [name for name in law.exponents if not low + margin < params[name] < high - margin]
-    at_bounds += [name for name in law.parameters[:n_linear] if params[name] < np.log(_ZERO)]
-    for k, (coefficient, exponent) in enumerate(zip(law.coefficients, law.exponents, strict=True)):
-        params[coefficient] = float(np.exp(params[coefficient]) * loss_scale * x_scale[k] ** params[exponent])
-    if law.offset:
-        params["E"] = 0.0 if "E" in at_bounds else float(np.exp(params["E"]) * loss_scale)
-    params = {name: float(value) for name, value in params.items()}
-    status = FitStatus.FAILED if not stationary else FitStatus.AT_BOUND if at_bounds else FitStatus.CONVERGED
-    residuals = log_loss - _log_predict(theta, law, log_x)[0]
-    return Fit(law, params, status, tuple(at_bounds), float(objective), residuals, delta)
+    theta, gradient = search.search(problem, scaled_delta, starts=starts)
+    status, at_bounds = _status(problem, theta, gradient)
+    params = units.params(problem, theta, zero=at_bounds)
+    held = tuple((name, params[name]) for name, free in zip(law.parameters, problem.free, strict=True) if not free)
+    result = Fit(
+        law=dataclasses.replace(law, held=held),
+        params=params,
+        status=status,
+        at_bounds=at_bounds,
+        objective=float(problem.objective(theta[None], scaled_delta)[0]) * (units.loss**2 if problem.raw else 1),
+        residuals=problem.residual(problem.evaluate(theta[None])[0])[0] * (units.loss if problem.raw else 1),
+        delta=delta,
+        loss_space=loss_space,
+        exponent_range=exponent_range,
+        columns=names,
+        data=data,
+        theta=theta,
+    )
+    if not diagnose or status == FitStatus.FAILED:
+        return result
+    found = diagnosis.diagnose(problem, theta, scaled_delta, data=data)
+    for text in found.warnings:
+        warnings.warn(text, IdentifiabilityWarning, stacklevel=2)
+    return dataclasses.replace(result, diagnosis=found)
 
 
 def fit_power(x: np.ndarray, loss: np.ndarray, **options) -> Fit:
@@ -120,98 +189,29 @@ def fit_power(x: np.ndarray, loss: np.ndarray, **options) -> Fit:
     them. `options` go to `fit`.
     """
     law = POWER if len(np.unique(np.asarray(x, float))) >= 4 else LINE
-    return fit(law, {"x": x}, loss, **options)
+    return fit(pd.DataFrame({"x": x, "loss": loss}), law, diagnose=False, **options)
 
 
-def _checked(law: PowerSum, inputs: Mapping[str, np.ndarray], loss: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Inputs as float64[k, n] and losses as float64[n], positive and finite."""
-    if set(inputs) != set(law.inputs):
-        raise ValueError(
-            f"The law {law.name!r} takes the inputs {', '.join(law.inputs)}, but {', '.join(inputs) or 'none'} were "
-            "given."
-        )
-    loss = np.asarray(loss, float)
-    columns = [np.asarray(inputs[name], float) for name in law.inputs]
-    for name, column in zip((*law.inputs, "loss"), (*columns, loss), strict=True):
-        if column.ndim != 1 or column.shape != loss.shape:
-            raise ValueError(
-                f"{name} has the shape {column.shape}, the loss {loss.shape}. Expected one-dimensional arrays of one "
-                "length."
-            )
-        bad = np.flatnonzero(~(np.isfinite(column) & (column > 0)))
-        if bad.size:
-            raise ValueError(
-                f"{name}[{bad[0]}] is {column[bad[0]]}. A power law needs positive, finite numbers: drop such rows "
-                "first."
-            )
-    if len(loss) < len(law.parameters):
-        raise ValueError(
-            f"{len(loss)} points cannot determine the {len(law.parameters)} parameters {', '.join(law.parameters)} of "
-            f"the law {law.name!r}. Add runs of other sizes, or fit a law without E."
-        )
-    for name, column in zip(law.inputs, columns, strict=True):
-        if np.ptp(column) == 0:
-            raise ValueError(
-                f"Every point has {name} = {column[0]:g}, so its exponent cannot be fitted. Add runs where {name} "
-                "differs."
-            )
-    return np.stack(columns), loss
+def _resolve(law: str | PowerSum, columns: dict) -> tuple[PowerSum, dict]:
+    """The law, and what is left of the keywords: the names of columns."""
+    if isinstance(law, PowerSum):
+        return law, columns
+    parts = {name: columns.pop(name) for name in ("gmse", "format", "bits") if name in columns}
+    options = {name: columns.pop(name) for name in tables.OPTIONS if name in columns}
+    return law_named(law, columns=parts, **options), columns
 
 
-def _project(law: PowerSum, exponents: np.ndarray, log_x: np.ndarray, log_loss: np.ndarray) -> np.ndarray:
-    """Start of the refinement: log of the best non-negative linear parameters for these exponents, then these."""
-    terms = list(np.exp(-exponents[:, None] * log_x)) + [np.ones_like(log_loss)] * law.offset
-    relative = np.stack(terms, axis=1) / np.exp(log_loss)[:, None]
-    linear, _ = scipy.optimize.nnls(relative, np.ones_like(log_loss))
-    # A term that the projection switched off starts small instead of at zero, where its gradient would vanish.
-    return np.concatenate([np.log(np.maximum(linear, 1e-3)), exponents])
-
-
-def _log_predict(theta: np.ndarray, law: PowerSum, log_x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Log of the law, float64[n], and its derivative by theta, float64[n, len(theta)]."""
-    k = len(law.exponents)
-    linear, exponents = theta[:-k], theta[-k:]
-    terms = np.broadcast_to(linear[:, None], (len(linear), log_x.shape[1])).copy()
-    terms[:k] -= exponents[:, None] * log_x
-    top = terms.max(axis=0)
-    weights = np.exp(terms - top)
-    total = weights.sum(axis=0)
-    weights /= total
-    return top + np.log(total), np.concatenate([weights, -weights[:k] * log_x]).T
-
-
-def _objective(
-    theta: np.ndarray, law: PowerSum, log_x: np.ndarray, log_loss: np.ndarray, delta: float
-) -> tuple[float, np.ndarray]:
-    """Summed Huber loss of the log residuals and its gradient by theta."""
-    predicted, jacobian = _log_predict(theta, law, log_x)
-    residual = log_loss - predicted
-    size = np.abs(residual)
-    value = np.where(size <= delta, residual**2 / 2, delta * (size - delta / 2)).sum()
-    return value, -jacobian.T @ np.clip(residual, -delta, delta)
-
-
-def _refine(theta, law, log_x, log_loss, delta, exponent_range) -> tuple[np.ndarray, float, bool]:
-    """A local minimum from one start: theta, its objective, and whether the gradient vanishes there.
-
-    Exponents are searched as logits of their place in the range, which keeps them inside it. BFGS is enough for so few
-    parameters and, unlike L-BFGS-B, makes no threaded LAPACK calls, whose waiting takes most of the time on busy cores.
-    """
-    low, high = exponent_range
-    k = len(law.exponents)
-
-    def split(u):
-        share = scipy.special.expit(u[-k:])
-        return np.concatenate([u[:-k], low + (high - low) * share]), (high - low) * share * (1 - share)
-
-    def scaled(u):  # in units of delta * n, so that the optimiser's own tolerances mean something
-        theta, slope = split(u)
-        value, gradient = _objective(theta, law, log_x, log_loss, delta)
-        gradient[-k:] *= slope
-        return value / (delta * log_loss.size), gradient / (delta * log_loss.size)
-
-    share = np.clip((theta[-k:] - low) / (high - low), 1e-3, 1 - 1e-3)
-    start = np.concatenate([theta[:-k], scipy.special.logit(share)])
-    end = scipy.optimize.minimize(scaled, start, jac=True, method="BFGS", options={"gtol": 1e-9, "maxiter": 2000})
-    stationary = np.isfinite(end.fun) and np.abs(end.jac).max() < 1e-4
-    return split(end.x)[0], end.fun * delta * log_loss.size, bool(stationary)
+def _status(problem: newton.Problem, theta: np.ndarray, gradient: float) -> tuple[FitStatus, tuple[str, ...]]:
+    """How the fit ended, and which parameters lie at an edge of their range."""
+    names = np.array(problem.law.parameters)
+    bounded = problem.bounded
+    place = np.where(problem.is_log, np.log(np.where(problem.is_log, theta, 1.0)), theta)
+    with np.errstate(invalid="ignore"):
+        margin = 1e-3 * (problem.high - problem.low)
+        edge = bounded & ~((problem.low + margin < place) & (place < problem.high - margin))
+    n_linear = len(problem.law.coefficients) + problem.law.offset
+    edge[:n_linear] = problem.free[:n_linear] & (theta[:n_linear] < np.log(tables.ZERO))
+    at_bounds = tuple(names[edge].tolist())
+    if not gradient < newton.STATIONARY:
+        return FitStatus.FAILED, at_bounds
+    return (FitStatus.AT_BOUND if at_bounds else FitStatus.CONVERGED), at_bounds

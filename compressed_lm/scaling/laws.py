@@ -1,46 +1,252 @@
-"""Laws of the loss: sums of power terms, one coefficient and one exponent each, and a floor E."""
+"""Laws of the loss: sums of power terms, one coefficient each, a floor E, and capacities that scale the size.
+
+Every law here is `L = sum_k c_k prod_j x_j^(s e_j) (+ E)` with signs s, coefficients and E at least 0, and exponents
+above 0. The size is multiplied by the capacities of the law's factors first: `(N rho_1 rho_2 ...)^-alpha`.
+"""
 
 import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
+
+from compressed_lm.scaling.capacity import Exponential, Factor, Free, Logistic, Tanh
+
+SIZE, DATA = "n_params", "tokens"
+DENSE = {"sparsity": 0.0, "post_bits": 64.0}
+"""Inputs that tell of compression, and the value that stands for none."""
+
+
+class Power(NamedTuple):
+    """`input ^ (sign exponent)` within a term."""
+
+    exponent: str
+    input: str
+    sign: int = -1
+
+
+class Term(NamedTuple):
+    """A coefficient times powers of the inputs; its size is multiplied by the capacities unless not `compressed`."""
+
+    coefficient: str
+    powers: tuple[Power, ...]
+    compressed: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
 class PowerSum:
-    """The law `L = sum_k c_k x_k^-e_k (+ E)` with every c_k and E at least 0.
+    """A law.
 
     Attributes:
       name: short name.
-      inputs: names of the x_k, in the order in which they are given.
-      coefficients: names of the c_k.
-      exponents: names of the e_k.
+      terms: the c_k and their powers.
       offset: whether the law has a floor E, the loss that no scale removes.
+      factors: capacities, whose product multiplies the size.
+      held: parameters with a value that is not fitted unless `fit` frees them (`fixed={"L": None}`).
+      scales: (name, coefficient, exponent) of further parameters `name = coefficient^(1 / exponent)`, reported only.
     """
 
     name: str
-    inputs: tuple[str, ...]
-    coefficients: tuple[str, ...]
-    exponents: tuple[str, ...]
+    terms: tuple[Term, ...]
     offset: bool = True
+    factors: tuple[Factor, ...] = ()
+    held: tuple[tuple[str, float], ...] = ()
+    scales: tuple[tuple[str, str, str], ...] = ()
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of the numeric inputs, the columns of the factors left out."""
+        return tuple(dict.fromkeys(power.input for term in self.terms for power in term.powers))
+
+    @property
+    def coefficients(self) -> tuple[str, ...]:
+        """Names of the c_k."""
+        return tuple(term.coefficient for term in self.terms)
+
+    @property
+    def exponents(self) -> tuple[str, ...]:
+        """Names of the e_j."""
+        return tuple(dict.fromkeys(power.exponent for term in self.terms for power in term.powers))
 
     @property
     def parameters(self) -> tuple[str, ...]:
-        """Names of all free parameters: coefficients, E where there is one, exponents."""
-        return (*self.coefficients, *(("E",) if self.offset else ()), *self.exponents)
+        """Names of all parameters: coefficients, E where there is one, exponents, those of the factors."""
+        factors = dict.fromkeys(parameter.name for factor in self.factors for parameter in factor.parameters)
+        return (*self.coefficients, *(("E",) if self.offset else ()), *self.exponents, *factors)
 
-    def __call__(self, params: dict[str, float], *inputs) -> np.ndarray:
-        """The loss at `inputs`, one array per name in `self.inputs`, broadcast together; in the unit of the fit."""
-        total = params["E"] if self.offset else 0.0
-        for x, coefficient, exponent in zip(inputs, self.coefficients, self.exponents, strict=True):
-            total = total + params[coefficient] * np.asarray(x, float) ** -params[exponent]
-        return total
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Everything that is read from a table: the inputs, then the columns of the factors."""
+        return (*self.inputs, *dict.fromkeys(factor.column for factor in self.factors))
+
+    def encode(self, table: Mapping[str, np.ndarray]) -> tuple[np.ndarray, list[np.ndarray]]:
+        """Logs of the inputs, float64[len(inputs), n], and the column of each factor as it takes it."""
+        return (
+            np.stack([log_input(name, table[name]) for name in self.inputs]),
+            [factor.encode(table[factor.column]) for factor in self.factors],
+        )
+
+    def log_rho(self, params: Mapping[str, float], columns: Sequence[np.ndarray]) -> np.ndarray:
+        """ln of the product of all capacities: float64[n], or float64[b, n] for b values of each parameter."""
+        total = 0.0
+        for factor, z in zip(self.factors, columns, strict=True):
+            values = [np.atleast_1d(np.asarray(params[p.name], float)) for p in factor.parameters]
+            values = np.stack(np.broadcast_arrays(*values), 1) if values else np.ones((1, 0))
+            total = total + factor.log_rho(values, z)[0]
+        return total[0] if np.ndim(total) == 2 and len(total) == 1 else total
+
+    def term_values(self, params: Mapping[str, float], table: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        """Each term at every row, float64[n], or float64[b, n] where the parameters hold b values each."""
+        logs, columns = self.encode(table)
+        logs = dict(zip(self.inputs, logs, strict=True))
+        scaled = {**logs, SIZE: logs[SIZE] + self.log_rho(params, columns)} if self.factors else logs
+        values = []
+        for term in self.terms:
+            x = scaled if term.compressed else logs
+            log = sum(power.sign * _column(params[power.exponent]) * x[power.input] for power in term.powers)
+            values.append(_column(params[term.coefficient]) * np.exp(log))
+        return values
+
+    def __call__(self, params: Mapping[str, float], table: Mapping[str, np.ndarray]) -> np.ndarray:
+        """The loss at every row of `table`, in the unit of the fit: float64[n], or float64[b, n] as `term_values`."""
+        return sum(self.term_values(params, table)) + (_column(params["E"]) if self.offset else 0.0)
 
 
-CHINCHILLA = PowerSum("chinchilla", inputs=("n", "d"), coefficients=("A", "B"), exponents=("alpha", "beta"))
-"""`L = A n^-alpha + B d^-beta + E`: model size n and training data d (Hoffmann et al. 2022, equation 2)."""
+def _column(value) -> np.ndarray | float:
+    return value if np.ndim(value) == 0 else np.asarray(value)[:, None]
 
-POWER = PowerSum("power", inputs=("x",), coefficients=("A",), exponents=("alpha",))
+
+def log_input(name: str, values: np.ndarray) -> np.ndarray:
+    """What an exponent multiplies, float64[n]: ln x; of a sparsity the log of the density; of `post_bits` the bits."""
+    values = np.asarray(values, float)
+    low, high = (0, 1) if name == "sparsity" else (0, np.inf)
+    bad = np.flatnonzero(~(np.isfinite(values) & (values >= low) & (values < high)))
+    if name != "sparsity" and not bad.size:
+        bad = np.flatnonzero(values <= 0)
+    if bad.size:
+        expected = "a share from 0 to below 1" if name == "sparsity" else "a positive, finite number"
+        raise ValueError(
+            f"{name}[{bad[0]}] is {values[bad[0]]}. A power law needs {expected} there: drop such rows first."
+        )
+    if name == "sparsity":
+        return np.log1p(-values)
+    return values if name == "post_bits" else np.log(values)
+
+
+_SIZE_TERM = Term("A", (Power("alpha", SIZE),))
+_DATA_TERM = Term("B", (Power("beta", DATA),))
+
+CHINCHILLA = PowerSum("chinchilla", (_SIZE_TERM, _DATA_TERM))
+"""`L = A N^-alpha + B D^-beta + E`: parameters N and tokens D (Hoffmann et al. 2022, equation 2)."""
+
+POWER = PowerSum("power", (Term("A", (Power("alpha", "x"),)),))
 """`L = A x^-alpha + E`."""
 
-LINE = PowerSum("line", inputs=("x",), coefficients=("A",), exponents=("alpha",), offset=False)
+LINE = PowerSum("line", POWER.terms, offset=False)
 """`L = A x^-alpha`: a straight line on log-log axes, for when there are too few points to see a floor."""
+
+FRANTAR_2023 = PowerSum(
+    "frantar2023",
+    (
+        Term("a_S", (Power("b_S", "sparsity", 1), Power("b_N", SIZE))),
+        Term("c_S", (Power("b_N", SIZE),)),
+        Term("B", (Power("b_D", DATA),)),
+    ),
+    scales=(("a_D", "B", "b_D"),),
+)
+"""`L = (a_S (1 - S)^b_S + c_S) N^-b_N + (a_D / D)^b_D + E` with N the *non-zero* parameters (arXiv 2309.08520)."""
+
+
+def unified(
+    form: str = "tanh",
+    *,
+    factors: str | Sequence[str] = (),
+    shared: bool = False,
+    reference: object = "dense",
+) -> PowerSum:
+    """`L = A (N rho)^-alpha + B D^-beta + E` (arXiv 2506.01863, equation 1), rho a product over columns.
+
+    Args:
+      form: of the capacity: `free` (one value for each format), `tanh`, `logistic` or `logistic10` (its section C.2).
+      factors: the column of each factor, one name or several; default `format` for `free` and `gmse` for the others.
+      shared: whether the factors of a product have the same parameters.
+      reference: for `free`, the format whose capacity is 1.
+    """
+    kinds = {
+        "free": lambda column, suffix: Free(column, suffix, reference=reference),
+        "tanh": Tanh,
+        "logistic": Logistic,
+        "logistic10": lambda column, suffix: Logistic(column, suffix, ends=True),
+    }
+    if form not in kinds:
+        raise ValueError(f"There is no form {form!r} of a capacity. Expected one of: {', '.join(kinds)}.")
+    columns = (factors,) if isinstance(factors, str) else tuple(factors)
+    columns = columns or ("format" if form == "free" else "gmse",)
+    apart = len(columns) > 1 and not shared
+    made = tuple(kinds[form](column, f"[{column}]" if apart else "") for column in columns)
+    return _compressed("decoupled" if form == "free" else form, made)
+
+
+def kumar(
+    *, bits: Sequence[str] = ("w_bits",), tied: bool = False, post_bits: bool = False, offsets: bool = True
+) -> PowerSum:
+    """The law of Kumar et al. 2024 (arXiv 2411.04330): `rho = prod_P (1 - exp(-(P / gamma_P + n_P)))`.
+
+    Args:
+      bits: columns with the bits of weights, activations, key-value cache; infinity (or many) where not quantised.
+      tied: whether size and data share one exponent alpha, as in their fits.
+      post_bits: adds `C_T D^gamma_D / N^gamma_N e^(-post_bits decay_post)`, the cost of quantising after training
+        (1 / decay_post is their gamma_post), with N not multiplied by rho.
+      offsets: whether the n_P are fitted; they are 0 where not.
+    """
+    bits = (bits,) if isinstance(bits, str) else tuple(bits)
+    made = tuple(Exponential(column, f"[{column}]") for column in bits)
+    law = _compressed("kumar", made)
+    terms = (_SIZE_TERM, Term("B", (Power("alpha" if tied else "beta", DATA),)))
+    if post_bits:
+        powers = (Power("gamma_D", DATA, 1), Power("gamma_N", SIZE), Power("decay_post", "post_bits"))
+        terms += (Term("C_T", powers, compressed=False),)
+    held = () if offsets else tuple((f"n[{column}]", 0.0) for column in bits)
+    return dataclasses.replace(law, terms=terms, held=held)
+
+
+def _compressed(name: str, factors: tuple[Factor, ...]) -> PowerSum:
+    names = dict.fromkeys(parameter.name for factor in factors for parameter in factor.parameters)
+    held = tuple((parameter, 1.0) for parameter in names if parameter == "L" or parameter.startswith("L["))
+    return PowerSum(name, (_SIZE_TERM, _DATA_TERM), factors=factors, held=held)
+
+
+def frantar2025(*, scheme: str = "format", reference: object = "dense") -> PowerSum:
+    """`L = a / (N eff)^b + c / D^d + E`, `eff` free for each scheme (arXiv 2502.16440)."""
+    terms = (Term("a", (Power("b", SIZE),)), Term("c", (Power("d", DATA),)))
+    return PowerSum("frantar2025", terms, factors=(Free(scheme, reference=reference, symbol="eff"),))
+
+
+LAWS = ("chinchilla", "decoupled", "tanh", "logistic", "logistic10", "kumar", "frantar2023", "frantar2025")
+
+
+def law_named(name: str, *, columns: Mapping[str, object] = {}, **options) -> PowerSum:  # noqa: B006 (read only)
+    """The law of a name in `LAWS` (or `power`, `line`).
+
+    Args:
+      name: which.
+      columns: `gmse`, `format` or `bits`, each a column's name or a tuple of several for a product.
+      **options: those of `unified`, `kumar` or `frantar2025`.
+    """
+    fixed_laws = {law.name: law for law in (CHINCHILLA, POWER, LINE, FRANTAR_2023)}
+    if name in fixed_laws and not options:
+        return fixed_laws[name]
+    try:
+        if name in ("decoupled", "free"):
+            return unified("free", factors=columns.get("format", "format"), **options)
+        if name in ("tanh", "logistic", "logistic10"):
+            return unified(name, factors=columns.get("gmse", "gmse"), **options)
+        if name == "kumar":
+            return kumar(bits=columns.get("bits", ("w_bits",)), **options)
+        if name == "frantar2025":
+            return frantar2025(scheme=columns.get("format", "format"), **options)
+    except TypeError:
+        raise ValueError(f"The law {name!r} does not take all of the options {', '.join(options)}.") from None
+    if name in fixed_laws:
+        raise ValueError(f"The law {name!r} takes no options, but {', '.join(options)} were given.")
+    raise ValueError(f"There is no law {name!r}. Expected one of: {', '.join((*LAWS, 'power', 'line'))}.")

@@ -81,7 +81,7 @@ def bits_per_byte_against_flops(
       ceiling: bits per byte above which runs are left out, to look closely at the rest.
       ax: axes to draw on.
     """
-    ax = _axes(ax)
+    ax = new_axes(ax)
     column = "flops_per_byte_softmax" if softmax else "flops_per_byte"
     models = model_runs(runs)
     models = models[models["bits_per_byte"] <= ceiling] if ceiling is not None else models
@@ -93,10 +93,10 @@ def bits_per_byte_against_flops(
     ax.set_xscale("log")
     ax.set_xlabel(_LABELS[column])
     ax.set_ylabel("bits per byte (validation)")
-    _count_ticks(ax)
+    count_ticks(ax)
     ax.margins(x=0.12)
     ax.annotate("better ↙", (0.015, 0.02), xycoords="axes fraction", fontsize="small", alpha=0.7)
-    return _finish(ax)
+    return finish(ax)
 
 
 def learning_curves(curves: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
@@ -106,7 +106,7 @@ def learning_curves(curves: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
       curves: `codec`, `n_params`, `bytes`, `bits_per_byte`, a row per evaluation during training.
       ax: axes to draw on.
     """
-    ax = _axes(ax)
+    ax = new_axes(ax)
     curves = curves[curves["bytes"] > 0]
     last = (
         curves.sort_values("bytes").groupby(["codec", "n_params"])["bits_per_byte"].last().sort_values(ascending=False)
@@ -125,11 +125,11 @@ def learning_curves(curves: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
         rank = sorted(last[codec].index).index(n_params)
         ax.plot(rows["bytes"], rows["bits_per_byte"], label=label, alpha=1 - 0.25 * min(rank, 2), **line)
     ax.set_xscale("log")
-    _log_bits(ax)
+    log_loss(ax)
     ax.set_xlabel("bytes of text trained on")
     ax.set_ylabel("bits per byte (validation)")
-    _count_ticks(ax, unit="B")
-    return _finish(ax)
+    count_ticks(ax, unit="B")
+    return finish(ax)
 
 
 def compression_ratios(ratios: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
@@ -139,7 +139,7 @@ def compression_ratios(ratios: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
       ratios: `codec`, `vocab_size`, `bytes_per_token`, a row per codec.
       ax: axes to draw on.
     """
-    ax = _axes(ax)
+    ax = new_axes(ax)
     ratios = ratios.assign(bits=bits_per_byte_of_text(ratios)).sort_values("bytes_per_token")
     names = list(ratios["codec"])
     for place, (codec, length, bits) in enumerate(zip(names, ratios["bytes_per_token"], ratios["bits"], strict=True)):
@@ -174,7 +174,7 @@ def fitted_curves(runs: pd.DataFrame, *, x: str = "n_nonembed", ax: Axes | None 
         constant share, which bends a power law; the size of the model does not.
       ax: axes to draw on.
     """
-    ax = _axes(ax)
+    ax = new_axes(ax)
     for codec, sizes, bits, fit in fits_by_codec(runs, x=x):
         style = style_of(codec)
         offset = f" + {fit.params['E']:.2f}" if fit.law.offset else ""
@@ -187,13 +187,13 @@ def fitted_curves(runs: pd.DataFrame, *, x: str = "n_nonembed", ax: Axes | None 
             (max(sizes), max(sizes) * 2, ":"),
         ):
             grid = np.geomspace(low, high, 100)
-            ax.plot(grid, fit.predict(grid), color=style.color, linestyle=dots, linewidth=1.6)
+            ax.plot(grid, fit.predict({"x": grid}), color=style.color, linestyle=dots, linewidth=1.6)
     ax.set_xscale("log")
-    _log_bits(ax)
+    log_loss(ax)
     ax.set_xlabel(_LABELS.get(x, x))
     ax.set_ylabel("bits per byte (validation)")
-    _count_ticks(ax)
-    return _finish(ax)
+    count_ticks(ax)
+    return finish(ax)
 
 
 def fits_by_codec(runs: pd.DataFrame, *, x: str = "n_nonembed") -> Iterator[tuple]:
@@ -205,11 +205,13 @@ def fits_by_codec(runs: pd.DataFrame, *, x: str = "n_nonembed") -> Iterator[tupl
             yield codec, sizes, bits, fit_power(sizes, bits)
 
 
-def _axes(ax: Axes | None) -> Axes:
+def new_axes(ax: Axes | None) -> Axes:
+    """The axes given, or those of a new figure."""
     return Figure(figsize=(8.6, 4.6), layout="constrained").add_subplot() if ax is None else ax
 
 
-def _finish(ax: Axes) -> Axes:
+def finish(ax: Axes) -> Axes:
+    """The axes with grid and legend, or a note that there is nothing to draw."""
     ax.grid(alpha=0.25)
     ax.set_axisbelow(True)
     ax.spines[["top", "right"]].set_visible(False)
@@ -220,15 +222,16 @@ def _finish(ax: Axes) -> Axes:
     return ax
 
 
-def _log_bits(ax: Axes) -> None:
-    """A logarithmic y axis with round numbers on it, over less than a decade."""
-    ax.set_yscale("log")
-    ax.yaxis.set_major_locator(MaxNLocator(8))
-    ax.yaxis.set_major_formatter(ScalarFormatter())
-    ax.yaxis.set_minor_locator(NullLocator())
+def log_loss(ax: Axes, *, which: str = "y") -> None:
+    """A logarithmic axis (`x` or `y`) of losses with round numbers on it, over less than a decade."""
+    (ax.set_xscale if which == "x" else ax.set_yscale)("log")
+    axis = ax.xaxis if which == "x" else ax.yaxis
+    axis.set_major_locator(MaxNLocator(8))
+    axis.set_major_formatter(ScalarFormatter())
+    axis.set_minor_locator(NullLocator())
 
 
-def _count_ticks(ax: Axes, *, unit: str = "") -> None:
+def count_ticks(ax: Axes, *, unit: str = "") -> None:
     """Ticks of a log axis at 1, 2 and 5 times powers of ten, written 200k, 5M, 1G."""
     low, high = ax.get_xlim()
     subs = (1, 2, 5) if high / low < 1e3 else (1,)

@@ -3,81 +3,109 @@
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.optimize
 
 from compressed_lm.scaling import CHINCHILLA, LINE, POWER, FitStatus, fit, fit_power
 
+TRUTH = {"A": 406.4, "B": 410.7, "E": 1.69, "alpha": 0.34, "beta": 0.28}
 
-def grid():
+
+def grid(noise=0.0):
     n, d = np.meshgrid(np.geomspace(1e6, 1e10, 8), np.geomspace(1e8, 1e12, 8))
-    return n.ravel(), d.ravel()
+    runs = pd.DataFrame({"n_params": n.ravel(), "tokens": d.ravel()})
+    rng = np.random.default_rng(0)
+    return runs.assign(loss=CHINCHILLA(TRUTH, runs) * np.exp(noise * rng.normal(size=len(runs))))
 
 
-@pytest.fixture(scope="module")
-def chinchilla(data_dir):
-    """N, D and losses of the 240 Chinchilla runs that Besiroglu et al. 2024 fit, without the five largest losses."""
-    runs = pd.read_csv(data_dir / "scaling_runs" / "chinchilla_245.csv").sort_values("loss").iloc[:-5]
-    n = runs["Model Size"].to_numpy()
-    return n, runs["Training FLOP"].to_numpy() / (6 * n), runs["loss"].to_numpy()
+def test_recovers_known_parameters():
+    """Exact data give back the parameters that made them, and noisy ones their neighbourhood."""
+    exact = fit(grid())
+    assert exact.status == FitStatus.CONVERGED and not exact.warnings
+    assert dict(exact.params) == pytest.approx(TRUTH, rel=1e-6)
+    noisy = fit(grid(0.003))
+    assert noisy.status == FitStatus.CONVERGED
+    assert dict(noisy.params) == pytest.approx(TRUTH, rel=0.1)
 
 
-def test_reproduces_the_published_chinchilla_fit(chinchilla):
-    """The Huber fit of Besiroglu et al. 2024 comes out to all published digits."""
-    n, d, loss = chinchilla
-    result = fit(CHINCHILLA, {"n": n, "d": d}, loss)
+def test_recovers_known_parameters_despite_outliers():
+    """Exact data with a few wild points give back the parameters that made them: the loss is robust."""
+    runs = grid()
+    runs.loc[[3, 40], "loss"] *= [1.3, 0.8]
+    result = fit(runs, delta=1e-4)
     assert result.status == FitStatus.CONVERGED
-    assert result.objective == pytest.approx(0.0010182740, abs=5e-11)
-    assert result.params["A"] == pytest.approx(477.83, abs=0.01)
-    assert result.params["B"] == pytest.approx(2143.4, abs=0.1)
-    assert result.params["E"] == pytest.approx(1.81722, abs=1e-5)
-    assert result.params["alpha"] == pytest.approx(0.34731, abs=1e-5)
-    assert result.params["beta"] == pytest.approx(0.36717, abs=1e-5)
-
-
-def test_small_delta_approaches_least_absolute_deviations(chinchilla):
-    """With a vanishing threshold the fit goes to the published least-absolute-deviations optimum."""
-    n, d, loss = chinchilla
-    params = fit(CHINCHILLA, {"n": n, "d": d}, loss, delta=1e-6).params
-    published = {"A": 482.006, "B": 2085.436, "E": 1.81686, "alpha": 0.34781, "beta": 0.36585}
-    assert {name: params[name] / value for name, value in published.items()} == pytest.approx(
-        dict.fromkeys(published, 1.0), rel=5e-4
-    )
-
-
-def test_recovers_known_chinchilla_parameters_despite_outliers():
-    """Exact data with a few wild points gives back the parameters that made it: the loss is robust."""
-    n, d = grid()
-    truth = {"A": 406.4, "B": 410.7, "E": 1.69, "alpha": 0.34, "beta": 0.28}
-    loss = CHINCHILLA(truth, n, d)
-    loss[[3, 40]] *= [1.3, 0.8]
-    result = fit(CHINCHILLA, {"n": n, "d": d}, loss, delta=1e-4)
-    assert result.status == FitStatus.CONVERGED
-    assert dict(result.params) == pytest.approx(truth, rel=2e-2)
+    assert dict(result.params) == pytest.approx(TRUTH, rel=2e-2)
     assert result.residuals[3] == pytest.approx(np.log(1.3), abs=1e-2)
 
 
-def test_units_do_not_matter():
+@pytest.mark.parametrize("space", ["log", "raw"])
+def test_a_general_minimiser_finds_nothing_better(space):
+    """SciPy, started at the fit and at the truth with another parametrisation, ends no lower than the fit does."""
+    runs, delta = grid(0.01), 2e-3
+    result = fit(runs, delta=delta, loss_space=space)
+
+    def objective(p):
+        a, b, e, alpha, beta = p
+        predicted = np.exp(a) * runs.n_params**-alpha + np.exp(b) * runs.tokens**-beta + np.exp(e)
+        residual = np.log(runs.loss / predicted) if space == "log" else runs.loss - predicted
+        return scipy.special.huber(delta, residual).sum()
+
+    ends = []
+    for params in (result.params, TRUTH):
+        start = [*np.log([params["A"], params["B"], params["E"]]), params["alpha"], params["beta"]]
+        ends.append(scipy.optimize.minimize(objective, start, method="Nelder-Mead", options={"maxiter": 4000}).fun)
+    assert result.objective <= min(ends) * (1 + 1e-9)
+    assert result.objective == pytest.approx(ends[0], rel=1e-6)
+
+
+@pytest.mark.parametrize("space", ["log", "raw"])
+def test_units_do_not_matter(space):
     """Other units of size, data and loss change the coefficients as they must and nothing else."""
-    n, d = grid()
-    noise = np.exp(0.01 * np.random.default_rng(0).normal(size=n.size))
-    loss = CHINCHILLA({"A": 406.4, "B": 410.7, "E": 1.69, "alpha": 0.34, "beta": 0.28}, n, d) * noise
-    plain = fit(CHINCHILLA, {"n": n, "d": d}, loss)
-    other = fit(CHINCHILLA, {"n": n / 1e6, "d": d * 8}, loss / np.log(2))
+    runs, bits = grid(0.01), 1 / np.log(2)
+    plain = fit(runs, loss_space=space)
+    changed = pd.DataFrame({"millions": runs.n_params / 1e6, "bits": runs.tokens * 8, "loss": runs.loss * bits})
+    delta = 1e-3 if space == "log" else 1e-3 * bits
+    other = fit(changed, n_params="millions", tokens="bits", delta=delta, loss_space=space)
     for name in ("alpha", "beta"):
-        assert other.params[name] == pytest.approx(plain.params[name], rel=1e-5)
-    assert other.params["E"] == pytest.approx(plain.params["E"] / np.log(2), rel=1e-5)
-    assert other.predict(7.0, 8e9) == pytest.approx(plain.predict(7e6, 1e9) / np.log(2), rel=1e-6)
-    np.testing.assert_allclose(other.residuals, plain.residuals, atol=1e-6)
+        assert other.params[name] == pytest.approx(plain.params[name], rel=1e-6)
+    assert other.params["E"] == pytest.approx(plain.params["E"] * bits, rel=1e-6)
+    here = {"n_params": 7e6, "tokens": 1e9}
+    assert other.predict({"millions": 7.0, "bits": 8e9}) == pytest.approx(plain.predict(here) * bits, rel=1e-7)
+    scale = 1 if space == "log" else bits
+    np.testing.assert_allclose(other.residuals, plain.residuals * scale, atol=1e-7)
+    assert other.objective == pytest.approx(plain.objective * scale**2, rel=1e-7)
+
+
+def test_fixed_parameters_stay_and_the_others_follow():
+    """A fixed exponent, floor or coefficient keeps its value in the table's units, and the rest is recovered."""
+    for fixed in ({"alpha": 0.34}, {"E": 1.69}, {"A": 406.4}, {"A": 406.4, "beta": 0.28}):
+        result = fit(grid(), fixed=fixed)
+        assert dict(result.params) == pytest.approx(TRUTH, rel=1e-5)
+        assert dict(result.fixed) == pytest.approx(fixed)
+    wrong = fit(grid(), fixed={"alpha": 0.4, "E": 0})
+    assert wrong.params["alpha"] == 0.4 and wrong.params["E"] == 0 and wrong.objective > 1e-3
+
+
+def test_prediction_takes_the_names_of_the_law_or_of_the_table():
+    """Rows are read by either name, scalars are repeated, and a missing column is named."""
+    runs = grid().rename(columns={"n_params": "Model Size"})
+    result = fit(runs, n_params="Model Size")
+    np.testing.assert_allclose(result.predict(runs), runs.loss, rtol=1e-6)
+    both = result.predict({"n_params": [1e6, 1e7], "tokens": 1e9})
+    np.testing.assert_allclose(both, CHINCHILLA(TRUTH, {"n_params": [1e6, 1e7], "tokens": [1e9, 1e9]}), rtol=1e-6)
+    with pytest.raises(ValueError, match="needs the column 'tokens' and was given n_params"):
+        result.predict({"n_params": 1e6})
 
 
 def test_power_law_with_offset_and_its_straight_line():
     """Four points or more fit the floor E; fewer leave it out."""
     x = np.geomspace(1e5, 1e8, 6)
     result = fit_power(x, 3 * x**-0.2 + 0.5)
-    assert result.law is POWER and result.status == FitStatus.CONVERGED
+    assert result.law.name == POWER.name and result.status == FitStatus.CONVERGED
     assert dict(result.params) == pytest.approx({"A": 3.0, "E": 0.5, "alpha": 0.2}, rel=1e-6)
     result = fit_power(x[:3], 3 * x[:3] ** -0.2)
-    assert result.law is LINE and dict(result.params) == pytest.approx({"A": 3.0, "alpha": 0.2}, rel=1e-6)
-    np.testing.assert_allclose(result.predict(x), 3 * x**-0.2, rtol=1e-6)
+    assert result.law.name == LINE.name
+    assert dict(result.params) == pytest.approx({"A": 3.0, "alpha": 0.2}, rel=1e-6)
+    np.testing.assert_allclose(result.predict({"x": x}), 3 * x**-0.2, rtol=1e-6)
 
 
 def test_status_says_when_a_bound_was_hit():
@@ -85,22 +113,40 @@ def test_status_says_when_a_bound_was_hit():
     x = np.geomspace(1e5, 1e8, 6)
     floorless = fit_power(x, 3 * x**-0.2)
     assert floorless.status == FitStatus.AT_BOUND and floorless.at_bounds == ("E",) and floorless.params["E"] == 0
+    assert "not determined by the runs: E" in floorless.warnings[0]
     rising = fit_power(x[:3], x[:3] ** 0.1)
     assert rising.status == FitStatus.AT_BOUND and rising.at_bounds == ("alpha",)
 
 
+def test_summary_shows_parameters_and_what_was_fixed():
+    """The text has each parameter with its value, the objective, and the word `fixed` where it applies."""
+    text = fit(grid(), fixed={"alpha": 0.34}).summary()
+    lines = {line.split()[0]: line.split() for line in text.splitlines() if line}
+    assert lines["E"][1] == "1.69" and lines["alpha"][1:] == ["0.34", "fixed"]
+    assert lines["status:"][1] == "converged" and lines["runs:"][1] == "64"
+
+
 @pytest.mark.parametrize(
-    ("inputs", "loss", "message"),
+    ("runs", "options", "message"),
     [
-        ({"n": [1, 2]}, [1, 2], "takes the inputs x, but n were given"),
-        ({"x": [1, 2, 3]}, [1, 2], r"x has the shape \(3,\), the loss \(2,\)"),
-        ({"x": [1, 0, 3, 4]}, [1, 2, 3, 4], r"x\[1\] is 0"),
-        ({"x": [1, 2, 3, 4]}, [1, 2, np.nan, 4], r"loss\[2\] is nan"),
-        ({"x": [1, 2]}, [1, 2], "2 points cannot determine the 3 parameters A, E, alpha"),
-        ({"x": [5, 5, 5, 5]}, [1, 2, 3, 4], "Every point has x = 5"),
+        ({"n": [1, 2], "loss": [1, 2]}, {}, "lacks the column.s. 'x', which the law 'power' reads. It has: n, loss"),
+        ({"x": [1, 0, 3, 4], "loss": [1, 2, 3, 4]}, {}, r"x\[1\] is 0"),
+        ({"x": [1, 2, 3, 4], "loss": [1, 2, np.nan, 4]}, {}, r"loss\[2\] is nan"),
+        ({"x": [1, 2], "loss": [1, 2]}, {}, "2 points cannot determine the 3 parameters A, E, alpha"),
+        ({"x": [5, 5, 5, 5], "loss": [1, 2, 3, 4]}, {}, "Every point has x = 5"),
+        ({"x": [1, 2, 3], "loss": [1, 2, 3]}, {"fixed": {"gamma": 1}}, "gamma cannot be fixed: the law 'power' has"),
+        ({"x": [1, 2, 3], "loss": [1, 2, 3]}, {"loss_space": "linear"}, "Expected 'log' or 'raw'"),
+        ({"x": [1, 2, 3], "loss": [1, 2, 3]}, {"delta": 0}, "Expected a threshold above 0"),
+        ({"x": [1, 2, 3], "loss": [1, 2, 3]}, {"y": "x"}, "y is no column of the law 'power'"),
     ],
 )
-def test_bad_data_is_an_error_not_a_failed_fit(inputs, loss, message):
+def test_bad_data_is_an_error_not_a_failed_fit(runs, options, message):
     """Data that cannot be fitted raise a message that names what is wrong."""
     with pytest.raises(ValueError, match=message):
-        fit(POWER, inputs, loss)
+        fit(pd.DataFrame(runs), "power", **options)
+
+
+def test_an_unknown_law_names_the_known_ones():
+    """The message lists the laws."""
+    with pytest.raises(ValueError, match="no law 'chinchila'. Expected one of: chinchilla, decoupled"):
+        fit(grid(), "chinchila")

@@ -89,7 +89,7 @@ def test_fitted_curves_pass_through_two_points():
     """Only codecs with several sizes are fitted; through two points the line is exact."""
     (codec, sizes, bits, result), *others = plots.fits_by_codec(make_runs())
     assert codec == "bytes" and not others
-    np.testing.assert_allclose(result.predict(sizes), bits, rtol=1e-6)
+    np.testing.assert_allclose(result.predict({"x": sizes}), bits, rtol=1e-6)
     ax = plots.fitted_curves(make_runs())
     assert any(label.startswith("bytes: ") for label in lines(ax))
 

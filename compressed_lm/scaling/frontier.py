@@ -1,0 +1,194 @@
+"""What follows from a law: capacities, dense sizes of the same loss, the best size and data for a budget, forecasts."""
+
+import dataclasses
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+
+from compressed_lm.scaling import tables
+from compressed_lm.scaling.bootstrap import Estimate, estimate
+from compressed_lm.scaling.fit import Fit, fit
+from compressed_lm.scaling.laws import DATA, DENSE, SIZE
+
+_FLOPS = 6.0  # of training, per parameter and token: forward and backward
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimum:
+    """The best model for a training budget.
+
+    Attributes:
+      flops: the budget.
+      n_params, tokens: size and data that minimise the loss.
+      loss: the loss there.
+      exponent: d ln N* / d ln C, `beta / (alpha + beta)`.
+    """
+
+    flops: float
+    n_params: Estimate
+    tokens: Estimate
+    loss: Estimate
+    exponent: Estimate
+
+
+def optimum(fit: Fit, flops: float, *, per_parameter_and_token: float = _FLOPS, level: float = 0.95, **at) -> Optimum:
+    """`N*(C), D*(C)`: least loss under `C = 6 N D` (Hoffmann et al. 2022, equation 4).
+
+    Args:
+      fit: of a law with one term in N alone (times a capacity) and one in D alone; intervals are NaN unless it is
+        bootstrapped.
+      flops: the budget C.
+      per_parameter_and_token: FLOPs of training.
+      level: of the intervals.
+      **at: values of the law's other columns, `format="int4"` or `gmse=0.0115`; dense where not given.
+
+    Raises:
+      ValueError: the law has another form.
+    """
+    law = fit.law
+    exponents = []
+    for name in (SIZE, DATA):
+        found = {p.exponent for term in law.terms for p in term.powers if p.input == name}
+        mixed = any(len({p.input for p in term.powers} & {SIZE, DATA}) > 1 for term in law.terms)
+        if len(found) != 1 or mixed:
+            raise ValueError(f"The law {law.name!r} has no single power of {name}, so its optimum has no closed form.")
+        exponents.append(found.pop())
+    table = _dense_row(fit, at)
+    alpha_name, beta_name = exponents
+
+    def solve(params):
+        alpha, beta = params[alpha_name], params[beta_name]
+        terms = law.term_values(params, table)
+        size = sum(np.squeeze(v) for v, t in zip(terms, law.terms, strict=True) if SIZE in _inputs(t))
+        data = sum(np.squeeze(v) for v, t in zip(terms, law.terms, strict=True) if DATA in _inputs(t))
+        budget = flops / per_parameter_and_token
+        ratio = (alpha * size) / (beta * data)
+        n = ratio ** (1 / (alpha + beta)) * budget ** (beta / (alpha + beta))
+        loss = size * n**-alpha + data * (budget / n) ** -beta + (params["E"] if law.offset else 0.0)
+        return {"n": n, "d": budget / n, "loss": loss, "exponent": beta / (alpha + beta)}
+
+    def one(name):
+        value = float(solve(fit.params)[name])
+        if fit.samples is None:
+            return Estimate(value, float("nan"), float("nan"), float("nan"))
+        return estimate(fit, lambda params: solve(params)[name], level=level)
+
+    return Optimum(flops, one("n"), one("d"), one("loss"), one("exponent"))
+
+
+def capacity(fit: Fit, params: Mapping, table) -> np.ndarray:
+    """rho at each row, `(size term / size term when dense)^(-1 / alpha)`: float64[n], or float64[b, n] of samples."""
+    law = fit.law
+    size_terms = [k for k, term in enumerate(law.terms) if SIZE in _inputs(term)]
+    if not size_terms:
+        raise ValueError(f"The law {law.name!r} has no size that a capacity could multiply.")
+    others = [name for name in law.columns if name not in (SIZE, DATA)]
+    given = {name: np.asarray(table[_key(fit, table, name)]) for name in others}
+    n = max([len(values) for values in given.values() if values.ndim] or [len(table) if hasattr(table, "index") else 1])
+    given = {name: np.broadcast_to(values, (n,)) for name, values in given.items()}
+    dense = {name: np.full(n, value) for name, value in dense_values(fit).items()}
+    one = {name: np.ones(n) for name in (SIZE, DATA) if name in law.columns}
+    here, full = law.term_values(params, {**given, **one}), law.term_values(params, {**dense, **one})
+    compressed = [k for k in size_terms if law.terms[k].compressed]
+    ratio = sum(here[k] for k in compressed) / sum(full[k] for k in compressed)
+    alpha = next(p.exponent for p in law.terms[compressed[0]].powers if p.input == SIZE)
+    alpha = params[alpha]
+    return ratio ** (-1 / (alpha if np.ndim(alpha) == 0 else np.asarray(alpha)[:, None]))
+
+
+def dense_equivalent(fit: Fit, table: pd.DataFrame | Mapping) -> np.ndarray:
+    """Parameters of the dense model with the same loss, `N rho`, float64[n] (arXiv 2506.01863, section 3).
+
+    For `frantar2023`, N counts non-zero parameters.
+    """
+    return np.asarray(table[_key(fit, table, SIZE)], float) * capacity(fit, fit.params, table)
+
+
+def capacity_points(fit: Fit, gmse: Mapping[object, float]) -> pd.DataFrame:
+    """The free capacities of a fit beside the errors of their formats: `format`, `gmse`, `rho`, `low`, `high`.
+
+    Args:
+      fit: of the law `decoupled` or `frantar2025` with one column of formats.
+      gmse: format -> its GMSE; the reference is left out.
+    """
+    factor = fit.law.factors[0]
+    rows = []
+    for value, parameter in zip(factor.formats, factor.parameters, strict=True):
+        low, high = fit.intervals[parameter.name] if fit.intervals else (np.nan, np.nan)
+        rows.append((value, gmse[value], fit.params[parameter.name], low, high))
+    return pd.DataFrame(rows, columns=["format", "gmse", "rho", "low", "high"])
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Extrapolation:
+    """A fit to the smaller runs, held against the largest.
+
+    Attributes:
+      fit: of the smaller runs.
+      table: the held-out rows with `predicted` and `error`, ln(measured) - ln(predicted).
+      mean_absolute: of these errors.
+      fitted: the same of the runs that were fitted.
+    """
+
+    fit: Fit
+    table: pd.DataFrame
+    mean_absolute: float
+    fitted: float
+
+
+def extrapolation(
+    runs: pd.DataFrame, law="chinchilla", *, above: float, column: str = SIZE, **options
+) -> Extrapolation:
+    """How well a law that has seen the smaller runs only foretells the larger ones.
+
+    Args:
+      runs: the table.
+      law: as in `fit`.
+      above: rows with more than this are held out.
+      column: of which column; the law's or the table's name, or any other column of the table.
+      **options: of `fit`.
+
+    Raises:
+      ValueError: no row, or every row, is held out.
+    """
+    name = options.get(column, column)
+    held = runs[name].to_numpy(float) > above
+    if held.all() or not held.any():
+        raise ValueError(
+            f"{held.sum()} of {len(runs)} rows have {name} above {above:g}. Expected some of them: choose a value "
+            f"between {runs[name].min():g} and {runs[name].max():g}."
+        )
+    small = fit(runs[~held], law, **options)
+    rest = runs[held].copy()
+    rest["predicted"] = small.predict(rest)
+    rest["error"] = np.log(rest[small.columns["loss"]].to_numpy(float)) - np.log(rest["predicted"])
+    seen = np.log(small.data["loss"].astype(float)) - np.log(small.predict(small.data))
+    return Extrapolation(small, rest, float(rest["error"].abs().mean()), float(np.abs(seen).mean()))
+
+
+def _inputs(term) -> set[str]:
+    return {power.input for power in term.powers}
+
+
+def _key(fit: Fit, table, name: str) -> str:
+    return fit.columns[name] if fit.columns[name] in table else name
+
+
+def dense_values(fit: Fit) -> dict:
+    """The value of each column but size and data that stands for no compression."""
+    found = {factor.column: factor.dense for factor in fit.law.factors}
+    return {**{name: DENSE[name] for name in fit.law.inputs if name in DENSE}, **found}
+
+
+def _dense_row(fit: Fit, at: Mapping) -> dict:
+    """One row with N = D = 1 and the given values of the other columns, dense where not given."""
+    dense = dense_values(fit)
+    unknown = [name for name in at if name not in dense and name not in fit.columns.values()]
+    if unknown:
+        raise ValueError(
+            f"{', '.join(unknown)} is no column of the law {fit.law.name!r}. It has: {', '.join(dense) or 'none'}."
+        )
+    row = {**dense, **{name: at[fit.columns[name]] for name in dense if fit.columns[name] in at}, **at}
+    row = {name: row[name] for name in dense} | {SIZE: 1.0, DATA: 1.0}
+    return tables.read(fit.law, {name: name for name in fit.law.columns}, row)

@@ -1,0 +1,127 @@
+"""Plots and report of a fit show its numbers, on the axes they are given, in one file."""
+
+import html
+import itertools
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+
+from compressed_lm import scaling
+from compressed_lm.scaling import bootstrap, budget_plots, fit, law_plots, optimum, read_table, report, rho, unified
+
+TRUTH = {"A": 406.4, "B": 410.7, "E": 1.69, "alpha": 0.34, "beta": 0.28, "F": 0.41, "C": 1.39, "L": 1.0}
+FORMATS = {"dense": 0.0, "int4": 0.0115429, "int2": 0.118846}
+
+
+def runs():
+    rows = itertools.product(np.geomspace(1e8, 1e9, 5), (1e18, 1e19, 1e20), FORMATS)
+    table = pd.DataFrame([(n, c / (6 * n), name, FORMATS[name]) for n, c, name in rows])
+    table.columns = ["n_params", "tokens", "format", "gmse"]
+    scatter = np.exp(0.002 * np.random.default_rng(0).normal(size=len(table)))
+    return table.assign(loss=unified()(TRUTH, table) * scatter)
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    return bootstrap(fit(runs(), "tanh"), samples=100)
+
+
+def lines(ax):
+    return {line.get_label(): line.get_xydata() for line in ax.lines}
+
+
+def test_isoflop_marks_the_minima(fitted):
+    """The budgets of the runs are found, each minimum stands at N*(C), and the runs of a budget are drawn."""
+    ax = budget_plots.isoflop(fitted)
+    minimum = lines(ax)["minimum"]
+    expected = [optimum(fitted, flops) for flops in (1e18, 1e19, 1e20)]
+    np.testing.assert_allclose(minimum, [[e.n_params.value, e.loss.value] for e in expected], rtol=1e-6)
+    curve = lines(ax)["1.0 · 10$^{19}$ FLOPs"]
+    np.testing.assert_allclose(curve[:, 1].min(), expected[1].loss.value, rtol=1e-4)
+    dense = runs().query("format == 'dense'")
+    drawn = np.concatenate([line.get_xydata() for line in ax.lines if line.get_linestyle() == "None"])
+    assert {tuple(point) for point in dense[["n_params", "loss"]].to_numpy()} <= {tuple(point) for point in drawn}
+
+
+def test_iso_loss_draws_the_frontier(fitted):
+    """The frontier passes through the optimum of a budget."""
+    ax = budget_plots.iso_loss(fitted, gmse=0.0115429)
+    flops, sizes = lines(ax)["best size for the budget"].T
+    at = optimum(fitted, 1e19, gmse=0.0115429).n_params.value
+    assert np.interp(np.log(1e19), np.log(flops), np.log(sizes)) == pytest.approx(np.log(at), abs=1e-3)
+    assert len(lines(ax)["runs"]) == 15
+
+
+def test_capacity_curve_and_points(fitted):
+    """The curve is the law's, and free capacities stand at their effective bits."""
+    points = pd.DataFrame({"gmse": [0.0115429, 0.118846], "rho": [0.8, 0.4], "format": ["int4", "int2"]})
+    ax = law_plots.capacity_against_bits(fitted, points=points)
+    (curve,) = (data for label, data in lines(ax).items() if label.startswith("tanh, gmse"))
+    f, c = fitted.params["F"], fitted.params["C"]
+    np.testing.assert_allclose(curve[:, 1], rho(4.0 ** -curve[:, 0], F=f, C=c), rtol=1e-9)
+    np.testing.assert_allclose(lines(ax)["free capacity"], [[3.2184, 0.8], [1.5364, 0.4]], atol=1e-3)
+
+
+def test_residuals_are_percent_of_the_prediction(fitted):
+    """Each format is one series; all points together are the residuals."""
+    ax = law_plots.residuals(fitted)
+    series = [data for label, data in lines(ax).items() if label in ("0", "0.0115", "0.119")]
+    assert [len(data) for data in series] == [15, 15, 15]
+    drawn = np.sort(np.concatenate(series)[:, 1])
+    np.testing.assert_allclose(drawn, np.sort(100 * np.expm1(fitted.residuals)), atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        law_plots.residuals,
+        law_plots.profile,
+        law_plots.capacity_against_bits,
+        budget_plots.isoflop,
+        budget_plots.iso_loss,
+    ],
+)
+def test_plots_use_the_axes_they_are_given(fitted, draw):
+    """`ax` is drawn on and returned; without it a figure is made."""
+    ax = Figure().add_subplot()
+    assert draw(fitted, ax=ax) is ax
+    assert draw(fitted).figure is not ax.figure
+    assert fitted.plot(ax=ax) is ax
+
+
+def test_the_report_is_one_file_with_parameters_warnings_and_command(fitted, tmp_path):
+    """Every parameter with its interval, the figures inlined, the command as given, and nothing from elsewhere."""
+    command = "compressed-lm fit 'a & b.csv' --law tanh --report out.html"
+    path = report.write(fitted, tmp_path / "new" / "fit.html", command=command)
+    page = path.read_text(encoding="utf-8")
+    assert html.escape(command) in page and "loss = A (n_params rho)^-alpha + B tokens^-beta + E" in page
+    low, high = fitted.intervals["alpha"]
+    assert f"<td>alpha</td><td>{fitted.params['alpha']:.5g}</td><td>{low:.4g} to {high:.4g}</td>" in page
+    assert page.count('src="data:image/png;base64,') == 6 and not re.search(r'(src|href)="(?!data:)', page)
+    assert "warning" not in page.partition("<body>")[2]
+    flat = runs().assign(tokens=lambda t: 20 * t["n_params"])
+    flat["loss"] = unified()(TRUTH, flat)
+    with pytest.warns(scaling.IdentifiabilityWarning):
+        warned = fit(flat, "decoupled")
+    page = report.write(warned, tmp_path / "warned.html", command="x").read_text(encoding="utf-8")
+    assert '<p class="warning">tokens is proportional to n_params' in page and "was not bootstrapped" in page
+
+
+def test_tables_are_read_from_csv_json_and_json_lines(tmp_path):
+    """The three forms hold the same rows; another ending and a broken file are errors."""
+    table = runs()[["n_params", "format", "loss"]]
+    table.to_csv(tmp_path / "a.csv", index=False)
+    table.to_json(tmp_path / "b.json", orient="records")
+    table.to_json(tmp_path / "c.jsonl", orient="records", lines=True)
+    for name in ("a.csv", "b.json", "c.jsonl"):
+        read = read_table(tmp_path / name)
+        np.testing.assert_allclose(read["loss"], table["loss"])
+        assert list(read["format"]) == list(table["format"])
+    with pytest.raises(ValueError, match="does not end in .csv, .json, .jsonl"):
+        read_table(tmp_path / "d.txt")
+    (tmp_path / "e.json").write_text("{")
+    with pytest.raises(ValueError, match="e.json cannot be read as a table of runs"):
+        read_table(tmp_path / "e.json")
