@@ -69,6 +69,7 @@ setup(
     package_data={
         **{f"compressed_lm.gin_configs.{folder}": ["*.gin"] for folder in GIN_FOLDERS},
         "compressed_lm": ["pretrained/*", "pretrained/*/*"],
+        "compressed_lm.weights": ["codebooks.npz"],
     },
     python_requires=">=3.11",
     install_requires=BASE,

@@ -293,6 +293,24 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--train_tokens", required=True, help="token store that the run was trained on")
     evaluate.add_argument("--table", help="run table (JSON lines) to append the row to")
 
+    quantize = verb(
+        "quantize",
+        verbs.quantize,
+        "the matrices of a finished run in a compressed format, packed; evaluate and generate take the result",
+        "compressed-lm quantize runs/eiw --format 'int(b=4,g=32)' --out runs/eiw-int4",
+    )
+    quantize.add_argument("run", help="folder of a training run")
+    quantize.add_argument(
+        "--format",
+        required=True,
+        help="representation of the blocks' matrices: int(b=4,g=32), ternary, e4m3, mxfp4, nvfp4, sparse(s=0.5), "
+        "nm(n=2,m=4)+int(b=4), vq(dim=2,bits=2), ... (an unknown one lists all)",
+    )
+    quantize.add_argument(
+        "--others", default="dense", help="of all else, such as dense(dtype=bfloat16) (default %(default)s)"
+    )
+    quantize.add_argument("--out", required=True, help="new folder")
+
     generate = verb(
         "generate",
         verbs.generate,
@@ -310,6 +328,53 @@ def _parser() -> argparse.ArgumentParser:
         "--top_k", type=int, default=0, help="sample among this many tokens; 0 for all (default %(default)s)"
     )
     generate.add_argument("--seed", type=int, default=0)
+
+    fit = verb(
+        "fit",
+        verbs.fit,
+        "fit a scaling law to a table of runs, with intervals and a report",
+        "compressed-lm fit runs.csv --law tanh --report out.html",
+    )
+    fit.add_argument("runs", nargs="+", help="CSV, JSON or JSON lines, a row per run")
+    fit.add_argument(
+        "--law",
+        default="chinchilla",
+        help="chinchilla, decoupled (a capacity for each format), tanh, logistic, logistic10, kumar, frantar2023, "
+        "frantar2025 (default %(default)s)",
+    )
+    fit.add_argument(
+        "--column",
+        action="append",
+        default=[],
+        metavar="NAME=COLUMN",
+        help="the table's name of n_params, tokens, loss, format, gmse or bits (repeatable; commas for a product)",
+    )
+    fit.add_argument(
+        "--let",
+        action="append",
+        default=[],
+        metavar="COLUMN=EXPR",
+        help="add a column by an expression of pandas (repeatable)",
+    )
+    fit.add_argument("--where", help="fit the rows for which this expression of pandas is true")
+    fit.add_argument(
+        "--fix",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="hold a parameter, or free a held one: L=free (repeatable)",
+    )
+    fit.add_argument("--shared", action="store_true", help="the factors of a product share their parameters")
+    fit.add_argument("--reference", help="the format whose capacity is 1 (default dense)")
+    fit.add_argument("--delta", type=float, default=1e-3, help="threshold of the Huber loss (default %(default)s)")
+    fit.add_argument(
+        "--loss_space", choices=("log", "raw"), default="log", help="what residuals are of (default %(default)s)"
+    )
+    fit.add_argument(
+        "--bootstrap", type=int, default=1000, help="resampled tables for intervals, 0 for none (default %(default)s)"
+    )
+    fit.add_argument("--seed", type=int, default=0, help="of the bootstrap (default %(default)s)")
+    fit.add_argument("--report", help="HTML file to write")
 
     report = verb(
         "report",

@@ -22,6 +22,7 @@ from compressed_lm.evaluation import BitsPerByte, flops_per_byte, predict_fn
 from compressed_lm.models import count_params, exact, shift_right
 from compressed_lm.tracking.progress import progress
 from compressed_lm.training import load_run
+from compressed_lm.weights import representation
 
 M1_FILE = "m1.npz"
 PRETRAINED = "pretrained"
@@ -158,7 +159,7 @@ def evaluate_run(
         "run": str(run_dir),
         "group": group,
         "codec": run.codec_spec,
-        "representation": run.model_config.dtype,
+        **_representations(run),
         "n_params": counts.total,
         "n_nonembed": counts.non_embedding,
         "tokens": tokens,
@@ -176,6 +177,21 @@ def evaluate_run(
         "config_hash": hashlib.sha256((pathlib.Path(run_dir) / "config.json").read_bytes()).hexdigest()[:16],
         "versions": versions(),
     }
+
+
+def _representations(run) -> dict:
+    """Columns on how a run's model is represented: spellings, GMSE, and the stored bits of a weight of the blocks."""
+    columns = {"weights": run.weights, "activations": run.model_config.activations}
+    kernels = [x.shape for path, x in jax.tree.leaves_with_path(run.params["layers"]) if path[-1].key == "kernel"]
+    forms = {name: representation(spec) for name, spec in columns.items()}
+    try:
+        bits = [forms["weights"].bits_per_weight(shape) for shape in kernels]
+        columns["bits_per_weight"] = float(np.average(bits, weights=[np.prod(shape) for shape in kernels]))
+    except InputError:  # noise has no stored form
+        columns["bits_per_weight"] = None
+    described = [run.model_config.dtype, *(f"{name}={form}" for name, form in forms.items() if str(form) != "dense")]
+    gmse = {f"gmse_{name}": form.gmse() for name, form in forms.items()}
+    return {"representation": " ".join(described), "packed": run.packed is not None} | columns | gmse
 
 
 def versions() -> dict[str, str]:

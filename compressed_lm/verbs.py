@@ -413,6 +413,63 @@ def evaluate(arguments):
         scaling.append_row(arguments.table, row)
 
 
+def fit(arguments):
+    """Fits a law to tables of runs, prints it, and writes its report where asked."""
+    import shlex
+
+    from compressed_lm import scaling
+    from compressed_lm.tracking.progress import progress
+
+    with progress("bootstrap", arguments.bootstrap or None, unit="tables") as bar:
+        try:
+            result = scaling.fit_tables(
+                arguments.runs,
+                arguments.law,
+                columns=arguments.column,
+                let=arguments.let,
+                where=arguments.where,
+                fixed=arguments.fix,
+                shared=arguments.shared,
+                reference=arguments.reference,
+                delta=arguments.delta,
+                loss_space=arguments.loss_space,
+                samples=arguments.bootstrap,
+                seed=arguments.seed,
+                report=arguments.report,
+                command=shlex.join(["compressed-lm", *sys.argv[1:]]),
+                progress=lambda done, _: bar.advance(done - bar.done),
+            )
+        except ValueError as error:
+            raise InputError(str(error)) from error
+    print(result.summary() + (f"\n\nThe report is {arguments.report}." if arguments.report else ""))
+
+
+def quantize(arguments):
+    """Packs a finished run, and tells how large and how exact the result is."""
+    import numpy as np
+    import rich
+    from rich.table import Table
+
+    from compressed_lm import weights
+    from compressed_lm.training import packed, run_dir
+
+    form = weights.representation(arguments.format)
+    matrices = packed.quantize_run(arguments.run, form, out=arguments.out, others=arguments.others)
+    table = Table("matrix", "layers x inputs x outputs", "bits per weight", "squared error")
+    for column in table.columns[2:]:
+        column.justify = "right"
+    for m in matrices:
+        table.add_row(m.name, " x ".join(map(str, m.shape)), f"{m.bits_per_weight:.3f}", f"{m.error:.3g}")
+    rich.print(table)
+    sizes = [np.prod(m.shape) for m in matrices]
+    bits = np.average([m.bits_per_weight for m in matrices], weights=sizes)
+    size = (pathlib.Path(arguments.out) / run_dir.WEIGHTS).stat().st_size
+    print(
+        f"{arguments.out}: {sum(sizes):,} weights of the blocks in {form} take {bits:.3f} bits each; with all else in "
+        f"{arguments.others} the file has {size:,} bytes. Gaussian weights would have the error {form.gmse():.3g}."
+    )
+
+
 def generate(arguments):
     """Streams sampled text."""
     from compressed_lm.evaluation import generate

@@ -3,6 +3,7 @@
 import dataclasses
 
 from compressed_lm.errors import InputError
+from compressed_lm.weights import representation
 
 ACTIVATIONS = ("relu", "gelu", "silu")
 POSITIONS = ("relative", "rotary")
@@ -31,6 +32,8 @@ class TransformerConfig:
         qk_norm: queries and keys are normalised, which keeps attention from saturating at high learning rates.
         tie_embeddings: logits use the input embedding instead of a matrix of their own.
         dtype: type of the matrix products, float32 or bfloat16.
+        weights, activations: representation of the matrices of the blocks and of what they are multiplied with, such as
+            "int(b=4)" (see `compressed_lm.weights`); embeddings and the output layer stay as they are.
         attention: "xla", "cudnn" (flash attention on NVIDIA GPUs, bfloat16 only) or "auto": cudnn where it can run and
             no relative-position bias needs a gradient through it, xla elsewhere. cudnn has not been run yet.
         remat: what the backward pass computes again instead of keeping: "none", "dots" (everything but the products
@@ -54,6 +57,8 @@ class TransformerConfig:
     qk_norm: bool = False
     tie_embeddings: bool = False
     dtype: str = "float32"
+    weights: str = "dense"
+    activations: str = "dense"
     attention: str = "auto"
     remat: str = "none"
     scan_layers: bool = True
@@ -82,6 +87,14 @@ class TransformerConfig:
             )
         if self.attention == "cudnn" and self.dtype != "bfloat16":
             raise InputError(f"attention='cudnn' was given with dtype={self.dtype!r}; it needs dtype='bfloat16'.")
+
+        for field in ("weights", "activations"):  # one spelling for each, so that equal runs have equal records
+            object.__setattr__(self, field, str(representation(getattr(self, field))))
+
+    @property
+    def noisy(self) -> bool:
+        """Whether a representation adds noise, and so needs random numbers."""
+        return any(representation(spec).needs_key for spec in (self.weights, self.activations))
 
     @property
     def kv_heads(self) -> int:

@@ -77,6 +77,8 @@ def check_exactable(config: TransformerConfig, context: int) -> None:
         problems.append(f"position={config.position} (relative is needed: its bias is a table of integers)")
     if not config.gated_mlp or config.activation != "relu":
         problems.append(f"gated_mlp={config.gated_mlp}, activation={config.activation} (gated relu is needed)")
+    if (config.weights, config.activations) != ("dense", "dense"):
+        problems.append(f"weights={config.weights}, activations={config.activations} (dense is needed)")
     widths = {
         "d_model": config.d_model,
         "d_ff": config.d_ff,

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from compressed_lm.models.config import TransformerConfig
-from compressed_lm.models.layers import Block, Dense, Norm
+from compressed_lm.models.layers import NOISE, Block, Dense, Norm
 from compressed_lm.models.partitioning import BATCH, constrain, gathered, pinned
 
 Cache = Sequence[Mapping[str, jax.Array]]
@@ -41,20 +41,27 @@ class Transformer(nn.Module):
         if not c.tie_embeddings:
             self.unembed = Dense(c.vocab_size, c.dtype)
 
-    def __call__(self, inputs: jax.Array) -> jax.Array:
-        """Returns logits float32[B, L, V] for inputs int32[B, L] (see `shift_right`)."""
+    def __call__(self, inputs: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
+        """Returns logits float32[B, L, V] for inputs int32[B, L] (see `shift_right`).
+
+        Args:
+            inputs: the tokens.
+            key: for representations that add noise, another in each step of training; by default always the same.
+        """
         c = self.config
         block = Block(c, parent=None)
-        apply = _remat(lambda x, layer: block.apply({"params": pinned(layer)}, x), c)
+        keys = jax.random.split(jax.random.key(0) if key is None else key, c.n_layers) if c.noisy else None
+        random = lambda key: {NOISE: key} if c.noisy else {}  # noqa: E731
+        apply = _remat(lambda x, layer, key: block.apply({"params": pinned(layer)}, x, rngs=random(key)), c)
         # Each device looks its columns up for the rows of all its fsdp group, and then they change places: the table
         # stays where it is, and so does its gradient, which is summed in float32.
         x = self.embed.embedding[inputs].astype(c.dtype)
         x = constrain(constrain(x, "data", None, "fsdp"), BATCH, None, None)
         if c.scan_layers:
-            x, _ = jax.lax.scan(lambda x, layer: (apply(x, layer), None), x, self.layers)
+            x, _ = jax.lax.scan(lambda x, layer: (apply(x, *layer), None), x, (self.layers, keys))
         else:
-            for layer in unstack(self.layers, c.n_layers):
-                x = apply(x, layer)
+            for i, layer in enumerate(unstack(self.layers, c.n_layers)):
+                x = apply(x, layer, keys[i] if c.noisy else None)
         return constrain(self._logits(x), BATCH, None, "tensor")
 
     def step(self, inputs: jax.Array, positions: jax.Array, cache: Cache) -> tuple[jax.Array, Cache]:
@@ -76,9 +83,10 @@ class Transformer(nn.Module):
         return self._logits(x), tuple(written)
 
     def _init_layers(self, key):
-        x = jnp.zeros((1, 1, self.config.d_model))
+        x = jax.random.normal(jax.random.key(0), (1, 1, self.config.d_model))  # from which trained scales start
         keys = jax.random.split(key, self.config.n_layers)
-        return jax.vmap(lambda key: Block(self.config, parent=None).init(key, x)["params"])(keys)
+        block = Block(self.config, parent=None)
+        return jax.vmap(lambda key: block.init({"params": key, NOISE: key}, x)["params"])(keys)
 
     def _table(self):
         return gathered(self.embed.embedding, "embed/embedding", dtype=self.config.dtype)

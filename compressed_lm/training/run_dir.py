@@ -1,4 +1,4 @@
-"""The folder of a run: config.json, checkpoints/, metrics.jsonl."""
+"""The folder of a run: config.json, checkpoints/, metrics.jsonl; or config.json and weights.clw, where it is packed."""
 
 import dataclasses
 import hashlib
@@ -10,13 +10,14 @@ import numpy as np
 from etils import epath
 from jax.sharding import Mesh
 
+from compressed_lm import weights
 from compressed_lm.errors import InputError
 from compressed_lm.models import Transformer, TransformerConfig
 from compressed_lm.training.checkpoints import folder, restore_params
 from compressed_lm.training.config import FREE_FIELDS, TrainConfig
 from compressed_lm.training.mesh import shardings
 
-CONFIG, CHECKPOINTS, METRICS = "config.json", "checkpoints", "metrics.jsonl"
+CONFIG, CHECKPOINTS, METRICS, WEIGHTS = "config.json", "checkpoints", "metrics.jsonl", "weights.clw"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +32,7 @@ class Run:
         codec_spec, codec_fingerprint: of the codec whose ids the model reads.
         store_fingerprint: of the token store it was trained on.
         eod_id: id of end-of-document, put before a row.
+        packed: format of the matrices and their stored bits per weight, where the run was packed (`training.packed`).
     """
 
     params: dict
@@ -42,6 +44,12 @@ class Run:
     codec_fingerprint: str
     store_fingerprint: str
     eod_id: int
+    packed: dict | None = None
+
+    @property
+    def weights(self) -> str:
+        """Spelling of what the matrices of the blocks are, as they were packed or as the model makes them."""
+        return self.packed["format"] if self.packed else self.model_config.weights
 
 
 def load_run(directory: str | os.PathLike, *, codec=None, store=None, mesh: Mesh | None = None) -> Run:
@@ -75,11 +83,14 @@ def load_run(directory: str | os.PathLike, *, codec=None, store=None, mesh: Mesh
     abstract = jax.tree.map(
         lambda shape, place: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=place), shapes["params"], places
     )
-    restored = restore_params(directory / CHECKPOINTS, abstract)
+    packed = record.get("packed")
+    restored = (_unpacked(directory / WEIGHTS, abstract), packed) if packed else None
+    restored = restored or restore_params(directory / CHECKPOINTS, abstract)
     if restored is None:
         raise InputError(f"The run in {directory} has no checkpoint yet; start it again, it will go on by itself.")
     params, data = restored
-    run = Run(params, model_config, train_config, data["next_index"], data["loss_nats_per_token"], **record["data"])
+    learned = params, model_config, train_config, data["next_index"], data["loss_nats_per_token"]
+    run = Run(*learned, **record["data"], packed=packed)
     given = {
         "codec": getattr(codec, "fingerprint", None),
         "validation store": getattr(store, "codec_fingerprint", None),
@@ -92,6 +103,22 @@ def load_run(directory: str | os.PathLike, *, codec=None, store=None, mesh: Mesh
                 "one that the run was trained with."
             )
     return run
+
+
+def _unpacked(path, abstract):
+    """Returns parameters out of a file of packed weights."""
+    tensors = weights.load_packed(path)
+
+    def place(keys, leaf):
+        name = "/".join(key.key for key in keys)
+        if name not in tensors or tensors[name].shape != leaf.shape:
+            raise InputError(
+                f"{path} has no {name} of shape {leaf.shape}, which the model of {path.parent / CONFIG} needs; the two "
+                "belong to different runs. Pack the run again."
+            )
+        return jax.device_put(weights.unpack(tensors[name]).astype(leaf.dtype), leaf.sharding)
+
+    return jax.tree.map_with_path(place, abstract)
 
 
 def describe(config: TrainConfig, model_config: TransformerConfig, store, init_params=None) -> dict:

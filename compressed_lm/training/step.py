@@ -45,8 +45,8 @@ def token_nats(logits: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Ar
     return jnp.where(targets < 0, 0, log_z - chosen), log_z
 
 
-def _logits(model, params, targets, eod_id):
-    return model.apply({"params": params}, shift_right(jnp.where(targets < 0, eod_id, targets), eod_id))
+def _logits(model, params, targets, eod_id, key=None):
+    return model.apply({"params": params}, shift_right(jnp.where(targets < 0, eod_id, targets), eod_id), key=key)
 
 
 def train_step(
@@ -58,26 +58,31 @@ def train_step(
     eod_id: int,
     z_loss: float,
     micro_batches: int = 1,
+    seed: int = 0,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """Returns (state after one update on targets int32[B, L], metrics before it).
 
-    Metrics: `loss_nats_per_token` without the z-loss, and `grad_norm` before clipping.
+    `seed` is that of the noise of representations that have any. Metrics: `loss_nats_per_token` without the z-loss, and
+    `grad_norm` before clipping.
     """
     n_tokens = jnp.maximum(jnp.sum(targets >= 0), 1)
+    key = jax.random.fold_in(jax.random.key(seed), state.step)  # of the noise that representations add
 
-    def loss_fn(params, targets):
-        nats, log_z = token_nats(_logits(model, params, targets, eod_id), targets)
+    def loss_fn(params, targets, key):
+        nats, log_z = token_nats(_logits(model, params, targets, eod_id, key), targets)
         loss = jnp.sum(nats) / n_tokens
         return loss + z_loss * jnp.sum(jnp.where(targets >= 0, log_z**2, 0)) / n_tokens, loss
 
     grad_fn = jax.grad(loss_fn, has_aux=True)
     if micro_batches == 1:
-        gradient, loss = grad_fn(state.params, targets)
+        gradient, loss = grad_fn(state.params, targets, key)
     else:
         # Rows dealt out like cards, so that each part holds rows of every device and none has to move.
         parts = jnp.swapaxes(targets.reshape(-1, micro_batches, targets.shape[1]), 0, 1)
-        add = lambda total, part: (jax.tree.map(jnp.add, total, grad_fn(state.params, part)), None)  # noqa: E731
-        (gradient, loss), _ = jax.lax.scan(add, (jax.tree.map(jnp.zeros_like, state.params), jnp.zeros(())), parts)
+        keys = jax.random.split(key, micro_batches)
+        add = lambda total, part: (jax.tree.map(jnp.add, total, grad_fn(state.params, *part)), None)  # noqa: E731
+        zeros = jax.tree.map(jnp.zeros_like, state.params), jnp.zeros(())
+        (gradient, loss), _ = jax.lax.scan(add, zeros, (parts, keys))
     updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
     metrics = {"loss_nats_per_token": loss, "grad_norm": optax.tree.norm(gradient)}
     return TrainState(optax.apply_updates(state.params, updates), opt_state, state.step + 1), metrics
@@ -163,6 +168,7 @@ class Program:
             eod_id=self.eod_id,
             z_loss=self.config.z_loss,
             micro_batches=self.micro_batches,
+            seed=self.config.seed,
         )
 
     def lower(self) -> jax.stages.Lowered:

@@ -1,0 +1,83 @@
+"""A finished run with its matrices packed: config.json and weights.clw, which `load_run` reads like any run."""
+
+import dataclasses
+import json
+import math
+import os
+
+import jax
+import numpy as np
+
+from compressed_lm import weights
+from compressed_lm.errors import InputError
+from compressed_lm.training.checkpoints import folder
+from compressed_lm.training.run_dir import CONFIG, WEIGHTS, load_run, read_record
+
+
+@dataclasses.dataclass(frozen=True)
+class Matrix:
+    """What packing did to the matrices of one name, those of all layers together.
+
+    Attributes:
+        name: path of the parameter.
+        shape: [n_layers, inputs, outputs].
+        bits_per_weight: stored bits, scales and indices included, over weights.
+        error: mean squared error over mean square, which the format's GMSE is for Gaussian weights.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    bits_per_weight: float
+    error: float
+
+
+def quantize_run(
+    directory: str | os.PathLike, form: str | weights.Representation, *, out: str | os.PathLike, others: str = "dense"
+) -> list[Matrix]:
+    """Packs the newest checkpoint of a run.
+
+    Args:
+        directory: the run.
+        form: representation of the matrices of its blocks, such as "int(b=4,g=32)"; see `weights.representation`.
+        out: folder for the packed run, which `load_run` opens; its parameters are what the formats make of the weights.
+        others: representation of everything else: embeddings, output layer, norms, biases.
+
+    Returns:
+        One entry for each array in a representation other than `others`.
+
+    Raises:
+        InputError: no run, an unknown representation, one that cannot be stored, or an `out` that is in use.
+    """
+    form, others, out = weights.representation(form), weights.representation(others), folder(out)
+    if out.exists() and any(out.iterdir()):
+        raise InputError(f"{out} was given for the packed run and is not empty; give a new folder.")
+    run = load_run(directory)
+    leaves = {_name(path): np.asarray(leaf) for path, leaf in jax.tree.leaves_with_path(run.params)}
+    packed, matrices = {}, []
+    for name, leaf in leaves.items():
+        block = name.startswith("layers/")
+        if block and name.endswith("/kernel"):
+            trained = {k.split("weights_")[1]: v for k, v in leaves.items() if k.startswith(f"{name[:-6]}weights_")}
+            params = trained if run.model_config.weights == str(form) else form.init_params(leaf)
+            packed[name] = weights.pack(leaf, form, params=params)
+            error = np.mean(np.square(weights.unpack(packed[name]) - leaf)) / np.mean(np.square(leaf))
+            matrices.append(Matrix(name, leaf.shape, packed[name].bits_per_weight, float(error)))
+        elif "weights_" not in name:  # what the representation of training needed is in the packed values now
+            packed[name] = weights.pack(leaf, others, axis=-1)
+    record = read_record(folder(directory))
+    record["model"] |= {"weights": "dense"}
+    record["packed"] = {
+        "format": str(form),
+        "others": str(others),
+        "bits_per_weight": sum(8 * packed[m.name].nbytes for m in matrices) / sum(math.prod(m.shape) for m in matrices),
+        "next_index": run.step,
+        "loss_nats_per_token": run.loss_nats_per_token,
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    weights.save_packed(out / WEIGHTS, packed)
+    (out / CONFIG).write_text(json.dumps(record, indent=2) + "\n")
+    return matrices
+
+
+def _name(path) -> str:
+    return "/".join(key.key for key in path)

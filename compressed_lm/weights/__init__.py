@@ -1,0 +1,28 @@
+"""Number formats for weights and activations: rounding, gradients, mean squared error on a Gaussian, packed bytes.
+
+rep = weights.representation("int(b=4,rule=quest)")
+rep.gmse()  # 0.01154: the mean squared error on N(0, 1)
+rep.bits_per_weight((1024, 4096))  # 4.016: codes and scales
+w_hat = rep.quantize(w)  # in a training step: w's shape and dtype, with QuEST's gradient
+x_hat = rep.quantize(x, axis=-1)  # activations
+packed = weights.pack(w, rep)  # the bytes; weights.unpack(packed) is rep.quantize(w), bit for bit
+"""
+
+from compressed_lm.weights.hadamard import rotate
+from compressed_lm.weights.packing import PackedTensor, load_packed, pack, save_packed, unpack
+from compressed_lm.weights.protocol import Representation
+from compressed_lm.weights.registry import FAMILIES, representation
+from compressed_lm.weights.sparsity import cubic_sparsity
+
+__all__ = [
+    "FAMILIES",
+    "PackedTensor",
+    "Representation",
+    "cubic_sparsity",
+    "load_packed",
+    "pack",
+    "representation",
+    "rotate",
+    "save_packed",
+    "unpack",
+]

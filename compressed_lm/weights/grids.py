@@ -1,0 +1,175 @@
+"""Scalar grids: their levels, and their mean squared error on N(0, 1) in closed form or by quadrature.
+
+Everything here is NumPy in float64 and runs once per format, not in a training step.
+"""
+
+import functools
+from collections.abc import Callable
+
+import numpy as np
+from scipy.special import ndtr, ndtri
+
+Density = Callable[[np.ndarray], np.ndarray]
+"""How likely a weight x is to be among those that the grid represents: [0, 1] for each x, even in x."""
+
+DYADIC = 4096
+"""Levels found by iteration are rounded to multiples of 1 / DYADIC: sums of 128 of them are then exact in float32, so a
+Hadamard transform of quantised values gives the same bits in every order of summation."""
+
+SPECIAL_CODES = {(4, 3): 1, (5, 2): 4}
+"""Codes of each sign that mean NaN or infinity in the 8-bit formats of OCP OFP8; all other formats have none."""
+
+_QUADRATURE = 60_000  # midpoints over +-TAIL; the error of an integral of a grid is then below 1e-4 of it
+_TAIL = 9.0
+
+
+def integer_levels(bits: int) -> np.ndarray:
+    """Returns float64[2**bits], the odd integers from -(2**bits - 1): a uniform symmetric grid without zero."""
+    return np.arange(-(2**bits) + 1, 2**bits, 2, dtype=np.float64)
+
+
+def ternary_levels() -> np.ndarray:
+    """Returns float64[3]: -1, 0, 1."""
+    return np.array([-1.0, 0.0, 1.0])
+
+
+def float_max(exponent_bits: int, mantissa_bits: int) -> float:
+    """Returns the largest level of `float_levels`."""
+    top = 2 ** (exponent_bits + mantissa_bits) - 1 - SPECIAL_CODES.get((exponent_bits, mantissa_bits), 0)
+    exponent, mantissa = divmod(top, 2**mantissa_bits)
+    return (1 + mantissa / 2**mantissa_bits) * 2.0 ** (exponent - (2 ** (exponent_bits - 1) - 1))
+
+
+def float_levels(exponent_bits: int, mantissa_bits: int) -> np.ndarray:
+    """Returns float64[K], the values of a signed float format with subnormals; +0 and -0 are one level.
+
+    The bias is 2**(e-1) - 1. E4M3 and E5M2 leave out their NaN and infinity codes (maxima 448 and 57344).
+    """
+    e, m = exponent_bits, mantissa_bits
+    bias = 2 ** (e - 1) - 1
+    fractions = np.arange(2**m) / 2**m
+    normal = [(1 + fractions) * 2.0 ** (exponent - bias) for exponent in range(1, 2**e)]
+    positive = np.concatenate([fractions * 2.0 ** (1 - bias), *normal])
+    positive = positive[: len(positive) - SPECIAL_CODES.get((e, m), 0)]
+    return np.concatenate([-positive[:0:-1], positive])
+
+
+@functools.cache
+def lloyd_levels(n: int) -> np.ndarray:
+    """Returns float64[n], the levels of least mean squared error for N(0, 1) (Lloyd 1982, Max 1960), to 1 / DYADIC."""
+    levels = ndtri((np.arange(n) + 0.5) / n) * np.sqrt(3)  # the density of the best levels goes with pdf**(1/3)
+    for _ in range(30):  # Newton on "every level is the mean of its cell": tridiagonal, solved densely
+        edges = _edges(levels)
+        mass, mean, pdf = np.diff(ndtr(edges)), -np.diff(_pdf(edges)), _pdf(edges)[1:-1]
+        centre = mean / mass
+        half = (edges[1:-1] - centre[:-1]) / mass[:-1] * pdf / 2, (centre[1:] - edges[1:-1]) / mass[1:] * pdf / 2
+        slope = np.zeros((n, n))  # of a cell's mean by its edges, which are the middles between levels
+        index = np.arange(n - 1)
+        slope[index, index] += half[0]
+        slope[index, index + 1] += half[0]
+        slope[index + 1, index] += half[1]
+        slope[index + 1, index + 1] += half[1]
+        levels = np.sort(levels - np.linalg.solve(np.eye(n) - slope, levels - centre))
+    return np.round((levels - levels[::-1]) / 2 * DYADIC) / DYADIC
+
+
+def grid_error(levels: np.ndarray, scale: float, density: Density | None = None) -> float:
+    """Returns the mean over N(0, 1) of `density(x) * (x - nearest scale * level)**2`; in closed form without density.
+
+    Args:
+        levels: float64[K], sorted.
+        scale: what the levels are multiplied by.
+        density: the share of the weights x that the grid represents; None for all of them.
+    """
+    levels = levels * scale
+    if density is None:
+        return float(truncated_error(levels, np.inf))
+    x, weight = _midpoints()
+    nearest = levels[np.searchsorted((levels[1:] + levels[:-1]) / 2, x)]
+    return float(np.sum(weight * density(x) * (x - nearest) ** 2))
+
+
+def truncated_error(levels: np.ndarray, bound: float) -> float:
+    """Returns the integral over |x| < bound of pdf(x) * (x - nearest level)**2 for N(0, 1), in closed form.
+
+    It is exact up to the cancellation of float64: about 1e-15, to be compared with the error of the grid.
+    """
+    edges = np.clip(_edges(levels), -bound, bound)
+    tails = np.where(np.isfinite(edges), edges, 0.0) * _pdf(edges)
+    mass, mean, square = np.diff(ndtr(edges)), -np.diff(_pdf(edges)), np.diff(ndtr(edges) - tails)
+    return float(np.sum(square - 2 * levels * mean + levels**2 * mass))
+
+
+@functools.cache
+def _optimum(levels: bytes, density: Density | None) -> float:
+    levels = np.frombuffer(levels)
+    error = lambda scale: grid_error(levels, scale, density)  # noqa: E731
+    # The error of a float grid has many dips, one for each power of two: look everywhere, then refine the best.
+    candidates = np.geomspace(0.3, 60.0, 160 if density else 1200) / levels[-1]
+    best = candidates[np.argmin([error(scale) for scale in candidates])]
+    width = candidates[1] / candidates[0] - 1
+    for _ in range(5):
+        candidates = best * (1 + np.linspace(-width, width, 11))
+        best = candidates[np.argmin([error(scale) for scale in candidates])]
+        width /= 4
+    return float(best)
+
+
+def optimal_scale(levels: np.ndarray, density: Density | None = None) -> float:
+    """Returns the multiplier of the levels that gives N(0, 1) the least mean squared error.
+
+    alpha* of the QuEST paper, where the grid spans [-1, 1], is this times the largest level.
+
+    Args:
+        levels: float64[K], sorted.
+        density: as `grid_error` takes it; it must be hashable and compare by what it computes.
+    """
+    return _optimum(np.asarray(levels, np.float64).tobytes(), density)
+
+
+def blockwise_error(levels: np.ndarray, scale_of: Callable[[float], float], size: int, *, outliers: float = 0.0):
+    """Returns the mean squared error on N(0, 1) of blocks whose scale follows from their largest magnitude.
+
+    One integral over that magnitude M: the weight that has it, and the others, which are normal within +-M.
+
+    Args:
+        levels: float64[K], sorted.
+        scale_of: the multiplier of the levels for a block whose largest magnitude is M.
+        size: weights in a block.
+        outliers: share of the weights, the largest ones, that are represented without error outside the blocks.
+    """
+    bound = ndtri(1 - outliers / 2) if outliers else _TAIL
+    nodes = (np.arange(4000) + 0.5) / 4000 * bound
+    # M is the largest: the others are below it, or outliers.
+    below = ndtr(nodes) - ndtr(-nodes) + outliers
+    total = 0.0
+    for m, share in zip(nodes, below, strict=True):
+        grid = levels * scale_of(m)
+        own = np.min((m - grid) ** 2)
+        others = truncated_error(grid, m) if size > 1 else 0.0
+        # size places for the maximum, and a mean over size weights: the two cancel.
+        total += 2 * _pdf(m) * (own * share + (size - 1) * others) * share ** (size - 2)
+    return float(total * bound / len(nodes))
+
+
+def _edges(levels):
+    """Returns float64[K + 1]: where the nearest level changes."""
+    return np.concatenate([[-np.inf], (levels[1:] + levels[:-1]) / 2, [np.inf]])
+
+
+def _pdf(x):
+    """Returns the density of N(0, 1)."""
+    return np.exp(-(np.asarray(x) ** 2) / 2) / np.sqrt(2 * np.pi)
+
+
+@functools.cache
+def _midpoints():
+    """Returns (x, weight), float64 each: a midpoint rule for integrals over N(0, 1)."""
+    x = ((np.arange(_QUADRATURE) + 0.5) / _QUADRATURE * 2 - 1) * _TAIL
+    return x, _pdf(x) * (2 * _TAIL / _QUADRATURE)
+
+
+def gaussian_mean(f: Density) -> float:
+    """Returns the mean of f(x) over N(0, 1) by quadrature."""
+    x, weight = _midpoints()
+    return float(np.sum(weight * f(x)))

@@ -1,0 +1,34 @@
+"""Representations by name: `representation("sparse(s=0.5)+int(b=4)")`."""
+
+from compressed_lm.errors import InputError
+from compressed_lm.weights import spelling
+from compressed_lm.weights.blocks import MXFP4, NVFP4, Outlier
+from compressed_lm.weights.plain import Dense, Noise
+from compressed_lm.weights.protocol import Representation
+from compressed_lm.weights.scalar import Fp, Int, Lloyd, Ternary
+from compressed_lm.weights.sparsity import NM, Sparse
+from compressed_lm.weights.vectors import VQ
+
+FAMILIES: dict[str, type[Representation]] = {
+    family.name: family for family in (Dense, Int, Ternary, Fp, Lloyd, MXFP4, NVFP4, Outlier, Sparse, NM, VQ, Noise)
+}
+"""The representations by name; their fields are the options of a spelling."""
+
+
+def representation(spec: "str | Representation") -> Representation:
+    """Returns the representation that a spelling names; one that is built already is returned as it is.
+
+    Args:
+        spec: a name with options, such as `dense`, `int(b=4,rule=quest)`, `e4m3`; or two of them with `+` between:
+            sparsity, and the format of what remains. `str` of the result is the canonical spelling.
+
+    Raises:
+        InputError: an unknown name or option (with the list of those that exist), a value out of range, a spelling that
+            cannot be read, or two that cannot follow each other.
+    """
+    if isinstance(spec, Representation):
+        return spec
+    first, *others = [spelling.parse(part, FAMILIES) for part in spec.split("+")]
+    if len(others) > 1:
+        raise InputError(f"{spec!r} joins {len(others) + 1} representations; expected sparsity and one format.")
+    return first.then(others[0]) if others else first

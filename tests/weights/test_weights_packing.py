@@ -1,0 +1,139 @@
+"""Packed weights: exact, of the size claimed, and safe to load."""
+
+import hashlib
+import json
+import math
+import struct
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from compressed_lm import weights
+from compressed_lm.errors import InputError
+from compressed_lm.weights import packing
+
+
+def test_unpack_is_quantize_bit_for_bit(stored):
+    """For kernels, stacks and activations of even, odd and tiny sizes, with zeros, outliers and many orders of size."""
+    rep = weights.representation(stored)
+    rng = np.random.default_rng(0)
+    for shape, axis in [((2, 64, 6), -2), ((133, 5), -2), ((3, 33), -1), ((1,), -1)]:
+        w = (rng.standard_normal(shape) * np.exp(2 * rng.standard_normal(shape))).astype(np.float32)
+        w[..., 0] = 0
+        params = rep.init_params(w, axis=axis)
+        packed = weights.pack(w, rep, params=params, axis=axis)
+        expected = np.asarray(rep.quantize(w, params=params, axis=axis))
+        np.testing.assert_array_equal(weights.unpack(packed).view(np.int32), expected.view(np.int32))
+        assert packed.spec == str(rep)
+        assert packed.bits_per_weight == rep.bits_per_weight(shape, axis=axis) == 8 * packed.nbytes / math.prod(shape)
+        assert np.isfinite(expected).all()
+
+
+def test_unpack_is_what_a_compiled_step_computes(stored):
+    """The values inside a jitted function, and those of bfloat16 weights, are the stored ones."""
+    rep, w = weights.representation(stored), jax.random.normal(jax.random.key(0), (96, 40)).astype(jnp.bfloat16)
+    params = rep.init_params(w)
+    unpacked = weights.unpack(weights.pack(w, rep, params=params))
+    step = jax.jit(lambda w, p: rep.quantize(w * 1.0, params=p))
+    np.testing.assert_array_equal(step(w.astype(jnp.float32), params), unpacked)
+    np.testing.assert_array_equal(step(w, params), jnp.asarray(unpacked).astype(jnp.bfloat16))
+
+
+@pytest.mark.parametrize("spec, floor", [("ternary", 1.585), ("sparse(s=0.99)", 0.0808 + 0.32), ("nm+int(b=4)", 2.646)])
+def test_sizes_are_near_the_entropy(spec, floor):
+    """Base-3 digits, places of few weights and n:m choices cost at most 15 % more than the least possible."""
+    bits = weights.pack(jax.random.normal(jax.random.key(0), (512, 512)), spec).bits_per_weight
+    assert floor < bits < 1.15 * floor
+
+
+def _tensors():
+    w = jax.random.normal(jax.random.key(0), (48, 8))
+    return {
+        "layer/kernel": weights.pack(w, "int(b=4,rule=quest)"),
+        "mlp": weights.pack(w, "sparse(s=0.5)+mxfp4"),
+        "norm": weights.pack(jnp.ones(8), "dense", axis=-1),
+    }
+
+
+def test_a_file_comes_back(tmp_path):
+    """Names, order, shapes and payloads; the file is as large as the payloads and a short header."""
+    tensors, path = _tensors(), tmp_path / "weights.clw"
+    weights.save_packed(path, tensors)
+    loaded = weights.load_packed(path)
+    assert loaded == tensors and list(loaded) == list(tensors)
+    assert path.stat().st_size - sum(t.nbytes for t in tensors.values()) < 500
+    assert [p.name for p in tmp_path.iterdir()] == ["weights.clw"]
+    weights.save_packed(path, {})
+    assert weights.load_packed(path) == {}
+
+
+def test_size_on_disk_is_the_size_claimed(tmp_path, stored):
+    """For a 512 x 512 kernel, to one per cent, in every format."""
+    rep, w = weights.representation(stored), jax.random.normal(jax.random.key(0), (512, 512))
+    weights.save_packed(tmp_path / "w", {"w": weights.pack(w, rep, params=rep.init_params(w))})
+    size = 8 * (tmp_path / "w").stat().st_size / w.size
+    # Of 512 x 512 zeros nothing is stored but the header.
+    assert size == pytest.approx(rep.bits_per_weight(w.shape), rel=0.01, abs=0.01 if stored == "sparse(s=1)" else 0)
+
+
+def test_every_truncation_and_change_is_found(tmp_path):
+    """A file cut anywhere or with one byte changed anywhere raises an InputError."""
+    path = tmp_path / "weights.clw"
+    weights.save_packed(path, _tensors())
+    content = path.read_bytes()
+    for place in [*range(0, 60, 7), *range(60, len(content), 97), len(content) - 1]:
+        changed = content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
+        for bad in (content[:place], changed):
+            path.write_bytes(bad)
+            with pytest.raises(InputError, match="is not a file of packed weights|was truncated or changed"):
+                weights.load_packed(path)
+
+
+def _write(path, header, payload=b""):
+    text = json.dumps(header).encode()
+    body = packing.MAGIC + struct.pack("<I", len(text)) + text + payload
+    path.write_bytes(body + hashlib.sha256(body).digest())
+
+
+@pytest.mark.parametrize(
+    "header, message",
+    [
+        ({"format_version": 2}, "format version 2; this package reads version 1"),
+        ({"format_version": 1}, "header that cannot be read"),
+        ([], "header that cannot be read"),
+        ({"format_version": 1, "tensors": []}, "3 bytes that no entry describes"),
+        (
+            {"format_version": 1, "tensors": [{"name": "w", "spec": "dense", "shape": [9], "axis": -1, "nbytes": 36}]},
+            "header that cannot be read",
+        ),
+        (
+            {"format_version": 1, "tensors": [{"name": "w", "spec": "dense", "shape": [-9], "axis": -1, "nbytes": 3}]},
+            "header that cannot be read",
+        ),
+    ],
+)
+def test_foreign_headers_are_refused(tmp_path, header, message):
+    """A right checksum over a header that is not ours is an InputError, too."""
+    _write(tmp_path / "w", header, b"abc")
+    with pytest.raises(InputError, match=message):
+        weights.load_packed(tmp_path / "w")
+
+
+def test_bad_payloads_are_refused():
+    """A payload of another size, or with codes that no weight has, is an InputError; so is a missing file."""
+    with pytest.raises(InputError, match="A payload of 3 bytes was given for int.b=4. .* expected 10"):
+        weights.unpack(packing.PackedTensor("int(b=4)", (16, 1), -2, b"abc"))
+    with pytest.raises(InputError, match="values holds code 15"):
+        weights.unpack(packing.PackedTensor("fp(e=2,m=1)", (16, 1), -2, b"\xff" * 10))
+    with pytest.raises(InputError, match="mask holds 16 of 16 are set"):
+        weights.unpack(packing.PackedTensor("sparse(s=0.5)", (16, 1), -2, b"\xff" * 34))
+    with pytest.raises(InputError, match="cannot be read"):
+        weights.load_packed("no/such/file")
+
+
+def test_an_unknown_spelling_in_a_file_is_an_input_error():
+    """A file of a later package names formats that this one does not have."""
+    with pytest.raises(InputError, match="no representation 'fp3'"):
+        weights.unpack(packing.PackedTensor("fp3", (4, 4), -2, b""))

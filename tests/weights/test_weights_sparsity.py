@@ -1,0 +1,129 @@
+"""Masks: how many, which, and what RBBM lets through."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+from compressed_lm import weights
+from compressed_lm.errors import InputError
+from compressed_lm.weights.sparsity import magnitude_mask
+
+NORMAL = stats.norm.ppf((np.arange(10_000) + 0.5) / 10_000).astype(np.float32)[:, None]  # quantiles: RMS 1, sorted
+
+
+def _gradient(spec, w):
+    rep = weights.representation(spec)
+    return np.asarray(jax.grad(lambda w: jnp.sum(rep.quantize(w)))(w))
+
+
+@pytest.mark.parametrize("ones", [0, 1, 7, 59, 60])
+def test_magnitude_mask_keeps_exactly_so_many(ones):
+    """The largest magnitudes of each matrix, as a sort finds them, with ties broken by place."""
+    w = np.round(np.asarray(jax.random.normal(jax.random.key(0), (3, 6, 10))) * 2) / 2
+    mask, threshold = magnitude_mask(jnp.asarray(w), ones)
+    for matrix, keep, least in zip(w, mask, threshold, strict=True):
+        order = np.argsort(-np.abs(matrix).reshape(-1), kind="stable")
+        expected = np.zeros(60, bool)
+        expected[order[:ones]] = True
+        assert np.array_equal(np.asarray(keep).reshape(-1), expected)
+        if ones:
+            assert float(least[0, 0]) == np.abs(matrix).reshape(-1)[order[ones - 1]]
+
+
+def test_magnitude_mask_of_zeros_and_of_a_traced_count():
+    """A matrix of zeros has as many true as any other; the count may be computed inside jit, as a schedule does."""
+    assert magnitude_mask(jnp.zeros((5, 8)), 13)[0].sum() == 13
+    counts = jax.jit(jax.vmap(lambda n: magnitude_mask(jnp.ones((5, 8)), n)[0].sum()))(jnp.arange(41))
+    assert counts.tolist() == list(range(41))
+
+
+def test_a_schedule_sets_the_share_of_zeros():
+    """Cubic from 0 to s, inside jit with a traced step, alone and before a quantiser; n:m has no schedule."""
+    w = jax.random.normal(jax.random.key(0), (20, 10))
+    for spec in ("sparse(s=0.8)", "sparse(s=0.8,rule=area_rbbm)+int(b=4)"):
+        rep = weights.representation(spec)
+
+        @jax.jit
+        def zeros(step, rep=rep):
+            sparsity = weights.cubic_sparsity(step, begin=10, end=20, s=0.8)
+            return jnp.sum(rep.quantize(w, params={"sparsity": sparsity}) == 0)
+
+        assert [int(zeros(step)) for step in (0, 10, 15, 20, 99)] == [0, 0, 140, 160, 160]
+    with pytest.raises(InputError, match="sparse takes a schedule"):
+        weights.representation("nm").quantize(w, params={"sparsity": 0.5})
+
+
+def test_sparsity_belongs_to_matrices():
+    """In a stack of kernels each has its own share of zeros; of activations, each vector."""
+    scaled = jax.random.normal(jax.random.key(0), (3, 20, 10)) * jnp.array([1.0, 10, 100])[:, None, None]
+    rep = weights.representation("sparse(s=0.75)")
+    assert np.count_nonzero(rep.quantize(scaled), axis=(1, 2)).tolist() == [50, 50, 50]
+    assert np.count_nonzero(rep.quantize(scaled[:, :, :8], axis=-1), axis=-1).tolist() == [[2] * 20] * 3
+
+
+def test_nm_keeps_the_largest_of_each_group_along_the_reduction_axis():
+    """Literal kernel: two inputs of four for each output; of a cut group as many as there are."""
+    w = jnp.array([[1.0, -8.0, 3.0, 2.0, 0.5, 0.125], [4.0, 4.0, 4.0, 4.0, 0.0, 2.0]]).T
+    assert weights.representation("nm").quantize(w).T.tolist() == [[0, -8, 3, 0, 0.5, 0.125], [4, 4, 0, 0, 0, 2]]
+    assert weights.representation("nm(n=1,m=3)").quantize(w).T.tolist() == [[0, -8, 0, 2, 0, 0], [4, 0, 0, 4, 0, 0]]
+    assert weights.representation("nm").quantize(w.T, axis=-1).tolist()[0] == [0, -8, 3, 0, 0.5, 0.125]
+
+
+@pytest.mark.parametrize(
+    "spec, least, band",
+    [
+        ("sparse(s=0.5)", 0.6745, 0.0),
+        ("sparse(s=0.5,rule=area_rbbm,a=0.5)", 0.6745, 0.3186),
+        ("sparse(s=0.5,rule=area_rbbm,a=0.25)", 0.6745, 0.4888),
+        ("sparse(s=0.5,rule=area_rbbm,a=1)", 0.6745, 0.0),
+        ("sparse(s=0.5,rule=area_rbbm,a=0)", 0.6745, 0.6745),
+        ("sparse(s=0.5,rule=rbbm,p=0)", 0.6745, 0.0),
+        ("sparse(s=0.5,rule=rbbm,p=0.125)", 0.6745, 0.3186),
+        ("sparse(s=0.5,rule=ste)", 0.0, 0.0),
+        ("sparse(s=0.9,rule=rbbm,p=0.3)", 1.6449, 0.8416),
+    ],
+)
+def test_gradients_pass_outside_the_band(spec, least, band):
+    """The check values of papers/003: T_k, and T_p or T_a, on the quantiles of a normal distribution."""
+    size, passed = np.abs(NORMAL), _gradient(spec, NORMAL) == 1
+    clear = (np.abs(size - least) > 2e-3) & (np.abs(size - band) > 2e-3)
+    assert np.array_equal(passed[clear], ((size > least) | (size < band))[clear])
+
+
+def test_a_band_beyond_the_threshold_lies_within_the_weights_kept():
+    """For T_p > T_k the band is [T_k, T_p]: pruned weights all get a gradient."""
+    size, passed = np.abs(NORMAL), _gradient("sparse(s=0.5,rule=rbbm,p=0.4)", NORMAL) == 1
+    clear = (np.abs(size - 0.6745) > 2e-3) & (np.abs(size - 1.2816) > 2e-3)
+    assert np.array_equal(passed[clear], ((size < 0.6745) | (size > 1.2816))[clear])
+
+
+def test_hybrids_keep_the_rules_of_both():
+    """RBBM lets pruned weights through a quantiser, and the quantiser's trust mask stops kept ones."""
+    w = np.array([0.1, 0.2, 1.0, -1.1, 1.2, -0.9, 0.3, 30.0], np.float32)[:, None]
+    masked = _gradient("sparse(s=0.5)+int(b=2,rule=quest,hadamard=0)", w)
+    ste = _gradient("sparse(s=0.5,rule=ste)+int(b=2,rule=quest,hadamard=0)", w)
+    assert masked[[0, 1, 6], 0].tolist() == [0, 0, 0] and ste[[0, 1, 6], 0].tolist() == [1, 1, 1]
+    assert masked[7, 0] == ste[7, 0] == 0  # clipped
+
+
+def test_a_learned_scale_learns_from_kept_weights_alone():
+    """What the loss says of zeros reaches pruned weights (rule=ste), not the scale of the quantiser."""
+    rep = weights.representation("sparse(s=0.5,rule=ste)+int(b=2,rule=lsq)")
+    w = jnp.array([[0.1], [0.2], [1.0], [-1.1]])
+    _, back = jax.vjp(lambda w, p: rep.quantize(w, params=p), w, rep.init_params(w))
+    of_zeros, of_kept = (back(jnp.array(g)[:, None]) for g in ([1.0, 1.0, 0.0, 0.0], [0.0, 0.0, 1.0, 0.0]))
+    assert of_zeros[0][:, 0].tolist() == [1, 1, 0, 0] and float(of_zeros[1]["scale"]) == 0
+    assert float(of_kept[1]["scale"]) != 0
+
+
+def test_what_cannot_follow_is_said():
+    """A format that mixes weights cannot follow sparsity, nor sparsity a format."""
+    for spec in ("sparse(s=0.5)+int(b=4,rule=quest)", "nm+vq(dim=2,bits=2)", "sparse(s=0.5)+nm"):
+        with pytest.raises(InputError, match="hadamard=0"):
+            weights.representation(spec)
+    with pytest.raises(InputError, match="Sparsify first"):
+        weights.representation("int(b=4)+sparse(s=0.5)")
+    with pytest.raises(InputError, match="joins 3 representations"):
+        weights.representation("nm+nm+int(b=4)")
