@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 TPU := $(VENV)/.tpu
 TORCH := $(VENV)/.torch
 
-.PHONY: demo test fast-test bench lint format doctor clean
+.PHONY: demo test fast-test bench notebooks lint format doctor clean
 
 demo: $(READY)
 	$(BIN)/compressed-lm demo --out runs/demo
@@ -22,6 +22,10 @@ bench: $(TORCH)
 	$(BIN)/python benchmarks/range_coder.py
 	$(BIN)/python benchmarks/coder.py
 	$(BIN)/python benchmarks/train_step.py
+
+# Recorded tables; scaling_laws too where COMPRESSED_LM_DATA names the folder with the public ones.
+notebooks: $(READY)
+	$(BIN)/python experiments/notebooks/execute.py codecs $(if $(COMPRESSED_LM_DATA),scaling_laws)
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -48,6 +48,8 @@ EXTRAS = {
         "constriction>=0.4.2,<0.6",
         "tiktoken>=0.12,<0.16",
         "tokenizers>=0.22,<0.25",
+        "nbclient>=0.10,<0.12",
+        "ipykernel>=6.29,<8",
     ],
 }
 
