@@ -96,6 +96,44 @@ def test_inspect_evaluate_generate_report(built, tmp_path, capsys):
     assert (tmp_path / "report.html").stat().st_size > 10_000
 
 
+def test_quantize_packs_a_run_that_evaluates(built, tmp_path, capsys):
+    """A packed run is evaluated like any other; its row says in which format it is, and 8 bits cost next to nothing."""
+    evaluate = [f"--codec={built}/codec", f"--tokens={built}/validation", f"--train_tokens={built}/train"]
+    for form in ("int(b=8,scale=absmax)", "int(b=1)"):
+        out = f"{tmp_path}/{form[6]}"
+        assert main(["quantize", f"{built}/m2", "--format", form, f"--out={out}"]) == 0
+        assert f"weights of the blocks in {form} take" in capsys.readouterr().out
+        assert main(["evaluate", out, *evaluate, f"--table={tmp_path}/runs.jsonl"]) == 0
+    assert main(["evaluate", f"{built}/m2", *evaluate, f"--table={tmp_path}/runs.jsonl"]) == 0
+    eight, one, dense = (json.loads(line) for line in (tmp_path / "runs.jsonl").read_text().splitlines())
+    assert (eight["weights"], one["weights"], dense["weights"]) == ("int(b=8,scale=absmax)", "int(b=1)", "dense")
+    assert one["representation"] == "float32 weights=int(b=1)" and dense["representation"] == "float32"
+    assert 1 < one["bits_per_weight"] < 2 and one["gmse_weights"] == pytest.approx(0.36338, rel=1e-3)
+    assert (
+        abs(eight["bits_per_byte"] - dense["bits_per_byte"]) < 1e-2 < abs(one["bits_per_byte"] - dense["bits_per_byte"])
+    )
+
+
+def test_fit_prints_the_law_of_a_table(tmp_path, capsys):
+    """A law is fitted to a CSV file whose columns have their own names, and the report holds it."""
+    header, rows = "size,data,nats", []
+    for n in (1e6, 4e6, 16e6, 64e6):
+        rows += [f"{n},{d},{400 * n**-0.34 + 410 * d**-0.28 + 1.7}" for d in (1e8, 1e9, 1e10)]
+    (tmp_path / "runs.csv").write_text("\n".join([header, *rows]))
+    columns = ["--column", "n_params=size", "--column", "tokens=data", "--column", "loss=nats"]
+    report = ["--bootstrap", "20", "--report", f"{tmp_path}/out.html"]
+    assert main(["fit", f"{tmp_path}/runs.csv", *columns, *report]) == 0
+    printed = dict(
+        line.split()[:2] for line in capsys.readouterr().out.splitlines() if line.startswith(("A ", "alpha "))
+    )
+    assert float(printed["A"]) == pytest.approx(400, rel=1e-3) and float(printed["alpha"]) == pytest.approx(
+        0.34, rel=1e-3
+    )
+    assert "alpha" in (tmp_path / "out.html").read_text()
+    assert main(["fit", f"{tmp_path}/runs.csv"]) == 2
+    assert "lacks the column(s) 'n_params'" in capsys.readouterr().err
+
+
 def test_bad_input_is_one_paragraph_and_status_2(built, corpus, tmp_path, capsys):
     """Each mistake ends in status 2 and one line that says what was given and what to do, without a traceback."""
     codec = f"--codec={built}/codec"
