@@ -14,7 +14,8 @@ from compressed_lm.weights import representation
 
 MASKED = -1e30  # added to the score of a future token; exp() of it is exactly 0, and unlike -inf it cannot make a NaN
 SHORTEST_PIECE = 32  # queries that attend at once
-NOISE = "noise"  # name of the random numbers that some representations need
+# What some representations need besides parameters: random numbers, and a collection that tells how far the run is.
+NOISE, RUN = "noise", "run"
 
 
 def activation(name: str):
@@ -104,6 +105,8 @@ class Dense(nn.Module):
         form = self._form(what)
         first = form.init_params(x, axis=axis)
         params = {name: self.param(f"{what}_{name}", lambda _, name=name: first[name]) for name in first}
+        if (run := self.scope.root.get_variable(RUN, "progress")) is not None:
+            params |= form.schedule(run)
         key = self.make_rng(NOISE) if form.needs_key else None
         return form.quantize(x, axis=axis, key=key, params=params, rotated=rotated)
 

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from compressed_lm.models.config import TransformerConfig
-from compressed_lm.models.layers import NOISE, Block, Dense, Norm
+from compressed_lm.models.layers import NOISE, RUN, Block, Dense, Norm
 from compressed_lm.models.partitioning import BATCH, constrain, gathered, pinned
 
 Cache = Sequence[Mapping[str, jax.Array]]
@@ -41,18 +41,20 @@ class Transformer(nn.Module):
         if not c.tie_embeddings:
             self.unembed = Dense(c.vocab_size, c.dtype)
 
-    def __call__(self, inputs: jax.Array, *, key: jax.Array | None = None) -> jax.Array:
+    def __call__(self, inputs: jax.Array, *, key: jax.Array | None = None, progress=None) -> jax.Array:
         """Returns logits float32[B, L, V] for inputs int32[B, L] (see `shift_right`).
 
         Args:
             inputs: the tokens.
             key: for representations that add noise, another in each step of training; by default always the same.
+            progress: for representations that change in training, the part of the run that is over; by default all.
         """
         c = self.config
         block = Block(c, parent=None)
         keys = jax.random.split(jax.random.key(0) if key is None else key, c.n_layers) if c.noisy else None
+        run = {} if progress is None else {RUN: {"progress": progress}}
         random = lambda key: {NOISE: key} if c.noisy else {}  # noqa: E731
-        apply = _remat(lambda x, layer, key: block.apply({"params": pinned(layer)}, x, rngs=random(key)), c)
+        apply = _remat(lambda x, layer, key: block.apply({"params": pinned(layer), **run}, x, rngs=random(key)), c)
         # Each device looks its columns up for the rows of all its fsdp group, and then they change places: the table
         # stays where it is, and so does its gradient, which is summed in float32.
         x = self.embed.embedding[inputs].astype(c.dtype)

@@ -45,8 +45,8 @@ def token_nats(logits: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Ar
     return jnp.where(targets < 0, 0, log_z - chosen), log_z
 
 
-def _logits(model, params, targets, eod_id, key=None):
-    return model.apply({"params": params}, shift_right(jnp.where(targets < 0, eod_id, targets), eod_id), key=key)
+def _logits(model, params, targets, eod_id, **settings):
+    return model.apply({"params": params}, shift_right(jnp.where(targets < 0, eod_id, targets), eod_id), **settings)
 
 
 def train_step(
@@ -59,17 +59,19 @@ def train_step(
     z_loss: float,
     micro_batches: int = 1,
     seed: int = 0,
+    n_steps: int = 1,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """Returns (state after one update on targets int32[B, L], metrics before it).
 
-    `seed` is that of the noise of representations that have any. Metrics: `loss_nats_per_token` without the z-loss, and
-    `grad_norm` before clipping.
+    `seed` is that of the noise of representations that have any, `n_steps` the length of the run for those that change
+    in its course. Metrics: `loss_nats_per_token` without the z-loss, and `grad_norm` before clipping.
     """
     n_tokens = jnp.maximum(jnp.sum(targets >= 0), 1)
-    key = jax.random.fold_in(jax.random.key(seed), state.step)  # of the noise that representations add
+    key = jax.random.fold_in(jax.random.key(seed), state.step)
+    progress = state.step / n_steps
 
     def loss_fn(params, targets, key):
-        nats, log_z = token_nats(_logits(model, params, targets, eod_id, key), targets)
+        nats, log_z = token_nats(_logits(model, params, targets, eod_id, key=key, progress=progress), targets)
         loss = jnp.sum(nats) / n_tokens
         return loss + z_loss * jnp.sum(jnp.where(targets >= 0, log_z**2, 0)) / n_tokens, loss
 
@@ -169,6 +171,7 @@ class Program:
             z_loss=self.config.z_loss,
             micro_batches=self.micro_batches,
             seed=self.config.seed,
+            n_steps=self.config.steps,
         )
 
     def lower(self) -> jax.stages.Lowered:

@@ -12,13 +12,11 @@ from compressed_lm.weights.hadamard import rotate
 from compressed_lm.weights.packing import PackedTensor, load_packed, pack, save_packed, unpack
 from compressed_lm.weights.protocol import Representation
 from compressed_lm.weights.registry import FAMILIES, representation
-from compressed_lm.weights.sparsity import cubic_sparsity
 
 __all__ = [
     "FAMILIES",
     "PackedTensor",
     "Representation",
-    "cubic_sparsity",
     "load_packed",
     "pack",
     "representation",

@@ -56,7 +56,7 @@ class Representation:
         Args:
             w: float array; a kernel [..., inputs, outputs] with axis=-2, activations [..., features] with axis=-1.
             key: random key, for `noise` alone.
-            params: what `init_params` returned, trained since; for rule=lsq alone.
+            params: what `init_params` returned, trained since, for rule=lsq; and what `schedule` returns.
             axis: -2 or -1, the reduction axis.
             rotated: leaves the result in the basis of the Hadamard transform (see `rotation`).
 
@@ -78,6 +78,15 @@ class Representation:
     def init_params(self, w, *, axis: int = -2) -> dict[str, jax.Array]:
         """Returns the trainable parameters that the format adds for w: none, but for rule=lsq."""
         del w, axis
+        return {}
+
+    def schedule(self, progress) -> dict[str, jax.Array]:
+        """Returns the params of `quantize` that change in the course of a run: none, but for sparse(ramp=...).
+
+        Args:
+            progress: the part of the run that is over, 0 to 1; it may be traced.
+        """
+        del progress
         return {}
 
     def bits_per_weight(self, shape: tuple[int, ...], *, axis: int = -2) -> float:

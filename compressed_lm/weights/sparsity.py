@@ -92,8 +92,8 @@ class Sparsifier(Representation):
 class Sparse(Sparsifier):
     """Unstructured sparsity: the weights of least magnitude of each matrix are zero, chosen anew at each call.
 
-    `quantize(w, params={"sparsity": cubic_sparsity(step, ...)})` has another share of zeros for that call: a gradual
-    schedule. Packed weights have the share s.
+    `quantize(w, params=rep.schedule(progress))` has the share of zeros of that moment of a gradual schedule. Packed
+    weights have the share s.
 
     Attributes:
         s: the share of zeros; round((1 - s) * weights) are kept, ties by place.
@@ -101,6 +101,8 @@ class Sparse(Sparsifier):
             but not the band between (papers/003 section 5; equations 12 and 13 of Panferov et al. 2025).
         p: for rbbm: the band's lower end is RMS * Phi^-1(1/2 + p), for a normal matrix 2p of the weights; 0 is masked.
         a: for area_rbbm: the band's share of the probability below the threshold; 1 is masked, 0 is ste.
+        ramp: the part of a run over which the share of zeros rises from 0 to s (gradual magnitude pruning, Zhu & Gupta
+            2017, equation 1); 0 for s from the beginning.
     """
 
     name: ClassVar[str] = "sparse"
@@ -108,9 +110,11 @@ class Sparse(Sparsifier):
     rule: str = "masked"
     p: float = 0.0
     a: float = 0.5
+    ramp: float = 0.0
 
     def __post_init__(self):
         check_range(self.name, "s", self.s, 0, 1)
+        check_range(self.name, "ramp", self.ramp, 0, 1)
         check_choice(self.name, "rule", self.rule, ("masked", "ste", "rbbm", "area_rbbm"))
         check_range(self.name, "p", self.p, 0, 0.5)
         check_range(self.name, "a", self.a, 0, 1)
@@ -119,6 +123,11 @@ class Sparse(Sparsifier):
                 raise InputError(
                     f"{option}={value} was given to sparse with rule={self.rule}; {option} is an option of rule={rule}."
                 )
+
+    def schedule(self, progress):
+        if not self.ramp:
+            return {}
+        return {"sparsity": self.s * (1 - (1 - jnp.clip(progress / self.ramp, 0, 1)) ** 3)}
 
     def mask(self, rows, *, sparsity=None):
         if sparsity is None:
@@ -231,6 +240,9 @@ class Hybrid(Representation):
     def init_params(self, w, *, axis=-2):
         return self.second.init_params(w, axis=axis)
 
+    def schedule(self, progress):
+        return self.first.schedule(progress)
+
     def gmse_with_error(self):
         error = self.second._kept_error(self.first)
         return super().gmse_with_error() if error is None else (self.first.gmse() + error, 0.0)
@@ -257,13 +269,6 @@ class Hybrid(Representation):
 
     def _expand(self, parts, shape):
         return parts | {"values": scattered(parts["values"], parts["mask"])}
-
-
-def cubic_sparsity(step, *, begin: int, end: int, s: float) -> jax.Array:
-    """Returns the share of zeros at a step of gradual magnitude pruning, from 0 at `begin` to s at `end` (Zhu & Gupta
-    2017, equation 1); `step` may be traced."""
-    progress = jnp.clip((jnp.asarray(step, jnp.float32) - begin) / (end - begin), 0, 1)
-    return s * (1 - (1 - progress) ** 3)
 
 
 def scattered(values: np.ndarray, mask: np.ndarray) -> np.ndarray:

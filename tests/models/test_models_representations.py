@@ -57,6 +57,17 @@ def test_noise_is_fresh_with_each_key_and_differs_between_layers(scan_layers):
     np.testing.assert_allclose(unrolled.apply({"params": params}, TOKENS, key=jax.random.key(1)), one, atol=1e-4)
 
 
+def test_a_ramp_follows_the_run():
+    """Sparsity with a ramp is none at the start of a run and whole at its end, which is what a model has by default."""
+    model, params = changed(weights="sparse(s=0.8,ramp=0.5)")
+    at = {progress: model.apply({"params": params}, TOKENS, progress=progress) for progress in (0.0, 0.1, 0.5, 1.0)}
+    dense = models.Transformer(CONFIG).apply({"params": params}, TOKENS)
+    np.testing.assert_allclose(at[0.0], dense, atol=1e-5)
+    np.testing.assert_array_equal(at[1.0], at[0.5])
+    np.testing.assert_array_equal(at[1.0], model.apply({"params": params}, TOKENS))
+    assert float(jnp.abs(at[0.1] - dense).max()) > 1e-2 < float(jnp.abs(at[0.1] - at[1.0]).max())
+
+
 def test_learned_steps_are_parameters_with_gradients():
     """rule=lsq adds a scale for each matrix and each layer's inputs, positive at the start, and trains them."""
     model, params = changed(weights="int(b=4,rule=lsq)", activations="int(b=4,rule=lsq)")

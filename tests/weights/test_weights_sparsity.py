@@ -39,18 +39,21 @@ def test_magnitude_mask_of_zeros_and_of_a_traced_count():
     assert counts.tolist() == list(range(41))
 
 
-def test_a_schedule_sets_the_share_of_zeros():
-    """Cubic from 0 to s, inside jit with a traced step, alone and before a quantiser; n:m has no schedule."""
+def test_a_ramp_sets_the_share_of_zeros():
+    """Cubic from 0 to s over the ramp, inside jit, alone and before a quantiser; only sparse has a schedule."""
     w = jax.random.normal(jax.random.key(0), (20, 10))
-    for spec in ("sparse(s=0.8)", "sparse(s=0.8,rule=area_rbbm)+int(b=4)"):
+    for spec in ("sparse(s=0.8,ramp=0.5)", "sparse(s=0.8,rule=area_rbbm,ramp=0.5)+int(b=4)"):
         rep = weights.representation(spec)
 
         @jax.jit
-        def zeros(step, rep=rep):
-            sparsity = weights.cubic_sparsity(step, begin=10, end=20, s=0.8)
-            return jnp.sum(rep.quantize(w, params={"sparsity": sparsity}) == 0)
+        def zeros(progress, rep=rep):
+            return jnp.sum(rep.quantize(w, params=rep.schedule(progress)) == 0)
 
-        assert [int(zeros(step)) for step in (0, 10, 15, 20, 99)] == [0, 0, 140, 160, 160]
+        assert [int(zeros(progress)) for progress in (0, 0.25, 0.5, 1)] == [0, 140, 160, 160]
+        assert int(jnp.sum(rep.quantize(w) == 0)) == 160
+    assert (
+        weights.representation("sparse(s=0.8)").schedule(0.1) == weights.representation("int(b=4)").schedule(0.1) == {}
+    )
     with pytest.raises(InputError, match="sparse takes a schedule"):
         weights.representation("nm").quantize(w, params={"sparsity": 0.5})
 
