@@ -7,8 +7,8 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from compressed_lm import verbs
 from compressed_lm.errors import InputError
+from compressed_lm.verbs import runs, text
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 if not glob.glob("/dev/accel*") and not glob.glob("/dev/vfio/*"):
@@ -76,13 +76,13 @@ def _parser() -> argparse.ArgumentParser:
 
     verb(
         "doctor",
-        verbs.doctor,
+        runs.doctor,
         "print versions, devices and known problems of this installation",
         "compressed-lm doctor",
     )
 
     demo = verb(
-        "demo", verbs.demo, "the whole job on real text, from corpus to report", "compressed-lm demo --out runs/demo"
+        "demo", runs.demo, "the whole job on real text, from corpus to report", "compressed-lm demo --out runs/demo"
     )
     _corpus(demo, default=None)
     demo.add_argument(
@@ -98,7 +98,7 @@ def _parser() -> argparse.ArgumentParser:
 
     train_m1 = verb(
         "train-m1",
-        verbs.train_m1,
+        runs.train_m1,
         "train the byte model that drives the coder, and turn it into exact integers",
         "compressed-lm train-m1 --out runs/m1 --steps 2000",
     )
@@ -109,7 +109,7 @@ def _parser() -> argparse.ArgumentParser:
 
     build = verb(
         "build-codec",
-        verbs.build_codec,
+        text.build_codec,
         "build a codec and save it as a directory",
         "compressed-lm build-codec 'eiw(b=16,v=65536)' --m1 runs/m1 --out codecs/eiw16",
     )
@@ -123,7 +123,7 @@ def _parser() -> argparse.ArgumentParser:
 
     compile_ = verb(
         "compile",
-        verbs.compile_,
+        text.compile_,
         "compile windows of up to 16 bits into one dictionary file, which needs neither M1 nor JAX",
         "compressed-lm compile --m1 runs/m1 --b 16 --out eiw16.clmd",
     )
@@ -142,12 +142,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     compile_.add_argument("--out", required=True, help="file to write; finished rounds are kept in OUT.rounds")
 
-    encode = verb(
-        "encode", verbs.encode, "encode a file", "compressed-lm encode book.txt book.clm --codec codecs/eiw16"
-    )
+    encode = verb("encode", text.encode, "encode a file", "compressed-lm encode book.txt book.clm --codec codecs/eiw16")
     decode = verb(
         "decode",
-        verbs.decode,
+        text.decode,
         "restore an encoded file, or say exactly why not",
         "compressed-lm decode book.clm book.txt --codec codecs/eiw16",
     )
@@ -158,7 +156,7 @@ def _parser() -> argparse.ArgumentParser:
 
     verify = verb(
         "verify",
-        verbs.verify,
+        text.verify,
         "encode and decode files and compare, or check a token store's shards",
         "compressed-lm verify book.txt --codec codecs/eiw16",
     )
@@ -167,7 +165,7 @@ def _parser() -> argparse.ArgumentParser:
 
     compress = verb(
         "compress",
-        verbs.compress,
+        text.compress,
         "turn documents into a token store, shard by shard, resumable",
         "compressed-lm compress --corpus 'json:c4/*.gz' --codec codecs/eiw16 --out stores/c4",
     )
@@ -187,7 +185,7 @@ def _parser() -> argparse.ArgumentParser:
 
     inspect = verb(
         "inspect",
-        verbs.inspect,
+        text.inspect,
         "show a token store: manifest, counts, original beside decoded text",
         "compressed-lm inspect stores/c4 --codec codecs/eiw16",
     )
@@ -199,7 +197,7 @@ def _parser() -> argparse.ArgumentParser:
 
     train = verb(
         "train",
-        verbs.train,
+        runs.train,
         "train a model on a token store",
         "compressed-lm train --tokens stores/c4 --out runs/eiw --size micro --steps 1000",
     )
@@ -244,7 +242,7 @@ def _parser() -> argparse.ArgumentParser:
 
     sweep = verb(
         "sweep",
-        verbs.sweep,
+        runs.sweep,
         "train and evaluate a grid of models on the same text: codec x size x tokens x seed",
         "compressed-lm sweep --gin recipes/modern.gin --codec bytes eiw16-en 'gzip(v=256)' --size 25m 113m "
         "--tokens 100M --seed 0 1 2 --out runs/sweep",
@@ -283,7 +281,7 @@ def _parser() -> argparse.ArgumentParser:
 
     evaluate = verb(
         "evaluate",
-        verbs.evaluate,
+        runs.evaluate,
         "bits per byte and FLOPs per byte of a run, one row of the run table",
         "compressed-lm evaluate runs/eiw --codec codecs/eiw16 --tokens stores/val --train_tokens stores/c4",
     )
@@ -295,7 +293,7 @@ def _parser() -> argparse.ArgumentParser:
 
     quantize = verb(
         "quantize",
-        verbs.quantize,
+        runs.quantize,
         "the matrices of a finished run in a compressed format, packed; evaluate and generate take the result",
         "compressed-lm quantize runs/eiw --format 'int(b=4,g=32)' --out runs/eiw-int4",
     )
@@ -313,7 +311,7 @@ def _parser() -> argparse.ArgumentParser:
 
     generate = verb(
         "generate",
-        verbs.generate,
+        runs.generate,
         "sample text from a run, decoding as it goes",
         "compressed-lm generate runs/eiw --codec codecs/eiw16 --prompt 'The array'",
     )
@@ -331,7 +329,7 @@ def _parser() -> argparse.ArgumentParser:
 
     fit = verb(
         "fit",
-        verbs.fit,
+        runs.fit,
         "fit a scaling law to a table of runs, with intervals and a report",
         "compressed-lm fit runs.csv --law tanh --report out.html",
     )
@@ -347,7 +345,8 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="NAME=COLUMN",
-        help="the table's name of n_params, tokens, loss, format, gmse or bits (repeatable; commas for a product)",
+        help="the table's name of n_params, tokens, loss, format, gmse or bits, where it differs "
+        "(repeatable; commas for a product); run tables of this package need loss, format and gmse not named",
     )
     fit.add_argument(
         "--let",
@@ -378,7 +377,7 @@ def _parser() -> argparse.ArgumentParser:
 
     report = verb(
         "report",
-        verbs.report,
+        runs.report,
         "write report.html and report.md from a folder's run table",
         "compressed-lm report runs/demo",
     )

@@ -3,7 +3,6 @@ resolved config saved."""
 
 import ast
 import dataclasses
-import difflib
 import pathlib
 import re
 from collections.abc import Sequence
@@ -12,6 +11,7 @@ import gin
 
 from compressed_lm.errors import InputError
 from compressed_lm.models import TransformerConfig, model_config
+from compressed_lm.spelling import did_you_mean
 from compressed_lm.training import TrainConfig
 
 _PACKAGE = pathlib.Path(__file__).resolve().parent
@@ -87,7 +87,8 @@ def find(path: str) -> pathlib.Path:
             return candidate
     known = sorted(str(p.relative_to(GIN_FILES)) for p in GIN_FILES.glob("**/*.gin"))
     raise InputError(
-        f"There is no gin file {path!r}.{_suggest(path, known)} Files that come with the package: {', '.join(known)}."
+        f"There is no gin file {path!r}.{did_you_mean(path, known)} Files that come with the package: "
+        f"{', '.join(known)}."
     )
 
 
@@ -125,7 +126,7 @@ def load(files: Sequence[str] = (), bindings: Sequence[str] = ()) -> str:
     if unused:
         used = re.findall(r"%([\w.]+)", text)
         raise InputError(
-            f"The macro {unused[0]} is set and never used.{_suggest(unused[0], used)} Remove it, or spell it "
+            f"The macro {unused[0]} is set and never used.{did_you_mean(unused[0], used)} Remove it, or spell it "
             "as the configuration does."
         )
     return text
@@ -149,17 +150,12 @@ def _explain(message: str) -> str:
     message = message.strip().splitlines()[0]
     if match := re.search(r"No configurable matching '([\w.]+)'", message):
         name = match[1].split("/")[-1]
-        return f"there is no {name!r}.{_suggest(name, CONFIGURABLES)} What can be set: {', '.join(CONFIGURABLES)}."
+        return f"there is no {name!r}.{did_you_mean(name, CONFIGURABLES)} What can be set: {', '.join(CONFIGURABLES)}."
     if match := re.search(r"Configurable '([\w.]+)' doesn't have a parameter named '(\w+)'", message):
         name = match[1].split(".")[-1]
         known = CONFIGURABLES.get(name, [])
-        return f"{name} has no setting {match[2]!r}.{_suggest(match[2], known)} Its settings: {', '.join(known)}."
+        return f"{name} has no setting {match[2]!r}.{did_you_mean(match[2], known)} Its settings: {', '.join(known)}."
     return message
-
-
-def _suggest(given: str, known) -> str:
-    close = difflib.get_close_matches(given, list(known), n=1, cutoff=0.5)
-    return f" Did you mean {close[0]}?" if close else ""
 
 
 def model(vocab_size: int, scope: str = "", **overrides) -> TransformerConfig:
@@ -175,7 +171,8 @@ def model(vocab_size: int, scope: str = "", **overrides) -> TransformerConfig:
                 ) from error
             known = CONFIGURABLES["model"]
             raise InputError(
-                f"model has no setting {unknown[1]!r}.{_suggest(unknown[1], known)} Its settings: {', '.join(known)}."
+                f"model has no setting {unknown[1]!r}.{did_you_mean(unknown[1], known)} Its settings: "
+                f"{', '.join(known)}."
             ) from error
 
 

@@ -11,6 +11,13 @@ import pytest
 jax.config.update("jax_num_cpu_devices", 8)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _compiled_programs_go():
+    """Compiled programs stay until their module's tests are over: kept for the whole suite they take gigabytes."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture(scope="session")
 def data_dir():
     """The folder of real corpora named by COMPRESSED_LM_DATA; tests that want more text than the package brings use

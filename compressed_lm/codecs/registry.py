@@ -1,6 +1,5 @@
 """Codecs by name: spelling, building, saving and loading."""
 
-import difflib
 import hashlib
 import inspect
 import json
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from etils import epath
 
+from compressed_lm import spelling
 from compressed_lm.codecs.arithmetic import AC, StaticAC
 from compressed_lm.codecs.bytes_codec import Bytes
 from compressed_lm.codecs.eiw import DICTIONARY_FILE, EIW, Options, read_dictionary
@@ -38,34 +38,12 @@ def parse_spec(spec: str) -> tuple[str, dict[str, int | str]]:
     Raises:
       InputError: the name or an option does not exist (with the list of those that do), or the spelling cannot be read.
     """
-    spec = _UNBOUNDED.sub(r"ac(v=\1\2)", spec)
-    match = re.fullmatch(r"\s*(\w+)\s*(?:\((.*)\))?\s*", spec)
-    if not match:
-        raise InputError(
-            f"The codec {spec!r} cannot be read; a spelling such as bytes, gzip(v=256) or "
-            "eiw(b=16,v=65536,align=word) was expected."
-        )
-    name, inner = match[1], match[2] or ""
-    if name not in FAMILIES:
-        raise InputError(
-            f"There is no codec {name!r}.{_did_you_mean(name, FAMILIES)} Known codecs: {', '.join(FAMILIES)}."
-        )
-    known = _options(name)
-    options: dict[str, int | str] = {}
-    for item in filter(None, (part.strip() for part in inner.split(","))):
-        key, equals, value = (part.strip() for part in item.partition("="))
-        if not equals or key not in known:
-            listed = ", ".join(f"{k}={v}" for k, v in known.items()) or "none"
-            raise InputError(
-                f"The codec {name} has no option {item!r}.{_did_you_mean(key, known)} Its options and "
-                f"defaults: {listed}."
-            )
-        if isinstance(known[key], int) and not value.isdecimal():
-            raise InputError(
-                f"{key}={value} was given to the codec {name}; a whole number was expected, such as {key}={known[key]}."
-            )
-        options[key] = int(value) if isinstance(known[key], int) else value
-    return name, options
+    return spelling.parse(
+        _UNBOUNDED.sub(r"ac(v=\1\2)", spec),
+        {name: {k: spelling.Option(type(v), v) for k, v in _options(name).items()} for name in FAMILIES},
+        noun="codec",
+        example="bytes, gzip(v=256) or eiw(b=16,v=65536,align=word)",
+    )
 
 
 def canonical_spec(spec: str) -> str:
@@ -79,11 +57,6 @@ def canonical_spec(spec: str) -> str:
 def _options(name: str) -> dict[str, int | str]:
     parameters = inspect.signature(FAMILIES[name].build).parameters.values()
     return {p.name: p.default for p in parameters if p.name not in _RESOURCES}
-
-
-def _did_you_mean(given: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(given, list(known), n=1)
-    return f" Did you mean {close[0]!r}?" if close else ""
 
 
 def create(

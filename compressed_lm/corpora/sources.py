@@ -9,7 +9,6 @@ seqio:TASK               a registered seqio task; seqio:MODULE:TASK imports the 
 mix:8*SPEC,SPEC          the training documents of several of these, one of them eight times over
 """
 
-import difflib
 from collections.abc import Iterator
 
 from compressed_lm.corpora import installed_docs, mixture
@@ -17,6 +16,7 @@ from compressed_lm.corpora.corpus import Corpus, WithValidation
 from compressed_lm.corpora.files import JsonLines, TextFiles
 from compressed_lm.corpora.store import TokenStore
 from compressed_lm.errors import InputError
+from compressed_lm.spelling import did_you_mean
 
 SCHEMES = ("installed_docs", "json", "text", "store", "tfds", "seqio", "mix")
 
@@ -109,9 +109,8 @@ def open_corpus(spec: str, *, validation: str | None = None, data_dir: str | Non
 
 def _unknown(spec: str, scheme: str) -> str:
     known = "installed_docs, json:GLOB, text:GLOB, store:DIR, tfds:NAME, seqio:TASK, mix:SPEC,SPEC"
-    close = difflib.get_close_matches(scheme, SCHEMES, n=1)
     if any(sign in scheme for sign in "/.*"):
         hint = f" For files write json:{spec} or text:{spec}."
     else:
-        hint = f" Did you mean {close[0]}?" if close else ""
+        hint = did_you_mean(scheme, SCHEMES)
     return f"The corpus {spec!r} was given, and a corpus is one of {known}.{hint}"

@@ -10,7 +10,6 @@ folder that COMPRESSED_LM_CODECS names.
     dataset = seqio.get_mixture_or_task("c4_ac_v256").get_dataset({"targets": 1024}, split="train")
 """
 
-import difflib
 import functools
 import hashlib
 import importlib
@@ -32,6 +31,7 @@ from compressed_lm.corpora.sources import open_corpus
 from compressed_lm.corpora.store import TokenStore
 from compressed_lm.corpora.vocabulary import N_RESERVED, CodecVocabulary
 from compressed_lm.errors import InputError
+from compressed_lm.spelling import did_you_mean
 
 C4 = "tfds:c4/en:3.1.0"
 CODECS_FOLDER = "COMPRESSED_LM_CODECS"
@@ -250,13 +250,9 @@ def find_task(name: str) -> seqio.Task:
                 "Name the module that registers the task and run where Python finds it."
             ) from error
     if name not in seqio.TaskRegistry.names():
-        close = difflib.get_close_matches(name, seqio.TaskRegistry.names(), n=3)
-        hint = (
-            f"Did you mean {' or '.join(close)}?"
-            if close
-            else "seqio:MODULE:TASK imports the module that registers it."
-        )
-        raise InputError(f"No seqio task named {name!r} is registered. {hint}")
+        hint = did_you_mean(name, seqio.TaskRegistry.names())
+        hint = hint or " seqio:MODULE:TASK imports the module that registers it."
+        raise InputError(f"No seqio task named {name!r} is registered.{hint}")
     return seqio.TaskRegistry.get(name)
 
 

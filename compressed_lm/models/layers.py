@@ -238,7 +238,7 @@ def _add_to_rows_fwd(x, y):
 
 
 def _add_to_rows_bwd(_, gradient):
-    # On CPU as a product: XLA's sum over the first axis takes thirteen times as long on two cores as on one.
+    # On CPU as a product, since XLA sums over the first axis slowly there.
     product = lambda x: jnp.einsum("b...,b->...", x, jnp.ones(len(x), x.dtype))  # noqa: E731
     return gradient, jax.lax.platform_dependent(gradient, cpu=product, default=lambda x: jnp.sum(x, axis=0))
 

@@ -51,10 +51,9 @@ class Transformer(nn.Module):
         """
         c = self.config
         block = Block(c, parent=None)
-        keys = jax.random.split(jax.random.key(0) if key is None else key, c.n_layers) if c.noisy else None
+        keys = self._noise(key)
         run = {} if progress is None else {RUN: {"progress": progress}}
-        random = lambda key: {NOISE: key} if c.noisy else {}  # noqa: E731
-        apply = _remat(lambda x, layer, key: block.apply({"params": pinned(layer), **run}, x, rngs=random(key)), c)
+        apply = _remat(lambda x, layer, key: block.apply({"params": pinned(layer), **run}, x, rngs=key), c)
         # Each device looks its columns up for the rows of all its fsdp group, and then they change places: the table
         # stays where it is, and so does its gradient, which is summed in float32.
         x = self.embed.embedding[inputs].astype(c.dtype)
@@ -63,7 +62,7 @@ class Transformer(nn.Module):
             x, _ = jax.lax.scan(lambda x, layer: (apply(x, *layer), None), x, (self.layers, keys))
         else:
             for i, layer in enumerate(unstack(self.layers, c.n_layers)):
-                x = apply(x, layer, keys[i] if c.noisy else None)
+                x = apply(x, layer, {use: key[i] for use, key in keys.items()})
         return constrain(self._logits(x), BATCH, None, "tensor")
 
     def step(self, inputs: jax.Array, positions: jax.Array, cache: Cache) -> tuple[jax.Array, Cache]:
@@ -79,8 +78,10 @@ class Transformer(nn.Module):
         block = Block(self.config, parent=None)
         x = self._table()[inputs]
         written = []
-        for layer, layer_cache in zip(unstack(self.layers, self.config.n_layers), cache, strict=True):
-            x, layer_cache = block.apply({"params": layer}, x, positions, layer_cache, method=block.step)
+        keys = self._noise(None)
+        for i, layer in enumerate(unstack(self.layers, self.config.n_layers)):
+            key = {use: key[i] for use, key in keys.items()}
+            x, layer_cache = block.apply({"params": layer}, x, positions, cache[i], rngs=key, method=block.step)
             written.append(layer_cache)
         return self._logits(x), tuple(written)
 
@@ -89,6 +90,12 @@ class Transformer(nn.Module):
         keys = jax.random.split(key, self.config.n_layers)
         block = Block(self.config, parent=None)
         return jax.vmap(lambda key: block.init({"params": key, NOISE: key}, x)["params"])(keys)
+
+    def _noise(self, key):
+        """Returns the random keys of each layer, stacked, by their use; none unless a representation needs them."""
+        if not self.config.noisy:
+            return {}
+        return {NOISE: jax.random.split(jax.random.key(0) if key is None else key, self.config.n_layers)}
 
     def _table(self):
         return gathered(self.embed.embedding, "embed/embedding", dtype=self.config.dtype)

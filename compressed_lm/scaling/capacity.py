@@ -6,6 +6,7 @@ Factors give ln rho from one column of a run table; several factors multiply (it
 nothing was rounded: rho is 1 there, whatever the parameters.
 """
 
+import abc
 import dataclasses
 from typing import NamedTuple
 
@@ -55,7 +56,7 @@ def sparsity_gmse(sparsity: np.ndarray) -> np.ndarray:
 
 
 @dataclasses.dataclass(frozen=True)
-class Factor:
+class Factor(abc.ABC):
     """ln rho as a function of one column.
 
     Attributes:
@@ -70,9 +71,9 @@ class Factor:
     dense = 0.0  # the value that stands for no compression
 
     @property
+    @abc.abstractmethod
     def parameters(self) -> tuple[Parameter, ...]:
         """What is fitted."""
-        raise NotImplementedError
 
     def bind(self, values: np.ndarray) -> "Factor":
         """The factor with what it needs to know of the column it is fitted to."""
@@ -89,9 +90,9 @@ class Factor:
             )
         return values
 
+    @abc.abstractmethod
     def log_rho(self, values: np.ndarray, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """ln rho, float64[b, n], and its derivatives, float64[b, m, n], at b sets of m parameters, float64[b, m]."""
-        raise NotImplementedError
 
     def curvature(self, values: np.ndarray, z: np.ndarray, weights: np.ndarray) -> np.ndarray:
         """Second derivatives of ln rho, summed over the n rows with `weights` float64[b, n]: float64[b, m, m]."""

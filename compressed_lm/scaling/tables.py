@@ -14,6 +14,9 @@ from compressed_lm.scaling.newton import Problem
 ZERO = 1e-6
 """Below this share of the typical loss a coefficient or E counts as zero."""
 
+RUN_TABLE = {"loss": "loss_nats_per_token", "gmse": "gmse_weights", "format": "weights"}
+"""Names in the run tables of this package, taken where a table lacks the law's."""
+
 OPTIONS = ("shared", "reference", "tied", "post_bits", "offsets")
 
 
@@ -52,7 +55,8 @@ def column_names(law: PowerSum, given: Mapping[str, str], runs: pd.DataFrame) ->
             f"{', '.join(unknown)} is no column of the law {law.name!r} and no option of it. It reads "
             f"{', '.join(wanted)}."
         )
-    names = {name: given.get(name, name) for name in wanted}
+    ours = {name: column for name, column in RUN_TABLE.items() if name not in runs and column in runs}
+    names = {name: given.get(name, ours.get(name, name)) for name in wanted}
     missing = [name for name in names.values() if name not in runs]
     if missing:
         raise ValueError(

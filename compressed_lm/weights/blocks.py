@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from compressed_lm.weights import grids, rounding
+from compressed_lm.weights.options import check_choice, check_range
 from compressed_lm.weights.protocol import Representation, kept
 from compressed_lm.weights.scalar import Int, groups, n_groups, spread
 from compressed_lm.weights.sparsity import magnitude_mask, scattered
-from compressed_lm.weights.spelling import check_choice, check_range
 from compressed_lm.weights.storage import Floats, Levels, Mask
 
 E2M1_MAX = 6.0

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 
 from compressed_lm.errors import InputError
 from compressed_lm.weights import grids, rounding
+from compressed_lm.weights.options import check_choice, check_range
 from compressed_lm.weights.protocol import Representation, kept
-from compressed_lm.weights.spelling import check_choice, check_range
 from compressed_lm.weights.storage import Floats
 
 

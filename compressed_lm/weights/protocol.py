@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from compressed_lm.errors import InputError
-from compressed_lm.weights import rules, spelling
+from compressed_lm.weights import options, rules
 from compressed_lm.weights.storage import Stored
 
 MONTE_CARLO = (1024, 64, 16)  # inputs, outputs, matrices: a million weights
@@ -34,7 +34,7 @@ class Representation:
     maskable: ClassVar[bool] = False  # whether it can represent the remaining weights of a sparse matrix
 
     def __str__(self) -> str:
-        return spelling.spell(self)
+        return options.spell(self)
 
     @property
     def rotation(self) -> int:
@@ -150,7 +150,7 @@ class Representation:
 
     def _restore(self, parts, length: int, *, rotated: bool = False) -> jax.Array:
         """Returns float32[..., R, N] from what is stored, N being `length`."""
-        raise NotImplementedError
+        raise self._not_stored()
 
     def _layout(self, shape) -> dict[str, Stored]:
         """Returns how the parts of rows of this shape are stored."""

@@ -1,7 +1,7 @@
 """Representations by name: `representation("sparse(s=0.5)+int(b=4)")`."""
 
 from compressed_lm.errors import InputError
-from compressed_lm.weights import spelling
+from compressed_lm.weights import options
 from compressed_lm.weights.blocks import MXFP4, NVFP4, Outlier
 from compressed_lm.weights.plain import Dense, Noise
 from compressed_lm.weights.protocol import Representation
@@ -28,7 +28,7 @@ def representation(spec: "str | Representation") -> Representation:
     """
     if isinstance(spec, Representation):
         return spec
-    first, *others = [spelling.parse(part, FAMILIES) for part in spec.split("+")]
+    first, *others = [options.parse(part, FAMILIES) for part in spec.split("+")]
     if len(others) > 1:
         raise InputError(f"{spec!r} joins {len(others) + 1} representations; expected sparsity and one format.")
     return first.then(others[0]) if others else first

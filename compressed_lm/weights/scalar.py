@@ -1,5 +1,6 @@
 """Scalar grids with a scale for each row or group: int, ternary, fp, lloyd."""
 
+import abc
 import dataclasses
 import functools
 from typing import ClassVar
@@ -10,8 +11,8 @@ import numpy as np
 
 from compressed_lm.errors import InputError
 from compressed_lm.weights import grids, hadamard, rounding, rules
+from compressed_lm.weights.options import check_choice, check_range
 from compressed_lm.weights.protocol import Representation, kept, to_rows
-from compressed_lm.weights.spelling import check_choice, check_range
 from compressed_lm.weights.storage import Floats, Levels
 
 RULES = ("ste", "quest", "lsq")
@@ -20,7 +21,7 @@ ABSMAX_ROW = 1024  # row length that `gmse` takes for abs-max scales over whole 
 
 
 @dataclasses.dataclass(frozen=True)
-class Grid(Representation):
+class Grid(Representation, abc.ABC):
     """A scalar grid: each weight is the nearest level times its scale.
 
     Attributes:
@@ -55,13 +56,13 @@ class Grid(Representation):
         if self.rule == "lsq" and (self.scale != "rms" or self.g):
             raise InputError("rule=lsq trains one scale for each matrix; leave out scale and g.")
 
+    @abc.abstractmethod
     def grid(self) -> np.ndarray:
         """Returns float64[K], the levels, sorted, before any scale."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def _nearest(self, x):
         """Returns the nearest level of each float32."""
-        raise NotImplementedError
 
     @property
     def rotation(self):

@@ -1,5 +1,6 @@
 """Arrays of one type as bytes: codes of b bits, base-3 digits, small floats, masks."""
 
+import abc
 import dataclasses
 import functools
 import itertools
@@ -13,7 +14,7 @@ TRITS_PER_BYTE = 5  # 3**5 = 243
 
 
 @dataclasses.dataclass(frozen=True)
-class Stored:
+class Stored(abc.ABC):
     """An array of `count` numbers, in `nbytes` whole bytes.
 
     Attributes:
@@ -28,17 +29,17 @@ class Stored:
         return math.prod(self.shape)
 
     @property
+    @abc.abstractmethod
     def nbytes(self) -> int:
         """Bytes that `to_bytes` returns, whatever the numbers are."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def to_bytes(self, array: np.ndarray) -> bytes:
         """Returns the bytes of an array of `count` numbers."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def from_bytes(self, content: bytes) -> np.ndarray:
         """Returns the array; undoes `to_bytes` exactly. Raises ValueError for bytes that it never returns."""
-        raise NotImplementedError
 
 
 @dataclasses.dataclass(frozen=True)

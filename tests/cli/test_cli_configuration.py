@@ -115,7 +115,7 @@ def test_a_store_of_another_codec_is_refused():
     configuration.load([], [])
     configuration.data().check(store)
     configuration.load([], ["data.codec=eiv(b=16)"])
-    with pytest.raises(InputError, match="Did you mean 'eiw'"):
+    with pytest.raises(InputError, match="Did you mean eiw"):
         configuration.data()
     configuration.load([], ["data.bytes_per_token=-1"])
     with pytest.raises(InputError, match="data.bytes_per_token=-1 was given; expected 0 or more"):

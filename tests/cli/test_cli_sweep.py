@@ -73,7 +73,7 @@ def test_codecs_are_called_by_spelling_or_folder(tmp_path):
 @pytest.mark.parametrize(
     "more, message",
     [
-        (["--codec", "bites"], "Did you mean 'bytes'"),
+        (["--codec", "bites"], "Did you mean bytes"),
         (["--codec", "codecs/nowhere"], "codecs/nowhere is not a codec directory"),
         (["--codec", "bytes", "bytes"], "both would be called bytes"),
         (["--codec", "bytes", "--seed", "1", "1"], "holds bytes-nano-20steps-s1 more than once"),

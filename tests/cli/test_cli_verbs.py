@@ -149,7 +149,7 @@ def test_bad_input_is_one_paragraph_and_status_2(built, corpus, tmp_path, capsys
         (["decode", f"{tmp_path}/coded", f"{tmp_path}/x", "--codec=bytes"], "Give the codec that encoded it"),
         (["decode", f"{tmp_path}/gone", f"{tmp_path}/x", codec], "No such file"),
         (["encode", f"{tmp_path}/coded", f"{tmp_path}/x", f"--codec={tmp_path}/empty"], "not a codec directory"),
-        (["build-codec", "eiv(b=16)", f"--out={tmp_path}/c"], "Did you mean 'eiw'"),
+        (["build-codec", "eiv(b=16)", f"--out={tmp_path}/c"], "Did you mean eiw"),
         ([*compress, "--corpus=json:nowhere*.gz", "--codec=bytes"], "nowhere"),
         ([*compress, f"--corpus=json:{tmp_path}/no_text.jsonl", "--codec=bytes"], "text"),
         ([*compress, f"--corpus=json:{tmp_path}/nothing.jsonl", "--codec=bytes"], "no document"),

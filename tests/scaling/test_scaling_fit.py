@@ -108,6 +108,14 @@ def test_power_law_with_offset_and_its_straight_line():
     np.testing.assert_allclose(result.predict({"x": x}), 3 * x**-0.2, rtol=1e-6)
 
 
+def test_the_run_tables_of_this_package_need_no_names():
+    """Where a table lacks the law's names and has those that `evaluate` and `sweep` write, these are taken."""
+    runs = grid()
+    ours = runs.rename(columns={"loss": "loss_nats_per_token"})
+    assert fit(ours).params == fit(runs).params
+    assert fit(ours.assign(loss=runs["loss"] * 2)).params["E"] == pytest.approx(2 * fit(runs).params["E"], rel=1e-4)
+
+
 def test_status_says_when_a_bound_was_hit():
     """A floor of zero and a loss that rises with size are reported, not hidden."""
     x = np.geomspace(1e5, 1e8, 6)

@@ -31,9 +31,9 @@ def test_canonical_spellings():
 @pytest.mark.parametrize(
     "spec, message",
     [
-        ("inr(b=4)", "no representation 'inr'. Did you mean 'int'\\? Known ones: dense, int,"),
+        ("inr(b=4)", "no representation 'inr'. Did you mean int\\? Known: dense, int,"),
         ("int(bits=4)", "int has no option 'bits=4'.* Its options: b=..., rule=ste, scale=rms, g=0, hadamard=128"),
-        ("int(b=4,rule=qest)", "Did you mean 'quest'\\? Valid: ste, quest, lsq"),
+        ("int(b=4,rule=qest)", "Did you mean quest\\? Valid: ste, quest, lsq"),
         ("int(b=9)", "b=9 .* from 1 to 8"),
         ("int(b=four)", "b=four .* a whole number was expected"),
         ("int(b=4,b=5)", "gives the option b twice"),
@@ -49,7 +49,7 @@ def test_canonical_spellings():
         ("int(b=4,rule=quest,g=32)", "hadamard=0"),
         ("int(b=4,rule=lsq,g=32)", "leave out scale and g"),
         ("sparse(s=0.5,p=0.2)", "p=0.2 .* p is an option of rule=rbbm"),
-        ("mxfp4(scale=flor)", "Did you mean 'floor'"),
+        ("mxfp4(scale=flor)", "Did you mean floor"),
         ("e9m9", "e=9 .* from 2 to 6"),
     ],
 )

@@ -1,4 +1,4 @@
-"""What each verb of `compressed-lm` calls. Imports wait until their verb runs, so that `--help` is instant."""
+"""Verbs that train runs and look at them. Imports wait until their verb runs, so that `--help` is instant."""
 
 import contextlib
 import functools
@@ -8,22 +8,7 @@ import pathlib
 import sys
 
 from compressed_lm.errors import InputError
-
-
-def _configure(arguments) -> str:
-    from compressed_lm import configuration
-
-    bindings = list(arguments.set)
-    for name, target in (("size", "model.size"), ("steps", "train.steps"), ("seed", "train.seed")):
-        if getattr(arguments, name, None) is not None:
-            bindings.append(f"{target}={getattr(arguments, name)}")
-    return configuration.load(arguments.gin or arguments.gin_default, bindings)
-
-
-def _load_codec(directory: str):
-    from compressed_lm import codecs
-
-    return codecs.Bytes() if directory == "bytes" else codecs.load(directory)
+from compressed_lm.verbs.common import configure, load_codec, mesh_shape
 
 
 def doctor(arguments) -> int:
@@ -52,7 +37,7 @@ def train_m1(arguments):
     from compressed_lm.models.exact import check_exactable
     from compressed_lm.training import train
 
-    resolved = _configure(arguments)
+    resolved = configure(arguments)
     out = pathlib.Path(arguments.out)
     model, config = configuration.model(model_vocab_size(256)), configuration.train()
     check_exactable(model, config.seq_len)  # before hours of training, not after
@@ -70,152 +55,6 @@ def train_m1(arguments):
         f"M1 is {out / stages.M1_FILE}, hash {m1.hash[:12]}; last training loss "
         f"{result.loss_nats_per_token / math.log(2):.3f} bits per byte."
     )
-
-
-def build_codec(arguments):
-    """Builds and saves a codec."""
-    from compressed_lm import codecs, stages
-    from compressed_lm.corpora.job import take_bytes
-    from compressed_lm.corpora.sources import open_corpus
-    from compressed_lm.tracking.progress import progress
-
-    spec = codecs.canonical_spec(arguments.codec)
-    m1 = stages.load_m1(arguments.m1) if arguments.m1 else None
-    name, options = codecs.parse_spec(spec)
-    corpus = open_corpus(arguments.corpus, validation=arguments.validation)
-    n_windows = 1 << int(options["b"]) if name == "eiw" else None
-    with progress(f"build {spec}", n_windows, unit="windows" if n_windows else "") as bar:
-        codec = codecs.create(
-            spec,
-            m1=m1,
-            documents=lambda: take_bytes(corpus.documents("train"), arguments.max_bytes),
-            progress=lambda n: bar.advance(n - bar.done),
-        )
-    codecs.save(codec, arguments.out)
-    print(f"{codec.spec} is in {arguments.out}, fingerprint {codec.fingerprint[:12]}.")
-
-
-def compile_(arguments):
-    """Compiles a dictionary file."""
-    from compressed_lm import codecs, compilation, stages
-
-    v = arguments.v or 1 << arguments.b
-    spec = f"eiw(b={arguments.b},v={v},align={arguments.align},fill={arguments.fill})"
-    if arguments.rounds:
-        codec = compilation.refit(spec, arguments.m1, rounds=arguments.rounds, out=arguments.out + ".rounds")
-    else:
-        codec = compilation.compile_codec(spec, stages.load_m1(arguments.m1))
-    codecs.save_dictionary(codec, arguments.out)
-    size = pathlib.Path(arguments.out).stat().st_size
-    print(f"{codec.spec} is in {arguments.out}, {size:,} bytes, fingerprint {codec.fingerprint[:12]}.")
-
-
-def encode(arguments):
-    """Encodes a file."""
-    from compressed_lm.codecs import files
-
-    data = pathlib.Path(arguments.input).read_bytes()
-    codec = _load_codec(arguments.codec)
-    content = files.encode_file(data, codec)
-    _write(arguments.output, content)
-    print(
-        f"{arguments.input}: {len(data):,} bytes -> {arguments.output}: {len(content):,} bytes with "
-        f"{codec.spec} ({8 * len(content) / max(len(data), 1):.3f} bits per byte)."
-    )
-
-
-def decode(arguments):
-    """Restores an encoded file."""
-    from compressed_lm.codecs import files
-
-    data = files.decode_file(
-        pathlib.Path(arguments.input).read_bytes(), _load_codec(arguments.codec), name=arguments.input
-    )
-    _write(arguments.output, data)
-    print(f"{arguments.input} -> {arguments.output}: {len(data):,} bytes, checksum right.")
-
-
-def _write(path: str, content: bytes):
-    temporary = pathlib.Path(path + ".tmp")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def verify(arguments) -> int:
-    """Checks that files survive a codec, and that stores are whole. Returns 2 if one does not."""
-    from compressed_lm.corpora.store import TokenStore
-
-    broken = 0
-    for path in map(pathlib.Path, arguments.paths):
-        if path.is_dir():
-            store = TokenStore.open(path)
-            store.verify()
-            print(f"{path}: {len(store.manifest['shards'])} shards, {store.n_documents:,} documents, checksums right.")
-            continue
-        if not arguments.codec:
-            raise InputError(
-                f"{path} is a file and no codec was given to verify with. Give one by --codec DIR, or give a "
-                "folder of a token store."
-            )
-        codec, data = _load_codec(arguments.codec), path.read_bytes()
-        ids = codec.encode(data)
-        restored = codec.decode(ids)
-        if restored == data:
-            print(
-                f"{path}: {len(data):,} bytes -> {len(ids):,} tokens of {codec.spec} -> the same {len(data):,} bytes."
-            )
-        else:
-            broken += 1
-            first = next(
-                (i for i, (a, b) in enumerate(zip(data, restored, strict=False)) if a != b),
-                min(len(data), len(restored)),
-            )
-            print(
-                f"{path}: NOT lossless with {codec.spec}; the first difference is at byte {first:,} of {len(data):,}."
-            )
-    return 2 if broken else 0
-
-
-def compress(arguments):
-    """Runs the compression job."""
-    from compressed_lm.corpora import job
-    from compressed_lm.corpora.sources import open_corpus
-
-    store = job.compress(
-        open_corpus(arguments.corpus, validation=arguments.validation),
-        arguments.split,
-        _load_codec(arguments.codec),
-        arguments.out,
-        n_shards=arguments.n_shards,
-        max_bytes=arguments.max_bytes,
-        process_index=arguments.process_index,
-        process_count=arguments.process_count,
-    )
-    if store is None:
-        print(
-            f"The shards of process {arguments.process_index} are finished; the process that finishes last "
-            f"writes the manifest of {arguments.out}."
-        )
-    else:
-        print(
-            f"{arguments.out}: {store.n_documents:,} documents, {store.n_bytes:,} bytes, {store.n_tokens:,} "
-            f"tokens of {store.codec_spec} ({store.n_bytes / max(store.n_tokens, 1):.3f} bytes per token)."
-        )
-
-
-def inspect(arguments):
-    """Shows a token store."""
-    import rich
-
-    from compressed_lm.corpora.inspect import inspect_store, render
-    from compressed_lm.corpora.sources import open_corpus
-
-    corpus = open_corpus(arguments.corpus, validation=arguments.validation) if arguments.corpus else None
-    codec = _load_codec(arguments.codec) if arguments.codec else None
-    rich.print(render(inspect_store(arguments.store, codec=codec, corpus=corpus, n_documents=arguments.documents)))
 
 
 def train(arguments):
@@ -241,11 +80,11 @@ def train(arguments):
     from compressed_lm.training.checkpoints import folder
     from compressed_lm.training.durations import rates
 
-    resolved = _configure(arguments)
+    resolved = configure(arguments)
     store = TokenStore.open(arguments.tokens)
     configuration.data().check(store)
     config, model = configuration.train(), configuration.model(model_vocab_size(store.vocab_size))
-    out, mesh = folder(arguments.out), _mesh_shape(arguments)
+    out, mesh = folder(arguments.out), mesh_shape(arguments)
     table = distributed.startup_table(make_mesh(mesh))
     if jax.process_index() == 0:
         print(table, flush=True)
@@ -311,7 +150,7 @@ def _dry_run(arguments):
     from compressed_lm.training.dry_run_report import show
     from compressed_lm.training.durations import rates
 
-    _configure(arguments)
+    configure(arguments)
     data = configuration.data()
     if arguments.tokens:
         store = TokenStore.open(arguments.tokens)
@@ -325,20 +164,8 @@ def _dry_run(arguments):
             "names its codec (--gin runs/paper_bytes.gin), or --set 'data.codec=eiw(b=16,v=65536)'."
         )
     model = configuration.model(model_vocab_size(vocab_size))
-    mesh = make_mesh(_mesh_shape(arguments), devices=devices)
+    mesh = make_mesh(mesh_shape(arguments), devices=devices)
     show(dry_run(configuration.train(), model, eod_id=vocab_size, mesh=mesh, **known))
-
-
-def _mesh_shape(arguments):
-    """Returns the sizes of the mesh axes, or None."""
-    if not arguments.mesh:
-        return None
-    try:
-        return tuple(int(size) for size in arguments.mesh.split(","))
-    except ValueError:
-        raise InputError(
-            f"--mesh {arguments.mesh} was given; three whole numbers for data,fsdp,tensor were expected, such as 4,2,1."
-        ) from None
 
 
 def _pair(text, option):
@@ -373,7 +200,7 @@ def sweep(arguments) -> int:
         gin_files=arguments.gin or arguments.gin_default,
         max_bytes=arguments.max_bytes,
         validation_bytes=arguments.validation_bytes,
-        mesh_shape=_mesh_shape(arguments),
+        mesh_shape=mesh_shape(arguments),
         say=say,
     )
     if arguments.dry_run:
@@ -394,7 +221,7 @@ def evaluate(arguments):
 
     row = stages.evaluate_run(
         arguments.run,
-        codec=_load_codec(arguments.codec),
+        codec=load_codec(arguments.codec),
         store=TokenStore.open(arguments.tokens),
         train_store=TokenStore.open(arguments.train_tokens),
     )
@@ -411,37 +238,6 @@ def evaluate(arguments):
         print(f"{name:24s} {row[name]:,.6g}" if isinstance(row[name], float) else f"{name:24s} {row[name]:,}")
     if arguments.table:
         scaling.append_row(arguments.table, row)
-
-
-def fit(arguments):
-    """Fits a law to tables of runs, prints it, and writes its report where asked."""
-    import shlex
-
-    from compressed_lm import scaling
-    from compressed_lm.tracking.progress import progress
-
-    with progress("bootstrap", arguments.bootstrap or None, unit="tables") as bar:
-        try:
-            result = scaling.fit_tables(
-                arguments.runs,
-                arguments.law,
-                columns=arguments.column,
-                let=arguments.let,
-                where=arguments.where,
-                fixed=arguments.fix,
-                shared=arguments.shared,
-                reference=arguments.reference,
-                delta=arguments.delta,
-                loss_space=arguments.loss_space,
-                samples=arguments.bootstrap,
-                seed=arguments.seed,
-                report=arguments.report,
-                command=shlex.join(["compressed-lm", *sys.argv[1:]]),
-                progress=lambda done, _: bar.advance(done - bar.done),
-            )
-        except ValueError as error:
-            raise InputError(str(error)) from error
-    print(result.summary() + (f"\n\nThe report is {arguments.report}." if arguments.report else ""))
 
 
 def quantize(arguments):
@@ -475,7 +271,7 @@ def generate(arguments):
     from compressed_lm.evaluation import generate
     from compressed_lm.training import load_run
 
-    run, codec = load_run(arguments.run), _load_codec(arguments.codec)
+    run, codec = load_run(arguments.run), load_codec(arguments.codec)
     if run.codec_fingerprint != codec.fingerprint:
         raise InputError(
             f"The run {arguments.run} was trained on {run.codec_spec}, fingerprint "
@@ -495,6 +291,37 @@ def generate(arguments):
     for piece in pieces:
         print(piece, end="", flush=True)
     print()
+
+
+def fit(arguments):
+    """Fits a law to tables of runs, prints it, and writes its report where asked."""
+    import shlex
+
+    from compressed_lm import scaling
+    from compressed_lm.tracking.progress import progress
+
+    with progress("bootstrap", arguments.bootstrap or None, unit="tables") as bar:
+        try:
+            result = scaling.fit_tables(
+                arguments.runs,
+                arguments.law,
+                columns=arguments.column,
+                let=arguments.let,
+                where=arguments.where,
+                fixed=arguments.fix,
+                shared=arguments.shared,
+                reference=arguments.reference,
+                delta=arguments.delta,
+                loss_space=arguments.loss_space,
+                samples=arguments.bootstrap,
+                seed=arguments.seed,
+                report=arguments.report,
+                command=shlex.join(["compressed-lm", *sys.argv[1:]]),
+                progress=lambda done, _: bar.advance(done - bar.done),
+            )
+        except ValueError as error:
+            raise InputError(str(error)) from error
+    print(result.summary() + (f"\n\nThe report is {arguments.report}." if arguments.report else ""))
 
 
 def report(arguments):

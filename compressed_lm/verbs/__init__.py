@@ -1,0 +1,1 @@
+"""What each verb of `compressed-lm` calls: text, runs."""

@@ -1,0 +1,33 @@
+"""What several verbs read from the command line."""
+
+from compressed_lm.errors import InputError
+
+
+def configure(arguments) -> str:
+    """Loads the configuration of --gin, --set and their shorthands, and returns it resolved."""
+    from compressed_lm import configuration
+
+    bindings = list(arguments.set)
+    for name, target in (("size", "model.size"), ("steps", "train.steps"), ("seed", "train.seed")):
+        if getattr(arguments, name, None) is not None:
+            bindings.append(f"{target}={getattr(arguments, name)}")
+    return configuration.load(arguments.gin or arguments.gin_default, bindings)
+
+
+def load_codec(directory: str):
+    """Returns the codec of a --codec: a directory, a file, a name, or `bytes`."""
+    from compressed_lm import codecs
+
+    return codecs.Bytes() if directory == "bytes" else codecs.load(directory)
+
+
+def mesh_shape(arguments):
+    """Returns the sizes of the mesh axes, or None."""
+    if not arguments.mesh:
+        return None
+    try:
+        return tuple(int(size) for size in arguments.mesh.split(","))
+    except ValueError:
+        raise InputError(
+            f"--mesh {arguments.mesh} was given; three whole numbers for data,fsdp,tensor were expected, such as 4,2,1."
+        ) from None

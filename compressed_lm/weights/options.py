@@ -1,0 +1,70 @@
+"""The options of representations: their spelling, such as `int(b=4,rule=quest)`, and their checks."""
+
+import dataclasses
+import re
+from collections.abc import Iterable, Mapping
+
+from compressed_lm import spelling
+from compressed_lm.errors import InputError
+from compressed_lm.spelling import did_you_mean, text
+
+_FLOAT_NAME = re.compile(r"\s*e(\d)m(\d)\s*(?:\(([^()]*)\))?\s*")
+EXAMPLE = "dense, int(b=4,rule=quest) or sparse(s=0.5)+int(b=4)"
+
+
+def spell(rep) -> str:
+    """Returns the canonical spelling of a dataclass: its name, and the options that are not the default."""
+    options = [
+        f"{option}={text(getattr(rep, field.name))}"
+        for option, field in _options(type(rep)).items()
+        if getattr(rep, field.name) != field.default
+    ]
+    return f"{rep.name}({','.join(options)})" if options else rep.name
+
+
+def _options(family: type) -> dict[str, dataclasses.Field]:
+    """Returns the fields of a family by the names that a spelling uses, its own before those of all families."""
+    fields = sorted(dataclasses.fields(family), key=lambda field: field.kw_only)
+    return {field.metadata.get("spelled", field.name): field for field in fields}
+
+
+def parse(spec: str, families: Mapping[str, type]):
+    """Returns the representation that a spelling without `+` names.
+
+    `e4m3` is short for `fp(e=4,m=3)`, and likewise every float grid.
+
+    Args:
+        spec: such as `int(b=4,rule=quest)`.
+        families: name -> dataclass whose fields are the options.
+
+    Raises:
+        InputError: see `compressed_lm.spelling.parse`.
+    """
+    options = {
+        name: {key: spelling.Option(field.type, field.default) for key, field in _options(family).items()}
+        for name, family in families.items()
+    }
+    if short := _FLOAT_NAME.fullmatch(spec):
+        spec = f"fp(e={short[1]},m={short[2]},{short[3] or ''})"
+    name, given = spelling.parse(spec, options, noun="representation", example=EXAMPLE)
+    known = _options(families[name])
+    return families[name](**{known[key].name: value for key, value in given.items()})
+
+
+def check_choice(name: str, option: str, value: str, valid: Iterable[str]) -> None:
+    """Raises InputError unless the value of an option is among the valid ones."""
+    valid = list(valid)
+    if value not in valid:
+        raise InputError(
+            f"{option}={value} was given to the representation {name}.{did_you_mean(str(value), valid)} "
+            f"Valid: {', '.join(valid)}."
+        )
+
+
+def check_range(name: str, option: str, value: float, low: float, high: float) -> None:
+    """Raises InputError unless low <= value <= high (which NaN is not)."""
+    if not low <= value <= high:
+        raise InputError(
+            f"{option}={value} was given to the representation {name}; expected a number from {text(low)} to "
+            f"{text(high)}."
+        )
