@@ -90,6 +90,11 @@ class TransformerConfig:
 
         for field in ("weights", "activations"):  # one spelling for each, so that equal runs have equal records
             object.__setattr__(self, field, str(representation(getattr(self, field))))
+        if "rule=rigl" in self.activations:
+            raise InputError(
+                f"activations={self.activations} was given: rule=rigl chooses weights over many steps, which "
+                "activations do not last. Use another rule for them."
+            )
 
     @property
     def noisy(self) -> bool:

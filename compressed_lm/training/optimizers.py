@@ -95,11 +95,16 @@ def is_matrix(params):
     return jax.tree.map_with_path(lambda path, _: path[-1].key == "kernel", params)
 
 
+def is_layer_kernel(path) -> bool:
+    """Returns whether the parameter at a path is a matrix of the layers."""
+    return path[0].key == "layers" and path[-1].key == "kernel"
+
+
 def matrix_axes(params):
     """Returns Muon's dimension numbers: which axes of a kernel are inputs and outputs; None for what Adam trains."""
 
     def axes(path, leaf):
-        if path[-1].key != "kernel" or path[0].key == "unembed":
+        if not is_layer_kernel(path):
             return None
         return optax.contrib.MuonDimensionNumbers((leaf.ndim - 2,), (leaf.ndim - 1,))  # a stack of layers comes first
 

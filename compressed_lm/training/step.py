@@ -18,6 +18,8 @@ from compressed_lm.models.partitioning import BATCH
 from compressed_lm.training import optimizers
 from compressed_lm.training.config import TrainConfig
 from compressed_lm.training.mesh import shardings
+from compressed_lm.training.rigl import rigl
+from compressed_lm.weights import representation
 
 PART_TOKENS, PART_ROWS = 512, 2  # at least so many in a micro-batch on CPU
 Params = dict  # the tree inside "params", as in models/transformer.py
@@ -135,6 +137,15 @@ class Program:
         most = max(min(c.batch_size * c.seq_len // PART_TOKENS, c.batch_size // PART_ROWS), 1)
         return max(n for n in range(1, most + 1) if c.batch_size % n == 0)
 
+    @property
+    def optimizer(self) -> optax.GradientTransformation:
+        """The optimizer of the config; where the weights are `sparse(rule=rigl)`, it also moves their masks."""
+        rule, form = optimizers.optimizer(self.config), representation(self.model_config.weights)
+        form = getattr(form, "first", form)
+        if getattr(form, "rule", None) != "rigl":
+            return rule
+        return rigl(rule, sparsity=form.s, every=form.every, n_steps=self.config.steps)
+
     @functools.cached_property
     def abstract_state(self) -> TrainState:
         """Shapes, types and shardings of the state."""
@@ -166,7 +177,7 @@ class Program:
         return functools.partial(
             train_step,
             model=Transformer(self.model_config),
-            optimizer=optimizers.optimizer(self.config),
+            optimizer=self.optimizer,
             eod_id=self.eod_id,
             z_loss=self.config.z_loss,
             micro_batches=self.micro_batches,
@@ -191,4 +202,4 @@ class Program:
         return self._start(Transformer(self.model_config).init(key, jnp.zeros((1, 1), jnp.int32))["params"])
 
     def _start(self, params):
-        return TrainState(params, optimizers.optimizer(self.config).init(params), jnp.zeros((), jnp.int32))
+        return TrainState(params, self.optimizer.init(params), jnp.zeros((), jnp.int32))

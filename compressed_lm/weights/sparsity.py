@@ -100,11 +100,15 @@ class Sparse(Sparsifier):
     Attributes:
         s: the share of zeros; round((1 - s) * weights) are kept, ties by place.
         rule: which weights get a gradient. masked: those kept. ste: all. rbbm, area_rbbm: those kept and the smallest,
-            but not the band between (papers/003 section 5; equations 12 and 13 of Panferov et al. 2025).
+            but not the band between (papers/003 section 5; equations 12 and 13 of Panferov et al. 2025). rms: those
+            above a multiple of the root mean square, kept or not. rigl: all; the optimizer chooses which to keep, by
+            magnitudes and gradients, now and then (Evci et al. 2020; `training.rigl`).
         p: for rbbm: the band's lower end is RMS * Phi^-1(1/2 + p), for a normal matrix 2p of the weights; 0 is masked.
+            For rms: its threshold, likewise.
         a: for area_rbbm: the band's share of the probability below the threshold; 1 is masked, 0 is ste.
         ramp: the part of a run over which the share of zeros rises from 0 to s (gradual magnitude pruning, Zhu & Gupta
             2017, equation 1); 0 for s from the beginning.
+        every: for rigl: updates from one choice to the next.
     """
 
     name: ClassVar[str] = "sparse"
@@ -113,18 +117,28 @@ class Sparse(Sparsifier):
     p: float = 0.0
     a: float = 0.5
     ramp: float = 0.0
+    every: int = 100
 
     def __post_init__(self):
         check_range(self.name, "s", self.s, 0, 1)
         check_range(self.name, "ramp", self.ramp, 0, 1)
-        check_choice(self.name, "rule", self.rule, ("masked", "ste", "rbbm", "area_rbbm"))
+        check_choice(self.name, "rule", self.rule, ("masked", "ste", "rbbm", "area_rbbm", "rms", "rigl"))
         check_range(self.name, "p", self.p, 0, 0.5)
         check_range(self.name, "a", self.a, 0, 1)
-        for option, value, rule, default in (("p", self.p, "rbbm", 0.0), ("a", self.a, "area_rbbm", 0.5)):
-            if value != default and self.rule != rule:
+        check_range(self.name, "every", self.every, 1, 2**31)
+        of_rules = (
+            ("p", self.p, ("rbbm", "rms"), 0.0),
+            ("a", self.a, ("area_rbbm",), 0.5),
+            ("every", self.every, ("rigl",), 100),
+        )
+        for option, value, of, default in of_rules:
+            if value != default and self.rule not in of:
                 raise InputError(
-                    f"{option}={value} was given to sparse with rule={self.rule}; {option} is an option of rule={rule}."
+                    f"{option}={value} was given to sparse with rule={self.rule}; {option} is an option of "
+                    f"rule={' and rule='.join(of)}."
                 )
+        if self.ramp and self.rule == "rigl":
+            raise InputError("rule=rigl keeps as many weights from beginning to end; leave out ramp.")
 
     def schedule(self, progress):
         if not self.ramp:
@@ -138,7 +152,7 @@ class Sparse(Sparsifier):
         return magnitude_mask(rows, ones)[0]
 
     def passed(self, rows, keep):
-        if self.rule == "ste":
+        if self.rule in ("ste", "rigl"):
             return rows
         if self.rule == "masked":
             return rules.masked(rows, keep)
@@ -153,6 +167,8 @@ class Sparse(Sparsifier):
             below = ndtr(threshold / jnp.maximum(rms, 1e-30)) - 0.5
             return keep | (size < rms * ndtri(0.5 + (1 - self.a) * below))
         edge = rms * np.float32(special.ndtri(0.5 + self.p))
+        if self.rule == "rms":
+            return size > edge
         # With p beyond the threshold the band lies within the weights kept.
         return (size < jnp.minimum(edge, threshold)) | jnp.where(edge > threshold, size > edge, keep)
 
@@ -181,43 +197,62 @@ class NM(Sparsifier):
         n: weights kept.
         m: of so many, at most 16.
         rule: masked or ste, as for `Sparse`.
+        block: 2 to keep or drop pairs of neighbours by the sum of their squares, n and m being even: 4:8 in pairs is
+            what 4-bit numbers need in place of 2:4 (QuEST); the last weight of an odd row stays. 1 for single weights.
     """
 
     name: ClassVar[str] = "nm"
     n: int = 2
     m: int = 4
     rule: str = "masked"
+    block: int = 1
 
     def __post_init__(self):
         check_range(self.name, "m", self.m, 2, 16)
         check_range(self.name, "n", self.n, 1, self.m)
+        check_range(self.name, "block", self.block, 1, 2)
         check_choice(self.name, "rule", self.rule, ("masked", "ste"))
+        if self.n % self.block or self.m % self.block:
+            raise InputError(f"{self} keeps pairs; expected an even n and an even m, such as nm(n=4,m=8,block=2).")
 
     def mask(self, rows, *, sparsity=None):
         if sparsity is not None:
             raise InputError(f"A sparsity was given to {self}, whose share of zeros is fixed; sparse takes a schedule.")
-        length = rows.shape[-1]
-        size = jnp.pad(jnp.abs(rows), [(0, 0)] * (rows.ndim - 1) + [(0, -length % self.m)], constant_values=-1)
-        size = size.reshape(*size.shape[:-1], -1, self.m)
+        n, m, size = self.n // self.block, self.m // self.block, jnp.abs(rows)
+        if self.block == 2:
+            size = jnp.pad(size, [(0, 0)] * (rows.ndim - 1) + [(0, rows.shape[-1] % 2)], constant_values=jnp.inf)
+            size = size[..., 0::2] ** 2 + size[..., 1::2] ** 2
+        size = jnp.pad(size, [(0, 0)] * (rows.ndim - 1) + [(0, -size.shape[-1] % m)], constant_values=-1)
+        size = size.reshape(*size.shape[:-1], -1, m)
         mine, other = size[..., :, None], size[..., None, :]
-        earlier = np.tri(self.m, k=-1, dtype=bool).reshape((1,) * (size.ndim - 1) + (self.m, self.m))
+        earlier = np.tri(m, k=-1, dtype=bool).reshape((1,) * (size.ndim - 1) + (m, m))
         ahead = (other > mine) | ((other == mine) & earlier)
-        keep = jnp.sum(ahead, axis=-1) < self.n
-        return keep.reshape(*rows.shape[:-1], -1)[..., :length]
+        keep = jnp.repeat(jnp.sum(ahead, axis=-1) < n, self.block, axis=-1)
+        return keep.reshape(*rows.shape[:-1], -1)[..., : rows.shape[-1]]
 
     def passed(self, rows, keep):
         return rows if self.rule == "ste" else rules.masked(rows, keep)
 
     def density(self, x):
-        larger, others = 2 * special.ndtr(-np.abs(x)), self.m - 1
-        return sum(math.comb(others, j) * larger**j * (1 - larger) ** (others - j) for j in range(self.n))
+        if self.block == 1:
+            larger, others = 2 * special.ndtr(-np.abs(x)), self.m - 1
+            return sum(math.comb(others, j) * larger**j * (1 - larger) ** (others - j) for j in range(self.n))
+        # Another pair is larger with probability q = exp(-(x**2 + y**2) / 2), y being the neighbour: powers of q have
+        # means over y in closed form, and P(fewer than n / 2 of the others are larger) is a polynomial in q.
+        others, x = self.m // 2 - 1, np.asarray(x, float)
+        at_most = np.polynomial.Polynomial([0.0])
+        for j in range(self.n // 2):
+            others_smaller = np.polynomial.Polynomial([1.0, -1.0]) ** (others - j)
+            at_most += math.comb(others, j) * np.polynomial.Polynomial([0.0, 1.0]) ** j * others_smaller
+        return sum(c * np.exp(-k * x**2 / 2) / math.sqrt(1 + k) for k, c in enumerate(at_most.coef))
 
     def ones(self, shape):
-        whole, rest = divmod(shape[-1], self.m)
-        return math.prod(shape[:-1]) * (whole * self.n + min(rest, self.n))
+        whole, rest = divmod(-(-shape[-1] // self.block), self.m // self.block)
+        blocks = whole * (self.n // self.block) + min(rest, self.n // self.block)
+        return math.prod(shape[:-1]) * (blocks * self.block - shape[-1] % self.block)
 
     def _mask_layout(self, shape):
-        return Choices(shape, self.n, self.m)
+        return Choices(shape, self.n, self.m, self.block)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -189,38 +189,54 @@ class Choices(Stored):
     Attributes:
         n: true in each group.
         m: size of a group.
+        block: neighbours that are equal; it divides n and m.
     """
 
     n: int
     m: int
+    block: int = 1
+
+    @property
+    def _choice(self):
+        """How many blocks of how many."""
+        return self.n // self.block, self.m // self.block
+
+    @property
+    def _blocks(self):
+        """Blocks in a row."""
+        return -(-self.shape[-1] // self.block)
 
     @property
     def _width(self):
-        return (math.comb(self.m, self.n) - 1).bit_length()
+        n, m = self._choice
+        return (math.comb(m, n) - 1).bit_length()
 
     @property
-    def _padded(self):
-        return (math.prod(self.shape[:-1]), -(-self.shape[-1] // self.m) * self.m)
+    def _groups(self):
+        return (math.prod(self.shape[:-1]), -(-self.shape[-1] // self.m))
 
     @property
     def nbytes(self):
-        return -(-math.prod(self._padded) // self.m * self._width // 8)
+        return -(-math.prod(self._groups) * self._width // 8)
 
     def to_bytes(self, array):
-        padded = np.zeros(self._padded, np.int64)
-        padded[:, : self.shape[-1]] = np.reshape(array, (-1, self.shape[-1]))
-        missing = max(0, self.n - (self.shape[-1] - (self._padded[1] - self.m)))
-        padded[:, self.shape[-1] : self.shape[-1] + missing] = 1
-        patterns = padded.reshape(-1, self.m) @ (1 << np.arange(self.m))
-        return pack_bits(np.searchsorted(_combinations(self.n, self.m), patterns), self._width)
+        (n, m), (rows, groups) = self._choice, self._groups
+        padded = np.zeros((rows, groups * m), np.int64)
+        padded[:, : self._blocks] = np.reshape(array, (-1, self.shape[-1]))[:, :: self.block]
+        missing = max(0, n - (self._blocks - (groups - 1) * m))
+        padded[:, self._blocks : self._blocks + missing] = 1
+        patterns = padded.reshape(-1, m) @ (1 << np.arange(m))
+        return pack_bits(np.searchsorted(_combinations(n, m), patterns), self._width)
 
     def from_bytes(self, content):
-        known = _combinations(self.n, self.m)
-        codes = unpack_bits(content, self._width, math.prod(self._padded) // self.m)
+        (n, m), (rows, groups) = self._choice, self._groups
+        known = _combinations(n, m)
+        codes = unpack_bits(content, self._width, rows * groups)
         if codes.size and codes.max() >= len(known):
             raise ValueError(f"combination {codes.max()} of {len(known)}")
-        padded = (known[codes][:, None] >> np.arange(self.m) & 1).astype(bool).reshape(self._padded)
-        return padded[:, : self.shape[-1]].reshape(self.shape)
+        padded = (known[codes][:, None] >> np.arange(m) & 1).astype(bool).reshape(rows, groups * m)
+        mask = np.repeat(padded[:, : self._blocks], self.block, axis=-1)
+        return mask[:, : self.shape[-1]].reshape(self.shape)
 
 
 @functools.cache

@@ -46,6 +46,8 @@ STORED_SLOW = [
     "nm(n=4,m=8)",
     "nm(n=1,m=3,rule=ste)",
     "nm(n=8,m=16)",
+    "nm(n=4,m=8,block=2)",
+    "nm(n=2,m=6,block=2)+int(b=4)",
     "vq(dim=2,bits=2)",
     "vq(dim=4,bits=1,hadamard=0)",
     "sparse(s=0.5)+int(b=4,rule=lsq)",

@@ -140,6 +140,7 @@ def test_scales_follow_the_reduction_axis():
         ("sparse(s=0.5)+int(b=4)", 1 + 2 + 16 / 256),
         ("nm+int(b=4)", 3 / 4 + 2 + 16 / 256),
         ("nm(n=4,m=8)+dense(dtype=bfloat16)", 7 / 8 + 8),
+        ("nm(n=4,m=8,block=2)+dense(dtype=bfloat16)", 3 / 8 + 8),
     ],
 )
 def test_bits_per_weight_counts_codes_scales_and_masks(spec, bits):

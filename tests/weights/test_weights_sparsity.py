@@ -74,6 +74,18 @@ def test_nm_keeps_the_largest_of_each_group_along_the_reduction_axis():
     assert weights.representation("nm").quantize(w.T, axis=-1).tolist()[0] == [0, -8, 3, 0, 0.5, 0.125]
 
 
+def test_pairs_are_kept_or_dropped_together():
+    """Literal row: two pairs of four by the sum of their squares; the last weight of an odd row stays. The error on a
+    Gaussian, an integral, is that of a million weights."""
+    w = jnp.array([[3.0, 3.0, 4.0, 0.0, 0.0, 5.0, 1.0, 1.0, 0.5, 0.5, 0.1]])
+    rep = weights.representation("nm(n=4,m=8,block=2)")
+    assert rep.quantize(w, axis=-1).tolist()[0] == [3, 3, 0, 0, 0, 5, 0, 0, 0.5, 0.5, pytest.approx(0.1)]
+    w = jax.random.normal(jax.random.key(0), (1000, 1000))
+    assert rep.gmse() == pytest.approx(float(jnp.mean((rep.quantize(w) - w) ** 2)), rel=0.01)
+    with pytest.raises(InputError, match="expected an even n"):
+        weights.representation("nm(n=3,m=8,block=2)")
+
+
 @pytest.mark.parametrize(
     "spec, least, band",
     [
@@ -85,6 +97,8 @@ def test_nm_keeps_the_largest_of_each_group_along_the_reduction_axis():
         ("sparse(s=0.5,rule=rbbm,p=0)", 0.6745, 0.0),
         ("sparse(s=0.5,rule=rbbm,p=0.125)", 0.6745, 0.3186),
         ("sparse(s=0.5,rule=ste)", 0.0, 0.0),
+        ("sparse(s=0.5,rule=rigl)", 0.0, 0.0),
+        ("sparse(s=0.5,rule=rms,p=0.125)", 0.3186, 0.0),
         ("sparse(s=0.9,rule=rbbm,p=0.3)", 1.6449, 0.8416),
     ],
 )

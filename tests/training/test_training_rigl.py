@@ -1,0 +1,74 @@
+"""RigL keeps as many weights, drops the smallest and takes those with the largest gradients."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from compressed_lm import models, training
+from compressed_lm.errors import InputError
+from compressed_lm.training.rigl import rigl
+from compressed_lm.training.step import Program
+
+
+def test_the_mask_moves_by_magnitude_and_gradient():
+    """By hand: 10 of 20 weights; at the second update 30 % * (1 + cos(pi / 3)) / 2 of 10, 2, go and 2 come; the others
+    get their update; what is not kept is 0, and no other parameter is touched."""
+    kernel = jnp.arange(1.0, 21.0).reshape(1, 4, 5) * jnp.where(jnp.arange(5) % 2, 1, -1)
+    tree = lambda x: {"layers": {"up": {"kernel": x}}, "unembed": {"kernel": jnp.ones((2, 2))}}  # noqa: E731
+    rule = rigl(optax.sgd(0.5), sparsity=0.5, every=1, n_steps=4)  # masks move up to step 3
+    params, state = tree(kernel), rule.init(tree(kernel))
+    gradient = tree(jnp.zeros((1, 4, 5)).at[0, 0, 3].set(-9).at[0, 1, 1].set(8).at[0, 3, 4].set(2.0))
+    after = []
+    for _ in range(2):
+        updates, state = jax.jit(rule.update)(gradient, state, params)
+        params = optax.apply_updates(params, updates)
+        after.append(np.asarray(params["layers"]["up"]["kernel"]).reshape(-1))
+    expected = np.where(np.arange(20) >= 10, np.asarray(kernel).reshape(-1), 0)
+    expected[19] -= 1
+    assert after[0].tolist() == expected.tolist()
+    expected[[10, 11]] = 0  # the smallest of the kept
+    expected[[3, 6]] = [4.5, -4]  # where gradients were largest, after an update by -lr * gradient
+    expected[19] -= 1
+    assert after[1].tolist() == expected.tolist()
+    assert params["unembed"]["kernel"].tolist() == [[0.0] * 2] * 2
+
+
+def test_a_model_trains_sparsely_on_a_mesh():
+    """Each kernel of the layers has the share of zeros, though its mask has moved; another mesh computes the same."""
+    config = training.TrainConfig(steps=8, batch_size=8, seq_len=16, learning_rate=1e-2)
+    model = models.model_config("nano", 64, weights="sparse(s=0.75,rule=rigl,every=2)", position="rotary")
+    targets = jax.random.randint(jax.random.key(0), (8, 16), 0, 64)
+
+    def trained(mesh_shape):
+        program = Program(config, model, 63, training.make_mesh(mesh_shape))
+        state, step = program.init(), program.compile()
+        first = jax.device_get(state.params)
+        for _ in range(4):
+            state, metrics = step(state, jax.device_put(targets, program.batch_sharding))
+        return first, jax.device_get(state.params), float(metrics["loss_nats_per_token"])
+
+    first, params, loss = trained((1, 1, 1))
+    kernel = params["layers"]["mlp"]["up"]["kernel"]
+    assert np.count_nonzero(kernel, axis=(1, 2)).tolist() == [kernel[0].size // 4] * len(kernel)
+    started = np.abs(first["layers"]["mlp"]["up"]["kernel"])
+    assert np.mean(kernel[started < np.quantile(started, 0.7)] != 0) > 0.01  # some that were small at first
+    assert np.count_nonzero(params["embed"]["embedding"]) == params["embed"]["embedding"].size
+    np.testing.assert_allclose(trained((2, 2, 2))[2], loss, rtol=1e-3)
+
+
+def test_other_rules_train_as_before_and_activations_have_no_masks():
+    """Only rule=rigl wraps the optimizer, alone and before a format; for activations it is refused."""
+    config = training.TrainConfig(steps=8)
+    model = models.model_config("nano", 64)
+
+    def masks(spec):
+        program = Program(config, dataclasses.replace(model, weights=spec), 63, training.make_mesh((1, 1, 1)))
+        return hasattr(program.abstract_state.opt_state, "masks")
+
+    assert [masks(spec) for spec in ("dense", "sparse(s=0.5)", "sparse(s=0.5,rule=rigl)+int(b=4)")] == [0, 0, 1]
+    with pytest.raises(InputError, match="activations do not last"):
+        dataclasses.replace(model, activations="sparse(s=0.5,rule=rigl)")
