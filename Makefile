@@ -25,7 +25,7 @@ bench: $(TORCH)
 
 # Recorded tables; scaling_laws too where COMPRESSED_LM_DATA names the folder with the public ones.
 notebooks: $(READY)
-	$(BIN)/python experiments/notebooks/execute.py codecs $(if $(COMPRESSED_LM_DATA),scaling_laws)
+	$(BIN)/python experiments/notebooks/execute.py capacity codecs $(if $(COMPRESSED_LM_DATA),scaling_laws)
 
 lint: $(READY)
 	$(BIN)/ruff check .

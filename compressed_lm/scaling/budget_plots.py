@@ -62,6 +62,7 @@ def isoflop(
         error = np.array([[top.n_params.value - top.n_params.low], [top.n_params.high - top.n_params.value]])
         if np.isfinite(error).all():
             ax.errorbar(top.n_params.value, top.loss.value, xerr=np.maximum(error, 0), color="black", capsize=2, lw=1)
+    ax.plot([], [], "o", color="grey", markersize=4, markeredgewidth=0, label="runs")
     line = [top.n_params.value for top in best], [top.loss.value for top in best]
     ax.plot(*line, "*-", color="black", markersize=9, linewidth=1, label="minimum")
     ax.set_xscale("log")
@@ -107,7 +108,8 @@ def iso_loss(
     # Each label stands below the frontier, where the contours lie apart and few runs are.
     below = [best[k] for k in np.abs(lowest[None] - steps[:, None]).argmin(1)]
     places = [(1.3 * top.flops, top.n_params.value / 3) for top in below]
-    inside = [(x, y) for x, y in places if flops[0] < x < flops[-1] and sizes[0] < y < sizes[-1]]
+    # A label is about a tenth of the width.
+    inside = [(x, y) for x, y in places if flops[0] < x < flops[-12] and sizes[0] < y < sizes[-1]]
     ax.clabel(contour, fmt="%.2f", fontsize="x-small", manual=inside, inline_spacing=1)
     ax.plot(spent, n, "o", color="black", markersize=4, markeredgewidth=0, alpha=0.6, linestyle="none", label="runs")
     frontier = [top.n_params for top in best]

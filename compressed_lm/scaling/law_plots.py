@@ -130,7 +130,8 @@ def _groups(fit: Fit) -> list[tuple[str | None, np.ndarray, dict]]:
     n = len(fit.data["loss"])
     names = _compressed_columns(fit)
     keys = [", ".join(_short(fit.data[name][k]) for name in names) for k in range(n)] if names else [""] * n
-    values = list(dict.fromkeys(keys))
+    order = sorted(range(n), key=lambda k: [fit.data[name][k] for name in names])
+    values = list(dict.fromkeys(keys[k] for k in order))
     if len(values) > len(_COLORS) * 2:
         keys, values = [""] * n, [""]
     styles = []
