@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from compressed_lm.errors import InputError
-from compressed_lm.verbs import runs, text
+from compressed_lm.verbs import runs, text, weights
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 if not glob.glob("/dev/accel*") and not glob.glob("/dev/vfio/*"):
@@ -38,6 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return arguments.function(arguments) or 0
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
+    except BrokenPipeError:  # whoever read the output has seen enough, such as `head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would say so once more at its end
     except OSError as error:
         print(
             f"error: {error.strerror or error}{f' ({error.filename})' if error.filename else ''}. Finished "
@@ -293,7 +295,7 @@ def _parser() -> argparse.ArgumentParser:
 
     quantize = verb(
         "quantize",
-        runs.quantize,
+        weights.quantize,
         "the matrices of a finished run in a compressed format, packed; evaluate and generate take the result",
         "compressed-lm quantize runs/eiw --format 'int(b=4,g=32)' --out runs/eiw-int4",
     )
@@ -301,13 +303,44 @@ def _parser() -> argparse.ArgumentParser:
     quantize.add_argument(
         "--format",
         required=True,
-        help="representation of the blocks' matrices: int(b=4,g=32), ternary, e4m3, mxfp4, nvfp4, sparse(s=0.5), "
-        "nm(n=2,m=4)+int(b=4), vq(dim=2,bits=2), ... (an unknown one lists all)",
+        help="representation of the blocks' matrices: int(b=4,g=32), ternary, e4m3, rf8, mxfp4, nvfp4, "
+        "sparse(s=0.5), nm(n=2,m=4)+int(b=4), vq(dim=2,bits=2), ... (an unknown one lists all)",
     )
     quantize.add_argument(
         "--others", default="dense", help="of all else, such as dense(dtype=bfloat16) (default %(default)s)"
     )
     quantize.add_argument("--out", required=True, help="new folder")
+
+    pack = verb(
+        "pack",
+        weights.pack,
+        "a finished run as one file of quantised, entropy-coded weights",
+        "compressed-lm pack runs/eiw --step 0.25std --coder range --out runs/eiw.clb",
+    )
+    pack.add_argument("run", help="folder of a training run")
+    pack.add_argument(
+        "--step", required=True, help="distance between levels: 0.01, or 0.25std for a part of each array's deviation"
+    )
+    pack.add_argument("--coder", default="range", help="range, eg0, eg, rice, raw or float32 (default %(default)s)")
+    pack.add_argument("--out", required=True, help="new file")
+
+    unpack = verb(
+        "unpack",
+        weights.unpack,
+        "a packed file as a run again, which evaluate and generate take",
+        "compressed-lm unpack runs/eiw.clb --out runs/eiw-unpacked",
+    )
+    unpack.add_argument("file", help="file that pack wrote")
+    unpack.add_argument("--out", required=True, help="new folder")
+
+    fitted = verb(
+        "weights",
+        weights.weights,
+        "what the weights of a run are distributed like: shapes of generalized Gaussians, and which family fits best",
+        "compressed-lm weights runs/eiw --out runs/eiw/weights.html",
+    )
+    fitted.add_argument("run", help="folder of a training run, packed or not")
+    fitted.add_argument("--out", help="HTML page to write: the table, and histograms with fitted densities")
 
     generate = verb(
         "generate",

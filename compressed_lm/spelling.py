@@ -65,7 +65,7 @@ def parse(
 
 def text(value) -> str:
     """Returns an option as it is written: numbers without a needless `.0`."""
-    return repr(int(value)) if isinstance(value, float) and value == int(value) else str(value)
+    return repr(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
 def did_you_mean(given: str, known: Iterable[str]) -> str:

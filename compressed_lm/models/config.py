@@ -1,6 +1,7 @@
 """The shape of a Transformer, and what follows from it by arithmetic: parameters and FLOPs."""
 
 import dataclasses
+import math
 
 from compressed_lm.errors import InputError
 from compressed_lm.weights import representation
@@ -34,6 +35,8 @@ class TransformerConfig:
         dtype: type of the matrix products, float32 or bfloat16.
         weights, activations: representation of the matrices of the blocks and of what they are multiplied with, such as
             "int(b=4)" (see `compressed_lm.weights`); embeddings and the output layer stay as they are.
+        init_shape: shape of the generalized Gaussian that the matrices of the blocks and the output layer start from,
+            with the variance they have otherwise (`weights.gennorm.gg_initializer`); 0 for a truncated normal.
         attention: "xla", "cudnn" (flash attention on NVIDIA GPUs, bfloat16 only) or "auto": cudnn where it can run and
             no relative-position bias needs a gradient through it, xla elsewhere. cudnn has not been run yet.
         remat: what the backward pass computes again instead of keeping: "none", "dots" (everything but the products
@@ -59,6 +62,7 @@ class TransformerConfig:
     dtype: str = "float32"
     weights: str = "dense"
     activations: str = "dense"
+    init_shape: float = 0.0
     attention: str = "auto"
     remat: str = "none"
     scan_layers: bool = True
@@ -87,7 +91,13 @@ class TransformerConfig:
             )
         if self.attention == "cudnn" and self.dtype != "bfloat16":
             raise InputError(f"attention='cudnn' was given with dtype={self.dtype!r}; it needs dtype='bfloat16'.")
+        if not (self.init_shape == 0 or 0.1 <= self.init_shape < math.inf):
+            raise InputError(
+                f"init_shape={self.init_shape} was given; expected the shape of a generalized Gaussian, 0.1 or more "
+                "(1 for Laplace, 2 for a Gaussian), or 0 for a truncated normal."
+            )
 
+        object.__setattr__(self, "init_shape", float(self.init_shape))
         for field in ("weights", "activations"):  # one spelling for each, so that equal runs have equal records
             object.__setattr__(self, field, str(representation(getattr(self, field))))
         if "rule=rigl" in self.activations:

@@ -11,6 +11,7 @@ import numpy as np
 from compressed_lm.models.config import TransformerConfig
 from compressed_lm.models.partitioning import BATCH, batch_parts, constrain, gathered
 from compressed_lm.weights import representation
+from compressed_lm.weights.gennorm import gg_initializer
 
 MASKED = -1e30  # added to the score of a future token; exp() of it is exactly 0, and unlike -inf it cannot make a NaN
 SHORTEST_PIECE = 32  # queries that attend at once
@@ -76,6 +77,7 @@ class Dense(nn.Module):
         dtype: type of the product.
         scale: variance of an output at the start, for inputs of variance 1.
         weights, activations: representations of the matrix and of the inputs, as `weights.representation` spells them.
+        init_shape: shape of the generalized Gaussian that the matrix starts from; 0 for a truncated normal.
     """
 
     features: int
@@ -83,10 +85,14 @@ class Dense(nn.Module):
     scale: float = 1.0
     weights: str = "dense"
     activations: str = "dense"
+    init_shape: float = 0.0
 
     @nn.compact
     def __call__(self, x):
-        initializer = nn.initializers.variance_scaling(self.scale, "fan_in", "truncated_normal")
+        if self.init_shape:
+            initializer = gg_initializer(self.init_shape, self.scale)
+        else:
+            initializer = nn.initializers.variance_scaling(self.scale, "fan_in", "truncated_normal")
         kernel = self.param("kernel", initializer, (x.shape[-1], self.features))
         # One Hadamard transform on both operands cancels in their product, so neither is turned back.
         rotated = 0 < self._form("weights").rotation == self._form("activations").rotation
@@ -111,6 +117,14 @@ class Dense(nn.Module):
         return form.quantize(x, axis=axis, key=key, params=params, rotated=rotated)
 
 
+def dense_of(config: TransformerConfig):
+    """Returns `Dense` with what a config says of every matrix of the blocks."""
+    c = config
+    return functools.partial(
+        Dense, dtype=c.dtype, weights=c.weights, activations=c.activations, init_shape=c.init_shape
+    )
+
+
 class Attention(nn.Module):
     """Causal multi-head attention, its keys and values shared by groups of heads where `n_kv_heads` says so."""
 
@@ -118,7 +132,7 @@ class Attention(nn.Module):
 
     def setup(self):
         c = self.config
-        dense = functools.partial(Dense, dtype=c.dtype, weights=c.weights, activations=c.activations)
+        dense = dense_of(c)
         self.q = dense(c.n_heads * c.d_head)
         self.k, self.v = (dense(c.kv_heads * c.d_head) for _ in range(2))
         self.out = dense(c.d_model, scale=residual_scale(c))
@@ -263,7 +277,7 @@ class MLP(nn.Module):
     def __call__(self, x):
         c = self.config
         act = activation(c.activation)
-        dense = functools.partial(Dense, dtype=c.dtype, weights=c.weights, activations=c.activations)
+        dense = dense_of(c)
         hidden = dense(c.d_ff, name="up")(x)
         hidden = hidden * act(dense(c.d_ff, name="gate")(x)) if c.gated_mlp else act(hidden)
         hidden = constrain(hidden, *((BATCH, None, "tensor") if hidden.ndim == 3 else (BATCH, "tensor")))

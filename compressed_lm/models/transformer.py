@@ -39,7 +39,7 @@ class Transformer(nn.Module):
         self.layers = self.param("layers", self._init_layers)
         self.final_norm = Norm(dtype=c.dtype)
         if not c.tie_embeddings:
-            self.unembed = Dense(c.vocab_size, c.dtype)
+            self.unembed = Dense(c.vocab_size, c.dtype, init_shape=c.init_shape)
 
     def __call__(self, inputs: jax.Array, *, key: jax.Array | None = None, progress=None) -> jax.Array:
         """Returns logits float32[B, L, V] for inputs int32[B, L] (see `shift_right`).

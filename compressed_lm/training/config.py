@@ -3,12 +3,16 @@
 import dataclasses
 
 from compressed_lm.errors import InputError
+from compressed_lm.training import penalties
 
 # Fields, of the model too, that do not change what is learned, but for rounding: a run may go on with other values.
 FREE_FIELDS = (
     *("log_every", "checkpoint_every", "checkpoint_minutes", "keep", "keep_every", "eval_every"),
     *("micro_batches", "attention", "remat", "scan_layers"),
 )
+# Fields, of the model too, that came later, and the values that say what runs did before: a record with these values
+# and one without the fields are the same run.
+LATER_FIELDS = {"penalty": "none", "init_shape": 0}
 Duration = int | str
 
 
@@ -33,6 +37,8 @@ class TrainConfig:
         weight_decay: decoupled, on matrices only; multiplied by the learning rate.
         b1, b2: decay rates of Adam's moments (adamw, and muon's part that is not a matrix).
         grad_clip: largest global norm of a gradient; 0 for no limit.
+        penalty: what the bits of the weights cost besides: "none", "backslash(rate=...)" or "l1(rate=...)", see
+            `training.penalties`.
         z_loss: weight of log(Z)^2 in the loss, which keeps logits from drifting (papers/000 section 4.2).
         seed: of the initial parameters and of the order of the data.
         log_every: steps between records in metrics.jsonl.
@@ -56,6 +62,7 @@ class TrainConfig:
     b2: float = 0.95
     grad_clip: float = 1.0
     z_loss: float = 1e-4
+    penalty: str = "none"
     seed: int = 0
     log_every: Duration = 20
     checkpoint_every: Duration = 200
@@ -65,6 +72,7 @@ class TrainConfig:
     eval_every: Duration = 0
 
     def __post_init__(self):
+        object.__setattr__(self, "penalty", penalties.canonical(self.penalty))
         for field in ("steps", "batch_size", "seq_len", "log_every", "checkpoint_every", "keep"):
             self._check(field, 1, "a positive integer")
         for field in ("learning_rate", "warmup_steps", "weight_decay", "grad_clip", "z_loss", "eval_every"):

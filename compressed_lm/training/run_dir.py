@@ -14,7 +14,7 @@ from compressed_lm import weights
 from compressed_lm.errors import InputError
 from compressed_lm.models import Transformer, TransformerConfig
 from compressed_lm.training.checkpoints import folder, restore_params
-from compressed_lm.training.config import FREE_FIELDS, TrainConfig
+from compressed_lm.training.config import FREE_FIELDS, LATER_FIELDS, TrainConfig
 from compressed_lm.training.mesh import shardings
 
 CONFIG, CHECKPOINTS, METRICS, WEIGHTS = "config.json", "checkpoints", "metrics.jsonl", "weights.clw"
@@ -140,8 +140,13 @@ def describe(config: TrainConfig, model_config: TransformerConfig, store, init_p
 
 
 def config_hash(record: dict) -> str:
-    """Returns a hex digest of what a run computes: its record without the settings that only observe it."""
-    learned = {part: {k: v for k, v in values.items() if k not in FREE_FIELDS} for part, values in record.items()}
+    """Returns a hex digest of what a run computes: its record without the settings that only observe it, and without
+    those that older versions had not, where they say what these did."""
+
+    def counts(name, value):
+        return name not in FREE_FIELDS and (name not in LATER_FIELDS or value != LATER_FIELDS[name])
+
+    learned = {part: {k: v for k, v in values.items() if counts(k, v)} for part, values in record.items()}
     return hashlib.sha256(json.dumps(learned, sort_keys=True).encode()).hexdigest()
 
 
@@ -155,10 +160,10 @@ def claim(directory: epath.Path, record: dict) -> None:
     found = read_record(directory)
     if found is not None and config_hash(found) != config_hash(record):
         changes = [
-            f"{section}.{name} {found.get(section, {}).get(name)!r} -> {value!r}"
+            f"{section}.{name} {before!r} -> {value!r}"
             for section in record
             for name, value in record[section].items()
-            if found.get(section, {}).get(name) != value and name not in FREE_FIELDS
+            if (before := found.get(section, {}).get(name, LATER_FIELDS.get(name))) != value and name not in FREE_FIELDS
         ]
         what = "token store" if found["data"] != record["data"] else "configuration"
         raise InputError(

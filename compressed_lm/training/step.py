@@ -18,6 +18,7 @@ from compressed_lm.models.partitioning import BATCH
 from compressed_lm.training import optimizers
 from compressed_lm.training.config import TrainConfig
 from compressed_lm.training.mesh import shardings
+from compressed_lm.training.penalties import BackSlash, penalised, penalty
 from compressed_lm.training.rigl import rigl
 from compressed_lm.weights import representation
 
@@ -62,11 +63,13 @@ def train_step(
     micro_batches: int = 1,
     seed: int = 0,
     n_steps: int = 1,
+    penalty: BackSlash | None = None,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """Returns (state after one update on targets int32[B, L], metrics before it).
 
     `seed` is that of the noise of representations that have any, `n_steps` the length of the run for those that change
-    in its course. Metrics: `loss_nats_per_token` without the z-loss, and `grad_norm` before clipping.
+    in its course. Metrics: `loss_nats_per_token` without the z-loss, and `grad_norm` before clipping, both without the
+    penalty; with a `penalty`, which the optimizer applies, also its metrics of the weights after the update.
     """
     n_tokens = jnp.maximum(jnp.sum(targets >= 0), 1)
     key = jax.random.fold_in(jax.random.key(seed), state.step)
@@ -89,7 +92,9 @@ def train_step(
         (gradient, loss), _ = jax.lax.scan(add, zeros, (parts, keys))
     updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
     metrics = {"loss_nats_per_token": loss, "grad_norm": optax.tree.norm(gradient)}
-    return TrainState(optax.apply_updates(state.params, updates), opt_state, state.step + 1), metrics
+    params = optax.apply_updates(state.params, updates)
+    metrics |= penalty.metrics(params) if penalty else {}
+    return TrainState(params, opt_state, state.step + 1), metrics
 
 
 def eval_step(params: Params, targets: jax.Array, *, model: Transformer, eod_id: int) -> tuple[jax.Array, jax.Array]:
@@ -138,9 +143,17 @@ class Program:
         return max(n for n in range(1, most + 1) if c.batch_size % n == 0)
 
     @property
+    def penalty(self) -> BackSlash | None:
+        """The penalty of the config."""
+        return penalty(self.config.penalty)
+
+    @property
     def optimizer(self) -> optax.GradientTransformation:
-        """The optimizer of the config; where the weights are `sparse(rule=rigl)`, it also moves their masks."""
+        """The optimizer of the config with its penalty; where the weights are `sparse(rule=rigl)`, it also moves their
+        masks."""
         rule, form = optimizers.optimizer(self.config), representation(self.model_config.weights)
+        if self.penalty:
+            rule = penalised(rule, self.penalty, optimizers.schedule(self.config))
         form = getattr(form, "first", form)
         if getattr(form, "rule", None) != "rigl":
             return rule
@@ -183,6 +196,7 @@ class Program:
             micro_batches=self.micro_batches,
             seed=self.config.seed,
             n_steps=self.config.steps,
+            penalty=self.penalty,
         )
 
     def lower(self) -> jax.stages.Lowered:

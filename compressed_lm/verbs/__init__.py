@@ -1,1 +1,1 @@
-"""What each verb of `compressed-lm` calls: text, runs."""
+"""What each verb of `compressed-lm` calls: text, runs, weights."""

@@ -240,32 +240,6 @@ def evaluate(arguments):
         scaling.append_row(arguments.table, row)
 
 
-def quantize(arguments):
-    """Packs a finished run, and tells how large and how exact the result is."""
-    import numpy as np
-    import rich
-    from rich.table import Table
-
-    from compressed_lm import weights
-    from compressed_lm.training import packed, run_dir
-
-    form = weights.representation(arguments.format)
-    matrices = packed.quantize_run(arguments.run, form, out=arguments.out, others=arguments.others)
-    table = Table("matrix", "layers x inputs x outputs", "bits per weight", "squared error")
-    for column in table.columns[2:]:
-        column.justify = "right"
-    for m in matrices:
-        table.add_row(m.name, " x ".join(map(str, m.shape)), f"{m.bits_per_weight:.3f}", f"{m.error:.3g}")
-    rich.print(table)
-    sizes = [np.prod(m.shape) for m in matrices]
-    bits = np.average([m.bits_per_weight for m in matrices], weights=sizes)
-    size = (pathlib.Path(arguments.out) / run_dir.WEIGHTS).stat().st_size
-    print(
-        f"{arguments.out}: {sum(sizes):,} weights of the blocks in {form} take {bits:.3f} bits each; with all else in "
-        f"{arguments.others} the file has {size:,} bytes. Gaussian weights would have the error {form.gmse():.3g}."
-    )
-
-
 def generate(arguments):
     """Streams sampled text."""
     from compressed_lm.evaluation import generate

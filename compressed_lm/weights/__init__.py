@@ -8,6 +8,8 @@ x_hat = rep.quantize(x, axis=-1)  # activations
 packed = weights.pack(w, rep)  # the bytes; weights.unpack(packed) is rep.quantize(w), bit for bit
 """
 
+from compressed_lm.weights.deepshape import reshape_tensors, reshape_weights
+from compressed_lm.weights.gennorm import GeneralizedGaussian, fit_mle, fit_moments, moment_ratio, shape_from_ratio
 from compressed_lm.weights.hadamard import rotate
 from compressed_lm.weights.packing import PackedTensor, load_packed, pack, save_packed, unpack
 from compressed_lm.weights.protocol import Representation
@@ -15,12 +17,19 @@ from compressed_lm.weights.registry import FAMILIES, representation
 
 __all__ = [
     "FAMILIES",
+    "GeneralizedGaussian",
     "PackedTensor",
     "Representation",
+    "fit_mle",
+    "fit_moments",
     "load_packed",
+    "moment_ratio",
     "pack",
     "representation",
+    "reshape_tensors",
+    "reshape_weights",
     "rotate",
     "save_packed",
+    "shape_from_ratio",
     "unpack",
 ]

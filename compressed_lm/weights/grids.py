@@ -73,28 +73,34 @@ def lloyd_levels(n: int) -> np.ndarray:
     return np.round((levels - levels[::-1]) / 2 * DYADIC) / DYADIC
 
 
-def grid_error(levels: np.ndarray, scale: float, density: Density | None = None) -> float:
+def grid_error(
+    levels: np.ndarray, scale: float, density: Density | None = None, *, edges: np.ndarray | None = None
+) -> float:
     """Returns the mean over N(0, 1) of `density(x) * (x - nearest scale * level)**2`; in closed form without density.
 
     Args:
         levels: float64[K], sorted.
-        scale: what the levels are multiplied by.
+        scale: what the levels are multiplied by, and the edges.
         density: the share of the weights x that the grid represents; None for all of them.
+        edges: float64[K - 1], where each level gives way to the next; None for the middles between them.
     """
     levels = levels * scale
+    edges = None if edges is None else edges * scale
     if density is None:
-        return float(truncated_error(levels, np.inf))
+        return float(truncated_error(levels, np.inf, edges=edges))
     x, weight = _midpoints()
-    nearest = levels[np.searchsorted((levels[1:] + levels[:-1]) / 2, x)]
+    nearest = levels[np.searchsorted(_edges(levels)[1:-1] if edges is None else edges, x)]
     return float(np.sum(weight * density(x) * (x - nearest) ** 2))
 
 
-def truncated_error(levels: np.ndarray, bound: float) -> float:
+def truncated_error(levels: np.ndarray, bound: float, *, edges: np.ndarray | None = None) -> float:
     """Returns the integral over |x| < bound of pdf(x) * (x - nearest level)**2 for N(0, 1), in closed form.
 
-    It is exact up to the cancellation of float64: about 1e-15, to be compared with the error of the grid.
+    It is exact up to the cancellation of float64: about 1e-15, to be compared with the error of the grid. `edges` as
+    `grid_error` takes them.
     """
-    edges = np.clip(_edges(levels), -bound, bound)
+    edges = _edges(levels) if edges is None else np.concatenate([[-np.inf], edges, [np.inf]])
+    edges = np.clip(edges, -bound, bound)
     tails = np.where(np.isfinite(edges), edges, 0.0) * _pdf(edges)
     mass, mean, square = np.diff(ndtr(edges)), -np.diff(_pdf(edges)), np.diff(ndtr(edges) - tails)
     return float(np.sum(square - 2 * levels * mean + levels**2 * mass))

@@ -1,29 +1,23 @@
 """Packed weights: bytes that hold what `quantize` returns, exactly, and files of them.
 
-A file is 8 bytes of magic; header length (u32, little endian); header (JSON: format version and, for each tensor, name,
-representation, shape, axis, bytes); the payloads one after the other; SHA-256 of all that stands before it.
+A file is a `container` whose header has, for each tensor, name, representation, shape, axis and bytes.
 """
 
 import dataclasses
-import functools
-import hashlib
-import json
 import math
-import os
-import pathlib
-import struct
 from collections.abc import Mapping
 
 import jax
 import numpy as np
 
 from compressed_lm.errors import InputError
+from compressed_lm.weights.container import Kind
 from compressed_lm.weights.protocol import Representation, from_rows, rows_shape, to_rows
 from compressed_lm.weights.registry import representation
 
 MAGIC = b"\x89CLW\r\n\x1a\n"  # as in PNG: a non-text byte, and line ends that a text-mode transfer would change
 FORMAT_VERSION = 1
-_DIGEST = hashlib.sha256().digest_size
+_FILE = Kind(MAGIC, FORMAT_VERSION, "packed weights", "`save_packed`", "pack the weights again")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,24 +98,11 @@ def unpack(packed: PackedTensor) -> np.ndarray:
 
 def save_packed(path, tensors: Mapping[str, PackedTensor]) -> None:
     """Writes packed tensors by name as one file, at once or not at all."""
-    header = {
-        "format_version": FORMAT_VERSION,
-        "tensors": [
-            {"name": name, "spec": t.spec, "shape": list(t.shape), "axis": t.axis, "nbytes": t.nbytes}
-            for name, t in tensors.items()
-        ],
-    }
-    text = json.dumps(header).encode()
-    chunks = [MAGIC, struct.pack("<I", len(text)), text, *(t.payload for t in tensors.values())]
-    digest = hashlib.sha256()
-    path = pathlib.Path(path)
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("wb") as file:
-        for chunk in chunks:
-            digest.update(chunk)
-            file.write(chunk)
-        file.write(digest.digest())
-    os.replace(temporary, path)
+    described = [
+        {"name": name, "spec": t.spec, "shape": list(t.shape), "axis": t.axis, "nbytes": t.nbytes}
+        for name, t in tensors.items()
+    ]
+    _FILE.write(path, {"tensors": described}, (t.payload for t in tensors.values()))
 
 
 def load_packed(path) -> dict[str, PackedTensor]:
@@ -131,52 +112,8 @@ def load_packed(path) -> dict[str, PackedTensor]:
         InputError: no such file, not a file of packed weights, truncated, changed, of another version, or with a header
             that does not describe its payloads.
     """
-    path = pathlib.Path(path)
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}). Give a file that `save_packed` wrote.") from error
-    if not content.startswith(MAGIC):
-        raise InputError(
-            f"{path} is not a file of packed weights: it does not begin with the bytes that `save_packed` writes. "
-            "Give a file that it wrote."
-        )
-    body = memoryview(content)[:-_DIGEST]
-    if len(body) < len(MAGIC) + 4 or hashlib.sha256(body).digest() != content[-_DIGEST:]:
-        raise InputError(
-            f"{path} was truncated or changed: its {len(content)} bytes do not match the checksum at their end. "
-            "Restore it from its source, or pack the weights again."
-        )
-    (length,) = struct.unpack_from("<I", body, len(MAGIC))
-    start = len(MAGIC) + 4 + length
-    try:
-        header = json.loads(bytes(body[len(MAGIC) + 4 : start]))
-        version = header["format_version"]
-        read = functools.partial(_read_entries, header, body, start) if version == FORMAT_VERSION else dict
-        tensors = read()
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise InputError(
-            f"{path} has a header that cannot be read ({error!r}), though its checksum is right: another program wrote "
-            "it. Pack the weights again."
-        ) from error
-    if version != FORMAT_VERSION:
-        raise InputError(
-            f"{path} has format version {version}; this package reads version {FORMAT_VERSION}. Read it with the "
-            "version of compressed_lm that wrote it."
-        )
-    return tensors
+    return _FILE.read(path, _packed_tensor)[1]
 
 
-def _read_entries(header, body, start):
-    """Returns the tensors that a header describes. Raises ValueError unless they take the rest of the file."""
-    tensors = {}
-    for entry in header["tensors"]:
-        shape, nbytes = tuple(int(n) for n in entry["shape"]), int(entry["nbytes"])
-        if min((nbytes, *shape)) < 0 or start + nbytes > len(body) or entry["name"] in tensors:
-            raise ValueError(f"the entry {entry}")
-        payload = bytes(body[start : start + nbytes])
-        tensors[entry["name"]] = PackedTensor(str(entry["spec"]), shape, int(entry["axis"]), payload)
-        start += nbytes
-    if start != len(body):
-        raise ValueError(f"{len(body) - start} bytes that no entry describes")
-    return tensors
+def _packed_tensor(entry, shape, payload):
+    return PackedTensor(str(entry["spec"]), shape, int(entry["axis"]), payload)

@@ -5,12 +5,14 @@ from compressed_lm.weights import options
 from compressed_lm.weights.blocks import MXFP4, NVFP4, Outlier
 from compressed_lm.weights.plain import Dense, Noise
 from compressed_lm.weights.protocol import Representation
+from compressed_lm.weights.rf8 import RF8
 from compressed_lm.weights.scalar import Fp, Int, Lloyd, Ternary
 from compressed_lm.weights.sparsity import NM, Sparse
 from compressed_lm.weights.vectors import VQ
 
 FAMILIES: dict[str, type[Representation]] = {
-    family.name: family for family in (Dense, Int, Ternary, Fp, Lloyd, MXFP4, NVFP4, Outlier, Sparse, NM, VQ, Noise)
+    family.name: family
+    for family in (Dense, Int, Ternary, Fp, Lloyd, MXFP4, NVFP4, RF8, Outlier, Sparse, NM, VQ, Noise)
 }
 """The representations by name; their fields are the options of a spelling."""
 

@@ -60,7 +60,7 @@ class Sparsifier(Representation, abc.ABC):
         if not other.maskable or other.rotation:
             raise InputError(
                 f"{self} was asked to be followed by {other}, in which zeros would not stay zeros: it joins or rotates "
-                "weights. Follow it by int, ternary, fp, lloyd (with hadamard=0), mxfp4, nvfp4, dense or noise."
+                "weights. Follow it by int, ternary, fp, lloyd (with hadamard=0), mxfp4, nvfp4, rf8, dense or noise."
             )
         return Hybrid(self, other)
 

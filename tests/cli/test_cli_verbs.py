@@ -114,6 +114,30 @@ def test_quantize_packs_a_run_that_evaluates(built, tmp_path, capsys):
     )
 
 
+def test_pack_codes_a_run_in_a_file_that_unpacks_to_a_run(built, tmp_path, capsys):
+    """The size printed is the file's; a fine step costs next to nothing; a changed file is refused."""
+    file, out = tmp_path / "m2.clb", f"{tmp_path}/m2"
+    assert main(["pack", f"{built}/m2", "--step=0.05std", f"--out={file}"]) == 0
+    assert f"weights in {file.stat().st_size:,} bytes on disk" in capsys.readouterr().out
+    assert main(["unpack", str(file), f"--out={out}"]) == 0
+    evaluate = [f"--codec={built}/codec", f"--tokens={built}/validation", f"--train_tokens={built}/train"]
+    for run in (out, f"{built}/m2"):
+        assert main(["evaluate", run, *evaluate, f"--table={tmp_path}/runs.jsonl"]) == 0
+    coded, dense = (json.loads(line) for line in (tmp_path / "runs.jsonl").read_text().splitlines())
+    assert 0 < abs(coded["bits_per_byte"] - dense["bits_per_byte"]) < 1e-2
+    file.write_bytes(file.read_bytes()[:-40])
+    assert main(["unpack", str(file), f"--out={tmp_path}/again"]) == 2
+    assert "truncated or changed" in capsys.readouterr().err
+
+
+def test_weights_prints_shapes_and_writes_their_report(built, tmp_path, capsys):
+    """A row for each array and two for all, and a page with histograms."""
+    assert main(["weights", f"{built}/m2", f"--out={tmp_path}/weights.html"]) == 0
+    printed = capsys.readouterr().out
+    assert "layers/mlp/up/kernel" in printed and "all, each over its std" in printed
+    assert (tmp_path / "weights.html").read_text(encoding="utf-8").count("data:image/") > 3
+
+
 def test_fit_prints_the_law_of_a_table(tmp_path, capsys):
     """A law is fitted to a CSV file whose columns have their own names, and the report holds it."""
     header, rows = "size,data,nats", []

@@ -18,6 +18,7 @@ STORED = [
     "lloyd(levels=5,rule=quest)",
     "mxfp4",
     "nvfp4",
+    "rf8",
     "outlier(p=0.2,b=3,g=16)",
     "sparse(s=0.9,rule=rbbm,p=0.2)",
     "nm",
@@ -38,6 +39,7 @@ STORED_SLOW = [
     "fp(e=2,m=1,rule=quest)",
     "lloyd(levels=256)",
     "mxfp4(scale=best)",
+    "rf8(round=authors)",
     "outlier",
     "outlier(p=1)",
     "sparse(s=0)",
@@ -54,6 +56,7 @@ STORED_SLOW = [
     "sparse(s=0.9,rule=rbbm,p=0.1)+mxfp4",
     "sparse(s=0.5)+dense(dtype=bfloat16)",
     "sparse(s=0.3)+ternary",
+    "sparse(s=0.5)+rf8",
     "nm+int(b=4,rule=quest,hadamard=0)",
 ]
 

@@ -1,0 +1,324 @@
+"""Codes of whole numbers that need no table: exp-Golomb and Rice of a chosen order, and a fixed number of bits.
+
+The exp-Golomb code of order k writes v + 2**k in binary, behind as many zeros as it has more than k + 1 bits: of length
+2 floor(log2(v / 2**k + 1)) + k + 1, the floor of v / 2**k taken first (Teuhola 1978; papers/002 section 3). The Rice
+code of order k, which is Golomb's with parameter 2**k, writes floor(v / 2**k) zeros, a one and the low k bits of v.
+
+Both are for numbers v >= 0 that are the rarer the larger; `zigzag` makes such numbers of signed levels. Bits stand most
+significant first, and zeros fill up the last byte.
+"""
+
+import numba
+import numpy as np
+from numba.cpython.unsafe.numbers import leading_zeros
+
+from compressed_lm.coding.range_coder import CorruptStream
+
+MAX_LEVEL = (1 << 62) - 1
+"""Largest magnitude of a level: its code, of at most 125 bits, then fits a decoder's two words."""
+
+MAX_BITS = 1 << 38
+"""No stream is longer: a Rice code of too small an order can be of any length."""
+
+_MAX_ORDER = 62
+_LARGEST = (1 << 63) - 1
+_EXP_GOLOMB, _RICE, _FIXED = range(3)
+_COUNTED_SPAN = 1 << 22  # levels that lie closer together are counted in an array
+
+
+def zigzag(levels) -> np.ndarray:
+    """Signed levels as numbers >= 0: 0, 1, -1, 2, -2, ... become 0, 1, 2, 3, 4, ...
+
+    Args:
+      levels: integers[...], of magnitude at most `MAX_LEVEL`.
+
+    Returns:
+      int64[...].
+
+    Raises:
+      ValueError: a level is too large, or no integer.
+    """
+    levels = as_levels(levels)
+    return np.where(levels > 0, 2 * levels - 1, -2 * levels)
+
+
+def unzigzag(values) -> np.ndarray:
+    """`zigzag` undone: int64[...]."""
+    values = np.asarray(values, np.int64)
+    return np.where(values & 1, (values >> 1) + 1, -(values >> 1))
+
+
+def as_levels(levels) -> np.ndarray:
+    """int64[...] of integers. Raises ValueError where one is larger than `MAX_LEVEL`, or where they are no integers."""
+    levels = np.asarray(levels)
+    if levels.size == 0:
+        return levels.astype(np.int64)
+    if not np.issubdtype(levels.dtype, np.integer):
+        raise ValueError(f"An array of {levels.dtype} was given; integers were expected. Round the levels first.")
+    low, high = int(levels.min()), int(levels.max())
+    if max(-low, high) > MAX_LEVEL:
+        raise ValueError(
+            f"Levels from {low} to {high} were given; magnitudes of at most 2**62 - 1 were expected. Take a larger "
+            "step."
+        )
+    return levels.astype(np.int64, copy=False)
+
+
+def histogram(levels) -> tuple[np.ndarray, np.ndarray]:
+    """The distinct levels, sorted, and how often each occurs: int64[S] and int64[S] of integers[...]."""
+    levels = as_levels(levels).reshape(-1)
+    if not levels.size:
+        return levels, levels
+    low, high = int(levels.min()), int(levels.max())
+    if high - low >= _COUNTED_SPAN:
+        return np.unique(levels, return_counts=True)
+    counts = np.bincount(levels - low)
+    (places,) = np.nonzero(counts)
+    return places + low, counts[places]
+
+
+def code_lengths(values, *, order=0) -> np.ndarray:
+    """Bits of the exp-Golomb code of each number: int64[...].
+
+    Args:
+      values: integers[...], at least 0: ranks, or levels after `zigzag`.
+      order: k, 0 to 62; 0 for EG0.
+    """
+    return 2 * _bit_length((_numbers(values) >> _checked(order)) + 1) + order - 1
+
+
+def rice_lengths(values, *, order) -> np.ndarray:
+    """Bits of the Rice code of each number: int64[...]; arguments as in `code_lengths`."""
+    return (_numbers(values) >> _checked(order)) + order + 1
+
+
+def best_order(values) -> int:
+    """The order whose exp-Golomb code of these numbers, integers[...], is the shortest; the lowest of equals."""
+    return _best(values, code_lengths)
+
+
+def best_rice(values) -> int:
+    """The order whose Rice code of these numbers, integers[...], is the shortest; the lowest of equals."""
+    return _best(values, rice_lengths)
+
+
+def encode(values, *, order=0) -> bytes:
+    """The exp-Golomb codes of numbers, one after the other.
+
+    Args:
+      values: integers[T], at least 0.
+      order: k, 0 to 62.
+
+    Raises:
+      ValueError: a number below 0 or above 2**63 - 2, another order, or a stream of more than `MAX_BITS`.
+    """
+    return _encode(values, _EXP_GOLOMB, order)
+
+
+def decode(stream: bytes, n_values: int, *, order=0) -> np.ndarray:
+    """The numbers of a stream of exp-Golomb codes: the inverse of `encode`.
+
+    Args:
+      stream: what `encode` returned, all of it.
+      n_values: T.
+      order: k.
+
+    Returns:
+      int64[T].
+
+    Raises:
+      CorruptStream: the stream is not T codes and the zeros that fill up its last byte.
+    """
+    return _decode_all(stream, n_values, _EXP_GOLOMB, order)
+
+
+def decode_prefix(stream: bytes, n_values: int, *, order=0) -> tuple[np.ndarray, int]:
+    """As `decode`, of a stream that other bytes follow: int64[T], and the bytes that the codes take."""
+    return _decode(stream, n_values, _EXP_GOLOMB, order)
+
+
+def encode_rice(values, *, order) -> bytes:
+    """The Rice codes of numbers, one after the other; arguments and errors as in `encode`."""
+    return _encode(values, _RICE, order)
+
+
+def decode_rice(stream: bytes, n_values: int, *, order) -> np.ndarray:
+    """The inverse of `encode_rice`; arguments and errors as in `decode`."""
+    return _decode_all(stream, n_values, _RICE, order)
+
+
+def encode_fixed(values, *, width) -> bytes:
+    """Numbers below 2**width as `width` bits each; errors as in `encode`."""
+    values = _numbers(values)
+    if values.size and int(values.max()) >> width:
+        raise ValueError(
+            f"{values.max()} was given to a code of {width} bits; numbers below {1 << width} were expected."
+        )
+    return _encode(values, _FIXED, width)
+
+
+def decode_fixed(stream: bytes, n_values: int, *, width) -> np.ndarray:
+    """The inverse of `encode_fixed`; errors as in `decode`."""
+    return _decode_all(stream, n_values, _FIXED, width)
+
+
+def _checked(order) -> int:
+    if not 0 <= order <= _MAX_ORDER:
+        raise ValueError(f"An order of {order} was given; 0 to {_MAX_ORDER} was expected.")
+    return order
+
+
+def _numbers(values) -> np.ndarray:
+    values = np.asarray(values)
+    if values.size == 0:
+        return values.astype(np.int64)
+    low, high = values.min(), values.max()
+    if not np.issubdtype(values.dtype, np.integer) or low < 0 or high > 2 * MAX_LEVEL:
+        raise ValueError(
+            f"{values.dtype} from {low} to {high} was given; integers from 0 to 2**63 - 2 were expected. Signed levels "
+            "go through `zigzag` first."
+        )
+    return values.astype(np.int64, copy=False)
+
+
+def _bit_length(values: np.ndarray) -> np.ndarray:
+    """floor(log2(v)) + 1 of integers from 1 to 2**63 - 1."""
+    high = values >> 32
+    # A float64 holds each half exactly.
+    return np.where(high > 0, np.frexp(high)[1] + 32, np.frexp(values & 0xFFFFFFFF)[1]).astype(np.int64)
+
+
+def _best(values, lengths) -> int:
+    distinct, counts = histogram(_numbers(values)) if np.size(values) else (np.zeros(1, np.int64), 1)
+    orders = range(min(_MAX_ORDER, int(distinct[-1]).bit_length()) + 1)
+    # float64: with a small order, Rice codes together can pass 2**63 bits.
+    return min(orders, key=lambda order: (lengths(distinct, order=order).astype(np.float64) * counts).sum())
+
+
+def _encode(values, kind: int, order: int) -> bytes:
+    values = _numbers(values).reshape(-1)
+    if kind == _FIXED:
+        n_bits = len(values) * _checked(order)
+    else:
+        lengths = (code_lengths if kind == _EXP_GOLOMB else rice_lengths)(values, order=order)
+        n_bits = int(lengths.sum()) if lengths.sum(dtype=np.float64) <= MAX_BITS else MAX_BITS + 1
+    if n_bits > MAX_BITS:
+        raise ValueError(
+            f"Codes of order {order} for {len(values)} numbers up to {values.max()} take more than 2**38 bits. Take "
+            "a higher order, such as the best one."
+        )
+    words = np.zeros(n_bits // 32 + 1, np.uint32)
+    _write(values, kind, order, words)
+    return words.astype(">u4").tobytes()[: -(-n_bits // 8)]
+
+
+def _decode(stream, n_values: int, kind: int, order: int) -> tuple[np.ndarray, int]:
+    """The numbers, and the bytes that they take. Raises CorruptStream."""
+    n_bits, least = 8 * len(stream), order if kind == _FIXED else order + 1
+    end = -1
+    if n_values * least <= n_bits:
+        words = np.frombuffer(bytes(stream) + bytes(24 - len(stream) % 8), ">u8").astype(np.uint64)
+        out = np.empty(n_values, np.int64)
+        end = _read(words, n_bits, kind, _checked(order), out)
+    if end < 0:
+        raise CorruptStream(
+            f"A stream of {len(stream)} bytes is not {n_values} codes of order {order}: it was truncated or changed. "
+            "Restore it from its source."
+        )
+    n_bytes = -(-end // 8)
+    return out, n_bytes
+
+
+def _decode_all(stream: bytes, n_values: int, kind: int, order: int) -> np.ndarray:
+    values, n_bytes = _decode(stream, n_values, kind, order)
+    if n_bytes != len(stream):
+        raise CorruptStream(
+            f"A stream of {len(stream)} bytes goes on after {n_values} codes of order {order}, which take {n_bytes}: "
+            "it was changed. Restore it from its source."
+        )
+    return values
+
+
+# Kernels compute in uint64: beside a signed number, Numba would turn it into float64.
+
+
+@numba.njit(cache=True, nogil=True, inline="always")
+def _put(number, width, buffer, held, words, n):
+    """Writer state after at most 32 bits: the bits that fill no word yet, their number, and words written."""
+    buffer, held = (buffer << np.uint64(width)) | number, held + width
+    if held >= 32:
+        held -= 32
+        words[n] = np.uint32((buffer >> np.uint64(held)) & np.uint64(0xFFFFFFFF))
+        n += 1
+    return buffer, held, n
+
+
+@numba.njit(cache=True, nogil=True)
+def _write(values, kind, order, words):
+    """Writes the codes of values[T] to words, as many as they take, in big-endian order of bits."""
+    buffer, held, n, none = np.uint64(0), np.int64(0), 0, np.uint64(0)
+    one = np.uint64(1) << np.uint64(order)
+    for i in range(len(values)):
+        number = np.uint64(values[i])
+        if kind == _FIXED:
+            zeros, width = np.int64(0), np.int64(order)
+        elif kind == _RICE:
+            zeros, width = np.int64(number >> np.uint64(order)), np.int64(order + 1)
+            number = (number & (one - np.uint64(1))) | one
+        else:
+            number += one
+            width = np.int64(64) - np.int64(leading_zeros(number))
+            zeros = width - order - 1
+        while zeros > 32:
+            buffer, held, n = _put(none, 32, buffer, held, words, n)
+            zeros -= 32
+        buffer, held, n = _put(none, zeros, buffer, held, words, n)
+        if width > 32:
+            buffer, held, n = _put(number >> np.uint64(32), width - 32, buffer, held, words, n)
+            number, width = number & np.uint64(0xFFFFFFFF), np.int64(32)
+        buffer, held, n = _put(number, width, buffer, held, words, n)
+    if held:
+        _put(none, 32 - held, buffer, held, words, n)
+
+
+@numba.njit(cache=True, nogil=True, inline="always")
+def _window(words, position):
+    """The 64 bits from a position on."""
+    word, offset = position >> 6, np.uint64(position & 63)
+    return (words[word] << offset) | ((words[word + 1] >> np.uint64(1)) >> (np.uint64(63) - offset))
+
+
+@numba.njit(cache=True, nogil=True)
+def _read(words, n_bits, kind, order, out):
+    """The position after the codes of out[T], up to whole bytes of zeros; -1 if they are no such codes. The words go 64
+    bits beyond n_bits."""
+    position, one = np.int64(0), np.uint64(1) << np.uint64(order)
+    for i in range(len(out)):
+        width = np.int64(order)
+        zeros = np.int64(0)
+        if kind != _FIXED:
+            window = _window(words, position)
+            while window == 0:
+                zeros, position = zeros + 64, position + 64
+                if position >= n_bits:
+                    return -1
+                window = _window(words, position)
+            run = np.int64(leading_zeros(window))
+            zeros, position = zeros + run, position + run
+            width += 1 if kind == _RICE else zeros + 1
+        if width > 64 or position + width > n_bits or zeros > _LARGEST >> order:
+            return -1
+        number = np.uint64(0)
+        if width:
+            number = _window(words, position) >> np.uint64(64 - width)
+        position += width
+        if kind == _RICE:
+            number += (np.uint64(zeros) << np.uint64(order)) - one
+        elif kind == _EXP_GOLOMB:
+            number -= one
+        if number >> np.uint64(63):
+            return -1
+        out[i] = np.int64(number)
+    if position & 7 and _window(words, position) >> np.uint64(56 + (position & 7)):
+        return -1
+    return position

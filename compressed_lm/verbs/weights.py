@@ -1,0 +1,85 @@
+"""Verbs that look at the weights of a run and make them smaller. Imports wait until their verb runs, so that `--help`
+is instant."""
+
+import math
+import pathlib
+
+
+def quantize(arguments):
+    """Packs a finished run, and tells how large and how exact the result is."""
+    import numpy as np
+    from rich.table import Table
+
+    from compressed_lm import weights
+    from compressed_lm.training import packed, run_dir
+
+    form = weights.representation(arguments.format)
+    matrices = packed.quantize_run(arguments.run, form, out=arguments.out, others=arguments.others)
+    table = Table("matrix", "layers x inputs x outputs", "bits per weight", "squared error")
+    for column in table.columns[2:]:
+        column.justify = "right"
+    for m in matrices:
+        table.add_row(m.name, " x ".join(map(str, m.shape)), f"{m.bits_per_weight:.3f}", f"{m.error:.3g}")
+    _show(table)
+    sizes = [np.prod(m.shape) for m in matrices]
+    bits = np.average([m.bits_per_weight for m in matrices], weights=sizes)
+    size = (pathlib.Path(arguments.out) / run_dir.WEIGHTS).stat().st_size
+    print(
+        f"{arguments.out}: {sum(sizes):,} weights of the blocks in {form} take {bits:.3f} bits each; with all else in "
+        f"{arguments.others} the file has {size:,} bytes. Gaussian weights would have the error {form.gmse():.3g}."
+    )
+
+
+def weights(arguments):
+    """Fits distributions to the weights of a run."""
+    from compressed_lm.evaluation.weight_report import weight_report
+    from compressed_lm.tracking.progress import progress
+
+    with progress("fit weights", None, unit="weights") as bar:
+        report = weight_report(arguments.run, out=arguments.out, progress=lambda done, _: bar.advance(done - bar.done))
+    _show(report.table())
+    if arguments.out:
+        print(f"The report is {arguments.out}.")
+
+
+def pack(arguments):
+    """Codes a finished run into one file, and tells how large and how exact the result is."""
+    from rich.table import Table
+
+    from compressed_lm.training import bitstreams
+
+    rows = bitstreams.pack_run(arguments.run, step=arguments.step, coder=arguments.coder, out=arguments.out)
+    table = Table("tensor", "shape", "step", "levels", "entropy", "EG0", "stored bits", "squared error")
+    for column in table.columns[2:]:
+        column.justify = "right"
+    for row in rows:
+        measured, error = ("float32", "", "", ""), "0"
+        if row.step is not None:
+            measured = f"{row.step:.3g}", f"{row.n_levels:,}", f"{row.entropy:.3f}", f"{row.eg0:.3f}"
+            error = f"{row.error:.3g}"
+        table.add_row(row.name, " x ".join(map(str, row.shape)), *measured, f"{row.bits_per_weight:.3f}", error)
+    _show(table)
+    size, n = pathlib.Path(arguments.out).stat().st_size, sum(math.prod(row.shape) for row in rows)
+    print(
+        f"{arguments.out}: {n:,} weights in {size:,} bytes on disk, everything included: {8 * size / n:.3f} bits a "
+        f"weight, {4 * n / size:.2f} times smaller than float32 and {2 * n / size:.2f} times than bfloat16. The "
+        f"quantised ones take {bitstreams.bits_per_weight(rows):.3f} bits each."
+    )
+
+
+def unpack(arguments):
+    """Writes the run of a packed file as a folder."""
+    from compressed_lm.training import bitstreams
+
+    bitstreams.unpack_run(arguments.file, out=arguments.out)
+    print(f"{arguments.out}: the quantised weights in float32; evaluate and generate take it like any run.")
+
+
+def _show(table):
+    """Prints a table, in full width where nobody's terminal is too narrow for it."""
+    from rich.console import Console
+
+    console = Console()
+    if not console.is_terminal:
+        console.width = max(console.width, 150)
+    console.print(table)

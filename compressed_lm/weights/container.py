@@ -1,0 +1,133 @@
+"""Files of arrays: magic, a JSON header that describes payloads, the payloads, a checksum.
+
+A file is 8 bytes of magic; header length (u32, little endian); header (JSON, of some kinds deflated: format version,
+whatever else its kind needs and, for each tensor, its description, with name, shape and bytes); the payloads one after
+the other; SHA-256 of all that stands before it.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+import struct
+import zlib
+from collections.abc import Callable, Iterable
+
+from compressed_lm.errors import InputError
+
+_DIGEST = hashlib.sha256().digest_size
+_MAX_HEADER = 1 << 26
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """A kind of file.
+
+    Attributes:
+        magic: its first 8 bytes.
+        version: of its format.
+        what: what is in it, for messages.
+        writer: what writes it, for messages.
+        again: what to do to get a good one, for messages.
+        deflated: whether the header is, for small files.
+    """
+
+    magic: bytes
+    version: int
+    what: str
+    writer: str
+    again: str
+    deflated: bool = False
+
+    def write(self, path, header: dict, payloads: Iterable[bytes]) -> None:
+        """Writes a file, at once or not at all.
+
+        Args:
+            path: of the file.
+            header: what JSON can hold; `tensors`, a list with name, shape and nbytes of each payload, among it.
+            payloads: in the order of `tensors`.
+        """
+        text = json.dumps({"format_version": self.version} | header).encode()
+        text = zlib.compress(text, 9) if self.deflated else text
+        digest = hashlib.sha256()
+        path = pathlib.Path(path)
+        temporary = path.with_name(path.name + ".tmp")
+        with temporary.open("wb") as file:
+            for chunk in (self.magic, struct.pack("<I", len(text)), text, *payloads):
+                digest.update(chunk)
+                file.write(chunk)
+            file.write(digest.digest())
+        os.replace(temporary, path)
+
+    def read(self, path, make: Callable) -> tuple[dict, dict]:
+        """Returns the header of a file that `write` wrote, and its tensors by name, in its order.
+
+        Args:
+            path: of the file.
+            make: (description, shape, payload) -> tensor; it may raise ValueError, KeyError and TypeError for a
+                description that is none.
+
+        Raises:
+            InputError: no such file, not one of this kind, truncated, changed, of another version, or with a header
+                that does not describe its payloads.
+        """
+        path = pathlib.Path(path)
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise InputError(
+                f"{path} cannot be read ({error.strerror}). Give a file that {self.writer} wrote."
+            ) from error
+        if not content.startswith(self.magic):
+            raise InputError(
+                f"{path} is not a file of {self.what}: it does not begin with the bytes that {self.writer} writes. "
+                "Give a file that it wrote."
+            )
+        body = memoryview(content)[:-_DIGEST]
+        if len(body) < len(self.magic) + 4 or hashlib.sha256(body).digest() != content[-_DIGEST:]:
+            raise InputError(
+                f"{path} was truncated or changed: its {len(content)} bytes do not match the checksum at their end. "
+                f"Restore it from its source, or {self.again}."
+            )
+        (length,) = struct.unpack_from("<I", body, len(self.magic))
+        start = len(self.magic) + 4 + length
+        try:
+            text = bytes(body[len(self.magic) + 4 : start])
+            header = json.loads(_inflated(text) if self.deflated else text)
+            version = header["format_version"]
+            tensors = _tensors(header, body, start, make) if version == self.version else {}
+        except (ValueError, KeyError, TypeError, RecursionError, zlib.error) as error:
+            raise InputError(
+                f"{path} has a header that cannot be read ({error!r}), though its checksum is right: another program "
+                f"wrote it. {self.again[0].upper()}{self.again[1:]}."
+            ) from error
+        if version != self.version:
+            raise InputError(
+                f"{path} has format version {version}; this package reads version {self.version}. Read it with the "
+                "version of compressed_lm that wrote it."
+            )
+        return header, tensors
+
+
+def _inflated(text: bytes) -> bytes:
+    """Returns the bytes that were deflated. Raises ValueError or zlib.error for others, and for very many."""
+    inflater = zlib.decompressobj()
+    inflated = inflater.decompress(text, _MAX_HEADER)
+    if not inflater.eof or inflater.unused_data:
+        raise ValueError("a header cut short, or of more than 64 MiB")
+    return inflated
+
+
+def _tensors(header, body, start, make):
+    """Returns the tensors that a header describes. Raises ValueError unless they take the rest of the file."""
+    tensors = {}
+    for entry in header["tensors"]:
+        shape, nbytes = tuple(int(n) for n in entry["shape"]), int(entry["nbytes"])
+        if min((nbytes, *shape)) < 0 or start + nbytes > len(body) or entry["name"] in tensors:
+            raise ValueError(f"the entry {entry}")
+        tensors[entry["name"]] = make(entry, shape, bytes(body[start : start + nbytes]))
+        start += nbytes
+    if start != len(body):
+        raise ValueError(f"{len(body) - start} bytes that no entry describes")
+    return tensors
