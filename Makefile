@@ -21,6 +21,7 @@ bench: $(TORCH)
 	$(BIN)/python benchmarks/dictionary.py --dictionary compressed_lm/pretrained/eiw16-en/dictionary.clmd
 	$(BIN)/python benchmarks/range_coder.py
 	$(BIN)/python benchmarks/coder.py
+	$(BIN)/python benchmarks/weight_coding.py
 	$(BIN)/python benchmarks/train_step.py
 
 # Recorded tables; scaling_laws too where COMPRESSED_LM_DATA names the folder with the public ones.

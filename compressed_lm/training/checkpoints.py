@@ -109,7 +109,9 @@ def digest(tree) -> int:
 
 @jax.jit
 def _sum_words(x):
-    return jnp.sum(jax.lax.bitcast_convert_type(x, f"uint{8 * x.dtype.itemsize}"), dtype=jnp.uint32)
+    if x.dtype != bool:
+        x = jax.lax.bitcast_convert_type(x, f"uint{8 * x.dtype.itemsize}")
+    return jnp.sum(x, dtype=jnp.uint32)
 
 
 def _newest(checkpointer, parts):

@@ -1,6 +1,8 @@
 """A small token store and a small run on it, shared by the tests of this folder."""
 
 import dataclasses
+import os
+import signal
 
 import jax
 import numpy as np
@@ -81,3 +83,18 @@ def same_bits():
         return a.loss_nats_per_token == b.loss_nats_per_token and all(np.array_equal(x, y) for x, y in pairs)
 
     return compare
+
+
+@pytest.fixture(scope="session")
+def terminate_at():
+    """Returns the class of trackers that send this process SIGTERM when the metrics of a step arrive."""
+
+    @dataclasses.dataclass
+    class TerminateAt:
+        step: int
+
+        def scalars(self, step, values):
+            if step == self.step:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    return TerminateAt

@@ -1,8 +1,6 @@
 """A run does not depend on how it is spread over devices, but for rounding."""
 
 import dataclasses
-import os
-import signal
 
 import jax
 import jax.numpy as jnp
@@ -40,17 +38,6 @@ def test_rules_place_each_parameter(name, shape, spec):
     assert placement(name, shape) == spec
 
 
-class TerminateAt:
-    """A tracker that sends this process SIGTERM when a step's metrics arrive."""
-
-    def __init__(self, step):
-        self.step = step
-
-    def scalars(self, step, values):
-        if step == self.step:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-
 @pytest.mark.slow
 def test_meshes_give_the_same_loss(small_run, uninterrupted, tmp_path):
     """8 devices, split by data alone or in all three ways, follow 1 device within 1e-4 nats per token over a run."""
@@ -63,20 +50,20 @@ def test_meshes_give_the_same_loss(small_run, uninterrupted, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_run_can_move_to_another_mesh(small_run, uninterrupted, tmp_path):
+def test_a_run_can_move_to_another_mesh(small_run, uninterrupted, tmp_path, terminate_at):
     """A checkpoint of 1 device goes on on 8 within the same tolerance."""
     with pytest.raises(SystemExit):
-        small_run(tmp_path, log_every=1, trackers=[TerminateAt(12)])
+        small_run(tmp_path, log_every=1, trackers=[terminate_at(12)])
     result = small_run(tmp_path, mesh_shape=(2, 2, 2))
     assert result.loss_nats_per_token == pytest.approx(uninterrupted.loss_nats_per_token, abs=1e-4)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["adafactor", "muon"])
-def test_every_optimizer_resumes_on_a_full_mesh(optimizer, small_run, same_bits, tmp_path):
+def test_every_optimizer_resumes_on_a_full_mesh(optimizer, small_run, same_bits, tmp_path, terminate_at):
     """Factored and orthogonalised states are split, saved and restored exactly too."""
     run = dataclasses.replace(small_run, config=dataclasses.replace(small_run.config, optimizer=optimizer, steps=12))
     whole = run(tmp_path / "whole", mesh_shape=(2, 2, 2))
     with pytest.raises(SystemExit):
-        run(tmp_path / "cut", mesh_shape=(2, 2, 2), log_every=1, trackers=[TerminateAt(5)])
+        run(tmp_path / "cut", mesh_shape=(2, 2, 2), log_every=1, trackers=[terminate_at(5)])
     assert same_bits(run(tmp_path / "cut", mesh_shape=(2, 2, 2)), whole)

@@ -3,8 +3,6 @@
 import dataclasses
 import functools
 import json
-import os
-import signal
 
 import jax
 import jax.numpy as jnp
@@ -208,17 +206,6 @@ def test_estimates_follow_the_schedule_and_embeddings_are_an_option():
     assert len(state.shapes) == 3
 
 
-class TerminateAt:
-    """A tracker that sends this process SIGTERM when a step's metrics arrive."""
-
-    def __init__(self, step):
-        self.step = step
-
-    def scalars(self, step, values):
-        if step == self.step:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-
 @pytest.mark.parametrize(
     ("spec", "optimizer"),
     [
@@ -227,12 +214,12 @@ class TerminateAt:
         pytest.param("backslash(rate=30,arm=decoupled,every=2,pool=1,embed=1)", "muon", marks=pytest.mark.slow),
     ],
 )
-def test_a_run_resumes_to_the_bit(spec, optimizer, small_run, same_bits, tmp_path):
+def test_a_run_resumes_to_the_bit(spec, optimizer, small_run, same_bits, tmp_path, terminate_at):
     """6 updates are those of 3, a checkpoint between two estimates, and 3; metrics.jsonl has shapes and zeros."""
     run = functools.partial(small_run, steps=6, log_every=1, penalty=spec, optimizer=optimizer)
     whole = run(tmp_path / "whole")
     with pytest.raises(SystemExit):
-        run(tmp_path / "cut", trackers=[TerminateAt(2)])
+        run(tmp_path / "cut", trackers=[terminate_at(2)])
     assert training.load_run(tmp_path / "cut").step == 3
     assert same_bits(run(tmp_path / "cut"), whole)
     records = [read_json_lines(tmp_path / name / "metrics.jsonl") for name in ("whole", "cut")]

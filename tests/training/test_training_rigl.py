@@ -1,6 +1,7 @@
 """RigL keeps as many weights, drops the smallest and takes those with the largest gradients."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -58,6 +59,17 @@ def test_a_model_trains_sparsely_on_a_mesh():
     assert np.mean(kernel[started < np.quantile(started, 0.7)] != 0) > 0.01  # some that were small at first
     assert np.count_nonzero(params["embed"]["embedding"]) == params["embed"]["embedding"].size
     np.testing.assert_allclose(trained((2, 2, 2))[2], loss, rtol=1e-3)
+
+
+def test_a_run_resumes_to_the_bit(small_run, same_bits, tmp_path, terminate_at):
+    """6 updates with moving masks are those of 3, a checkpoint with the masks in it, and 3."""
+    model = dataclasses.replace(small_run.model, weights="sparse(s=0.75,rule=rigl,every=2)")
+    run = functools.partial(dataclasses.replace(small_run, model=model), steps=6, log_every=1)
+    whole = run(tmp_path / "whole")
+    with pytest.raises(SystemExit):
+        run(tmp_path / "cut", trackers=[terminate_at(2)])
+    assert training.load_run(tmp_path / "cut").step == 3
+    assert same_bits(run(tmp_path / "cut"), whole)
 
 
 def test_other_rules_train_as_before_and_activations_have_no_masks():

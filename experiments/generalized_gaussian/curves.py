@@ -1,0 +1,169 @@
+"""What the weights of finished runs cost in bits, and what the loss is then: a row for each run and way of storing it.
+
+    python experiments/generalized_gaussian/curves.py runs/backslash --out experiments/recorded/generalized_gaussian
+
+Reads the folder of a `compressed-lm sweep`, changes the matrices of the blocks of each run in every way of `ways`
+(embeddings, norms and the output layer stay), counts their bits, and evaluates the model on the sweep's validation
+text. Appends to OUT/curves.jsonl; what stands there already is not measured again.
+"""
+
+import argparse
+import functools
+import json
+import pathlib
+import sys
+from collections.abc import Callable, Mapping
+
+import jax
+import numpy as np
+
+from compressed_lm import scaling, weights
+from compressed_lm.coding import exp_golomb, levels
+from compressed_lm.corpora.store import TokenStore
+from compressed_lm.errors import InputError
+from compressed_lm.evaluation import BitsPerByte, predict_fn
+from compressed_lm.tracking.progress import progress
+from compressed_lm.training import load_run
+from compressed_lm.weights import bitstream
+
+STEPS = ("0.0625std", "0.125std", "0.25std", "0.5std", "1std")
+PRUNED = (0.5, 0.6, 0.7, 0.8, 0.9)
+FORMATS = (*(f"int(b={b})" for b in range(2, 7)), "e4m3", "e5m2", "rf8", "rf8(round=authors)")
+DEEPSHAPE_STEP = "0.25std"  # of the weights before they are reshaped, for all that are compared with it
+
+Kernels = Mapping[str, np.ndarray]  # by path, [n_layers, inputs, outputs]
+
+
+def ways() -> dict[str, Callable[[Kernels], tuple[Kernels, dict]]]:
+    """Returns the ways of storing kernels by name: each gives what the model then has, and bits per weight."""
+    found = {"float32": lambda kernels: (kernels, {"bits": 32.0})}
+    found |= {f"step={step}": functools.partial(coded, step=step) for step in STEPS}
+    found |= {f"prune={s}": functools.partial(formatted, form=f"sparse(s={s})") for s in PRUNED}
+    found |= {f"prune={s}+step=0.25std": functools.partial(pruned, s=s) for s in PRUNED}
+    found |= {form: functools.partial(formatted, form=form) for form in FORMATS}
+    found |= {"deepshape": functools.partial(reshaped, factor=None)}
+    found |= {"scaled as by deepshape": functools.partial(reshaped, factor="same")}
+    return found
+
+
+def coded(kernels: Kernels, step: str) -> tuple[Kernels, dict]:
+    """Uniform levels with a step for each array."""
+    return _levels(kernels, {name: bitstream.parse_step(step).of(w) for name, w in kernels.items()})
+
+
+def pruned(kernels: Kernels, s: float) -> tuple[Kernels, dict]:
+    """Magnitude pruning of each matrix, then levels of a quarter of what was the standard deviation before."""
+    steps = {name: bitstream.parse_step("0.25std").of(w) for name, w in kernels.items()}
+    return _levels(formatted(kernels, f"sparse(s={s})")[0], steps)
+
+
+def formatted(kernels: Kernels, form: str) -> tuple[Kernels, dict]:
+    """A representation of `compressed_lm.weights`, with the bits that it stores."""
+    rep = weights.representation(form)
+    packed = {name: weights.pack(w, rep) for name, w in kernels.items()}
+    return {name: weights.unpack(p) for name, p in packed.items()}, {
+        "bits": 8 * sum(p.nbytes for p in packed.values()) / _count(kernels)
+    }
+
+
+def reshaped(kernels: Kernels, factor: str | None) -> tuple[Kernels, dict]:
+    """DeepShape of each matrix (shape x 0.8, scale x 0.6), or instead all of a matrix times one factor, the one that
+    gives it the standard deviation that DeepShape gives it; then levels of the original step."""
+    steps = {name: bitstream.parse_step(DEEPSHAPE_STEP).of(w) for name, w in kernels.items()}
+    new = {name: np.stack([weights.reshape_weights(layer) for layer in w]) for name, w in kernels.items()}
+    if factor == "same":
+        new = {
+            name: w * (new[name].std(axis=(1, 2)) / w.std(axis=(1, 2)))[:, None, None] for name, w in kernels.items()
+        }
+    return _levels({name: np.asarray(w, np.float32) for name, w in new.items()}, steps)
+
+
+def _levels(kernels, steps):
+    found = {name: bitstream.to_levels(w, steps[name]) for name, w in kernels.items()}
+    flat = {name: x.reshape(-1) for name, x in found.items()}
+    n = _count(kernels)
+    bits = {
+        "bits": 8 * sum(len(levels.encode_levels(x)) for x in flat.values()) / n,
+        "entropy": sum(levels.empirical_entropy(x) * x.size for x in flat.values()) / n,
+        "eg0": sum(int(exp_golomb.code_lengths(exp_golomb.zigzag(x)).sum()) for x in flat.values()) / n,
+        "zeros": sum(int((x == 0).sum()) for x in flat.values()) / n,
+    }
+    return {name: bitstream.from_levels(x, steps[name]) for name, x in found.items()}, bits
+
+
+def _count(kernels):
+    return sum(w.size for w in kernels.values())
+
+
+def measure(sweep: pathlib.Path, out: pathlib.Path, *, only: str | None, stride: int) -> None:
+    """Appends what is missing to OUT/curves.jsonl."""
+    out.mkdir(parents=True, exist_ok=True)
+    table = out / "curves.jsonl"
+    known = {(row["run"], row["way"]) for _, row in scaling.read_jsonl(table)} if table.exists() else set()
+    runs = [row for _, row in scaling.read_jsonl(sweep / "runs.jsonl") if row["final"]]
+    todo = [(row, name) for row in runs for name in ways() if (f"{sweep.name}/{row['run']}", name) not in known]
+    todo = [(row, name) for row, name in todo if only is None or only in name]
+    evaluators, last = {}, None
+    with progress("measure", len(todo), unit="models") as bar:
+        for row, name in todo:
+            if row is not last:
+                run, last = load_run(sweep / row["run"]), row
+                params = jax.device_get(run.params)
+                kernels = _kernels(params)
+                key = run.codec_spec, str(run.model_config)
+                if key not in evaluators:
+                    evaluators[key] = _evaluator(sweep, run, stride)
+            new, bits = ways()[name](kernels)
+            measured = dict(evaluators[key].run(jax.device_put(_replaced(params, new))))
+            entry = {
+                "run": f"{sweep.name}/{row['run']}",
+                "codec": row["codec"],
+                "tokens": row["tokens"],
+                "n_nonembed": row["n_nonembed"],
+                "seed": row["seed"],
+                "penalty": run.train_config.penalty,
+                "weight_decay": run.train_config.weight_decay,
+                "init_shape": run.model_config.init_shape,
+                "way": name,
+                **{key: round(float(value), 5) for key, value in bits.items()},
+                "bits_per_byte": round(measured["bits_per_byte"], 6),
+            }
+            with table.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(entry) + "\n")
+            bar.advance(1)
+
+
+def _kernels(params):
+    leaves = jax.tree.leaves_with_path(params["layers"])
+    return {jax.tree_util.keystr(path): np.asarray(x) for path, x in leaves if path[-1].key == "kernel"}
+
+
+def _replaced(params, kernels):
+    layers = jax.tree.map_with_path(lambda path, x: kernels.get(jax.tree_util.keystr(path), x), params["layers"])
+    return params | {"layers": layers}
+
+
+def _evaluator(sweep, run, stride):
+    stores = [TokenStore.open(path) for path in sorted(sweep.glob("stores/*/validation"))]
+    (store,) = (store for store in stores if store.codec_fingerprint == run.codec_fingerprint)
+    predict = predict_fn(run.model_config, run.eod_id)
+    return BitsPerByte(predict, store=store, seq_len=run.train_config.seq_len, stride=stride)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sweep", type=pathlib.Path, help="folder of a sweep")
+    parser.add_argument("--out", type=pathlib.Path, required=True, help="folder of curves.jsonl")
+    parser.add_argument("--only", help="only ways whose name contains this, such as step= or prune=")
+    parser.add_argument("--stride", type=int, default=4, help="evaluate on every so-manieth row (default %(default)s)")
+    arguments = parser.parse_args()
+    try:
+        measure(arguments.sweep, arguments.out, only=arguments.only, stride=arguments.stride)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
