@@ -12,7 +12,7 @@ from compressed_lm import scaling
 
 EXPERIMENTS = pathlib.Path(__file__).parents[2] / "experiments"
 NOTEBOOKS = EXPERIMENTS / "notebooks"
-FIGURES = {"codecs": 4, "scaling_laws": 9}  # at least
+FIGURES = {"capacity": 3, "codecs": 4, "scaling_laws": 9}  # at least
 ABSOLUTE = re.compile(r"(?<![\w.<$}~-])/(?:[\w.+-]+/)+[\w.+-]*|\b[A-Za-z]:\\")
 
 spec = importlib.util.spec_from_file_location("execute_notebooks", NOTEBOOKS / "execute.py")
@@ -41,6 +41,30 @@ def test_codecs_notebook_runs_and_prints_what_is_committed():
     notebook = execute_notebooks.execute(NOTEBOOKS / "codecs.ipynb")
     assert figures_in(notebook) >= FIGURES["codecs"]
     assert printed_by(notebook) == printed_by(nbformat.read(NOTEBOOKS / "codecs.ipynb", as_version=4))
+
+
+@pytest.mark.slow
+def test_capacity_notebook_runs_on_the_recorded_grid():
+    """The capacity notebook needs the recorded tables alone and says of the orders and products what is committed."""
+    notebook = execute_notebooks.execute(NOTEBOOKS / "capacity.ipynb")
+    assert figures_in(notebook) >= FIGURES["capacity"]
+    # Digits of a bootstrap move with the linear algebra of a machine; what they are taken to say does not.
+    said, committed = (
+        re.findall(r"\d+ pairs: \d+|Fewest bits [^,]*", printed_by(nb))
+        for nb in (notebook, nbformat.read(NOTEBOOKS / "capacity.ipynb", as_version=4))
+    )
+    assert len(said) == 2 and said == committed
+
+
+def test_recorded_grid_holds_what_its_notebook_reads():
+    """Every format in every size and length, text not in proportion to size, and no path."""
+    folder = EXPERIMENTS / "recorded" / "capacity"
+    runs = scaling.load_runs(folder / "runs.jsonl")
+    grid = runs[runs["activations"] == "dense"].groupby(["weights", "n_nonembed", "tokens"]).size()
+    assert len(grid) == 10 * 4 * 3 and (grid == 1).all()
+    assert runs.groupby("n_nonembed")["tokens"].nunique().min() == 3
+    for path in folder.glob("*.jsonl"):
+        assert not ABSOLUTE.findall(path.read_text(encoding="utf-8"))
 
 
 @pytest.mark.slow
