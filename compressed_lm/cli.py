@@ -207,6 +207,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument(
         "--out", help="folder of the run, also gs://...; started again, it goes on where it was, bit for bit"
     )
+    train.add_argument("--start", metavar="RUN", help="start from the parameters of this run, not from random ones")
     train.add_argument("--validation_tokens", help="token store of validation documents, for a learning curve")
     train.add_argument(
         "--dry_run",
@@ -332,6 +333,19 @@ def _parser() -> argparse.ArgumentParser:
     )
     unpack.add_argument("file", help="file that pack wrote")
     unpack.add_argument("--out", required=True, help="new folder")
+
+    reshape = verb(
+        "reshape",
+        weights.reshape,
+        "a finished run with its matrices reshaped to another generalized Gaussian (DeepShape)",
+        "compressed-lm reshape runs/eiw --out runs/eiw-reshaped",
+    )
+    reshape.add_argument("run", help="folder of a training run")
+    reshape.add_argument("--shape_factor", type=float, default=0.8, help="of the shape (default %(default)s)")
+    reshape.add_argument("--scale_factor", type=float, default=0.6, help="of the scale (default %(default)s)")
+    reshape.add_argument("--method", default="histogram", help="histogram or smooth (default %(default)s)")
+    reshape.add_argument("--pooled", action="store_true", help="one fit for all matrices instead of one for each")
+    reshape.add_argument("--out", required=True, help="new folder")
 
     fitted = verb(
         "weights",

@@ -96,8 +96,10 @@ def capacity_against_bits(
             ax.errorbar(at, points["rho"], yerr=error, fmt="o", color="black", capsize=2, lw=1, label="free capacity")
         else:
             ax.plot(at, points["rho"], "o", color="black", label="free capacity")
-        for name, x, y in zip(points.get("format", [""] * len(points)), at, points["rho"], strict=True):
-            ax.annotate(str(name), (x, y), xytext=(5, -9), textcoords="offset points", fontsize="small")
+        # Neighbours' names stand on both sides of their points.
+        names = points.get("format", pd.Series([""] * len(points)))
+        for k, (x, y, name) in enumerate(sorted(zip(at, points["rho"], names, strict=True))):
+            ax.annotate(str(name), (x, y), xytext=(5, (-10, 4)[k % 2]), textcoords="offset points", fontsize="small")
     ax.axhline(1, color="black", linewidth=0.8, linestyle=":")
     ax.set_xlim(*bits)
     ax.set_ylim(bottom=0)

@@ -1,7 +1,6 @@
 """A finished run in one file of coded weights, and back into a folder that `load_run` reads like any run."""
 
 import dataclasses
-import json
 import math
 import os
 import pathlib
@@ -13,7 +12,8 @@ from compressed_lm import weights
 from compressed_lm.coding import exp_golomb, levels
 from compressed_lm.errors import InputError
 from compressed_lm.training.checkpoints import folder
-from compressed_lm.training.run_dir import CONFIG, WEIGHTS, load_run, read_record
+from compressed_lm.training.packed import empty, write
+from compressed_lm.training.run_dir import load_run, read_record
 from compressed_lm.weights import bitstream
 
 
@@ -101,16 +101,12 @@ def unpack_run(file: str | os.PathLike, *, out: str | os.PathLike) -> None:
     Raises:
         InputError: a file that `bitstream.load` refuses or that holds no run, or an `out` that is in use.
     """
-    out = folder(out)
-    if out.exists() and any(out.iterdir()):
-        raise InputError(f"{out} was given for the unpacked run and is not empty; give a new folder.")
+    out = empty(out, "unpacked")
     tensors, record = bitstream.load(file)
     if "packed" not in record:
         raise InputError(f"{file} holds coded weights but no run; give a file that `compressed-lm pack` wrote.")
     restored = {name: weights.pack(bitstream.unpack(t), "dense", axis=-1) for name, t in tensors.items()}
-    out.mkdir(parents=True, exist_ok=True)
-    weights.save_packed(out / WEIGHTS, restored)
-    (out / CONFIG).write_text(json.dumps(record, indent=2) + "\n")
+    write(out, record, restored)
 
 
 def bits_per_weight(rows: list[Coded]) -> float:

@@ -48,9 +48,7 @@ def quantize_run(
     Raises:
         InputError: no run, an unknown representation, one that cannot be stored, or an `out` that is in use.
     """
-    form, others, out = weights.representation(form), weights.representation(others), folder(out)
-    if out.exists() and any(out.iterdir()):
-        raise InputError(f"{out} was given for the packed run and is not empty; give a new folder.")
+    form, others, out = weights.representation(form), weights.representation(others), empty(out, "packed")
     run = load_run(directory)
     leaves = {_name(path): np.asarray(leaf) for path, leaf in jax.tree.leaves_with_path(run.params)}
     packed, matrices = {}, []
@@ -73,10 +71,58 @@ def quantize_run(
         "next_index": run.step,
         "loss_nats_per_token": run.loss_nats_per_token,
     }
+    write(out, record, packed)
+    return matrices
+
+
+def reshape_run(
+    directory: str | os.PathLike, *, out: str | os.PathLike, pooled: bool = False, **settings
+) -> dict[str, tuple[float, float]]:
+    """Reshapes the matrices of the blocks of a run (DeepShape, `weights.reshape_weights`).
+
+    Args:
+        directory: the run.
+        out: new folder for a run with these weights in float32, which `load_run` opens: to store, or to train on from.
+        pooled: one fit for all matrices, as the authors have it, or one for each.
+        settings: of `weights.reshape_weights`.
+
+    Returns:
+        Standard deviation of each matrix before and after, by its path and layer.
+
+    Raises:
+        InputError: no run, weights that cannot be reshaped, or an `out` that is in use.
+    """
+    out, run = empty(out, "reshaped"), load_run(directory)
+    leaves = {_name(path): np.asarray(leaf) for path, leaf in jax.tree.leaves_with_path(run.params)}
+    kernels = {name: w for name, w in leaves.items() if name.startswith("layers/") and name.endswith("/kernel")}
+    before = {f"{name}/{i}": layer for name, w in kernels.items() for i, layer in enumerate(w)}
+    after = weights.reshape_tensors(before, pooled=pooled, **settings)
+    leaves |= {name: np.stack([after[f"{name}/{i}"] for i in range(len(w))]) for name, w in kernels.items()}
+    record = read_record(folder(directory))
+    record["packed"] = {
+        "format": run.weights,
+        "reshaped": {"pooled": pooled, **settings},
+        "bits_per_weight": 32.0,
+        "next_index": run.step,
+        "loss_nats_per_token": run.loss_nats_per_token,
+    }
+    write(out, record, {name: weights.pack(w, "dense", axis=-1) for name, w in leaves.items()})
+    return {name: (float(before[name].std()), float(after[name].std())) for name in before}
+
+
+def empty(out: str | os.PathLike, what: str):
+    """Returns a folder for a run. Raises InputError unless it is new or empty."""
+    out = folder(out)
+    if out.exists() and any(out.iterdir()):
+        raise InputError(f"{out} was given for the {what} run and is not empty; give a new folder.")
+    return out
+
+
+def write(out, record: dict, packed: dict[str, weights.PackedTensor]) -> None:
+    """Writes the folder of a packed run: its record, with the entry "packed", and all of its parameters."""
     out.mkdir(parents=True, exist_ok=True)
     weights.save_packed(out / WEIGHTS, packed)
     (out / CONFIG).write_text(json.dumps(record, indent=2) + "\n")
-    return matrices
 
 
 def _name(path) -> str:

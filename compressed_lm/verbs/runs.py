@@ -90,6 +90,7 @@ def train(arguments):
         print(table, flush=True)
         out.mkdir(parents=True, exist_ok=True)
         (out / "config.gin").write_text(resolved)
+    init_params = _started_from(arguments.start, model, store) if arguments.start else None
     eval_fn = None
     if arguments.validation_tokens:
         validation = TokenStore.open(arguments.validation_tokens, fingerprint=store.codec_fingerprint)
@@ -119,6 +120,7 @@ def train(arguments):
             mesh_shape=mesh,
             trackers=trackers,
             eval_fn=eval_fn,
+            init_params=init_params,
             # Unless the user chose a place: a restart then begins at once.
             compilation_cache=None if os.environ.get("JAX_COMPILATION_CACHE_DIR") else out / "compiled",
             hang_seconds=arguments.hang_seconds,
@@ -132,6 +134,28 @@ def train(arguments):
             f"training loss {result.loss_nats_per_token!r} nats per token "
             f"({result.loss_nats_per_token * per_byte:.3f} bits per byte)."
         )
+
+
+def _started_from(directory, model, store):
+    """Returns the parameters of a run for a model on a store."""
+
+    from compressed_lm.training import load_run
+
+    run = load_run(directory)
+    same = ("vocab_size", "d_model", "n_layers", "n_heads", "n_kv_heads", "d_head", "d_ff", "gated_mlp", "position")
+    changes = [
+        f"model.{name} is {ours!r} and was {theirs!r}"
+        for name in same
+        if (ours := getattr(model, name)) != (theirs := getattr(run.model_config, name))
+    ]
+    if run.codec_fingerprint != store.codec_fingerprint:
+        changes.append(f"the tokens are of {store.codec_spec} and were of {run.codec_spec}")
+    if changes:
+        raise InputError(
+            f"--start {directory} was given, and its parameters do not fit: {'; '.join(changes)}. Train with the "
+            "settings in its config.json."
+        )
+    return run.params
 
 
 def _dry_run(arguments):

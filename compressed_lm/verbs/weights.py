@@ -75,6 +75,28 @@ def unpack(arguments):
     print(f"{arguments.out}: the quantised weights in float32; evaluate and generate take it like any run.")
 
 
+def reshape(arguments):
+    """Writes a run with reshaped weights."""
+    import numpy as np
+
+    from compressed_lm.training import packed
+
+    widths = packed.reshape_run(
+        arguments.run,
+        out=arguments.out,
+        pooled=arguments.pooled,
+        shape_factor=arguments.shape_factor,
+        scale_factor=arguments.scale_factor,
+        method=arguments.method,
+    )
+    ratios = [after / before for before, after in widths.values()]
+    print(
+        f"{arguments.out}: {len(ratios)} matrices, their standard deviations times {min(ratios):.3f} to "
+        f"{max(ratios):.3f}, {np.mean(ratios):.3f} on average. Train on from them with `compressed-lm train --start "
+        f"{arguments.out}`."
+    )
+
+
 def _show(table):
     """Prints a table, in full width where nobody's terminal is too narrow for it."""
     from rich.console import Console

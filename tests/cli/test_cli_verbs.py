@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import pytest
 
@@ -128,6 +129,21 @@ def test_pack_codes_a_run_in_a_file_that_unpacks_to_a_run(built, tmp_path, capsy
     file.write_bytes(file.read_bytes()[:-40])
     assert main(["unpack", str(file), f"--out={tmp_path}/again"]) == 2
     assert "truncated or changed" in capsys.readouterr().err
+
+
+def test_a_reshaped_run_trains_on(built, tmp_path, capsys):
+    """Training starts from the weights of a run or from its reshaped ones, not from random ones; a start of another
+    size is refused."""
+    assert main(["reshape", f"{built}/m2", f"--out={tmp_path}/reshaped"]) == 0
+    assert "their standard deviations times 0." in capsys.readouterr().out
+    train = ["train", f"--tokens={built}/train", *TINY, "--steps=1"]
+    losses = []
+    for k, start in enumerate(([f"--start={built}/m2"], [f"--start={tmp_path}/reshaped"], [])):
+        assert main([*train, *start, f"--out={tmp_path}/run{k}"]) == 0
+        losses.append(float(re.search(r"last training loss ([\d.]+)", capsys.readouterr().out)[1]))
+    assert losses[0] < losses[2] - 0.1 and len(set(losses)) == 3
+    assert main([*train, "--set=model.d_ff=128", f"--start={built}/m2", f"--out={tmp_path}/other"]) == 2
+    assert "model.d_ff is 128 and was" in capsys.readouterr().err
 
 
 def test_weights_prints_shapes_and_writes_their_report(built, tmp_path, capsys):
