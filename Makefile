@@ -12,7 +12,7 @@ demo: $(READY)
 	$(BIN)/compressed-lm demo --out runs/demo
 
 test: $(TPU)
-	$(BIN)/python -m pytest tests -n 2 --dist loadfile
+	$(BIN)/python -m pytest tests -n 2 --dist loadfile --no-loadscope-reorder
 
 fast-test: $(TPU)
 	$(BIN)/python -m pytest tests -n 2 --dist loadfile -m "not slow"

@@ -11,6 +11,20 @@ import pytest
 jax.config.update("jax_num_cpu_devices", 8)
 
 
+LONGEST = (
+    *("training/test_training_kills", "training/test_training_pods", "models/test_models_exact_settings"),
+    *("training/test_training_topologies", "training/test_training_penalties", "codecs/test_codecs_lossless"),
+    *("codecs/test_codecs_windows", "cli/test_cli_demo", "cli/test_cli_verbs", "cli/test_cli_sweep"),
+    *("experiments/test_experiments_notebooks", "training/test_training_representations"),
+)
+"""Files that take longest. They come first, or else one of two workers would wait for the other at the end."""
+
+
+def pytest_collection_modifyitems(items):
+    ranks = {name: rank for rank, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: ranks.get(f"{item.path.parent.name}/{item.path.stem}", len(ranks)))
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _compiled_programs_go():
     """Compiled programs stay until their module's tests are over: kept for the whole suite they take gigabytes."""

@@ -50,7 +50,7 @@ def test_capacity_notebook_runs_on_the_recorded_grid():
     assert figures_in(notebook) >= FIGURES["capacity"]
     # Digits of a bootstrap move with the linear algebra of a machine; what they are taken to say does not.
     said, committed = (
-        re.findall(r"\d+ pairs: \d+|Fewest bits [^,]*", printed_by(nb))
+        re.findall(r"\d+ against it|Fewest bits [^,]*", printed_by(nb))
         for nb in (notebook, nbformat.read(NOTEBOOKS / "capacity.ipynb", as_version=4))
     )
     assert len(said) == 2 and said == committed

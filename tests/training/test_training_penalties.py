@@ -289,7 +289,7 @@ def test_it_works_within_rigl(small_run):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """Returns a function: 150 steps on real text -> (last metrics, mean |w|, bits per weight at a step of 0.01)."""
+    """Returns a function: 100 steps on real text -> (last metrics, mean |w|, bits per weight at a step of 0.01)."""
     folder = tmp_path_factory.mktemp("runs")
     corpus = open_corpus("installed_docs")
     store = compress(corpus, "train", Bytes(), folder / "store", n_shards=1, max_bytes=500_000, log=print)
@@ -298,7 +298,7 @@ def trained(tmp_path_factory):
     @functools.cache
     def trained(spec, d_model=64):
         config = training.TrainConfig(
-            **dict(steps=150, batch_size=16, seq_len=64, learning_rate=5e-3, warmup_steps=20, penalty=spec)
+            **dict(steps=100, batch_size=16, seq_len=64, learning_rate=5e-3, warmup_steps=20, penalty=spec)
         )
         model = models.model_config("nano", 264, position="rotary", d_model=d_model, d_ff=4 * d_model)
         out = folder / f"{len(list(folder.iterdir()))}"
@@ -313,12 +313,10 @@ def trained(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("arm", "rates"), [("prox", (0, 0.3, 1, 3)), ("loss", (0, 0.1, 0.3, 1)), ("decoupled", (0, 3, 10, 30))]
-)
+@pytest.mark.parametrize(("arm", "rates"), [("prox", (1, 4)), ("loss", (0.3, 1)), ("decoupled", (15, 60))])
 def test_a_higher_rate_gives_smaller_and_cheaper_weights(arm, rates, trained):
     """On real text mean |w| and the entropy at a fixed step fall with the rate; the proximal arm alone makes zeros."""
-    runs = [trained(f"backslash(rate={rate},arm={arm})") for rate in rates]
+    runs = [trained("backslash(rate=0)"), *(trained(f"backslash(rate={rate},arm={arm})") for rate in rates)]
     sizes, bits = [size for _, size, _ in runs], [bits for *_, bits in runs]
     assert sizes == sorted(sizes, reverse=True) and bits == sorted(bits, reverse=True)
     assert bits[0] - bits[-1] > 1
