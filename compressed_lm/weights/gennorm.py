@@ -13,7 +13,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy import optimize, special
+from scipy import special
 
 from compressed_lm.errors import InputError
 
@@ -199,6 +199,8 @@ def fit_mle(w, *, loc: float = 0.0, bounds: tuple[float, float] = (0.1, 10.0)) -
     Raises:
         InputError: no weights, weights that are all equal, or that are not finite.
     """
+    from scipy import optimize  # which training does without
+
     magnitude, unit = _magnitudes(w, loc)
     logs = np.log(magnitude[magnitude > 0])
 
