@@ -12,6 +12,7 @@ from rich.table import Table as TerminalTable
 
 from compressed_lm.errors import InputError
 from compressed_lm.evaluation.report_template import Bullets, Figure, Heading, Page, Paragraph, Table, Tiles
+from compressed_lm.models.partitioning import by_name
 from compressed_lm.scaling.formatting import si
 from compressed_lm.training import load_run
 from compressed_lm.weights import fits
@@ -123,23 +124,22 @@ def weight_report(
         raise InputError(f"{out} was given for the report and is a folder; give the name of a file, as report.html.")
     run = load_run(run_dir)
     arrays, layers = {}, {}
-    for path, leaf in jax.tree.leaves_with_path(run.params):
-        name, leaf = "/".join(key.key for key in path), np.asarray(leaf)
+    for name, leaf in by_name(jax.device_get(run.params)).items():
         stacked = name.startswith("layers/")
         own = {f"{name}[{i}]": w for i, w in enumerate(leaf)} if stacked else {name: leaf}
         arrays |= own
         layers[name] = list(own)
     to_do = 3 * sum(w.size for w in arrays.values())
     *found, pooled, scaled = fits.fit_tensors(arrays, progress=progress and (lambda done: progress(done, to_do)))
-    by_name = {fit.name: fit for fit in found}
-    fitted = {name: tuple(by_name[array] for array in own if array in by_name) for name, own in layers.items()}
+    fit_of = {fit.name: fit for fit in found}
+    fitted = {name: tuple(fit_of[array] for array in own if array in fit_of) for name, own in layers.items()}
     report = WeightReport(
         run=str(run_dir),
         step=run.step,
         parameters=[ParameterFit(name, own) for name, own in fitted.items() if own],
         pooled=ParameterFit(pooled.name, (pooled,)),
         scaled=ParameterFit(scaled.name, (scaled,)),
-        left_out=[name for name in arrays if name not in by_name],
+        left_out=[name for name in arrays if name not in fit_of],
     )
     if out is not None:
         _write(pathlib.Path(out), _page(report, arrays, run).html())

@@ -53,6 +53,16 @@ def constrain(x: jax.Array, *axes) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, P(*fitting))
 
 
+def path_name(path) -> str:
+    """Returns the name of a parameter from its path in the tree, such as "layers/mlp/up/kernel"."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def by_name(params) -> dict:
+    """Returns the leaves of a tree of parameters by their names."""
+    return {path_name(path): leaf for path, leaf in jax.tree.leaves_with_path(params)}
+
+
 def pinned(layer):
     """Returns the parameters of one layer, each split as the rules say.
 
@@ -63,8 +73,7 @@ def pinned(layer):
         return layer
 
     def pin(path, leaf):
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
-        return jax.lax.with_sharding_constraint(leaf, partition(name, leaf.shape, mesh))
+        return jax.lax.with_sharding_constraint(leaf, partition(path_name(path), leaf.shape, mesh))
 
     return jax.tree.map_with_path(pin, layer)
 

@@ -5,12 +5,12 @@ import math
 import os
 import pathlib
 
-import jax
 import numpy as np
 
 from compressed_lm import weights
 from compressed_lm.coding import exp_golomb, levels
 from compressed_lm.errors import InputError
+from compressed_lm.models.partitioning import by_name
 from compressed_lm.training.checkpoints import folder
 from compressed_lm.training.packed import empty, write
 from compressed_lm.training.run_dir import load_run, read_record
@@ -68,8 +68,8 @@ def pack_run(
         raise InputError(f"{out} was given for the packed run and exists; give a new file.")
     run = load_run(directory)
     tensors, rows = {}, []
-    for path, leaf in jax.tree.leaves_with_path(run.params):
-        name, w = "/".join(key.key for key in path), np.asarray(leaf, np.float32)
+    for name, leaf in by_name(run.params).items():
+        w = np.asarray(leaf, np.float32)
         try:
             tensors[name] = bitstream.pack(w, step=step, coder=coder if _quantised(name) else "float32")
         except InputError as error:

@@ -7,7 +7,7 @@ import jax
 from jax.sharding import AxisType, Mesh, NamedSharding
 
 from compressed_lm.errors import InputError
-from compressed_lm.models.partitioning import AXES, RULES, Rules, partition
+from compressed_lm.models.partitioning import AXES, RULES, Rules, partition, path_name
 
 
 def use_cpu_devices(n: int) -> None:
@@ -45,7 +45,7 @@ def make_mesh(shape: Sequence[int] | None = None, *, devices: Sequence[jax.Devic
         )
     try:
         return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices[: math.prod(shape)])
-    except NotImplementedError as error:
+    except NotImplementedError as error:  # JAX, of shapes that the wires of a TPU have not
         raise InputError(
             f"The mesh {shape} was given, which does not fit the shape of the TPU ({error}); expected axes that are "
             "products of the sizes of its dimensions, such as 4,16,1 on 4x4x4."
@@ -56,7 +56,6 @@ def shardings(tree, mesh: Mesh, *, rules: Rules = RULES):
     """Returns a tree of NamedSharding for a tree of arrays or shapes, from the (pattern, spec) rules."""
 
     def place(path, leaf):
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
-        return NamedSharding(mesh, partition(name, leaf.shape, mesh, rules=rules))
+        return NamedSharding(mesh, partition(path_name(path), leaf.shape, mesh, rules=rules))
 
     return jax.tree.map_with_path(place, tree)

@@ -10,6 +10,7 @@ import numpy as np
 
 from compressed_lm import weights
 from compressed_lm.errors import InputError
+from compressed_lm.models.partitioning import by_name
 from compressed_lm.training.checkpoints import folder
 from compressed_lm.training.run_dir import CONFIG, WEIGHTS, load_run, read_record
 
@@ -50,7 +51,7 @@ def quantize_run(
     """
     form, others, out = weights.representation(form), weights.representation(others), empty(out, "packed")
     run = load_run(directory)
-    leaves = {_name(path): np.asarray(leaf) for path, leaf in jax.tree.leaves_with_path(run.params)}
+    leaves = by_name(jax.device_get(run.params))
     packed, matrices = {}, []
     for name, leaf in leaves.items():
         block = name.startswith("layers/")
@@ -93,7 +94,7 @@ def reshape_run(
         InputError: no run, weights that cannot be reshaped, or an `out` that is in use.
     """
     out, run = empty(out, "reshaped"), load_run(directory)
-    leaves = {_name(path): np.asarray(leaf) for path, leaf in jax.tree.leaves_with_path(run.params)}
+    leaves = by_name(jax.device_get(run.params))
     kernels = {name: w for name, w in leaves.items() if name.startswith("layers/") and name.endswith("/kernel")}
     before = {f"{name}/{i}": layer for name, w in kernels.items() for i, layer in enumerate(w)}
     after = weights.reshape_tensors(before, pooled=pooled, **settings)
@@ -123,7 +124,3 @@ def write(out, record: dict, packed: dict[str, weights.PackedTensor]) -> None:
     out.mkdir(parents=True, exist_ok=True)
     weights.save_packed(out / WEIGHTS, packed)
     (out / CONFIG).write_text(json.dumps(record, indent=2) + "\n")
-
-
-def _name(path) -> str:
-    return "/".join(key.key for key in path)

@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from compressed_lm import weights
 from compressed_lm.errors import InputError
 from compressed_lm.models import Transformer, TransformerConfig
+from compressed_lm.models.partitioning import path_name
 from compressed_lm.training.checkpoints import folder, restore_params
 from compressed_lm.training.config import FREE_FIELDS, LATER_FIELDS, TrainConfig
 from compressed_lm.training.mesh import shardings
@@ -110,7 +111,7 @@ def _unpacked(path, abstract):
     tensors = weights.load_packed(path)
 
     def place(keys, leaf):
-        name = "/".join(key.key for key in keys)
+        name = path_name(keys)
         if name not in tensors or tensors[name].shape != leaf.shape:
             raise InputError(
                 f"{path} has no {name} of shape {leaf.shape}, which the model of {path.parent / CONFIG} needs; the two "

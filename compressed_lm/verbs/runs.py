@@ -138,15 +138,20 @@ def train(arguments):
 
 def _started_from(directory, model, store):
     """Returns the parameters of a run for a model on a store."""
+    import jax
 
+    from compressed_lm.models import Transformer
+    from compressed_lm.models.partitioning import by_name
     from compressed_lm.training import load_run
 
     run = load_run(directory)
-    same = ("vocab_size", "d_model", "n_layers", "n_heads", "n_kv_heads", "d_head", "d_ff", "gated_mlp", "position")
+    tokens = jax.ShapeDtypeStruct((1, 1), "int32")
+    wanted, given = (
+        {name: leaf.shape for name, leaf in by_name(params).items()}
+        for params in (jax.eval_shape(Transformer(model).init, jax.random.key(0), tokens)["params"], run.params)
+    )
     changes = [
-        f"model.{name} is {ours!r} and was {theirs!r}"
-        for name in same
-        if (ours := getattr(model, name)) != (theirs := getattr(run.model_config, name))
+        f"{k} is {wanted.get(k)} and was {given.get(k)}" for k in wanted | given if wanted.get(k) != given.get(k)
     ]
     if run.codec_fingerprint != store.codec_fingerprint:
         changes.append(f"the tokens are of {store.codec_spec} and were of {run.codec_spec}")

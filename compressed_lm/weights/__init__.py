@@ -1,4 +1,5 @@
-"""Number formats for weights and activations: rounding, gradients, mean squared error on a Gaussian, packed bytes.
+"""Number formats for weights and activations: rounding, gradients, mean squared error on a Gaussian, packed
+bytes. And what weights are distributed like (`GeneralizedGaussian`), and files near their entropy (`bitstream`).
 
 rep = weights.representation("int(b=4,rule=quest)")
 rep.gmse()  # 0.01154: the mean squared error on N(0, 1)

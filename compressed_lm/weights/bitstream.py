@@ -19,7 +19,7 @@ import numpy as np
 from compressed_lm.coding import exp_golomb, levels
 from compressed_lm.errors import InputError
 from compressed_lm.spelling import did_you_mean, text
-from compressed_lm.weights.container import Kind
+from compressed_lm.weights.container import Kind, Payload
 from compressed_lm.weights.storage import Floats
 
 MAGIC = b"\x89CLB\r\n\x1a\n"  # as of `packing`
@@ -79,7 +79,7 @@ def parse_step(spec: "Step | str | float") -> Step:
 
 
 @dataclasses.dataclass(frozen=True)
-class CodedTensor:
+class CodedTensor(Payload):
     """An array as it is stored.
 
     Attributes:
@@ -93,16 +93,6 @@ class CodedTensor:
     step: float | None
     coder: str
     payload: bytes = dataclasses.field(repr=False)
-
-    @property
-    def nbytes(self) -> int:
-        """Stored bytes."""
-        return len(self.payload)
-
-    @property
-    def bits_per_weight(self) -> float:
-        """Stored bits over weights."""
-        return 8 * self.nbytes / max(1, math.prod(self.shape))
 
 
 def to_levels(w, step: float) -> np.ndarray:

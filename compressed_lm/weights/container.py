@@ -8,6 +8,7 @@ the other; SHA-256 of all that stands before it.
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import pathlib
 import struct
@@ -18,6 +19,23 @@ from compressed_lm.errors import InputError
 
 _DIGEST = hashlib.sha256().digest_size
 _MAX_HEADER = 1 << 26
+
+
+class Payload:
+    """An array as it is stored, with the attributes `shape` and `payload`: what its size is."""
+
+    shape: tuple[int, ...]
+    payload: bytes
+
+    @property
+    def nbytes(self) -> int:
+        """Stored bytes."""
+        return len(self.payload)
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Stored bits over weights."""
+        return 8 * self.nbytes / max(1, math.prod(self.shape))
 
 
 @dataclasses.dataclass(frozen=True)

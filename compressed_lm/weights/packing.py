@@ -4,14 +4,13 @@ A file is a `container` whose header has, for each tensor, name, representation,
 """
 
 import dataclasses
-import math
 from collections.abc import Mapping
 
 import jax
 import numpy as np
 
 from compressed_lm.errors import InputError
-from compressed_lm.weights.container import Kind
+from compressed_lm.weights.container import Kind, Payload
 from compressed_lm.weights.protocol import Representation, from_rows, rows_shape, to_rows
 from compressed_lm.weights.registry import representation
 
@@ -21,7 +20,7 @@ _FILE = Kind(MAGIC, FORMAT_VERSION, "packed weights", "`save_packed`", "pack the
 
 
 @dataclasses.dataclass(frozen=True)
-class PackedTensor:
+class PackedTensor(Payload):
     """A quantised array as it is stored.
 
     Attributes:
@@ -35,16 +34,6 @@ class PackedTensor:
     shape: tuple[int, ...]
     axis: int
     payload: bytes = dataclasses.field(repr=False)
-
-    @property
-    def nbytes(self) -> int:
-        """Stored bytes."""
-        return len(self.payload)
-
-    @property
-    def bits_per_weight(self) -> float:
-        """Stored bits over weights."""
-        return 8 * self.nbytes / max(1, math.prod(self.shape))
 
 
 def pack(w, rep: "Representation | str", *, params=None, axis: int = -2) -> PackedTensor:

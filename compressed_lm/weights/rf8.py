@@ -1,7 +1,7 @@
 """RF8, the residual floating-point format of eight bits: each weight is a power of two plus or minus a smaller one.
 
 papers/002 section 5 (arXiv 2506.00486 v1-v3). The value 2**e * (1 + r) has one of eight residuals r: none, +1/2, +1/4,
-+1/8, +1/16, -1/4, -1/8, -1/16, so a product is two shifts and an addition. The digest's source simulates values only;
++1/8, +1/16, -1/4, -1/8, -1/16, so a product is two shifts and an addition. The authors' program simulates values only;
 the byte is ours: one sign bit, four bits of exponent, three of residual, and one exponent for each matrix.
 """
 
@@ -66,18 +66,15 @@ class RF8(Representation):
     below the smallest becomes that or zero, whichever is nearer.
 
     Attributes:
-        rule: the gradient. ste: passed straight through; there is no other.
         rounding: spelled `round`. nearest: to the nearest value, ties to the smaller magnitude. authors: in the
             logarithm, as the authors' program does (see `octave`).
     """
 
     name: ClassVar[str] = "rf8"
     maskable: ClassVar[bool] = True
-    rule: str = "ste"
     rounding: str = dataclasses.field(default="nearest", metadata={"spelled": "round"})
 
     def __post_init__(self):
-        check_choice(self.name, "rule", self.rule, ("ste",))
         check_choice(self.name, "round", self.rounding, ("nearest", "authors"))
 
     def gmse_with_error(self):

@@ -22,6 +22,7 @@ from compressed_lm.coding import exp_golomb, levels
 from compressed_lm.corpora.store import TokenStore
 from compressed_lm.errors import InputError
 from compressed_lm.evaluation import BitsPerByte, predict_fn
+from compressed_lm.models.partitioning import by_name, path_name
 from compressed_lm.tracking.progress import progress
 from compressed_lm.training import load_run
 from compressed_lm.weights import bitstream
@@ -29,7 +30,6 @@ from compressed_lm.weights import bitstream
 STEPS = ("0.0625std", "0.125std", "0.25std", "0.5std", "1std")
 PRUNED = (0.5, 0.6, 0.7, 0.8, 0.9)
 FORMATS = (*(f"int(b={b})" for b in range(2, 7)), "e4m3", "e5m2", "rf8", "rf8(round=authors)")
-DEEPSHAPE_STEP = "0.25std"  # of the weights before they are reshaped, for all that are compared with it
 
 Kernels = Mapping[str, np.ndarray]  # by path, [n_layers, inputs, outputs]
 
@@ -41,9 +41,7 @@ def ways() -> dict[str, Callable[[Kernels], tuple[Kernels, dict]]]:
     found |= {f"prune={s}": functools.partial(formatted, form=f"sparse(s={s})") for s in PRUNED}
     found |= {f"prune={s}+step=0.25std": functools.partial(pruned, s=s) for s in PRUNED}
     found |= {form: functools.partial(formatted, form=form) for form in FORMATS}
-    found |= {"deepshape": functools.partial(reshaped, factor=None)}
-    found |= {"scaled as by deepshape": functools.partial(reshaped, factor="same")}
-    return found
+    return found | {"deepshape": deepshaped, "scaled as by deepshape": scaled}
 
 
 def coded(kernels: Kernels, step: str) -> tuple[Kernels, dict]:
@@ -53,8 +51,7 @@ def coded(kernels: Kernels, step: str) -> tuple[Kernels, dict]:
 
 def pruned(kernels: Kernels, s: float) -> tuple[Kernels, dict]:
     """Magnitude pruning of each matrix, then levels of a quarter of what was the standard deviation before."""
-    steps = {name: bitstream.parse_step("0.25std").of(w) for name, w in kernels.items()}
-    return _levels(formatted(kernels, f"sparse(s={s})")[0], steps)
+    return _levels(formatted(kernels, f"sparse(s={s})")[0], _quarters(kernels))
 
 
 def formatted(kernels: Kernels, form: str) -> tuple[Kernels, dict]:
@@ -66,16 +63,24 @@ def formatted(kernels: Kernels, form: str) -> tuple[Kernels, dict]:
     }
 
 
-def reshaped(kernels: Kernels, factor: str | None) -> tuple[Kernels, dict]:
-    """DeepShape of each matrix (shape x 0.8, scale x 0.6), or instead all of a matrix times one factor, the one that
-    gives it the standard deviation that DeepShape gives it; then levels of the original step."""
-    steps = {name: bitstream.parse_step(DEEPSHAPE_STEP).of(w) for name, w in kernels.items()}
-    new = {name: np.stack([weights.reshape_weights(layer) for layer in w]) for name, w in kernels.items()}
-    if factor == "same":
-        new = {
-            name: w * (new[name].std(axis=(1, 2)) / w.std(axis=(1, 2)))[:, None, None] for name, w in kernels.items()
-        }
-    return _levels({name: np.asarray(w, np.float32) for name, w in new.items()}, steps)
+def deepshaped(kernels: Kernels) -> tuple[Kernels, dict]:
+    """DeepShape of each matrix (shape x 0.8, scale x 0.6), then levels of a quarter of what the deviation was."""
+    return _levels(_deepshape(kernels), _quarters(kernels))
+
+
+def scaled(kernels: Kernels) -> tuple[Kernels, dict]:
+    """Each matrix times the factor that gives it the deviation that DeepShape gives it, then the same levels."""
+    goal = _deepshape(kernels)
+    factors = {name: (goal[name].std(axis=(1, 2)) / w.std(axis=(1, 2)))[:, None, None] for name, w in kernels.items()}
+    return _levels({name: w * factors[name] for name, w in kernels.items()}, _quarters(kernels))
+
+
+def _deepshape(kernels):
+    return {name: np.stack([weights.reshape_weights(layer) for layer in w]) for name, w in kernels.items()}
+
+
+def _quarters(kernels):
+    return {name: bitstream.parse_step("0.25std").of(w) for name, w in kernels.items()}
 
 
 def _levels(kernels, steps):
@@ -100,47 +105,48 @@ def measure(sweep: pathlib.Path, out: pathlib.Path, *, only: str | None, stride:
     out.mkdir(parents=True, exist_ok=True)
     table = out / "curves.jsonl"
     known = {(row["run"], row["way"]) for _, row in scaling.read_jsonl(table)} if table.exists() else set()
-    runs = [row for _, row in scaling.read_jsonl(sweep / "runs.jsonl") if row["final"]]
-    todo = [(row, name) for row in runs for name in ways() if (f"{sweep.name}/{row['run']}", name) not in known]
-    todo = [(row, name) for row, name in todo if only is None or only in name]
-    evaluators, last = {}, None
-    with progress("measure", len(todo), unit="models") as bar:
-        for row, name in todo:
-            if row is not last:
-                run, last = load_run(sweep / row["run"]), row
-                params = jax.device_get(run.params)
-                kernels = _kernels(params)
-                key = run.codec_spec, str(run.model_config)
-                if key not in evaluators:
-                    evaluators[key] = _evaluator(sweep, run, stride)
-            new, bits = ways()[name](kernels)
-            measured = dict(evaluators[key].run(jax.device_put(_replaced(params, new))))
-            entry = {
-                "run": f"{sweep.name}/{row['run']}",
-                "codec": row["codec"],
-                "tokens": row["tokens"],
-                "n_nonembed": row["n_nonembed"],
-                "seed": row["seed"],
-                "penalty": run.train_config.penalty,
-                "weight_decay": run.train_config.weight_decay,
-                "init_shape": run.model_config.init_shape,
-                "way": name,
-                **{key: round(float(value), 5) for key, value in bits.items()},
-                "bits_per_byte": round(measured["bits_per_byte"], 6),
-            }
-            with table.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(entry) + "\n")
-            bar.advance(1)
+    todo = []
+    for _, row in scaling.read_jsonl(sweep / "runs.jsonl"):
+        name = f"{sweep.name}/{row['run']}"
+        missing = [way for way in ways() if (name, way) not in known and (only is None or only in way)]
+        todo += [(name, row, missing)] if row["final"] and missing else []
+    evaluators = {}
+    with progress("measure", sum(len(missing) for *_, missing in todo), unit="models") as bar:
+        for name, row, missing in todo:
+            run = load_run(sweep / row["run"])
+            params = jax.device_get(run.params)
+            key = run.codec_spec, str(run.model_config)
+            if key not in evaluators:
+                evaluators[key] = _evaluator(sweep, run, stride)
+            for way in missing:
+                new, bits = ways()[way](_kernels(params))
+                measured = dict(evaluators[key].run(jax.device_put(_replaced(params, new))))
+                entry = {
+                    "run": name,
+                    "codec": row["codec"],
+                    "tokens": row["tokens"],
+                    "n_nonembed": row["n_nonembed"],
+                    "seed": row["seed"],
+                    "penalty": run.train_config.penalty,
+                    "weight_decay": run.train_config.weight_decay,
+                    "init_shape": run.model_config.init_shape,
+                    "way": way,
+                    **{what: round(float(value), 5) for what, value in bits.items()},
+                    "bits_per_byte": round(measured["bits_per_byte"], 6),
+                }
+                with table.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(entry) + "\n")
+                bar.advance(1)
 
 
 def _kernels(params):
-    leaves = jax.tree.leaves_with_path(params["layers"])
-    return {jax.tree_util.keystr(path): np.asarray(x) for path, x in leaves if path[-1].key == "kernel"}
+    return {name: w for name, w in by_name(params["layers"]).items() if name.endswith("kernel")}
 
 
 def _replaced(params, kernels):
-    layers = jax.tree.map_with_path(lambda path, x: kernels.get(jax.tree_util.keystr(path), x), params["layers"])
-    return params | {"layers": layers}
+    return params | {
+        "layers": jax.tree.map_with_path(lambda path, x: kernels.get(path_name(path), x), params["layers"])
+    }
 
 
 def _evaluator(sweep, run, stride):
@@ -155,7 +161,7 @@ def main() -> int:
     parser.add_argument("sweep", type=pathlib.Path, help="folder of a sweep")
     parser.add_argument("--out", type=pathlib.Path, required=True, help="folder of curves.jsonl")
     parser.add_argument("--only", help="only ways whose name contains this, such as step= or prune=")
-    parser.add_argument("--stride", type=int, default=4, help="evaluate on every so-manieth row (default %(default)s)")
+    parser.add_argument("--stride", type=int, default=4, help="evaluate on every n-th row (default %(default)s)")
     arguments = parser.parse_args()
     try:
         measure(arguments.sweep, arguments.out, only=arguments.only, stride=arguments.stride)

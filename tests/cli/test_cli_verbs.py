@@ -143,7 +143,7 @@ def test_a_reshaped_run_trains_on(built, tmp_path, capsys):
         losses.append(float(re.search(r"last training loss ([\d.]+)", capsys.readouterr().out)[1]))
     assert losses[0] < losses[2] - 0.1 and len(set(losses)) == 3
     assert main([*train, "--set=model.d_ff=128", f"--start={built}/m2", f"--out={tmp_path}/other"]) == 2
-    assert "model.d_ff is 128 and was" in capsys.readouterr().err
+    assert "mlp/up/kernel is (2, 32, 128) and was" in capsys.readouterr().err
 
 
 def test_weights_prints_shapes_and_writes_their_report(built, tmp_path, capsys):
