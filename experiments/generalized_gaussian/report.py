@@ -8,6 +8,7 @@ codec and length that was trained without a penalty. Writes rate.png and pruning
 
 import argparse
 import pathlib
+import re
 import sys
 
 import matplotlib.pyplot as plt
@@ -85,18 +86,50 @@ def way_table(runs: pd.DataFrame, ways: list[str], arms: list[tuple[str, str]]) 
     return pd.DataFrame(rows, columns=["codec", "training", "way", "bits", "loss"])
 
 
+def frontier_table(runs: pd.DataFrame, limits: tuple[float, ...]) -> pd.DataFrame:
+    """Returns, for each kind of training, the fewest bits per weight of any strength and uniform step whose loss is at
+    most so much above the plain run's."""
+    table = over_seeds(runs[runs["way"].str.startswith("step=")], ["bits", "excess"])
+    rows = []
+    for (codec, arm), part in table.groupby(level=[0, 1], sort=False):
+        row = {"codec": codec, "training": arm}
+        for limit in limits:
+            good = part[part["excess", "mean"] <= limit]
+            best = good["bits", "mean"].idxmin() if len(good) else None
+            text = "none" if best is None else f"{good['bits', 'mean'].min():.2f} ({best[2]}, {best[3]})"
+            row[f"up to +{limit}"] = text.replace("(, ", "(")
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def pruning_table(runs: pd.DataFrame) -> pd.DataFrame:
+    """Returns the loss above the plain run's after setting shares of each matrix's weights to zero."""
+    ways = ["float32", *(way for way in runs["way"].unique() if re.fullmatch(r"prune=[\d.]+", way))]
+    table = over_seeds(runs[runs["way"].isin(ways)], ["excess"])
+    rows = []
+    for (codec, arm, strength), part in table.groupby(level=[0, 1, 2], sort=False):
+        part = part.droplevel([0, 1, 2])
+        cells = {way.replace("prune=", ""): _pm(part.loc[way], "excess", 3, sign=True) for way in ways}
+        rows.append({"codec": codec, "training": f"{arm} {strength}".strip(), **cells})
+    return pd.DataFrame(rows).rename(columns={"float32": "none"})
+
+
 def _pm(row, name, digits, *, sign=False):
     value, half = row[name, "mean"], row[name, "half"]
     return f"{value:{'+' if sign else ''}.{digits}f}" + (f" ± {half:.{digits}f}" if np.isfinite(half) else "")
 
 
 def rate_figure(runs: pd.DataFrame, path: pathlib.Path) -> None:
-    """Loss against bits: the plain run under finer and coarser steps, and every other training at its own."""
-    codecs = runs["codec"].unique()
-    fig, axes = plt.subplots(1, len(codecs), figsize=(6.6 * len(codecs), 4.4), layout="constrained", squeeze=False)
+    """Loss against bits, a line for the steps of each training; initial shapes have a panel of their own."""
     table = over_seeds(runs[runs["way"].str.startswith("step=")], ["bits", "excess"])
-    for ax, codec in zip(axes[0], codecs, strict=True):
-        for arm, part in table.loc[codec].groupby(level=0, sort=False):
+    arms = table.index.get_level_values("arm")
+    panels = {codec: table[arms != "init"].loc[codec] for codec in runs["codec"].unique()}
+    started = table[arms.isin(["none", "init"])]
+    codec = started.index[started.index.get_level_values("arm") == "init"][0][0]
+    panels[f"{codec}, initial shapes with and without prox"] = started.loc[codec]
+    fig, axes = plt.subplots(1, len(panels), figsize=(5.6 * len(panels), 4.4), layout="constrained", squeeze=False)
+    for ax, (title, shown) in zip(axes[0], panels.items(), strict=True):
+        for arm, part in shown.groupby(level=0, sort=False):
             for k, (_, line) in enumerate(part.droplevel(0).groupby(level=0, sort=False)):
                 line = line.sort_values(("bits", "mean"))
                 ax.errorbar(
@@ -105,14 +138,15 @@ def rate_figure(runs: pd.DataFrame, path: pathlib.Path) -> None:
                     yerr=line["excess", "half"],
                     color=COLORS[arm],
                     alpha=1 if arm == "none" else 0.75,
+                    elinewidth=0.5,
                     linewidth=2 if arm == "none" else 1,
                     marker="os^Dv"[k % 5],
                     markersize=4,
                     capsize=1.5,
                     label=arm if k == 0 else None,
                 )
-        ax.set(title=codec, xlabel="bits per weight, range coder", ylabel="bits per byte above the plain run")
-        low = table.loc[codec]["excess", "mean"].min()
+        ax.set(title=title, xlabel="bits per weight, range coder", ylabel="bits per byte above the plain run")
+        low = shown["excess", "mean"].min()
         ax.set_ylim(low - 0.01, 0.25)
         ax.set_xlim(0, 5.2)
         finish(ax)
@@ -151,6 +185,8 @@ def main() -> int:
     folder = parser.parse_args().folder
     runs = read(folder)
     print(markdown(rate_table(runs)))
+    print(f"\n## Fewest bits for a loss\n\n{markdown(frontier_table(runs, (0.03, 0.05, 0.1)))}")
+    print(f"\n## Pruned after training\n\n{markdown(pruning_table(runs))}")
     plain = [("none", "")]
     formats = [way for way in runs["way"].unique() if way.startswith(("int", "e4m3", "e5m2", "rf8"))]
     steps = [way for way in runs["way"].unique() if way.startswith("step=")]
