@@ -124,9 +124,8 @@ def rate_figure(runs: pd.DataFrame, path: pathlib.Path) -> None:
     table = over_seeds(runs[runs["way"].str.startswith("step=")], ["bits", "excess"])
     arms = table.index.get_level_values("arm")
     panels = {codec: table[arms != "init"].loc[codec] for codec in runs["codec"].unique()}
-    started = table[arms.isin(["none", "init"])]
-    codec = started.index[started.index.get_level_values("arm") == "init"][0][0]
-    panels[f"{codec}, initial shapes with and without prox"] = started.loc[codec]
+    for codec in table[arms == "init"].index.unique("codec"):
+        panels[f"{codec}, initial shapes with and without prox"] = table[arms.isin(["none", "init"])].loc[codec]
     fig, axes = plt.subplots(1, len(panels), figsize=(5.6 * len(panels), 4.4), layout="constrained", squeeze=False)
     for ax, (title, shown) in zip(axes[0], panels.items(), strict=True):
         for arm, part in shown.groupby(level=0, sort=False):
