@@ -11,10 +11,10 @@ TORCH := $(VENV)/.torch
 demo: $(READY)
 	$(BIN)/compressed-lm demo --out runs/demo
 
-test: $(TPU)
+test: $(TPU) $(TORCH)
 	$(BIN)/python -m pytest tests -n 2 --dist loadfile --no-loadscope-reorder
 
-fast-test: $(TPU)
+fast-test: $(TPU) $(TORCH)
 	$(BIN)/python -m pytest tests -n 2 --dist loadfile -m "not slow"
 
 bench: $(TORCH)
@@ -23,6 +23,7 @@ bench: $(TORCH)
 	$(BIN)/python benchmarks/coder.py
 	$(BIN)/python benchmarks/weight_coding.py
 	$(BIN)/python benchmarks/train_step.py
+	$(BIN)/python benchmarks/projection.py
 
 # Recorded tables; scaling_laws too where COMPRESSED_LM_DATA names the folder with the public ones.
 notebooks: $(READY)
@@ -43,7 +44,7 @@ $(READY): setup.py
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else "compressed_lm needs Python 3.11 to 3.13; $(PYTHON) is %d.%d. Set another: make PYTHON=python3.12" % v)'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[corpora,tensorboard,dev]'
+	$(BIN)/python -m pip install --quiet --editable '.[corpora,tensorboard,hf,dev]'
 	@touch $(READY)
 
 # The compiler for TPUs, which tests need and nothing else here; there is one for Linux on x86 only.
@@ -51,9 +52,9 @@ $(TPU): $(READY)
 	$(BIN)/python -m pip install --quiet --editable '.[tpu]' || echo "no libtpu for this machine: its tests are skipped"
 	@touch $(TPU)
 
-# PyTorch, which a benchmark is compared with.
+# PyTorch and transformers, which models are compared with.
 $(TORCH): $(READY)
-	$(BIN)/python -m pip install --quiet --editable '.[bench]'
+	$(BIN)/python -m pip install --quiet --editable '.[bench]' || echo "no PyTorch for this machine: tests against it are skipped"
 	@touch $(TORCH)
 
 clean:

@@ -39,7 +39,10 @@ EXTRAS = {
     # On a TPU; elsewhere (Linux, x86) the compiler alone, for `train --dry_run --tpu`.
     "tpu": ["jax[tpu]>=0.10.2,<0.13"],
     "gcs": ["etils[epath-gcs]>=1.14,<2"],
-    "bench": ["torch>=2.9,<2.15"],
+    # Checkpoints of Hugging Face, in and out.
+    "hf": ["safetensors>=0.6,<1", "tokenizers>=0.22,<0.25"],
+    # What tests and benchmarks compare the models with.
+    "bench": ["torch==2.13.0", "transformers>=5.23,<6"],
     "dev": [
         "pytest>=8.4,<10",
         "pytest-xdist>=3.6,<4",

@@ -1,4 +1,4 @@
-"""Text to token ids and back, lossless: bytes, sentencepiece, gzip, static_ac, ac, eiw.
+"""Text to token ids and back, lossless: bytes, sentencepiece, tokenizers, gzip, static_ac, ac, eiw.
 
 codec = codecs.load("eiw16-en")
 ids = codec.encode(b"any bytes")
@@ -6,7 +6,7 @@ assert codec.decode(ids) == b"any bytes"
 """
 
 from compressed_lm.codecs.bytes_codec import Bytes
-from compressed_lm.codecs.protocol import Codec
+from compressed_lm.codecs.protocol import Codec, eod_id
 from compressed_lm.codecs.registry import (
     FAMILIES,
     canonical_spec,
@@ -17,6 +17,7 @@ from compressed_lm.codecs.registry import (
     save_dictionary,
     shipped,
 )
+from compressed_lm.codecs.tokenizer_files import read_tokenizer, tokenizer_files
 
 __all__ = [
     "FAMILIES",
@@ -25,11 +26,14 @@ __all__ = [
     "Codec",
     "canonical_spec",
     "create",
+    "eod_id",
     "load",
     "parse_spec",
+    "read_tokenizer",
     "save",
     "save_dictionary",
     "shipped",
+    "tokenizer_files",
 ]
 
 

@@ -13,7 +13,8 @@ class Codec(Protocol):
 
     `decode(encode(data)) == data` for every byte string, the empty one and invalid UTF-8 included (but for
     `eiw(fill=paper)`, which is there for comparison). Ids 0..V-1 belong to the codec; the
-    ids of end-of-document and padding lie outside, in the model's vocabulary.
+    ids of end-of-document and padding lie outside, in the model's vocabulary. Only a vocabulary that came with a model
+    may hold its own end-of-document, as the attribute `eod_id` (see `eod_id`); no text encodes to it.
 
     Attributes:
       name: the family, such as "eiw".
@@ -61,6 +62,11 @@ class Codec(Protocol):
 
     def files(self) -> dict[str, bytes]:
         """What a saved codec has to carry beside its spec: file name -> content."""
+
+
+def eod_id(codec: Codec) -> int:
+    """The id of end-of-document: the codec's own where it has one, else the first after its ids."""
+    return getattr(codec, "eod_id", codec.vocab_size)
 
 
 def checked_ids(ids, codec: Codec) -> np.ndarray:

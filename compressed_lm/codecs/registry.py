@@ -16,18 +16,19 @@ from compressed_lm.codecs.eiw import DICTIONARY_FILE, EIW, Options, read_diction
 from compressed_lm.codecs.gzip_codec import Gzip
 from compressed_lm.codecs.protocol import Codec
 from compressed_lm.codecs.sentencepiece_codec import SentencePiece
+from compressed_lm.codecs.tokenizers_codec import Tokenizers
 from compressed_lm.errors import InputError
 
 if TYPE_CHECKING:  # a compiled codec loads without JAX
     from compressed_lm.codecs.m1 import M1
 
-FAMILIES = {family.name: family for family in (Bytes, SentencePiece, Gzip, StaticAC, AC, EIW)}
+FAMILIES = {family.name: family for family in (Bytes, SentencePiece, Tokenizers, Gzip, StaticAC, AC, EIW)}
 FORMAT_VERSION = 1
 HEADER = "codec.json"
 PRETRAINED = epath.resource_path("compressed_lm") / "pretrained"
 """The codecs and the M1 that come with the package."""
 _UNBOUNDED = re.compile(r"^\s*eiw\(\s*(?:b=inf\s*,\s*v=(\d+)|v=(\d+)\s*,\s*b=inf)\s*\)\s*$")
-_RESOURCES = ("m1", "documents", "progress", "dictionary")
+_RESOURCES = ("m1", "documents", "progress", "dictionary", "tokenizer")
 
 
 def parse_spec(spec: str) -> tuple[str, dict[str, int | str]]:
@@ -82,6 +83,11 @@ def create(
     name, options = parse_spec(spec)
     needed = inspect.signature(FAMILIES[name].build).parameters
     resources = {}
+    if "tokenizer" in needed:
+        raise InputError(
+            f"The codec {spec} is not built from text: it comes with a model. `compressed-lm import FOLDER --out RUN` "
+            "writes it to RUN/codec."
+        )
     if "m1" in needed:
         if m1 is None:
             raise InputError(

@@ -1,5 +1,6 @@
 """SentencePiece unigram pieces over raw bytes: lossless, as a tokenizer for byte strings has to be."""
 
+import contextlib
 import hashlib
 import io
 import re
@@ -20,13 +21,20 @@ _UNSAFE = f"\x00{SPACE}\ufffd\udc80-\udcff"
 _RUN = re.compile(f"(?P<unsafe>[{_UNSAFE}]+)|[^{_UNSAFE}]+")
 _BYTE_PIECE = re.compile(r"<0x([0-9A-F]{2})>")
 MAX_SENTENCE = 4000
+_AS_IT_IS = b"\x1a\x06\x12\x00\x18\x00\x20\x00"
+"""Appended to a model, where the later value of a field wins: no normalisation (field 2 of normalizer_spec), no space
+before a text (3), no white space removed (4)."""
 
 
 class SentencePiece:
     """A unigram vocabulary with byte fallback, trained on the corpus; no normalisation, white space kept.
 
     Whatever SentencePiece would not give back unchanged (invalid UTF-8, NUL, its own space character) is spelled in
-    byte pieces.
+    byte pieces. A model from elsewhere, such as Llama 2's tokenizer.model, is used in the same way: where it puts a
+    space before every text, this codec does not.
+
+    Attributes:
+      eod_id: the end-of-text of the model where it has one, else `vocab_size`.
     """
 
     name = "sentencepiece"
@@ -38,7 +46,7 @@ class SentencePiece:
         self._model = model
         self._processor = sentencepiece.SentencePieceProcessor()
         try:
-            self._processor.LoadFromSerializedProto(model)
+            self._processor.LoadFromSerializedProto(model + _AS_IT_IS)
         except Exception as error:
             raise InputError(
                 f"{len(model)} bytes were given as a SentencePiece model, which it is not ({error}). Build "
@@ -53,6 +61,13 @@ class SentencePiece:
         self._pieces = [self._bytes_of(i) for i in range(v)]
         self._lengths = np.array([len(p) for p in self._pieces], np.int32)
         self._byte_ids = np.array([self._processor.piece_to_id(f"<0x{b:02X}>") for b in range(256)], np.int32)
+        if not all(self._processor.is_byte(int(i)) for i in self._byte_ids):
+            raise InputError(
+                "The SentencePiece model has no pieces for single bytes (byte_fallback), so it cannot give back every "
+                "text. Use another codec."
+            )
+        end = self._processor.eos_id()
+        self.eod_id = end if end >= 0 else v
         self.fingerprint = hashlib.sha256(b"compressed_lm sentencepiece 1" + model).hexdigest()
 
     def _bytes_of(self, i: int) -> bytes:
@@ -61,6 +76,14 @@ class SentencePiece:
             return b""
         match = _BYTE_PIECE.fullmatch(piece) if self._processor.is_byte(i) else None
         return bytes([int(match[1], 16)]) if match else piece.replace(SPACE, " ").encode()
+
+    @classmethod
+    def of_model(cls, model: bytes) -> "SentencePiece":
+        """The codec of a SentencePiece model of any size, such as the content of a tokenizer.model."""
+        processor = sentencepiece.SentencePieceProcessor()
+        with contextlib.suppress(RuntimeError):  # `__init__` says what is wrong
+            processor.LoadFromSerializedProto(model)
+        return cls(v=processor.vocab_size(), model=model)
 
     @classmethod
     def build(cls, *, v: int = 4096, documents: Iterable[bytes]) -> "SentencePiece":
@@ -99,6 +122,15 @@ class SentencePiece:
     @classmethod
     def from_files(cls, files: dict[str, bytes], *, v: int = 4096) -> "SentencePiece":
         return cls(v=v, model=files["sentencepiece.model"])
+
+    @property
+    def is_bpe(self) -> bool:
+        """Whether pieces are merged in the order of their ranks, and not chosen for their probabilities."""
+        return all(self._processor.get_score(i).is_integer() for i in range(self.vocab_size))
+
+    def token(self, i: int) -> str:
+        """How the model spells an id, such as `</s>`."""
+        return self._processor.id_to_piece(i)
 
     def encode(self, data: bytes) -> np.ndarray:
         parts = [np.zeros(0, np.int32)]

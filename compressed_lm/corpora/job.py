@@ -16,7 +16,7 @@ import random
 import time
 from collections.abc import Callable, Iterable, Iterator
 
-from compressed_lm.codecs.protocol import Codec
+from compressed_lm.codecs.protocol import Codec, eod_id
 from compressed_lm.corpora import corpus as corpus_lib
 from compressed_lm.corpora.corpus import Corpus
 from compressed_lm.corpora.shards import ShardWriter, sha256_file, shard_name
@@ -75,6 +75,7 @@ def compress(
             "vocab_size": int(codec.vocab_size),
             "window_bits": codec.window_bits,
             "m1_hash": codec.m1_hash,
+            **({"eod_id": end} if (end := int(eod_id(codec))) < codec.vocab_size else {}),
         },
         "corpus": corpus.describe(split),
         "max_bytes": max_bytes,

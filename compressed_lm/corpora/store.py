@@ -49,7 +49,7 @@ class TokenStore:
       codec_spec: the codec's spelling.
       codec_fingerprint: the codec's fingerprint.
       vocab_size: V, the codec's number of ids.
-      eod_id: V, the id of end-of-document in rows.
+      eod_id: the id of end-of-document in rows: V, or the codec's own.
       n_documents, n_tokens, n_bytes: totals; `n_tokens` counts no end-of-document.
     """
 
@@ -60,7 +60,7 @@ class TokenStore:
         self.codec_spec: str = manifest["codec"]["spec"]
         self.codec_fingerprint: str = manifest["codec"]["fingerprint"]
         self.vocab_size: int = manifest["codec"]["vocab_size"]
-        self.eod_id: int = self.vocab_size
+        self.eod_id: int = manifest["codec"].get("eod_id", self.vocab_size)
         self.n_documents: int = manifest["n_documents"]
         self.n_tokens: int = manifest["n_tokens"]
         self.n_bytes: int = manifest["n_bytes"]

@@ -25,6 +25,7 @@ def sample_tokens(
     *,
     n_tokens: int,
     eod_id: int,
+    n_ids: int | None = None,
     temperature: float = 1.0,
     top_k: int = 0,
     seed: int = 0,
@@ -36,6 +37,7 @@ def sample_tokens(
       prompt: int32[T], ids to continue; may be empty.
       n_tokens: largest number of new tokens.
       eod_id: end-of-document, which opens the sequence and ends the sample.
+      n_ids: ids from here on are not sampled; by default those after end-of-document.
       temperature: divides the logits; 0 takes the most likely token.
       top_k: sample from this many most likely tokens; 0 for all.
       seed: of the random numbers.
@@ -46,7 +48,8 @@ def sample_tokens(
         )
     forced = np.append(np.int32(eod_id), np.asarray(prompt, np.int32))
     length = -(-(len(forced) + n_tokens) // TOKENS_PER_CALL) * TOKENS_PER_CALL
-    advance = jax.jit(functools.partial(_advance, Transformer(model_config), eod_id, temperature, top_k))
+    n_ids = eod_id + 1 if n_ids is None else n_ids
+    advance = jax.jit(functools.partial(_advance, Transformer(model_config), n_ids, temperature, top_k))
     carry = (jnp.int32(0), jnp.int32(0), init_cache(model_config, 1, length), jax.random.key(seed))
     padded = np.full(length + 1, -1, np.int32)
     padded[: len(forced)] = forced
@@ -65,7 +68,7 @@ def sample_tokens(
             return
 
 
-def _advance(model, eod_id, temperature, top_k, params, carry, forced):
+def _advance(model, n_ids, temperature, top_k, params, carry, forced):
     """Feeds the forced inputs where there are any (not -1), the sampled ones elsewhere: (carry, int32[16] sampled after
     each)."""
 
@@ -73,7 +76,7 @@ def _advance(model, eod_id, temperature, top_k, params, carry, forced):
         last, position, cache, key = carry
         token = jnp.where(given >= 0, given, last)
         logits, cache = model.apply({"params": params}, token[None], position[None], cache, method="step")
-        logits = jnp.where(jnp.arange(logits.shape[-1]) <= eod_id, logits[0], -jnp.inf)
+        logits = jnp.where(jnp.arange(logits.shape[-1]) < n_ids, logits[0], -jnp.inf)
         if top_k:
             logits = jnp.where(logits >= jax.lax.top_k(logits, min(top_k, logits.shape[0]))[0][-1], logits, -jnp.inf)
         key, use = jax.random.split(key)
@@ -99,6 +102,7 @@ def generate(
 
     Bytes that are not UTF-8 (a model may sample any) come out as U+FFFD.
     """
+    from compressed_lm.codecs.protocol import eod_id
     from compressed_lm.codecs.streaming import StreamDecoder
 
     ids = codec.encode(prompt) if prompt else np.zeros(0, np.int32)
@@ -109,7 +113,8 @@ def generate(
         model_config,
         ids,
         n_tokens=n_tokens,
-        eod_id=codec.vocab_size,
+        eod_id=eod_id(codec),
+        n_ids=max(codec.vocab_size, eod_id(codec) + 1),
         temperature=temperature,
         top_k=top_k,
         seed=seed,

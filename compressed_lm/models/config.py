@@ -3,14 +3,26 @@
 import dataclasses
 import math
 
+from compressed_lm import spelling
 from compressed_lm.errors import InputError
 from compressed_lm.weights import representation
 
-ACTIVATIONS = ("relu", "gelu", "silu")
+ACTIVATIONS = ("relu", "gelu", "silu", "gelu_erf")
 POSITIONS = ("relative", "rotary")
+NORMS = ("rms", "layer")
+BIASES = ("none", "qkv", "all")
 DTYPES = ("float32", "bfloat16")
 ATTENTION = ("auto", "xla", "cudnn")
 REMAT = ("none", "dots", "full")
+_ROPE_SCALINGS = {
+    "none": {},
+    "llama3": {
+        "factor": spelling.Option(float, 8.0),
+        "low": spelling.Option(float, 1.0),
+        "high": spelling.Option(float, 4.0),
+        "length": spelling.Option(int, 8192),
+    },
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,12 +38,20 @@ class TransformerConfig:
         d_ff: F, width of the MLP.
         n_kv_heads: heads of keys and values, each for as many heads of queries (grouped-query attention); 0 for H.
         gated_mlp: down(up(x) * act(gate(x))) instead of down(act(up(x))).
-        activation: relu, gelu or silu.
+        activation: relu, gelu (approximated by a tanh), silu or gelu_erf (gelu as it is defined).
         position: "relative" (T5 buckets) or "rotary".
         n_buckets: rows of a relative-position table.
         max_distance: distances from here on share the last bucket.
         qk_norm: queries and keys are normalised, which keeps attention from saturating at high learning rates.
         tie_embeddings: logits use the input embedding instead of a matrix of their own.
+        norm: "rms" (RMSNorm, a scale) or "layer" (LayerNorm, a scale and a bias).
+        norm_eps: what a norm adds to the mean square.
+        bias: which matrices of the blocks have a bias: "none", "qkv" (queries, keys and values) or "all".
+        parallel_residual: attention and MLP both read what comes into the block, instead of one after the other.
+        rope_theta: base of the rotary frequencies.
+        rope_scaling: how these were changed for longer texts: "none" or "llama3(factor=8,low=1,high=4,length=8192)":
+            wavelengths above length / low are multiplied by `factor`, those below length / high stay.
+        rotary_fraction: part of each head, from its first number on, that rotary positions turn.
         dtype: type of the matrix products, float32 or bfloat16.
         weights, activations: representation of the matrices of the blocks and of what they are multiplied with, such as
             "int(b=4)" (see `compressed_lm.weights`); embeddings and the output layer stay as they are.
@@ -59,6 +79,13 @@ class TransformerConfig:
     max_distance: int = 128
     qk_norm: bool = False
     tie_embeddings: bool = False
+    norm: str = "rms"
+    norm_eps: float = 1e-6
+    bias: str = "none"
+    parallel_residual: bool = False
+    rope_theta: float = 10_000.0
+    rope_scaling: str = "none"
+    rotary_fraction: float = 1.0
     dtype: str = "float32"
     weights: str = "dense"
     activations: str = "dense"
@@ -68,8 +95,8 @@ class TransformerConfig:
     scan_layers: bool = True
 
     def __post_init__(self):
-        choices = dict(activation=ACTIVATIONS, position=POSITIONS, dtype=DTYPES, attention=ATTENTION, remat=REMAT)
-        for field, valid in choices.items():
+        choices = dict(activation=ACTIVATIONS, position=POSITIONS, norm=NORMS, bias=BIASES)
+        for field, valid in (choices | dict(dtype=DTYPES, attention=ATTENTION, remat=REMAT)).items():
             if getattr(self, field) not in valid:
                 raise InputError(f"{field}={getattr(self, field)!r} was given; expected one of {', '.join(valid)}.")
         for field in ("vocab_size", "d_model", "n_layers", "n_heads", "d_head", "d_ff"):
@@ -80,9 +107,17 @@ class TransformerConfig:
                 f"n_kv_heads={self.n_kv_heads} was given for n_heads={self.n_heads}; expected 0, for as many, or a "
                 "number that divides it."
             )
-        if self.position == "rotary" and self.d_head % 2:
+        if not (self.norm_eps > 0 and 1 < self.rope_theta < math.inf and 0 < self.rotary_fraction <= 1):
+            raise InputError(
+                f"norm_eps={self.norm_eps}, rope_theta={self.rope_theta}, rotary_fraction={self.rotary_fraction} were "
+                "given; expected a norm_eps above 0, a rope_theta above 1 and a rotary_fraction above 0, at most 1."
+            )
+        if self.position == "rotary" and (self.rotary_dims % 2 or not self.rotary_dims):
             raise InputError(
                 f"d_head={self.d_head} was given; rotary positions turn pairs of numbers, so use an even d_head."
+                if self.rotary_fraction == 1
+                else f"d_head={self.d_head} and rotary_fraction={self.rotary_fraction} were given, of which rotary "
+                f"positions turn {self.rotary_dims} numbers; they turn pairs, so choose an even number."
             )
         if self.position == "relative" and not 2 <= self.n_buckets < 2 * self.max_distance:
             raise InputError(
@@ -97,7 +132,9 @@ class TransformerConfig:
                 "(1 for Laplace, 2 for a Gaussian), or 0 for a truncated normal."
             )
 
-        object.__setattr__(self, "init_shape", float(self.init_shape))
+        for field in ("init_shape", "norm_eps", "rope_theta", "rotary_fraction"):
+            object.__setattr__(self, field, float(getattr(self, field)))
+        object.__setattr__(self, "rope_scaling", _canonical(self.rope_scaling))
         for field in ("weights", "activations"):  # one spelling for each, so that equal runs have equal records
             object.__setattr__(self, field, str(representation(getattr(self, field))))
         if "rule=rigl" in self.activations:
@@ -115,6 +152,32 @@ class TransformerConfig:
     def kv_heads(self) -> int:
         """Number of heads of keys and values."""
         return self.n_kv_heads or self.n_heads
+
+    @property
+    def rotary_dims(self) -> int:
+        """Numbers of each head that rotary positions turn."""
+        return int(self.d_head * self.rotary_fraction)
+
+
+def parse_rope_scaling(spec: str) -> dict[str, int | float]:
+    """Returns the options of a `rope_scaling`: factor, low, high and length; none of them for "none".
+
+    Raises:
+        InputError: it cannot be read, or its numbers are not those of a scaling.
+    """
+    example = "llama3(factor=8,low=1,high=4,length=8192)"
+    name, given = spelling.parse(spec, _ROPE_SCALINGS, noun="rope_scaling", example=example)
+    options = {k: option.default for k, option in _ROPE_SCALINGS[name].items()} | given
+    if options and not (1 <= options["factor"] < math.inf and 0 < options["low"] < options["high"] < math.inf):
+        raise InputError(f"rope_scaling={spec!r} was given; expected a factor of 1 or more and 0 < low < high.")
+    if options and options["length"] < 1:
+        raise InputError(f"rope_scaling={spec!r} was given; expected a length of at least one token.")
+    return options
+
+
+def _canonical(rope_scaling):
+    options = parse_rope_scaling(rope_scaling)
+    return f"llama3({','.join(f'{k}={spelling.text(v)}' for k, v in sorted(options.items()))})" if options else "none"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,10 +197,17 @@ def model_vocab_size(codec_vocab_size: int) -> int:
 def count_params(config: TransformerConfig) -> ParamCounts:
     """Returns the numbers of parameters of a config, by arithmetic alone."""
     c = config
-    attention = 2 * c.d_model * (c.n_heads + c.kv_heads) * c.d_head + (2 * c.d_head if c.qk_norm else 0)
-    bias = c.n_buckets * c.n_heads if c.position == "relative" else 0
+    norm = 2 if c.norm == "layer" else 1  # numbers for each that is normalised
+    attention = 2 * c.d_model * (c.n_heads + c.kv_heads) * c.d_head + (2 * norm * c.d_head if c.qk_norm else 0)
+    if c.position == "relative":
+        attention += c.n_buckets * c.n_heads
     mlp = (3 if c.gated_mlp else 2) * c.d_model * c.d_ff
-    non_embedding = c.n_layers * (attention + bias + mlp + 2 * c.d_model) + c.d_model
+    if c.bias != "none":
+        attention += (c.n_heads + 2 * c.kv_heads) * c.d_head
+    if c.bias == "all":
+        attention += c.d_model
+        mlp += (2 if c.gated_mlp else 1) * c.d_ff + c.d_model
+    non_embedding = c.n_layers * (attention + mlp + 2 * norm * c.d_model) + norm * c.d_model
     embedding = c.vocab_size * c.d_model * (1 if c.tie_embeddings else 2)
     return ParamCounts(total=embedding + non_embedding, embedding=embedding, non_embedding=non_embedding)
 
@@ -145,7 +215,7 @@ def count_params(config: TransformerConfig) -> ParamCounts:
 def flops_per_token(config: TransformerConfig, *, softmax: bool) -> int:
     """Returns the FLOPs of a token's forward pass: 2 N_nonembed, plus the output layer's 2 V D if `softmax`.
 
-    Source: papers/000 section 4.3; attention's own products are not counted there.
+    Source: papers/000 section 4.3; attention's own products are not counted there, norms and biases are.
     """
     return 2 * count_params(config).non_embedding + (2 * config.vocab_size * config.d_model if softmax else 0)
 

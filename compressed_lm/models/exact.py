@@ -23,7 +23,7 @@ import numpy as np
 from compressed_lm.errors import InputError
 from compressed_lm.models import integer_ops as ops
 from compressed_lm.models.config import TransformerConfig
-from compressed_lm.models.layers import relative_buckets
+from compressed_lm.models.positions import relative_buckets
 from compressed_lm.models.transformer import unstack
 
 N_SYMBOLS = 257
@@ -77,6 +77,14 @@ def check_exactable(config: TransformerConfig, context: int) -> None:
         problems.append(f"position={config.position} (relative is needed: its bias is a table of integers)")
     if not config.gated_mlp or config.activation != "relu":
         problems.append(f"gated_mlp={config.gated_mlp}, activation={config.activation} (gated relu is needed)")
+    if (config.norm, config.norm_eps, config.qk_norm) != ("rms", 1e-6, False):
+        problems.append(
+            f"norm={config.norm}, norm_eps={config.norm_eps}, qk_norm={config.qk_norm} (rms, 1e-06, False is needed)"
+        )
+    if config.bias != "none" or config.parallel_residual:
+        problems.append(f"bias={config.bias}, parallel_residual={config.parallel_residual} (none, False is needed)")
+    if config.kv_heads != config.n_heads:
+        problems.append(f"n_kv_heads={config.n_kv_heads} (as many as n_heads={config.n_heads} are needed)")
     if (config.weights, config.activations) != ("dense", "dense"):
         problems.append(f"weights={config.weights}, activations={config.activations} (dense is needed)")
     widths = {

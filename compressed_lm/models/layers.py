@@ -1,7 +1,6 @@
 """The parts of a Transformer block: linear maps, attention, MLP."""
 
 import functools
-import math
 
 import flax.linen as nn
 import jax
@@ -10,6 +9,7 @@ import numpy as np
 
 from compressed_lm.models.config import TransformerConfig
 from compressed_lm.models.partitioning import BATCH, batch_parts, constrain, gathered
+from compressed_lm.models.positions import relative_buckets, rotary_frequencies, rotate
 from compressed_lm.weights import representation
 from compressed_lm.weights.gennorm import gg_initializer
 
@@ -20,8 +20,8 @@ NOISE, RUN = "noise", "run"
 
 
 def activation(name: str):
-    """Returns the function relu, gelu or silu."""
-    return getattr(jax.nn, name)
+    """Returns the function relu, gelu, silu or gelu_erf."""
+    return functools.partial(jax.nn.gelu, approximate=False) if name == "gelu_erf" else getattr(jax.nn, name)
 
 
 def residual_scale(config: TransformerConfig) -> float:
@@ -29,52 +29,44 @@ def residual_scale(config: TransformerConfig) -> float:
     return 0.5 / config.n_layers
 
 
-def relative_buckets(length: int, *, n_buckets: int, max_distance: int) -> np.ndarray:
-    """Returns int32[length], the bucket of each distance 0..length-1 back in time (T5's causal rule).
-
-    The first half of the buckets holds one distance each; the others grow geometrically up to `max_distance`.
-    """
-    distance = np.arange(length)
-    exact = n_buckets // 2
-    growth = np.log(np.maximum(distance, exact) / exact) / math.log(max_distance / exact)
-    # 1e-9, lest rounding takes a distance that opens a bucket into the bucket before it.
-    far = exact + np.floor(growth * (n_buckets - exact) + 1e-9).astype(int)
-    return np.where(distance < exact, distance, np.minimum(far, n_buckets - 1)).astype(np.int32)
-
-
-def rotate(x: jax.Array, positions: jax.Array) -> jax.Array:
-    """Returns x [..., H, K] with the two halves of K turned by angles that grow with positions int32[...] (RoPE)."""
-    half = x.shape[-1] // 2
-    angles = jnp.multiply.outer(positions, 10_000.0 ** (-jnp.arange(half) / half))[..., None, :]  # [..., 1, K / 2]
-    sin, cos = jnp.sin(angles), jnp.cos(angles)
-    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)
-
-
 class Norm(nn.Module):
     """RMSNorm: [..., N] divided by its root mean square, times a scale for each of N; computed in float32.
 
     Attributes:
         dtype: type of what it returns.
+        kind: "rms", or "layer" for LayerNorm: the mean is taken off before, and a bias added after.
+        eps: added to the mean square.
     """
 
     dtype: str
+    kind: str = "rms"
+    eps: float = 1e-6
 
     @nn.compact
     def __call__(self, x):
         # Not flax's: that multiplies the scale into the reciprocals, one array of x's size more in both passes.
-        scale = self.param("scale", nn.initializers.ones, x.shape[-1:])
-        scale = scale.reshape(*(1,) * (x.ndim - 1), -1)
-        x = x.astype(jnp.float32)
-        return (x * jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + 1e-6) * scale).astype(self.dtype)
+        scale, x = self._vector("scale", nn.initializers.ones, x), x.astype(jnp.float32)
+        if self.kind == "layer":
+            x = x - jnp.mean(x, axis=-1, keepdims=True)
+        x = x * jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + self.eps) * scale
+        return (x + self._vector("bias", nn.initializers.zeros, x) if self.kind == "layer" else x).astype(self.dtype)
+
+    def _vector(self, name, initializer, x):
+        return self.param(name, initializer, x.shape[-1:]).reshape(*(1,) * (x.ndim - 1), -1)
+
+
+def norm_of(config: TransformerConfig):
+    """Returns `Norm` with what a config says of every norm."""
+    return functools.partial(Norm, dtype=config.dtype, kind=config.norm, eps=config.norm_eps)
 
 
 class Dense(nn.Module):
-    """A linear map without bias, [..., N] -> [..., features].
+    """A linear map, [..., N] -> [..., features].
 
     Attributes:
         features: length of an output.
         dtype: type of the product.
+        use_bias: a bias is added to the product.
         scale: variance of an output at the start, for inputs of variance 1.
         weights, activations: representations of the matrix and of the inputs, as `weights.representation` spells them.
         init_shape: shape of the generalized Gaussian that the matrix starts from; 0 for a truncated normal.
@@ -82,6 +74,7 @@ class Dense(nn.Module):
 
     features: int
     dtype: str
+    use_bias: bool = False
     scale: float = 1.0
     weights: str = "dense"
     activations: str = "dense"
@@ -89,10 +82,9 @@ class Dense(nn.Module):
 
     @nn.compact
     def __call__(self, x):
+        initializer = nn.initializers.variance_scaling(self.scale, "fan_in", "truncated_normal")
         if self.init_shape:
             initializer = gg_initializer(self.init_shape, self.scale)
-        else:
-            initializer = nn.initializers.variance_scaling(self.scale, "fan_in", "truncated_normal")
         kernel = self.param("kernel", initializer, (x.shape[-1], self.features))
         # One Hadamard transform on both operands cancels in their product, so neither is turned back.
         rotated = 0 < self._form("weights").rotation == self._form("activations").rotation
@@ -101,6 +93,8 @@ class Dense(nn.Module):
         kernel = gathered(kernel, "/".join((*self.path, "kernel")), dtype=self.dtype)
         # One product of two matrices: its gradient is a quarter faster on CPU than that of a product with batch axes.
         y = x.reshape(-1, x.shape[-1]).astype(self.dtype) @ kernel
+        if self.use_bias:
+            y = y + self.param("bias", nn.initializers.zeros, (self.features,))[None].astype(self.dtype)
         return y.reshape(*x.shape[:-1], self.features)
 
     def _form(self, what):
@@ -132,12 +126,12 @@ class Attention(nn.Module):
 
     def setup(self):
         c = self.config
-        dense = dense_of(c)
+        dense = functools.partial(dense_of(c), use_bias=c.bias in ("qkv", "all"))
         self.q = dense(c.n_heads * c.d_head)
         self.k, self.v = (dense(c.kv_heads * c.d_head) for _ in range(2))
-        self.out = dense(c.d_model, scale=residual_scale(c))
+        self.out = dense(c.d_model, scale=residual_scale(c), use_bias=c.bias == "all")
         if c.qk_norm:
-            self.q_norm, self.k_norm = (Norm(dtype=c.dtype) for _ in range(2))
+            self.q_norm, self.k_norm = (norm_of(c)() for _ in range(2))
         if c.position == "relative":
             self.relative_bias = nn.Embed(c.n_buckets, c.n_heads, embedding_init=nn.initializers.normal(0.02))
 
@@ -185,7 +179,8 @@ class Attention(nn.Module):
         if self.config.qk_norm:
             q, k = self.q_norm(q), self.k_norm(k)
         if self.config.position == "rotary":
-            q, k = (rotate(y, positions) for y in (q, k))
+            frequencies = rotary_frequencies(self.config)
+            q, k = (rotate(y, positions, frequencies) for y in (q, k))
         return q, k, v
 
     def _bias(self, length, table):
@@ -277,7 +272,7 @@ class MLP(nn.Module):
     def __call__(self, x):
         c = self.config
         act = activation(c.activation)
-        dense = dense_of(c)
+        dense = functools.partial(dense_of(c), use_bias=c.bias == "all")
         hidden = dense(c.d_ff, name="up")(x)
         hidden = hidden * act(dense(c.d_ff, name="gate")(x)) if c.gated_mlp else act(hidden)
         hidden = constrain(hidden, *((BATCH, None, "tensor") if hidden.ndim == 3 else (BATCH, "tensor")))
@@ -285,20 +280,22 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and MLP, each added to the residual stream."""
+    """Attention and MLP, each added to the residual stream, one after the other or both at once."""
 
     config: TransformerConfig
 
     def setup(self):
-        self.attention_norm, self.mlp_norm = (Norm(dtype=self.config.dtype) for _ in range(2))
+        self.attention_norm, self.mlp_norm = (norm_of(self.config)() for _ in range(2))
         self.attention, self.mlp = Attention(self.config), MLP(self.config)
 
     def __call__(self, x):
-        x = constrain(x + self.attention(self.attention_norm(x)), BATCH, None, None)
-        return constrain(x + self.mlp(self.mlp_norm(x)), BATCH, None, None)
+        attended = constrain(x + self.attention(self.attention_norm(x)), BATCH, None, None)
+        read = x if self.config.parallel_residual else attended
+        return constrain(attended + self.mlp(self.mlp_norm(read)), BATCH, None, None)
 
     def step(self, x, positions, cache):
         """Returns (x [B, D], cache) for one token a lane."""
-        attended, cache = self.attention.step(self.attention_norm(x), positions, cache)
-        x = x + attended
-        return x + self.mlp(self.mlp_norm(x)), cache
+        added, cache = self.attention.step(self.attention_norm(x), positions, cache)
+        attended = x + added
+        read = x if self.config.parallel_residual else attended
+        return attended + self.mlp(self.mlp_norm(read)), cache

@@ -1,9 +1,9 @@
 """The decoder-only Transformer that M1 and M2 share.
 
-Pre-norm, no biases, RMSNorm, a plain or gated MLP, T5 relative-position bias (each layer has a table of its own,
-papers/000 section 2) or rotary positions. Parameters are float32; `config.dtype` is the type of the matrix products;
-logits and softmax are float32. The parameters of all layers are stacked: each array under "layers" has the layer as its
-first dimension.
+Pre-norm, a plain or gated MLP, T5 relative-position bias (each layer has a table of its own, papers/000 section 2) or
+rotary positions; RMSNorm and no biases, but for models that came with others. Parameters are float32; `config.dtype` is
+the type of the matrix products; logits and softmax are float32. The parameters of all layers are stacked: each array
+under "layers" has the layer as its first dimension.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from compressed_lm.models.config import TransformerConfig
-from compressed_lm.models.layers import NOISE, RUN, Block, Dense, Norm
+from compressed_lm.models.layers import NOISE, RUN, Block, Dense, norm_of
 from compressed_lm.models.partitioning import BATCH, constrain, gathered, pinned
 
 Cache = Sequence[Mapping[str, jax.Array]]
@@ -37,7 +37,7 @@ class Transformer(nn.Module):
         c = self.config
         self.embed = nn.Embed(c.vocab_size, c.d_model, embedding_init=nn.initializers.normal(c.d_model**-0.5))
         self.layers = self.param("layers", self._init_layers)
-        self.final_norm = Norm(dtype=c.dtype)
+        self.final_norm = norm_of(c)()
         if not c.tie_embeddings:
             self.unembed = Dense(c.vocab_size, c.dtype, init_shape=c.init_shape)
 

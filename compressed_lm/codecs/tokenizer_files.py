@@ -1,0 +1,61 @@
+"""The tokenizer files of a model as a codec, and a codec as those files."""
+
+import json
+import os
+
+from etils import epath
+
+from compressed_lm.codecs import tokenizers_codec
+from compressed_lm.codecs.protocol import Codec
+from compressed_lm.codecs.sentencepiece_codec import SentencePiece
+from compressed_lm.codecs.tokenizers_codec import Tokenizers
+from compressed_lm.errors import InputError
+
+SENTENCEPIECE_FILE = "tokenizer.model"
+
+
+def read_tokenizer(folder: str | os.PathLike, *, eod: int | None = None) -> Codec | None:
+    """Returns the codec of the tokenizer in a model's folder; None if there is none.
+
+    Args:
+        folder: where tokenizer.json or tokenizer.model is; a byte-level tokenizer.json comes first.
+        eod: id of end-of-document for a tokenizer.json; a tokenizer.model names its own.
+
+    Raises:
+        InputError: the tokenizer is none of those that can be read without loss, or the end-of-document is not known.
+    """
+    folder = epath.Path(folder)
+    table, model = folder / tokenizers_codec.FILE, folder / SENTENCEPIECE_FILE
+    if table.exists() and eod is None and not model.exists():
+        raise InputError(
+            f"{folder} does not say which id ends a text (eos_token_id in config.json). Give it: --eod ID."
+        )
+    if table.exists() and eod is not None:
+        try:
+            return Tokenizers(v=0, eod=eod, tokenizer=table.read_bytes())
+        except InputError:
+            if not model.exists():
+                raise
+    if not model.exists():
+        return None
+    codec = SentencePiece.of_model(model.read_bytes())
+    if eod not in (None, codec.eod_id):
+        raise InputError(
+            f"{model} ends texts with the id {codec.eod_id}, and {eod} was asked for (--eod, or eos_token_id in "
+            f"config.json). Use that of the file: --eod {codec.eod_id}."
+        )
+    return codec
+
+
+def tokenizer_files(codec: Codec) -> dict[str, bytes] | None:
+    """Returns what `transformers` needs to make the ids of a codec, by file name; None if it has no such tokenizer."""
+    if isinstance(codec, Tokenizers):
+        files, settings = codec.files(), dict(tokenizer_class="PreTrainedTokenizerFast")
+    elif isinstance(codec, SentencePiece) and codec.eod_id < codec.vocab_size and codec.is_bpe:
+        files = {SENTENCEPIECE_FILE: codec.files()["sentencepiece.model"]}
+        settings = dict(tokenizer_class="LlamaTokenizer", add_bos_token=False, add_eos_token=False, legacy=False)
+        settings |= dict(add_prefix_space=False)  # Llama puts a space before every text, the codec does not
+    else:
+        return None
+    settings |= dict(eos_token=codec.token(codec.eod_id))
+    return files | {"tokenizer_config.json": (json.dumps(settings, indent=2) + "\n").encode()}

@@ -1,0 +1,172 @@
+"""Byte-level BPE of a Hugging Face `tokenizer.json` (package `tokenizers`): lossless for all byte strings."""
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+
+import numpy as np
+
+from compressed_lm.codecs.protocol import checked_ids
+from compressed_lm.errors import InputError
+
+FILE = "tokenizer.json"
+_RUN = re.compile("(?P<unsafe>[\udc80-\udcff]+)|[^\udc80-\udcff]+")
+"""Surrogates stand for the bytes of invalid UTF-8."""
+
+_HARMLESS = ("NFC",)
+"""Normalisers that leave nearly all text alone: the codec goes without them."""
+
+
+class Tokenizers:
+    """The vocabulary that came with a model, such as GPT-NeoX's or that of Llama 3.
+
+    The ids are those that the model was trained on, with two exceptions that make them lossless: bytes of invalid UTF-8
+    have the ids of single bytes, and text is not brought into the normal form NFC first where the tokenizer would.
+    Special tokens stand for no bytes, and text that spells one is text.
+    """
+
+    name = "tokenizers"
+    flops_per_byte = m1_flops_per_byte = 0.0
+    window_bits = m1_hash = None
+    restart_tokens = 1
+
+    def __init__(self, *, v: int, eod: int, tokenizer: bytes):
+        """
+        Args:
+          v: number of ids, special tokens included; 0 for as many as there are.
+          eod: id of end-of-document, which lies inside the vocabulary.
+          tokenizer: content of tokenizer.json.
+
+        Raises:
+          InputError: no byte-level BPE, other numbers than asked for, or the package is not installed.
+        """
+        try:
+            import tokenizers
+        except ImportError:
+            raise InputError(
+                "The package tokenizers is not installed, and the codec tokenizers needs it. Install it: pip install "
+                "'compressed_lm[hf]'."
+            ) from None
+        plain = json.dumps(_plain(tokenizer))
+        try:
+            self._tokenizer = tokenizers.Tokenizer.from_str(plain)
+        except Exception as error:  # the package raises this very class
+            raise InputError(f"{FILE} cannot be read ({error}). Copy it again.") from error
+        self._content = tokenizer
+        self._tokenizer.encode_special_tokens = True  # as text
+        self._pieces = _pieces(self._tokenizer)
+        self.vocab_size, self.eod_id = len(self._pieces), eod
+        self.spec = f"tokenizers(eod={eod},v={self.vocab_size})"
+        if v not in (0, self.vocab_size) or not 0 <= eod < self.vocab_size:
+            raise InputError(
+                f"{FILE} has the ids 0 to {self.vocab_size - 1}, and tokenizers(eod={eod},v={v}) was asked for. Give "
+                "the tokenizer of the model, and as eod the id of its end-of-text."
+            )
+        self._pieces[eod] = b""
+        self._lengths = np.array([len(p) for p in self._pieces], np.int32)
+        symbols = {byte: self._tokenizer.token_to_id(symbol) for symbol, byte in _bytes_of_symbols().items()}
+        if lost := [byte for byte, i in symbols.items() if i is None]:
+            raise InputError(
+                f"{FILE} has no token for {len(lost)} of the 256 bytes (the first is {min(lost)}), so not every byte "
+                "string has ids. Use another codec."
+            )
+        self._byte_ids = np.array([symbols[byte] for byte in range(256)], np.int32)
+        self.fingerprint = hashlib.sha256(b"compressed_lm tokenizers 1 %d " % eod + tokenizer).hexdigest()
+
+    @classmethod
+    def build(cls, *, v: int = 0, eod: int = -1, tokenizer: bytes) -> "Tokenizers":
+        """The codec of the content of a tokenizer.json."""
+        return cls(v=v, eod=eod, tokenizer=tokenizer)
+
+    def files(self) -> dict[str, bytes]:
+        return {FILE: self._content}
+
+    @classmethod
+    def from_files(cls, files: dict[str, bytes], *, v: int = 0, eod: int = -1) -> "Tokenizers":
+        return cls(v=v, eod=eod, tokenizer=files[FILE])
+
+    def token(self, i: int) -> str:
+        """How tokenizer.json spells an id, such as `<|endoftext|>`."""
+        return self._tokenizer.id_to_token(i)
+
+    def encode(self, data: bytes) -> np.ndarray:
+        return self.encode_batch([data])[0]
+
+    def encode_batch(self, documents: Sequence[bytes]) -> list[np.ndarray]:
+        runs = [list(_RUN.finditer(d.decode("utf-8", "surrogateescape"))) for d in documents]
+        texts = [run[0] for document in runs for run in document if not run["unsafe"]]
+        found = iter(self._tokenizer.encode_batch(texts, add_special_tokens=False))
+        return [
+            np.concatenate([np.zeros(0, np.int32), *(self._ids(run, found) for run in document)]) for document in runs
+        ]
+
+    def _ids(self, run, found) -> np.ndarray:
+        """The ids of a run of text or of invalid bytes."""
+        raw = run[0].encode("utf-8", "surrogateescape")
+        ids = [] if run["unsafe"] else next(found).ids
+        intact = b"".join([self._pieces[i] for i in ids]) == raw
+        return np.array(ids, np.int32) if intact else self._byte_ids[np.frombuffer(raw, np.uint8)]
+
+    def decode(self, ids: np.ndarray) -> bytes:
+        return b"".join([self._pieces[i] for i in checked_ids(ids, self)])
+
+    decode_partial = decode
+
+    def decode_batch(self, ids: Sequence[np.ndarray]) -> list[bytes]:
+        return [self.decode(sequence) for sequence in ids]
+
+    def token_byte_lengths(self, ids: np.ndarray) -> np.ndarray:
+        return self._lengths[np.asarray(ids)]
+
+
+def _plain(content: bytes) -> dict:
+    """What a tokenizer.json says, without what changes or adds text. Raises InputError unless it is byte-level BPE."""
+    try:
+        found = json.loads(content)
+        parts = _flat(found["pre_tokenizer"], "pretokenizers")
+        problems = [
+            f"normalizer {part['type']} (it changes text)"
+            for part in _flat(found.get("normalizer"), "normalizers")
+            if part["type"] not in _HARMLESS
+        ]
+        byte_level = [part for part in parts if part["type"] == "ByteLevel"]
+        if found["model"]["type"] != "BPE" or not byte_level:
+            problems.insert(0, f"{found['model']['type']}{'' if byte_level else ' that is not byte-level'}")
+        if any(part.get("add_prefix_space") for part in byte_level):
+            problems.append("add_prefix_space (it changes text)")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{FILE} cannot be read ({error!r}). Copy it again.") from error
+    if problems:
+        raise InputError(
+            f"{FILE} asks for {', '.join(problems)}; the codec tokenizers reads byte-level BPE, which gives back every "
+            "text. Where the model has a tokenizer.model (SentencePiece with byte pieces), put that into the folder."
+        )
+    model = found["model"] | dict(dropout=None)  # which is random
+    return found | dict(model=model, normalizer=None, post_processor=None, truncation=None, padding=None)
+
+
+def _flat(part: dict | None, key: str) -> list[dict]:
+    if not part:
+        return []
+    return [flat for inner in part[key] for flat in _flat(inner, key)] if part["type"] == "Sequence" else [part]
+
+
+def _bytes_of_symbols() -> dict[str, int]:
+    """The byte of each character in which byte-level BPE writes it (GPT-2): printable ones are themselves."""
+    kept = [*range(ord("!"), ord("~") + 1), *range(ord("\xa1"), ord("\xac") + 1), *range(ord("\xae"), 256)]
+    others = [byte for byte in range(256) if byte not in kept]
+    return {chr(byte): byte for byte in kept} | {chr(256 + i): byte for i, byte in enumerate(others)}
+
+
+def _pieces(tokenizer) -> list[bytes]:
+    """The bytes that each id stands for; none for special tokens and for ids that no token has."""
+    bytes_of, added = _bytes_of_symbols(), tokenizer.get_added_tokens_decoder()
+    vocabulary = tokenizer.get_vocab(with_added_tokens=True)
+    pieces = [b""] * (max(vocabulary.values()) + 1)
+    for token, i in vocabulary.items():
+        if i in added:
+            pieces[i] = b"" if added[i].special else token.encode()
+        elif all(c in bytes_of for c in token):
+            pieces[i] = bytes(bytes_of[c] for c in token)
+    return pieces

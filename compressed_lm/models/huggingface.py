@@ -1,0 +1,210 @@
+"""Models of Hugging Face `transformers` as ours and back: the fields of config.json.
+
+Llama and what has its shape (Mistral, Qwen2 with biases of queries, keys and values, Qwen3 with normalised queries and
+keys), and GPT-NeoX (Pythia). Source: transformers' configuration_*.py and modeling_*.py of these names. The tensors are
+in `huggingface_tensors`.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from compressed_lm.errors import InputError
+from compressed_lm.models.config import TransformerConfig, parse_rope_scaling
+from compressed_lm.spelling import did_you_mean
+
+ARCHITECTURES = {
+    "llama": "LlamaForCausalLM",
+    "mistral": "MistralForCausalLM",
+    "qwen2": "Qwen2ForCausalLM",
+    "qwen3": "Qwen3ForCausalLM",
+    "gpt_neox": "GPTNeoXForCausalLM",
+}
+"""The `model_type` of each architecture that is read and written, and its class."""
+
+ACTIVATIONS = {
+    "silu": "silu",
+    "swish": "silu",
+    "relu": "relu",
+    "gelu": "gelu_erf",
+    "gelu_pytorch_tanh": "gelu",
+    "gelu_new": "gelu",
+}
+"""Our name of each `hidden_act`."""
+
+_SIZES = {
+    "vocab_size": "vocab_size",
+    "d_model": "hidden_size",
+    "n_layers": "num_hidden_layers",
+    "n_heads": "num_attention_heads",
+    "d_ff": "intermediate_size",
+}
+_LLAMA3 = {"factor": "factor", "low_freq_factor": "low", "high_freq_factor": "high"}
+"""Our option of each number of a rotary scaling."""
+
+
+def config_from(values: Mapping[str, Any]) -> TransformerConfig:
+    """Returns the shape that a config.json describes.
+
+    Args:
+        values: its content.
+
+    Raises:
+        InputError: another architecture, a field is missing, or it asks for something that our Transformer does not do.
+    """
+    kind = values.get("model_type")
+    if kind not in ARCHITECTURES:
+        raise InputError(
+            f"A checkpoint of the architecture {kind!r} was given.{did_you_mean(str(kind), ARCHITECTURES)} Supported: "
+            f"{', '.join(ARCHITECTURES)}."
+        )
+    missing = [theirs for theirs in _SIZES.values() if values.get(theirs) is None]
+    if missing:
+        raise InputError(f"config.json of a {kind} model has no {', '.join(missing)}. Restore the file.")
+    sizes = {ours: values[theirs] for ours, theirs in _SIZES.items()}
+    neox, d_head = kind == "gpt_neox", sizes["d_model"] // sizes["n_heads"]
+    rope = {**(values.get("rope_scaling") or {}), **(values.get("rope_parameters") or {})}
+    act = values.get("hidden_act", "gelu" if neox else "silu")
+    if problems := list(_unsupported(values, kind, act, rope)):
+        raise InputError(
+            f"config.json of a {kind} model asks for what is not supported: {'; '.join(problems)}. Only checkpoints "
+            "without it can be imported."
+        )
+    settings = dict(
+        activation=ACTIVATIONS[act],
+        position="rotary",
+        tie_embeddings=values.get("tie_word_embeddings", False),
+        rope_theta=rope.get("rope_theta", values.get("rotary_emb_base", values.get("rope_theta", 10_000.0))),
+        rope_scaling=_scaling(rope, values),
+        scan_layers=sizes["n_layers"] > 3,  # as in `sizes`: a loop over few layers costs more than it saves
+    )
+    if neox:
+        settings |= dict(
+            d_head=d_head,
+            gated_mlp=False,
+            norm="layer",
+            norm_eps=values.get("layer_norm_eps", 1e-5),
+            bias="all",
+            parallel_residual=values.get("use_parallel_residual", True),
+            rotary_fraction=rope.get("partial_rotary_factor", values.get("rotary_pct", 0.25)),
+        )
+    else:
+        n_kv_heads = values.get("num_key_value_heads") or sizes["n_heads"]
+        settings |= dict(
+            d_head=values.get("head_dim") or (128 if kind == "qwen3" else d_head),
+            n_kv_heads=0 if n_kv_heads == sizes["n_heads"] else n_kv_heads,
+            norm_eps=values.get("rms_norm_eps", 1e-6),
+            bias="qkv" if kind == "qwen2" else "all" if values.get("attention_bias") else "none",
+            qk_norm=kind == "qwen3",
+        )
+    return TransformerConfig(**sizes, **settings)
+
+
+def _unsupported(values, kind, act, rope):
+    """Yields what a config.json asks for that our Transformer does not do."""
+    if act not in ACTIVATIONS:
+        yield f"hidden_act={act!r} (known: {', '.join(ACTIVATIONS)})"
+    scaling = rope.get("rope_type", rope.get("type", "default"))
+    if scaling not in ("default", "llama3"):
+        yield f"rotary positions of type {scaling!r} (known: default, llama3)"
+    elif scaling == "llama3" and (missing := sorted(set(_LLAMA3) - rope.keys())):
+        yield f"rotary positions of type 'llama3' without {', '.join(missing)}"
+    if kind != "gpt_neox" and rope.get("partial_rotary_factor", values.get("partial_rotary_factor", 1.0)) != 1:
+        yield "partial_rotary_factor, which is read for gpt_neox only"
+    if values.get("quantization_config"):
+        yield "quantised weights (quantization_config)"
+    if kind == "mistral":
+        window = values.get("sliding_window", 4096)
+        if window is not None and window < values.get("max_position_embeddings", 4096 * 32):
+            yield f"sliding_window={window} (null is needed: every token sees all before it)"
+    if values.get("use_sliding_window") or "sliding_attention" in (values.get("layer_types") or ()):
+        yield "a sliding window (every token must see all before it)"
+    if kind == "llama" and bool(values.get("attention_bias")) != bool(values.get("mlp_bias")):
+        yield "attention_bias and mlp_bias that differ (both or none are needed)"
+    if kind in ("mistral", "qwen3") and values.get("attention_bias"):
+        yield "attention_bias"
+    if kind == "gpt_neox" and not values.get("attention_bias", True):
+        yield "attention_bias=false"
+
+
+def _scaling(rope, values):
+    """Returns the `rope_scaling` of ours; `rope` passed `_unsupported`."""
+    if rope.get("rope_type", rope.get("type")) != "llama3":
+        return "none"
+    length = rope.get("original_max_position_embeddings") or values.get("max_position_embeddings", 8192)
+    return f"llama3({','.join(f'{ours}={rope[theirs]}' for theirs, ours in _LLAMA3.items())},length={length})"
+
+
+def model_type(config: TransformerConfig) -> str:
+    """Returns the architecture that a shape of ours can be written as.
+
+    Raises:
+        InputError: there is none, with the reasons.
+    """
+    c, problems = config, []
+    if c.position != "rotary":
+        problems.append(f"position={c.position} (rotary is needed)")
+    if c.activations != "dense":
+        problems.append(f"activations={c.activations} (dense is needed: those architectures have no other)")
+    if c.norm == "layer":  # as in GPT-NeoX
+        needed = dict(gated_mlp=False, bias="all", qk_norm=False)
+        if c.kv_heads != c.n_heads:
+            problems.append(f"n_kv_heads={c.n_kv_heads} (one for each of the n_heads={c.n_heads} is needed)")
+        if c.n_heads * c.d_head != c.d_model:
+            problems.append(f"n_heads * d_head = {c.n_heads * c.d_head} (d_model={c.d_model} is needed)")
+    else:
+        needed = dict(gated_mlp=True, parallel_residual=False, rotary_fraction=1.0)
+        if c.qk_norm:
+            needed["bias"] = "none"
+        elif c.bias == "all" and c.d_model % c.n_heads:
+            problems.append(f"bias=all with d_model={c.d_model} (a multiple of n_heads={c.n_heads} is needed)")
+    problems += [f"{k}={getattr(c, k)} ({v} is needed)" for k, v in needed.items() if getattr(c, k) != v]
+    if problems:
+        raise InputError(
+            f"This model cannot be written as {'gpt_neox' if c.norm == 'layer' else 'llama or one of its family'}, the "
+            f"nearest architecture of Hugging Face: {'; '.join(problems)}. Known: {', '.join(ARCHITECTURES)}."
+        )
+    if c.norm == "layer":
+        return "gpt_neox"
+    if c.qk_norm or c.bias == "qkv":
+        return "qwen3" if c.qk_norm else "qwen2"
+    # The same formulas; Mistral's configuration does not insist that the heads divide the width.
+    return "mistral" if c.d_model % c.n_heads else "llama"
+
+
+def config_of(config: TransformerConfig, *, max_length: int, eod_id: int) -> dict[str, Any]:
+    """Returns the content of config.json for a shape of ours.
+
+    Args:
+        config: the shape.
+        max_length: longest text that the model is meant for, in tokens.
+        eod_id: id of end-of-document, which opens and ends a text.
+
+    Raises:
+        InputError: no architecture has this shape.
+    """
+    c, kind = config, model_type(config)
+    act = {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}[c.activation]
+    values = {"architectures": [ARCHITECTURES[kind]], "model_type": kind}
+    values |= {theirs: getattr(c, ours) for ours, theirs in _SIZES.items()}
+    values |= dict(hidden_act=act, max_position_embeddings=max_length, tie_word_embeddings=c.tie_embeddings)
+    values |= dict(bos_token_id=eod_id, eos_token_id=eod_id, torch_dtype="float32", use_cache=True)
+    if scaling := parse_rope_scaling(c.rope_scaling):
+        values["rope_scaling"] = {
+            "rope_type": "llama3",
+            **{theirs: scaling[ours] for theirs, ours in _LLAMA3.items()},
+            "original_max_position_embeddings": scaling["length"],
+        }
+    if kind == "gpt_neox":
+        return values | dict(
+            layer_norm_eps=c.norm_eps,
+            use_parallel_residual=c.parallel_residual,
+            rotary_pct=c.rotary_fraction,
+            rotary_emb_base=c.rope_theta,
+            attention_bias=True,
+        )
+    values |= dict(num_key_value_heads=c.kv_heads, head_dim=c.d_head, rms_norm_eps=c.norm_eps, rope_theta=c.rope_theta)
+    if kind == "mistral":
+        values["sliding_window"] = None
+    if kind == "llama":
+        values |= dict(attention_bias=c.bias == "all", mlp_bias=c.bias == "all")
+    return values

@@ -1,0 +1,48 @@
+"""Where a token stands: T5's buckets of distances, and rotary positions (RoPE)."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from compressed_lm.models.config import TransformerConfig, parse_rope_scaling
+
+
+def relative_buckets(length: int, *, n_buckets: int, max_distance: int) -> np.ndarray:
+    """Returns int32[length], the bucket of each distance 0..length-1 back in time (T5's causal rule).
+
+    The first half of the buckets holds one distance each; the others grow geometrically up to `max_distance`.
+    """
+    distance = np.arange(length)
+    exact = n_buckets // 2
+    growth = np.log(np.maximum(distance, exact) / exact) / math.log(max_distance / exact)
+    # 1e-9, lest rounding takes a distance that opens a bucket into the bucket before it.
+    far = exact + np.floor(growth * (n_buckets - exact) + 1e-9).astype(int)
+    return np.where(distance < exact, distance, np.minimum(far, n_buckets - 1)).astype(np.int32)
+
+
+def rotary_frequencies(config: TransformerConfig) -> jax.Array:
+    """Returns float32[rotary_dims / 2], the angle by which each pair turns from one position to the next."""
+    half = config.rotary_dims // 2
+    frequencies = config.rope_theta ** (-jnp.arange(half) / half)
+    if not (scaling := parse_rope_scaling(config.rope_scaling)):
+        return frequencies
+    # Llama 3.1: long wavelengths are stretched, short ones stay, and those between are a mixture of both.
+    turns = scaling["length"] * frequencies / (2 * math.pi)  # in the length of the first training
+    kept = jnp.clip((turns - scaling["low"]) / (scaling["high"] - scaling["low"]), 0, 1)
+    return frequencies * (kept + (1 - kept) / scaling["factor"])
+
+
+def rotate(x: jax.Array, positions: jax.Array, frequencies: jax.Array) -> jax.Array:
+    """Returns x [..., H, K] with pairs of numbers turned by positions int32[...] times frequencies [R / 2] (RoPE).
+
+    A pair has one number in each half of the first R; what follows stays.
+    """
+    half = len(frequencies)
+    angles = jnp.multiply.outer(positions, frequencies)[..., None, :]  # [..., 1, R / 2]
+    sin, cos = jnp.sin(angles), jnp.cos(angles)
+    first, second = jnp.split(x[..., : 2 * half].astype(jnp.float32), 2, axis=-1)
+    turned = [first * cos - second * sin, second * cos + first * sin]
+    rest = [x[..., 2 * half :].astype(jnp.float32)] if 2 * half < x.shape[-1] else []
+    return jnp.concatenate(turned + rest, axis=-1).astype(x.dtype)

@@ -1,0 +1,191 @@
+"""Runs from checkpoints of Hugging Face, and checkpoints of Hugging Face from runs. Folders only, no network."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import shutil
+from typing import TYPE_CHECKING, Any
+
+import jax
+
+from compressed_lm import weights
+from compressed_lm.errors import InputError
+from compressed_lm.models import huggingface
+from compressed_lm.models.huggingface_tensors import params_from, tensors_of
+from compressed_lm.models.partitioning import by_name
+from compressed_lm.models.safetensors_files import Tensors, write_tensors
+from compressed_lm.training import packed
+from compressed_lm.training.checkpoints import folder
+from compressed_lm.training.config import TrainConfig
+from compressed_lm.training.run_dir import Run, load_run, read_record
+
+if TYPE_CHECKING:  # training works without the packages that codecs need
+    from compressed_lm.codecs.protocol import Codec
+
+CONFIG, GENERATION = "config.json", "generation_config.json"
+CODEC = "codec"
+"""Folder of a run in which the codec of an imported model is."""
+
+LONGEST_ROW = 2048
+FILE_BYTES = 5_000_000_000
+_KEPT = ("model_type", "max_position_embeddings", "bos_token_id", "eos_token_id")  # what our config has no field for
+
+
+def import_run(
+    source: str | os.PathLike,
+    *,
+    out: str | os.PathLike,
+    codec: "Codec | None" = None,
+    eod: int | None = None,
+    seq_len: int | None = None,
+) -> tuple[Run, "Codec"]:
+    """Writes a checkpoint of Hugging Face as a run, which `load_run` opens.
+
+    Args:
+        source: folder with config.json, *.safetensors and, unless a codec is given, tokenizer.json or tokenizer.model.
+        out: new folder for the run; the codec is in `codec` in it.
+        codec: what makes the model's ids out of text; by default its own tokenizer.
+        eod: id of end-of-document; by default the end of text of config.json.
+        seq_len: tokens in a row, for evaluation and for training on; by default what the model reads, at most 2048.
+
+    Returns:
+        The run as `load_run` gives it, and its codec.
+
+    Raises:
+        InputError: the folder is none of a supported model, or `out` is in use.
+    """
+    from compressed_lm import codecs
+
+    source, out = pathlib.Path(source), packed.empty(out, "imported")
+    values = _read(source / CONFIG)
+    config = huggingface.config_from(values)
+    if codec is None:
+        codec = codecs.read_tokenizer(source, eod=_end_of_text(source, values) if eod is None else eod)
+    if codec is None:
+        raise InputError(
+            f"{source} holds no tokenizer.json and no tokenizer.model, so nothing says which ids a text has. Copy the "
+            "tokenizer there, or give the codec that the model was trained with: --codec DIR."
+        )
+    end, highest = codecs.eod_id(codec), max(codec.vocab_size - 1, codecs.eod_id(codec))
+    if highest >= config.vocab_size:
+        raise InputError(
+            f"The codec {codec.spec} has ids up to {highest}, and the model of {source} has {config.vocab_size} rows "
+            "of embeddings. Give the codec that it was trained with."
+        )
+    longest = values.get("max_position_embeddings") or LONGEST_ROW
+    train = TrainConfig(steps=1, seq_len=min(longest, LONGEST_ROW) if seq_len is None else seq_len)
+    tensors = Tensors(source)
+    params = params_from(tensors.shapes, tensors.__getitem__, config)
+    record = {
+        "train": dataclasses.asdict(train),
+        "model": dataclasses.asdict(config),
+        "data": {
+            "codec_spec": codec.spec,
+            "codec_fingerprint": codec.fingerprint,
+            "store_fingerprint": "",  # what it was trained on is not known
+            "eod_id": int(end),
+        },
+        "imported": {name: values.get(name) for name in _KEPT},
+        "packed": {
+            "format": "dense",
+            "others": "dense",
+            "bits_per_weight": 32.0,
+            "next_index": 0,
+            "loss_nats_per_token": None,
+        },
+    }
+    codecs.save(codec, out / CODEC)
+    packed.write(out, record, {name: weights.pack(x, "dense", axis=-1) for name, x in by_name(params).items()})
+    return load_run(out), codec
+
+
+def export_run(
+    directory: str | os.PathLike,
+    *,
+    out: str | os.PathLike,
+    codec: "Codec | None" = None,
+    file_bytes: int = FILE_BYTES,
+) -> dict[str, Any]:
+    """Writes the newest checkpoint of a run as `AutoModelForCausalLM.from_pretrained` reads it.
+
+    Matrices are written as the model uses them: those of a representation such as "int(b=4)" as the numbers that it
+    makes of them, in float32.
+
+    Args:
+        directory: the run.
+        out: new folder. It gets its name when it is whole.
+        codec: the run's codec, to write the tokenizer too; by default that in the run's folder, if any.
+        file_bytes: most bytes of a file of tensors.
+
+    Returns:
+        The content of config.json, and under "files" the names of all files.
+
+    Raises:
+        InputError: no run, one whose model no architecture expresses, another codec, or an `out` that is in use.
+    """
+    from compressed_lm import codecs
+
+    out, directory = pathlib.Path(packed.empty(out, "exported")), folder(directory)
+    if file_bytes < 1:
+        raise InputError(f"file_bytes={file_bytes} was given; expected a positive number of bytes.")
+    if codec is None and (directory / CODEC).exists():
+        codec = codecs.load(directory / CODEC)
+    run = load_run(directory, codec=codec)
+    config, tokenizer = run.model_config, codecs.tokenizer_files(codec) if codec else None
+    known = {k: v for k, v in read_record(directory).get("imported", {}).items() if v is not None and k in _KEPT[1:]}
+    length = known.get("max_position_embeddings", run.train_config.seq_len)
+    values = huggingface.config_of(config, max_length=length, eod_id=run.eod_id) | known
+    values["compressed_lm"] = {"codec": run.codec_spec, "codec_fingerprint": run.codec_fingerprint}
+    generation = {name: values[name] for name in ("bos_token_id", "eos_token_id")}
+    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    temporary.mkdir(parents=True)
+    try:
+        write_tensors(temporary, tensors_of(_as_used(run), config), max_bytes=file_bytes)
+        for name, content in {CONFIG: values, GENERATION: generation}.items():
+            (temporary / name).write_text(json.dumps(content, indent=2) + "\n")
+        for name, content in (tokenizer or {}).items():
+            (temporary / name).write_bytes(content)
+        files = sorted(path.name for path in temporary.iterdir())
+        temporary.replace(out)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return values | {"files": files}
+
+
+def _as_used(run):
+    """Returns the parameters by name, every matrix as its representation has it, without what that has learned."""
+    form, leaves = weights.representation(run.model_config.weights), by_name(jax.device_get(run.params))
+    used = {}
+    for name, leaf in leaves.items():
+        if name.startswith("layers/") and name.endswith("/kernel") and str(form) != "dense":
+            learned = {k.split("weights_")[1]: v for k, v in leaves.items() if k.startswith(f"{name[:-6]}weights_")}
+            used[name] = weights.unpack(weights.pack(leaf, form, params=learned))
+        elif "weights_" not in name:
+            used[name] = leaf
+    return used
+
+
+def _end_of_text(source, values):
+    """Returns the id of the first end of text that a checkpoint names, or None."""
+    if values.get("eos_token_id") is None and (source / GENERATION).exists():
+        values = _read(source / GENERATION)
+    named = values.get("eos_token_id")
+    ids = named if isinstance(named, list) else [named]
+    return ids[0] if ids else None
+
+
+def _read(path):
+    """Returns the content of a JSON file, a dictionary."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(values, dict):
+            raise ValueError("no object with fields")
+        return values
+    except FileNotFoundError:
+        raise InputError(
+            f"{path.parent} was given as a checkpoint of Hugging Face and has no {path.name}; give a folder with "
+            "config.json and *.safetensors, as `save_pretrained` writes it."
+        ) from None
+    except ValueError as error:
+        raise InputError(f"{path} is not valid JSON ({error}). Copy it again.") from error

@@ -1,0 +1,194 @@
+"""Tokenizers that came with a model give back every byte string, with the ids that the model knows."""
+
+import inspect
+import io
+import json
+
+import numpy as np
+import pytest
+import sentencepiece
+
+from compressed_lm import codecs
+from compressed_lm.codecs.sentencepiece_codec import SentencePiece
+from compressed_lm.codecs.tokenizers_codec import Tokenizers
+from compressed_lm.errors import InputError
+
+tokenizers = pytest.importorskip("tokenizers")
+
+TEXT = inspect.getsource(inspect) + "Grüße, これはテキスト naïve cafés. " * 20
+END = "<|endoftext|>"
+HOSTILE = [
+    b"",
+    *(bytes([b]) for b in range(256)),
+    b"\xff" * 50 + b"text" + b" " * 40 + b"\t\r\n" * 9,
+    "Grüße, これはテキスト▁です\x00 \ufffd naïve cafe\u0301 \u1e9b\u0323".encode(),  # the last two are not in NFC
+    "日本語".encode()[:-1] + b"\xed\xa0\x80\xc0\xaf",
+    f"A text that spells {END} and <|padding|>,   and    indents.".encode(),
+    np.random.default_rng(0).integers(0, 256, 3000).astype(np.uint8).tobytes(),
+]
+
+
+def trained(**settings):
+    """Returns a SentencePiece model."""
+    out = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(TEXT.splitlines()),
+        model_writer=out,
+        vocab_size=600,
+        minloglevel=2,
+        **dict(unk_id=0, bos_id=1, eos_id=2),
+        **settings,
+    )
+    return out.getvalue()
+
+
+@pytest.fixture(scope="module")
+def content():
+    """A tokenizer.json as of GPT-NeoX: byte-level BPE under NFC, two special tokens, one that is only added."""
+    made = tokenizers.Tokenizer(tokenizers.models.BPE())
+    made.normalizer = tokenizers.normalizers.NFC()
+    made.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = tokenizers.decoders.ByteLevel()
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=500,
+        special_tokens=[END, "<|padding|>"],
+        initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    made.train_from_iterator(TEXT.splitlines(keepends=True), trainer)
+    made.add_tokens(["    "])
+    made.post_processor = tokenizers.processors.TemplateProcessing(single=f"{END} $A", special_tokens=[(END, 0)])
+    return made.to_str().encode()
+
+
+@pytest.fixture(scope="module")
+def model():
+    """A tokenizer.model as of Llama 2: BPE with byte pieces, NFKC, and a space before every text."""
+    return trained(model_type="bpe", byte_fallback=True)
+
+
+@pytest.fixture(scope="module")
+def byte_level(content):
+    return Tokenizers(v=0, eod=0, tokenizer=content)
+
+
+@pytest.fixture(scope="module")
+def pieces(model):
+    return SentencePiece.of_model(model)
+
+
+@pytest.mark.parametrize("kind", ["byte_level", "pieces"])
+def test_every_byte_string_comes_back(kind, request, tmp_path):
+    """Hostile bytes too, alone and in a batch, from the codec as it was saved; no text has the end-of-document id."""
+    codec = request.getfixturevalue(kind)
+    codecs.save(codec, tmp_path)
+    loaded = codecs.load(tmp_path)
+    assert (loaded.spec, loaded.fingerprint, loaded.eod_id) == (codec.spec, codec.fingerprint, codec.eod_id)
+    documents = [*HOSTILE, TEXT.encode()]
+    encoded = codec.encode_batch(documents)
+    assert loaded.decode_batch(encoded) == documents
+    for document, ids in zip(documents, encoded, strict=True):
+        assert ids.dtype == np.int32 and codec.eod_id not in ids
+        assert codec.token_byte_lengths(ids).sum() == len(document)
+    assert loaded.encode(documents[-2]).tolist() == encoded[-2].tolist()
+    assert len(encoded[-1]) < 0.6 * len(documents[-1])
+
+
+def test_ids_are_those_of_the_tokenizer(byte_level, content, model, pieces):
+    """On text that normalisation leaves alone they are what the packages give, without what is put before a text; the
+    space before every text of a tokenizer.model is the text's own."""
+    theirs = tokenizers.Tokenizer.from_str(content.decode())
+    assert byte_level.encode(TEXT.encode()).tolist() == theirs.encode(TEXT, add_special_tokens=False).ids
+    assert byte_level.vocab_size == theirs.get_vocab_size() == 501 and byte_level.spec == "tokenizers(eod=0,v=501)"
+    line = " def getmodule(object, _filename=None): naïve"
+    reference = sentencepiece.SentencePieceProcessor(model_proto=model)
+    assert pieces.encode(line.encode()).tolist() == reference.encode(line[1:])
+    assert (pieces.eod_id, pieces.vocab_size) == (2, 600)
+
+
+def test_special_tokens_are_text_in_texts_and_nothing_in_ids(byte_level):
+    """A document cannot end another: what spells a special token is text; the token itself stands for no bytes."""
+    assert 0 not in byte_level.encode(END.encode())
+    assert byte_level.decode([0, 1]) == b""
+    assert byte_level.decode(byte_level.encode(b"    ")) == b"    " and 500 in byte_level.encode(b"x    y")
+    assert (codecs.eod_id(byte_level), codecs.eod_id(codecs.Bytes())) == (0, 256)
+
+
+def test_fingerprints_tell_tokenizers_apart(byte_level, content):
+    """Another end-of-document or another file is another codec."""
+    others = [Tokenizers(v=0, eod=1, tokenizer=content), Tokenizers(v=0, eod=0, tokenizer=content + b"\n")]
+    assert len({codec.fingerprint for codec in (byte_level, *others)}) == 3
+
+
+def test_the_folder_of_a_model_names_its_tokenizer(content, model, tmp_path):
+    """tokenizer.json where it is byte-level, else tokenizer.model; its files come back as they were."""
+    assert codecs.read_tokenizer(tmp_path, eod=0) is None
+    (tmp_path / "tokenizer.json").write_bytes(content)
+    found = codecs.read_tokenizer(tmp_path, eod=0)
+    assert isinstance(found, Tokenizers) and codecs.tokenizer_files(found)["tokenizer.json"] == content
+    with pytest.raises(InputError, match="does not say which id ends a text .* Give it: --eod ID"):
+        codecs.read_tokenizer(tmp_path)
+    changed = json.loads(content) | {"pre_tokenizer": {"type": "Metaspace"}}  # as Llama 2's, beside its tokenizer.model
+    (tmp_path / "tokenizer.json").write_text(json.dumps(changed))
+    (tmp_path / "tokenizer.model").write_bytes(model)
+    for eod in (2, None):
+        found = codecs.read_tokenizer(tmp_path, eod=eod)
+        assert isinstance(found, SentencePiece) and codecs.tokenizer_files(found)["tokenizer.model"] == model
+    with pytest.raises(InputError, match="ends texts with the id 2, and 7 was asked for.* Use that of the file: --eod"):
+        codecs.read_tokenizer(tmp_path, eod=7)
+    assert codecs.tokenizer_files(codecs.Bytes()) is None
+
+
+@pytest.mark.parametrize("kind", ["byte_level", "pieces"])
+def test_transformers_reads_the_files_with_the_same_ids(kind, request, tmp_path):
+    """AutoTokenizer makes the codec's ids out of the files that go with an exported model, and knows its end."""
+    transformers = pytest.importorskip("transformers")
+    codec = request.getfixturevalue(kind)
+    for name, file in codecs.tokenizer_files(codec).items():
+        (tmp_path / name).write_bytes(file)
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    line = "def getmodule(object, _filename=None): naïve"
+    assert theirs.encode(line, add_special_tokens=False) == codec.encode(line.encode()).tolist()
+    assert theirs.eos_token_id == codec.eod_id
+
+
+def test_unigram_pieces_are_not_passed_off_as_a_llama_tokenizer():
+    """transformers would merge them as BPE, into other ids: there are no files for it."""
+    codec = SentencePiece.of_model(trained(byte_fallback=True))
+    assert codec.decode(codec.encode(HOSTILE[-2])) == HOSTILE[-2] and codec.eod_id == 2
+    assert codecs.tokenizer_files(codec) is None
+
+
+def test_tokenizers_that_lose_text_are_refused(content):
+    """The error says what stands in the way."""
+    table = json.loads(content)
+
+    def read(eod=0, v=0, **changes):
+        return Tokenizers(v=v, eod=eod, tokenizer=json.dumps(table | changes).encode())
+
+    with pytest.raises(InputError, match=r"ids 0 to 500, and tokenizers\(eod=501,v=0\) was asked for"):
+        read(eod=501)
+    with pytest.raises(InputError, match=r"tokenizers\(eod=0,v=7\) was asked for"):
+        read(v=7)
+    with pytest.raises(InputError, match="asks for BPE that is not byte-level; .* tokenizer.model"):
+        read(pre_tokenizer=None)
+    with pytest.raises(InputError, match="asks for WordPiece"):
+        read(model={"type": "WordPiece", "vocab": {}})
+    with pytest.raises(InputError, match="normalizer Lowercase .it changes text."):
+        read(normalizer={"type": "Sequence", "normalizers": [{"type": "NFC"}, {"type": "Lowercase"}]})
+    with pytest.raises(InputError, match="add_prefix_space"):
+        read(pre_tokenizer=table["pre_tokenizer"] | {"add_prefix_space": True})
+    with pytest.raises(InputError, match="no token for 1 of the 256 bytes .the first is 33."):
+        vocab = {("~~~~" if token == "!" else token): i for token, i in table["model"]["vocab"].items()}
+        merges = [pair for pair in table["model"]["merges"] if "!" not in "".join(pair)]
+        read(model=table["model"] | {"vocab": vocab, "merges": merges})
+    with pytest.raises(InputError, match="tokenizer.json cannot be read .* Copy it again"):
+        read(model={"type": "BPE"})
+    with pytest.raises(InputError, match="tokenizer.json cannot be read"):
+        Tokenizers(v=0, eod=0, tokenizer=content[:-1])
+    with pytest.raises(InputError, match="no pieces for single bytes"):
+        SentencePiece.of_model(trained(model_type="bpe"))
+    with pytest.raises(InputError, match="5 bytes were given as a SentencePiece model, which it is not"):
+        SentencePiece.of_model(b"bytes")
+    with pytest.raises(InputError, match="not built from text: it comes with a model. .compressed-lm import"):
+        codecs.create("tokenizers")
