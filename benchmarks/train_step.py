@@ -52,7 +52,7 @@ class Ours:
         self._program, self._step = program, program.compile()
 
     def load(self, params):
-        self._state = self._program.init(params)
+        self._state = dataclasses.replace(self._program, start=training.Start(params)).init()
 
     def step(self, targets):
         self._state, metrics = self._step(self._state, jax.device_put(targets, self._program.batch_sharding))

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from compressed_lm.errors import InputError
-from compressed_lm.verbs import runs, text, weights
+from compressed_lm.verbs import options, run_lines, runs, text
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 if not glob.glob("/dev/accel*") and not glob.glob("/dev/vfio/*"):
@@ -16,11 +16,6 @@ if not glob.glob("/dev/accel*") and not glob.glob("/dev/vfio/*"):
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
     os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")
 
-CORPUS_HELP = (
-    "source of documents: installed_docs (documentation of the installed packages), json:GLOB (C4-style JSON "
-    "lines, plain or .gz), text:GLOB (a file a document), "
-    "store:DIR (a token store of raw bytes), tfds:c4/en:3.1.0, seqio:TASK, mix:8*SPEC,SPEC (several, with weights)"
-)
 CODEC_DIR_HELP = "codec directory, dictionary file, or a codec that comes with the package (eiw16-en, eiw16-word-en)"
 CODEC_HELP = "bytes, sentencepiece(v=4096), gzip(v=256), static_ac(v=256), ac(v=256), eiw(b=16,v=65536,align=word)"
 
@@ -86,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     demo = verb(
         "demo", runs.demo, "the whole job on real text, from corpus to report", "compressed-lm demo --out runs/demo"
     )
-    _corpus(demo, default=None)
+    options.corpus(demo, default=None)
     demo.add_argument(
         "--out",
         default="runs/demo",
@@ -95,8 +90,8 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument(
         "--m1", choices=("train", "pretrained"), help="train M1, or take the one that ships (default: train)"
     )
-    _gin(demo, default=["runs/demo.gin"])
-    _devices(demo, default=2)
+    options.gin(demo, default=["runs/demo.gin"])
+    options.devices(demo, default=2)
 
     train_m1 = verb(
         "train-m1",
@@ -104,10 +99,10 @@ def _parser() -> argparse.ArgumentParser:
         "train the byte model that drives the coder, and turn it into exact integers",
         "compressed-lm train-m1 --out runs/m1 --steps 2000",
     )
-    _corpus(train_m1)
+    options.corpus(train_m1)
     train_m1.add_argument("--out", required=True, help="folder of the run; m1.npz in it is the exact model")
     train_m1.add_argument("--max_bytes", type=int, help="most bytes of text to use")
-    _training(train_m1)
+    options.training(train_m1)
 
     build = verb(
         "build-codec",
@@ -118,7 +113,7 @@ def _parser() -> argparse.ArgumentParser:
     build.add_argument("codec", help=CODEC_HELP)
     build.add_argument("--out", required=True, help="directory to write")
     build.add_argument("--m1", help="folder of `train-m1`, or pretrained, for ac and eiw")
-    _corpus(build)
+    options.corpus(build)
     build.add_argument(
         "--max_bytes", type=int, default=8_000_000, help="most bytes of text to learn from (default %(default)s)"
     )
@@ -171,7 +166,7 @@ def _parser() -> argparse.ArgumentParser:
         "turn documents into a token store, shard by shard, resumable",
         "compressed-lm compress --corpus 'json:c4/*.gz' --codec codecs/eiw16 --out stores/c4",
     )
-    _corpus(compress)
+    options.corpus(compress)
     compress.add_argument("--split", default="train", help="split of the corpus (default %(default)s)")
     compress.add_argument("--codec", required=True, help="codec directory, or bytes")
     compress.add_argument("--out", required=True, help="folder of the store; started again, it keeps finished shards")
@@ -183,7 +178,7 @@ def _parser() -> argparse.ArgumentParser:
     compress.add_argument(
         "--process_count", type=int, default=1, help="processes that work on the same store (default %(default)s)"
     )
-    _devices(compress)
+    options.devices(compress)
 
     inspect = verb(
         "inspect",
@@ -241,7 +236,7 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="compile nothing, run layer by layer on one device, stop where the first NaN arises",
     )
-    _training(train)
+    options.training(train)
 
     sweep = verb(
         "sweep",
@@ -250,7 +245,7 @@ def _parser() -> argparse.ArgumentParser:
         "compressed-lm sweep --gin recipes/modern.gin --codec bytes eiw16-en 'gzip(v=256)' --size 25m 113m "
         "--tokens 100M --seed 0 1 2 --out runs/sweep",
     )
-    _corpus(sweep)
+    options.corpus(sweep)
     sweep.add_argument(
         "--codec",
         nargs="+",
@@ -279,8 +274,8 @@ def _parser() -> argparse.ArgumentParser:
         help="compress, then print one command for each run that is left, with this before it ({name} becomes the name "
         "of the run), instead of training; given again, runs that are trained by then are evaluated",
     )
-    _gin(sweep)
-    _devices(sweep)
+    options.gin(sweep)
+    options.devices(sweep)
 
     evaluate = verb(
         "evaluate",
@@ -294,67 +289,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--train_tokens", required=True, help="token store that the run was trained on")
     evaluate.add_argument("--table", help="run table (JSON lines) to append the row to")
 
-    quantize = verb(
-        "quantize",
-        weights.quantize,
-        "the matrices of a finished run in a compressed format, packed; evaluate and generate take the result",
-        "compressed-lm quantize runs/eiw --format 'int(b=4,g=32)' --out runs/eiw-int4",
-    )
-    quantize.add_argument("run", help="folder of a training run")
-    quantize.add_argument(
-        "--format",
-        required=True,
-        help="representation of the blocks' matrices: int(b=4,g=32), ternary, e4m3, rf8, mxfp4, nvfp4, "
-        "sparse(s=0.5), nm(n=2,m=4)+int(b=4), vq(dim=2,bits=2), ... (an unknown one lists all)",
-    )
-    quantize.add_argument(
-        "--others", default="dense", help="of all else, such as dense(dtype=bfloat16) (default %(default)s)"
-    )
-    quantize.add_argument("--out", required=True, help="new folder")
-
-    pack = verb(
-        "pack",
-        weights.pack,
-        "a finished run as one file of quantised, entropy-coded weights",
-        "compressed-lm pack runs/eiw --step 0.25std --coder range --out runs/eiw.clb",
-    )
-    pack.add_argument("run", help="folder of a training run")
-    pack.add_argument(
-        "--step", required=True, help="distance between levels: 0.01, or 0.25std for a part of each array's deviation"
-    )
-    pack.add_argument("--coder", default="range", help="range, eg0, eg, rice, raw or float32 (default %(default)s)")
-    pack.add_argument("--out", required=True, help="new file")
-
-    unpack = verb(
-        "unpack",
-        weights.unpack,
-        "a packed file as a run again, which evaluate and generate take",
-        "compressed-lm unpack runs/eiw.clb --out runs/eiw-unpacked",
-    )
-    unpack.add_argument("file", help="file that pack wrote")
-    unpack.add_argument("--out", required=True, help="new folder")
-
-    reshape = verb(
-        "reshape",
-        weights.reshape,
-        "a finished run with its matrices reshaped to another generalized Gaussian (DeepShape)",
-        "compressed-lm reshape runs/eiw --out runs/eiw-reshaped",
-    )
-    reshape.add_argument("run", help="folder of a training run")
-    reshape.add_argument("--shape_factor", type=float, default=0.8, help="of the shape (default %(default)s)")
-    reshape.add_argument("--scale_factor", type=float, default=0.6, help="of the scale (default %(default)s)")
-    reshape.add_argument("--method", default="histogram", help="histogram or smooth (default %(default)s)")
-    reshape.add_argument("--pooled", action="store_true", help="one fit for all matrices instead of one for each")
-    reshape.add_argument("--out", required=True, help="new folder")
-
-    fitted = verb(
-        "weights",
-        weights.weights,
-        "what the weights of a run are distributed like: shapes of generalized Gaussians, and which family fits best",
-        "compressed-lm weights runs/eiw --out runs/eiw/weights.html",
-    )
-    fitted.add_argument("run", help="folder of a training run, packed or not")
-    fitted.add_argument("--out", help="HTML page to write: the table, and histograms with fitted densities")
+    run_lines.add(verb)
 
     generate = verb(
         "generate",
@@ -430,44 +365,3 @@ def _parser() -> argparse.ArgumentParser:
     )
     report.add_argument("run_dir", help="folder with runs.jsonl, such as runs/demo")
     return parser
-
-
-def _corpus(parser, *, default: str | None = "installed_docs"):
-    parser.add_argument("--corpus", default=default, help=CORPUS_HELP + " (default: installed_docs)")
-    parser.add_argument(
-        "--validation", help="source of the validation documents, where the corpus has no validation split of its own"
-    )
-
-
-def _gin(parser, *, default: Sequence[str] = ()):
-    parser.add_argument(
-        "--gin", action="append", help=f"gin file, may be given again{f' (default {default[0]})' if default else ''}"
-    )
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="setting over the gin files, such as train.steps=500; may be given again",
-    )
-    parser.set_defaults(gin_default=default)
-
-
-def _training(parser):
-    _gin(parser)
-    parser.add_argument(
-        "--size", help="named model size: nano, micro, mini, 3m, 25m, 113m, 403m, 2b (same as --set model.size=...)"
-    )
-    parser.add_argument("--steps", type=int, help="updates (same as --set train.steps=...)")
-    parser.add_argument("--seed", type=int, help="seed (same as --set train.seed=...)")
-    _devices(parser)
-
-
-def _devices(parser, default: int | None = None):
-    parser.add_argument(
-        "--devices",
-        type=int,
-        default=default,
-        help="virtual devices to split a CPU into; accelerators are found by themselves"
-        + (f" (default {default})" if default else ""),
-    )

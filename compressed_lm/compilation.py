@@ -11,7 +11,7 @@ from compressed_lm.corpora.store import TokenStore
 from compressed_lm.corpora.window_starts import WindowStarts
 from compressed_lm.models import exact, shift_right
 from compressed_lm.tracking.progress import progress
-from compressed_lm.training import TrainConfig, load_run, train
+from compressed_lm.training import Start, TrainConfig, load_run, train
 
 START_CONTEXT = 64
 """Bytes from a window's start on that M1 is refitted to: the context of a codec with b up to 16."""
@@ -72,7 +72,7 @@ def refit(
             break
         folder = pathlib.Path(out) / f"round-{round_ + 1}"
         config = dataclasses.replace(config, seed=config.seed + 1)
-        result = train(config, run.model_config, starts, out=folder, init_params=run.params)
+        result = train(config, run.model_config, starts, out=folder, start=Start(run.params))
         run = dataclasses.replace(run, params=result.params)
         sample = np.stack([starts.rows(START_CONTEXT)[i] for i in _spread(starts, stages.CALIBRATION_ROWS * 4)])
         inputs = np.asarray(shift_right(sample, starts.eod_id))

@@ -176,6 +176,13 @@ def model(vocab_size: int, scope: str = "", **overrides) -> TransformerConfig:
             ) from error
 
 
+def model_after(config: TransformerConfig) -> TransformerConfig:
+    """The model of a run that goes on from another one, whose config is given: that one's settings, but for those that
+    the configuration names. Where it names a size, the configuration says it all."""
+    bound = gin.config._CONFIG.get(("", "compressed_lm.model"), {})
+    return model(config.vocab_size) if "size" in bound else dataclasses.replace(config, **bound)
+
+
 def train(scope: str = "", **overrides) -> TrainConfig:
     """The training run that the configuration describes, under a gin scope such as "m1"; `overrides` win."""
     with gin.config_scope(scope or None):

@@ -18,7 +18,7 @@ BATCH = ("data", "fsdp")  # axes that split the rows of a batch
 
 # (pattern searched for in a parameter's path, axes of its dimensions); the first that is found counts. A stack of
 # layers has one dimension more in front, which is not split. Optimizer states carry the path of their parameter and so
-# live beside it.
+# live beside it; so do the factors of a projected matrix (weights/projection.py), which are split like the matrix.
 Rules = Sequence[tuple[str, P]]
 RULES: Rules = (
     (r"\bembed/embedding", P("tensor", "fsdp")),

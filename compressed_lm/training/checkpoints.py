@@ -16,8 +16,8 @@ from compressed_lm.training.step import TrainState
 class Checkpoints:
     """The checkpoints of one run, a folder for each step.
 
-    A checkpoint holds `params`, `optimizer` (the rest of the state) and `data`, a dictionary of plain values. It gets
-    its name only when it is whole, so a run may be killed at any time.
+    A checkpoint holds `params`, `optimizer` (what else changes of the state) and `data`, a dictionary of plain values.
+    It gets its name only when it is whole, so a run may be killed at any time.
 
     Args:
         directory: their folder.
@@ -73,7 +73,7 @@ class Checkpoints:
                 self._orbax.close()
 
     def restore(self, abstract: TrainState) -> tuple[TrainState, dict] | None:
-        """Returns (state, data) of the newest checkpoint that can be read, or None if there is none.
+        """Returns (state without what is frozen, data) of the newest checkpoint that can be read, or None.
 
         Args:
             abstract: shapes, types and shardings of the state.

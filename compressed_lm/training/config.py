@@ -12,7 +12,13 @@ FREE_FIELDS = (
 )
 # Fields, of the model too, that came later, and the values that say what runs did before: a record with these values
 # and one without the fields are the same run.
-LATER_FIELDS = {"penalty": "none", "init_shape": 0}
+LATER_FIELDS = {
+    "penalty": "none",
+    "init_shape": 0,
+    "distillation": 0.0,
+    **dict(norm="rms", norm_eps=1e-6, bias="none", parallel_residual=False),
+    **dict(rope_theta=10_000.0, rope_scaling="none", rotary_fraction=1.0),
+}
 Duration = int | str
 
 
@@ -39,6 +45,8 @@ class TrainConfig:
         grad_clip: largest global norm of a gradient; 0 for no limit.
         penalty: what the bits of the weights cost besides: "none", "backslash(rate=...)" or "l1(rate=...)", see
             `training.penalties`.
+        distillation: part of the loss that is the divergence from a larger model instead, 0 to 1, where a run has one
+            to learn from (`compressed-lm shrink`).
         z_loss: weight of log(Z)^2 in the loss, which keeps logits from drifting (papers/000 section 4.2).
         seed: of the initial parameters and of the order of the data.
         log_every: steps between records in metrics.jsonl.
@@ -63,6 +71,7 @@ class TrainConfig:
     grad_clip: float = 1.0
     z_loss: float = 1e-4
     penalty: str = "none"
+    distillation: float = 0.0
     seed: int = 0
     log_every: Duration = 20
     checkpoint_every: Duration = 200
@@ -77,8 +86,10 @@ class TrainConfig:
             self._check(field, 1, "a positive integer")
         for field in ("learning_rate", "warmup_steps", "weight_decay", "grad_clip", "z_loss", "eval_every"):
             self._check(field, 0, "0 or more")
-        for field in ("micro_batches", "checkpoint_minutes", "keep_every"):
+        for field in ("micro_batches", "checkpoint_minutes", "keep_every", "distillation"):
             self._check(field, 0, "0 or more")
+        if self.distillation > 1:
+            raise InputError(f"distillation={self.distillation} was given; expected a part of the loss, 0 to 1.")
         if self.micro_batches and self.batch_size % self.micro_batches:
             raise InputError(
                 f"micro_batches={self.micro_batches} was given for batch_size={self.batch_size}; expected a number "

@@ -4,6 +4,7 @@ import math
 import re
 
 from jax.extend import core
+from jax.interpreters import partial_eval
 
 from compressed_lm.training import hlo
 
@@ -17,12 +18,15 @@ _COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "col
 
 
 def matrix_flops(jaxpr: core.ClosedJaxpr | core.Jaxpr) -> int:
-    """Returns the FLOPs of all products of matrices in a program, what it computes again (remat) included.
+    """Returns the FLOPs of all products of matrices in a program, what it computes again (remat) included, but not what
+    nobody uses, which compilers leave out.
 
     Products inside kernels that JAX does not see into, such as cuDNN's attention, are not counted.
     """
+    if isinstance(jaxpr, core.ClosedJaxpr):
+        jaxpr, _ = partial_eval.dce_jaxpr(jaxpr.jaxpr, [True] * len(jaxpr.jaxpr.outvars))
     total = 0
-    for equation in getattr(jaxpr, "jaxpr", jaxpr).eqns:
+    for equation in jaxpr.eqns:
         if equation.primitive.name == "dot_general":
             contracted = equation.params["dimension_numbers"][0][0]
             lhs = equation.invars[0].aval.shape

@@ -9,12 +9,13 @@ from collections.abc import Mapping
 import jax
 from jax.sharding import Mesh
 
+from compressed_lm import weights
 from compressed_lm.models import ParamCounts, TransformerConfig, count_params, flops_per_token, training_flops_per_token
 from compressed_lm.training import costs, durations
 from compressed_lm.training.collectives import Collective, collectives
 from compressed_lm.training.config import TrainConfig
 from compressed_lm.training.hardware import Chip, chip_of, send_bandwidth
-from compressed_lm.training.step import Program
+from compressed_lm.training.step import Program, Start
 
 QUICK = {"exec_time_optimization_effort": -1.0}
 """Compiler options that make a TPU program compile several times faster, and run somewhat slower in more memory."""
@@ -25,7 +26,7 @@ class Memory:
     """Bytes on each device.
 
     Attributes:
-        params, optimizer: the state, by shapes and shardings.
+        params, frozen, optimizer: the state, by shapes and shardings: what is trained, what is not, and moments.
         batch: the tokens of an update.
         temporaries: activations, gradients and buffers, as the compiler lays them out, padding and gaps included; None
             if it refused the program. On TPUs this may exceed `peak`, by which libtpu decides what fits.
@@ -34,6 +35,7 @@ class Memory:
     """
 
     params: int
+    frozen: int
     optimizer: int
     batch: int
     temporaries: int | None
@@ -55,7 +57,10 @@ class DryRun:
         mesh: sizes of the mesh axes.
         device_kind, n_devices: the devices as JAX counts them.
         chip: what such a device can do, or None.
-        params: numbers of parameters.
+        params: numbers of parameters of the model.
+        trainable, frozen: numbers that are trained, which are others where the run trains projections, and that are
+            not: of a larger model that is projected or that teaches.
+        projections: what making the model of them costs in a step, or None.
         bytes_per_token: of the training data, or None.
         memory: bytes on each device.
         collectives: what the devices send each other in one step; () if the compiler refused the program.
@@ -73,6 +78,9 @@ class DryRun:
     n_devices: int
     chip: Chip | None
     params: ParamCounts
+    trainable: int
+    frozen: int
+    projections: weights.MergeCost | None
     bytes_per_token: float | None
     memory: Memory
     collectives: tuple[Collective, ...]
@@ -91,6 +99,11 @@ class DryRun:
     def training_flops(self) -> int:
         """FLOPs that a token's share of an update needs (`models.training_flops_per_token`)."""
         return training_flops_per_token(self.model_config, seq_len=self.config.seq_len)
+
+    @property
+    def projection_flops(self) -> int:
+        """FLOPs that projections need in a step, however many tokens it has (papers/004 section 4)."""
+        return self.projections.forward + self.projections.pull_back if self.projections else 0
 
     def forward_flops(self, *, softmax: bool) -> int:
         """Returns the FLOPs of a token's forward pass as the paper counts them (`models.flops_per_token`)."""
@@ -131,6 +144,7 @@ def dry_run(
     bytes_per_token: float | None = None,
     tokens_per_epoch: int | None = None,
     quick: bool = False,
+    start: Start | None = None,
 ) -> DryRun:
     """Returns what a run would need, after compiling its step for the devices of a mesh. It reads no data, and neither
     parameters nor batches come into being.
@@ -141,12 +155,13 @@ def dry_run(
         mesh: of devices that are there, or of `topologies.tpu_devices`.
         bytes_per_token, tokens_per_epoch: of the training data, if known (`durations.rates`).
         quick: compile with least effort (`QUICK`). Same collectives, but more memory and traffic than will be needed.
+        start: what the run starts from, arrays or their shapes, where it trains projections or has a teacher.
 
     Raises:
         InputError: run and mesh do not fit each other.
     """
     config = durations.resolve(config, bytes_per_token=bytes_per_token, tokens_per_epoch=tokens_per_epoch)
-    program = Program(config, model_config, eod_id, mesh)
+    program = Program(config, model_config, eod_id, mesh, start or Start())
     state, devices = program.abstract_state, list(mesh.devices.flat)
     chip = chip_of(devices[0])
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
@@ -172,9 +187,13 @@ def dry_run(
         n_devices=len(devices),
         chip=chip,
         params=count_params(model_config),
+        trainable=_size(state.params),
+        frozen=_size(state.frozen),
+        projections=weights.merge_cost(state.params, state.frozen) if program.projects else None,
         bytes_per_token=bytes_per_token,
         memory=Memory(
             params=_device_bytes(state.params),
+            frozen=_device_bytes(state.frozen),
             optimizer=_device_bytes((state.opt_state, state.step)),
             batch=_device_bytes(targets),
             temporaries=temporaries,
@@ -201,6 +220,10 @@ def _compile(lowered, quick):
             raise
         needed, limit = (float(n) * 2 ** (10 * (" KMGT".index(unit))) for n, unit in sizes[:2])
         return None, int(needed), limit
+
+
+def _size(tree) -> int:
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
 
 
 def _device_bytes(tree) -> int:

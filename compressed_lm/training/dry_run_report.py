@@ -60,9 +60,14 @@ def _model(run):
     c, params = run.config, run.params
     table = _table("model and run", "")
     table.add_row("parameters", f"{params.total:,} ({params.embedding:,} in embeddings, {params.non_embedding:,} not)")
+    if run.frozen:
+        table.add_row("trained", f"{run.trainable:,} numbers, over {run.frozen:,} that stay as they are")
     table.add_row("forward FLOPs a token", f"{run.forward_flops(softmax=False):.4g} (2 N, as the paper counts)")
     table.add_row("  with the output layer", f"{run.forward_flops(softmax=True):.4g}")
     table.add_row("training FLOPs a token", f"{run.training_flops:.4g} (forward and backward, attention included)")
+    if run.projections:
+        share = run.projection_flops / (run.training_flops * run.tokens_per_step)
+        table.add_row("projection FLOPs a step", f"{run.projection_flops:.4g}, {share:.1%} of those of its tokens")
     if run.bytes_per_token:
         per_byte = run.forward_flops(softmax=False) / run.bytes_per_token
         table.add_row("forward FLOPs a byte", f"{per_byte:.4g} at {run.bytes_per_token:.3f} bytes a token")
@@ -77,6 +82,8 @@ def _memory(run):
     m = run.memory
     table = _table("memory of a device", "")
     table.add_row("parameters", _bytes(m.params))
+    if m.frozen:
+        table.add_row("frozen", _bytes(m.frozen))
     table.add_row(f"optimizer ({run.config.optimizer})", _bytes(m.optimizer))
     table.add_row("batch", _bytes(m.batch))
     table.add_row("temporaries, laid out", "not compiled" if m.temporaries is None else _bytes(m.temporaries))

@@ -31,7 +31,7 @@ from compressed_lm.training.data import Batches
 from compressed_lm.training.durations import rates, resolve
 from compressed_lm.training.mesh import make_mesh
 from compressed_lm.training.recorder import Recorder
-from compressed_lm.training.step import Params, Program
+from compressed_lm.training.step import Params, Program, Start
 from compressed_lm.training.watchdog import Watchdog
 
 EvalFn = Callable[[Params, int], Mapping[str, float]]
@@ -42,7 +42,7 @@ class TrainResult:
     """A finished run.
 
     Attributes:
-        params: the parameter tree, on the mesh.
+        params: the parameter tree of the model, on the mesh.
         step: updates done.
         loss_nats_per_token: training loss of the last batch.
         n_params: number of parameters.
@@ -68,7 +68,7 @@ def train(
     trackers: Sequence[Tracker] = (),
     progress=default_progress,
     eval_fn: EvalFn | None = None,
-    init_params: Params | None = None,
+    start: Start | None = None,
     compilation_cache: str | os.PathLike | None = None,
     hang_seconds: float = 600.0,
     profile_steps: tuple[int, int] | None = None,
@@ -86,7 +86,7 @@ def train(
         trackers: get the metrics every `log_every` steps and what `eval_fn` returns, as `out`/metrics.jsonl does.
         progress: context manager with the arguments of `tracking.progress.progress`.
         eval_fn: called with (params, step) every `eval_every` and at the end, by every process; returns named numbers.
-        init_params: where to start, instead of random parameters; the optimizer starts afresh.
+        start: where to start, instead of random parameters; the optimizer starts afresh.
         compilation_cache: folder in which XLA keeps compiled programs for later processes.
         hang_seconds: a step that takes longer is reported, with the processes that are behind.
         profile_steps: first and last step of a trace that is written to `out`/profile.
@@ -103,8 +103,10 @@ def train(
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     out, main_process = folder(out), jax.process_index() == 0
     config = resolve(config, **rates(store))
-    program = Program(config, model_config, store.eod_id, make_mesh((1, 1, 1) if debug else mesh_shape))
-    record = run_dir.describe(config, model_config, store, init_params)
+    program = Program(
+        config, model_config, store.eod_id, make_mesh((1, 1, 1) if debug else mesh_shape), start or Start()
+    )
+    record = run_dir.describe(config, model_config, store, program.start)
     identity = {"store_fingerprint": store.fingerprint, "config_hash": run_dir.config_hash(record)}
     for what, value in identity.items():
         processes.check_same(what, value)
@@ -118,6 +120,8 @@ def train(
         checkpoints = Checkpoints(out / run_dir.CHECKPOINTS, keep=config.keep, keep_every=config.keep_every)
         stack.enter_context(contextlib.closing(checkpoints))
         state, data = checkpoints.restore(program.abstract_state) or (None, identity | {"next_index": 0})
+        if state is not None:
+            state = state._replace(frozen=program.place_frozen())
         first = data["next_index"]
         if any(data[name] != value for name, value in identity.items()):
             raise InputError(
@@ -135,7 +139,7 @@ def train(
             )
             with clock.measure("compile"):
                 step_fn = program.step if debug else program.compile()
-                state = state or jax.block_until_ready(program.init(init_params))
+                state = state or jax.block_until_ready(program.init())
             trackers = [*trackers] if main_process else []
             if main_process:
                 log = stack.enter_context(contextlib.closing(JSONLines(out / run_dir.METRICS, last_step=first)))
@@ -184,7 +188,7 @@ def train(
             watchdog.beat(step, "evaluation or checkpoint")
             with clock.measure("pause"):
                 if evaluate:
-                    recorder.report(step, eval_fn(state.params, step))
+                    recorder.report(step, eval_fn(program.model_params(state), step))
                 if save:
                     saved = time.monotonic()
                     if main_process:
@@ -204,7 +208,7 @@ def train(
                     )
                 raise SystemExit(128 + signal.SIGTERM)
     return TrainResult(
-        params=state.params,
+        params=program.model_params(state),
         step=config.steps,
         loss_nats_per_token=data["loss_nats_per_token"],
         n_params=count_params(model_config).total,

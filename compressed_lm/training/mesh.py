@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 
 import jax
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 
 from compressed_lm.errors import InputError
@@ -50,6 +51,13 @@ def make_mesh(shape: Sequence[int] | None = None, *, devices: Sequence[jax.Devic
             f"The mesh {shape} was given, which does not fit the shape of the TPU ({error}); expected axes that are "
             "products of the sizes of its dimensions, such as 4,16,1 on 4x4x4."
         ) from error
+
+
+def on_host(tree):
+    """Returns a tree of arrays as numpy arrays, whole, in every process."""
+    if jax.process_count() == 1:
+        return jax.device_get(tree)
+    return multihost_utils.process_allgather(tree, tiled=True)
 
 
 def shardings(tree, mesh: Mesh, *, rules: Rules = RULES):

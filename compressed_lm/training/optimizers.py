@@ -91,13 +91,14 @@ def per_layer(rule: optax.GradientTransformation) -> optax.GradientTransformatio
 
 
 def is_matrix(params):
-    """Returns a tree of booleans: True for the kernels, which decay; False for norms, embeddings and bias tables."""
-    return jax.tree.map_with_path(lambda path, _: path[-1].key == "kernel", params)
+    """Returns a tree of booleans: True for the kernels, which decay, and for what projections have in their place;
+    False for norms, embeddings and bias tables."""
+    return jax.tree.map_with_path(lambda path, _: _in_kernel(path), params)
 
 
 def is_layer_kernel(path) -> bool:
     """Returns whether the parameter at a path is a matrix of the layers."""
-    return path[0].key == "layers" and path[-1].key == "kernel"
+    return path[0].key == "layers" and _in_kernel(path)
 
 
 def matrix_axes(params):
@@ -109,6 +110,10 @@ def matrix_axes(params):
         return optax.contrib.MuonDimensionNumbers((leaf.ndim - 2,), (leaf.ndim - 1,))  # a stack of layers comes first
 
     return jax.tree.map_with_path(axes, params)
+
+
+def _in_kernel(path):
+    return any(entry.key == "kernel" for entry in path[-2:])
 
 
 def _named(kind, name, table):

@@ -17,6 +17,7 @@ from compressed_lm.models.partitioning import path_name
 from compressed_lm.training.checkpoints import folder, restore_params
 from compressed_lm.training.config import FREE_FIELDS, LATER_FIELDS, TrainConfig
 from compressed_lm.training.mesh import shardings
+from compressed_lm.training.step import Start
 
 CONFIG, CHECKPOINTS, METRICS, WEIGHTS = "config.json", "checkpoints", "metrics.jsonl", "weights.clw"
 
@@ -71,6 +72,11 @@ def load_run(directory: str | os.PathLike, *, codec=None, store=None, mesh: Mesh
         raise InputError(
             f"{directory} was given as a run, but it has no {CONFIG}; give the `out` folder of a training run."
         )
+    if record.get("init", {}).get("projected"):
+        raise InputError(
+            f"{directory} was given as a run, but what is trained there are projections of a larger model; give the "
+            f"folder above it, {directory.parent}, which has the merged model once `compressed-lm shrink` is done."
+        )
     try:
         model_config, train_config = TransformerConfig(**record["model"]), TrainConfig(**record["train"])
     except TypeError as error:
@@ -122,9 +128,9 @@ def _unpacked(path, abstract):
     return jax.tree.map_with_path(place, abstract)
 
 
-def describe(config: TrainConfig, model_config: TransformerConfig, store, init_params=None) -> dict:
-    """Returns the record of a run, what config.json holds; it names the parameters that the run starts from by a hash,
-    where they are not random."""
+def describe(config: TrainConfig, model_config: TransformerConfig, store, start: Start | None = None) -> dict:
+    """Returns the record of a run, what config.json holds; it names what the run starts from by hashes, where that is
+    not random."""
     data = dict(
         codec_spec=store.codec_spec,
         codec_fingerprint=store.codec_fingerprint,
@@ -132,12 +138,18 @@ def describe(config: TrainConfig, model_config: TransformerConfig, store, init_p
         eod_id=int(store.eod_id),
     )
     record = {"train": dataclasses.asdict(config), "model": dataclasses.asdict(model_config), "data": data}
-    if init_params is None:
-        return record
+    trees = {"params_sha256": start.params, "frozen_sha256": start.frozen} if start else {}
+    hashes = {name: _hash(tree) for name, tree in trees.items() if tree is not None}
+    if start and start.params and weights.holds_factors(start.params):
+        hashes["projected"] = True
+    return record | ({"init": hashes} if hashes else {})
+
+
+def _hash(tree):
     digest = hashlib.sha256()
-    for path, leaf in jax.tree.leaves_with_path(init_params):
+    for path, leaf in jax.tree.leaves_with_path(tree):
         digest.update(jax.tree_util.keystr(path).encode() + np.asarray(leaf).tobytes())
-    return record | {"init": {"params_sha256": digest.hexdigest()}}
+    return digest.hexdigest()
 
 
 def config_hash(record: dict) -> str:

@@ -12,26 +12,28 @@ import optax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from compressed_lm import weights
 from compressed_lm.errors import InputError
 from compressed_lm.models import Transformer, TransformerConfig, shift_right
-from compressed_lm.models.partitioning import BATCH
+from compressed_lm.models.partitioning import BATCH, pinned
 from compressed_lm.training import optimizers
 from compressed_lm.training.config import TrainConfig
 from compressed_lm.training.mesh import shardings
 from compressed_lm.training.penalties import BackSlash, penalised, penalty
 from compressed_lm.training.rigl import rigl
-from compressed_lm.weights import representation
 
 PART_TOKENS, PART_ROWS = 512, 2  # at least so many in a micro-batch on CPU
 Params = dict  # the tree inside "params", as in models/transformer.py
 
 
 class TrainState(NamedTuple):
-    """What an update changes: parameters, the optimizer's state, updates done int32[]."""
+    """What an update changes: parameters, the optimizer's state, updates done int32[]; and what it does not change: the
+    frozen parameters of a larger model, where the run projects or imitates one."""
 
     params: Params
     opt_state: optax.OptState
     step: jax.Array
+    frozen: Params | None = None
 
 
 def token_nats(logits: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -64,43 +66,78 @@ def train_step(
     seed: int = 0,
     n_steps: int = 1,
     penalty: BackSlash | None = None,
+    clip: optax.GradientTransformation | None = None,
+    teacher: Transformer | None = None,
+    distillation: float = 0.0,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """Returns (state after one update on targets int32[B, L], metrics before it).
 
     `seed` is that of the noise of representations that have any, `n_steps` the length of the run for those that change
     in its course. Metrics: `loss_nats_per_token` without the z-loss, and `grad_norm` before clipping, both without the
     penalty; with a `penalty`, which the optimizer applies, also its metrics of the weights after the update.
+
+    Where the parameters are projections (`weights.projection`), the model's own are built from them once, and the
+    gradient of these, summed over the micro-batches, is clipped by `clip` and pulled back (papers/004 section 4). With
+    a `teacher`, which has the frozen parameters, a part `distillation` of the loss is the divergence KL(teacher ||
+    model) in nats per token instead; `loss_nats_per_token` is that of the text all the same.
     """
     n_tokens = jnp.maximum(jnp.sum(targets >= 0), 1)
     key = jax.random.fold_in(jax.random.key(seed), state.step)
     progress = state.step / n_steps
+    projected = weights.holds_factors(state.params)
+    model_params = weights.merge(state.params, state.frozen, pin=pinned) if projected else state.params
 
     def loss_fn(params, targets, key):
-        nats, log_z = token_nats(_logits(model, params, targets, eod_id, key=key, progress=progress), targets)
+        logits = _logits(model, params, targets, eod_id, key=key, progress=progress)
+        nats, log_z = token_nats(logits, targets)
         loss = jnp.sum(nats) / n_tokens
-        return loss + z_loss * jnp.sum(jnp.where(targets >= 0, log_z**2, 0)) / n_tokens, loss
+        goal = loss
+        if teacher is not None:
+            expected = jax.nn.log_softmax(_logits(teacher, state.frozen, targets, eod_id))
+            divergence = jnp.sum(jnp.exp(expected) * (expected - logits + log_z[..., None]), axis=-1)
+            divergence = jnp.sum(jnp.where(targets >= 0, divergence, 0)) / n_tokens
+            goal = (1 - distillation) * loss + distillation * divergence
+        return goal + z_loss * jnp.sum(jnp.where(targets >= 0, log_z**2, 0)) / n_tokens, loss
 
     grad_fn = jax.grad(loss_fn, has_aux=True)
     if micro_batches == 1:
-        gradient, loss = grad_fn(state.params, targets, key)
+        gradient, loss = grad_fn(model_params, targets, key)
     else:
         # Rows dealt out like cards, so that each part holds rows of every device and none has to move.
         parts = jnp.swapaxes(targets.reshape(-1, micro_batches, targets.shape[1]), 0, 1)
         keys = jax.random.split(key, micro_batches)
-        add = lambda total, part: (jax.tree.map(jnp.add, total, grad_fn(state.params, *part)), None)  # noqa: E731
-        zeros = jax.tree.map(jnp.zeros_like, state.params), jnp.zeros(())
+        add = lambda total, part: (jax.tree.map(jnp.add, total, grad_fn(model_params, *part)), None)  # noqa: E731
+        zeros = jax.tree.map(jnp.zeros_like, model_params), jnp.zeros(())
         (gradient, loss), _ = jax.lax.scan(add, zeros, (parts, keys))
-    updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
     metrics = {"loss_nats_per_token": loss, "grad_norm": optax.tree.norm(gradient)}
+    if projected:
+        gradient, _ = clip.update(gradient, clip.init(model_params)) if clip else (gradient, None)
+        gradient = weights.pull_back(state.params, state.frozen, gradient, pin=pinned)
+    updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     metrics |= penalty.metrics(params) if penalty else {}
-    return TrainState(params, opt_state, state.step + 1), metrics
+    return TrainState(params, opt_state, state.step + 1, state.frozen), metrics
 
 
 def eval_step(params: Params, targets: jax.Array, *, model: Transformer, eod_id: int) -> tuple[jax.Array, jax.Array]:
     """Returns (total nats float32[], number int32[]) of the targets int32[B, L] that are not negative."""
     nats, _ = token_nats(_logits(model, params, targets, eod_id), targets)
     return jnp.sum(nats), jnp.sum(targets >= 0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """What a run starts from, where that is not random.
+
+    Attributes:
+        params: parameters of the run's model, or a projected tree over `frozen` (`weights.projection`).
+        frozen: parameters of a larger model that stay as they are.
+        frozen_config: its shape, where `TrainConfig.distillation` makes it the teacher.
+    """
+
+    params: Params | None = None
+    frozen: Params | None = None
+    frozen_config: TransformerConfig | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,14 +148,27 @@ class Program:
         config, model_config: the run.
         eod_id: the id put before a row, that of end-of-document.
         mesh: the devices.
+        start: what it starts from; arrays or their shapes.
     """
 
     config: TrainConfig
     model_config: TransformerConfig
     eod_id: int
     mesh: Mesh
+    start: Start = Start()
 
     def __post_init__(self):
+        if self.config.distillation and not (self.start.frozen_config and self.start.frozen):
+            raise InputError(
+                f"distillation={self.config.distillation} was given, but no larger model to learn from; it is a "
+                "setting of `compressed-lm shrink`."
+            )
+        if self.projects and (self.penalty or self.model_config.weights != "dense"):
+            raise InputError(
+                f"penalty={self.config.penalty} and weights={self.model_config.weights} were given for a run that "
+                "trains projections, which are not weights of the model; expected none and dense. Train on from the "
+                "merged model with them."
+            )
         rows = self.mesh.shape["data"] * self.mesh.shape["fsdp"] * self.micro_batches
         if self.config.batch_size % rows:
             raise InputError(
@@ -143,6 +193,11 @@ class Program:
         return max(n for n in range(1, most + 1) if c.batch_size % n == 0)
 
     @property
+    def projects(self) -> bool:
+        """Whether projections are trained."""
+        return self.start.params is not None and weights.holds_factors(self.start.params)
+
+    @property
     def penalty(self) -> BackSlash | None:
         """The penalty of the config."""
         return penalty(self.config.penalty)
@@ -151,7 +206,9 @@ class Program:
     def optimizer(self) -> optax.GradientTransformation:
         """The optimizer of the config with its penalty; where the weights are `sparse(rule=rigl)`, it also moves their
         masks."""
-        rule, form = optimizers.optimizer(self.config), representation(self.model_config.weights)
+        # Projections get a gradient that is clipped before: its norm is that of the model's, as in any other run.
+        config = dataclasses.replace(self.config, grad_clip=0.0) if self.projects else self.config
+        rule, form = optimizers.optimizer(config), weights.representation(self.model_config.weights)
         if self.penalty:
             rule = penalised(rule, self.penalty, optimizers.schedule(self.config))
         form = getattr(form, "first", form)
@@ -162,7 +219,8 @@ class Program:
     @functools.cached_property
     def abstract_state(self) -> TrainState:
         """Shapes, types and shardings of the state."""
-        shapes = jax.eval_shape(self._init, jax.random.key(0))
+        given = jax.eval_shape(lambda *trees: trees, self.start.params, self.start.frozen)
+        shapes = jax.eval_shape(self._start, *given) if given[0] else jax.eval_shape(self._init, jax.random.key(0))
         return jax.tree.map(
             lambda shape, sharding: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding),
             shapes,
@@ -174,15 +232,31 @@ class Program:
         """Where the rows of a batch live."""
         return NamedSharding(self.mesh, P(BATCH))
 
-    def init(self, params: Params | None = None) -> TrainState:
-        """Returns the state before the first update, placed on the mesh: random parameters, or those given."""
+    def init(self) -> TrainState:
+        """Returns the state before the first update, placed on the mesh."""
         placement = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state)
         # It runs once, and random numbers take long to compile with full optimization on CPU.
         options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
         compiled = functools.partial(jax.jit, out_shardings=placement, compiler_options=options)
-        if params is None:
-            return compiled(self._init)(jax.random.key(self.config.seed))
-        return compiled(self._start)(jax.device_put(jax.tree.map(np.asarray, params), placement.params))
+        frozen = self.place_frozen()
+        if self.start.params is None:
+            return compiled(self._init)(jax.random.key(self.config.seed))._replace(frozen=frozen)
+        params = jax.device_put(jax.tree.map(np.asarray, self.start.params), placement.params)
+        return compiled(self._start)(params, frozen)
+
+    def place_frozen(self) -> Params | None:
+        """Returns the frozen parameters on the mesh."""
+        placement = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state.frozen)
+        return jax.device_put(jax.tree.map(np.asarray, self.start.frozen), placement)
+
+    def model_params(self, state: TrainState) -> Params:
+        """Returns the parameters of the run's model: what projections make, or those of the state."""
+        if not self.projects:
+            return state.params
+        shapes = jax.eval_shape(weights.merge, state.params, state.frozen)
+        merge = jax.jit(functools.partial(weights.merge, pin=pinned), out_shardings=shardings(shapes, self.mesh))
+        with jax.set_mesh(self.mesh):
+            return merge(state.params, state.frozen)
 
     @property
     def step(self) -> Callable[[TrainState, jax.Array], tuple[TrainState, dict[str, jax.Array]]]:
@@ -197,6 +271,9 @@ class Program:
             seed=self.config.seed,
             n_steps=self.config.steps,
             penalty=self.penalty,
+            clip=optax.clip_by_global_norm(self.config.grad_clip) if self.config.grad_clip else None,
+            teacher=Transformer(self.start.frozen_config) if self.config.distillation else None,
+            distillation=self.config.distillation,
         )
 
     def lower(self) -> jax.stages.Lowered:
@@ -215,5 +292,5 @@ class Program:
     def _init(self, key):
         return self._start(Transformer(self.model_config).init(key, jnp.zeros((1, 1), jnp.int32))["params"])
 
-    def _start(self, params):
-        return TrainState(params, self.optimizer.init(params), jnp.zeros((), jnp.int32))
+    def _start(self, params, frozen=None):
+        return TrainState(params, self.optimizer.init(params), jnp.zeros((), jnp.int32), frozen)

@@ -31,3 +31,20 @@ def mesh_shape(arguments):
         raise InputError(
             f"--mesh {arguments.mesh} was given; three whole numbers for data,fsdp,tensor were expected, such as 4,2,1."
         ) from None
+
+
+def validation(folder: str | None, model_config, store, train_config, mesh):
+    """Returns the `eval_fn` of a training run on the token store of --validation_tokens, or None."""
+    if folder is None:
+        return None
+    from compressed_lm.corpora.store import TokenStore
+    from compressed_lm.evaluation import BitsPerByte, predict_fn
+
+    evaluator = BitsPerByte(
+        predict_fn(model_config, store.eod_id),
+        store=TokenStore.open(folder, fingerprint=store.codec_fingerprint),
+        seq_len=train_config.seq_len,
+        batch_size=train_config.batch_size,
+        mesh_shape=mesh,
+    )
+    return lambda params, step: dict(evaluator.run(params))

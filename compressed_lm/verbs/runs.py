@@ -8,7 +8,7 @@ import pathlib
 import sys
 
 from compressed_lm.errors import InputError
-from compressed_lm.verbs.common import configure, load_codec, mesh_shape
+from compressed_lm.verbs.common import configure, load_codec, mesh_shape, validation
 
 
 def doctor(arguments) -> int:
@@ -73,7 +73,6 @@ def train(arguments):
 
     from compressed_lm import configuration
     from compressed_lm.corpora.store import TokenStore
-    from compressed_lm.evaluation import BitsPerByte, predict_fn
     from compressed_lm.models import model_vocab_size
     from compressed_lm.tracking import TensorBoard, Wandb
     from compressed_lm.training import make_mesh, train
@@ -83,25 +82,18 @@ def train(arguments):
     resolved = configure(arguments)
     store = TokenStore.open(arguments.tokens)
     configuration.data().check(store)
-    config, model = configuration.train(), configuration.model(model_vocab_size(store.vocab_size))
+    config, start = configuration.train(), None
+    if arguments.start:
+        model, start = _started_from(arguments.start, store)
+    else:
+        model = configuration.model(model_vocab_size(store.vocab_size))
     out, mesh = folder(arguments.out), mesh_shape(arguments)
     table = distributed.startup_table(make_mesh(mesh))
     if jax.process_index() == 0:
         print(table, flush=True)
         out.mkdir(parents=True, exist_ok=True)
         (out / "config.gin").write_text(resolved)
-    init_params = _started_from(arguments.start, model, store) if arguments.start else None
-    eval_fn = None
-    if arguments.validation_tokens:
-        validation = TokenStore.open(arguments.validation_tokens, fingerprint=store.codec_fingerprint)
-        evaluator = BitsPerByte(
-            predict_fn(model, store.eod_id),
-            store=validation,
-            seq_len=config.seq_len,
-            batch_size=config.batch_size,
-            mesh_shape=mesh,
-        )
-        eval_fn = lambda params, step: dict(evaluator.run(params))  # noqa: E731
+    eval_fn = validation(arguments.validation_tokens, model, store, config, mesh)
     trackers = []
     if jax.process_index() == 0:
         try:
@@ -120,7 +112,7 @@ def train(arguments):
             mesh_shape=mesh,
             trackers=trackers,
             eval_fn=eval_fn,
-            init_params=init_params,
+            start=start,
             # Unless the user chose a place: a restart then begins at once.
             compilation_cache=None if os.environ.get("JAX_COMPILATION_CACHE_DIR") else out / "compiled",
             hang_seconds=arguments.hang_seconds,
@@ -136,16 +128,17 @@ def train(arguments):
         )
 
 
-def _started_from(directory, model, store):
-    """Returns the parameters of a run for a model on a store."""
+def _started_from(directory, store):
+    """Returns the model that goes on from a run, with what the configuration says of it, and its start."""
     import jax
 
+    from compressed_lm import configuration
     from compressed_lm.models import Transformer
     from compressed_lm.models.partitioning import by_name
-    from compressed_lm.training import load_run
+    from compressed_lm.training import Start, load_run
 
     run = load_run(directory)
-    tokens = jax.ShapeDtypeStruct((1, 1), "int32")
+    model, tokens = configuration.model_after(run.model_config), jax.ShapeDtypeStruct((1, 1), "int32")
     wanted, given = (
         {name: leaf.shape for name, leaf in by_name(params).items()}
         for params in (jax.eval_shape(Transformer(model).init, jax.random.key(0), tokens)["params"], run.params)
@@ -157,10 +150,10 @@ def _started_from(directory, model, store):
         changes.append(f"the tokens are of {store.codec_spec} and were of {run.codec_spec}")
     if changes:
         raise InputError(
-            f"--start {directory} was given, and its parameters do not fit: {'; '.join(changes)}. Train with the "
-            "settings in its config.json."
+            f"--start {directory} was given, and its parameters do not fit: {'; '.join(changes)}. Leave out the "
+            "settings of the model: it has those of the run."
         )
-    return run.params
+    return model, Start(run.params)
 
 
 def _dry_run(arguments):

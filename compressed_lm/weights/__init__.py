@@ -13,19 +13,25 @@ from compressed_lm.weights.deepshape import reshape_tensors, reshape_weights
 from compressed_lm.weights.gennorm import GeneralizedGaussian, fit_mle, fit_moments, moment_ratio, shape_from_ratio
 from compressed_lm.weights.hadamard import rotate
 from compressed_lm.weights.packing import PackedTensor, load_packed, pack, save_packed, unpack
+from compressed_lm.weights.projection import MergeCost, holds_factors, merge, merge_cost, pull_back
 from compressed_lm.weights.protocol import Representation
 from compressed_lm.weights.registry import FAMILIES, representation
 
 __all__ = [
     "FAMILIES",
     "GeneralizedGaussian",
+    "MergeCost",
     "PackedTensor",
     "Representation",
     "fit_mle",
     "fit_moments",
+    "holds_factors",
     "load_packed",
+    "merge",
+    "merge_cost",
     "moment_ratio",
     "pack",
+    "pull_back",
     "representation",
     "reshape_tensors",
     "reshape_weights",

@@ -146,6 +146,23 @@ def test_a_reshaped_run_trains_on(built, tmp_path, capsys):
     assert "mlp/up/kernel is (2, 32, 128) and was" in capsys.readouterr().err
 
 
+def test_a_run_shrinks_and_goes_on(built, tmp_path, capsys):
+    """A smaller model comes out of a run, which trains on in its own shape, evaluates and exports nothing of the large
+    one; a dry run tells its cost and writes nothing."""
+    store, settings = f"--tokens={built}/train", ["--set=train.seq_len=64", "--set=train.batch_size=8", "--steps=2"]
+    shrink = ["shrink", f"{built}/m2", "--keep=0.5", store, "--calibration=8", *settings]
+    assert main([*shrink, f"--out={tmp_path}/small", "--dry_run"]) == 0
+    assert "projection FLOPs a step" in capsys.readouterr().out and not (tmp_path / "small").exists()
+    assert main([*shrink, f"--out={tmp_path}/small", f"--validation_tokens={built}/validation"]) == 0
+    assert "d_model 16" in capsys.readouterr().out
+    assert main(["train", store, f"--start={tmp_path}/small", f"--out={tmp_path}/more", *settings]) == 0
+    assert json.loads((tmp_path / "more" / "config.json").read_text())["model"]["d_model"] == 16
+    evaluate = ["evaluate", f"{tmp_path}/small", f"--codec={built}/codec", f"--tokens={built}/validation"]
+    assert main([*evaluate, f"--train_tokens={built}/train"]) == 0
+    assert main([*shrink, f"--out={tmp_path}/small", "--set=model.d_ff=8"]) == 2
+    assert "--keep and --aspect" in capsys.readouterr().err
+
+
 def test_weights_prints_shapes_and_writes_their_report(built, tmp_path, capsys):
     """A row for each array and two for all, and a page with histograms."""
     assert main(["weights", f"{built}/m2", f"--out={tmp_path}/weights.html"]) == 0

@@ -1,0 +1,92 @@
+"""What training projections costs beside training the model that they make: python benchmarks/projection.py [--help]
+
+A large model is made smaller (papers/004 section 4). `pruned` trains the small model itself; `projected` builds it from
+the frozen matrices in every step and pulls its gradient back. Both compute the same for each token; what projections
+add is of the step, and weighs less the more tokens a step has. In one process, in turns: each round gives each a step
+that is not timed, then two that are. `measured` is the median over rounds of their times' ratio; `by FLOPs` is the
+ratio of what both compute by formula. `memory` is of state and temporaries, as the compiler has it.
+"""
+
+import argparse
+import os
+import statistics
+import time
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax
+from rich.console import Console
+from rich.table import Table
+
+from compressed_lm import models, training
+from compressed_lm.training.dry_run import dry_run
+from compressed_lm.training.shrinking import Kept, Shrink, shape, start_of
+
+CASES = ("0.5:16", "0.5:64", "0.1:16")  # share kept : rows of 128 tokens
+LARGE = models.model_config("3m", 264, n_layers=5, position="rotary", activation="silu", gated_mlp=True)
+
+
+class Turn:
+    """A training program with its state."""
+
+    def __init__(self, program):
+        self._program, self._state, self._step = program, program.init(), program.compile()
+        rows = program.config.batch_size, program.config.seq_len
+        self._targets = jax.device_put(jax.random.randint(jax.random.key(0), rows, 0, 256), program.batch_sharding)
+
+    def __call__(self):
+        """Returns the seconds of a step, of two after one that is not timed."""
+        self._advance()
+        start = time.perf_counter()
+        self._advance()
+        self._advance()
+        return (time.perf_counter() - start) / 2
+
+    def _advance(self):
+        self._state, metrics = self._step(self._state, self._targets)
+        jax.block_until_ready(metrics)
+
+
+def measure(keep: float, rows: int, rounds: int):
+    """Returns a row of the table."""
+    config = training.TrainConfig(steps=100, batch_size=rows, seq_len=128, optimizer="adamw")
+    params = models.Transformer(LARGE).init(jax.random.key(0), jax.numpy.zeros((1, 1), "int32"))["params"]
+    mesh, turns, flops, memory = training.make_mesh((1, 1, 1)), [], [], []
+    for method in ("projected", "pruned"):
+        shrink = Shrink(keep=keep, method=method)
+        small = shape(LARGE, shrink)
+        kept = Kept(models.select(models.magnitude_scores(params), d_model=small.d_model, d_ff=small.d_ff))
+        start = start_of(params, LARGE, shrink, config, kept)
+        found = dry_run(config, small, eod_id=256, mesh=mesh, start=start)
+        flops.append(found.executed_flops)
+        m = found.memory
+        memory.append(m.params + m.frozen + m.optimizer + m.temporaries)
+        turns.append(Turn(training.Program(config, small, 256, mesh, start)))
+    ratios = [turns[0]() / turns[1]() for _ in range(rounds)]
+    return statistics.median(ratios), flops[0] / flops[1], memory[0] / memory[1], small
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("cases", nargs="*", default=CASES, help="share kept : rows of 128 tokens (default %(default)s)")
+    parser.add_argument("--rounds", type=int, default=7, help="turns of each (default %(default)s)")
+    arguments = parser.parse_args()
+    size = f"{models.count_params(LARGE).total:,}"
+    table = Table(
+        "kept", "tokens a step", "measured", "by FLOPs", "memory", title=f"projected / pruned, of {size} parameters"
+    )
+    for case in arguments.cases:
+        keep, rows = case.split(":")
+        measured, flops, memory, small = measure(float(keep), int(rows), arguments.rounds)
+        table.add_row(
+            f"{keep} ({small.d_model}, {small.d_ff})",
+            f"{128 * int(rows):,}",
+            f"{measured:.2f}",
+            f"{flops:.2f}",
+            f"{memory:.2f}",
+        )
+    Console(width=100).print(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,303 @@
+"""A smaller model out of a run: projected compression, and what it is compared with (papers/004), as a run again.
+
+The folder OUT of a shrunk run holds
+
+    selection.npz   what is kept of the large model, chosen once
+    training/       the run that trains: metrics, checkpoints (of projections, where there are any)
+    config.json, weights.clw   the small model, merged, in float32: `load_run`, and every verb, takes OUT like any run
+"""
+
+import dataclasses
+import json
+import math
+import os
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from compressed_lm import models, spelling, weights
+from compressed_lm.errors import InputError
+from compressed_lm.models import shrinking
+from compressed_lm.models.partitioning import by_name
+from compressed_lm.spelling import Option
+from compressed_lm.tracking.progress import progress as default_progress
+from compressed_lm.training import packed
+from compressed_lm.training.checkpoints import digest, folder
+from compressed_lm.training.config import TrainConfig
+from compressed_lm.training.data import Batches
+from compressed_lm.training.loop import train
+from compressed_lm.training.mesh import make_mesh, on_host
+from compressed_lm.training.run_dir import CONFIG, load_run, read_record
+from compressed_lm.training.step import Start
+
+METHODS = {
+    "projected": {"w_a": Option(int, 1), "start": Option(str, "one_hot"), "base": Option(str, "frozen")},
+    "pruned": {},
+    "scratch": {},
+    "low_rank": {},
+}
+"""Spellings of methods, such as "projected(w_a=0)": trained projections of the frozen weights (with the additive
+matrix w_a or without, from a one_hot or an svd start, over the frozen base or over a random one); hard pruning; random
+weights; low-rank factors of the large model."""
+CHOICES = {"w_a": (0, 1), "start": shrinking.STARTS, "base": ("frozen", "random")}
+IMPORTANCE = ("activations", "magnitude", "index")
+SELECTION, TRAINING = "selection.npz", "training"
+
+
+@dataclasses.dataclass(frozen=True)
+class Shrink:
+    """How a model is made smaller.
+
+    Attributes:
+        keep: share of its parameters, embeddings counted, that the small model has.
+        method: spelling of one of `METHODS`.
+        importance: what says which dimensions are kept: "activations" on calibration text, "magnitude" of the weights,
+            or "index", the first ones (a control).
+        calibration: rows of the training text for activations. The paper takes 8192 and finds that more do not help.
+        aspect: d_ff / d_model of the small model; by default that of the large one.
+        multiple: both widths are multiples of it.
+    """
+
+    keep: float
+    method: str = "projected"
+    importance: str = "activations"
+    calibration: int = 512
+    aspect: float | None = None
+    multiple: int = 8
+
+    def __post_init__(self):
+        _, options = self.parsed
+        for name, value in options.items():
+            if value not in CHOICES[name]:
+                expected = ", ".join(map(str, CHOICES[name]))
+                raise InputError(f"{name}={value} was given to the method {self.method!r}; expected {expected}.")
+        if options.get("base") == "random" and not options["w_a"]:
+            raise InputError(
+                f"The method {self.method!r} has a random base and no w_a, so it would start from noise; expected "
+                "w_a=1 with base=random."
+            )
+        if self.importance not in IMPORTANCE:
+            raise InputError(f"importance={self.importance!r} was given; expected {', '.join(IMPORTANCE)}.")
+        for name in ("calibration", "multiple"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name}={getattr(self, name)} was given; expected a positive whole number.")
+
+    @property
+    def parsed(self) -> tuple[str, dict[str, Any]]:
+        """Name and options of the method."""
+        name, given = spelling.parse(self.method, METHODS, noun="method", example="projected(w_a=0)")
+        return name, {k: option.default for k, option in METHODS[name].items()} | given
+
+    @property
+    def selects(self) -> bool:
+        """Whether the method begins with selected dimensions of the large model."""
+        return self.parsed[0] in ("projected", "pruned")
+
+
+@dataclasses.dataclass(frozen=True)
+class Shrunk:
+    """A small model that is trained.
+
+    Attributes:
+        model_config: its shape.
+        kept: share of the large model's parameters that it has (for low_rank: that its factors have).
+        trainable, frozen: numbers that were trained and not.
+        loss_nats_per_token: of the last batch.
+    """
+
+    model_config: models.TransformerConfig
+    kept: float
+    trainable: int
+    frozen: int
+    loss_nats_per_token: float
+
+
+def shrink_run(
+    directory: str | os.PathLike,
+    store,
+    shrink: Shrink,
+    config: TrainConfig,
+    *,
+    out: str | os.PathLike,
+    progress=default_progress,
+    eval_fn_of=lambda model_config: None,
+    **settings,
+) -> Shrunk:
+    """Makes the model of a run smaller, trains it, and writes it as a run. Killed and started again, it goes on.
+
+    Args:
+        directory: the run.
+        store: `corpora.TokenStore` of the run's codec: text for calibration, and to train on.
+        shrink: how.
+        config: the training. Its `distillation` makes the large model the teacher.
+        out: the folder of the small run.
+        progress: context manager with the arguments of `tracking.progress.progress`.
+        eval_fn_of: from the small model's shape, the `eval_fn` of `train`.
+        settings: of `train`: mesh_shape, trackers, compilation_cache, ...
+
+    Raises:
+        InputError: no run, another codec, a model or a share that the method does not fit, or an `out` with another
+            run.
+    """
+    run, out = load_run(directory, store=store), folder(out)
+    if run.model_config.weights != "dense":
+        raise InputError(
+            f"The matrices of the run {directory} are {run.model_config.weights}, and a shrunk model starts from plain "
+            f"ones. Run `compressed-lm quantize {directory} --format '{run.model_config.weights}' --out ...` first and "
+            "shrink what that writes."
+        )
+    small = shape(run.model_config, shrink)
+    kept = _chosen(run, store, shrink, config, small, out=out, progress=progress) if shrink.selects else None
+    start = start_of(run.params, run.model_config, shrink, config, kept)
+    result = train(
+        config, small, store, out=out / TRAINING, start=start, eval_fn=eval_fn_of(small), progress=progress, **settings
+    )
+    trainable = _size(start.params if start.params is not None else result.params)
+    found = Shrunk(
+        model_config=small,
+        kept=(trainable if small == run.model_config else _size(result.params)) / _size(run.params),
+        trainable=trainable,
+        frozen=_size(start.frozen),
+        loss_nats_per_token=result.loss_nats_per_token,
+    )
+    params = on_host(result.params)
+    if jax.process_index() == 0:
+        record = {k: v for k, v in read_record(out / TRAINING).items() if k != "init"}
+        record |= {k: v for k, v in read_record(folder(directory)).items() if k == "imported"}
+        record["shrunk"] = dataclasses.asdict(shrink) | {
+            "kept": found.kept,
+            "trainable": found.trainable,
+            "frozen": found.frozen,
+            "steps": result.step,
+            "base": {"d_model": run.model_config.d_model, "d_ff": run.model_config.d_ff, "step": run.step},
+        }
+        record["packed"] = {
+            "format": "dense",
+            "others": "dense",
+            "bits_per_weight": 32.0,
+            "next_index": result.step,
+            "loss_nats_per_token": result.loss_nats_per_token,
+        }
+        packed.write(out, record, {name: weights.pack(x, "dense", axis=-1) for name, x in by_name(params).items()})
+    return found
+
+
+class Kept(NamedTuple):
+    """What of the large model the small one begins with: a selection, and for svd starts the second moment of the
+    residual stream, or None."""
+
+    selection: models.Selection
+    moment: np.ndarray | None = None
+
+
+def shape(large: models.TransformerConfig, shrink: Shrink) -> models.TransformerConfig:
+    """Returns the config of the small model; for low_rank it is the large one's, whose factors are small."""
+    if shrink.parsed[0] == "low_rank":
+        return large
+    found = models.widths(large, keep=shrink.keep, aspect=shrink.aspect, multiple=shrink.multiple)
+    return models.small_config(large, d_model=found.d_model, d_ff=found.d_ff)
+
+
+def start_of(
+    params: dict, large: models.TransformerConfig, shrink: Shrink, config: TrainConfig, kept: Kept | None
+) -> Start:
+    """Returns what the training of a small model starts from.
+
+    Args:
+        params: of the large model.
+        large: its shape.
+        shrink, config: as for `shrink_run`.
+        kept: needed by methods that select (`Shrink.selects`).
+    """
+    method, options = shrink.parsed
+    start = Start()
+    if method == "low_rank":
+        start = Start(models.low_rank(params, keep=shrink.keep), {})
+    elif method == "pruned":
+        start = Start(models.hard_pruned(params, kept.selection))
+    elif method == "projected":
+        projected = models.projected(
+            params, kept.selection, w_a=bool(options["w_a"]), start=options["start"], moment=kept.moment
+        )
+        start = Start(projected, params)
+        if options["base"] == "random" and config.distillation:
+            raise InputError(
+                f"distillation={config.distillation} was given with the method {shrink.method!r}, whose large model is "
+                "noise and has nothing to teach; expected 0."
+            )
+        if options["base"] == "random":
+            start = Start(*models.random_base(params, projected, key=jax.random.key(config.seed)))
+    return dataclasses.replace(start, frozen=params, frozen_config=large) if config.distillation else start
+
+
+def shapes_of(
+    params: dict, large: models.TransformerConfig, shrink: Shrink, config: TrainConfig
+) -> tuple[models.TransformerConfig, Start]:
+    """Returns (the small model's shape, the shapes of what its training starts from), without computing anything."""
+    small = shape(large, shrink)
+    kept = Kept(models.select(models.index_scores(large), d_model=small.d_model, d_ff=small.d_ff))
+
+    def trees(params):
+        start = start_of(params, large, shrink, config, kept)
+        return start.params, start.frozen
+
+    return small, Start(*jax.eval_shape(trees, params), frozen_config=large)
+
+
+def _chosen(run, store, shrink, config, small, *, out, progress):
+    """Returns what is kept, from the file in `out` if it is there: calibration is not done twice, and a run goes on
+    from what it began with."""
+    settings = dataclasses.asdict(shrink) | {"seq_len": config.seq_len, "seed": config.seed}
+    base = {"base": digest(run.params), "store": store.fingerprint}
+    asked, path = json.dumps(settings | base, sort_keys=True), out / SELECTION
+    if not path.exists():
+        if (out / CONFIG).exists():
+            raise InputError(f"{out} holds a run that was not made by shrinking one; give another `out` folder.")
+        kept = _choose(run, store, shrink, config, small, progress)
+        if jax.process_index():
+            return kept
+        out.mkdir(parents=True, exist_ok=True)
+        temporary = out / f"{SELECTION}.{os.getpid()}.tmp"
+        with temporary.open("wb") as file:
+            arrays = kept.selection._asdict() | ({} if kept.moment is None else {"moment": kept.moment})
+            np.savez(file, **arrays, asked=asked)
+        temporary.replace(path)
+    with path.open("rb") as file, np.load(file) as saved:
+        if str(saved["asked"]) == asked:
+            selection = models.Selection(saved["d_model"], saved["d_ff"])
+            return Kept(selection, saved["moment"] if "moment" in saved else None)
+    raise InputError(
+        f"{path} was made from another model, other text or other settings. Give those that {out} was started with to "
+        "go on, or another `out` folder to start anew."
+    )
+
+
+def _choose(run, store, shrink, config, small, progress):
+    params, large, moment = run.params, run.model_config, None
+    if shrink.importance == "magnitude":
+        scores = models.magnitude_scores(params)
+    elif shrink.importance == "index":
+        scores = models.index_scores(large)
+    else:
+        rows = _calibration(store, run, shrink.calibration, config)
+        with progress("calibrate", len(rows), unit="rows") as bar:
+            advance = lambda done: bar.advance(done - bar.done)  # noqa: E731
+            scores = models.activation_scores(params, rows, config=large, progress=advance)
+        if shrink.parsed[1].get("start") == "svd":
+            moment = models.residual_moment(params, rows, config=large)
+    return Kept(models.select(scores, d_model=small.d_model, d_ff=small.d_ff), moment)
+
+
+def _calibration(store, run, n_rows, config):
+    """Returns the first rows of training as the model reads them, int32[N, L]."""
+    here = jax.sharding.NamedSharding(
+        make_mesh((1, 1, 1), devices=jax.local_devices()[:1]), jax.sharding.PartitionSpec()
+    )
+    batches = Batches(store, batch_size=1, seq_len=config.seq_len, seed=config.seed, sharding=here)
+    rows = np.stack([np.asarray(batches[i])[0] for i in range(min(n_rows, batches.rows_per_epoch))])
+    return np.asarray(models.shift_right(rows, run.eod_id))
+
+
+def _size(tree) -> int:
+    return sum(math.prod(x.shape) for x in jax.tree.leaves(tree))

@@ -1,0 +1,57 @@
+"""The verb that makes the model of a run smaller. Imports wait until it runs, so that `--help` is instant."""
+
+from compressed_lm.errors import InputError
+from compressed_lm.verbs.common import configure, mesh_shape, validation
+
+
+def shrink(arguments):
+    """Trains a smaller model out of a run, or tells what that would need."""
+    from compressed_lm import configuration
+    from compressed_lm.corpora.store import TokenStore
+    from compressed_lm.training import Shrink, load_run, make_mesh, shrink_run
+    from compressed_lm.training.checkpoints import folder
+    from compressed_lm.training.durations import rates
+
+    shaped = [item for item in arguments.set if item.startswith("model.")]
+    if shaped:
+        raise InputError(
+            f"--set {shaped[0]} was given; the small model has the settings of {arguments.run} but for its widths, "
+            "which --keep and --aspect give."
+        )
+    resolved = configure(arguments)
+    store, config, mesh = TokenStore.open(arguments.tokens), configuration.train(), mesh_shape(arguments)
+    shrink = Shrink(
+        keep=arguments.keep,
+        method=arguments.method,
+        importance=arguments.importance,
+        calibration=arguments.calibration,
+        aspect=arguments.aspect,
+        multiple=arguments.multiple,
+    )
+    if arguments.dry_run:
+        from compressed_lm.training.dry_run import dry_run
+        from compressed_lm.training.dry_run_report import show
+        from compressed_lm.training.shrinking import shapes_of
+
+        run = load_run(arguments.run, store=store)
+        small, start = shapes_of(run.params, run.model_config, shrink, config)
+        show(dry_run(config, small, eod_id=run.eod_id, mesh=make_mesh(mesh), start=start, **rates(store)))
+        return
+    out = folder(arguments.out)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "config.gin").write_text(resolved)
+    found = shrink_run(
+        arguments.run,
+        store,
+        shrink,
+        config,
+        out=out,
+        mesh_shape=mesh,
+        eval_fn_of=lambda model: validation(arguments.validation_tokens, model, store, config, mesh),
+    )
+    small = found.model_config
+    print(
+        f"{arguments.out}: d_model {small.d_model}, d_ff {small.d_ff}, {found.kept:.1%} of the parameters; "
+        f"{found.trainable:,} numbers were trained over {found.frozen:,} frozen ones; last training loss "
+        f"{found.loss_nats_per_token!r} nats per token. evaluate, generate, train --start, quantize and pack take it."
+    )

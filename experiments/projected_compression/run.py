@@ -1,0 +1,158 @@
+"""Makes a trained model smaller in several ways, with the same text, and writes the losses: a row for each run.
+
+    python experiments/projected_compression/run.py runs/base --tokens stores/train \\
+      --validation_tokens stores/validation --out runs/projected_compression
+
+First each method gets its learning rate: three of them at the middle share that is kept, and further ones while the
+best is at an end. Then each method trains at each share with each seed. Hard pruning trains twice: for as many tokens
+as the others, and for as many FLOPs as projections need. Appends to OUT/results.jsonl; what stands there is not trained
+again.
+"""
+
+import argparse
+import dataclasses
+import json
+import pathlib
+import shutil
+import sys
+
+import jax
+import numpy as np
+
+from compressed_lm import configuration, models, scaling, weights
+from compressed_lm.corpora.store import TokenStore
+from compressed_lm.evaluation import BitsPerByte, predict_fn
+from compressed_lm.training import Shrink, load_run, shrink_run
+from compressed_lm.training.shrinking import TRAINING, shapes_of
+
+METHODS = {  # label -> (spelling, learning rates to begin with)
+    "projected": ("projected", (3e-4, 1e-3, 3e-3)),
+    "projected, no w_a": ("projected(w_a=0)", (3e-4, 1e-3, 3e-3)),
+    "projected, SVD start": ("projected(start=svd)", (3e-4, 1e-3, 3e-3)),
+    "projected, random base": ("projected(base=random)", (3e-4, 1e-3, 3e-3)),
+    "pruned": ("pruned", (1e-3, 3e-3, 1e-2)),
+    "scratch": ("scratch", (1e-3, 3e-3, 1e-2)),
+}
+EQUAL_FLOPS = "pruned, equal FLOPs"
+
+
+class Trial:
+    """One kind of training after another, each once."""
+
+    def __init__(self, base, store, validation, config, out):
+        self._base, self._store, self._validation, self._config, self._out = base, store, validation, config, out
+        self._run = load_run(base, store=store)
+        self._table = out / "results.jsonl"
+        self._rows = [row for _, row in scaling.read_jsonl(self._table)] if self._table.exists() else []
+
+    def __call__(self, label, keep, learning_rate, seed, *, steps=None):
+        """Returns the row of a run, trained now or before."""
+        steps = steps or self._config.steps
+        key = dict(label=label, keep=keep, learning_rate=learning_rate, seed=seed, steps=steps)
+        for row in self._rows:
+            if all(row[name] == value for name, value in key.items()):
+                return row
+        shrink = Shrink(keep=keep, method=METHODS["pruned" if label == EQUAL_FLOPS else label][0])
+        config = dataclasses.replace(self._config, learning_rate=learning_rate, seed=seed, steps=steps)
+        folder, measured = self._out / "current", {}
+        shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed; it takes a minute
+        found = shrink_run(
+            self._base,
+            self._store,
+            shrink,
+            config,
+            out=folder,
+            mesh_shape=(1, 1, 1),
+            compilation_cache=self._out / "compiled",
+            eval_fn_of=lambda model: self._evaluation(model, config, measured),
+        )
+        metrics = [json.loads(line) for line in (folder / TRAINING / "metrics.jsonl").read_text().splitlines()]
+        row = key | {
+            "d_model": found.model_config.d_model,
+            "d_ff": found.model_config.d_ff,
+            "kept": round(found.kept, 4),
+            "trainable": found.trainable,
+            "frozen": found.frozen,
+            "tokens": steps * config.batch_size * config.seq_len,
+            "flops": steps * self.flops_per_step(label, keep),
+            "bits_per_byte": round(measured["bits_per_byte"], 6),
+            "curve": [[m["step"], round(m["loss_nats_per_token"], 4)] for m in metrics if "loss_nats_per_token" in m],
+        }
+        self._rows.append(row)
+        with self._table.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+        print(f"{label}, keep {keep}, rate {learning_rate:g}, seed {seed}: {row['bits_per_byte']:.4f}", flush=True)
+        return row
+
+    def flops_per_step(self, label, keep):
+        """Returns the FLOPs of an update by formula: those of its tokens, and of the projections."""
+        c, shrink = self._config, Shrink(keep=keep, method=METHODS["pruned" if label == EQUAL_FLOPS else label][0])
+        small, start = shapes_of(self._run.params, self._run.model_config, shrink, c)
+        flops = models.training_flops_per_token(small, seq_len=c.seq_len) * c.batch_size * c.seq_len
+        if start.params is None or not weights.holds_factors(start.params):
+            return flops
+        cost = weights.merge_cost(start.params, start.frozen)
+        return flops + cost.forward + cost.pull_back
+
+    def _evaluation(self, model, config, measured):
+        evaluator = BitsPerByte(
+            predict_fn(model, self._store.eod_id),
+            store=self._validation,
+            seq_len=config.seq_len,
+            batch_size=64,
+            mesh_shape=(1, 1, 1),
+        )
+
+        def evaluate(params, step):
+            measured.update(evaluator.run(params))
+            return dict(measured)
+
+        return evaluate
+
+
+def best_rate(trial, label, keep, seed):
+    """Returns the learning rate with the lowest loss, after looking beyond the ends while the best is there."""
+    rates = list(METHODS[label][1])
+    while True:
+        losses = [trial(label, keep, rate, seed)["bits_per_byte"] for rate in rates]
+        best = int(np.argmin(losses))
+        if best == 0:
+            rates.insert(0, float(f"{rates[0] / 10**0.5:.0e}"))
+        elif best == len(rates) - 1:
+            rates.append(float(f"{rates[-1] * 10**0.5:.0e}"))
+        else:
+            return rates[best]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("base", type=pathlib.Path, help="folder of the run to make smaller")
+    parser.add_argument("--tokens", required=True, help="token store to train on")
+    parser.add_argument("--validation_tokens", required=True, help="token store of validation documents")
+    parser.add_argument("--gin", default="runs/projected_compression.gin", help="settings (default %(default)s)")
+    parser.add_argument("--steps", type=int, default=100, help="updates of each run (default %(default)s)")
+    parser.add_argument("--keep", type=float, nargs="+", default=[0.5, 0.3, 0.1], help="shares of parameters kept")
+    parser.add_argument("--seed", type=int, nargs="+", default=[0, 1, 2], help="seeds")
+    parser.add_argument("--out", type=pathlib.Path, required=True, help="folder of results.jsonl")
+    arguments = parser.parse_args()
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    settings = {"steps": arguments.steps, "eval_every": 0, "log_every": 5, "checkpoint_every": arguments.steps}
+    configuration.load([arguments.gin], [f"train.{name}={value}" for name, value in settings.items()])
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    config = dataclasses.replace(configuration.train(), warmup_steps=max(arguments.steps // 10, 1))
+    store, validation = TokenStore.open(arguments.tokens), TokenStore.open(arguments.validation_tokens)
+    trial = Trial(arguments.base, store, validation, config, arguments.out)
+    middle = sorted(arguments.keep)[len(arguments.keep) // 2]
+    rates = {label: best_rate(trial, label, middle, arguments.seed[0]) for label in METHODS}
+    for seed in arguments.seed:
+        for keep in arguments.keep:
+            for label in METHODS:
+                trial(label, keep, rates[label], seed)
+            share = trial.flops_per_step("projected", keep) / trial.flops_per_step("pruned", keep)
+            trial(EQUAL_FLOPS, keep, rates["pruned"], seed, steps=round(arguments.steps * share))
+    shutil.rmtree(arguments.out / "current", ignore_errors=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
