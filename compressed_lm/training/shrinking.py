@@ -28,7 +28,7 @@ from compressed_lm.training.config import TrainConfig
 from compressed_lm.training.data import Batches
 from compressed_lm.training.loop import train
 from compressed_lm.training.mesh import make_mesh, on_host
-from compressed_lm.training.run_dir import CONFIG, load_run, read_record
+from compressed_lm.training.run_dir import load_run, read_record
 from compressed_lm.training.step import Start
 
 METHODS = {
@@ -147,6 +147,8 @@ def shrink_run(
             f"ones. Run `compressed-lm quantize {directory} --format '{run.model_config.weights}' --out ...` first and "
             "shrink what that writes."
         )
+    if "shrunk" not in (read_record(out) or {"shrunk"}):
+        raise InputError(f"{out} holds a run that was not made by shrinking one; give another `out` folder.")
     small = shape(run.model_config, shrink)
     kept = _chosen(run, store, shrink, config, small, out=out, progress=progress) if shrink.selects else None
     start = start_of(run.params, run.model_config, shrink, config, kept)
@@ -252,8 +254,6 @@ def _chosen(run, store, shrink, config, small, *, out, progress):
     base = {"base": digest(run.params), "store": store.fingerprint}
     asked, path = json.dumps(settings | base, sort_keys=True), out / SELECTION
     if not path.exists():
-        if (out / CONFIG).exists():
-            raise InputError(f"{out} holds a run that was not made by shrinking one; give another `out` folder.")
         kept = _choose(run, store, shrink, config, small, progress)
         if jax.process_index():
             return kept

@@ -227,6 +227,12 @@ def test_a_run_in_a_format_is_refused(small_run, tmp_path):
         shrink_run(tmp_path / "q", small_run.store, Shrink(0.5), small_run.config, out=tmp_path / "small")
 
 
+def test_another_run_is_not_overwritten(base, small_run):
+    """A folder that holds a run of another kind is refused."""
+    with pytest.raises(InputError, match="not made by shrinking"):
+        shrink_run(base, small_run.store, Shrink(0.5, "scratch"), small_run.config, out=base)
+
+
 def test_factors_have_a_formats_place_in_no_run():
     """Projections of a penalised run are refused: the penalty would fall on projections, not on weights."""
     with pytest.raises(InputError, match="trains projections"):
