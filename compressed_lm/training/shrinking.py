@@ -33,13 +33,13 @@ from compressed_lm.training.step import Start
 
 METHODS = {
     "projected": {"w_a": Option(int, 1), "start": Option(str, "one_hot"), "base": Option(str, "frozen")},
-    "pruned": {},
+    "pruned": {"start": Option(str, "one_hot")},
     "scratch": {},
     "low_rank": {},
 }
-"""Spellings of methods, such as "projected(w_a=0)": trained projections of the frozen weights (with the additive
-matrix w_a or without, from a one_hot or an svd start, over the frozen base or over a random one); hard pruning; random
-weights; low-rank factors of the large model."""
+"""Spellings of methods, such as "projected(w_a=0)": trained projections of the frozen weights, with the additive matrix
+w_a or without, from a one_hot or an svd start, over the frozen base or over a random one; what they start from as plain
+weights, which is hard pruning, or slicing where the start is svd; random weights; low-rank factors."""
 CHOICES = {"w_a": (0, 1), "start": shrinking.STARTS, "base": ("frozen", "random")}
 IMPORTANCE = ("activations", "magnitude", "index")
 SELECTION, TRAINING = "selection.npz", "training"
@@ -216,19 +216,18 @@ def start_of(
     start = Start()
     if method == "low_rank":
         start = Start(models.low_rank(params, keep=shrink.keep), {})
-    elif method == "pruned":
+    elif method == "pruned" and options["start"] == "one_hot":
         start = Start(models.hard_pruned(params, kept.selection))
-    elif method == "projected":
-        projected = models.projected(
-            params, kept.selection, w_a=bool(options["w_a"]), start=options["start"], moment=kept.moment
-        )
-        start = Start(projected, params)
-        if options["base"] == "random" and config.distillation:
+    elif shrink.selects:
+        w_a = bool(options.get("w_a"))
+        projected = models.projected(params, kept.selection, w_a=w_a, start=options["start"], moment=kept.moment)
+        start = Start(weights.merge(projected, params)) if method == "pruned" else Start(projected, params)
+        if options.get("base") == "random" and config.distillation:
             raise InputError(
                 f"distillation={config.distillation} was given with the method {shrink.method!r}, whose large model is "
                 "noise and has nothing to teach; expected 0."
             )
-        if options["base"] == "random":
+        if options.get("base") == "random":
             start = Start(*models.random_base(params, projected, key=jax.random.key(config.seed)))
     return dataclasses.replace(start, frozen=params, frozen_config=large) if config.distillation else start
 

@@ -83,8 +83,8 @@ def add(verb: Callable) -> None:
     shrink.add_argument(
         "--method",
         default="projected",
-        help="projected (options: w_a=0 without the additive matrix, start=svd, base=random for a control), pruned, "
-        "scratch, low_rank (default %(default)s). Projections want a lower learning rate than the others",
+        help="projected (options: w_a=0 without the additive matrix, start=svd, base=random for a control), pruned "
+        "(start=svd), scratch, low_rank (default %(default)s). Projections want a lower learning rate than the others",
     )
     shrink.add_argument(
         "--importance",

@@ -18,7 +18,7 @@ import scipy.stats
 from compressed_lm import scaling
 from compressed_lm.scaling.plots import finish
 
-COLORS = dict(zip(range(7), ("#0072B2", "#56B4E9", "#009E73", "#CC79A7", "black", "#808080", "#E69F00"), strict=True))
+COLORS = ("#0072B2", "#56B4E9", "#009E73", "#CC79A7", "black", "#D55E00", "#808080", "#E69F00")
 
 
 def chosen(rows: pd.DataFrame) -> pd.DataFrame:

@@ -31,6 +31,7 @@ METHODS = {  # label -> (spelling, learning rates to begin with)
     "projected, SVD start": ("projected(start=svd)", (3e-4, 1e-3, 3e-3)),
     "projected, random base": ("projected(base=random)", (3e-4, 1e-3, 3e-3)),
     "pruned": ("pruned", (1e-3, 3e-3, 1e-2)),
+    "SVD start, no projections": ("pruned(start=svd)", (3e-4, 1e-3, 3e-3)),
     "scratch": ("scratch", (1e-3, 3e-3, 1e-2)),
 }
 EQUAL_FLOPS = "pruned, equal FLOPs"
