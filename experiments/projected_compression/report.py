@@ -22,8 +22,8 @@ COLORS = ("#0072B2", "#56B4E9", "#009E73", "#CC79A7", "black", "#D55E00", "#8080
 
 
 def chosen(rows: pd.DataFrame) -> pd.DataFrame:
-    """Returns the rows of the grid: for each label the learning rate that has all seeds."""
-    seeds = rows.groupby(["label", "learning_rate"])["seed"].transform("nunique")
+    """Returns the rows of the grid: for each label and share the learning rate that has all seeds."""
+    seeds = rows.groupby(["label", "keep", "learning_rate"])["seed"].transform("nunique")
     return rows[seeds == rows["seed"].nunique()]
 
 
@@ -59,12 +59,12 @@ def loss_table(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def rate_table(rows: pd.DataFrame) -> pd.DataFrame:
-    """Returns bits per byte for each learning rate that was tried, by method."""
-    tried = rows[(rows["seed"] == rows["seed"].min()) & (rows["keep"] == np.median(rows["keep"].unique()))]
-    tried = tried[tried["steps"] == tried["steps"].min()]
-    table = tried.pivot_table(index="label", columns="learning_rate", values="bits_per_byte", sort=False)
+    """Returns bits per byte for each learning rate that was tried, by share and method."""
+    tried = rows[(rows["seed"] == rows["seed"].min()) & (rows["steps"] == rows["steps"].min())]
+    tried = tried[tried.groupby(["label", "keep"])["learning_rate"].transform("nunique") > 1]
+    table = tried.pivot_table(index=["keep", "label"], columns="learning_rate", values="bits_per_byte", sort=False)
     table = table[sorted(table.columns)].map(lambda x: "" if np.isnan(x) else f"{x:.4f}").reset_index()
-    return table.rename(columns={"label": "training"} | {x: f"{x:g}" for x in table.columns[1:]})
+    return table.rename(columns={"label": "training"} | {x: f"{x:g}" for x in table.columns[2:]})
 
 
 def figure(rows: pd.DataFrame, path: pathlib.Path) -> None:

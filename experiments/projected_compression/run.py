@@ -3,10 +3,10 @@
     python experiments/projected_compression/run.py runs/base --tokens stores/train \\
       --validation_tokens stores/validation --out runs/projected_compression
 
-First each method gets its learning rate: three of them at the middle share that is kept, and further ones while the
-best is at an end. Then each method trains at each share with each seed. Hard pruning trains twice: for as many tokens
-as the others, and for as many FLOPs as projections need. Appends to OUT/results.jsonl; what stands there is not trained
-again.
+First each method gets its learning rate at some shares that are kept: three of them, and further ones while the best is
+at an end; other shares take that of the nearest. Then each method trains at each share with each seed. Hard pruning
+trains twice: for as many tokens as the others, and for as many FLOPs as projections need. Appends to OUT/results.jsonl;
+what stands there is not trained again.
 """
 
 import argparse
@@ -134,6 +134,7 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=100, help="updates of each run (default %(default)s)")
     parser.add_argument("--keep", type=float, nargs="+", default=[0.5, 0.3, 0.1], help="shares of parameters kept")
     parser.add_argument("--seed", type=int, nargs="+", default=[0, 1, 2], help="seeds")
+    parser.add_argument("--rates_at", type=float, nargs="+", default=[0.3, 0.1], help="shares at which rates are tried")
     parser.add_argument("--out", type=pathlib.Path, required=True, help="folder of results.jsonl")
     arguments = parser.parse_args()
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
@@ -143,14 +144,18 @@ def main() -> int:
     config = dataclasses.replace(configuration.train(), warmup_steps=max(arguments.steps // 10, 1))
     store, validation = TokenStore.open(arguments.tokens), TokenStore.open(arguments.validation_tokens)
     trial = Trial(arguments.base, store, validation, config, arguments.out)
-    middle = sorted(arguments.keep)[len(arguments.keep) // 2]
-    rates = {label: best_rate(trial, label, middle, arguments.seed[0]) for label in METHODS}
+    tried = {
+        (label, share): best_rate(trial, label, share, arguments.seed[0])
+        for share in arguments.rates_at
+        for label in METHODS
+    }
+    rate = lambda label, keep: tried[label, min(arguments.rates_at, key=lambda share: abs(share - keep))]  # noqa: E731
     for seed in arguments.seed:
         for keep in arguments.keep:
             for label in METHODS:
-                trial(label, keep, rates[label], seed)
+                trial(label, keep, rate(label, keep), seed)
             share = trial.flops_per_step("projected", keep) / trial.flops_per_step("pruned", keep)
-            trial(EQUAL_FLOPS, keep, rates["pruned"], seed, steps=round(arguments.steps * share))
+            trial(EQUAL_FLOPS, keep, rate("pruned", keep), seed, steps=round(arguments.steps * share))
     shutil.rmtree(arguments.out / "current", ignore_errors=True)
     return 0
 
