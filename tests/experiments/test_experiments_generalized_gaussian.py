@@ -1,7 +1,5 @@
 """The scripts on the weights of a sweep: what is stored is what is evaluated, and tables say what was measured."""
 
-import importlib.util
-import pathlib
 import sys
 
 import pytest
@@ -9,18 +7,11 @@ import pytest
 from compressed_lm import scaling
 from compressed_lm.cli import main
 
-FOLDER = pathlib.Path(__file__).parents[2] / "experiments" / "generalized_gaussian"
-
-
-def load(name):
-    spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+FOLDER = "generalized_gaussian"
 
 
 @pytest.fixture(scope="module")
-def measured(tmp_path_factory):
+def measured(load, tmp_path_factory):
     """Returns (rows of curves.jsonl by penalty, seed and way; its folder; the sweep) of four tiny runs."""
     folder = tmp_path_factory.mktemp("sweep")
     sweep = ["sweep", "--codec", "bytes", "--corpus", "installed_docs", "--size", "nano", "--tokens", "20k"]
@@ -34,7 +25,7 @@ def measured(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_each_way_of_storing_is_evaluated(measured):
+def test_each_way_of_storing_is_evaluated(load, measured):
     """Floats have the loss of the run table; a fine step has nearly that, a coarse one fewer bits and a higher loss;
     the coder's bits are within 5 % of the entropy even of these small matrices; pruning leaves its share of zeros."""
     rows, _, sweep = measured
@@ -51,7 +42,7 @@ def test_each_way_of_storing_is_evaluated(measured):
 
 
 @pytest.mark.slow
-def test_a_second_run_measures_nothing_again(measured):
+def test_a_second_run_measures_nothing_again(load, measured):
     """What stands in curves.jsonl stays, and nothing is added."""
     _, out, sweep = measured
     before = (out / "curves.jsonl").read_bytes()
@@ -60,7 +51,7 @@ def test_a_second_run_measures_nothing_again(measured):
 
 
 @pytest.mark.slow
-def test_the_report_compares_runs_of_a_seed(measured, capsys, monkeypatch):
+def test_the_report_compares_runs_of_a_seed(load, measured, capsys, monkeypatch):
     """A row for each training, with intervals over the seeds; plain floats are the zero; figures are written."""
     rows, out, _ = measured
     monkeypatch.setattr(sys, "argv", ["report.py", str(out)])
@@ -75,7 +66,7 @@ def test_the_report_compares_runs_of_a_seed(measured, capsys, monkeypatch):
     assert {path.name for path in out.iterdir()} >= {"rate.png", "pruning.png"}
 
 
-def test_the_table_of_8_bit_floats():
+def test_the_table_of_8_bit_floats(load):
     """Small matrices give the order of the README's table: E4M3, RF8 to nearest, by the authors' rounding, E5M2."""
     rows = {row["format"]: row for row in load("float8").table(side=64, trials=2)}
     errors = [rows[name]["shape_1"] for name in ("e3m4", "e4m3", "rf8", "rf8(round=authors)", "e5m2")]

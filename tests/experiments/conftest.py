@@ -1,0 +1,22 @@
+"""Scripts of experiments/ as modules."""
+
+import functools
+import importlib.util
+import pathlib
+
+import pytest
+
+EXPERIMENTS = pathlib.Path(__file__).parents[2] / "experiments"
+
+
+def load_script(folder, name):
+    spec = importlib.util.spec_from_file_location(name, EXPERIMENTS / folder / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def load(request):
+    """Returns a function from the name of a script to its module, in the folder that the test's module names."""
+    return functools.partial(load_script, request.module.FOLDER)
