@@ -26,21 +26,22 @@ class Memory:
     """Bytes on each device.
 
     Attributes:
-        params, frozen, optimizer: the state, by shapes and shardings: what is trained, what is not, and moments.
+        params, optimizer: the state, by shapes and shardings.
         batch: the tokens of an update.
         temporaries: activations, gradients and buffers, as the compiler lays them out, padding and gaps included; None
             if it refused the program. On TPUs this may exceed `peak`, by which libtpu decides what fits.
         peak: the most that is in use at one time, all of the above included.
         limit: what a program may use; None for an unknown device.
+        frozen: parameters of a larger model, which are not trained.
     """
 
     params: int
-    frozen: int
     optimizer: int
     batch: int
     temporaries: int | None
     peak: int
     limit: float | None
+    frozen: int = 0
 
     @property
     def fits(self) -> bool | None:

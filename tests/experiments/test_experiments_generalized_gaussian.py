@@ -14,8 +14,8 @@ FOLDER = "generalized_gaussian"
 def measured(load, tmp_path_factory):
     """Returns (rows of curves.jsonl by penalty, seed and way; its folder; the sweep) of four tiny runs."""
     folder = tmp_path_factory.mktemp("sweep")
-    sweep = ["sweep", "--codec", "bytes", "--corpus", "installed_docs", "--size", "nano", "--tokens", "20k"]
-    sweep += ["--max_bytes", "60000", "--validation_bytes", "20000", "--seed", "0", "1", f"--out={folder}/runs"]
+    sweep = ["sweep", "--codec", "bytes", "--corpus", "installed_docs", "--size", "nano", "--tokens", "10k"]
+    sweep += ["--max_bytes", "60000", "--validation_bytes", "5000", "--seed", "0", "1", f"--out={folder}/runs"]
     settings = ["model.d_model=32", "model.n_heads=1", "train.batch_size=8", "train.seq_len=64", "train.warmup_steps=2"]
     settings += ["train.penalty=none,backslash(rate=4)"]
     assert main([*sweep, *(f"--set={setting}" for setting in settings)]) == 0

@@ -14,7 +14,6 @@ SETTINGS = {
     "fast math": (1, {"XLA_FLAGS": "--xla_cpu_enable_fast_math=true"}),
     "float64": (2, {"JAX_ENABLE_X64": "1"}),
     "bfloat16": (8, {"JAX_DEFAULT_MATMUL_PRECISION": "bfloat16"}),
-    "tensorfloat32": (1, {"JAX_DEFAULT_MATMUL_PRECISION": "tensorfloat32"}),
 }
 WAYS = ["batch 64", "cached", "devices"]
 MORE_WAYS = ["batch 1", "batch 7", "lengths", "no jit", "cached, no jit"]
@@ -46,7 +45,6 @@ def test_settings_took_effect(results):
         "fast math": {"devices": 1, "float64": False, "precision": None},
         "float64": {"devices": 2, "float64": True, "precision": None},
         "bfloat16": {"devices": 8, "float64": False, "precision": "bfloat16"},
-        "tensorfloat32": {"devices": 1, "float64": False, "precision": "tensorfloat32"},
     }
 
 
