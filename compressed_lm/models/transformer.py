@@ -41,13 +41,17 @@ class Transformer(nn.Module):
         if not c.tie_embeddings:
             self.unembed = Dense(c.vocab_size, c.dtype, init_shape=c.init_shape)
 
-    def __call__(self, inputs: jax.Array, *, key: jax.Array | None = None, progress=None) -> jax.Array:
+    def __call__(
+        self, inputs: jax.Array, *, key: jax.Array | None = None, progress=None, prefix: jax.Array | None = None
+    ) -> jax.Array:
         """Returns logits float32[B, L, V] for inputs int32[B, L] (see `shift_right`).
 
         Args:
             inputs: the tokens.
             key: for representations that add noise, another in each step of training; by default always the same.
             progress: for representations that change in training, the part of the run that is over; by default all.
+            prefix: float[B, P, D], P input vectors that stand before those of the tokens, at positions 0 to P - 1. The
+                logits are then float32[B, 1 + L, V], from the last of these vectors on.
         """
         c = self.config
         block = Block(c, parent=None)
@@ -58,14 +62,20 @@ class Transformer(nn.Module):
         # stays where it is, and so does its gradient, which is summed in float32.
         x = self.embed.embedding[inputs].astype(c.dtype)
         x = constrain(constrain(x, "data", None, "fsdp"), BATCH, None, None)
+        if prefix is not None:
+            x = constrain(jnp.concatenate([prefix.astype(c.dtype), x], axis=1), BATCH, None, None)
         if c.scan_layers:
             x, _ = jax.lax.scan(lambda x, layer: (apply(x, *layer), None), x, (self.layers, keys))
         else:
             for i, layer in enumerate(unstack(self.layers, c.n_layers)):
                 x = apply(x, layer, {use: key[i] for use, key in keys.items()})
+        if prefix is not None:
+            x = x[:, prefix.shape[1] - 1 :]
         return constrain(self._logits(x), BATCH, None, "tensor")
 
-    def step(self, inputs: jax.Array, positions: jax.Array, cache: Cache) -> tuple[jax.Array, Cache]:
+    def step(
+        self, inputs: jax.Array, positions: jax.Array, cache: Cache, *, prefix: jax.Array | None = None
+    ) -> tuple[jax.Array, Cache]:
         """Returns (logits float32[B, V], cache) after one more token in each of B lanes.
 
         Lanes are independent: each has a position of its own, and one whose position goes back to 0 starts afresh.
@@ -74,9 +84,14 @@ class Transformer(nn.Module):
             inputs: int32[B].
             positions: int32[B], below the cache's length: the slot that a lane writes; it attends up to it.
             cache: what `init_cache` or the last step returned.
+            prefix: float[B, P, D]; at positions below P a lane reads its vector there and not its token.
         """
         block = Block(self.config, parent=None)
         x = self._table()[inputs]
+        if prefix is not None:
+            n_vectors = prefix.shape[1]
+            vectors = prefix[jnp.arange(len(inputs)), jnp.minimum(positions, n_vectors - 1)].astype(x.dtype)
+            x = jnp.where((positions < n_vectors)[:, None], vectors, x)
         written = []
         keys = self._noise(None)
         for i, layer in enumerate(unstack(self.layers, self.config.n_layers)):

@@ -191,6 +191,24 @@ def test_step_with_a_cache_equals_the_whole_pass(config):
         np.testing.assert_allclose(logits, whole[np.array(rows(t)), np.array(positions(t))], atol=1e-4)
 
 
+def test_vectors_before_the_tokens_are_read_like_embeddings(config):
+    """Embeddings of the first tokens, given as vectors, give the logits that those tokens give, at once and step by
+    step; other vectors give others."""
+    params, model = random_params(config), models.Transformer(config)
+    tokens = jax.random.randint(jax.random.key(1), (2, 7), 0, 16)
+    whole = model.apply(params, tokens)
+    vectors = params["params"]["embed"]["embedding"][tokens[:, :3]]
+    for length in (4, 0):
+        logits = model.apply(params, tokens[:, 3 : 3 + length], prefix=vectors)
+        np.testing.assert_allclose(logits, whole[:, 2 : 3 + length], rtol=1e-5, atol=1e-5)
+    assert np.abs(model.apply(params, tokens[:, 3:], prefix=vectors[::-1]) - whole[:, 2:]).max() > 0.1
+    step = jax.jit(lambda *given: model.apply(params, *given, prefix=vectors, method="step"))
+    cache = models.init_cache(config, 2, 7)
+    for i in range(7):
+        logits, cache = step(tokens[:, i] if i >= 3 else tokens[:, i] * 0, jnp.full(2, i), cache)
+        np.testing.assert_allclose(logits, whole[:, i], rtol=1e-4, atol=1e-4)
+
+
 def test_bfloat16_computes_close_to_float32_and_returns_float32_logits():
     """Compute type is a setting; parameters and logits stay float32."""
     low = models.Transformer(TransformerConfig(**SMALL, dtype="bfloat16"))
