@@ -1,0 +1,22 @@
+"""One text into K input vectors that make a frozen model write it out again (Kuratov et al. 2025, papers/001)."""
+
+from compressed_lm.cramming.config import CramConfig
+from compressed_lm.cramming.frozen import FrozenModel, Reading, probabilities, read, read_alone, write
+from compressed_lm.cramming.optimize import Crammed, Status, cram
+from compressed_lm.cramming.vectors import Mapping, pack, quantized
+
+__all__ = [
+    "CramConfig",
+    "Crammed",
+    "FrozenModel",
+    "Mapping",
+    "Reading",
+    "Status",
+    "cram",
+    "pack",
+    "probabilities",
+    "quantized",
+    "read",
+    "read_alone",
+    "write",
+]

@@ -1,0 +1,122 @@
+"""How a text is crammed: every setting of the optimisation."""
+
+import dataclasses
+import math
+
+import jax
+import optax
+
+from compressed_lm import weights
+from compressed_lm.errors import InputError
+
+METHODS = ("full", "progressive")
+SCHEDULES = ("constant", "linear", "cosine")
+INITS = ("normal", "uniform")
+
+
+@dataclasses.dataclass(frozen=True)
+class CramConfig:
+    """Settings of cramming; the defaults are those of Kuratov et al. 2025 (papers/001 section 2).
+
+    Attributes:
+        n_vectors: K, input vectors of a text.
+        method: "full" optimises the whole text at once; "progressive" its first tokens, then ever more (papers/001
+            section 9).
+        grow: tokens that a progressive target is ahead of the longest exact prefix.
+        steps: most measurements of a text, with an update between each two.
+        patience: steps without a better score, after which a text is given up. The score is the number of tokens that
+            are right in full cramming, and that of the longest exact prefix in progressive cramming.
+        margin: a token counts as right where its logit is more than this above all others. With 0 the likeliest token
+            is the right one, which rounding on another machine may change; 0.1 bears that.
+        learning_rate, b1, b2, eps, weight_decay: of AdamW.
+        schedule: of the learning rate over `steps`, after `warmup_steps` in which it rises from 0: "constant", "linear"
+            or "cosine", the last two down to 0.
+        first_weight: weight of the first two tokens of a text in the loss; papers/001 section 9 has 3.
+        init: "normal" (times the standard deviation of the model's embeddings) or "uniform" (in -1 to 1).
+        init_scale: what both are multiplied by; uniform with 0.02 is that of papers/001 section 9.
+        dimensions: numbers of a vector that are optimised, which a fixed matrix of random signs maps to d_model; 0 for
+            all of d_model, without such a matrix.
+        projection_seed: of the random signs.
+        format: representation of the vectors, such as "dense(dtype=bfloat16)" or "int(b=4)" (`compressed_lm.weights`):
+            what is optimised is what the format makes of them, with its gradient.
+        seed: of the initial vectors, together with the text.
+    """
+
+    n_vectors: int = 1
+    method: str = "full"
+    grow: int = 1
+    steps: int = 5000
+    patience: int = 2000
+    margin: float = 0.0
+    learning_rate: float = 0.01
+    b1: float = 0.9
+    b2: float = 0.9
+    eps: float = 1e-8
+    weight_decay: float = 0.01
+    schedule: str = "constant"
+    warmup_steps: int = 0
+    first_weight: float = 1.0
+    init: str = "normal"
+    init_scale: float = 1.0
+    dimensions: int = 0
+    projection_seed: int = 0
+    format: str = "dense"
+    seed: int = 0
+
+    def __post_init__(self):
+        for field, valid in dict(method=METHODS, schedule=SCHEDULES, init=INITS).items():
+            if getattr(self, field) not in valid:
+                raise InputError(f"{field}={getattr(self, field)!r} was given; expected one of {', '.join(valid)}.")
+        for field, low in dict(n_vectors=1, grow=1, steps=1, patience=1, warmup_steps=0, dimensions=0, seed=0).items():
+            if getattr(self, field) < low:
+                raise InputError(f"{field}={getattr(self, field)} was given; expected a whole number from {low} on.")
+        for field in ("learning_rate", "eps", "first_weight", "init_scale"):
+            if not 0 < getattr(self, field) < math.inf:
+                raise InputError(f"{field}={getattr(self, field)} was given; expected a positive number.")
+        for field in ("b1", "b2"):
+            if not 0 <= getattr(self, field) < 1:
+                raise InputError(f"{field}={getattr(self, field)} was given; expected a number from 0 on, below 1.")
+        for field in ("margin", "weight_decay"):
+            if not 0 <= getattr(self, field) < math.inf:
+                raise InputError(f"{field}={getattr(self, field)} was given; expected 0 or more.")
+        if self.warmup_steps >= self.steps:
+            raise InputError(
+                f"warmup_steps={self.warmup_steps} was given for steps={self.steps}; expected fewer than all steps."
+            )
+        form = storable(self.format)
+        object.__setattr__(self, "format", str(form))  # one spelling for each, so that equal settings are equal
+
+    def optimizer(self) -> optax.GradientTransformation:
+        """Returns AdamW with the learning rate's schedule."""
+        left = self.steps - self.warmup_steps
+        after = {
+            "constant": lambda: optax.constant_schedule(self.learning_rate),
+            "linear": lambda: optax.linear_schedule(self.learning_rate, 0.0, left),
+            "cosine": lambda: optax.cosine_decay_schedule(self.learning_rate, left),
+        }[self.schedule]()
+        rise = optax.linear_schedule(0.0, self.learning_rate, max(self.warmup_steps, 1))
+        rate = optax.join_schedules([lambda step: rise(step + 1), after], [self.warmup_steps])
+        return optax.adamw(
+            rate if self.warmup_steps else after,
+            b1=self.b1,
+            b2=self.b2,
+            eps=self.eps,
+            weight_decay=self.weight_decay,
+        )
+
+
+def storable(spec: "str | weights.Representation") -> weights.Representation:
+    """Returns the representation of vectors that a spelling names.
+
+    Raises:
+        InputError: an unknown one, or one that cannot be stored or has to learn parameters of its own.
+    """
+    form = weights.representation(spec)
+    form.bits_per_weight((64,), axis=-1)
+    learned = jax.eval_shape(form.init_params, jax.ShapeDtypeStruct((1, 64), "float32"))
+    if form.needs_key or learned or "ramp=" in str(form):
+        raise InputError(
+            f"The format {form} was given for crammed vectors; expected one that stores them without learned scales, "
+            "schedules or noise, such as dense, dense(dtype=bfloat16), int(b=8), int(b=4), int(b=2) or e4m3."
+        )
+    return form

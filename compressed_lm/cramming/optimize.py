@@ -1,0 +1,199 @@
+"""Cramming: texts in, the input vectors that make a frozen model write them out.
+
+found = cram(FrozenModel.from_run(run), [ids], CramConfig(n_vectors=2))[0]
+found.score == len(ids)  # every token is the model's likeliest one
+write(model, [found.vectors], [len(ids)])  # the text
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from compressed_lm.cramming import lanes as lanes_
+from compressed_lm.cramming.config import CramConfig
+from compressed_lm.cramming.frozen import FrozenModel, _by_bucket, padded
+from compressed_lm.cramming.vectors import Mapping, initial, quantized
+from compressed_lm.errors import InputError
+
+CHECK_EVERY = 20
+"""Steps between two looks at which texts have stopped."""
+
+FEWEST_LANES = 8
+"""What is left of many lanes when most texts are done."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Crammed:
+    """The best vectors that were found for a text.
+
+    Attributes:
+        numbers: float32[K, M], as they were optimised, before their format.
+        vectors: float32[K, D], as the model reads them: from the numbers as their format stores them.
+        n_tokens: N.
+        score: tokens that are right, or in progressive cramming those of the longest exact prefix; N for success.
+        steps: measurements.
+        best_step: updates before the numbers were measured.
+        lowest_nats: the lowest loss of the whole text at any step, which need not be that of these vectors: the
+            published tables pair it with the best accuracy.
+        seed: of the initial numbers.
+    """
+
+    numbers: np.ndarray
+    vectors: np.ndarray
+    n_tokens: int
+    score: int
+    steps: int
+    best_step: int
+    lowest_nats: float
+    seed: int
+
+    @property
+    def complete(self) -> bool:
+        """Whether every token is right when the model is shown the ones before."""
+        return self.score == self.n_tokens
+
+
+@dataclasses.dataclass(frozen=True)
+class Status:
+    """How far cramming is.
+
+    Attributes:
+        finished, texts: texts that have stopped, and all.
+        steps: steps that are over or will not be needed, of `total_steps`.
+        total_steps: if no text stopped early.
+        accuracy: mean over the texts in work of the best score over the length; of those that stopped last, where none
+            is left.
+    """
+
+    finished: int
+    texts: int
+    steps: int
+    total_steps: int
+    accuracy: float
+
+
+def cram(
+    model: FrozenModel,
+    texts: Sequence[np.ndarray],
+    config: CramConfig,
+    *,
+    seeds: Sequence[int] | None = None,
+    lanes: int = 32,
+    progress: Callable[[Status], None] = lambda status: None,
+) -> list[Crammed]:
+    """Returns the best vectors for each text.
+
+    A text's result depends on the text, its seed, the settings and the model. Other texts, their order and their number
+    do not count, but for rounding where they change the number of lanes.
+
+    Args:
+        model: the model.
+        texts: int32[N] each, of any lengths.
+        config: the settings.
+        seeds: one for each text, for restarts; by default `config.seed` for all.
+        lanes: most texts at once. A text that stops makes room for the next one.
+        progress: called now and then.
+
+    Raises:
+        InputError: a text without tokens or with ids that the model does not know, or not a seed for each text.
+    """
+    texts = [model.check(text) for text in texts]
+    seeds = [config.seed] * len(texts) if seeds is None else list(seeds)
+    if len(seeds) != len(texts) or lanes < 1 or min(seeds, default=0) < 0:
+        raise InputError(
+            f"{len(seeds)} seeds and lanes={lanes} were given for {len(texts)} texts; expected a seed from 0 on for "
+            "each text and at least one lane."
+        )
+    job = _Job(model, texts, config, seeds, progress)
+    for length, indices in _by_bucket([len(text) for text in texts]).items():
+        job.run(indices, length, min(lanes, len(indices)))
+    return [job.found[i] for i in range(len(texts))]
+
+
+class _Job:
+    """All texts of a call."""
+
+    def __init__(self, model, texts, config, seeds, progress):
+        self._model, self._texts, self._config, self._seeds, self._progress = model, texts, config, seeds, progress
+        self._mapping = Mapping.of(config, model.config.d_model)
+        self.found: dict[int, Crammed] = {}
+
+    def run(self, indices, length, n_lanes):
+        """Crams the texts of these indices, padded to a length, in so many lanes."""
+        waiting, owners = list(indices[n_lanes:]), list(indices[:n_lanes])
+        state = self._start(owners, length)
+        while owners:
+            state = lanes_.advance(self._model.config, self._config, self._model.params, state, CHECK_EVERY)
+            active = np.asarray(state.active)
+            stopped = [lane for lane, owner in enumerate(owners) if owner is not None and not active[lane]]
+            if stopped:
+                self._harvest(state, stopped, owners)
+                new, waiting = waiting[: len(stopped)], waiting[len(stopped) :]
+                if new:
+                    filled = self._start(new + [None] * (len(stopped) - len(new)), length)
+                    state = jax.tree.map(lambda all_, some: all_.at[jnp.asarray(stopped)].set(some), state, filled)
+                owners = [None if lane in stopped else owner for lane, owner in enumerate(owners)]
+                for lane, owner in zip(stopped, new, strict=False):
+                    owners[lane] = owner
+            self._report(state, owners, stopped)
+            state, owners = _compacted(state, owners)
+
+    def _start(self, owners, length):
+        """Returns fresh lanes for texts; None makes an empty lane."""
+        numbers = [
+            np.zeros((self._config.n_vectors, self._mapping.stored), np.float32)
+            if i is None
+            else initial(
+                self._config,
+                self._mapping.width,
+                std=self._model.embedding_std,
+                text=self._texts[i],
+                seed=self._seeds[i],
+            )
+            for i in owners
+        ]
+        texts = [np.zeros(0, np.int32) if i is None else self._texts[i] for i in owners]
+        return lanes_.start(self._config, np.stack(numbers), padded(texts, length), np.array([*map(len, texts)]))
+
+    def _harvest(self, state, stopped, owners):
+        """Keeps the results of lanes that have stopped."""
+        for lane in stopped:
+            i, numbers = owners[lane], np.asarray(state.best[lane])
+            vectors = self._mapping.vectors(quantized(numbers, self._config.format))
+            self.found[i] = Crammed(
+                numbers=numbers,
+                vectors=np.asarray(vectors, np.float32),
+                n_tokens=len(self._texts[i]),
+                score=int(state.score[lane]),
+                steps=int(state.step[lane]),
+                best_step=int(state.best_step[lane]),
+                lowest_nats=float(state.lowest_nats[lane]),
+                seed=self._seeds[i],
+            )
+
+    def _report(self, state, owners, stopped):
+        working = [lane for lane, owner in enumerate(owners) if owner is not None]
+        shown = working or stopped
+        score, length = (np.asarray(x)[shown] for x in (state.score, state.length))
+        done = self._config.steps * len(self.found) + int(np.asarray(state.step)[working].sum())
+        total = self._config.steps * len(self._texts)
+        accuracy = float(np.mean(np.maximum(score, 0) / np.maximum(length, 1)))
+        self._progress(Status(len(self.found), len(self._texts), done, total, accuracy))
+
+
+def _compacted(state, owners):
+    """Returns the lanes that have a text, once they are a quarter of all or fewer; frozen lanes cost as much as others.
+
+    Never fewer than `FEWEST_LANES`, and powers of two: each number of lanes is a program to compile.
+    """
+    working = [lane for lane, owner in enumerate(owners) if owner is not None]
+    if not working:
+        return state, []
+    size = max(FEWEST_LANES, 1 << (len(working) - 1).bit_length())
+    if size * 4 > len(owners):
+        return state, owners
+    kept = (working + [lane for lane, owner in enumerate(owners) if owner is None])[:size]
+    return jax.tree.map(lambda x: x[jnp.asarray(kept)], state), [owners[lane] for lane in kept]

@@ -1,0 +1,93 @@
+"""What a frozen model gives the tokens after vectors, and what it writes by itself."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from compressed_lm.cramming import FrozenModel, probabilities, read, read_alone, write
+from compressed_lm.cramming.frozen import bucket
+from compressed_lm.errors import InputError
+from compressed_lm.models import Transformer
+
+
+def logits_of(model, vectors, ids):
+    """float64[N, V], of each token after the vectors, by the model without a prefix: its table gets the vectors as rows
+    of their own, and their ids stand before those of the text."""
+    table = np.concatenate([model.params["embed"]["embedding"], vectors])
+    params = model.params | {"embed": {"embedding": table}, "unembed": {"kernel": np.pad(kernel(model), PAD(vectors))}}
+    config = dataclasses.replace(model.config, vocab_size=len(table))
+    row = np.concatenate([np.arange(len(vectors)) + 16, ids])[None]
+    return np.asarray(Transformer(config).apply({"params": params}, row), np.float64)[0, len(vectors) - 1 : -1, :16]
+
+
+def kernel(model):
+    return model.params["unembed"]["kernel"]
+
+
+def PAD(vectors):
+    return (0, 0), (0, len(vectors))
+
+
+def test_reading_is_that_of_the_model_with_the_vectors_as_tokens(model, texts):
+    """Losses, right tokens and distributions are those of the plain model, for texts of unequal lengths, and the first
+    token is predicted by the last vector."""
+    rng = np.random.default_rng(3)
+    given, vectors = texts(1, 5, 13), [rng.normal(0, 0.4, (2, 32)).astype(np.float32) for _ in range(3)]
+    for ids, v, reading in zip(given, vectors, read(model, vectors, given, lanes=2), strict=True):
+        logits = logits_of(model, v, ids)
+        log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+        assert reading.nats.shape == reading.right.shape == ids.shape
+        np.testing.assert_allclose(reading.nats, -log_p[np.arange(len(ids)), ids], rtol=1e-4, atol=1e-4)
+        assert reading.right.tolist() == (logits.argmax(-1) == ids).tolist()
+        np.testing.assert_allclose(probabilities(model, v, ids), np.exp(log_p), atol=1e-5)
+
+
+def test_a_text_alone_comes_after_end_of_document(model, texts):
+    """Without vectors the loss is the model's own: that of the text after the id of end-of-document."""
+    (ids,) = texts(6)
+    logits = np.asarray(Transformer(model.config).apply({"params": model.params}, np.append(15, ids)[None, :-1])[0])
+    wanted = np.log(np.exp(logits).sum(-1)) - logits[np.arange(6), ids]
+    np.testing.assert_allclose(read_alone(model, [ids])[0].nats, wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_writing_is_greedy(model):
+    """Each token that is written is the likeliest one after the vectors and those written before."""
+    rng = np.random.default_rng(4)
+    vectors = [rng.normal(0, 0.4, (3, 32)).astype(np.float32) for _ in range(3)]
+    written = write(model, vectors, [4, 11, 7], lanes=2)
+    assert [len(row) for row in written] == [4, 11, 7]
+    for row, reading in zip(written, read(model, vectors, written), strict=True):
+        assert reading.right.all(), row
+    assert written[0].tolist() != written[1][:4].tolist()  # the vectors matter
+
+
+def test_the_fingerprint_tells_models_apart(model):
+    """Another weight, setting or codec is another model; how something is computed, and copies, are the same one."""
+    copy = dataclasses.replace(model, params=jax.tree.map(np.copy, model.params))
+    scanned = dataclasses.replace(model, config=dataclasses.replace(model.config, scan_layers=False, remat="full"))
+    assert model.fingerprint == copy.fingerprint == scanned.fingerprint
+    changed = jax.tree.map(np.copy, model.params)
+    changed["final_norm"]["scale"][3] += 1e-3
+    others = [
+        dataclasses.replace(model, params=changed),
+        dataclasses.replace(model, codec_fingerprint="another"),
+        dataclasses.replace(model, config=dataclasses.replace(model.config, rope_theta=500.0)),
+    ]
+    assert len({model.fingerprint, *(m.fingerprint for m in others)}) == 4
+
+
+def test_lengths_of_padding():
+    """Texts are padded by at most half of their length from 8 on, to lengths that grow in two steps for each factor of
+    two."""
+    assert [bucket(n) for n in (1, 8, 9, 12, 13, 17, 25, 33, 49, 97)] == [8, 8, 12, 12, 16, 24, 32, 48, 64, 128]
+    assert sorted({bucket(n) for n in range(1, 200)}) == [8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256]
+
+
+def test_ids_that_the_model_does_not_know_are_refused(model):
+    """The message says which ids were given and which are expected."""
+    with pytest.raises(InputError, match=r"ids from 3 to 16 was given; expected .* from 0 to 15"):
+        read_alone(model, [np.array([3, 16])])
+    with pytest.raises(InputError, match=r"shape \(0,\) was given; expected one row of at least one id"):
+        read_alone(FrozenModel(model.params, model.config, 15), [np.zeros(0, int)])
