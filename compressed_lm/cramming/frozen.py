@@ -59,6 +59,11 @@ class FrozenModel:
         """Standard deviation of all numbers of the embedding table."""
         return float(np.std(np.asarray(self.params["embed"]["embedding"], np.float64)))
 
+    @property
+    def alone(self) -> np.ndarray:
+        """float32[1, D], the embedding of end-of-document: the one vector of a text that none were crammed for."""
+        return np.asarray(self.params["embed"]["embedding"][self.eod_id], np.float32)[None]
+
     def check(self, ids) -> np.ndarray:
         """Returns a text as int32[N]. Raises InputError unless it has a token and the model knows all of them."""
         ids = np.asarray(ids, np.int32)
@@ -121,16 +126,14 @@ def read(model: FrozenModel, vectors: Sequence, texts: Sequence[np.ndarray], *, 
 
 
 def read_alone(model: FrozenModel, texts: Sequence[np.ndarray], *, lanes: int = 32) -> list[Reading]:
-    """Returns what the model gives each text without vectors, after end-of-document: its own code length of the text.
-
-    The embedding of end-of-document is the one vector then, so that both are computed alike.
+    """Returns what the model gives each text without vectors, after end-of-document: its own code length of
+    the text, computed just as with vectors.
     """
-    start = np.asarray(model.params["embed"]["embedding"][model.eod_id], np.float32)[None]
-    return read(model, [start] * len(texts), texts, lanes=lanes)
+    return read(model, [model.alone] * len(texts), texts, lanes=lanes)
 
 
 def probabilities(model: FrozenModel, vectors, text: np.ndarray) -> np.ndarray:
-    """Returns float64[N, V], the distribution of each token of a text after the vectors [K, D] and the tokens before."""
+    """Returns float64[N, V], the distribution of each token of a text after vectors [K, D] and the tokens before it."""
     tokens = padded([model.check(text)], bucket(len(text)))
     logits = _logits(model.config, model.params, jnp.asarray(vectors, jnp.float32)[None], tokens)
     logits = np.asarray(logits[0, : len(text)], np.float64)

@@ -76,6 +76,12 @@ def start(config: CramConfig, numbers: np.ndarray, tokens: np.ndarray, lengths: 
     )
 
 
+@jax.jit
+def replaced(lanes: Lanes, fresh: Lanes, which: jax.Array) -> Lanes:
+    """Returns the lanes, those for which bool[B] `which` is true being the fresh ones."""
+    return jax.tree.map(functools.partial(_where, which), fresh, lanes)
+
+
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def advance(model_config: TransformerConfig, config: CramConfig, params, lanes: Lanes, n_steps) -> Lanes:
     """Returns the lanes after up to `n_steps` more steps; fewer if none is active any more."""
@@ -111,25 +117,27 @@ def _step(model_config, config, mapping, params, lanes):
     updates, opt = jax.vmap(config.optimizer().update)(gradient, lanes.opt, lanes.numbers)
     going_on = lanes.active & (measured < lanes.length) & ~given_up
 
-    def where(condition, new, old):
-        return jax.tree.map(lambda a, b: jnp.where(condition.reshape(-1, *(1,) * (a.ndim - 1)), a, b), new, old)
-
     return Lanes(
         # What is measured last is not updated: a lane that has stopped holds what it stopped at.
-        numbers=where(going_on, optax.apply_updates(lanes.numbers, updates), lanes.numbers),
-        opt=where(going_on, opt, lanes.opt),
+        numbers=_where(going_on, optax.apply_updates(lanes.numbers, updates), lanes.numbers),
+        opt=jax.tree.map(functools.partial(_where, going_on), opt, lanes.opt),
         tokens=lanes.tokens,
         length=lanes.length,
-        target=where(lanes.active, target, lanes.target),
-        step=where(lanes.active, step, lanes.step),
-        improved=where(lanes.active, improved, lanes.improved),
-        score=where(better, measured, lanes.score),
-        nats=where(better, total, lanes.nats),
-        best=where(better, lanes.numbers, lanes.best),
-        best_step=where(better, lanes.step, lanes.best_step),
-        lowest_nats=where(lanes.active, jnp.fmin(total, lanes.lowest_nats), lanes.lowest_nats),
+        target=_where(lanes.active, target, lanes.target),
+        step=_where(lanes.active, step, lanes.step),
+        improved=_where(lanes.active, improved, lanes.improved),
+        score=_where(better, measured, lanes.score),
+        nats=_where(better, total, lanes.nats),
+        best=_where(better, lanes.numbers, lanes.best),
+        best_step=_where(better, lanes.step, lanes.best_step),
+        lowest_nats=_where(lanes.active, jnp.fmin(total, lanes.lowest_nats), lanes.lowest_nats),
         active=going_on,
     )
+
+
+def _where(condition, new, old):
+    """Returns new [B, ...] in the lanes for which bool[B] is true, old in the others."""
+    return jnp.where(condition.reshape(-1, *(1,) * (new.ndim - 1)), new, old)
 
 
 def _measure(model_config, config, mapping, params, lanes):

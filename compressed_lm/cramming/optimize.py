@@ -131,13 +131,13 @@ class _Job:
             stopped = [lane for lane, owner in enumerate(owners) if owner is not None and not active[lane]]
             if stopped:
                 self._harvest(state, stopped, owners)
-                new, waiting = waiting[: len(stopped)], waiting[len(stopped) :]
-                if new:
-                    filled = self._start(new + [None] * (len(stopped) - len(new)), length)
-                    state = jax.tree.map(lambda all_, some: all_.at[jnp.asarray(stopped)].set(some), state, filled)
                 owners = [None if lane in stopped else owner for lane, owner in enumerate(owners)]
-                for lane, owner in zip(stopped, new, strict=False):
-                    owners[lane] = owner
+                new = dict(zip(stopped, waiting, strict=False))
+                waiting = waiting[len(new) :]
+                if new:
+                    fresh = self._start([new.get(lane) for lane in range(len(owners))], length)
+                    state = lanes_.replaced(state, fresh, np.isin(np.arange(len(owners)), list(new)))
+                    owners = [new.get(lane, owner) for lane, owner in enumerate(owners)]
             self._report(state, owners, stopped)
             state, owners = _compacted(state, owners)
 
@@ -160,8 +160,9 @@ class _Job:
 
     def _harvest(self, state, stopped, owners):
         """Keeps the results of lanes that have stopped."""
+        state = jax.device_get(state._replace(opt=None))
         for lane in stopped:
-            i, numbers = owners[lane], np.asarray(state.best[lane])
+            i, numbers = owners[lane], state.best[lane]
             vectors = self._mapping.vectors(quantized(numbers, self._config.format))
             self.found[i] = Crammed(
                 numbers=numbers,
