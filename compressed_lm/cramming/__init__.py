@@ -1,6 +1,7 @@
 """One text into K input vectors that make a frozen model write it out again (Kuratov et al. 2025, papers/001)."""
 
 from compressed_lm.cramming.config import CramConfig
+from compressed_lm.cramming.files import CrammedText
 from compressed_lm.cramming.frozen import FrozenModel, Reading, probabilities, read, read_alone, write
 from compressed_lm.cramming.optimize import Crammed, Status, cram
 from compressed_lm.cramming.vectors import Mapping, pack, quantized
@@ -8,6 +9,7 @@ from compressed_lm.cramming.vectors import Mapping, pack, quantized
 __all__ = [
     "CramConfig",
     "Crammed",
+    "CrammedText",
     "FrozenModel",
     "Mapping",
     "Reading",
