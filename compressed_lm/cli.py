@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from compressed_lm.errors import InputError
-from compressed_lm.verbs import options, run_lines, runs, text
+from compressed_lm.verbs import cramming_lines, options, run_lines, runs, text
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 if not glob.glob("/dev/accel*") and not glob.glob("/dev/vfio/*"):
@@ -290,6 +290,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--table", help="run table (JSON lines) to append the row to")
 
     run_lines.add(verb)
+    cramming_lines.add(verb)
 
     generate = verb(
         "generate",

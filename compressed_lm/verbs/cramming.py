@@ -1,0 +1,113 @@
+"""Verbs that cram texts into input vectors. Imports wait until their verb runs, so that `--help` is instant."""
+
+import pathlib
+import sys
+import zlib
+
+from compressed_lm.errors import InputError
+from compressed_lm.verbs.common import load_codec
+
+
+def cram(arguments):
+    """Crams a text into vectors, and writes them to a file once the model has written the text out of them."""
+    from compressed_lm import cramming
+    from compressed_lm.cramming import code_length, metrics
+
+    data, name = _read(arguments.text), "the standard input" if arguments.text == "-" else arguments.text
+    model, codec, longest = _model(arguments)
+    ids, config = codec.encode(data), _config(arguments)
+    if not len(ids):
+        raise InputError(f"{name} is empty; give a text of at least one byte.")
+    if len(ids) + config.n_vectors > longest:
+        print(
+            f"note: {config.n_vectors} + {len(ids)} positions; the model was trained on rows of {longest}.",
+            file=sys.stderr,
+        )
+    found = _optimized(model, ids, config, f"cram {len(ids)} tokens")
+    stored = cramming.CrammedText.of(model, found, config, ids)
+    if not stored.fits(model):
+        prefix = metrics.longest_exact_prefix(stored.attempt(model), ids)
+        if config.method == "full" and prefix < len(ids) - 1:
+            grown = _optimized(model, ids, _config(arguments, method="progressive"), "longest prefix that fits")
+            prefix = max(prefix, metrics.longest_exact_prefix(_written(model, grown), ids))
+        raise InputError(
+            f"{name} does not fit: of its {len(ids)} tokens the model writes the first {prefix} out of "
+            f"{config.n_vectors} vector{'s' * (config.n_vectors > 1)}, {_quoted(codec.decode_partial(ids[:prefix]))}. "
+            f"Nothing was written. Take more vectors (--k {2 * config.n_vectors}) or more steps (--steps "
+            f"{2 * config.steps}), try --method progressive, or cram this much of it."
+        )
+    stored.save(arguments.out)
+    coded = code_length.coded_bytes_alone(model, [ids])
+    print(
+        f"{arguments.out}: {len(data):,} bytes of text, {len(ids):,} tokens, in {config.n_vectors} x "
+        f"{stored.mapping.stored} numbers of {config.format}, after {found.best_step:,} updates; the model writes them "
+        f"out exactly. The vectors have {stored.packed.nbytes:,} bytes, the file "
+        f"{pathlib.Path(arguments.out).stat().st_size:,}; zlib makes {len(zlib.compress(data, 9)):,} of the text, "
+        f"arithmetic coding with this model {coded:,}."
+    )
+
+
+def uncram(arguments):
+    """Prints the text of a file, byte for byte."""
+    from compressed_lm.cramming import CrammedText
+
+    crammed = CrammedText.load(arguments.file)
+    model, codec, _ = _model(arguments)
+    sys.stdout.buffer.write(codec.decode(crammed.write(model)))
+    sys.stdout.buffer.flush()
+
+
+def _model(arguments):
+    """Returns the frozen model of --model, its codec, and the tokens of the rows it was trained on."""
+    from compressed_lm.cramming import FrozenModel
+    from compressed_lm.training import load_run
+    from compressed_lm.training.checkpoints import folder
+    from compressed_lm.training.huggingface import CODEC
+
+    own = folder(arguments.model) / CODEC
+    codec = load_codec(arguments.codec or (str(own) if own.exists() else "bytes"))
+    run = load_run(arguments.model, codec=codec)
+    return FrozenModel.from_run(run), codec, run.train_config.seq_len
+
+
+def _config(arguments, **changes):
+    """Returns the settings of cramming that the options give."""
+    from compressed_lm.cramming import CramConfig
+
+    names = ("method", "steps", "patience", "learning_rate", "schedule", "warmup_steps", "margin", "format")
+    given = {name: getattr(arguments, name) for name in (*names, "dimensions", "seed")}
+    return CramConfig(n_vectors=arguments.k, **given | changes)
+
+
+def _optimized(model, ids, config, description):
+    """Returns what is found for one text, with its progress on stderr."""
+    from compressed_lm.cramming import cram
+    from compressed_lm.tracking.progress import progress
+
+    with progress(description, config.steps, unit="steps") as bar:
+        show = lambda status: bar.advance(status.steps - bar.done, right=f"{status.accuracy:.1%}")  # noqa: E731
+        return cram(model, [ids], config, progress=show)[0]
+
+
+def _written(model, found):
+    from compressed_lm.cramming import write
+
+    return write(model, [found.vectors], [found.n_tokens])[0]
+
+
+def _read(path):
+    """Returns the bytes of a file, or of the standard input for -."""
+    if path == "-":
+        return sys.stdin.buffer.read()
+    try:
+        return pathlib.Path(path).read_bytes()
+    except OSError as error:
+        raise InputError(
+            f"{path} cannot be read ({error.strerror}); give the file of a text, or - for the standard input, such as "
+            "printf 'A few words.' | compressed-lm cram - ..."
+        ) from error
+
+
+def _quoted(data, most=60):
+    text = data.decode(errors="replace")
+    return repr(text if len(text) <= most else "..." + text[-most:])

@@ -1,0 +1,70 @@
+"""The command lines of the verbs that cram texts into input vectors."""
+
+from collections.abc import Callable
+
+from compressed_lm.verbs import cramming
+
+
+def add(verb: Callable) -> None:
+    """Adds the verbs; `verb` makes the parser of one from its name, function, summary and example."""
+    cram = verb(
+        "cram",
+        cramming.cram,
+        "a text as K input vectors, out of which a frozen model writes it again",
+        "compressed-lm cram note.txt --model runs/eiw --k 1 --out note.clt",
+    )
+    cram.add_argument("text", help="file of the text, or - for the standard input")
+    _model(cram)
+    cram.add_argument("--k", type=int, default=1, help="vectors of the text (default %(default)s)")
+    cram.add_argument("--out", required=True, help="file to write; only a text that comes back exactly is written")
+    _optimization(cram)
+    cram.add_argument("--margin", type=float, default=0.1, help=MARGIN_HELP)
+    cram.add_argument(
+        "--format",
+        default="dense",
+        help="representation of the vectors: dense (float32), dense(dtype=bfloat16), int(b=8), int(b=4), ...; they are "
+        "optimised through it (default %(default)s)",
+    )
+
+    uncram = verb(
+        "uncram",
+        cramming.uncram,
+        "print the text of a crammed file; refuses any other model than the one it was crammed for",
+        "compressed-lm uncram note.clt --model runs/eiw",
+    )
+    uncram.add_argument("file", help="file that cram wrote")
+    _model(uncram)
+
+
+MARGIN_HELP = (
+    "a token is right where its logit is more than this above all others, so that rounding on another device changes "
+    "none (default %(default)s)"
+)
+
+
+def _model(parser):
+    parser.add_argument("--model", required=True, help="folder of a training run, imported ones included")
+    parser.add_argument("--codec", help="its codec directory (default: RUN/codec if it is there, else bytes)")
+
+
+def _optimization(parser):
+    """Adds the settings of the optimisation; the defaults are the paper's."""
+    parser.add_argument(
+        "--method",
+        default="full",
+        help="full (the whole text at once) or progressive (ever more of it) (default %(default)s)",
+    )
+    parser.add_argument("--steps", type=int, default=5000, help="most updates of a text (default %(default)s)")
+    parser.add_argument(
+        "--patience", type=int, default=2000, help="updates without progress before giving up (default %(default)s)"
+    )
+    parser.add_argument("--learning_rate", type=float, default=0.01, help="of AdamW (default %(default)s)")
+    parser.add_argument("--schedule", default="constant", help="constant, linear or cosine (default %(default)s)")
+    parser.add_argument("--warmup_steps", type=int, default=0, help="of the learning rate (default %(default)s)")
+    parser.add_argument(
+        "--dimensions",
+        type=int,
+        default=0,
+        help="numbers of a vector that are optimised and stored; 0 for all (default %(default)s)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the start (default %(default)s)")

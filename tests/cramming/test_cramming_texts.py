@@ -1,0 +1,57 @@
+"""Texts of fixed lengths, drawn from documents, words and ids."""
+
+import collections
+
+import numpy as np
+import pytest
+
+from compressed_lm.codecs.bytes_codec import Bytes
+from compressed_lm.cramming.texts import frequent_words, natural, random_tokens, random_words
+from compressed_lm.errors import InputError
+
+DOCUMENTS = [b"One sentence is here. Another one follows it! And a third? The last is long enough, too." * 3, b"short."]
+
+
+def test_natural_texts_begin_with_sentences():
+    """Each starts a sentence, stands in a document, has the length asked for, and no two are the same place; a shorter
+    draw has the beginnings."""
+    codec = Bytes()
+    texts = natural(DOCUMENTS, codec, n_tokens=20, n_texts=6, seed=1)
+    starts = (b"One sent", b"Another ", b"And a th", b"The last")
+    assert all(len(ids) == 20 and codec.decode(ids) in DOCUMENTS[0] for ids in texts)
+    assert all(codec.decode(ids).startswith(starts) for ids in texts)
+    assert len(texts) == 6 and len({codec.decode(ids)[:8] for ids in texts}) > 1
+    shorter = natural(DOCUMENTS, codec, n_tokens=9, n_texts=6, seed=1)
+    assert [ids.tolist() for ids in shorter] == [ids[:9].tolist() for ids in texts]
+    other = natural(DOCUMENTS, codec, n_tokens=20, n_texts=6, seed=2)
+    assert [ids.tolist() for ids in other] != [ids.tolist() for ids in texts]
+    with pytest.raises(InputError, match="99 texts of 20 tokens were asked for, and the 2 documents given have"):
+        natural(DOCUMENTS, codec, n_tokens=20, n_texts=99)
+
+
+def test_the_list_of_words_is_by_frequency():
+    """Words are counted in lower case, over all documents; equals are in the order of the alphabet."""
+    documents = [b"The cat, the dog; THE bird's 12 eggs", b"dog. bird's"]
+    assert frequent_words(documents) == [b"the", b"bird's", b"dog", b"cat", b"eggs"]
+    assert frequent_words(documents, 2) == [b"the", b"bird's"]
+    with pytest.raises(InputError, match="have not one word"):
+        frequent_words([b"1 2 3"])
+
+
+def test_random_words_are_uniform_whatever_their_frequency():
+    """Every word of the list is as likely; spaces are between; each text has draws of its own, and a shorter one has
+    the beginning."""
+    codec, words = Bytes(), [b"a", b"bb", b"cc"]
+    texts = random_words(words, codec, n_tokens=600, n_texts=2, seed=3)
+    counts = collections.Counter(codec.decode(np.concatenate(texts)).split())
+    assert all(abs(counts[word] / sum(counts.values()) - 1 / 3) < 0.06 for word in words)
+    assert texts[0].tolist() != texts[1].tolist()
+    shorter = random_words(words, codec, n_tokens=30, n_texts=1, seed=3)
+    assert shorter[0].tolist() == texts[0][:30].tolist()
+
+
+def test_random_tokens_cover_the_vocabulary():
+    """All ids of the codec come, none from outside, and texts are nested and independent."""
+    texts = random_tokens(Bytes(), n_tokens=4000, n_texts=2, seed=4)
+    assert set(texts[0].tolist()) == set(range(256)) and texts[0].tolist() != texts[1].tolist()
+    assert random_tokens(Bytes(), n_tokens=5, n_texts=1, seed=4)[0].tolist() == texts[0][:5].tolist()
