@@ -57,6 +57,31 @@ def decoding_capacity(
     return largest
 
 
+def capacity_interval(
+    lengths: Sequence[int],
+    accuracies: np.ndarray,
+    *,
+    threshold: float = THRESHOLD,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> tuple[int, int]:
+    """Returns the 95 % interval of the decoding capacity: percentiles over texts drawn anew with replacement.
+
+    Args:
+        lengths: int[P].
+        accuracies: float[T, P], of each text at each length.
+        threshold: as of `decoding_capacity`.
+        resamples: draws.
+        seed: of the draws.
+    """
+    lengths, accuracies = np.asarray(lengths), np.asarray(accuracies, float)
+    draws = np.random.default_rng(seed).integers(0, len(accuracies), (resamples, len(accuracies)))
+    reached = accuracies[draws].mean(axis=1) >= threshold
+    capacities = np.where(reached, lengths[None], 0).max(axis=1)
+    low, high = np.percentile(capacities, [2.5, 97.5], method="inverted_cdf")
+    return int(low), int(high)
+
+
 @dataclasses.dataclass(frozen=True)
 class Mean:
     """A mean over texts.

@@ -57,6 +57,71 @@ def uncram(arguments):
     sys.stdout.buffer.flush()
 
 
+def cram_study(arguments):
+    """Crams a grid of texts, and writes rows, tables, figures and a report."""
+    from compressed_lm.cramming import study, study_report
+    from compressed_lm.tracking.progress import progress
+
+    model, codec, longest = _model(arguments)
+    grid = study.Study(
+        lengths=tuple(sorted(set(arguments.lengths))),
+        vectors=tuple(sorted(set(arguments.k))),
+        formats=tuple(arguments.formats),
+        trained_formats=tuple(arguments.trained_formats),
+        restarts=arguments.restarts,
+        config=_config(arguments, n_vectors=1, format="dense"),
+    )
+    if max(grid.lengths) + max(grid.vectors) > longest:
+        raise InputError(
+            f"{max(grid.lengths)} tokens after {max(grid.vectors)} vectors were asked for, and the model was trained "
+            f"on rows of {longest}, beyond which its losses mean little. Give shorter --lengths or a smaller --k."
+        )
+    texts = _texts(arguments, codec, max(grid.lengths))
+    n_cells = len(grid.cells) * len(texts)
+    with progress("cram", n_cells, unit="cells") as bar:
+        seen = []
+
+        def show(cell, status):
+            if cell not in seen:
+                seen.append(cell)
+            done = f"{status.steps / status.total_steps:.0%}"
+            bar.advance(len(seen) - 1 - bar.done, cell=cell, steps=done, right=f"{status.accuracy:.1%}")
+
+        out = study.run_study(model, codec, texts, grid, out=arguments.out, lanes=arguments.lanes, progress=show)
+        bar.advance(n_cells - bar.done)
+    paths = study_report.write_report(out)
+    print(f"The report is {paths[0]}; its tables are {', '.join(p.name for p in paths if p.suffix == '.csv')}.")
+
+
+def _texts(arguments, codec, n_tokens):
+    """Returns the texts of each source that --sources names."""
+    from compressed_lm.corpora.job import take_bytes
+    from compressed_lm.corpora.sources import open_corpus
+    from compressed_lm.cramming import texts
+
+    settings = dict(n_tokens=n_tokens, n_texts=arguments.texts, seed=arguments.seed)
+    corpus = open_corpus(arguments.corpus, validation=arguments.validation)
+
+    def documents(corpus, split):
+        return take_bytes(corpus.documents(split), arguments.max_bytes)
+
+    def unseen():
+        if not arguments.unseen:
+            raise InputError("--sources names unseen and --unseen was not given; name a corpus of another domain.")
+        other = open_corpus(arguments.unseen)
+        return texts.natural(documents(other, other.splits[-1]), codec, **settings)
+
+    makers = {
+        "natural": lambda: texts.natural(documents(corpus, "validation"), codec, **settings),
+        "unseen": unseen,
+        "words": lambda: texts.random_words(
+            texts.frequent_words(documents(corpus, "train"), arguments.words), codec, **settings
+        ),
+        "tokens": lambda: texts.random_tokens(codec, **settings),
+    }
+    return {source: makers[source]() for source in arguments.sources}
+
+
 def _model(arguments):
     """Returns the frozen model of --model, its codec, and the tokens of the rows it was trained on."""
     from compressed_lm.cramming import FrozenModel
@@ -74,9 +139,9 @@ def _config(arguments, **changes):
     """Returns the settings of cramming that the options give."""
     from compressed_lm.cramming import CramConfig
 
-    names = ("method", "steps", "patience", "learning_rate", "schedule", "warmup_steps", "margin", "format")
-    given = {name: getattr(arguments, name) for name in (*names, "dimensions", "seed")}
-    return CramConfig(n_vectors=arguments.k, **given | changes)
+    names = ("method", "steps", "patience", "learning_rate", "schedule", "warmup_steps", "margin", "dimensions", "seed")
+    given = {name: getattr(arguments, name) for name in names} | {"format": getattr(arguments, "format", "dense")}
+    return CramConfig(**dict(n_vectors=arguments.k) | given | changes)
 
 
 def _optimized(model, ids, config, description):

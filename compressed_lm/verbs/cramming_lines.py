@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from compressed_lm.verbs import cramming
+from compressed_lm.verbs import cramming, options
 
 
 def add(verb: Callable) -> None:
@@ -34,6 +34,48 @@ def add(verb: Callable) -> None:
     )
     uncram.add_argument("file", help="file that cram wrote")
     _model(uncram)
+
+    study = verb(
+        "cram-study",
+        cramming.cram_study,
+        "how much text fits into input vectors, over sources, lengths, K and formats: tables, figures, a report",
+        "compressed-lm cram-study --model runs/bytes --lengths 8 16 32 64 --k 1 2 4 8 --formats 'int(b=8)' 'int(b=4)' "
+        "--out runs/cramming",
+    )
+    _model(study)
+    options.corpus(study)
+    study.add_argument("--unseen", help="corpus of a domain that the model has not seen, for the source unseen")
+    study.add_argument(
+        "--sources",
+        nargs="+",
+        default=["natural", "words", "tokens"],
+        choices=("natural", "unseen", "words", "tokens"),
+        help="validation documents, documents of --unseen, random words of the training text, random tokens of the "
+        "codec (default natural words tokens)",
+    )
+    study.add_argument("--words", type=int, default=10_000, help="length of the list of words (default %(default)s)")
+    study.add_argument(
+        "--max_bytes", type=int, default=8_000_000, help="most bytes of documents to read (default %(default)s)"
+    )
+    study.add_argument("--lengths", nargs="+", type=int, required=True, help="tokens of a text")
+    study.add_argument("--k", nargs="+", type=int, default=[1], help="vectors of a text (default 1)")
+    study.add_argument("--texts", type=int, default=50, help="texts of each source (default %(default)s)")
+    study.add_argument(
+        "--formats", nargs="*", default=[], help="representations that the vectors are rounded to afterwards"
+    )
+    study.add_argument(
+        "--trained_formats", nargs="*", default=[], help="representations that texts are crammed through, each anew"
+    )
+    study.add_argument(
+        "--restarts",
+        type=int,
+        default=0,
+        help="texts that are crammed twice, to see what lies between two solutions (default %(default)s)",
+    )
+    study.add_argument("--lanes", type=int, default=32, help="texts at once (default %(default)s)")
+    study.add_argument("--out", required=True, help="folder of the study; started again, it goes on where it was")
+    _optimization(study)
+    study.add_argument("--margin", type=float, default=0.0, help=MARGIN_HELP)
 
 
 MARGIN_HELP = (

@@ -33,6 +33,12 @@ def test_capacity_is_the_largest_length_that_is_decoded():
     assert metrics.decoding_capacity([8, 16], [0.5, 0.9]) == 0
 
 
+def test_the_interval_of_capacity_is_over_texts():
+    """Texts that agree leave no interval; one of four that fails at 16 is drawn in most resamples, and not in some."""
+    assert metrics.capacity_interval([8, 16, 32], [[1, 1, 0]] * 4) == (16, 16)
+    assert metrics.capacity_interval([8, 16], [[1, 1], [1, 1], [1, 1], [1, 0.5]]) == (8, 16)
+
+
 def test_means_have_students_interval():
     """1, 2, 3, 4: mean 2.5, standard error 0.6455, t(3) = 3.1824."""
     found = metrics.mean([1, 2, 3, 4])

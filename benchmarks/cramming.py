@@ -1,0 +1,98 @@
+"""Cramming 32 texts at once against one at a time: python benchmarks/cramming.py [--help]
+
+`batched` crams all texts in one program of 32 lanes. `alone` gives the same function one text after the other, a
+program of one lane. `plain loop` is what published code does: one text, one compiled step a call, and after each a look
+at whether it has stopped. All do the same steps, none stops early. The unit is texts x steps a second; in one process,
+in turns, the median of the rounds. Random models: what they have learned does not matter here.
+"""
+
+import argparse
+import functools
+import os
+import statistics
+import time
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import jax
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from compressed_lm import models
+from compressed_lm.cramming import CramConfig, FrozenModel, cram
+from compressed_lm.cramming import lanes as lanes_
+from compressed_lm.cramming.frozen import bucket, padded
+from compressed_lm.cramming.vectors import Mapping, initial
+
+TEXTS = 32
+CASES = ("nano:8", "nano:32", "3m:8", "3m:32")  # size : tokens of a text
+
+
+def frozen(size: str) -> FrozenModel:
+    config = models.model_config(size, 264, position="rotary")
+    params = models.Transformer(config).init(jax.random.key(0), jax.numpy.zeros((1, 1), "int32"))["params"]
+    return FrozenModel(params, config, eod_id=256)
+
+
+def plain_loop(model, texts, config):
+    """Crams one text after the other, a call and a look for each step."""
+    mapping = Mapping.of(config, model.config.d_model)
+    step = _compiled(model.config, config, mapping)
+    for ids in texts:
+        numbers = initial(config, mapping.width, std=model.embedding_std, text=ids, seed=0)[None]
+        state = lanes_.start(config, numbers, padded([ids], bucket(len(ids))), np.array([len(ids)]))
+        while np.asarray(state.active).any():
+            state = step(model.params, state)
+
+
+@functools.cache
+def _compiled(model_config, config, mapping):
+    return jax.jit(lambda params, state: lanes_._step(model_config, config, mapping, params, state))
+
+
+def rates(size: str, length: int, steps: int, rounds: int) -> dict[str, float]:
+    """Returns texts x steps a second of each way."""
+    model, rng = frozen(size), np.random.default_rng(0)
+    texts = [rng.integers(0, 256, length).astype(np.int32) for _ in range(TEXTS)]
+    config = CramConfig(steps=steps, patience=steps, margin=1e9)  # no text is ever done
+    few = texts[: TEXTS // 8]
+    ways = {
+        "batched": (lambda: cram(model, texts, config, lanes=TEXTS), len(texts)),
+        "alone": (lambda: [cram(model, [ids], config) for ids in few], len(few)),
+        "plain loop": (lambda: plain_loop(model, few, config), len(few)),
+    }
+    found = {name: [] for name in ways}
+    for round_ in range(rounds + 1):
+        for name, (run, n_texts) in ways.items():
+            start = time.perf_counter()
+            run()
+            if round_:  # the first one compiles
+                found[name].append(n_texts * steps / (time.perf_counter() - start))
+    return {name: statistics.median(values) for name, values in found.items()}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("cases", nargs="*", default=CASES, help="size : tokens of a text (default %(default)s)")
+    parser.add_argument("--steps", type=int, default=40, help="of each text (default %(default)s)")
+    parser.add_argument("--rounds", type=int, default=3, help="turns of each way (default %(default)s)")
+    arguments = parser.parse_args()
+    table = Table("model", "tokens", "batched", "alone", "plain loop", "over alone", "over plain loop")
+    table.title = f"{TEXTS} texts, one vector each: texts x steps a second"
+    for case in arguments.cases:
+        size, length = case.split(":")
+        found = rates(size, int(length), arguments.steps, arguments.rounds)
+        batched, alone, plain = found.values()
+        table.add_row(
+            size,
+            length,
+            *(f"{rate:,.0f}" for rate in found.values()),
+            f"{batched / alone:.2f}",
+            f"{batched / plain:.2f}",
+        )
+    Console(width=100).print(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,264 @@
+"""Cramming over a grid of sources, lengths and numbers of vectors, with what their formats keep: rows of numbers.
+
+A folder has
+
+  study.json     settings, and the fingerprint of the model
+  results.jsonl  a row for each text, length, K and format: what `row` says
+  cells.jsonl    a row for each source, length and K: information gain of all its texts, by losses and by code lengths
+  paths.jsonl    a row for each text that was crammed twice: what lies between the solutions
+
+Each is added to cell by cell; a study that is started again goes on where it was.
+"""
+
+import dataclasses
+import json
+import os
+import pathlib
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from compressed_lm.codecs.protocol import Codec
+from compressed_lm.cramming import landscape, metrics
+from compressed_lm.cramming.code_length import coded_bytes, coded_bytes_alone
+from compressed_lm.cramming.config import CramConfig, storable
+from compressed_lm.cramming.frozen import FrozenModel, read, read_alone, write
+from compressed_lm.cramming.optimize import Status, cram
+from compressed_lm.cramming.vectors import Mapping as VectorMapping
+from compressed_lm.cramming.vectors import pack, quantized
+from compressed_lm.errors import InputError
+
+SETTINGS, RESULTS, CELLS, PATHS = "study.json", "results.jsonl", "cells.jsonl", "paths.jsonl"
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """A grid.
+
+    Attributes:
+        lengths: tokens of a text.
+        vectors: numbers of vectors K; those above a length are left out there.
+        formats: of the vectors, rounded to after cramming in float32; that itself is always measured.
+        trained_formats: formats that texts are crammed through, once for each.
+        restarts: texts of each source and K that are crammed a second time, at the shortest length, to see what lies
+            between two solutions.
+        config: all else of the optimisation.
+    """
+
+    lengths: tuple[int, ...]
+    vectors: tuple[int, ...] = (1,)
+    formats: tuple[str, ...] = ()
+    trained_formats: tuple[str, ...] = ()
+    restarts: int = 0
+    config: CramConfig = CramConfig()
+
+    def __post_init__(self):
+        if not self.lengths or min(self.lengths) < 1 or not self.vectors or min(self.vectors) < 1 or self.restarts < 0:
+            raise InputError(
+                f"lengths={self.lengths}, vectors={self.vectors}, restarts={self.restarts} were given; expected at "
+                "least one length and one number of vectors, all from 1 on, and restarts from 0 on."
+            )
+        for field in ("formats", "trained_formats"):
+            object.__setattr__(self, field, tuple(str(storable(spec)) for spec in getattr(self, field)))
+
+    @property
+    def cells(self) -> list[tuple[int, int]]:
+        """(K, length) of each cell, cheap ones first."""
+        return sorted(((k, n) for k in self.vectors for n in self.lengths if k <= n), key=lambda cell: cell[::-1])
+
+
+def run_study(
+    model: FrozenModel,
+    codec: Codec,
+    texts: Mapping[str, Sequence[np.ndarray]],
+    study: Study,
+    *,
+    out: str | os.PathLike,
+    lanes: int = 32,
+    progress: Callable[[str, Status], None] = lambda cell, status: None,
+) -> pathlib.Path:
+    """Crams all texts at all lengths and writes what was measured.
+
+    Args:
+        model: the model.
+        codec: of the model, for the bytes of texts.
+        texts: source -> texts int32[the longest length]; a shorter length takes their beginnings.
+        study: the grid.
+        out: folder; cells that are in it already are not crammed again.
+        lanes: texts at once.
+        progress: called with the name of a cell and how far it is.
+
+    Returns:
+        The folder.
+
+    Raises:
+        InputError: a text that is too short, or a folder with another study.
+    """
+    short = [name for name, rows in texts.items() if not rows or min(map(len, rows)) < max(study.lengths)]
+    if short:
+        raise InputError(
+            f"The source {short[0]} was given with no texts or with some of fewer than {max(study.lengths)} tokens, "
+            "the longest length; give texts of this many."
+        )
+    out = pathlib.Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    _claim(out, model, texts, study)
+    done = {(row["source"], row["k"], row["length"]) for row in read_rows(out / CELLS)}
+    for k, length in study.cells:
+        for source, rows in texts.items():
+            if (source, k, length) in done:
+                continue
+            name = f"{source}, K = {k}, {length} tokens"
+            cell = _Cell(model, codec, study, source, k, [ids[:length] for ids in rows], lanes)
+            results, summary, paths = cell.measure(lambda status, name=name: progress(name, status))
+            _append(out / RESULTS, results)
+            _append(out / PATHS, paths)
+            _append(out / CELLS, [summary])  # last: a cell without it is measured again
+    return out
+
+
+def read_rows(path: pathlib.Path) -> list[dict]:
+    """Returns the rows of a file of JSON lines; none if there is no file. Of a cell that was measured twice, because
+    the first time was broken off, the last rows count."""
+    rows = {}
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:  # broken off while it was written
+            continue
+        names = ("source", "k", "length", "text", "format", "trained")
+        rows[tuple(row.get(name) for name in names)] = row
+    return list(rows.values())
+
+
+@dataclasses.dataclass(frozen=True)
+class _Cell:
+    model: FrozenModel
+    codec: Codec
+    study: Study
+    source: str
+    k: int
+    texts: list[np.ndarray]
+    lanes: int
+
+    def measure(self, progress):
+        """Returns (rows of results, row of the cell, rows of paths)."""
+        alone = read_alone(self.model, self.texts, lanes=self.lanes)
+        sizes = [self._sizes(ids) for ids in self.texts]
+        found = self._cram("dense", progress)
+        rows, vectors = [], [f.vectors for f in found]
+        for form in ("dense", *self.study.formats):
+            rows += self._rows(found, form, alone, sizes, trained=False)
+        for form in self.study.trained_formats:
+            rows += self._rows(self._cram(form, progress), form, alone, sizes, trained=True)
+        nats = [sum(r.nats.sum() for r in readings) for readings in (alone, self._read(vectors))]
+        streams = coded_bytes_alone(self.model, self.texts), coded_bytes(self.model, vectors, self.texts)
+        cell = self._key() | {
+            "texts": len(self.texts),
+            "gain_bits_by_loss": round(metrics.information_gain_bits(*nats), 3),
+            "gain_bits_by_code_length": 8 * (streams[0] - streams[1]),
+        }
+        restarted = (
+            self.study.restarts if len(self.texts[0]) == min(n for k, n in self.study.cells if k == self.k) else 0
+        )
+        return rows, cell, self._paths(found[:restarted], progress)
+
+    def _key(self):
+        return {"source": self.source, "k": self.k, "length": len(self.texts[0])}
+
+    def _config(self, form, **changes):
+        return dataclasses.replace(self.study.config, n_vectors=self.k, format=form, **changes)
+
+    def _cram(self, form, progress):
+        return cram(self.model, self.texts, self._config(form), lanes=self.lanes, progress=progress)
+
+    def _read(self, vectors):
+        return read(self.model, vectors, self.texts, lanes=self.lanes)
+
+    def _rows(self, found, form, alone, sizes, *, trained):
+        """Returns a row for each text, its numbers being in a format."""
+        mapping = VectorMapping.of(self.study.config, self.model.config.d_model)
+        vectors = [np.asarray(mapping.vectors(quantized(f.numbers, form))) for f in found]
+        written = write(self.model, vectors, [len(ids) for ids in self.texts], lanes=self.lanes)
+        stored = pack(found[0].numbers, form).nbytes
+        return [
+            self._key()
+            | {
+                "text": i,
+                "format": form,
+                "trained": trained,
+                "stored_bytes": stored,
+                "dimensions": mapping.stored * self.k,
+                "right": int(reading.right.sum()),
+                "right_alone": int(before.right.sum()),
+                "bits": round(metrics.information_gain_bits(reading.nats.sum(), 0), 3),
+                "bits_alone": round(metrics.information_gain_bits(before.nats.sum(), 0), 3),
+                "lowest_bits": round(metrics.information_gain_bits(f.lowest_nats, 0), 3),
+                "exact": bool(np.array_equal(ids, own)),
+                "exact_prefix": metrics.longest_exact_prefix(own, ids),
+                "steps": f.steps,
+                "best_step": f.best_step,
+            }
+            | size
+            for i, (ids, f, own, reading, before, size) in enumerate(
+                zip(self.texts, found, written, self._read(vectors), alone, sizes, strict=True)
+            )
+        ]
+
+    def _sizes(self, ids):
+        """Returns the bytes of a text, plain and compressed."""
+        data = self.codec.decode_partial(ids)
+        return {
+            "text_bytes": len(data),
+            "zlib_bytes": len(zlib.compress(data, 9)),
+            "ac_bytes": coded_bytes_alone(self.model, [ids]),
+        }
+
+    def _paths(self, found, progress):
+        """Returns a row for each of these texts, crammed once more from another start."""
+        if not found:
+            return []
+        texts, seed = self.texts[: len(found)], self.study.config.seed + 1
+        others = cram(self.model, texts, self._config("dense", seed=seed), lanes=self.lanes, progress=progress)
+        rows = []
+        for i, (ids, a, b) in enumerate(zip(texts, found, others, strict=True)):
+            path = landscape.path(self.model, ids, a.vectors, b.vectors)
+            rows.append(
+                self._key()
+                | {
+                    "text": i,
+                    "distance": round(path.distance, 4),
+                    "cosine": round(path.cosine, 4),
+                    "barrier_bits": round(metrics.information_gain_bits(path.barrier_nats, 0), 3),
+                    "least_accuracy": float(path.accuracies.min()),
+                    "both_complete": a.complete and b.complete,
+                    "connected": path.connected,
+                }
+            )
+        return rows
+
+
+def _claim(out, model, texts, study):
+    """Writes the settings of a study, or checks that those in the folder are the same."""
+    settings = {
+        "model": model.fingerprint,
+        "d_model": model.config.d_model,
+        "vocab_size": model.config.vocab_size,
+        "codec": model.codec_spec,
+        "texts": {name: len(rows) for name, rows in texts.items()},
+        "study": dataclasses.asdict(study),
+    }
+    path, settings = out / SETTINGS, json.loads(json.dumps(settings))
+    if path.exists() and (before := json.loads(path.read_text(encoding="utf-8"))) != settings:
+        changed = [name for name in settings if before.get(name) != settings[name]]
+        raise InputError(
+            f"{out} holds a study with other values of {', '.join(changed)}. Give the values it was started with to go "
+            "on with it, or another folder."
+        )
+    path.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+
+
+def _append(path, rows):
+    with path.open("a", encoding="utf-8") as file:
+        file.write("".join(json.dumps(row) + "\n" for row in rows))

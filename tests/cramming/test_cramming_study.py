@@ -1,0 +1,126 @@
+"""A study measures every text of its grid once, and its tables are means of its rows."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from compressed_lm.codecs.bytes_codec import Bytes
+from compressed_lm.cramming import CramConfig, cram, study_tables
+from compressed_lm.cramming.study import Study, read_rows, run_study
+from compressed_lm.cramming.study_report import write_report
+from compressed_lm.errors import InputError
+
+STUDY = Study(
+    lengths=(2, 6),
+    formats=("int(b=8)", "int(b=2)"),
+    restarts=2,
+    config=CramConfig(steps=100, learning_rate=0.05),
+)
+
+
+@pytest.fixture(scope="module")
+def done(model, texts, tmp_path_factory):
+    """The folder of a study of one source, and its texts."""
+    given = texts(*[6] * 8, seed=8)
+    return run_study(model, Bytes(), {"tokens": given}, STUDY, out=tmp_path_factory.mktemp("study")), given
+
+
+def row(text=0, length=4, right=4, bits=1.0, format="dense", **more):
+    """A row of results, of a text with 10 bits and one token right without vectors."""
+    base = dict(source="s", k=2, length=length, text=text, format=format, trained=False, right=right, bits=bits)
+    base |= dict(
+        stored_bytes=32, dimensions=16, right_alone=1, bits_alone=10.0, lowest_bits=bits, exact=right == length
+    )
+    return base | dict(exact_prefix=right, text_bytes=4, zlib_bytes=12, ac_bytes=2) | more
+
+
+def test_rows_are_what_cramming_gives(model, done):
+    """A row has the score of cramming the text, all formats are of the same vectors, and their bytes are those of the
+    packed numbers."""
+    folder, given = done
+    rows = read_rows(folder / "results.jsonl")
+    assert len(rows) == 2 * 8 * 3
+    found = cram(model, [ids[:2] for ids in given], STUDY.config)
+    short = [r for r in rows if r["length"] == 2 and r["format"] == "dense"]
+    assert [(r["right"], r["steps"], r["best_step"]) for r in short] == [(f.score, f.steps, f.best_step) for f in found]
+    assert all(r["exact"] == (r["right"] == 2) and r["stored_bytes"] == 128 and r["text_bytes"] == 2 for r in short)
+    assert all(r["bits"] >= r["lowest_bits"] - 0.01 for r in short) and sum(r["exact"] for r in short) > 2
+    eight, two = ([r for r in rows if r["format"] == form and r["length"] == 2] for form in STUDY.formats)
+    assert {r["stored_bytes"] for r in eight} == {34} and {r["stored_bytes"] for r in two} == {10}
+    near, far = (sum(abs(r["bits"] - d["bits"]) for r, d in zip(other, short, strict=True)) for other in (eight, two))
+    assert 0 < near < far
+
+
+def test_a_study_goes_on_where_it_was(model, done):
+    """Started again it measures nothing twice; a cell that was broken off is measured anew, to the same numbers; other
+    settings in the same folder are refused."""
+    folder, given = done
+    before = {name: (folder / name).read_text() for name in ("results.jsonl", "cells.jsonl", "paths.jsonl")}
+    run_study(model, Bytes(), {"tokens": given}, STUDY, out=folder)
+    assert all((folder / name).read_text() == text for name, text in before.items())
+    rows = read_rows(folder / "results.jsonl")
+    (folder / "cells.jsonl").write_text(before["cells.jsonl"].splitlines(keepends=True)[0])
+    (folder / "results.jsonl").write_text(before["results.jsonl"][:-30])
+    run_study(model, Bytes(), {"tokens": given}, STUDY, out=folder)
+    assert read_rows(folder / "results.jsonl") == rows and (folder / "cells.jsonl").read_text() == before["cells.jsonl"]
+    with pytest.raises(InputError, match="holds a study with other values of study"):
+        run_study(model, Bytes(), {"tokens": given}, Study(lengths=(2,)), out=folder)
+    with pytest.raises(InputError, match="fewer than 6 tokens, the longest length"):
+        run_study(model, Bytes(), {"tokens": [given[0][:5]]}, STUDY, out=folder)
+
+
+def test_cells_and_paths_agree_with_the_rows(done):
+    """The gain of a cell is that of its rows, by code length to the bytes of two streams; the texts that were crammed
+    twice are the first ones, at the shortest length."""
+    folder, _ = done
+    table = study_tables.frame(read_rows(folder / "results.jsonl"))
+    for cell in read_rows(folder / "cells.jsonl"):
+        rows = table[(table["length"] == cell["length"]) & (table["format"] == "dense")]
+        assert cell["gain_bits_by_loss"] == pytest.approx(rows["gain"].sum(), abs=0.05)
+        assert cell["gain_bits_by_code_length"] == pytest.approx(cell["gain_bits_by_loss"], abs=10)
+    paths = read_rows(folder / "paths.jsonl")
+    assert [(p["length"], p["text"]) for p in paths] == [(2, 0), (2, 1)] and all(p["distance"] > 0.1 for p in paths)
+
+
+def test_the_summary_is_of_the_right_texts():
+    """Capacity is by mean accuracy, gains are over texts above it in float32, in every format the same texts."""
+    rows = [row(0), row(1), row(0, 8, 8, 2.0), row(1, 8, 6, 4.0)]
+    rows += [r | dict(format="int(b=4)", stored_bytes=8, right=r["right"] - 2, bits=5.0, exact=False) for r in rows]
+    table = study_tables.frame(rows)
+    (dense,) = study_tables.summary(table, vocab_size=16).to_dict("records")
+    assert (dense["capacity"], dense["greedy_capacity"], dense["above"]) == (4, 4, 1)
+    assert (dense["capacity_low"], dense["capacity_high"]) == (4, 8)  # two texts, of which one fits at 8
+    assert (dense["token_gain"], dense["gain"], dense["gain_per_vector"]) == (5, 6, 3)
+    assert dense["bits_per_dimension"] == 6 / 16 and dense["theoretical"] == 16 * 16 / 4
+    assert dense["utilisation"] == 5 / 64
+    small = study_tables.formats(table, vocab_size=16).to_dict("records")[1]
+    assert (small["format"], small["capacity"], small["above"], small["gain"]) == ("int(b=4)", 0, 1, 5)
+    assert (small["bits_per_number"], small["kept"]) == (4, 0)
+    (size,) = study_tables.sizes(table).to_dict("records")
+    assert (size["format"], size["length"], size["stored_bytes"], size["ac_bytes"]) == ("dense", 4, 32, 2)
+    curve = study_tables.curves(table)
+    assert curve["exact"].tolist() == [1, 0.5] and curve["exact_prefix"].tolist() == [4, 7]
+
+
+def test_the_report_has_the_tables(done):
+    """Page, figures and tables are written, the numbers of the page are those of the tables."""
+    folder, _ = done
+    paths = write_report(folder)
+    assert {p.name for p in paths} >= {"report.html", "report.md", "summary.csv", "formats.csv", "gain.png"}
+    summary, page = pd.read_csv(folder / "summary.csv"), (folder / "report.md").read_text()
+    assert f"{summary['gain'][0]:,.1f} ({summary['gain_low'][0]:,.1f} to" in page
+    assert "## Between two solutions" in page and json.loads((folder / "study.json").read_text())["vocab_size"] == 16
+    assert np.isfinite(summary["gain"]).all()
+    with pytest.raises(InputError, match="holds no rows of a study"):
+        write_report(folder.parent / "none")
+
+
+def test_bad_grids_are_refused():
+    """Lengths, numbers of vectors and formats are checked before anything is computed."""
+    with pytest.raises(InputError, match="expected at least one length"):
+        Study(lengths=())
+    with pytest.raises(InputError, match="There is no representation 'int4'"):
+        Study(lengths=(2,), formats=("int4",))
+    assert Study(lengths=(2, 8), vectors=(1, 4)).cells == [(1, 2), (1, 8), (4, 8)]
