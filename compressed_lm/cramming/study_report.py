@@ -9,6 +9,7 @@ import pandas as pd
 
 from compressed_lm.cramming import study_tables
 from compressed_lm.cramming.study import CELLS, PATHS, RESULTS, SETTINGS, read_rows
+from compressed_lm.cramming.study_findings import KEPT_GAIN, findings
 from compressed_lm.errors import InputError
 from compressed_lm.evaluation.report_template import Bullets, Figure, Heading, Page, Paragraph, Table
 
@@ -24,6 +25,7 @@ MEASURES = (
     "Student's t. **Kept** is the share of the texts exact in float32 that still are.",
     "**Utilisation** is the token gain over the tokens that all numbers of the vectors could tell apart at 16 bits "
     "each, as the paper has it; the vectors here have the bits that their format says.",
+    f"A format keeps the gain where it has {KEPT_GAIN:.0%} of that in float32, on the same texts.",
     "**Bytes** of vectors are those of the packed numbers and their scales, without the header of a file.",
 )
 
@@ -52,7 +54,9 @@ def write_report(folder: str | os.PathLike) -> list[pathlib.Path]:
         paths.append(folder / f"{name}.csv")
         frame.to_csv(paths[-1], index=False, float_format="%.6g")
     cells, between = (pd.DataFrame(read_rows(folder / name)) for name in (CELLS, PATHS))
+    said = findings(tables["summary"], tables["formats"])
     blocks = [
+        *([Heading("Findings"), Bullets(said)] if said else []),
         Heading("Capacity and gains"),
         _summary(tables["summary"]),
         *_figures(tables["curves"], tables["summary"]),

@@ -9,6 +9,7 @@ import pytest
 from compressed_lm.codecs.bytes_codec import Bytes
 from compressed_lm.cramming import CramConfig, cram, study_tables
 from compressed_lm.cramming.study import Study, read_rows, run_study
+from compressed_lm.cramming.study_findings import findings
 from compressed_lm.cramming.study_report import write_report
 from compressed_lm.errors import InputError
 
@@ -102,6 +103,34 @@ def test_the_summary_is_of_the_right_texts():
     assert (size["format"], size["length"], size["stored_bytes"], size["ac_bytes"]) == ("dense", 4, 32, 2)
     curve = study_tables.curves(table)
     assert curve["exact"].tolist() == [1, 0.5] and curve["exact_prefix"].tolist() == [4, 7]
+
+
+def test_findings_are_the_numbers_of_the_tables():
+    """Sources whose intervals are apart are named, the change of gain per vector and the smallest format that keeps
+    95 % of the gain are told; where nothing can be said there is no sentence."""
+    gains = {("a", 1): (10, 9, 11), ("b", 1): (20, 19, 21), ("c", 1): (11, 9, 13), ("a", 4): (30, 29, 31)}
+    summary = pd.DataFrame(
+        [
+            dict(source=s, k=k, above=5, gain=g, gain_low=low, gain_high=high, gain_per_vector=g / k)
+            for (s, k), (g, low, high) in gains.items()
+        ]
+    )
+    kept = {"dense": (32, 30.0), "int(b=8)": (8.1, 29.9), "int(b=4)": (4.1, 28.6), "int(b=2)": (2.1, 15.0)}
+    formats = pd.DataFrame(
+        [
+            dict(source="a", k=4, above=5, format=form, trained=False, gain=gain, bits_per_number=bits)
+            | dict(bits_per_dimension=gain / 64)
+            for form, (bits, gain) in kept.items()
+        ]
+    )
+    assert findings(summary, formats) == [
+        "K = 1: the information gain is 10.0 bits on a and 20.0 on b, 2.00 times as many; the intervals of a and b, c "
+        "and b are apart.",
+        "a: one of 4 vectors removes 7.5 bits, one of 1 10.0: 25% less.",
+        "a, K = 4: int(b=4), 4.10 stored bits a number, keeps 95.3% of the gain, 0.447 bits a number.",
+    ]
+    assert findings(summary[:1], formats[:1]) == []
+    assert findings(summary[:1], formats.iloc[[0, 3]])[0].startswith("a, K = 4: no format keeps 95% of the information")
 
 
 def test_the_report_has_the_tables(done):
