@@ -159,7 +159,7 @@ def write(model: FrozenModel, vectors: Sequence, lengths: Sequence[int], *, lane
             prefix = jnp.asarray(np.stack([vectors[i] for i in part]), jnp.float32)
             tokens = np.asarray(_write(model.config, length, model.params, prefix))
             for i, row in zip(part, tokens, strict=True):
-                found[i] = row[: lengths[i]]
+                found[i] = row[: lengths[i]].copy()
     return [found[i] for i in range(len(lengths))]
 
 

@@ -119,6 +119,8 @@ class _Job:
     def __init__(self, model, texts, config, seeds, progress):
         self._model, self._texts, self._config, self._seeds, self._progress = model, texts, config, seeds, progress
         self._mapping = Mapping.of(config, model.config.d_model)
+        # What only the start depends on is left out of what a program is compiled for.
+        self._program = dataclasses.replace(config, seed=0, init="normal", init_scale=1.0)
         self.found: dict[int, Crammed] = {}
 
     def run(self, indices, length, n_lanes):
@@ -126,7 +128,7 @@ class _Job:
         waiting, owners = list(indices[n_lanes:]), list(indices[:n_lanes])
         state = self._start(owners, length)
         while owners:
-            state = lanes_.advance(self._model.config, self._config, self._model.params, state, CHECK_EVERY)
+            state = lanes_.advance(self._model.config, self._program, self._model.params, state, CHECK_EVERY)
             active = np.asarray(state.active)
             stopped = [lane for lane, owner in enumerate(owners) if owner is not None and not active[lane]]
             if stopped:

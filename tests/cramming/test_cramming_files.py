@@ -15,10 +15,17 @@ CONFIG = CramConfig(n_vectors=2, steps=150, learning_rate=0.05, margin=0.1)
 
 
 @pytest.fixture(scope="module")
-def crammed(model, texts):
+def fifty(model, texts):
+    """Fifty texts of two to four tokens, and what was found for them."""
+    given = texts(*[2, 3, 4] * 16, 2, 3, seed=6)
+    return given, cram(model, given, CONFIG, lanes=64)
+
+
+@pytest.fixture(scope="module")
+def crammed(model, fifty):
     """A text that fits, and what is stored of it."""
-    (ids,) = texts(2)
-    return ids, CrammedText.of(model, cram(model, [ids], CONFIG)[0], CONFIG, ids)
+    ids, found = next((ids, f) for ids, f in zip(*fifty, strict=True) if f.complete)
+    return ids, CrammedText.of(model, found, CONFIG, ids)
 
 
 @pytest.fixture
@@ -27,12 +34,11 @@ def file(crammed, tmp_path):
     return tmp_path / "text.clt"
 
 
-def test_fifty_texts_come_back_whenever_cramming_succeeds(model, texts, tmp_path):
+def test_fifty_texts_come_back_whenever_cramming_succeeds(model, fifty, tmp_path):
     """Of 50 texts of two to four tokens, all that are reported as crammed come back from their files token for token;
     what does not, and what does not survive a smaller format, is an error and never another text."""
-    given = texts(*[2, 3, 4] * 16, 2, 3, seed=6)
-    found, outcomes = cram(model, given, CONFIG, lanes=64), []
-    for ids, f in zip(given, found, strict=True):
+    outcomes = []
+    for ids, f in zip(*fifty, strict=True):
         for form in ("dense", "int(b=3)"):
             stored = CrammedText.of(model, f, dataclasses.replace(CONFIG, format=form), ids)
             stored.save(path := tmp_path / "text.clt")
@@ -49,10 +55,13 @@ def test_fifty_texts_come_back_whenever_cramming_succeeds(model, texts, tmp_path
     assert outcomes.count(("dense", False, False)) and outcomes.count(("int(b=3)", True, False))
 
 
-def test_the_size_is_that_of_the_format(model, texts, crammed, file):
+def test_the_size_is_that_of_the_format(model, fifty, file):
     """Payload and file have the bytes that they say; a smaller format makes a smaller file."""
-    (ids,), bits = texts(2), {"dense": 32, "dense(dtype=bfloat16)": 16, "int(b=8)": 8.5, "int(b=2)": 2.5}
-    found = cram(model, [ids], CONFIG)[0]
+    ids, found, bits = (
+        fifty[0][0],
+        fifty[1][0],
+        {"dense": 32, "dense(dtype=bfloat16)": 16, "int(b=8)": 8.5, "int(b=2)": 2.5},
+    )
     sizes = []
     for form, wanted in bits.items():
         stored = CrammedText.of(model, found, dataclasses.replace(CONFIG, format=form), ids)

@@ -1,6 +1,7 @@
 """What a frozen model gives the tokens after vectors, and what it writes by itself."""
 
 import dataclasses
+import functools
 
 import jax
 import numpy as np
@@ -12,29 +13,29 @@ from compressed_lm.errors import InputError
 from compressed_lm.models import Transformer
 
 
-def logits_of(model, vectors, ids):
+def logits_of(model, vectors, ids, length=8):
     """float64[N, V], of each token after the vectors, by the model without a prefix: its table gets the vectors as rows
     of their own, and their ids stand before those of the text."""
-    table = np.concatenate([model.params["embed"]["embedding"], vectors])
-    params = model.params | {"embed": {"embedding": table}, "unembed": {"kernel": np.pad(kernel(model), PAD(vectors))}}
-    config = dataclasses.replace(model.config, vocab_size=len(table))
-    row = np.concatenate([np.arange(len(vectors)) + 16, ids])[None]
-    return np.asarray(Transformer(config).apply({"params": params}, row), np.float64)[0, len(vectors) - 1 : -1, :16]
+    n, (embedding, kernel) = len(vectors), (model.params[k] for k in ("embed", "unembed"))
+    table = np.concatenate([embedding["embedding"], vectors])
+    params = model.params | {"embed": {"embedding": jax.numpy.asarray(table)}}
+    params |= {"unembed": {"kernel": jax.numpy.pad(kernel["kernel"], ((0, 0), (0, n)))}}
+    row = np.zeros(n + length, int)
+    row[:n], row[n : n + len(ids)] = np.arange(n) + 16, ids
+    logits = plain(dataclasses.replace(model.config, vocab_size=len(table)), params, row[None])
+    return np.asarray(logits, np.float64)[0, n - 1 : n - 1 + len(ids), :16]
 
 
-def kernel(model):
-    return model.params["unembed"]["kernel"]
-
-
-def PAD(vectors):
-    return (0, 0), (0, len(vectors))
+@functools.partial(jax.jit, static_argnums=0)
+def plain(config, params, row):
+    return Transformer(config).apply({"params": params}, row)
 
 
 def test_reading_is_that_of_the_model_with_the_vectors_as_tokens(model, texts):
     """Losses, right tokens and distributions are those of the plain model, for texts of unequal lengths, and the first
     token is predicted by the last vector."""
     rng = np.random.default_rng(3)
-    given, vectors = texts(1, 5, 13), [rng.normal(0, 0.4, (2, 32)).astype(np.float32) for _ in range(3)]
+    given, vectors = texts(1, 5, 8), [rng.normal(0, 0.4, (2, 32)).astype(np.float32) for _ in range(3)]
     for ids, v, reading in zip(given, vectors, read(model, vectors, given, lanes=2), strict=True):
         logits = logits_of(model, v, ids)
         log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
@@ -47,7 +48,7 @@ def test_reading_is_that_of_the_model_with_the_vectors_as_tokens(model, texts):
 def test_a_text_alone_comes_after_end_of_document(model, texts):
     """Without vectors the loss is the model's own: that of the text after the id of end-of-document."""
     (ids,) = texts(6)
-    logits = np.asarray(Transformer(model.config).apply({"params": model.params}, np.append(15, ids)[None, :-1])[0])
+    logits = np.asarray(plain(model.config, model.params, np.append(15, ids)[None, :-1])[0])
     wanted = np.log(np.exp(logits).sum(-1)) - logits[np.arange(6), ids]
     np.testing.assert_allclose(read_alone(model, [ids])[0].nats, wanted, rtol=1e-4, atol=1e-4)
 
@@ -56,8 +57,8 @@ def test_writing_is_greedy(model):
     """Each token that is written is the likeliest one after the vectors and those written before."""
     rng = np.random.default_rng(4)
     vectors = [rng.normal(0, 0.4, (3, 32)).astype(np.float32) for _ in range(3)]
-    written = write(model, vectors, [4, 11, 7], lanes=2)
-    assert [len(row) for row in written] == [4, 11, 7]
+    written = write(model, vectors, [4, 8, 7], lanes=2)
+    assert [len(row) for row in written] == [4, 8, 7]
     for row, reading in zip(written, read(model, vectors, written), strict=True):
         assert reading.right.all(), row
     assert written[0].tolist() != written[1][:4].tolist()  # the vectors matter
