@@ -1,4 +1,8 @@
-"""One text into K input vectors that make a frozen model write it out again (Kuratov et al. 2025, papers/001)."""
+"""One text into K input vectors that make a frozen model write it out again (Kuratov et al. 2025, papers/001).
+
+Letters: B lanes or texts, K vectors of a text (in `models` a head's width), N tokens of a text, L the length that texts
+are padded to, D the model's width, M numbers of a vector that are optimised and stored, V vocabulary.
+"""
 
 from compressed_lm.cramming.config import CramConfig
 from compressed_lm.cramming.files import CrammedText

@@ -5,6 +5,7 @@ import collections
 import numpy as np
 import pytest
 
+from compressed_lm import codecs
 from compressed_lm.codecs.bytes_codec import Bytes
 from compressed_lm.cramming.texts import frequent_words, natural, random_tokens, random_words
 from compressed_lm.errors import InputError
@@ -27,6 +28,15 @@ def test_natural_texts_begin_with_sentences():
     assert [ids.tolist() for ids in other] != [ids.tolist() for ids in texts]
     with pytest.raises(InputError, match="99 texts of 20 tokens were asked for, and the 2 documents given have"):
         natural(DOCUMENTS, codec, n_tokens=20, n_texts=99)
+
+
+def test_texts_of_a_codec_whose_tokens_have_no_length_of_their_own():
+    """With windows of arithmetic coding, too, a text has the tokens asked for, and they are those of the document from
+    a sentence on."""
+    codec = codecs.load("eiw16-en")
+    for ids in natural(DOCUMENTS, codec, n_tokens=12, n_texts=3):
+        text = codec.decode_partial(ids)
+        assert len(ids) == 12 and text in DOCUMENTS[0] and ids.tolist() == codec.encode(text + b" more")[:12].tolist()
 
 
 def test_the_list_of_words_is_by_frequency():
