@@ -24,6 +24,7 @@ bench: $(TORCH)
 	$(BIN)/python benchmarks/weight_coding.py
 	$(BIN)/python benchmarks/train_step.py
 	$(BIN)/python benchmarks/projection.py
+	$(BIN)/python benchmarks/cramming.py
 
 # Recorded tables; scaling_laws too where COMPRESSED_LM_DATA names the folder with the public ones.
 notebooks: $(READY)

@@ -41,6 +41,8 @@ class Study:
         vectors: numbers of vectors K; those above a length are left out there.
         formats: of the vectors, rounded to after cramming in float32; that itself is always measured.
         trained_formats: formats that texts are crammed through, once for each.
+        beyond: lengths beyond capacity: where this many have an accuracy below 0.99, longer ones are left out; 0 for
+            all lengths.
         restarts: texts of each source and K that are crammed a second time, at the shortest length, to see what lies
             between two solutions.
         config: all else of the optimisation.
@@ -50,15 +52,18 @@ class Study:
     vectors: tuple[int, ...] = (1,)
     formats: tuple[str, ...] = ()
     trained_formats: tuple[str, ...] = ()
+    beyond: int = 0
     restarts: int = 0
     config: CramConfig = CramConfig()
 
     def __post_init__(self):
-        if not self.lengths or min(self.lengths) < 1 or not self.vectors or min(self.vectors) < 1 or self.restarts < 0:
+        if not self.lengths or min(self.lengths) < 1 or not self.vectors or min(self.vectors) < 1:
             raise InputError(
-                f"lengths={self.lengths}, vectors={self.vectors}, restarts={self.restarts} were given; expected at "
-                "least one length and one number of vectors, all from 1 on, and restarts from 0 on."
+                f"lengths={self.lengths} and vectors={self.vectors} were given; expected at least one length and one "
+                "number of vectors, all from 1 on."
             )
+        if min(self.beyond, self.restarts) < 0:
+            raise InputError(f"beyond={self.beyond} and restarts={self.restarts} were given; expected 0 or more.")
         for field in ("formats", "trained_formats"):
             object.__setattr__(self, field, tuple(str(storable(spec)) for spec in getattr(self, field)))
 
@@ -104,10 +109,13 @@ def run_study(
     out = pathlib.Path(out)
     out.mkdir(parents=True, exist_ok=True)
     _claim(out, model, texts, study)
-    done = {(row["source"], row["k"], row["length"]) for row in read_rows(out / CELLS)}
+    done = {(row["source"], row["k"], row["length"]): row["accuracy"] for row in read_rows(out / CELLS)}
     for k, length in study.cells:
         for source, rows in texts.items():
             if (source, k, length) in done:
+                continue
+            failed = [accuracy < metrics.THRESHOLD for (s, v, _), accuracy in done.items() if (s, v) == (source, k)]
+            if study.beyond and sum(failed) >= study.beyond:
                 continue
             name = f"{source}, K = {k}, {length} tokens"
             cell = _Cell(model, codec, study, source, k, [ids[:length] for ids in rows], lanes)
@@ -115,6 +123,7 @@ def run_study(
             _append(out / RESULTS, results)
             _append(out / PATHS, paths)
             _append(out / CELLS, [summary])  # last: a cell without it is measured again
+            done[source, k, length] = summary["accuracy"]
     return out
 
 
@@ -156,6 +165,7 @@ class _Cell:
         streams = coded_bytes_alone(self.model, self.texts), coded_bytes(self.model, vectors, self.texts)
         cell = self._key() | {
             "texts": len(self.texts),
+            "accuracy": round(float(np.mean([row["right"] / row["length"] for row in rows[: len(found)]])), 6),
             "gain_bits_by_loss": round(metrics.information_gain_bits(*nats), 3),
             "gain_bits_by_code_length": 8 * (streams[0] - streams[1]),
         }

@@ -68,6 +68,7 @@ def cram_study(arguments):
         vectors=tuple(sorted(set(arguments.k))),
         formats=tuple(arguments.formats),
         trained_formats=tuple(arguments.trained_formats),
+        beyond=arguments.beyond,
         restarts=arguments.restarts,
         config=_config(arguments, n_vectors=1, format="dense"),
     )

@@ -67,6 +67,13 @@ def add(verb: Callable) -> None:
         "--trained_formats", nargs="*", default=[], help="representations that texts are crammed through, each anew"
     )
     study.add_argument(
+        "--beyond",
+        type=int,
+        default=0,
+        help="lengths beyond capacity: where this many are not reached, longer ones are left out; 0 for all lengths "
+        "(default %(default)s)",
+    )
+    study.add_argument(
         "--restarts",
         type=int,
         default=0,

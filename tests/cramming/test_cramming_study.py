@@ -72,6 +72,19 @@ def test_a_study_goes_on_where_it_was(model, done):
         run_study(model, Bytes(), {"tokens": [given[0][:5]]}, STUDY, out=folder)
 
 
+def test_lengths_far_beyond_capacity_are_left_out(model, texts, tmp_path):
+    """With `beyond`, the lengths that are measured end with the first so many that are not reached, also where the
+    study is started again in between."""
+    given = {"tokens": texts(*[12] * 4, seed=3)}
+    study = Study(lengths=(6, 8, 10, 12), beyond=2, config=CramConfig(steps=3))
+    folder = run_study(model, Bytes(), given, study, out=tmp_path)
+    assert [row["length"] for row in read_rows(folder / "cells.jsonl")] == [6, 8]
+    run_study(model, Bytes(), given, study, out=folder)
+    assert [row["length"] for row in read_rows(folder / "cells.jsonl")] == [6, 8]
+    with pytest.raises(InputError, match="beyond=-1"):
+        Study(lengths=(2,), beyond=-1)
+
+
 def test_cells_and_paths_agree_with_the_rows(done):
     """The gain of a cell is that of its rows, by code length to the bytes of two streams; those that were crammed
     twice are at the shortest length."""

@@ -70,3 +70,22 @@ def test_what_does_not_fit_is_told(tmp_path, capfd):
     text.write_bytes(b"")
     assert main(["cram", str(text), *options]) == 2 and "is empty" in capfd.readouterr().err
     assert main(["cram", str(tmp_path / "no"), *options]) == 2 and "cannot be read" in capfd.readouterr().err
+
+
+def test_a_study_of_four_sources(tmp_path, capfd):
+    """`cram-study` measures every source, names its report, and refuses lengths that the model was not trained on."""
+    run = imported(tmp_path, LLAMA)
+    for name in ("train", "validation", "other"):
+        document = {"text": f"The {name} document has a few sentences. " * 30}
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps(document) + "\n")
+    options = [f"--corpus=json:{tmp_path}/train.jsonl", f"--validation=json:{tmp_path}/validation.jsonl"]
+    options += [f"--unseen=json:{tmp_path}/other.jsonl", "--texts=3", "--steps=3", f"--out={tmp_path / 'study'}"]
+    options += ["--sources", "natural", "unseen", "words", "tokens", f"--model={run}", "--formats=int(b=8)"]
+    assert main(["cram-study", *options, "--lengths", "2", "4", "--k", "1"]) == 0
+    assert str(tmp_path / "study" / "report.html") in capfd.readouterr().out
+    cells = [json.loads(line) for line in (tmp_path / "study" / "cells.jsonl").read_text().splitlines()]
+    assert [(cell["source"], cell["length"]) for cell in cells] == [
+        (source, length) for length in (2, 4) for source in ("natural", "unseen", "words", "tokens")
+    ]
+    assert main(["cram-study", *options, "--lengths", "64", "--k", "1"]) == 2
+    assert "the model was trained on rows of 64" in capfd.readouterr().err
