@@ -70,17 +70,20 @@ def rate_table(rows: pd.DataFrame) -> pd.DataFrame:
 def figure(rows: pd.DataFrame, path: pathlib.Path) -> None:
     """Training loss against steps, means over seeds, a panel for each share."""
     shares = sorted(rows["keep"].unique(), reverse=True)
-    fig, axes = plt.subplots(1, len(shares), figsize=(5.2 * len(shares), 4), layout="constrained", squeeze=False)
+    fig, axes = plt.subplots(1, len(shares), figsize=(4.6 * len(shares), 4), layout="constrained", squeeze=False)
     for ax, keep in zip(axes[0], shares, strict=True):
+        lowest = np.inf
         for k, label in enumerate(rows["label"].unique()):
             curves = [dict(curve) for curve in rows[(rows["keep"] == keep) & (rows["label"] == label)]["curve"]]
             steps = np.array(sorted(curves[0]))
             mean = np.mean([[curve[s] for s in steps] for curve in curves], axis=0) / np.log(2)
+            lowest = min(lowest, mean.min())
             ax.plot(steps, mean, color=COLORS[k], linewidth=1.4, label=label)
         ax.set(title=f"{keep:.0%} of the parameters kept", xlabel="steps", ylabel="training loss, bits per byte")
-        low = min(curve[-1][1] for curve in rows[rows["keep"] == keep]["curve"]) / np.log(2)
-        ax.set_ylim(low - 0.1, low + 1.2)
+        ax.set_ylim(lowest - 0.05, lowest + 1.5)
         finish(ax)
+    for ax in axes[0, :-1]:  # one legend for all panels
+        ax.get_legend().remove()
     fig.savefig(path, dpi=110)
 
 

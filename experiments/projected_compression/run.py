@@ -77,7 +77,7 @@ class Trial:
             "tokens": steps * config.batch_size * config.seq_len,
             "flops": steps * self.flops_per_step(label, keep),
             "bits_per_byte": round(measured["bits_per_byte"], 6),
-            "curve": [[m["step"], round(m["loss_nats_per_token"], 4)] for m in metrics if "loss_nats_per_token" in m],
+            "curve": [[m["step"], round(m["loss_nats_per_token"], 4)] for m in metrics if is_training_loss(m)],
         }
         self._rows.append(row)
         with self._table.open("a", encoding="utf-8") as file:
@@ -109,6 +109,11 @@ class Trial:
             return dict(measured)
 
         return evaluate
+
+
+def is_training_loss(record: dict) -> bool:
+    """Whether a record of metrics.jsonl has the loss of a batch; those of evaluations have one, too."""
+    return "loss_nats_per_token" in record and "bits_per_byte" not in record
 
 
 def best_rate(trial, label, keep, seed):
