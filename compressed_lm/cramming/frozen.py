@@ -90,8 +90,8 @@ class Reading:
 
 
 def bucket(length: int) -> int:
-    """Returns the length that a text is padded to, so that few programs are compiled: 8, 12, 16, 24, 32, 48, ..."""
-    size = 8
+    """Returns the length that a text is padded to, so that few programs are compiled: 4, 6, 8, 12, 16, 24, ..."""
+    size = 4
     while size < length:
         size = size * 3 // 2 if size & (size - 1) == 0 else size * 4 // 3
     return size

@@ -82,8 +82,8 @@ def test_the_fingerprint_tells_models_apart(model):
 def test_lengths_of_padding():
     """Texts are padded by at most half of their length from 8 on, to lengths that grow in two steps for each factor of
     two."""
-    assert [bucket(n) for n in (1, 8, 9, 12, 13, 17, 25, 33, 49, 97)] == [8, 8, 12, 12, 16, 24, 32, 48, 64, 128]
-    assert sorted({bucket(n) for n in range(1, 200)}) == [8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256]
+    assert [bucket(n) for n in (1, 8, 9, 12, 13, 17, 25, 33, 49, 97)] == [4, 8, 12, 12, 16, 24, 32, 48, 64, 128]
+    assert sorted({bucket(n) for n in range(1, 200)}) == [4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256]
 
 
 def test_ids_that_the_model_does_not_know_are_refused(model):
