@@ -313,7 +313,7 @@ def trained(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("arm", "rates"), [("prox", (1, 4)), ("loss", (0.3, 1)), ("decoupled", (15, 60))])
+@pytest.mark.parametrize(("arm", "rates"), [("prox", (1, 4)), ("loss", (1,)), ("decoupled", (60,))])
 def test_a_higher_rate_gives_smaller_and_cheaper_weights(arm, rates, trained):
     """On real text mean |w| and the entropy at a fixed step fall with the rate; the proximal arm alone makes zeros."""
     runs = [trained("backslash(rate=0)"), *(trained(f"backslash(rate={rate},arm={arm})") for rate in rates)]
@@ -326,7 +326,7 @@ def test_a_higher_rate_gives_smaller_and_cheaper_weights(arm, rates, trained):
 
 @pytest.mark.slow
 def test_a_rate_means_the_same_at_twice_the_width(trained):
-    """One rate saves bits per weight at widths 64 and 128 within a factor of 2, though the wider model has four times
+    """One rate saves bits per weight at widths 32 and 64 within a factor of 2, though the wider model has four times
     the weights."""
-    saved = [trained("backslash(rate=0)", d)[2] - trained("backslash(rate=1)", d)[2] for d in (64, 128)]
+    saved = [trained("backslash(rate=0)", d)[2] - trained("backslash(rate=1,arm=prox)", d)[2] for d in (32, 64)]
     assert min(saved) > 0.2 and max(saved) < 2 * min(saved), saved

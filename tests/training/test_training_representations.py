@@ -39,13 +39,12 @@ def losses(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("bits", "margin"), [(4, 0.005), (2, 0.03)])
-def test_quest_trains_stably_and_beats_straight_through(losses, bits, margin):
-    """With weights and activations of few bits, QuEST's loss falls smoothly, and after as many steps lies below that of
+def test_quest_trains_stably_and_beats_straight_through(losses):
+    """With weights and activations of 2 bits, QuEST's loss falls smoothly, and after as many steps lies below that of
     the plain straight-through gradient on the same grid."""
-    quest, plain = losses(f"int(b={bits},rule=quest)"), losses(f"int(b={bits})")
+    quest, plain = losses("int(b=2,rule=quest)"), losses("int(b=2)")
     assert len(quest) == CONFIG.steps and quest[60:].max() < quest[:20].min()
-    assert quest[-20:].mean() < plain[-20:].mean() - margin
+    assert quest[-20:].mean() < plain[-20:].mean() - 0.03
 
 
 @pytest.mark.slow
