@@ -1,31 +1,18 @@
 """The code length of a text under a model, by coding it: a second measure of what its loss says.
 
-The range coder has tables of 16 bits, which vocabularies of 100,000 ids do not fit into. So a token is two symbols: the
-leading bits of its id, then the others, given the leading ones. Their probabilities multiply to the token's.
+The range coder has tables of 16 bits, which hold neither a vocabulary of 100,000 ids nor a probability below 2**-16. So
+a token is coded as a path: the vocabulary, ordered by probability, is split where each half has as near half of the
+probability as can be, again and again, until one token is left. Each turn is a symbol with two outcomes, both likely
+unless one token has nearly all of the probability.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from compressed_lm.coding import range_coder
-from compressed_lm.coding.tables import TABLE_TOTAL, cumulative
+from compressed_lm.coding.tables import TABLE_TOTAL
 from compressed_lm.cramming.frozen import FrozenModel, probabilities
-from compressed_lm.errors import InputError
-
-
-def tables(probabilities: np.ndarray) -> np.ndarray:
-    """Returns uint32[N, S + 1], cumulative tables of 2**16 for distributions float[N, S].
-
-    Every symbol has a frequency of at least 1, and what rounding leaves goes to the likeliest.
-    """
-    n, size = probabilities.shape
-    if size > TABLE_TOTAL // 2:
-        raise InputError(f"Distributions over {size} symbols were given; tables of 2**16 hold at most 2**15.")
-    total = np.maximum(probabilities.sum(-1, keepdims=True), np.finfo(float).tiny)
-    frequencies = 1 + np.floor(probabilities / total * (TABLE_TOTAL - size)).astype(np.int64)
-    frequencies[np.arange(n), probabilities.argmax(-1)] += TABLE_TOTAL - frequencies.sum(-1)
-    return cumulative(frequencies.astype(np.uint32))
 
 
 def encode(distributions: np.ndarray, ids: np.ndarray) -> bytes:
@@ -39,12 +26,9 @@ def encode(distributions: np.ndarray, ids: np.ndarray) -> bytes:
 
 
 def entries(distributions: np.ndarray, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns (below, freq), uint32[2 N] each: the table entries of the two symbols of each token."""
-    parts, width = _parts(distributions)
-    rows = np.arange(len(ids))
-    high, low = np.divmod(np.asarray(ids), width)
-    both = [_entries(parts.sum(-1), high), _entries(parts[rows, high], low)]
-    below, freq = (np.stack(pair, axis=1).reshape(-1) for pair in zip(*both, strict=True))
+    """Returns (below, freq), uint32[T] each: the table entries of all turns on the paths of tokens."""
+    turns = [turn for row, i in zip(distributions, ids, strict=True) for turn in _path(row, i)]
+    below, freq = np.array(turns, np.uint32).reshape(-1, 2).T
     return below, freq
 
 
@@ -52,41 +36,64 @@ def decode(stream: bytes, distributions: np.ndarray) -> np.ndarray:
     """Returns int32[N], the tokens of a stream, by the readable decoder; undoes `encode`."""
     decoder, ids = range_coder.Decoder(stream), []
     for row in distributions:
-        parts, width = _parts(row[None])
-        high = decoder.symbol(tables(parts.sum(-1))[0])
-        ids.append(high * width + decoder.symbol(tables(parts[:, high])[0]))
+        order, sums = _ordered(row)
+        low, high = 0, len(order)
+        while high - low > 1:
+            middle, freq = _split(sums, low, high)
+            upper = decoder.symbol(np.array([0, freq, TABLE_TOTAL], np.uint32))
+            low, high = (middle, high) if upper else (low, middle)
+        ids.append(order[low])
     return np.array(ids, np.int32)
 
 
-def coded_bytes(model: FrozenModel, vectors: Sequence, texts: Sequence[np.ndarray]) -> int:
-    """Returns the bytes of texts in one stream, each coded with what the model gives it after its vectors.
+def coded_bits(model: FrozenModel, vectors: Sequence, texts: Sequence[np.ndarray], *, times: int = 1) -> float:
+    """Returns the bits of texts in one stream, each coded with what the model gives it after its vectors.
 
     Args:
         model: the model.
         vectors: float[K, D] of each text.
         texts: int32[N] each.
+        times: how often the stream has all texts; the bits are of one time. A stream is whole bytes, which then
+            matters so much less.
     """
     each = [entries(probabilities(model, v, ids), ids) for v, ids in zip(vectors, texts, strict=True)]
-    below, freq = (np.concatenate(arrays) for arrays in zip(*each, strict=True))
-    return len(range_coder.encode(below, freq))
+    below, freq = (np.tile(np.concatenate(arrays), times) for arrays in zip(*each, strict=True))
+    return 8 * len(range_coder.encode(below, freq)) / times
 
 
-def coded_bytes_alone(model: FrozenModel, texts: Sequence[np.ndarray]) -> int:
-    """Returns the bytes of texts in one stream, each coded with what the model gives it after end-of-document: the size
-    that arithmetic coding with this model compresses them to."""
-    return coded_bytes(model, [model.alone] * len(texts), texts)
+def coded_bits_alone(model: FrozenModel, texts: Sequence[np.ndarray], *, times: int = 1) -> float:
+    """Returns the bits of texts in one stream, each coded with what the model gives it after end-of-document: the size
+    that arithmetic coding with this model compresses them to. `times` is as in `coded_bits`."""
+    return coded_bits(model, [model.alone] * len(texts), texts, times=times)
 
 
-def _parts(distributions):
-    """Returns (float64[N, high, low], low): the distributions with ids in rows of `low`, a power of two."""
-    n, size = distributions.shape
-    width = 1 << -(-(size - 1).bit_length() // 2)
-    rows = -(-size // width)
-    return np.pad(distributions, ((0, 0), (0, rows * width - size))).reshape(n, rows, width), width
+def _path(row: np.ndarray, token: int) -> Iterator[tuple[int, int]]:
+    """Yields (below, freq) of each turn on the way to a token."""
+    order, sums = _ordered(row)
+    place, low, high = int(np.flatnonzero(order == token)[0]), 0, len(order)
+    while high - low > 1:
+        middle, freq = _split(sums, low, high)
+        if place < middle:
+            high = middle
+            yield 0, freq
+        else:
+            low = middle
+            yield freq, TABLE_TOTAL - freq
 
 
-def _entries(distributions, symbols):
-    """Returns (below, freq), uint32[N] each: the entries of symbols in their tables."""
-    cdfs, rows = tables(distributions), np.arange(len(symbols))
-    below = cdfs[rows, symbols]
-    return below, cdfs[rows, symbols + 1] - below
+def _ordered(row: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns (int[V], float64[V + 1]): the tokens, unlikely ones first so that their sums are exact, and the sums of
+    their probabilities up to each."""
+    order = np.argsort(row, kind="stable")
+    return order, np.concatenate([[0.0], np.cumsum(row[order])])
+
+
+def _split(sums: np.ndarray, low: int, high: int) -> tuple[int, int]:
+    """Returns (middle, freq): where tokens low to high - 1 are split, and the frequency of the lower part."""
+    half = (sums[low] + sums[high]) / 2
+    middle = int(np.clip(np.searchsorted(sums, half), low + 1, high - 1))
+    if middle - 1 > low and half - sums[middle - 1] < sums[middle] - half:
+        middle -= 1
+    whole = sums[high] - sums[low]
+    share = (sums[middle] - sums[low]) / whole if whole > 0 else 0.5
+    return middle, int(np.clip(np.rint(share * TABLE_TOTAL), 1, TABLE_TOTAL - 1))

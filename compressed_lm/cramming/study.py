@@ -21,7 +21,7 @@ import numpy as np
 
 from compressed_lm.codecs.protocol import Codec
 from compressed_lm.cramming import landscape, metrics
-from compressed_lm.cramming.code_length import coded_bytes, coded_bytes_alone
+from compressed_lm.cramming.code_length import coded_bits, coded_bits_alone
 from compressed_lm.cramming.config import CramConfig, storable
 from compressed_lm.cramming.frozen import FrozenModel, read, read_alone, write
 from compressed_lm.cramming.optimize import Status, cram
@@ -30,6 +30,8 @@ from compressed_lm.cramming.vectors import pack, quantized
 from compressed_lm.errors import InputError
 
 SETTINGS, RESULTS, CELLS, PATHS = "study.json", "results.jsonl", "cells.jsonl", "paths.jsonl"
+CODED_TIMES = 16
+"""Times that a stream has the texts of a cell, so that its last byte does not count."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,12 +164,15 @@ class _Cell:
         for form in self.study.trained_formats:
             rows += self._rows(self._cram(form, progress), form, alone, sizes, trained=True)
         nats = [sum(r.nats.sum() for r in readings) for readings in (alone, self._read(vectors))]
-        streams = coded_bytes_alone(self.model, self.texts), coded_bytes(self.model, vectors, self.texts)
+        coded = (
+            coded_bits_alone(self.model, self.texts, times=CODED_TIMES),
+            coded_bits(self.model, vectors, self.texts, times=CODED_TIMES),
+        )
         cell = self._key() | {
             "texts": len(self.texts),
             "accuracy": round(float(np.mean([row["right"] / row["length"] for row in rows[: len(found)]])), 6),
             "gain_bits_by_loss": round(metrics.information_gain_bits(*nats), 3),
-            "gain_bits_by_code_length": 8 * (streams[0] - streams[1]),
+            "gain_bits_by_code_length": coded[0] - coded[1],
         }
         restarted = (
             self.study.restarts if len(self.texts[0]) == min(n for k, n in self.study.cells if k == self.k) else 0
@@ -222,7 +227,7 @@ class _Cell:
         return {
             "text_bytes": len(data),
             "zlib_bytes": len(zlib.compress(data, 9)),
-            "ac_bytes": coded_bytes_alone(self.model, [ids]),
+            "ac_bytes": int(coded_bits_alone(self.model, [ids])) // 8,
         }
 
     def _paths(self, found, progress):

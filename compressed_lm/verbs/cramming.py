@@ -37,7 +37,7 @@ def cram(arguments):
             f"{2 * config.steps}), try --method progressive, or cram this much of it."
         )
     stored.save(arguments.out)
-    coded = code_length.coded_bytes_alone(model, [ids])
+    coded = int(code_length.coded_bits_alone(model, [ids])) // 8
     print(
         f"{arguments.out}: {len(data):,} bytes of text, {len(ids):,} tokens, in {config.n_vectors} x "
         f"{stored.mapping.stored} numbers of {config.format}, after {found.best_step:,} updates; the model writes them "

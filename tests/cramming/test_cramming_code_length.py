@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from compressed_lm.cramming import CramConfig, cram, metrics, probabilities, read, read_alone
-from compressed_lm.cramming.code_length import coded_bytes, coded_bytes_alone, decode, encode, tables
-from compressed_lm.errors import InputError
+from compressed_lm.cramming.code_length import coded_bits, coded_bits_alone, decode, encode
 
 
 def softmax(logits):
@@ -26,15 +25,12 @@ def test_streams_decode_and_take_the_entropy(vocabulary):
     assert abs(8 * len(stream) - bits) < 0.01 * bits + 9
 
 
-def test_tables_are_complete():
-    """Frequencies sum to 2**16, none is 0, and each is the probability's to one part."""
-    p = softmax(np.random.default_rng(1).normal(0, 5, (20, 300)))
-    frequencies = np.diff(tables(p).astype(int), axis=-1)
-    assert (frequencies.sum(-1) == 65536).all() and frequencies.min() == 1
-    rest = frequencies - p * (65536 - 300)
-    assert ((0 <= rest) & ((rest <= 1) | (p == p.max(-1, keepdims=True)))).all()
-    with pytest.raises(InputError, match="over 40000 symbols"):
-        tables(np.ones((1, 40_000)))
+def test_unlikely_tokens_take_what_they_should():
+    """Tokens of probabilities down to 2**-60, far below what a table of 16 bits holds, take their bits to 0.1 %."""
+    p = 2.0 ** -np.arange(1, 61)
+    distributions = np.tile(np.append(p, p[-1]), (61, 1))
+    bits = 8 * len(encode(distributions, np.arange(61)))
+    assert bits == pytest.approx(-np.log2(distributions[0]).sum(), abs=8 + 2)
 
 
 def test_a_sure_token_costs_little_and_an_impossible_one_can_be_coded():
@@ -54,7 +50,9 @@ def test_information_gain_is_the_same_by_loss_and_by_code_length(model, texts):
     vectors = [f.vectors for f in found]
     nats = [sum(r.nats.sum() for r in readings) for readings in (read_alone(model, given), read(model, vectors, given))]
     by_loss = metrics.information_gain_bits(*nats)
-    by_code = 8 * (coded_bytes_alone(model, given) - coded_bytes(model, vectors, given))
+    by_code = coded_bits_alone(model, given) - coded_bits(model, vectors, given)
     assert by_loss > 1000 and by_code == pytest.approx(by_loss, rel=0.01)
+    finer = coded_bits_alone(model, given, times=16) - coded_bits(model, vectors, given, times=16)
+    assert finer == pytest.approx(by_loss, rel=0.001)
     distributions = probabilities(model, vectors[0], given[0])
     assert decode(encode(distributions, given[0]), distributions).tolist() == given[0].tolist()

@@ -93,7 +93,7 @@ def test_cells_and_paths_agree_with_the_rows(done):
     for cell in read_rows(folder / "cells.jsonl"):
         rows = table[(table["length"] == cell["length"]) & (table["format"] == "dense")]
         assert cell["gain_bits_by_loss"] == pytest.approx(rows["gain"].sum(), abs=0.05)
-        assert cell["gain_bits_by_code_length"] == pytest.approx(cell["gain_bits_by_loss"], abs=10)
+        assert cell["gain_bits_by_code_length"] == pytest.approx(cell["gain_bits_by_loss"], abs=1)
     paths = read_rows(folder / "paths.jsonl")
     assert [(p["length"], p["text"]) for p in paths] == [(2, i) for i in range(8)] and all(
         p["distance"] > 0.1 for p in paths
