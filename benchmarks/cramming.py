@@ -26,7 +26,7 @@ from compressed_lm.cramming.frozen import bucket, padded
 from compressed_lm.cramming.vectors import Mapping, initial
 
 TEXTS = 32
-CASES = ("nano:8", "nano:32", "3m:8", "3m:32")  # size : tokens of a text
+CASES = ("nano:4", "nano:8", "nano:32", "3m:4", "3m:8", "3m:32", "25m:4")  # size : tokens of a text
 
 
 def frozen(size: str) -> FrozenModel:
