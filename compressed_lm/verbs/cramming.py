@@ -23,13 +23,17 @@ def cram(arguments):
             f"note: {config.n_vectors} + {len(ids)} positions; the model was trained on rows of {longest}.",
             file=sys.stderr,
         )
-    found = _optimized(model, ids, config, f"cram {len(ids)} tokens")
-    stored = cramming.CrammedText.of(model, found, config, ids)
-    if not stored.fits(model):
-        prefix = metrics.longest_exact_prefix(stored.attempt(model), ids)
-        if config.method == "full" and prefix < len(ids) - 1:
-            grown = _optimized(model, ids, _config(arguments, method="progressive"), "longest prefix that fits")
-            prefix = max(prefix, metrics.longest_exact_prefix(_written(model, grown), ids))
+
+    def attempt(config, description):
+        found = _optimized(model, ids, config, description)
+        stored = cramming.CrammedText.of(model, found, config, ids)
+        return metrics.longest_exact_prefix(stored.attempt(model), ids), found, stored
+
+    prefix, found, stored = attempt(config, f"cram {len(ids)} tokens")
+    if prefix < len(ids) and config.method == "full":
+        grown = attempt(_config(arguments, method="progressive"), "longest prefix that fits")
+        prefix, found, stored = max(grown, (prefix, found, stored), key=lambda result: result[0])
+    if prefix < len(ids):
         raise InputError(
             f"{name} does not fit: of its {len(ids)} tokens the model writes the first {prefix} out of "
             f"{config.n_vectors} vector{'s' * (config.n_vectors > 1)}, {_quoted(codec.decode_partial(ids[:prefix]))}. "
@@ -153,12 +157,6 @@ def _optimized(model, ids, config, description):
     with progress(description, config.steps, unit="steps") as bar:
         show = lambda status: bar.advance(status.steps - bar.done, right=f"{status.accuracy:.1%}")  # noqa: E731
         return cram(model, [ids], config, progress=show)[0]
-
-
-def _written(model, found):
-    from compressed_lm.cramming import write
-
-    return write(model, [found.vectors], [found.n_tokens])[0]
 
 
 def _read(path):

@@ -1,5 +1,6 @@
 """`compressed-lm cram` and `uncram`, with models that came from Hugging Face."""
 
+import dataclasses
 import json
 import re
 
@@ -12,6 +13,7 @@ from compressed_lm.models import Transformer, TransformerConfig, huggingface
 from compressed_lm.models.huggingface_tensors import tensors_of
 from compressed_lm.models.partitioning import by_name
 from compressed_lm.models.safetensors_files import write_tensors
+from compressed_lm.verbs import cramming
 
 LLAMA = dict(vocab_size=264, d_model=64, n_layers=1, n_heads=2, d_head=8, d_ff=64, activation="silu", position="rotary")
 NEOX = LLAMA | dict(
@@ -70,6 +72,24 @@ def test_what_does_not_fit_is_told(tmp_path, capfd):
     text.write_bytes(b"")
     assert main(["cram", str(text), *options]) == 2 and "is empty" in capfd.readouterr().err
     assert main(["cram", str(tmp_path / "no"), *options]) == 2 and "cannot be read" in capfd.readouterr().err
+
+
+def test_a_text_that_fits_only_when_it_is_grown_is_written(tmp_path, monkeypatch, capfdbinary):
+    """Where the whole text at once leads nowhere and growing it does, `cram` writes what growing found."""
+    run, out = imported(tmp_path, LLAMA), tmp_path / "out.clt"
+    optimized, methods = cramming._optimized, []
+
+    def whole_text_fails(model, ids, config, description):
+        methods.append(config.method)
+        found = optimized(model, ids, config, description)
+        return dataclasses.replace(found, numbers=0 * found.numbers) if config.method == "full" else found
+
+    monkeypatch.setattr(cramming, "_optimized", whole_text_fails)
+    (text := tmp_path / "text").write_bytes(b"AB")
+    options = [f"--model={run}", f"--out={out}", "--k=4", "--steps=400", "--learning_rate=0.05"]
+    assert main(["cram", str(text), *options]) == 0 and methods == ["full", "progressive"]
+    capfdbinary.readouterr()
+    assert main(["uncram", str(out), f"--model={run}"]) == 0 and capfdbinary.readouterr().out == b"AB"
 
 
 def test_a_study_of_four_sources(tmp_path, capfd):
