@@ -118,7 +118,8 @@ def _curves(curves):
             row["source"],
             *(str(row[name]) for name in ("k", "length")),
             *(_number(row[name], digits) for name, digits in (("accuracy", 4), ("exact", 3), ("exact_prefix", 1))),
-            *(_number(row[name]) for name in ("gain", "bits_alone")),
+            _with_interval(row, "gain"),
+            _number(row["bits_alone"]),
         )
         for row in curves.to_dict("records")
     ]

@@ -82,11 +82,13 @@ def formats(table: pd.DataFrame, *, vocab_size: int) -> pd.DataFrame:
 
 def curves(table: pd.DataFrame) -> pd.DataFrame:
     """Returns means over texts in float32 for each source, K and length: `accuracy`, `exact`, `exact_prefix` (tokens),
-    `gain` and `bits_alone` (bits), `texts`."""
+    `gain` (bits) with its interval, `bits_alone` (bits), `texts`."""
     chosen = table[(table["format"] == "dense") & ~table["trained"]]
     columns = ["accuracy", "exact", "exact_prefix", "gain", "bits_alone"]
-    means = chosen.groupby(["source", "k", "length"], sort=False)[columns].mean()
-    return means.assign(texts=chosen.groupby(["source", "k", "length"], sort=False).size()).reset_index()
+    groups = chosen.groupby(["source", "k", "length"], sort=False)
+    gains = groups["gain"].apply(metrics.mean)
+    interval = {f"gain_{end}": gains.map(lambda gain, end=end: getattr(gain, end)) for end in ("low", "high")}
+    return groups[columns].mean().assign(**interval, texts=groups.size()).reset_index()
 
 
 def sizes(table: pd.DataFrame) -> pd.DataFrame:

@@ -118,6 +118,8 @@ def test_the_summary_is_of_the_right_texts():
     assert (size["format"], size["length"], size["stored_bytes"], size["ac_bytes"]) == ("dense", 4, 32, 2)
     curve = study_tables.curves(table)
     assert curve["exact"].tolist() == [1, 0.5] and curve["exact_prefix"].tolist() == [4, 7]
+    assert curve["gain"].tolist() == [9, 7]  # of 8 and 6 bits, which t of one degree of freedom makes 7 +- 12.7
+    assert curve["gain_high"].tolist() == [9, pytest.approx(19.706, abs=1e-3)]
 
 
 def test_findings_are_the_numbers_of_the_tables():
