@@ -12,7 +12,10 @@ from compressed_lm.cramming.study import CELLS, PATHS, RESULTS, SETTINGS, read_r
 from compressed_lm.cramming.study_findings import KEPT_GAIN, findings
 from compressed_lm.errors import InputError
 from compressed_lm.evaluation.report_template import Bullets, Figure, Heading, Page, Paragraph, Table
+from compressed_lm.scaling.plots import finish
 
+COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")  # of sources
+MARKERS = ("o", "s", "^", "D", "v", "P")  # of K
 MEASURES = (
     "**Accuracy** is the share of tokens that are the model's likeliest when it is shown the true ones before "
     "(teacher forcing), the first one included, which the last vector predicts. **Exact** is the share of texts that "
@@ -186,29 +189,37 @@ def _name(row):
 
 
 def _figures(curves, summary):
+    sources, numbers = list(curves["source"].unique()), sorted(curves["k"].unique())
+
+    def style(source, k):
+        return dict(color=COLORS[sources.index(source) % len(COLORS)], marker=MARKERS[numbers.index(k) % len(MARKERS)])
+
     def gain(ax):
         for (source, k), part in curves.groupby(["source", "k"], sort=False):
-            ax.plot(part["bits_alone"], part["gain"], marker="o", label=f"{source}, K = {k}")
-        top = curves["bits_alone"].max()
-        ax.plot([0, top], [0, top], color="#808a96", linestyle=":", label="all there is")
+            ax.plot(part["bits_alone"], part["gain"], label=f"{source}, K = {k}", linewidth=1, **style(source, k))
+        ends = curves["bits_alone"].agg(["min", "max"])
+        ax.plot(ends, ends, color="#808a96", linestyle=":", label="all there is")
         ax.set(xlabel="code length without vectors, bits a text", ylabel="information gain, bits a text")
-        ax.legend(fontsize=8)
-        return ax
+        ax.set(xscale="log", yscale="log")
+        return finish(ax)
 
     def exact(ax):
         for (source, k), part in curves.groupby(["source", "k"], sort=False):
-            (line,) = ax.plot(part["length"], part["accuracy"], marker="o", label=f"{source}, K = {k}")
-            ax.plot(part["length"], part["exact"], marker="x", linestyle="--", color=line.get_color())
-        ax.set(xlabel="tokens", ylabel="accuracy (line), exact (dashes)", xscale="log")
-        ax.legend(fontsize=8)
-        return ax
+            look = dict(linewidth=1, **style(source, k))
+            ax.plot(part["length"], part["accuracy"], label=f"{source}, K = {k}", **look)
+            ax.plot(part["length"], part["exact"], linestyle="--", alpha=0.6, **look)
+        ax.set(xlabel="tokens", ylabel="accuracy (lines), exact (dashes)", xscale="log")
+        lengths = sorted(curves["length"].unique())
+        ax.set_xticks(lengths, [str(length) for length in lengths], minor=False)
+        ax.minorticks_off()
+        return finish(ax)
 
     def vectors(ax):
         for source, part in summary.groupby("source", sort=False):
-            ax.plot(part["k"], part["gain_per_vector"], marker="o", label=source)
-        ax.set(xlabel="vectors K", ylabel="information gain, bits a vector", xscale="log")
-        ax.legend(fontsize=8)
-        return ax
+            ax.plot(part["k"], part["gain_per_vector"], label=source, **style(source, numbers[0]))
+        ax.set(xlabel="vectors K", ylabel="information gain, bits a vector", xscale="log", yscale="log")
+        ax.set_xticks(numbers, [str(k) for k in numbers], minor=False)
+        return finish(ax)
 
     return [
         Figure("gain", gain, "Information gain against the text's own code length: it bends where capacity ends."),
@@ -221,14 +232,16 @@ def _format_figures(formats):
     if formats["format"].nunique() < 2:
         return []
 
+    sources, numbers = list(formats["source"].unique()), sorted(formats["k"].unique())
+
     def curve(ax):
         for (source, k, trained), part in formats.groupby(["source", "k", "trained"], sort=False):
             part = part.sort_values("bits_per_number")
-            style = dict(marker="s", linestyle="--") if trained else dict(marker="o")
+            style = dict(color=COLORS[sources.index(source) % len(COLORS)], linestyle="--" if trained else "-")
             label = f"{source}, K = {k}{', trained' if trained else ''}"
-            ax.plot(part["bits_per_number"], part["bits_per_dimension"], label=label, **style)
+            marker = MARKERS[numbers.index(k) % len(MARKERS)]
+            ax.plot(part["bits_per_number"], part["bits_per_dimension"], label=label, marker=marker, **style)
         ax.set(xlabel="stored bits a number, scales included", ylabel="information gain, bits a number", xscale="log")
-        ax.legend(fontsize=8)
-        return ax
+        return finish(ax)
 
     return [Figure("formats", curve, "What is left of the information gain when the numbers of vectors are rounded.")]
