@@ -7,15 +7,12 @@ import pathlib
 
 import pandas as pd
 
-from compressed_lm.cramming import study_tables
+from compressed_lm.cramming import study_figures, study_tables
 from compressed_lm.cramming.study import CELLS, PATHS, RESULTS, SETTINGS, read_rows
 from compressed_lm.cramming.study_findings import KEPT_GAIN, findings
 from compressed_lm.errors import InputError
-from compressed_lm.evaluation.report_template import Bullets, Figure, Heading, Page, Paragraph, Table
-from compressed_lm.scaling.plots import finish
+from compressed_lm.evaluation.report_template import Bullets, Heading, Page, Paragraph, Table
 
-COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")  # of sources
-MARKERS = ("o", "s", "^", "D", "v", "P")  # of K
 MEASURES = (
     "**Accuracy** is the share of tokens that are the model's likeliest when it is shown the true ones before "
     "(teacher forcing), the first one included, which the last vector predicts. **Exact** is the share of texts that "
@@ -62,12 +59,12 @@ def write_report(folder: str | os.PathLike) -> list[pathlib.Path]:
         *([Heading("Findings"), Bullets(said)] if said else []),
         Heading("Capacity and gains"),
         _summary(tables["summary"]),
-        *_figures(tables["curves"], tables["summary"]),
+        *study_figures.of_gains(tables["curves"], tables["summary"]),
         Heading("Lengths"),
         _curves(tables["curves"]),
         Heading("Formats"),
         _formats(tables["formats"]),
-        *_format_figures(tables["formats"]),
+        *study_figures.of_formats(tables["formats"]),
         Heading("Bytes"),
         Paragraph(
             "The longest texts that come back exactly (99 % of them), and what else they could be stored in: zlib, and "
@@ -186,62 +183,3 @@ def _paths(between):
 
 def _name(row):
     return row["format"] + (" (trained)" if row["trained"] else "")
-
-
-def _figures(curves, summary):
-    sources, numbers = list(curves["source"].unique()), sorted(curves["k"].unique())
-
-    def style(source, k):
-        return dict(color=COLORS[sources.index(source) % len(COLORS)], marker=MARKERS[numbers.index(k) % len(MARKERS)])
-
-    def gain(ax):
-        for (source, k), part in curves.groupby(["source", "k"], sort=False):
-            ax.plot(part["bits_alone"], part["gain"], label=f"{source}, K = {k}", linewidth=1, **style(source, k))
-        ends = curves["bits_alone"].agg(["min", "max"])
-        ax.plot(ends, ends, color="#808a96", linestyle=":", label="all there is")
-        ax.set(xlabel="code length without vectors, bits a text", ylabel="information gain, bits a text")
-        ax.set(xscale="log", yscale="log")
-        return finish(ax)
-
-    def exact(ax):
-        for (source, k), part in curves.groupby(["source", "k"], sort=False):
-            look = dict(linewidth=1, **style(source, k))
-            ax.plot(part["length"], part["accuracy"], label=f"{source}, K = {k}", **look)
-            ax.plot(part["length"], part["exact"], linestyle="--", alpha=0.6, **look)
-        ax.set(xlabel="tokens", ylabel="accuracy (lines), exact (dashes)", xscale="log")
-        lengths = sorted(curves["length"].unique())
-        ax.set_xticks(lengths, [str(length) for length in lengths], minor=False)
-        ax.minorticks_off()
-        return finish(ax)
-
-    def vectors(ax):
-        for source, part in summary.groupby("source", sort=False):
-            ax.plot(part["k"], part["gain_per_vector"], label=source, **style(source, numbers[0]))
-        ax.set(xlabel="vectors K", ylabel="information gain, bits a vector", xscale="log", yscale="log")
-        ax.set_xticks(numbers, [str(k) for k in numbers], minor=False)
-        return finish(ax)
-
-    return [
-        Figure("gain", gain, "Information gain against the text's own code length: it bends where capacity ends."),
-        Figure("lengths", exact, "Tokens that are right with the true ones before, and texts written without error."),
-        Figure("vectors", vectors, "What one of K vectors removes of a text."),
-    ]
-
-
-def _format_figures(formats):
-    if formats["format"].nunique() < 2:
-        return []
-
-    sources, numbers = list(formats["source"].unique()), sorted(formats["k"].unique())
-
-    def curve(ax):
-        for (source, k, trained), part in formats.groupby(["source", "k", "trained"], sort=False):
-            part = part.sort_values("bits_per_number")
-            style = dict(color=COLORS[sources.index(source) % len(COLORS)], linestyle="--" if trained else "-")
-            label = f"{source}, K = {k}{', trained' if trained else ''}"
-            marker = MARKERS[numbers.index(k) % len(MARKERS)]
-            ax.plot(part["bits_per_number"], part["bits_per_dimension"], label=label, marker=marker, **style)
-        ax.set(xlabel="stored bits a number, scales included", ylabel="information gain, bits a number", xscale="log")
-        return finish(ax)
-
-    return [Figure("formats", curve, "What is left of the information gain when the numbers of vectors are rounded.")]

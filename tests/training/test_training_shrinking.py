@@ -209,6 +209,15 @@ def test_what_cannot_be_shrunk_so_is_refused(shrunk, how, message):
         shrunk(**how)
 
 
+def test_a_run_in_a_format_is_refused(shrunk, base, monkeypatch):
+    """Weights that are trained in a number format have to be packed first; the message gives the command."""
+    run = training.load_run(base)
+    run = dataclasses.replace(run, model_config=dataclasses.replace(run.model_config, weights="int(b=4)"))
+    monkeypatch.setattr(training.shrinking, "load_run", lambda directory, **_: run)
+    with pytest.raises(InputError, match="compressed-lm quantize"):
+        shrunk()
+
+
 def test_another_run_is_not_overwritten(base, small_run):
     """A folder that holds a run of another kind is refused."""
     with pytest.raises(InputError, match="not made by shrinking"):
