@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from compressed_lm.codecs.lanes import LANES, map_over_local_devices
-from compressed_lm.coding.dictionary import SLOT_BYTES, Dictionary
+from compressed_lm.coding.dictionary import Dictionary
+from compressed_lm.coding.entries import SLOT_BYTES
 
 CHUNK = 2048
 """Bytes of text that a lane reads, or writes, in one call."""

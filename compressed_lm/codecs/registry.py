@@ -14,15 +14,18 @@ from compressed_lm.codecs.arithmetic import AC, StaticAC
 from compressed_lm.codecs.bytes_codec import Bytes
 from compressed_lm.codecs.eiw import DICTIONARY_FILE, EIW, Options, read_dictionary
 from compressed_lm.codecs.gzip_codec import Gzip
+from compressed_lm.codecs.pieces_codec import PiecesCodec
 from compressed_lm.codecs.protocol import Codec
 from compressed_lm.codecs.sentencepiece_codec import SentencePiece
-from compressed_lm.codecs.tokenizers_codec import Tokenizers
+from compressed_lm.codecs.tokenizers_codec import BPE, Tokenizers
 from compressed_lm.errors import InputError
 
 if TYPE_CHECKING:  # a compiled codec loads without JAX
     from compressed_lm.codecs.m1 import M1
 
-FAMILIES = {family.name: family for family in (Bytes, SentencePiece, Tokenizers, Gzip, StaticAC, AC, EIW)}
+FAMILIES = {
+    family.name: family for family in (Bytes, SentencePiece, BPE, Tokenizers, Gzip, StaticAC, AC, EIW, PiecesCodec)
+}
 FORMAT_VERSION = 1
 HEADER = "codec.json"
 PRETRAINED = epath.resource_path("compressed_lm") / "pretrained"
@@ -73,8 +76,9 @@ def create(
     Args:
       spec: such as `eiw(b=12,v=4096,align=word)`; see `parse_spec`.
       m1: the byte model, for `ac` and `eiw`.
-      documents: gives the training documents, for `sentencepiece` and `static_ac`.
-      progress: called with the number of windows found, while `eiw` compiles its dictionary.
+      documents: gives the training documents, for `sentencepiece`, `bpe`, `pieces` and `static_ac`.
+      progress: called with the number of windows found, while `eiw` compiles its dictionary, or of candidates dropped,
+        while `pieces` learns.
       dictionary: for `eiw`, one already compiled with the same M1, b, alignment and fill.
 
     Raises:
@@ -101,8 +105,10 @@ def create(
                 f"The codec {spec} is learned from text and none was given. Name a corpus (`--corpus SOURCE`)."
             )
         resources["documents"] = documents()
-    if "progress" in needed:
-        resources |= {"dictionary": dictionary} | ({"progress": progress} if progress else {})
+    if "dictionary" in needed:
+        resources["dictionary"] = dictionary
+    if "progress" in needed and progress:
+        resources["progress"] = progress
     return FAMILIES[name].build(**options, **resources)
 
 

@@ -1,4 +1,4 @@
-"""SentencePiece unigram pieces over raw bytes: lossless, as a tokenizer for byte strings has to be."""
+"""SentencePiece over raw bytes: lossless, as a tokenizer for byte strings has to be."""
 
 import contextlib
 import hashlib
@@ -21,13 +21,14 @@ _UNSAFE = f"\x00{SPACE}\ufffd\udc80-\udcff"
 _RUN = re.compile(f"(?P<unsafe>[{_UNSAFE}]+)|[^{_UNSAFE}]+")
 _BYTE_PIECE = re.compile(r"<0x([0-9A-F]{2})>")
 MAX_SENTENCE = 4000
+MODELS = ("unigram", "bpe")
 _AS_IT_IS = b"\x1a\x06\x12\x00\x18\x00\x20\x00"
 """Appended to a model, where the later value of a field wins: no normalisation (field 2 of normalizer_spec), no space
 before a text (3), no white space removed (4)."""
 
 
 class SentencePiece:
-    """A unigram vocabulary with byte fallback, trained on the corpus; no normalisation, white space kept.
+    """A unigram or BPE vocabulary with byte fallback, trained on the corpus; no normalisation, white space kept.
 
     Whatever SentencePiece would not give back unchanged (invalid UTF-8, NUL, its own space character) is spelled in
     byte pieces. A model from elsewhere, such as Llama 2's tokenizer.model, is used in the same way: where it puts a
@@ -42,17 +43,18 @@ class SentencePiece:
     window_bits = m1_hash = None
     restart_tokens = 1
 
-    def __init__(self, *, v: int, model: bytes):
-        self._model = model
+    def __init__(self, *, v: int, content: bytes, model: str = "unigram"):
+        self._content = content
         self._processor = sentencepiece.SentencePieceProcessor()
         try:
-            self._processor.LoadFromSerializedProto(model + _AS_IT_IS)
+            self._processor.LoadFromSerializedProto(content + _AS_IT_IS)
         except Exception as error:
             raise InputError(
-                f"{len(model)} bytes were given as a SentencePiece model, which it is not ({error}). Build "
+                f"{len(content)} bytes were given as a SentencePiece model, which it is not ({error}). Build "
                 "the codec again."
             ) from error
-        self.vocab_size, self.spec = v, f"sentencepiece(v={v})"
+        self.vocab_size = v
+        self.spec = f"sentencepiece(v={v})" if model == "unigram" else f"sentencepiece(model={model},v={v})"
         if self._processor.vocab_size() != v:
             raise InputError(
                 f"The SentencePiece model has {self._processor.vocab_size()} pieces where {v} were asked for. "
@@ -68,7 +70,7 @@ class SentencePiece:
             )
         end = self._processor.eos_id()
         self.eod_id = end if end >= 0 else v
-        self.fingerprint = hashlib.sha256(b"compressed_lm sentencepiece 1" + model).hexdigest()
+        self.fingerprint = hashlib.sha256(b"compressed_lm sentencepiece 1" + content).hexdigest()
 
     def _bytes_of(self, i: int) -> bytes:
         piece = self._processor.id_to_piece(i)
@@ -78,23 +80,31 @@ class SentencePiece:
         return bytes([int(match[1], 16)]) if match else piece.replace(SPACE, " ").encode()
 
     @classmethod
-    def of_model(cls, model: bytes) -> "SentencePiece":
+    def of_model(cls, content: bytes) -> "SentencePiece":
         """The codec of a SentencePiece model of any size, such as the content of a tokenizer.model."""
         processor = sentencepiece.SentencePieceProcessor()
         with contextlib.suppress(RuntimeError):  # `__init__` says what is wrong
-            processor.LoadFromSerializedProto(model)
-        return cls(v=processor.vocab_size(), model=model)
+            processor.LoadFromSerializedProto(content)
+        return cls(v=processor.vocab_size(), content=content)
 
     @classmethod
-    def build(cls, *, v: int = 4096, documents: Iterable[bytes]) -> "SentencePiece":
-        """Trains a unigram model on the documents' lines."""
+    def build(cls, *, v: int = 4096, model: str = "unigram", documents: Iterable[bytes]) -> "SentencePiece":
+        """Trains a model on the documents' lines.
+
+        Args:
+          v: number of pieces.
+          model: "unigram" (Kudo 2018) or "bpe".
+          documents: the text.
+        """
+        if model not in MODELS:
+            raise InputError(f"model={model} was given; expected one of {', '.join(MODELS)}.")
         sentences = (line for d in documents for text in [d.decode("utf-8", "ignore")] for line in _sentences(text))
-        model = io.BytesIO()
+        content = io.BytesIO()
         try:
             sentencepiece.SentencePieceTrainer.train(
                 sentence_iterator=sentences,
-                model_writer=model,
-                model_type="unigram",
+                model_writer=content,
+                model_type=model,
                 vocab_size=v,
                 byte_fallback=True,
                 normalization_rule_name="identity",
@@ -114,14 +124,14 @@ class SentencePiece:
             raise InputError(
                 f"SentencePiece could not learn {v} pieces from this corpus: {error}. Give more text or a smaller v."
             ) from error
-        return cls(v=v, model=model.getvalue())
+        return cls(v=v, model=model, content=content.getvalue())
 
     def files(self) -> dict[str, bytes]:
-        return {"sentencepiece.model": self._model}
+        return {"sentencepiece.model": self._content}
 
     @classmethod
-    def from_files(cls, files: dict[str, bytes], *, v: int = 4096) -> "SentencePiece":
-        return cls(v=v, model=files["sentencepiece.model"])
+    def from_files(cls, files: dict[str, bytes], *, v: int = 4096, model: str = "unigram") -> "SentencePiece":
+        return cls(v=v, model=model, content=files["sentencepiece.model"])
 
     @property
     def is_bpe(self) -> bool:

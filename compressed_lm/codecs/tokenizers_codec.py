@@ -1,9 +1,9 @@
-"""Byte-level BPE of a Hugging Face `tokenizer.json` (package `tokenizers`): lossless for all byte strings."""
+"""Byte-level BPE of the package `tokenizers`, from a `tokenizer.json` or learned: lossless for all byte strings."""
 
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -41,13 +41,7 @@ class Tokenizers:
         Raises:
           InputError: no byte-level BPE, other numbers than asked for, or the package is not installed.
         """
-        try:
-            import tokenizers
-        except ImportError:
-            raise InputError(
-                "The package tokenizers is not installed, and the codec tokenizers needs it. Install it: pip install "
-                "'compressed_lm[hf]'."
-            ) from None
+        tokenizers = _package()
         plain = json.dumps(_plain(tokenizer))
         try:
             self._tokenizer = tokenizers.Tokenizer.from_str(plain)
@@ -118,6 +112,53 @@ class Tokenizers:
 
     def token_byte_lengths(self, ids: np.ndarray) -> np.ndarray:
         return self._lengths[np.asarray(ids)]
+
+
+class BPE(Tokenizers):
+    """Byte-level BPE learned from the corpus, cut into words by the regular expression of GPT-2.
+
+    The last id ends documents, as `<|endoftext|>` does in the vocabularies that come with models.
+    """
+
+    name = "bpe"
+
+    def __init__(self, *, v: int, tokenizer: bytes):
+        super().__init__(v=v, eod=v - 1, tokenizer=tokenizer)
+        self.spec = f"bpe(v={v})"
+
+    @classmethod
+    def build(cls, *, v: int = 65536, documents: Iterable[bytes]) -> "BPE":
+        """Learns v - 1 pieces from documents; bytes that are not UTF-8 are left out."""
+        tokenizers = _package()
+        tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
+        tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+        tokenizer.decoder = tokenizers.decoders.ByteLevel()
+        trainer = tokenizers.trainers.BpeTrainer(
+            vocab_size=v - 1, initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+        )
+        tokenizer.train_from_iterator((d.decode("utf-8", "ignore") for d in documents), trainer)
+        if tokenizer.get_vocab_size() != v - 1:
+            raise InputError(
+                f"bpe(v={v}) was asked for, and this text gives only {tokenizer.get_vocab_size() + 1} ids. Give more "
+                "text or a smaller v."
+            )
+        tokenizer.add_special_tokens(["<|endoftext|>"])
+        return cls(v=v, tokenizer=tokenizer.to_str().encode())
+
+    @classmethod
+    def from_files(cls, files: dict[str, bytes], *, v: int = 65536) -> "BPE":
+        return cls(v=v, tokenizer=files[FILE])
+
+
+def _package():
+    try:
+        import tokenizers
+    except ImportError:
+        raise InputError(
+            "The package tokenizers is not installed, and the codecs bpe and tokenizers need it. Install it: pip "
+            "install 'compressed_lm[hf]'."
+        ) from None
+    return tokenizers
 
 
 def _plain(content: bytes) -> dict:
