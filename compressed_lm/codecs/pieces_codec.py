@@ -8,19 +8,20 @@ import numpy as np
 
 from compressed_lm.codecs.protocol import checked_ids
 from compressed_lm.coding import unigram
-from compressed_lm.coding.pieces import MARKS, Pieces
+from compressed_lm.coding.pieces import Pieces
 from compressed_lm.errors import InputError
 
 FILE = "pieces.npz"
+MIN_V = 300
 
 
 class PiecesCodec:
-    """A unigram vocabulary of byte strings without waste: every id is a string of its own or one of two marks.
+    """A unigram vocabulary of byte strings without waste: every id is a string of its own or one of three marks.
 
-    What a SentencePiece vocabulary of the same size spends on a second form of each common word (with a capital), on
-    numbers of several digits and on spelling characters twice (as bytes, too) goes into words. See `coding.segments`
-    for how text is cut and `coding.pieces` for how it is parsed; `experiments/beat_subword` measures what each rule is
-    worth. No network runs, and none was needed.
+    What a SentencePiece vocabulary of the same size spends on other forms of each common word (with a capital, without
+    a space), on numbers of several digits and on spelling characters twice (as bytes, too) goes into words. See
+    `coding.segments` for how text is cut and `coding.pieces` for how it is parsed; `experiments/beat_subword` measures
+    what each rule is worth. No network runs, and none was needed.
     """
 
     name = "pieces"
@@ -31,6 +32,7 @@ class PiecesCodec:
     def __init__(self, pieces: Pieces):
         self.pieces, self.vocab_size, self.spec = pieces, len(pieces), f"pieces(v={len(pieces)})"
         content = b"".join(len(s).to_bytes(1) + s for s in pieces.strings) + pieces.costs.astype("<u2").tobytes()
+        content += np.packbits(pieces.spaced).tobytes()
         self.fingerprint = hashlib.sha256(b"compressed_lm pieces 1 " + content).hexdigest()
 
     @classmethod
@@ -44,34 +46,35 @@ class PiecesCodec:
         """Learns the pieces from documents.
 
         Args:
-          v: number of ids, from 258 to 65,536.
+          v: number of ids, from 300 to 65,536.
           documents: the text; 30 MB are enough for the largest vocabulary.
           progress: called with the number of candidates dropped so far.
 
         Raises:
           InputError: v is out of range, or the text too short for it.
         """
-        if not 256 + MARKS <= v <= 1 << 16:
-            raise InputError(f"pieces(v={v}) was asked for; v from {256 + MARKS} to 65536 was expected.")
+        if not MIN_V <= v <= 1 << 16:
+            raise InputError(f"pieces(v={v}) was asked for; v from {MIN_V} to 65536 was expected.")
         try:
-            return cls(unigram.learn(unigram.count_segments(documents), v, progress=progress))
+            return cls(unigram.learn(unigram.count(documents), v, progress=progress))
         except ValueError as error:
             raise InputError(str(error)) from error
 
     def files(self) -> dict[str, bytes]:
         content = io.BytesIO()
         text = np.frombuffer(b"".join(self.pieces.strings), np.uint8)
-        lengths = self.pieces.lengths[:-MARKS].astype(np.uint8)
-        np.savez_compressed(content, text=text, lengths=lengths, costs=self.pieces.costs)
+        lengths = np.array([len(s) for s in self.pieces.strings], np.uint8)
+        np.savez_compressed(content, text=text, lengths=lengths, costs=self.pieces.costs, spaced=self.pieces.spaced)
         return {FILE: content.getvalue()}
 
     @classmethod
     def from_files(cls, files: dict[str, bytes], *, v: int = 65536) -> "PiecesCodec":
         try:
             with np.load(io.BytesIO(files[FILE]), allow_pickle=False) as arrays:
-                text, lengths, costs = arrays["text"].tobytes(), arrays["lengths"], arrays["costs"]
+                text, lengths = arrays["text"].tobytes(), arrays["lengths"]
+                costs, spaced = arrays["costs"], arrays["spaced"]
             ends = np.cumsum(lengths, dtype=np.int64).tolist()
-            codec = cls(Pieces([text[a:b] for a, b in zip([0, *ends], ends, strict=False)], costs))
+            codec = cls(Pieces([text[a:b] for a, b in zip([0, *ends], ends, strict=False)], costs, spaced))
         except Exception as error:
             raise InputError(f"{FILE} cannot be read ({error}). Build the codec again.") from error
         if codec.vocab_size != v:
@@ -87,10 +90,11 @@ class PiecesCodec:
     def decode(self, ids: np.ndarray) -> bytes:
         return self.pieces.decode(checked_ids(ids, self))
 
-    decode_partial = decode
+    def decode_partial(self, ids: np.ndarray) -> bytes:
+        return self.pieces.decode(checked_ids(ids, self), unfinished=True)
 
     def decode_batch(self, ids: Sequence[np.ndarray]) -> list[bytes]:
         return self.pieces.decode_batch([checked_ids(i, self) for i in ids])
 
-    def token_byte_lengths(self, ids: np.ndarray) -> np.ndarray:
-        return self.pieces.lengths[np.asarray(ids)]
+    def token_byte_lengths(self, ids: np.ndarray) -> None:
+        """None: whether a word's space is there depends on what stands before it."""

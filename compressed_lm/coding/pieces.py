@@ -1,9 +1,12 @@
-"""Byte strings with costs, and the parse of a text into those of least total cost; capitals are marks of their own.
+"""Byte strings with costs, and the parse of a text into those of least total cost; marks tell how words are written.
 
-The text is cut into segments (`coding.segments`). A word that begins with a capital, or has no small letters, is
-written small behind a mark, so that a word is the same strings however it is written. Each segment is parsed by itself.
-A language repeats its words, so what a segment was parsed into is remembered: most of a text is then a lookup for each
-word. Costs are integers, so a parse depends on nothing but the pieces.
+The text is cut into segments (`coding.segments`). A word is the same strings wherever it stands and however it is
+written: it is spelled in small letters with a space before it, behind a mark if it begins with a capital or has
+capitals only, and behind another if there is no space before it where there usually is one, or the other way round.
+Words here begin with one of the letters a to z.
+
+Each segment is parsed by itself. A language repeats its words, so what a segment was parsed into is remembered: most of
+a text is then a lookup for each word. Costs are integers, so a parse depends on nothing but the pieces.
 """
 
 import threading
@@ -20,8 +23,15 @@ from compressed_lm.coding.entries import BLOCK, SCRATCH, SLOT_BYTES, copy_slot, 
 MAX_PIECES = 1 << 16
 """Numbers are remembered in 16 bits."""
 
-MARKS = 2
-"""After the strings come two numbers that stand for no bytes: a capital follows, and a word of capitals follows."""
+MARKS = 3
+"""After the strings come numbers that stand for no bytes: a capital follows; a word of capitals follows; the space
+before the word that follows is not as usual."""
+
+SINGLE = tuple(bytes([b]) for b in range(256) if not 65 <= b <= 90)
+"""The single bytes that pieces must have: all but capitals, which are small letters behind marks."""
+
+BEGINNING = 256
+"""What stands for the byte before a text."""
 
 MEMO_BITS = 17
 _REMEMBERED = 7  # pieces of a segment that have room beside its bytes
@@ -32,22 +42,23 @@ PLAIN, CAPITAL, CAPITALS, CUT_CAPITALS = range(4)
 
 
 class Pieces:
-    """Byte strings of 1 to 16 bytes, numbered 0..S-1, all 256 single bytes among them, and two marks, S and S + 1.
+    """Byte strings of 1 to 16 bytes, numbered 0..S-1, `SINGLE` among them, and the marks, S to S + 2.
 
     Any byte string encodes, any sequence of numbers decodes, and decode(encode(x)) == x.
 
     Attributes:
       strings: the strings by number.
       costs: uint16[S], what each adds to the cost of a parse.
-      lengths: int32[S + 2], bytes of each piece; 0 for the marks.
+      spaced: bool[257], whether words after each byte, and at the beginning of a text, usually have a space before.
     """
 
-    def __init__(self, strings: Sequence[bytes], costs):
+    def __init__(self, strings: Sequence[bytes], costs, spaced=None):
         """Lays the pieces out for use.
 
         Args:
-          strings: at most 65,534, all different.
+          strings: at most 65,533, all different.
           costs: integers from 1 to 65,535; a parse with the least sum is taken.
+          spaced: bool[257]; by default everywhere but at the beginning.
 
         Raises:
           ValueError: too many, too long or equal strings, a missing single byte, or costs that are none.
@@ -55,10 +66,10 @@ class Pieces:
         self.strings, given = list(strings), np.asarray(costs)
         _check(self.strings, given)
         self.costs = given.astype(np.uint16)
-        cells, piece = trie(self.strings)
-        self._tables = cells, piece, self.costs.astype(np.int32)
-        self.lengths = np.array([*map(len, self.strings), *[0] * MARKS], np.int32)
-        self._slots = np.zeros((len(self), SLOT_BYTES), np.uint8)
+        self.spaced = np.arange(257) < BEGINNING if spaced is None else np.asarray(spaced, bool)
+        self._tables = *trie(self.strings), self.costs.astype(np.int32), self.spaced
+        self._lengths = np.array([*map(len, self.strings), *[0] * MARKS], np.int32)
+        self._slots = np.zeros((len(self) + 1, SLOT_BYTES), np.uint8)  # one more, for reading past the last
         for slot, string in zip(self._slots, self.strings, strict=False):
             slot[: len(string)] = np.frombuffer(string, np.uint8)
         self._memo = _Memo()
@@ -86,15 +97,19 @@ class Pieces:
         places = places.tolist()
         return [numbers[a:b].copy() for a, b in zip(places, places[1:], strict=False)]
 
-    def decode(self, numbers) -> bytes:
-        """The text of a sequence of numbers. Raises ValueError for a number outside 0..V-1."""
-        return self.decode_batch([numbers])[0]
+    def decode(self, numbers, *, unfinished: bool = False) -> bytes:
+        """The text of a sequence of numbers, or what is certain of it where others may follow (`unfinished`).
+
+        Raises:
+          ValueError: a number outside 0..V-1.
+        """
+        return self._decode_run([numbers], np.array([0, len(numbers)]), unfinished=unfinished)[0]
 
     def decode_batch(self, sequences: Sequence, *, threads: int = 1) -> list[bytes]:
         """`decode` of each sequence. Raises ValueError for a number outside 0..V-1."""
         return in_threads(self._decode_run, runs_of(sequences, BLOCK // 4), threads)
 
-    def _decode_run(self, sequences: Sequence, bounds: np.ndarray) -> list[bytes]:
+    def _decode_run(self, sequences: Sequence, bounds: np.ndarray, *, unfinished: bool = False) -> list[bytes]:
         numbers = np.concatenate([np.asarray(s) for s in sequences]) if len(sequences) > 1 else np.asarray(sequences[0])
         if numbers.size and not 0 <= numbers.min() <= numbers.max() < len(self):
             raise ValueError(
@@ -102,8 +117,8 @@ class Pieces:
                 f"{len(self) - 1})."
             )
         text = SCRATCH.array("joined", SLOT_BYTES * (len(numbers) + 1), np.uint8)
-        places = np.empty(len(bounds), np.int64)
-        _join(numbers.astype(np.int32, copy=False), bounds, self._slots, self.lengths, text, places)
+        numbers, places = numbers.astype(np.int32, copy=False), np.empty(len(bounds), np.int64)
+        _join(numbers, bounds, self._slots, self._lengths, self.spaced, unfinished, text, places)
         view, places = memoryview(text), places.tolist()
         return [view[begin:end].tobytes() for begin, end in zip(places, places[1:], strict=False)]
 
@@ -129,8 +144,10 @@ def _check(strings: list[bytes], costs: np.ndarray) -> None:
         raise ValueError(f"A piece of {len(wrong[0])} bytes was given; pieces of 1 to {SLOT_BYTES} were expected.")
     if twice := len(strings) - len(set(strings)):
         raise ValueError(f"{twice} pieces were given twice; all different ones were expected.")
-    if missing := 256 - sum(len(s) == 1 for s in strings):
-        raise ValueError(f"{missing} single bytes are missing from the pieces; all 256 were expected.")
+    if missing := set(SINGLE).difference(strings):
+        raise ValueError(
+            f"{len(missing)} single bytes are missing from the pieces; all {len(SINGLE)} but capitals were expected."
+        )
     if costs.min() < 1 or costs.max() > np.iinfo(np.uint16).max:
         raise ValueError(f"Costs from {costs.min()} to {costs.max()} were given; 1 to 65535 were expected.")
 
@@ -160,18 +177,29 @@ def _load(typing_context, address):
     return numba.uint64(numba.uintp), generate
 
 
+@numba.njit(cache=True, nogil=True, inline="always")
+def _is_letter(byte):
+    return segments.KINDS[byte] <= segments.CAPITAL
+
+
 @numba.njit(cache=True, nogil=True)
 def fold(data, begin, end, small):
-    """Writes a segment with small letters, and returns what capitals it has.
+    """Writes a segment in small letters, a word with a space before it.
 
     A word of capitals that was cut because it is too long is told apart: the letters after it might be small.
 
     Args:
       data: uint8[N].
       begin, end: where the segment lies, as `segments.segment_end` has it.
-      small: uint8[MAX_BYTES], written.
+      small: uint8[MAX_BYTES + 1], written.
+
+    Returns:
+      What capitals it has, and the number of bytes written.
     """
-    letters, first, capitals = 0, False, 0
+    n, letters, capitals, first = 0, 0, 0, False
+    if _is_letter(data[begin]):
+        small[0] = segments.SPACE
+        n = 1
     for i in range(begin, end):
         byte = data[i]
         capital = segments.KINDS[byte] == segments.CAPITAL
@@ -179,12 +207,13 @@ def fold(data, begin, end, small):
             first |= capital and not letters
             letters += 1
         capitals += capital
-        small[i - begin] = byte + 32 if capital else byte
+        small[n] = byte + 32 if capital else byte
+        n += 1
     if not first:
-        return PLAIN
+        return PLAIN, n
     if capitals == 1:
-        return CAPITAL
-    return CUT_CAPITALS if end - begin == segments.MAX_BYTES else CAPITALS
+        return CAPITAL, n
+    return (CUT_CAPITALS if end - begin == segments.MAX_BYTES else CAPITALS), n
 
 
 @numba.njit(cache=True, nogil=True)
@@ -195,10 +224,10 @@ def least_cost(data, begin, end, cells, number, costs, best, back, numbers, n):
 
     Args:
       data: uint8[N].
-      begin, end: where the segment lies; at most MAX_BYTES.
+      begin, end: where the segment lies.
       cells, number: from `trie`.
       costs: integers[S].
-      best: integers[MAX_BYTES + 1]; back: int32[MAX_BYTES + 1, 2]; both for the loop's own use.
+      best: integers[MAX_BYTES + 2]; back: int32[MAX_BYTES + 2, 2]; both for the loop's own use.
       numbers: int32[...], written.
     """
     length = end - begin
@@ -231,10 +260,10 @@ def least_cost(data, begin, end, cells, number, costs, best, back, numbers, n):
 @numba.njit(cache=True, nogil=True)
 def _parse_segment(data, begin, end, cells, number, costs, small, best, back, numbers, n):
     """Writes the pieces of a segment, marks among them, from index n; returns the index after them."""
-    capitals = fold(data, begin, end, small)
+    capitals, length = fold(data, begin, end, small)
     if capitals == CUT_CAPITALS:
-        for i in range(end - begin):
-            if segments.KINDS[data[begin + i]] == segments.CAPITAL:
+        for i in range(length):
+            if segments.KINDS[small[i]] == segments.SMALL:
                 numbers[n] = len(costs)
                 n += 1
             n = least_cost(small, i, i + 1, cells, number, costs, best, back, numbers, n)
@@ -242,23 +271,23 @@ def _parse_segment(data, begin, end, cells, number, costs, small, best, back, nu
     if capitals != PLAIN:
         numbers[n] = len(costs) + capitals - CAPITAL
         n += 1
-    return least_cost(small, 0, end - begin, cells, number, costs, best, back, numbers, n)
+    return least_cost(small, 0, length, cells, number, costs, best, back, numbers, n)
 
 
 @numba.njit(cache=True, nogil=True)
-def _parse(data, bounds, cells, number, costs, slots, used, numbers, places):
+def _parse(data, bounds, cells, number, costs, spaced, slots, used, numbers, places):
     """Parses texts that stand one after another.
 
     Args:
       data: uint8[N + 16], the texts and 16 bytes more.
       bounds: int64[D + 1], where each text lies.
-      cells, number, costs: the pieces.
+      cells, number, costs, spaced: the pieces.
       slots, used: the memory, see `_Memo`.
       numbers: int32[2 N], written.
       places: int64[D + 1], written: where the pieces of each text lie.
     """
-    small, best = np.empty(segments.MAX_BYTES, np.uint8), np.empty(segments.MAX_BYTES + 1, np.int32)
-    back = np.empty((segments.MAX_BYTES + 1, 2), np.int32)
+    small, best = np.empty(segments.MAX_BYTES + 1, np.uint8), np.empty(segments.MAX_BYTES + 2, np.int32)
+    back = np.empty((segments.MAX_BYTES + 2, 2), np.int32)
     address, ones = np.uint64(data.ctypes.data), ~np.uint64(0)
     n = 0
     places[0] = 0
@@ -267,6 +296,11 @@ def _parse(data, bounds, cells, number, costs, slots, used, numbers, places):
         while i < stop:
             end = segments.segment_end(data, i, stop)
             length = end - i
+            space = data[i] == segments.SPACE
+            if _is_letter(data[i + 1] if space and length > 1 else data[i]):
+                if space != spaced[data[i - 1] if i > bounds[d] else BEGINNING]:
+                    numbers[n] = len(costs) + MARKS - 1
+                    n += 1
             if length > SLOT_BYTES:
                 n = _parse_segment(data, i, end, cells, number, costs, small, best, back, numbers, n)
                 i = end
@@ -326,34 +360,58 @@ def _remember(slot, low, high, length, numbers):
 
 
 @numba.njit(cache=True, nogil=True)
-def _join(numbers, bounds, slots, lengths, text, places):
-    """Writes the strings of pieces one after another, 16 bytes at a time, and the capitals that the marks ask for.
+def _join(numbers, bounds, slots, lengths, spaced, unfinished, text, places):
+    """Writes the strings of pieces one after another, 16 bytes at a time, as the marks ask for.
 
-    A mark looks past spaces and apostrophes for the first letter; words of capitals end where small letters do.
+    A space before a letter is that of a word, which stands there or not. A mark of capitals looks past spaces and
+    apostrophes for the first letter; words of capitals end where small letters do.
 
     Args:
       numbers: int32[T], of all texts.
       bounds: int64[D + 1], where each text's numbers lie.
-      slots: uint8[V, 16], the strings; lengths: int32[V].
+      slots: uint8[V + 1, 16], the strings; lengths: int32[V].
+      spaced: bool[257], see `Pieces`.
+      unfinished: whether a last space, which may turn out to be that of a word, is left out.
       text: uint8[...], written, with 16 bytes of room for each piece and 16 more.
       places: int64[D + 1], written: where each text lies.
     """
     to, source = np.uint64(text.ctypes.data), np.uint64(slots.ctypes.data)
-    first_mark = len(slots) - MARKS
+    first_mark = len(lengths) - MARKS
     filled = 0
     places[0] = 0
     for d in range(len(bounds) - 1):
-        awaited = running = False  # a letter to be made a capital; whether those after it are to be, too
-        whole = False
+        awaited = running = whole = False  # a letter to be made a capital; those after it as well; whether they will
+        unusual = held = False  # the space before the next word; a space whose follower is not known yet
         for t in range(bounds[d], bounds[d + 1]):
             number = np.int64(numbers[t])
+            if number == first_mark + MARKS - 1:
+                unusual = True
+                continue
             if number >= first_mark:
                 awaited, running, whole = True, False, number > first_mark
                 continue
-            copy_slot(to + np.uint64(filled), source + np.uint64(SLOT_BYTES) * np.uint64(number))
-            end = filled + lengths[number]
+            length, skip = np.int64(lengths[number]), 0
+            byte = slots[number, 0]
+            begins = held and _is_letter(byte)
+            if held and not begins:
+                text[filled] = segments.SPACE
+                filled += 1
+            held = False
+            if byte == segments.SPACE and length > 1 and _is_letter(slots[number, 1]):
+                begins, skip = True, 1
+            begin = filled
+            if begins:
+                if spaced[np.int64(text[filled - 1]) if filled > places[d] else BEGINNING] != unusual:
+                    text[filled] = segments.SPACE
+                    filled += 1
+                unusual = False
+            copy_slot(to + np.uint64(filled), source + np.uint64(SLOT_BYTES * number + skip))
+            filled += length - skip
+            if text[filled - 1] == segments.SPACE:
+                held = True
+                filled -= 1
             if awaited or running:
-                for i in range(filled, end):
+                for i in range(begin, filled):
                     byte = text[i]
                     if awaited and (byte == segments.SPACE or byte == segments.APOSTROPHE):
                         continue
@@ -363,5 +421,7 @@ def _join(numbers, bounds, slots, lengths, text, places):
                     awaited, running = False, is_small and whole
                     if not running:
                         break
-            filled = end
+        if held and not unfinished:
+            text[filled] = segments.SPACE
+            filled += 1
         places[d + 1] = filled

@@ -5,6 +5,7 @@ whose loss would cost the text least are dropped, a quarter at a time, until as 
 """
 
 import collections
+import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 
 import numba
@@ -24,24 +25,52 @@ _LEAST_COUNT = 3  # of a candidate in the text
 _SCALE = 16.0  # a factor for each byte, which cancels and keeps products of probabilities within range
 
 
-def count_segments(documents: Iterable[bytes]) -> collections.Counter:
-    """How often each segment, written small, occurs in documents."""
-    counts, small = collections.Counter(), collections.Counter()
+@dataclasses.dataclass
+class Counts:
+    """What is learned from.
+
+    Attributes:
+      segments: how often each segment occurs, as `pieces.fold` writes it.
+      words: int64[257, 2], how many words after each byte, and at the beginning of a text, have no space before them,
+        and how many have one.
+    """
+
+    segments: collections.Counter
+    words: np.ndarray
+
+
+def count(documents: Iterable[bytes]) -> Counts:
+    """Counts the segments of documents."""
+    found, words = collections.Counter(), np.zeros((257, 2), np.int64)
     for document in documents:
-        counts.update(segments.split(document))
-    for segment, count in counts.items():
-        small[segment.lower()] += count
-    return small
+        text = np.frombuffer(document, np.uint8)
+        ends = segments.ends(text)
+        _count_words(text, ends, words)
+        bounds = [0, *ends.tolist()]
+        found.update([document[begin:end] for begin, end in zip(bounds, bounds[1:], strict=False)])
+    folded, small = collections.Counter(), np.empty(segments.MAX_BYTES + 1, np.uint8)
+    for segment, n in found.items():
+        _, length = pieces.fold(np.frombuffer(segment, np.uint8), 0, len(segment), small)
+        folded[small[:length].tobytes()] += n
+    return Counts(folded, words)
 
 
-def learn(
-    counts: Mapping[bytes, int], n_pieces: int, *, progress: Callable[[int], None] = lambda n_dropped: None
-) -> pieces.Pieces:
+@numba.njit(cache=True)
+def _count_words(text, ends, words):
+    begin = 0
+    for end in ends:
+        space = text[begin] == segments.SPACE and end > begin + 1
+        if segments.KINDS[text[begin + space]] <= segments.CAPITAL:
+            words[np.int64(text[begin - 1]) if begin else pieces.BEGINNING, np.int64(space)] += 1
+        begin = end
+
+
+def learn(counts: Counts, n_pieces: int, *, progress: Callable[[int], None] = lambda n_dropped: None) -> pieces.Pieces:
     """The pieces that code counted segments in fewest bits.
 
     Args:
-      counts: segment -> number of occurrences, such as `count_segments` gives; what occurs once is not looked at.
-      n_pieces: V, from 258 to 65,536; the 256 single bytes and the two marks are among them.
+      counts: of the text; segments that occur once are not looked at.
+      n_pieces: V, at most 65,536; `pieces.SINGLE` and the marks are among them.
       progress: called with the number of candidates dropped so far.
 
     Returns:
@@ -50,7 +79,8 @@ def learn(
     Raises:
       ValueError: the text has too few substrings for so many pieces.
     """
-    counts = {segment: count for segment, count in counts.items() if count > 1}
+    spaced = np.where(counts.words.any(1), counts.words[:, 1] > counts.words[:, 0], np.arange(257) < pieces.BEGINNING)
+    counts = {segment: n for segment, n in counts.segments.items() if n > 1}
     n_strings = n_pieces - pieces.MARKS
     strings, first = _candidates(counts, CANDIDATES * n_strings)
     if len(strings) < n_strings:
@@ -81,7 +111,7 @@ def learn(
         dropped = left[np.argsort(-loss[left], kind="stable")[n_left:]]
         number[np.isin(number, dropped)] = -1
         probability[dropped] = 0.0
-    return pieces.Pieces([strings[i] for i in left], _costs(probability)[left])
+    return pieces.Pieces([strings[i] for i in left], _costs(probability)[left], spaced)
 
 
 def _candidates(counts: Mapping[bytes, int], n: int) -> tuple[list[bytes], np.ndarray]:
@@ -97,7 +127,8 @@ def _candidates(counts: Mapping[bytes, int], n: int) -> tuple[list[bytes], np.nd
                 found[segment[begin:end]] += count
     longer = [(count * len(s), s) for s, count in found.items() if len(s) > 1 and count >= _LEAST_COUNT]
     longer.sort(reverse=True)
-    strings = sorted([bytes([b]) for b in range(256)] + [s for _, s in longer[: n - 256]])
+    single = {*pieces.SINGLE, *(s for s in found if len(s) == 1)}
+    strings = sorted([*single, *(s for _, s in longer[: n - len(single)])])
     return strings, np.array([found[s] for s in strings])
 
 
@@ -123,7 +154,7 @@ def _expect(data, bounds, counts, cells, number, weight, expected):
       weight: float64[V], probabilities, scaled.
       expected: float64[V], added to.
     """
-    forward, backward = np.empty(segments.MAX_BYTES + 1), np.empty(segments.MAX_BYTES + 1)
+    forward, backward = np.empty(segments.MAX_BYTES + 2), np.empty(segments.MAX_BYTES + 2)
     for s in range(len(counts)):
         begin, length = bounds[s], bounds[s + 1] - bounds[s]
         forward[: length + 1] = 0.0
@@ -158,8 +189,8 @@ def _expect(data, bounds, counts, cells, number, weight, expected):
 @numba.njit(cache=True)
 def _use(data, bounds, counts, cells, number, costs, use):
     """Adds up how often each piece stands in the best parses of the segments: int64[V]."""
-    best, back = np.empty(segments.MAX_BYTES + 1, np.int64), np.empty((segments.MAX_BYTES + 1, 2), np.int32)
-    numbers = np.empty(segments.MAX_BYTES, np.int32)
+    best, back = np.empty(segments.MAX_BYTES + 2, np.int64), np.empty((segments.MAX_BYTES + 2, 2), np.int32)
+    numbers = np.empty(segments.MAX_BYTES + 1, np.int32)
     for s in range(len(counts)):
         n = pieces.least_cost(data, bounds[s], bounds[s + 1], cells, number, costs, best, back, numbers, 0)
         for k in range(n):

@@ -37,6 +37,7 @@ from compressed_lm.scaling.laws import (
     kumar,
     unified,
 )
+from compressed_lm.scaling.paired import paired_difference
 from compressed_lm.scaling.run_table import COLUMNS, append_row, final_runs, load_runs, read_jsonl, split_spec
 from compressed_lm.scaling.tables import read_table
 
@@ -80,6 +81,7 @@ __all__ = [
     "loss_at",
     "optimum",
     "plots",
+    "paired_difference",
     "read_jsonl",
     "read_table",
     "report",

@@ -119,10 +119,14 @@ def train_step(
     return TrainState(params, opt_state, state.step + 1, state.frozen), metrics
 
 
+def eval_nats(params: Params, targets: jax.Array, *, model: Transformer, eod_id: int) -> jax.Array:
+    """Returns the nats float32[B, L] of the targets int32[B, L]; 0 where these are negative."""
+    return token_nats(_logits(model, params, targets, eod_id), targets)[0]
+
+
 def eval_step(params: Params, targets: jax.Array, *, model: Transformer, eod_id: int) -> tuple[jax.Array, jax.Array]:
     """Returns (total nats float32[], number int32[]) of the targets int32[B, L] that are not negative."""
-    nats, _ = token_nats(_logits(model, params, targets, eod_id), targets)
-    return jnp.sum(nats), jnp.sum(targets >= 0)
+    return jnp.sum(eval_nats(params, targets, model=model, eod_id=eod_id)), jnp.sum(targets >= 0)
 
 
 @dataclasses.dataclass(frozen=True)

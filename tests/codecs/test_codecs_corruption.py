@@ -22,6 +22,7 @@ from compressed_lm.errors import InputError
 SPECS = [
     "bytes",
     "sentencepiece(v=512)",
+    "pieces(v=512)",
     "gzip(v=4096)",
     "static_ac(v=256)",
     "ac(v=256)",

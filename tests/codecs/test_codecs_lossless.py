@@ -18,6 +18,9 @@ from compressed_lm.errors import InputError
 SPECS = [
     "bytes",
     "sentencepiece(v=512)",
+    "sentencepiece(model=bpe,v=512)",
+    "bpe(v=512)",
+    "pieces(v=512)",
     *(f"{family}(v={v})" for family in ("gzip", "static_ac", "ac") for v in (256, 4096, 65536)),
     "eiw(b=12,v=4096)",
     "eiw(align=word,b=12,v=256)",
@@ -94,6 +97,8 @@ def test_alone_is_as_in_a_batch(built, spec):
     "spec",
     [
         "sentencepiece(v=512)",
+        "bpe(v=512)",
+        "pieces(v=512)",
         "gzip(v=4096)",
         "static_ac(v=65536)",
         "eiw(b=12,v=4096)",
@@ -154,7 +159,9 @@ def test_partial_decoding_is_a_prefix(built):
         assert len(shown[2]) > 20 and len(shown[3]) > len(text) - 8, spec
 
 
-@pytest.mark.parametrize("spec", ["bytes", "sentencepiece(v=512)", "gzip(v=4096)", "ac(v=256)", *EIW_STREAMS])
+@pytest.mark.parametrize(
+    "spec", ["bytes", "sentencepiece(v=512)", "pieces(v=512)", "gzip(v=4096)", "ac(v=256)", *EIW_STREAMS]
+)
 def test_streams_give_the_text_piece_by_piece(built, spec):
     """A stream decoder fed in pieces of any size gives the document's bytes in order, each once, and its text."""
     text = "“It is a truth universally acknowledged”, naïve 日本 said, that a man must be in want of a wife.".encode()

@@ -1,0 +1,269 @@
+"""What each rule of `pieces` is worth, and what was tried and left out: a model for each, at one size of vocabulary.
+
+    python experiments/beat_subword/levers.py --data $COMPRESSED_LM_DATA --out experiments/recorded/beat_subword \\
+      --work runs/levers
+
+One seed and one learning rate, 1.5 MB of text, models of equal FLOPs per byte, measured on held-out training text:
+enough to see what moves a result by a hundredth. Validation documents are not looked at. Appends to OUT/levers.jsonl;
+what stands there is not trained again.
+"""
+
+import argparse
+import collections
+import dataclasses
+import json
+import pathlib
+import re
+import shutil
+import sys
+from collections.abc import Callable, Iterable, Sequence
+
+import jax
+import numba
+import numpy as np
+import protocol
+
+from compressed_lm import codecs, evaluation, models, scaling
+from compressed_lm.coding import pieces, unigram
+from compressed_lm.coding.dictionary import Dictionary
+from compressed_lm.coding.segments import MAX_BYTES
+from compressed_lm.corpora.shards import Record
+from compressed_lm.training import train
+
+V, LEARNING_RATE = 4096, 1e-2
+
+# Where text is cut. Bytes above 127 are taken for letters.
+WORDS = rb"[ \t\n\r\v\f]*[^ \t\n\r\v\f]+|[ \t\n\r\v\f]+"
+CLASSES = (
+    rb" ?[A-Za-z\x80-\xff]+|'[A-Za-z\x80-\xff]+| ?[0-9]+| ?[^A-Za-z0-9\x80-\xff \t\n\r\v\f]+| +(?= )| +|[\t\n\r\v\f]+"
+)
+DIGITS = CLASSES.replace(rb"[0-9]+", rb"[0-9]")
+SPACE_AFTER = rb"'?[A-Za-z\x80-\xff]+ ?|[0-9] ?|[^A-Za-z0-9\x80-\xff \t\n\r\v\f]+ ?| +|[\t\n\r\v\f]+"
+PHRASES = rb"(?: ?[A-Za-z\x80-\xff]+,?){1,3}|" + DIGITS
+
+_CAPITALS = re.compile(rb"( ?)([A-Z]{2,})(?![a-z])")
+_CAPITAL = re.compile(rb"( ?)([A-Z])")
+
+
+def mark_capitals(text: bytes) -> bytes:
+    """Words written small behind a byte, 1 or 2, for a capital or capitals."""
+    text = _CAPITALS.sub(lambda m: b"\x02" + m[1] + m[2].lower(), text.replace(b"\x01", b"").replace(b"\x02", b""))
+    return _CAPITAL.sub(lambda m: b"\x01" + m[1] + m[2].lower(), text)
+
+
+@dataclasses.dataclass
+class Variant:
+    """A vocabulary with rules of its own, for measuring only: it need not give back every text.
+
+    Attributes:
+        cut: expression whose matches are the segments.
+        prepare: what is done to a text first.
+        parse: "cheapest" or "longest".
+        prefixes: all prefixes of an entry are entries, grown by use, and text is parsed by longest match.
+    """
+
+    cut: bytes
+    prepare: Callable[[bytes], bytes] = bytes
+    parse: str = "cheapest"
+    prefixes: bool = False
+
+    name = "variant"
+    flops_per_byte = m1_flops_per_byte = 0.0
+    vocab_size = V
+
+    def learn(self, documents: Iterable[bytes]) -> "Variant":
+        """Fits the vocabulary."""
+        self._pattern, self._memo = re.compile(self.cut, re.DOTALL), {}
+        counts = collections.Counter()
+        for document in documents:
+            counts.update(self._segments(document))
+        if self.prefixes:
+            self._entries = grow(counts, V)
+            return self
+        found = unigram.learn(unigram.Counts(counts, np.zeros((257, 2), int)), V + pieces.MARKS)
+        self._strings = found.strings
+        self._tables = *pieces.trie(found.strings), found.costs.astype(np.int64)
+        self._number = {s: i for i, s in enumerate(found.strings)}
+        return self
+
+    def encode_batch(self, documents: Sequence[bytes]) -> list[np.ndarray]:
+        """Ids of each document."""
+        parse = self._entries.encode if self.prefixes else self._longest if self.parse == "longest" else self._cheapest
+        found = []
+        for document in documents:
+            parts = [np.zeros(0, np.int32)]
+            for segment in self._segments(document):
+                if segment not in self._memo:
+                    self._memo[segment] = parse(segment)
+                parts.append(self._memo[segment])
+            found.append(np.concatenate(parts))
+        return found
+
+    def _segments(self, document: bytes) -> list[bytes]:
+        matches = self._pattern.findall(self.prepare(document))
+        return [m[i : i + MAX_BYTES] for m in matches for i in range(0, len(m), MAX_BYTES)]
+
+    def _cheapest(self, segment: bytes) -> np.ndarray:
+        numbers = np.empty(len(segment), np.int32)
+        best, back = np.empty(MAX_BYTES + 2, np.int64), np.empty((MAX_BYTES + 2, 2), np.int32)
+        n = pieces.least_cost(np.frombuffer(segment, np.uint8), 0, len(segment), *self._tables, best, back, numbers, 0)
+        return numbers[:n]
+
+    def _longest(self, segment: bytes) -> np.ndarray:
+        numbers, i = [], 0
+        while i < len(segment):
+            n = next(n for n in range(min(16, len(segment) - i), 0, -1) if segment[i : i + n] in self._number)
+            numbers.append(self._number[segment[i : i + n]])
+            i += n
+        return np.array(numbers, np.int32)
+
+
+def grow(counts: collections.Counter, v: int, rounds: int = 30) -> Dictionary:
+    """A prefix-closed dictionary grown by use: text is parsed by longest match, what most often goes on is added, what
+    is least often reached is dropped, until nothing changes any more; the statistics are those of window starts."""
+    kept = [s for s, n in counts.items() if n > 1]
+    bounds = np.concatenate([[0], np.cumsum([len(s) for s in kept])])
+    text, weight = np.frombuffer(b"".join(kept), np.uint8), np.array([counts[s] for s in kept])
+    entries = [bytes([b]) for b in range(256)]
+    for round_ in range(rounds):
+        node = {entry: i for i, entry in enumerate(entries)}
+        children = np.full((len(entries), 256), -1, np.int32)
+        for entry, i in node.items():
+            if len(entry) > 1:
+                children[node[entry[:-1]], entry[-1]] = i
+        reached, next_ = np.zeros(len(entries), np.int64), np.zeros((len(entries), 256), np.int64)
+        _follow(text, bounds, weight, children, reached, next_)
+        n_new = max(v - len(entries), int(v * max(0.02, 0.15 * (1 - round_ / rounds))))
+        best = np.argsort(-next_, axis=None)[:n_new]
+        use = dict(zip(entries, reached.tolist(), strict=True))
+        use |= {entries[i // 256] + bytes([i % 256]): next_.flat[i] for i in best if next_.flat[i]}
+        children_left = collections.Counter(entry[:-1] for entry in use)
+        for entry in sorted(use, key=lambda e: (use[e], -len(e))):
+            if len(use) <= v:
+                break
+            if len(entry) > 1 and not children_left[entry]:
+                del use[entry]
+                children_left[entry[:-1]] -= 1
+        entries = list(use)
+    entries.sort()
+    node = {entry: i for i, entry in enumerate(entries)}
+    return Dictionary([node[e[:-1]] if len(e) > 1 else -1 for e in entries], [e[-1] for e in entries])
+
+
+@numba.njit(cache=True)
+def _follow(text, bounds, weight, children, reached, next_):
+    """Adds up how often a longest match reaches each entry, and which byte follows where it ends."""
+    for s in range(len(weight)):
+        i = bounds[s]
+        while i < bounds[s + 1]:
+            node = np.int64(text[i])
+            reached[node] += weight[s]
+            i += 1
+            while i < bounds[s + 1] and children[node, text[i]] >= 0:
+                node = children[node, text[i]]
+                reached[node] += weight[s]
+                i += 1
+            if i < bounds[s + 1]:
+                next_[node, text[i]] += weight[s]
+
+
+class Tokens:
+    """Encoded documents in memory, for `training.train` and `document_bits` in the place of a token store."""
+
+    def __init__(self, codec: codecs.Codec | Variant, documents: Sequence[bytes]):
+        self.vocab_size = self.eod_id = codec.vocab_size
+        self.codec_spec, self.codec_fingerprint, self.fingerprint = codec.name, codec.name, codec.name
+        ids = codec.encode_batch(documents)
+        self._records = [Record(i, len(d), 0) for i, d in zip(ids, documents, strict=True)]
+        self._stream = np.concatenate([np.append(i, self.eod_id) for i in ids]).astype(np.int32)
+        self.n_documents, self.n_bytes = len(documents), sum(map(len, documents))
+        self.n_tokens = len(self._stream) - len(documents)
+        self.bytes_per_token = self.n_bytes / len(self._stream)
+
+    def documents(self) -> list[Record]:
+        """All documents."""
+        return self._records
+
+    def rows(self, seq_len: int, *, drop_remainder: bool = True) -> np.ndarray:
+        """int32[rows, seq_len]."""
+        n = len(self._stream)
+        if drop_remainder:
+            return self._stream[: n // seq_len * seq_len].reshape(-1, seq_len)
+        return np.pad(self._stream, (0, -n % seq_len), constant_values=-1).reshape(-1, seq_len)
+
+
+LEVERS = {
+    "sentencepiece": f"sentencepiece(v={V})",
+    "prefix-closed, by use, word-aligned": Variant(WORDS, prefixes=True),
+    "prefix-closed, by use, classes": Variant(DIGITS, prefixes=True),
+    "unigram, word-aligned": Variant(WORDS),
+    "unigram, classes": Variant(CLASSES),
+    "unigram, classes, digits singly": Variant(DIGITS),
+    "+ longest match": Variant(DIGITS, parse="longest"),
+    "+ pairs and triples of words": Variant(PHRASES),
+    "+ marks for capitals": Variant(rb"[\x01\x02]|" + DIGITS, mark_capitals),
+    "+ marks for capitals, space after": Variant(rb"[\x01\x02]|" + SPACE_AFTER, mark_capitals),
+    "pieces: + marks for spaces": f"pieces(v={V})",
+}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=pathlib.Path, required=True, help="folder with corpora/")
+    parser.add_argument("--out", type=pathlib.Path, required=True, help="folder of levers.jsonl")
+    parser.add_argument("--work", type=pathlib.Path, required=True, help="folder for texts, codecs and runs")
+    parser.add_argument("--train_bytes", type=int, default=1_500_000, help="text to train on (default %(default)s)")
+    arguments = parser.parse_args()
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    texts = protocol.Texts(arguments.data, arguments.work / "texts", arguments.train_bytes)
+    table = arguments.out / "levers.jsonl"
+    done = {row["lever"] for _, row in scaling.read_jsonl(table)} if table.exists() else set()
+    reference = protocol.encoded(f"sentencepiece(v={V})", texts, arguments.work)
+    shape = models.TransformerConfig(models.model_vocab_size(V), d_ff=protocol.REFERENCE_D_FF, **protocol.MODEL)
+    flops = protocol.flops_per_byte(shape, reference.bytes_per_token)
+    for lever, codec in LEVERS.items():
+        if lever in done:
+            continue
+        row = {"lever": lever} | measure(codec, texts, arguments.work, flops)
+        with table.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+        print(f"{lever}: {row['dev_bits_per_byte']:.4f}", flush=True)
+    print(markdown(table))
+    return 0
+
+
+def measure(codec: str | Variant, texts: protocol.Texts, work: pathlib.Path, flops: float) -> dict:
+    """Trains a model over a codec and returns its bits per byte of held-out training text."""
+    if isinstance(codec, str):
+        codec = protocol.encoded(codec, texts, work).codec
+    else:
+        codec.learn(texts.documents("learn"))
+    train_text, dev = (Tokens(codec, texts.documents(name)) for name in ("train", "dev"))
+    shape = protocol.model_at(flops, V, train_text.bytes_per_token)
+    config = dataclasses.replace(protocol.TRAIN, learning_rate=LEARNING_RATE, steps="1 epochs", checkpoint_every="100%")
+    result = train(
+        config, shape, train_text, out=work / "run", mesh_shape=(1, 1, 1), compilation_cache=work / "compiled"
+    )
+    shutil.rmtree(work / "run")
+    bits, n_bytes = evaluation.document_bits(result.params, shape, dev, seq_len=config.seq_len)
+    return {
+        "bytes_per_token": round(train_text.bytes_per_token, 4),
+        "d_ff": shape.d_ff,
+        "flops_per_byte_softmax": round(protocol.flops_per_byte(shape, train_text.bytes_per_token)),
+        "dev_bits_per_byte": round(float(bits.sum() / n_bytes.sum()), 5),
+    }
+
+
+def markdown(table: pathlib.Path) -> str:
+    """The table of all levers."""
+    rows = scaling.read_table(table)
+    rows["beside sentencepiece"] = (rows["dev_bits_per_byte"] - rows["dev_bits_per_byte"].iloc[0]).map("{:+.3f}".format)
+    rows["dev_bits_per_byte"] = rows["dev_bits_per_byte"].map("{:.3f}".format)
+    rows["bytes_per_token"] = rows["bytes_per_token"].map("{:.2f}".format)
+    shown = rows[["lever", "bytes_per_token", "dev_bits_per_byte", "beside sentencepiece"]]
+    return shown.to_markdown(index=False, disable_numparse=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

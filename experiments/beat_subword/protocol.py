@@ -1,0 +1,136 @@
+"""What is compared and how; fixed before any result was looked at, but for what the page says of levers.
+
+Every method learns its vocabulary from the same 30 MB and trains the same model on the same bytes. At each vocabulary
+size the models of all methods cost the same FLOPs for each byte of text, the output layer included: `d_ff` is what
+adapts. As all read the same bytes, they also cost the same FLOPs in all.
+"""
+
+import dataclasses
+import json
+import pathlib
+import random
+from collections.abc import Iterator
+
+from compressed_lm import codecs, models, stages
+from compressed_lm.corpora.corpus import Corpus
+from compressed_lm.corpora.job import compress
+from compressed_lm.corpora.sources import open_corpus
+from compressed_lm.corpora.store import TokenStore
+from compressed_lm.training import TrainConfig
+
+VOCABULARIES = (4096, 16384, 65536)
+METHODS = {  # {v} and {b} = log2(v) are filled in
+    "sentencepiece": "sentencepiece(v={v})",
+    "sentencepiece, BPE": "sentencepiece(model=bpe,v={v})",
+    "byte-level BPE": "bpe(v={v})",
+    "eiw": "eiw(b={b},v={v})",
+    "pieces": "pieces(v={v})",
+}
+REFERENCE = "sentencepiece"  # its model at REFERENCE_D_FF says what a byte may cost
+REFERENCE_D_FF = 512
+LEARNING_RATES = (5e-3, 1e-2, 2e-2)  # and further ones while the best is at an end
+SEEDS = (0, 1, 2)
+
+LEARN_BYTES, DEV_BYTES = 30_000_000, 200_000
+C4_SHARE = 0.25  # of the text that is trained on; the rest is mixed_en
+LONGEST = 32_768  # bytes of a document, so that no book outweighs the rest
+
+MODEL = dict(d_model=128, n_layers=4, n_heads=4, d_head=32, gated_mlp=True, activation="silu", qk_norm=True)
+MODEL |= dict(position="rotary", scan_layers=False)
+TRAIN = TrainConfig(
+    steps=1, batch_size=8, seq_len=256, warmup_steps="5%", schedule="wsd", optimizer="muon", log_every=50
+)
+
+
+class Texts:
+    """The texts of the comparison, drawn from the corpora under a folder.
+
+    Attributes:
+        files: name -> JSON lines: learn, train, dev (of the training files), c4, mixed (all validation documents).
+    """
+
+    def __init__(self, data: pathlib.Path, out: pathlib.Path, train_bytes: int):
+        self.files = {name: out / f"{name}.jsonl" for name in ("learn", "train", "dev", "c4", "mixed")}
+        if all(path.exists() for path in self.files.values()):
+            return
+        out.mkdir(parents=True, exist_ok=True)
+        drawn = random.Random(0)
+        c4, mixed = (
+            [_cut(d) for d in open_corpus(f"json:{data}/corpora/{glob}").documents("train")]
+            for glob in ("c4_en/c4-train*", "mixed_en/train-*")
+        )
+        drawn.shuffle(c4), drawn.shuffle(mixed)
+        c4, mixed = iter(c4), iter(mixed)
+        dev = _both(c4, mixed, DEV_BYTES)
+        train = _both(c4, mixed, train_bytes)
+        drawn.shuffle(train)
+        learn = [*train, *_both(c4, mixed, max(0, LEARN_BYTES - sum(map(len, train))))]
+        validation = {
+            name: open_corpus(f"json:{data}/corpora/{glob}").documents("train")
+            for name, glob in (("c4", "c4_en/c4-validation*"), ("mixed", "mixed_en/validation-*"))
+        }
+        for name, documents in (dict(learn=learn, train=train, dev=dev) | validation).items():
+            lines = "".join(json.dumps({"text": d.decode()}) + "\n" for d in documents)
+            self.files[name].write_text(lines, encoding="utf-8")
+
+    def documents(self, name: str) -> list[bytes]:
+        """The documents of one of the texts."""
+        return list(self.corpus(name).documents("train"))
+
+    def corpus(self, name: str) -> Corpus:
+        """One of the texts as a corpus."""
+        return open_corpus(f"json:{self.files[name]}")
+
+
+def _cut(document: bytes) -> bytes:
+    return document[:LONGEST].decode("utf-8", "ignore").encode()
+
+
+def _both(c4: Iterator[bytes], mixed: Iterator[bytes], n_bytes: int) -> list[bytes]:
+    """Documents of both until there are so many bytes, of which C4 has its share, or all that it has left."""
+    taken = []
+    for source, share in ((c4, C4_SHARE), (mixed, 1 - C4_SHARE)):
+        size = 0
+        while size < share * n_bytes and (document := next(source, None)) is not None:
+            taken.append(document)
+            size += len(document)
+    return taken
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoded:
+    """A codec and the stores of its texts."""
+
+    codec: codecs.Codec
+    stores: dict[str, TokenStore]
+
+    @property
+    def bytes_per_token(self) -> float:
+        """Of the text that is trained on, ends of documents among the tokens."""
+        store = self.stores["train"]
+        return store.n_bytes / (store.n_tokens + store.n_documents)
+
+
+def encoded(spec: str, texts: Texts, out: pathlib.Path, codec: codecs.Codec | None = None) -> Encoded:
+    """A codec, learned unless it was before or is given, and its token stores, made unless they are there."""
+    folder = out / stages.codec_folder(spec) if codec is None else out / spec
+    if codec is None:
+        learn = lambda: texts.documents("learn")  # noqa: E731
+        m1 = stages.load_m1(stages.PRETRAINED) if spec.startswith("eiw") else None
+        codec = stages.build_codec(spec, folder / "codec", m1=m1, documents=learn, compiled={})
+    stores = {
+        name: compress(texts.corpus(name), "train", codec, folder / name, n_shards=1, log=lambda line: None)
+        for name in ("train", "dev", "c4", "mixed")
+    }
+    return Encoded(codec, stores)
+
+
+def flops_per_byte(config: models.TransformerConfig, bytes_per_token: float) -> float:
+    """Forward FLOPs for a byte of text, the output layer among them."""
+    return models.flops_per_token(config, softmax=True) / bytes_per_token
+
+
+def model_at(flops: float, v: int, bytes_per_token: float) -> models.TransformerConfig:
+    """The model of the family with the d_ff, a multiple of 8, that comes nearest to a cost."""
+    shape = lambda d_ff: models.TransformerConfig(models.model_vocab_size(v), d_ff=d_ff, **MODEL)  # noqa: E731
+    return min(map(shape, range(8, 2049, 8)), key=lambda c: abs(flops_per_byte(c, bytes_per_token) - flops))

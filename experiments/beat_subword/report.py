@@ -1,0 +1,178 @@
+"""Tables and the figure of results.jsonl, as markdown:
+
+    python experiments/beat_subword/report.py experiments/recorded/beat_subword
+
+Bits per byte are means over seeds; intervals are 95 % of a paired bootstrap over documents and seeds
+(`scaling.paired_difference`). Differences are to the best of the subword methods of the same size of vocabulary.
+Writes bits_per_byte.png beside the table.
+"""
+
+import argparse
+import pathlib
+import sys
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+
+from compressed_lm import scaling
+from compressed_lm.scaling.plots import finish
+
+SUBWORDS = ("sentencepiece", "sentencepiece, BPE", "byte-level BPE")
+STYLES = {
+    "sentencepiece": ("#E69F00", "s"),
+    "sentencepiece, BPE": ("#D55E00", "D"),
+    "byte-level BPE": ("#CC79A7", "^"),
+    "eiw": ("#0072B2", "o"),
+    "pieces": ("#009E73", "*"),
+}
+TEXTS = {"c4": "C4", "mixed": "mixed"}
+
+
+class Results:
+    """The models at the best learning rates, and the bits of each document.
+
+    Args:
+        folder: with results.jsonl and bits/, as run.py writes them.
+    """
+
+    def __init__(self, folder: pathlib.Path):
+        self.all = scaling.read_table(folder / "results.jsonl")
+        validated = self.all["bits_per_byte"].map(bool)
+        self.rows = self.all[validated].copy()
+        for text in TEXTS:
+            self.rows[text] = [bits[text] for bits in self.rows["bits_per_byte"]]
+        self._folder = folder / "bits"
+
+    def bits(self, method: str, v: int, text: str) -> tuple[np.ndarray, np.ndarray]:
+        """Bits float64[seeds, D] and bytes int64[D] of the documents of a text."""
+        rows = self.rows[(self.rows["method"] == method) & (self.rows["v"] == v)].sort_values("seed")
+        names = [f"{method}-{v}-{r.learning_rate:g}-{r.seed}".replace(" ", "_") for r in rows.itertuples()]
+        arrays = [np.load(self._folder / f"{name}.npz") for name in names]
+        return np.stack([a[f"{text}_bits"] for a in arrays]), arrays[0][f"{text}_n"]
+
+    def difference(self, method: str, other: str, v: int, text: str) -> scaling.Estimate:
+        """Bits per byte of one method less those of another."""
+        bits, n_bytes = self.bits(method, v, text)
+        return scaling.paired_difference(bits, self.bits(other, v, text)[0], n_bytes)
+
+    def interval(self, method: str, v: int, text: str) -> scaling.Estimate:
+        """Bits per byte of a method."""
+        bits, n_bytes = self.bits(method, v, text)
+        return scaling.paired_difference(bits, np.zeros_like(bits), n_bytes)
+
+    def sizes(self) -> list[int]:
+        """Sizes of vocabularies."""
+        return sorted(self.rows["v"].unique())
+
+    def methods(self, v: int) -> list[str]:
+        """Methods that were trained at a size."""
+        return list(dict.fromkeys(self.rows[self.rows["v"] == v]["method"]))
+
+    def best_subword(self, v: int) -> str | None:
+        """The subword method with the lowest sum over the texts."""
+        found = {
+            m: self.rows[(self.rows["method"] == m) & (self.rows["v"] == v)][list(TEXTS)].mean().sum()
+            for m in self.methods(v)
+            if m in SUBWORDS
+        }
+        return min(found, key=found.get) if found else None
+
+
+def table(results: Results) -> pd.DataFrame:
+    """A row for each size and method."""
+    found = []
+    for v in results.sizes():
+        best = results.best_subword(v)
+        for method in results.methods(v):
+            rows = results.rows[(results.rows["v"] == v) & (results.rows["method"] == method)]
+            first = rows.iloc[0]
+            row = {
+                "v": f"{v:,}",
+                "method": method,
+                "bytes per token": f"{first['bytes_per_token']:.2f}",
+                "d_ff": first["d_ff"],
+                "FLOPs per byte": f"{first['flops_per_byte_softmax'] / 1e6:.3f}M",
+                "training FLOPs": f"{first['training_flops']:.2e}",
+                "rate": f"{first['learning_rate']:g}",
+                "seeds": len(rows),
+            }
+            for text, name in TEXTS.items():
+                row[f"{name}: bits per byte"] = f"{rows[text].mean():.4f}"
+                if best and method != best:
+                    d = results.difference(method, best, v, text)
+                    row[f"{name}: less {'best subword'}"] = f"{d.value:+.4f} [{d.low:+.4f}, {d.high:+.4f}]"
+                else:
+                    row[f"{name}: less {'best subword'}"] = "(best subword)" if best else ""
+            found.append(row)
+    return pd.DataFrame(found)
+
+
+def rates(results: Results) -> pd.DataFrame:
+    """Bits per byte of held-out training text for each learning rate."""
+    swept = results.all[results.all["seed"] == results.all["seed"].min()]
+    wide = swept.pivot_table(index=["v", "method"], columns="learning_rate", values="dev_bits_per_byte", sort=False)
+    wide = wide[sorted(wide.columns)].map(lambda x: "" if np.isnan(x) else f"{x:.4f}").reset_index()
+    return wide.rename(columns={x: f"{x:g}" for x in wide.columns[2:]})
+
+
+def figure(results: Results, path: pathlib.Path) -> None:
+    """Bits per byte against FLOPs per byte, a panel for each text, with intervals."""
+    fig, axes = plt.subplots(1, len(TEXTS), figsize=(11, 4.6), layout="constrained")
+    for ax, (text, name) in zip(axes, TEXTS.items(), strict=True):
+        for method, (color, marker) in STYLES.items():
+            points = [
+                (
+                    float(
+                        results.rows[(results.rows["v"] == v) & (results.rows["method"] == method)][
+                            "flops_per_byte_softmax"
+                        ].mean()
+                    ),
+                    results.interval(method, v, text),
+                    v,
+                )
+                for v in results.sizes()
+                if method in results.methods(v)
+            ]
+            if not points:
+                continue
+            x = [cost for cost, _, _ in points]
+            y = np.array([e.value for _, e, _ in points])
+            spread = [y - [e.low for _, e, _ in points], [e.high for _, e, _ in points] - y]
+            ax.errorbar(
+                x,
+                y,
+                spread,
+                color=color,
+                marker=marker,
+                ms=9 if marker == "*" else 6,
+                lw=1.2,
+                capsize=3,
+                elinewidth=0.8,
+                label=method,
+            )
+            if method == "sentencepiece":
+                for cost, e, v in points:
+                    ax.annotate(
+                        f"v = {v:,}", (cost, e.high), (0, 6), textcoords="offset points", ha="center", fontsize=8
+                    )
+        ax.set(xscale="log", xlabel="FLOPs per byte, output layer included", title=f"{name} validation")
+        ax.set_ylabel("bits per byte")
+        finish(ax)
+    axes[0].legend(frameon=False, fontsize=8)
+    fig.savefig(path, dpi=150)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=pathlib.Path)
+    arguments = parser.parse_args()
+    results = Results(arguments.folder)
+    print(table(results).to_markdown(index=False, disable_numparse=True), end="\n\n")
+    print(rates(results).to_markdown(index=False, disable_numparse=True))
+    figure(results, arguments.folder / "bits_per_byte.png")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,170 @@
+"""Text is cut and parsed by rules of bytes alone, into the strings of least cost; capitals come back."""
+
+import itertools
+import random
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from compressed_lm.coding import pieces, segments, unigram
+
+BYTES = list(pieces.SINGLE)
+ALPHABET = [
+    b"a",
+    b"b",
+    b"A",
+    b"B",
+    b" ",
+    b"'",
+    b"\n",
+    b"1",
+    b",",
+    "é".encode(),
+    "“".encode(),
+    b"\xff",
+    b"\xe2",
+    b"\x00",
+]
+texts = st.lists(st.sampled_from([*ALPHABET, b"The", b"NASA", b" words", b"A" * 63]), max_size=60).map(b"".join)
+
+
+def some_pieces():
+    """Pieces of two letters or less of a and b, a word, and what they cost."""
+    strings = [*BYTES, b"ab", b"aa", b"ba", b" the", b" word", b"words", b"s,"]
+    return pieces.Pieces(strings, [900] * len(BYTES) + [1000, 1700, 1600, 1500, 2000, 1900, 10])
+
+
+PIECES = some_pieces()
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        (
+            "In 1984, (don't!) USA, McKay",
+            ["In", " 1", "9", "8", "4", ",", " (", "don", "'t", "!)", " USA", ",", " Mc", "Kay"],
+        ),
+        ("HTMLParser iPhone A USAs", ["HTML", "Parser", " i", "Phone", " A", " US", "As"]),
+        ("a   b\n\n  c\t\td ", ["a", "  ", " b", "\n\n", " ", " c", "\t\t", "d", " "]),
+        ("“Ça va”—日本語、です。", ["“", "Ça", " va", "”—", "日本語", "、", "です", "。"]),
+        ("'S' 'quoted' ''", ["'S", "'", " 'quoted", "'", " ''"]),
+    ],
+)
+def test_segments_end_where_words_do(text, expected):
+    """Words, capitals inside words, digits, punctuation and white space are cut as the module says."""
+    assert [s.decode() for s in segments.split(text.encode())] == expected
+
+
+@settings(max_examples=300, deadline=None)
+@given(texts, st.binary(max_size=200))
+def test_segments_cover_a_text_and_split_no_character(text, noise):
+    """Segments are at most 64 bytes, add up to the text, and none begins inside a valid character."""
+    for data in (text, noise):
+        found = segments.split(data)
+        assert b"".join(found) == data and all(0 < len(s) <= segments.MAX_BYTES for s in found)
+    valid = text.decode("utf-8", "ignore").encode()
+    for segment in segments.split(valid):
+        segment.decode()
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(texts, max_size=5), st.binary(max_size=300))
+def test_any_text_comes_back(documents, noise):
+    """Encoding and decoding changes nothing, with what was remembered from texts before, alone or in a batch."""
+    documents = [*documents, noise]
+    ids = PIECES.encode_batch(documents)
+    assert PIECES.decode_batch(ids) == documents
+    assert [PIECES.encode(d).tolist() for d in documents] == [i.tolist() for i in ids]
+    assert [some_pieces().encode(d).tolist() for d in documents[:2]] == [i.tolist() for i in ids[:2]]  # no memory yet
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.integers(0, len(PIECES) - 1), max_size=50))
+def test_any_numbers_decode(numbers):
+    """Every sequence of numbers is a text, and what is certain of it beforehand is a prefix of whatever comes."""
+    text = PIECES.decode(numbers)
+    for n in range(len(numbers)):
+        assert text.startswith(PIECES.decode(numbers[:n], unfinished=True))
+
+
+def test_parse_is_the_cheapest():
+    """No other way to write a word in pieces costs less: all ways of all short words of two letters are tried."""
+    p = some_pieces()
+    cost = dict(zip(p.strings, p.costs.tolist(), strict=True))
+
+    def least(word):
+        ways = [cost[word[:n]] + least(word[n:]) for n in range(1, len(word) + 1) if word[:n] in cost]
+        return min(ways, default=0)
+
+    for length in range(1, 9):
+        for letters in itertools.product(b"ab", repeat=length):
+            word = bytes(letters)
+            assert sum(p.costs[p.encode(b" " + word)[1:]].tolist()) == least(b" " + word)
+
+
+def test_marks_tell_how_a_word_is_written():
+    """A word is the same piece small, with a capital and in capitals, after a space and where there is none."""
+    p = some_pieces()
+    the, one, capital = p.strings.index(b" the"), p.strings.index(b"1"), len(p.strings)
+    capitals, unusual = capital + 1, capital + 2
+    assert p.encode(b"the the").tolist() == [the, the]
+    assert p.encode(b" the The").tolist() == [unusual, the, capital, the]
+    assert p.encode(b"THE1the").tolist() == [capitals, the, one, unusual, the]
+    assert p.decode([capitals, the, p.strings.index(b"ab"), one, the]) == b"THEAB1 the"
+    assert p.decode([capital, one, the, p.strings.index(b" ")]) == b"1 the "
+    spaced = np.ones(257, bool)
+    spaced[ord("1")] = False
+    p = pieces.Pieces(p.strings, p.costs, spaced)
+    assert p.encode(b" the1the1 the").tolist() == [the, one, the, one, unusual, the]
+
+
+def test_words_of_capitals_that_are_cut_come_back():
+    """The small letters after a word of capitals too long for a segment stay small."""
+    for n in range(120):
+        for text in (b"A" * n + b"b", b" " + b"A" * n + b"bc A", b"'" + b"A" * n + b"\xffb"):
+            assert PIECES.decode(PIECES.encode(text)) == text
+
+
+def test_memory_that_is_full_changes_nothing():
+    """More different words than are remembered are parsed all the same."""
+    p, drawn = some_pieces(), random.Random(0)
+    words = [bytes(drawn.choices(b"abcdefghijklmnop", k=5)) for _ in range(90_000)]
+    text = b" ".join(words)
+    assert p.decode(p.encode(text)) == text and p._memo.used[0] == 1 << 16
+    assert np.array_equal(p.encode(text[-5000:]), some_pieces().encode(text[-5000:]))
+
+
+@pytest.mark.parametrize(
+    "strings, costs, complaint",
+    [
+        (BYTES[:-1], [1] * (len(BYTES) - 1), "single bytes are missing"),
+        ([*BYTES, b"a"], [1] * (len(BYTES) + 1), "twice"),
+        ([*BYTES, b"x" * 17], [1] * (len(BYTES) + 1), "17 bytes"),
+        (BYTES, [0] * len(BYTES), "Costs from 0"),
+        (BYTES, [1] * (len(BYTES) - 1), "230 pieces with 229 costs"),
+    ],
+)
+def test_strings_that_are_no_pieces_are_refused(strings, costs, complaint):
+    """What could not encode every text, or not without doubt, is an error that says why."""
+    with pytest.raises(ValueError, match=complaint):
+        pieces.Pieces(strings, costs)
+
+
+def test_learned_pieces_code_the_text_in_fewer_bits_than_its_bytes():
+    """Of words drawn from a small vocabulary the whole words are learned, and the coder's cost is near the entropy."""
+    drawn, vocabulary = random.Random(0), [b" alpha", b" beta", b" gamma", b" delta", b" epsilon", b" zeta"]
+    words = drawn.choices(vocabulary, weights=[8, 4, 2, 2, 1, 1], k=5000)
+    p = unigram.learn(unigram.count([b"".join(words)]), len(BYTES) + pieces.MARKS + 6)
+    assert set(vocabulary) <= set(p.strings)
+    ids = p.encode(b"".join(words))
+    share = np.bincount(ids, minlength=len(p))[np.unique(ids)] / len(ids)
+    entropy = -(share * np.log2(share)).sum()
+    assert len(ids) == 5000 and abs(p.costs[ids].mean() * unigram.COST_UNIT - entropy) < 0.05
+
+
+def test_too_little_text_is_refused():
+    """More pieces than the text has substrings are an error that says how many there are."""
+    with pytest.raises(ValueError, match="400 pieces were asked for, and the text has only"):
+        unigram.learn(unigram.count([b"a word or two. " * 9]), 400)
