@@ -16,8 +16,13 @@ if not glob.glob("/dev/accel*") and not glob.glob("/dev/vfio/*"):
     os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
     os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")
 
-CODEC_DIR_HELP = "codec directory, dictionary file, or a codec that comes with the package (eiw16-en, eiw16-word-en)"
-CODEC_HELP = "bytes, sentencepiece(v=4096), gzip(v=256), static_ac(v=256), ac(v=256), eiw(b=16,v=65536,align=word)"
+CODEC_DIR_HELP = (
+    "codec directory, dictionary file, or a codec that comes with the package (pieces16-en, eiw16-en, eiw16-word-en)"
+)
+CODEC_HELP = (
+    "bytes, pieces(v=65536), sentencepiece(v=4096), bpe(v=4096), gzip(v=256), static_ac(v=256), ac(v=256), "
+    "eiw(b=16,v=65536,align=word)"
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

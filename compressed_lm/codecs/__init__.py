@@ -1,6 +1,6 @@
-"""Text to token ids and back, lossless: bytes, sentencepiece, tokenizers, gzip, static_ac, ac, eiw.
+"""Text to token ids and back, lossless: bytes, pieces, sentencepiece, bpe, tokenizers, gzip, static_ac, ac, eiw.
 
-codec = codecs.load("eiw16-en")
+codec = codecs.load("pieces16-en")
 ids = codec.encode(b"any bytes")
 assert codec.decode(ids) == b"any bytes"
 """

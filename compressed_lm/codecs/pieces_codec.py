@@ -32,7 +32,7 @@ class PiecesCodec:
     def __init__(self, pieces: Pieces):
         self.pieces, self.vocab_size, self.spec = pieces, len(pieces), f"pieces(v={len(pieces)})"
         content = b"".join(len(s).to_bytes(1) + s for s in pieces.strings) + pieces.costs.astype("<u2").tobytes()
-        content += np.packbits(pieces.usual).tobytes()
+        content += np.packbits(pieces.spaced).tobytes()
         self.fingerprint = hashlib.sha256(b"compressed_lm pieces 1 " + content).hexdigest()
 
     @classmethod
@@ -64,7 +64,7 @@ class PiecesCodec:
         content = io.BytesIO()
         text = np.frombuffer(b"".join(self.pieces.strings), np.uint8)
         lengths = np.array([len(s) for s in self.pieces.strings], np.uint8)
-        np.savez_compressed(content, text=text, lengths=lengths, costs=self.pieces.costs, usual=self.pieces.usual)
+        np.savez_compressed(content, text=text, lengths=lengths, costs=self.pieces.costs, spaced=self.pieces.spaced)
         return {FILE: content.getvalue()}
 
     @classmethod
@@ -72,9 +72,9 @@ class PiecesCodec:
         try:
             with np.load(io.BytesIO(files[FILE]), allow_pickle=False) as arrays:
                 text, lengths = arrays["text"].tobytes(), arrays["lengths"]
-                costs, usual = arrays["costs"], arrays["usual"]
+                costs, spaced = arrays["costs"], arrays["spaced"]
             ends = np.cumsum(lengths, dtype=np.int64).tolist()
-            codec = cls(Pieces([text[a:b] for a, b in zip([0, *ends], ends, strict=False)], costs, usual))
+            codec = cls(Pieces([text[a:b] for a, b in zip([0, *ends], ends, strict=False)], costs, spaced))
         except Exception as error:
             raise InputError(f"{FILE} cannot be read ({error}). Build the codec again.") from error
         if codec.vocab_size != v:

@@ -1,10 +1,10 @@
 """Byte strings with costs, and the parse of a text into those of least total cost; marks tell how words are written.
 
 The text is cut into segments (`coding.segments`). A word is the same strings wherever it stands and however it is
-written: it is spelled in small letters with a space before it. A mark stands before it if there is no space where there
-usually is one, or the other way round; another, if it begins with a capital where words usually do not, or the other
-way round; a third, if it has capitals only. What is usual is known for each byte before a word, apart for those that
-have white space before them, as an opening quote has. Words here begin with one of the letters a to z.
+written: it is spelled in small letters with a space before it, behind a mark if it begins with a capital or has
+capitals only, and behind another if there is no space where there usually is one, or the other way round. What is usual
+is known for each byte before a word, apart for those that have white space before them, as an opening quote has. Words
+here begin with one of the letters a to z.
 
 Each segment is parsed by itself. A language repeats its words, so what a segment was parsed into is remembered: most of
 a text is then a lookup for each word. Costs are integers, so a parse depends on nothing but the pieces.
@@ -25,8 +25,8 @@ MAX_PIECES = 1 << 16
 """Numbers are remembered in 16 bits."""
 
 MARKS = 3
-"""After the strings come numbers that stand for no bytes: the first letter that follows is a capital, or not, unlike
-usually; a word of capitals follows; the space before the word that follows is there, or not, unlike usually."""
+"""After the strings come numbers that stand for no bytes: a capital follows; a word of capitals follows; the space
+before the word that follows is not as usual."""
 
 SINGLE = tuple(bytes([b]) for b in range(256) if not 65 <= b <= 90)
 """The single bytes that pieces must have: all but capitals, which are small letters behind marks."""
@@ -38,7 +38,7 @@ MEMO_BITS = 17
 _REMEMBERED = 7  # pieces of a segment that have room beside its bytes
 _MULTIPLIERS = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F], np.uint64)
 
-USUAL = np.stack([np.arange(CONTEXTS) < CONTEXTS - 1, np.zeros(CONTEXTS, bool)], axis=1)
+SPACED = np.arange(CONTEXTS) < CONTEXTS - 1
 
 # What capitals a segment has: none, its first letter, all letters, all letters of a segment that was cut (see `fold`).
 PLAIN, CAPITAL, CAPITALS, CUT_CAPITALS = range(4)
@@ -52,16 +52,16 @@ class Pieces:
     Attributes:
       strings: the strings by number.
       costs: uint16[S], what each adds to the cost of a parse.
-      usual: bool[513, 2], whether words in each context (see `CONTEXTS`) usually have a space before, and a capital.
+      spaced: bool[513], whether words in each context (see `CONTEXTS`) usually have a space before them.
     """
 
-    def __init__(self, strings: Sequence[bytes], costs, usual=None):
+    def __init__(self, strings: Sequence[bytes], costs, spaced=None):
         """Lays the pieces out for use.
 
         Args:
           strings: at most 65,533, all different.
           costs: integers from 1 to 65,535; a parse with the least sum is taken.
-          usual: bool[513, 2]; by default spaces everywhere but at the beginning, and no capitals.
+          spaced: bool[513]; by default everywhere but at the beginning.
 
         Raises:
           ValueError: too many, too long or equal strings, a missing single byte, or costs that are none.
@@ -69,8 +69,8 @@ class Pieces:
         self.strings, given = list(strings), np.asarray(costs)
         _check(self.strings, given)
         self.costs = given.astype(np.uint16)
-        self.usual = USUAL if usual is None else np.asarray(usual, bool)
-        self._tables = *trie(self.strings), self.costs.astype(np.int32), self.usual
+        self.spaced = SPACED if spaced is None else np.asarray(spaced, bool)
+        self._tables = *trie(self.strings), self.costs.astype(np.int32), self.spaced
         self._lengths = np.array([*map(len, self.strings), *[0] * MARKS], np.int32)
         self._slots = np.zeros((len(self) + 1, SLOT_BYTES), np.uint8)  # one more, for reading past the last
         for slot, string in zip(self._slots, self.strings, strict=False):
@@ -121,7 +121,7 @@ class Pieces:
             )
         text = SCRATCH.array("joined", SLOT_BYTES * (len(numbers) + 1), np.uint8)
         numbers, places = numbers.astype(np.int32, copy=False), np.empty(len(bounds), np.int64)
-        _join(numbers, bounds, self._slots, self._lengths, self.usual, unfinished, text, places)
+        _join(numbers, bounds, self._slots, self._lengths, self.spaced, unfinished, text, places)
         view, places = memoryview(text), places.tolist()
         return [view[begin:end].tobytes() for begin, end in zip(places, places[1:], strict=False)]
 
@@ -130,8 +130,7 @@ class _Memo(threading.local):
     """What segments were parsed into; each thread has its own. It holds what came first and forgets nothing.
 
     A slot is four words: the 16 bytes of a segment; then, from the lowest bits on, the number of its pieces (0 for an
-    empty slot), a tag of its length and whether a capital is usual where it stands, 8 bits each, and up to seven pieces
-    of 16 bits.
+    empty slot) and of its bytes, 8 bits each, and up to seven pieces of 16 bits.
     """
 
     def __init__(self):
@@ -271,35 +270,30 @@ def least_cost(data, begin, end, cells, number, costs, best, back, numbers, n):
 
 
 @numba.njit(cache=True, nogil=True)
-def _parse_segment(data, begin, end, usual, cells, number, costs, small, best, back, numbers, n):
-    """Writes the pieces of a segment, those for capitals among them, from index n; returns the index after them.
-
-    `usual` says whether a capital would need no mark.
-    """
+def _parse_segment(data, begin, end, cells, number, costs, small, best, back, numbers, n):
+    """Writes the pieces of a segment, those for capitals among them, from index n; returns the index after them."""
     capitals, length = fold(data, begin, end, small)
     if capitals == CUT_CAPITALS:
         for i in range(length):
             if segments.KINDS[small[i]] == segments.SMALL:
-                if not usual:
-                    numbers[n] = len(costs)
-                    n += 1
-                usual = False  # of the letters after the first
+                numbers[n] = len(costs)
+                n += 1
             n = least_cost(small, i, i + 1, cells, number, costs, best, back, numbers, n)
         return n
-    if capitals == CAPITALS or (capitals == CAPITAL) != usual:
-        numbers[n] = len(costs) + (capitals == CAPITALS)
+    if capitals != PLAIN:
+        numbers[n] = len(costs) + capitals - CAPITAL
         n += 1
     return least_cost(small, 0, length, cells, number, costs, best, back, numbers, n)
 
 
 @numba.njit(cache=True, nogil=True)
-def _parse(data, bounds, cells, number, costs, usual, slots, used, numbers, places):
+def _parse(data, bounds, cells, number, costs, spaced, slots, used, numbers, places):
     """Parses texts that stand one after another.
 
     Args:
       data: uint8[N + 16], the texts and 16 bytes more.
       bounds: int64[D + 1], where each text lies.
-      cells, number, costs, usual: the pieces.
+      cells, number, costs, spaced: the pieces.
       slots, used: the memory, see `_Memo`.
       numbers: int32[2 N], written.
       places: int64[D + 1], written: where the pieces of each text lie.
@@ -314,15 +308,13 @@ def _parse(data, bounds, cells, number, costs, usual, slots, used, numbers, plac
         while i < stop:
             end = segments.segment_end(data, i, stop)
             length = end - i
-            space, capital = data[i] == segments.SPACE, False
+            space = data[i] == segments.SPACE
             if _is_letter(data[i + 1] if space and length > 1 else data[i]):
-                before = context(data, bounds[d], i)
-                capital = usual[before, 1]
-                if space != usual[before, 0]:
+                if space != spaced[context(data, bounds[d], i)]:
                     numbers[n] = len(costs) + MARKS - 1
                     n += 1
             if length > SLOT_BYTES:
-                n = _parse_segment(data, i, end, capital, cells, number, costs, small, best, back, numbers, n)
+                n = _parse_segment(data, i, end, cells, number, costs, small, best, back, numbers, n)
                 i = end
                 continue
             low, high = _load(address + np.uint64(i)), _load(address + np.uint64(i + 8))
@@ -330,8 +322,7 @@ def _parse(data, bounds, cells, number, costs, usual, slots, used, numbers, plac
                 low, high = low & (ones >> np.uint64(64 - 8 * length)), np.uint64(0)
             elif length < SLOT_BYTES:
                 high &= ones >> np.uint64(128 - 8 * length)
-            tag = np.uint64(length + 32 * capital)
-            slot, found = _find(slots, low, high, tag)
+            slot, found = _find(slots, low, high, np.uint64(length))
             if found:
                 third = slots[slot, 2]
                 count = np.int64(third & np.uint64(255))
@@ -347,31 +338,31 @@ def _parse(data, bounds, cells, number, costs, usual, slots, used, numbers, plac
                 n += count
             else:
                 begin = n
-                n = _parse_segment(data, i, end, capital, cells, number, costs, small, best, back, numbers, n)
+                n = _parse_segment(data, i, end, cells, number, costs, small, best, back, numbers, n)
                 if n - begin <= _REMEMBERED and used[0] < len(slots) // 2:
                     used[0] += 1
-                    _remember(slots[slot], low, high, tag, numbers[begin:n])
+                    _remember(slots[slot], low, high, np.uint64(length), numbers[begin:n])
             i = end
         places[d + 1] = n
 
 
 @numba.njit(cache=True, nogil=True, inline="always")
-def _find(slots, low, high, tag):
+def _find(slots, low, high, length):
     """The slot of a segment and whether it is filled; else the free one that it may take."""
-    mixed = (low ^ tag) * _MULTIPLIERS[0] + high * _MULTIPLIERS[1]
+    mixed = (low ^ length) * _MULTIPLIERS[0] + high * _MULTIPLIERS[1]
     slot = (mixed ^ (mixed >> np.uint64(29))) * _MULTIPLIERS[0] >> np.uint64(64 - MEMO_BITS)
     while True:
         third = slots[slot, 2]
         if third == 0:
             return slot, False
-        if slots[slot, 0] == low and slots[slot, 1] == high and (third >> np.uint64(8)) & np.uint64(255) == tag:
+        if slots[slot, 0] == low and slots[slot, 1] == high and (third >> np.uint64(8)) & np.uint64(255) == length:
             return slot, True
         slot = (slot + np.uint64(1)) & np.uint64(len(slots) - 1)
 
 
 @numba.njit(cache=True, nogil=True)
-def _remember(slot, low, high, tag, numbers):
-    third, fourth = np.uint64(len(numbers)) | tag << np.uint64(8), np.uint64(0)
+def _remember(slot, low, high, length, numbers):
+    third, fourth = np.uint64(len(numbers)) | length << np.uint64(8), np.uint64(0)
     for k in range(len(numbers)):
         if k < 3:
             third |= np.uint64(numbers[k]) << np.uint64(16 * (k + 1))
@@ -381,7 +372,7 @@ def _remember(slot, low, high, tag, numbers):
 
 
 @numba.njit(cache=True, nogil=True)
-def _join(numbers, bounds, slots, lengths, usual, unfinished, text, places):
+def _join(numbers, bounds, slots, lengths, spaced, unfinished, text, places):
     """Writes the strings of pieces one after another, 16 bytes at a time, as the marks ask for.
 
     A space before a letter is that of a word, which stands there or not. A mark of capitals looks past spaces and
@@ -391,7 +382,7 @@ def _join(numbers, bounds, slots, lengths, usual, unfinished, text, places):
       numbers: int32[T], of all texts.
       bounds: int64[D + 1], where each text's numbers lie.
       slots: uint8[V + 1, 16], the strings; lengths: int32[V].
-      usual: bool[513, 2], see `Pieces`.
+      spaced: bool[513], see `Pieces`.
       unfinished: whether a last space, which may turn out to be that of a word, is left out.
       text: uint8[...], written, with 16 bytes of room for each piece and 16 more.
       places: int64[D + 1], written: where each text lies.
@@ -422,13 +413,10 @@ def _join(numbers, bounds, slots, lengths, usual, unfinished, text, places):
                 begins, skip = True, 1
             begin = filled
             if begins:
-                before = context(text, places[d], filled)
-                if usual[before, 0] != unusual:
+                if spaced[context(text, places[d], filled)] != unusual:
                     text[filled] = segments.SPACE
                     filled += 1
                 unusual = False
-                if not (awaited and whole):
-                    awaited, running, whole = awaited != usual[before, 1], False, False
             copy_slot(to + np.uint64(filled), source + np.uint64(SLOT_BYTES * number + skip))
             filled += length - skip
             if text[filled - 1] == segments.SPACE:

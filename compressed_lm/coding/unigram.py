@@ -31,8 +31,7 @@ class Counts:
 
     Attributes:
       segments: how often each segment occurs, as `pieces.fold` writes it.
-      words: int64[513, 2, 2], how many words in each context (`pieces.CONTEXTS`) have no space before them and one, a
-        small first letter and a capital; words of capitals only are left out.
+      words: int64[513, 2], how many words in each context (`pieces.CONTEXTS`) have no space before them, and one.
     """
 
     segments: collections.Counter
@@ -41,7 +40,7 @@ class Counts:
 
 def count(documents: Iterable[bytes]) -> Counts:
     """Counts the segments of documents."""
-    found, words = collections.Counter(), np.zeros((pieces.CONTEXTS, 2, 2), np.int64)
+    found, words = collections.Counter(), np.zeros((pieces.CONTEXTS, 2), np.int64)
     for document in documents:
         text = np.frombuffer(document, np.uint8)
         ends = segments.ends(text)
@@ -60,11 +59,8 @@ def _count_words(text, ends, words):
     begin = 0
     for end in ends:
         space = np.int64(text[begin] == segments.SPACE and end > begin + 1)
-        first = begin + space
-        kind = segments.KINDS[text[first]]
-        capitals = kind == segments.CAPITAL and first + 1 < end and segments.KINDS[text[first + 1]] == kind
-        if kind <= segments.CAPITAL and not capitals:
-            words[pieces.context(text, 0, begin), space, np.int64(kind == segments.CAPITAL)] += 1
+        if segments.KINDS[text[begin + space]] <= segments.CAPITAL:
+            words[pieces.context(text, 0, begin), space] += 1
         begin = end
 
 
@@ -82,9 +78,7 @@ def learn(counts: Counts, n_pieces: int, *, progress: Callable[[int], None] = la
     Raises:
       ValueError: the text has too few substrings for so many pieces.
     """
-    spaces, capitals = counts.words.sum(2), counts.words.sum(1)
-    spaced = np.where(spaces.any(1), spaces[:, 1] > spaces[:, 0], pieces.USUAL[:, 0])
-    usual = np.stack([spaced, capitals[:, 1] > capitals[:, 0]], axis=1)
+    spaced = np.where(counts.words.any(1), counts.words[:, 1] > counts.words[:, 0], pieces.SPACED)
     counts = {segment: n for segment, n in counts.segments.items() if n > 1}
     n_strings = n_pieces - pieces.MARKS
     strings, first = _candidates(counts, CANDIDATES * n_strings)
@@ -116,7 +110,7 @@ def learn(counts: Counts, n_pieces: int, *, progress: Callable[[int], None] = la
         dropped = left[np.argsort(-loss[left], kind="stable")[n_left:]]
         number[np.isin(number, dropped)] = -1
         probability[dropped] = 0.0
-    return pieces.Pieces([strings[i] for i in left], _costs(probability)[left], usual)
+    return pieces.Pieces([strings[i] for i in left], _costs(probability)[left], spaced)
 
 
 def _candidates(counts: Mapping[bytes, int], n: int) -> tuple[list[bytes], np.ndarray]:

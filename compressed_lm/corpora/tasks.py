@@ -39,6 +39,7 @@ _VOCABULARIES = ("v256", "v4k", "v65k")
 CODEC_NAMES = (
     "bytes",
     "sentencepiece",
+    *(f"pieces_{v}" for v in ("v4k", "v65k")),
     *(f"{family}_{v}" for family in ("gzip", "static_ac", "ac") for v in _VOCABULARIES),
     *(
         f"eiw_b{bits}_{v}{align}"

@@ -25,6 +25,8 @@ _CLOSE = 1.4  # times the lowest bits per byte: what the close-up of the plot sh
 _FAMILIES = {
     "bytes": "the text itself, one token a byte",
     "sentencepiece": "subwords of a unigram model trained on the corpus; the usual way to feed a language model",
+    "bpe": "subwords of byte-level BPE learned from the corpus",
+    "pieces": "strings that code the text in fewest bits; marks tell of capitals and spaces that are unlike the usual",
     "gzip": "the output of DEFLATE, cut into tokens",
     "static_ac": "arithmetic coding with fixed byte frequencies",
     "ac": "arithmetic coding with the predictions of a small byte model, M1, over the whole document",

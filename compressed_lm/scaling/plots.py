@@ -27,6 +27,8 @@ _FAMILIES = {  # family -> color, marker
     "static_ac": ("#A0703C", "P"),
     "ac": ("#D55E00", "^"),
     "eiw": ("#0072B2", "D"),
+    "pieces": ("#117733", "p"),
+    "bpe": ("#882255", "X"),
 }
 _WINDOWS = {"12": "#009E73", "16": "#2986CC", "24": "#56B4E9", "32": "#8E7CC3"}
 _VOCABULARIES = {"4096": "h", "65536": "*"}  # other markers of windows; 256 keeps the family's

@@ -80,7 +80,7 @@ class Variant:
         if self.prefixes:
             self._entries = grow(counts, V)
             return self
-        found = unigram.learn(unigram.Counts(counts, np.zeros((pieces.CONTEXTS, 2, 2), int)), V + pieces.MARKS)
+        found = unigram.learn(unigram.Counts(counts, np.zeros((pieces.CONTEXTS, 2), int)), V + pieces.MARKS)
         self._strings = found.strings
         self._tables = *pieces.trie(found.strings), found.costs.astype(np.int64)
         self._number = {s: i for i, s in enumerate(found.strings)}

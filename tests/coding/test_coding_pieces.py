@@ -30,14 +30,14 @@ ALPHABET = [
 texts = st.lists(st.sampled_from([*ALPHABET, b"The", b"NASA", b" words", b"A" * 63]), max_size=60).map(b"".join)
 
 
-def some_pieces(usual=None):
+def some_pieces(spaced=None):
     """Pieces of two letters or less of a and b, a word, and what they cost."""
     strings = [*BYTES, b"ab", b"aa", b"ba", b" the", b" word", b"words", b"s,"]
-    return pieces.Pieces(strings, [900] * len(BYTES) + [1000, 1700, 1600, 1500, 2000, 1900, 10], usual)
+    return pieces.Pieces(strings, [900] * len(BYTES) + [1000, 1700, 1600, 1500, 2000, 1900, 10], spaced)
 
 
-USUAL = np.array([[i % 256 in b"ab,", i in tuple(b"1.\n")] for i in range(512)] + [[False, True]])
-PIECES = some_pieces(USUAL)
+SPACED = np.array([i % 256 in b"ab," or i in tuple(b"1.\n") for i in range(pieces.CONTEXTS)])
+PIECES = some_pieces(SPACED)
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_any_text_comes_back(documents, noise):
     ids = PIECES.encode_batch(documents)
     assert PIECES.decode_batch(ids) == documents
     assert [PIECES.encode(d).tolist() for d in documents] == [i.tolist() for i in ids]
-    assert [some_pieces(USUAL).encode(d).tolist() for d in documents[:2]] == [
+    assert [some_pieces(SPACED).encode(d).tolist() for d in documents[:2]] == [
         i.tolist() for i in ids[:2]
     ]  # no memory yet
 
@@ -117,10 +117,19 @@ def test_marks_tell_how_a_word_is_written():
     assert p.encode(b"THE1the").tolist() == [capitals, the, one, unusual, the]
     assert p.decode([capitals, the, p.strings.index(b"ab"), one, the]) == b"THEAB1 the"
     assert p.decode([capital, one, the, p.strings.index(b" ")]) == b"1 the "
-    usual = np.array([[True, False]] * pieces.CONTEXTS)
-    usual[ord("1")] = [False, True]
-    p = pieces.Pieces(p.strings, p.costs, usual)
-    assert p.encode(b"1The1 the1THE").tolist() == [one, the, one, unusual, capital, the, one, capitals, the]
+    spaced = np.ones(pieces.CONTEXTS, bool)
+    spaced[ord("1")] = False  # after white space it stays
+    p = pieces.Pieces(p.strings, p.costs, spaced)
+    assert p.encode(b" the1the1 the").tolist() == [the, one, the, one, unusual, the]
+    assert p.encode(b" 1the 1 the").tolist() == [
+        p.strings.index(b" "),
+        one,
+        unusual,
+        the,
+        p.strings.index(b" "),
+        one,
+        the,
+    ]
 
 
 def test_words_of_capitals_that_are_cut_come_back():
