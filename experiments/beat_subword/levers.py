@@ -23,11 +23,10 @@ import numba
 import numpy as np
 import protocol
 
-from compressed_lm import codecs, evaluation, models, scaling
+from compressed_lm import evaluation, models, scaling
 from compressed_lm.coding import pieces, unigram
 from compressed_lm.coding.dictionary import Dictionary
 from compressed_lm.coding.segments import MAX_BYTES
-from compressed_lm.corpora.shards import Record
 from compressed_lm.training import train
 
 V, LEARNING_RATE = 4096, 1e-2
@@ -167,31 +166,6 @@ def _follow(text, bounds, weight, children, reached, next_):
                 next_[node, text[i]] += weight[s]
 
 
-class Tokens:
-    """Encoded documents in memory, for `training.train` and `document_bits` in the place of a token store."""
-
-    def __init__(self, codec: codecs.Codec | Variant, documents: Sequence[bytes]):
-        self.vocab_size = self.eod_id = codec.vocab_size
-        self.codec_spec, self.codec_fingerprint, self.fingerprint = codec.name, codec.name, codec.name
-        ids = codec.encode_batch(documents)
-        self._records = [Record(i, len(d), 0) for i, d in zip(ids, documents, strict=True)]
-        self._stream = np.concatenate([np.append(i, self.eod_id) for i in ids]).astype(np.int32)
-        self.n_documents, self.n_bytes = len(documents), sum(map(len, documents))
-        self.n_tokens = len(self._stream) - len(documents)
-        self.bytes_per_token = self.n_bytes / len(self._stream)
-
-    def documents(self) -> list[Record]:
-        """All documents."""
-        return self._records
-
-    def rows(self, seq_len: int, *, drop_remainder: bool = True) -> np.ndarray:
-        """int32[rows, seq_len]."""
-        n = len(self._stream)
-        if drop_remainder:
-            return self._stream[: n // seq_len * seq_len].reshape(-1, seq_len)
-        return np.pad(self._stream, (0, -n % seq_len), constant_values=-1).reshape(-1, seq_len)
-
-
 LEVERS = {
     "sentencepiece": f"sentencepiece(v={V})",
     "prefix-closed, by use, word-aligned": Variant(WORDS, prefixes=True),
@@ -201,8 +175,10 @@ LEVERS = {
     "unigram, classes, digits singly": Variant(DIGITS),
     "+ longest match": Variant(DIGITS, parse="longest"),
     "+ pairs and triples of words": Variant(PHRASES),
-    "+ marks for capitals": Variant(rb"[\x01\x02]|" + DIGITS, mark_capitals),
-    "+ marks for capitals, space after": Variant(rb"[\x01\x02]|" + SPACE_AFTER, mark_capitals),
+    "+ marks for capitals": Variant(DIGITS.replace(rb"[^", rb"[^\x01\x02") + rb"|[\x01\x02]", mark_capitals),
+    "+ marks for capitals, space after": Variant(
+        SPACE_AFTER.replace(rb"[^", rb"[^\x01\x02") + rb"|[\x01\x02]", mark_capitals
+    ),
     "pieces: + marks for spaces": f"pieces(v={V})",
 }
 
@@ -239,7 +215,7 @@ def measure(codec: str | Variant, texts: protocol.Texts, work: pathlib.Path, flo
         codec = protocol.encoded(codec, texts, work).codec
     else:
         codec.learn(texts.documents("learn"))
-    train_text, dev = (Tokens(codec, texts.documents(name)) for name in ("train", "dev"))
+    train_text, dev = (protocol.Tokens(codec, texts.documents(name)) for name in ("train", "dev"))
     shape = protocol.model_at(flops, V, train_text.bytes_per_token)
     config = dataclasses.replace(protocol.TRAIN, learning_rate=LEARNING_RATE, steps="1 epochs", checkpoint_every="100%")
     result = train(

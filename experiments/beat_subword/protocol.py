@@ -9,11 +9,14 @@ import dataclasses
 import json
 import pathlib
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+
+import numpy as np
 
 from compressed_lm import codecs, models, stages
 from compressed_lm.corpora.corpus import Corpus
 from compressed_lm.corpora.job import compress
+from compressed_lm.corpora.shards import Record
 from compressed_lm.corpora.sources import open_corpus
 from compressed_lm.corpora.store import TokenStore
 from compressed_lm.training import TrainConfig
@@ -134,3 +137,28 @@ def model_at(flops: float, v: int, bytes_per_token: float) -> models.Transformer
     """The model of the family with the d_ff, a multiple of 8, that comes nearest to a cost."""
     shape = lambda d_ff: models.TransformerConfig(models.model_vocab_size(v), d_ff=d_ff, **MODEL)  # noqa: E731
     return min(map(shape, range(8, 2049, 8)), key=lambda c: abs(flops_per_byte(c, bytes_per_token) - flops))
+
+
+class Tokens:
+    """Encoded documents in memory, for `training.train` and `document_bits` in the place of a token store."""
+
+    def __init__(self, codec: codecs.Codec, documents: Sequence[bytes]):
+        self.vocab_size = self.eod_id = codec.vocab_size
+        self.codec_spec, self.codec_fingerprint, self.fingerprint = codec.name, codec.name, codec.name
+        ids = codec.encode_batch(documents)
+        self._records = [Record(i, len(d), 0) for i, d in zip(ids, documents, strict=True)]
+        self._stream = np.concatenate([np.append(i, self.eod_id) for i in ids]).astype(np.int32)
+        self.n_documents, self.n_bytes = len(documents), sum(map(len, documents))
+        self.n_tokens = len(self._stream) - len(documents)
+        self.bytes_per_token = self.n_bytes / len(self._stream)
+
+    def documents(self) -> list[Record]:
+        """All documents."""
+        return self._records
+
+    def rows(self, seq_len: int, *, drop_remainder: bool = True) -> np.ndarray:
+        """int32[rows, seq_len]."""
+        n = len(self._stream)
+        if drop_remainder:
+            return self._stream[: n // seq_len * seq_len].reshape(-1, seq_len)
+        return np.pad(self._stream, (0, -n % seq_len), constant_values=-1).reshape(-1, seq_len)
