@@ -16,12 +16,12 @@ MIN_V = 300
 
 
 class PiecesCodec:
-    """A unigram vocabulary of byte strings without waste: every id is a string of its own or one of three marks.
+    """A unigram vocabulary of byte strings without waste: every id is a string of its own.
 
     What a SentencePiece vocabulary of the same size spends on other forms of each common word (with a capital, without
     a space), on numbers of several digits and on spelling characters twice (as bytes, too) goes into words. See
-    `coding.segments` for how text is cut and `coding.pieces` for how it is parsed; `experiments/beat_subword` measures
-    what each rule is worth. No network runs, and none was needed.
+    `coding.segments` for how text is cut, `coding.folding` for how words are written and `coding.pieces` for the parse;
+    `experiments/beat_subword` measures what each rule is worth. No network runs, and none was needed.
     """
 
     name = "pieces"
@@ -56,7 +56,7 @@ class PiecesCodec:
         if not MIN_V <= v <= 1 << 16:
             raise InputError(f"pieces(v={v}) was asked for; v from {MIN_V} to 65536 was expected.")
         try:
-            return cls(unigram.learn(unigram.count(documents), v, progress=progress))
+            return cls(unigram.learn(unigram.count(list(documents)), v, progress=progress))
         except ValueError as error:
             raise InputError(str(error)) from error
 

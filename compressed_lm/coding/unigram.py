@@ -6,12 +6,12 @@ whose loss would cost the text least are dropped, a quarter at a time, until as 
 
 import collections
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numba
 import numpy as np
 
-from compressed_lm.coding import pieces, segments
+from compressed_lm.coding import folding, pieces, segments
 from compressed_lm.coding.entries import SLOT_BYTES
 
 COST_UNIT = 1 / 1024
@@ -30,38 +30,56 @@ class Counts:
     """What is learned from.
 
     Attributes:
-      segments: how often each segment occurs, as `pieces.fold` writes it.
-      words: int64[513, 2], how many words in each context (`pieces.CONTEXTS`) have no space before them, and one.
+      segments: how often each folded segment occurs.
+      spaced: bool[513], whether words in each context (`folding.CONTEXTS`) mostly have a space before them.
     """
 
     segments: collections.Counter
-    words: np.ndarray
+    spaced: np.ndarray
 
 
-def count(documents: Iterable[bytes]) -> Counts:
+def count(documents: Sequence[bytes]) -> Counts:
     """Counts the segments of documents."""
-    found, words = collections.Counter(), np.zeros((pieces.CONTEXTS, 2), np.int64)
+    words = np.zeros((folding.CONTEXTS, 2), np.int64)
     for document in documents:
-        text = np.frombuffer(document, np.uint8)
-        ends = segments.ends(text)
-        _count_words(text, ends, words)
+        _count_words(np.frombuffer(document, np.uint8), words)
+    spaced = np.where(words.any(1), words[:, 1] > words[:, 0], folding.SPACED)
+    found = {False: collections.Counter(), True: collections.Counter()}
+    for document in documents:
+        ends, unusual = _segments(np.frombuffer(document, np.uint8), spaced)
         bounds = [0, *ends.tolist()]
-        found.update([document[begin:end] for begin, end in zip(bounds, bounds[1:], strict=False)])
-    folded, small = collections.Counter(), np.empty(segments.MAX_BYTES + 1, np.uint8)
-    for segment, n in found.items():
-        _, length = pieces.fold(np.frombuffer(segment, np.uint8), 0, len(segment), small)
-        folded[small[:length].tobytes()] += n
-    return Counts(folded, words)
+        parts = [document[begin:end] for begin, end in zip(bounds, bounds[1:], strict=False)]
+        found[False].update(parts)
+        found[True].update([parts[i] for i in np.flatnonzero(unusual)])
+    found[False].subtract(found[True])
+    folded, buffer = collections.Counter(), np.empty(folding.MAX_BYTES, np.uint8)
+    for unusual, counts in found.items():
+        for segment, n in counts.items():
+            length = folding.fold(np.frombuffer(segment, np.uint8), 0, len(segment), unusual, buffer)
+            folded[buffer[:length].tobytes()] += n
+    return Counts(folded, spaced)
 
 
 @numba.njit(cache=True)
-def _count_words(text, ends, words):
+def _count_words(text, words):
     begin = 0
-    for end in ends:
+    while begin < len(text):
+        end = segments.segment_end(text, begin, len(text))
         space = np.int64(text[begin] == segments.SPACE and end > begin + 1)
-        if segments.KINDS[text[begin + space]] <= segments.CAPITAL:
-            words[pieces.context(text, 0, begin), space] += 1
+        if folding.is_letter(text[begin + space]):
+            words[folding.context(text, 0, begin), space] += 1
         begin = end
+
+
+@numba.njit(cache=True)
+def _segments(text, spaced):
+    """Where the segments of a text end, int64[S], and which have a space that is not as usual, bool[S]."""
+    ends = segments.ends(text)
+    unusual, begin = np.empty(len(ends), np.bool_), 0
+    for i in range(len(ends)):
+        unusual[i] = folding.is_unusual(text, 0, begin, ends[i], spaced)
+        begin = ends[i]
+    return ends, unusual
 
 
 def learn(counts: Counts, n_pieces: int, *, progress: Callable[[int], None] = lambda n_dropped: None) -> pieces.Pieces:
@@ -69,7 +87,7 @@ def learn(counts: Counts, n_pieces: int, *, progress: Callable[[int], None] = la
 
     Args:
       counts: of the text; segments that occur once are not looked at.
-      n_pieces: V, at most 65,536; `pieces.SINGLE` and the marks are among them.
+      n_pieces: V, at most 65,536; `folding.ALPHABET` is among them.
       progress: called with the number of candidates dropped so far.
 
     Returns:
@@ -78,11 +96,10 @@ def learn(counts: Counts, n_pieces: int, *, progress: Callable[[int], None] = la
     Raises:
       ValueError: the text has too few substrings for so many pieces.
     """
-    spaced = np.where(counts.words.any(1), counts.words[:, 1] > counts.words[:, 0], pieces.SPACED)
+    spaced = counts.spaced
     counts = {segment: n for segment, n in counts.segments.items() if n > 1}
-    n_strings = n_pieces - pieces.MARKS
-    strings, first = _candidates(counts, CANDIDATES * n_strings)
-    if len(strings) < n_strings:
+    strings, first = _candidates(counts, CANDIDATES * n_pieces)
+    if len(strings) < n_pieces:
         raise ValueError(
             f"{n_pieces} pieces were asked for, and the text has only {len(strings)} substrings that occur "
             f"{_LEAST_COUNT} times or more. Give more text, or ask for fewer pieces."
@@ -100,13 +117,13 @@ def learn(counts: Counts, n_pieces: int, *, progress: Callable[[int], None] = la
             probability = expected + 0.1
         probability /= probability.sum()
         left = np.unique(number[number >= 0])
-        if len(left) == n_strings:
+        if len(left) == n_pieces:
             break
         use = np.zeros(len(strings), np.int64)
         _use(*text, cells, number, _costs(probability), use)
         loss = use * _excess(*_flat(dict.fromkeys(strings, 1))[:2], cells, number, _costs(probability))
         loss[lengths == 1] = np.iinfo(np.int64).max
-        n_left = max(n_strings, int(len(left) * _KEPT))
+        n_left = max(n_pieces, int(len(left) * _KEPT))
         dropped = left[np.argsort(-loss[left], kind="stable")[n_left:]]
         number[np.isin(number, dropped)] = -1
         probability[dropped] = 0.0
@@ -126,7 +143,7 @@ def _candidates(counts: Mapping[bytes, int], n: int) -> tuple[list[bytes], np.nd
                 found[segment[begin:end]] += count
     longer = [(count * len(s), s) for s, count in found.items() if len(s) > 1 and count >= _LEAST_COUNT]
     longer.sort(reverse=True)
-    single = {*pieces.SINGLE, *(s for s in found if len(s) == 1)}
+    single = {*folding.ALPHABET, *(s for s in found if len(s) == 1)}
     strings = sorted([*single, *(s for _, s in longer[: n - len(single)])])
     return strings, np.array([found[s] for s in strings])
 
@@ -153,7 +170,7 @@ def _expect(data, bounds, counts, cells, number, weight, expected):
       weight: float64[V], probabilities, scaled.
       expected: float64[V], added to.
     """
-    forward, backward = np.empty(segments.MAX_BYTES + 2), np.empty(segments.MAX_BYTES + 2)
+    forward, backward = np.empty(folding.MAX_BYTES + 1), np.empty(folding.MAX_BYTES + 1)
     for s in range(len(counts)):
         begin, length = bounds[s], bounds[s + 1] - bounds[s]
         forward[: length + 1] = 0.0
@@ -188,8 +205,8 @@ def _expect(data, bounds, counts, cells, number, weight, expected):
 @numba.njit(cache=True)
 def _use(data, bounds, counts, cells, number, costs, use):
     """Adds up how often each piece stands in the best parses of the segments: int64[V]."""
-    best, back = np.empty(segments.MAX_BYTES + 2, np.int64), np.empty((segments.MAX_BYTES + 2, 2), np.int32)
-    numbers = np.empty(segments.MAX_BYTES + 1, np.int32)
+    best, back = np.empty(folding.MAX_BYTES + 1, np.int64), np.empty((folding.MAX_BYTES + 1, 2), np.int32)
+    numbers = np.empty(folding.MAX_BYTES, np.int32)
     for s in range(len(counts)):
         n = pieces.least_cost(data, bounds[s], bounds[s + 1], cells, number, costs, best, back, numbers, 0)
         for k in range(n):

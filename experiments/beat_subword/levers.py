@@ -24,7 +24,7 @@ import numpy as np
 import protocol
 
 from compressed_lm import evaluation, models, scaling
-from compressed_lm.coding import pieces, unigram
+from compressed_lm.coding import folding, pieces, unigram
 from compressed_lm.coding.dictionary import Dictionary
 from compressed_lm.coding.segments import MAX_BYTES
 from compressed_lm.training import train
@@ -79,7 +79,7 @@ class Variant:
         if self.prefixes:
             self._entries = grow(counts, V)
             return self
-        found = unigram.learn(unigram.Counts(counts, np.zeros((pieces.CONTEXTS, 2), int)), V + pieces.MARKS)
+        found = unigram.learn(unigram.Counts(counts, folding.SPACED), V)
         self._strings = found.strings
         self._tables = *pieces.trie(found.strings), found.costs.astype(np.int64)
         self._number = {s: i for i, s in enumerate(found.strings)}
