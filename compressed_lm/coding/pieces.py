@@ -6,6 +6,7 @@ parsed into is remembered: most of a text is then a lookup for each word. Costs 
 nothing but the pieces.
 """
 
+import re
 import threading
 from collections.abc import Sequence
 
@@ -21,6 +22,7 @@ MAX_PIECES = 1 << 16
 """Numbers are remembered in 16 bits."""
 
 MEMO_BITS = 17
+_WORD = re.compile(rb"(?P<unusual>C?)(?P<capital>A?) (?P<letters>[a-z][^ A-Z]*)", re.DOTALL)
 _REMEMBERED = 7  # pieces of a segment that have room beside its bytes
 _MULTIPLIERS = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F], np.uint64)
 
@@ -51,18 +53,7 @@ class Pieces:
         _check(self.strings, given)
         self.costs, self.spaced = given.astype(np.uint16), np.asarray(spaced, bool)
         self._tables = *trie(self.strings), self.costs.astype(np.int32), self.spaced
-        lengths = np.array([len(s) for s in self.strings], np.int32)
-        self._slots = np.zeros((len(self) + 1, SLOT_BYTES), np.uint8)  # one more, for reading past the last
-        for slot, string in zip(self._slots, self.strings, strict=False):
-            slot[: len(string)] = np.frombuffer(string, np.uint8)
-        special = [[i + 1 for i, byte in enumerate(s) if byte in b" ABC"] for s in self.strings]
-        tails = np.array(
-            [min(places[-1] + 1, len(s)) if places else 0 for s, places in zip(self.strings, special, strict=True)]
-        )
-        words = np.array(
-            [s[:1] == b" " and s[1:2].islower() and p == [1] for s, p in zip(self.strings, special, strict=True)]
-        )
-        self._layout = self._slots, lengths, tails.astype(np.int32), words, self.spaced
+        self._layout = _layout(self.strings), self.spaced
         self._memo = _Memo()
 
     def __len__(self) -> int:
@@ -157,6 +148,33 @@ def trie(strings: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
     number = np.full(len(prefixes), -1, np.int32)
     number[[node[s] for s in strings]] = np.arange(len(strings), dtype=np.int32)
     return cells, number[ids]
+
+
+def _layout(strings: Sequence[bytes]) -> tuple[np.ndarray, ...]:
+    """What decoding looks up for each string.
+
+    Returns:
+      slots: uint8[V, 16], the strings.
+      tails: int32[V], where marks and spaces, and the letter after them, end; what follows stands for itself.
+      lengths: int32[V].
+      written: uint8[V + 1, 16], what a string stands for where nothing is known from before, if that is certain but for
+        the space before a word; one row more for reading past the last.
+      n_written: int32[V], the length of that; 0 where it is not certain.
+      spaces: int8[V], 1 where it begins with the space of a word, 2 where that is not as usual, 0 elsewhere.
+    """
+    tables = dict(tails=np.int32, lengths=np.int32, n_written=np.int32, spaces=np.int8)
+    found = {name: np.zeros(len(strings), dtype) for name, dtype in tables.items()}
+    slots, written = (np.zeros((len(strings) + 1, SLOT_BYTES), np.uint8) for _ in range(2))
+    for i, string in enumerate(strings):
+        slots[i, : len(string)], found["lengths"][i] = np.frombuffer(string, np.uint8), len(string)
+        special = [place + 1 for place, byte in enumerate(string) if byte in b" ABC"]
+        found["tails"][i] = min(special[-1] + 1, len(string)) if special else 0
+        if word := _WORD.fullmatch(string):
+            found["spaces"][i] = 2 if word["unusual"] else 1
+            string = b" " + (word["letters"].capitalize() if word["capital"] else word["letters"])
+        if word or not special:
+            written[i, : len(string)], found["n_written"][i] = np.frombuffer(string, np.uint8), len(string)
+    return slots, found["tails"], found["lengths"], written, found["n_written"], found["spaces"]
 
 
 @intrinsic
@@ -295,36 +313,38 @@ def _remember(slot, low, high, tag, numbers):
 
 
 @numba.njit(cache=True, nogil=True)
-def _join(numbers, bounds, slots, lengths, tails, words, spaced, unfinished, text, places):
+def _join(numbers, bounds, layout, spaced, unfinished, text, places):
     """Writes the unfolded strings of pieces one after another, 16 bytes at a time where they stand for themselves.
 
     Args:
       numbers: int32[T], of all texts.
       bounds: int64[D + 1], where each text's numbers lie.
-      slots: uint8[V + 1, 16], the strings; lengths: int32[V].
-      tails: int32[V], where marks and spaces, and the letter after them, end in each string.
-      words: bool[V], whether a string is a space, a letter, and what stands for itself.
+      layout: from `_layout`.
       spaced: bool[513], see `Pieces`.
       unfinished: whether a last space, which may turn out to be that of a word, is left out.
       text: uint8[...], written, with 17 bytes of room for each piece and 17 more.
       places: int64[D + 1], written: where each text lies.
     """
-    to, source = np.uint64(text.ctypes.data), np.uint64(slots.ctypes.data)
+    slots, tails, lengths, written, n_written, spaces = layout
+    to, plain, folded = np.uint64(text.ctypes.data), np.uint64(written.ctypes.data), np.uint64(slots.ctypes.data)
     state, filled = np.zeros(folding.STATE, np.bool_), 0
     places[0] = 0
     for d in range(len(bounds) - 1):
         begin, clean = places[d], True
         for t in range(bounds[d], bounds[d + 1]):
-            number = np.int64(numbers[t])
-            length, done = np.int64(lengths[number]), 0
-            if clean and words[number]:
-                done = np.int64(not spaced[folding.context(text, begin, filled)])
-            else:
-                while done < length and not (clean and done >= tails[number]):
-                    filled = folding.unfold(slots[number, done], state, spaced, text, begin, filled)
-                    done, clean = done + 1, folding.is_clean(state)
-            copy_slot(to + np.uint64(filled), source + np.uint64(SLOT_BYTES * number + done))
-            filled += length - done
+            number, done = np.int64(numbers[t]), 0
+            slot = np.uint64(SLOT_BYTES * number)
+            if clean and n_written[number]:
+                if spaces[number]:  # left out where there is none
+                    done = np.int64(spaced[folding.context(text, begin, filled)] == (spaces[number] == 2))
+                copy_slot(to + np.uint64(filled), plain + slot + np.uint64(done))
+                filled += n_written[number] - done
+                continue
+            while done < lengths[number] and not (clean and done >= tails[number]):
+                filled = folding.unfold(slots[number, done], state, spaced, text, begin, filled)
+                done, clean = done + 1, folding.is_clean(state)
+            copy_slot(to + np.uint64(filled), folded + slot + np.uint64(done))
+            filled += lengths[number] - done
         filled = filled if unfinished else folding.finish(state, text, filled)
         state[:] = False
         places[d + 1] = filled

@@ -20,6 +20,7 @@ COST_UNIT = 1 / 1024
 CANDIDATES = 8
 """Candidates for each piece that is wanted."""
 
+_MARKS = (folding.CAPITAL, folding.CAPITALS, folding.UNUSUAL)
 _KEPT, _STEPS = 0.75, 2  # of the candidates in a round; of expectation maximisation before each
 _LEAST_COUNT = 3  # of a candidate in the text
 _SCALE = 16.0  # a factor for each byte, which cancels and keeps products of probabilities within range
@@ -134,13 +135,16 @@ def _candidates(counts: Mapping[bytes, int], n: int) -> tuple[list[bytes], np.nd
     """Single bytes and the substrings that cover most text, in alphabetical order, and how often each occurs."""
     found = collections.Counter()
     for segment, count in counts.items():
-        # Between characters only; bytes that are none stand alone in their segments.
-        places = [i for i in range(len(segment) + 1) if i == len(segment) or segment[i] & 0xC0 != 0x80]
-        for k, begin in enumerate(places):
-            for end in places[k + 1 :]:
-                if end - begin > SLOT_BYTES:
+        # Between characters only; bytes that are none stand alone in their segments. Marks stay apart from words, or
+        # what is learned of a word would be learned again of its form with a capital.
+        begins = [i for i in range(len(segment) + 1) if i == len(segment) or segment[i] & 0xC0 != 0x80]
+        for k, begin in enumerate(begins):
+            for end in begins[k + 1 :]:
+                if end - begin > SLOT_BYTES or (end - begin > 1 and segment[end - 1] in _MARKS):
                     break
                 found[segment[begin:end]] += count
+                if segment[begin] in _MARKS:
+                    break
     longer = [(count * len(s), s) for s, count in found.items() if len(s) > 1 and count >= _LEAST_COUNT]
     longer.sort(reverse=True)
     single = {*folding.ALPHABET, *(s for s in found if len(s) == 1)}

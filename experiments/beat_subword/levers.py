@@ -38,6 +38,7 @@ CLASSES = (
 )
 DIGITS = CLASSES.replace(rb"[0-9]+", rb"[0-9]")
 SPACE_AFTER = rb"'?[A-Za-z\x80-\xff]+ ?|[0-9] ?|[^A-Za-z0-9\x80-\xff \t\n\r\v\f]+ ?| +|[\t\n\r\v\f]+"
+MARKED = DIGITS.replace(rb"[^", rb"[^\x01\x02") + rb"|[\x01\x02]"
 PHRASES = rb"(?: ?[A-Za-z\x80-\xff]+,?){1,3}|" + DIGITS
 
 _CAPITALS = re.compile(rb"( ?)([A-Z]{2,})(?![a-z])")
@@ -175,7 +176,8 @@ LEVERS = {
     "unigram, classes, digits singly": Variant(DIGITS),
     "+ longest match": Variant(DIGITS, parse="longest"),
     "+ pairs and triples of words": Variant(PHRASES),
-    "+ marks for capitals": Variant(DIGITS.replace(rb"[^", rb"[^\x01\x02") + rb"|[\x01\x02]", mark_capitals),
+    "+ marks for capitals": Variant(MARKED, mark_capitals),
+    "+ marks for capitals, within pieces": Variant(MARKED.replace(rb" ?[A-Za", rb"[\x01\x02]? ?[A-Za"), mark_capitals),
     "+ marks for capitals, space after": Variant(
         SPACE_AFTER.replace(rb"[^", rb"[^\x01\x02") + rb"|[\x01\x02]", mark_capitals
     ),

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from compressed_lm.coding import folding, pieces, segments, unigram
+from compressed_lm.coding import folding, pieces
 
 BYTES = list(folding.ALPHABET)
 ALPHABET = [
@@ -38,36 +38,6 @@ def some_pieces(spaced=folding.SPACED):
 
 SPACED = np.array([i % 256 in b"ab," or i in tuple(b"1.\n") for i in range(folding.CONTEXTS)])
 PIECES = some_pieces(SPACED)
-
-
-@pytest.mark.parametrize(
-    "text, expected",
-    [
-        (
-            "In 1984, (don't!) USA, McKay",
-            ["In", " 1", "9", "8", "4", ",", " (", "don", "'t", "!)", " USA", ",", " Mc", "Kay"],
-        ),
-        ("HTMLParser iPhone A USAs", ["HTML", "Parser", " i", "Phone", " A", " US", "As"]),
-        ("a   b\n\n  c\t\td ", ["a", "  ", " b", "\n\n", " ", " c", "\t\t", "d", " "]),
-        ("“Ça va”—日本語、です。", ["“", "Ça", " va", "”—", "日本語", "、", "です", "。"]),
-        ("'S' 'quoted' ''", ["'S", "'", " 'quoted", "'", " ''"]),
-    ],
-)
-def test_segments_end_where_words_do(text, expected):
-    """Words, capitals inside words, digits, punctuation and white space are cut as the module says."""
-    assert [s.decode() for s in segments.split(text.encode())] == expected
-
-
-@settings(max_examples=300, deadline=None)
-@given(texts, st.binary(max_size=200))
-def test_segments_cover_a_text_and_split_no_character(text, noise):
-    """Segments are at most 64 bytes, add up to the text, and none begins inside a valid character."""
-    for data in (text, noise):
-        found = segments.split(data)
-        assert b"".join(found) == data and all(0 < len(s) <= segments.MAX_BYTES for s in found)
-    valid = text.decode("utf-8", "ignore").encode()
-    for segment in segments.split(valid):
-        segment.decode()
 
 
 @settings(max_examples=300, deadline=None)
@@ -164,21 +134,3 @@ def test_strings_that_are_no_pieces_are_refused(strings, costs, complaint):
     """What could not encode every text, or not without doubt, is an error that says why."""
     with pytest.raises(ValueError, match=complaint):
         pieces.Pieces(strings, costs)
-
-
-def test_learned_pieces_code_the_text_in_fewer_bits_than_its_bytes():
-    """Of words drawn from a small vocabulary the whole words are learned, and the coder's cost is near the entropy."""
-    drawn, vocabulary = random.Random(0), [b" alpha", b" beta", b" gamma", b" delta", b" epsilon", b" zeta"]
-    words = drawn.choices(vocabulary, weights=[8, 4, 2, 2, 1, 1], k=5000)
-    p = unigram.learn(unigram.count([b"".join(words)]), len(BYTES) + 6)
-    assert set(vocabulary) <= set(p.strings)
-    ids = p.encode(b"".join(words))
-    share = np.bincount(ids, minlength=len(p))[np.unique(ids)] / len(ids)
-    entropy = -(share * np.log2(share)).sum()
-    assert len(ids) == 5000 and abs(p.costs[ids].mean() * unigram.COST_UNIT - entropy) < 0.05
-
-
-def test_too_little_text_is_refused():
-    """More pieces than the text has substrings are an error that says how many there are."""
-    with pytest.raises(ValueError, match="400 pieces were asked for, and the text has only"):
-        unigram.learn(unigram.count([b"a word or two. " * 9]), 400)

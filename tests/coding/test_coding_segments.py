@@ -1,0 +1,55 @@
+"""Text is cut by a rule of bytes alone, at words, capitals, digits and punctuation."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from compressed_lm.coding import segments
+
+ALPHABET = [
+    b"a",
+    b"b",
+    b"A",
+    b"B",
+    b" ",
+    b"'",
+    b"\n",
+    b"1",
+    b",",
+    "é".encode(),
+    "“".encode(),
+    b"\xff",
+    b"\xe2",
+    b"\x00",
+]
+texts = st.lists(st.sampled_from([*ALPHABET, b"The", b"NASA", b" words", b"A" * 63]), max_size=60).map(b"".join)
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        (
+            "In 1984, (don't!) USA, McKay",
+            ["In", " 1", "9", "8", "4", ",", " (", "don", "'t", "!)", " USA", ",", " Mc", "Kay"],
+        ),
+        ("HTMLParser iPhone A USAs", ["HTML", "Parser", " i", "Phone", " A", " US", "As"]),
+        ("a   b\n\n  c\t\td ", ["a", "  ", " b", "\n\n", " ", " c", "\t\t", "d", " "]),
+        ("“Ça va”—日本語、です。", ["“", "Ça", " va", "”—", "日本語", "、", "です", "。"]),
+        ("'S' 'quoted' ''", ["'S", "'", " 'quoted", "'", " ''"]),
+    ],
+)
+def test_segments_end_where_words_do(text, expected):
+    """Words, capitals inside words, digits, punctuation and white space are cut as the module says."""
+    assert [s.decode() for s in segments.split(text.encode())] == expected
+
+
+@settings(max_examples=300, deadline=None)
+@given(texts, st.binary(max_size=200))
+def test_segments_cover_a_text_and_split_no_character(text, noise):
+    """Segments are at most 64 bytes, add up to the text, and none begins inside a valid character."""
+    for data in (text, noise):
+        found = segments.split(data)
+        assert b"".join(found) == data and all(0 < len(s) <= segments.MAX_BYTES for s in found)
+    valid = text.decode("utf-8", "ignore").encode()
+    for segment in segments.split(valid):
+        segment.decode()
