@@ -83,12 +83,20 @@ def _segments(text, spaced):
     return ends, unusual
 
 
-def learn(counts: Counts, n_pieces: int, *, progress: Callable[[int], None] = lambda n_dropped: None) -> pieces.Pieces:
+def learn(
+    counts: Counts,
+    n_pieces: int,
+    *,
+    marks_within: bool = False,
+    progress: Callable[[int], None] = lambda n_dropped: None,
+) -> pieces.Pieces:
     """The pieces that code counted segments in fewest bits.
 
     Args:
       counts: of the text; segments that occur once are not looked at.
       n_pieces: V, at most 65,536; `folding.ALPHABET` is among them.
+      marks_within: whether a word and its mark may be one piece. Texts are then shorter, and models have to learn
+        of a word again what they know of its other forms.
       progress: called with the number of candidates dropped so far.
 
     Returns:
@@ -99,7 +107,7 @@ def learn(counts: Counts, n_pieces: int, *, progress: Callable[[int], None] = la
     """
     spaced = counts.spaced
     counts = {segment: n for segment, n in counts.segments.items() if n > 1}
-    strings, first = _candidates(counts, CANDIDATES * n_pieces)
+    strings, first = _candidates(counts, CANDIDATES * n_pieces, apart=not marks_within)
     if len(strings) < n_pieces:
         raise ValueError(
             f"{n_pieces} pieces were asked for, and the text has only {len(strings)} substrings that occur "
@@ -131,19 +139,18 @@ def learn(counts: Counts, n_pieces: int, *, progress: Callable[[int], None] = la
     return pieces.Pieces([strings[i] for i in left], _costs(probability)[left], spaced)
 
 
-def _candidates(counts: Mapping[bytes, int], n: int) -> tuple[list[bytes], np.ndarray]:
+def _candidates(counts: Mapping[bytes, int], n: int, *, apart: bool) -> tuple[list[bytes], np.ndarray]:
     """Single bytes and the substrings that cover most text, in alphabetical order, and how often each occurs."""
     found = collections.Counter()
     for segment, count in counts.items():
-        # Between characters only; bytes that are none stand alone in their segments. Marks stay apart from words, or
-        # what is learned of a word would be learned again of its form with a capital.
+        # Between characters only; bytes that are none stand alone in their segments.
         begins = [i for i in range(len(segment) + 1) if i == len(segment) or segment[i] & 0xC0 != 0x80]
         for k, begin in enumerate(begins):
             for end in begins[k + 1 :]:
-                if end - begin > SLOT_BYTES or (end - begin > 1 and segment[end - 1] in _MARKS):
+                if end - begin > SLOT_BYTES or (apart and end - begin > 1 and segment[end - 1] in _MARKS):
                     break
                 found[segment[begin:end]] += count
-                if segment[begin] in _MARKS:
+                if apart and segment[begin] in _MARKS:
                     break
     longer = [(count * len(s), s) for s, count in found.items() if len(s) > 1 and count >= _LEAST_COUNT]
     longer.sort(reverse=True)

@@ -28,6 +28,7 @@ METHODS = {  # {v} and {b} = log2(v) are filled in
     "byte-level BPE": "bpe(v={v})",
     "eiw": "eiw(b={b},v={v})",
     "pieces": "pieces(v={v})",
+    "pieces, marks within": "pieces(marks=within,v={v})",
 }
 REFERENCE = "sentencepiece"  # its model at REFERENCE_D_FF says what a byte may cost
 REFERENCE_D_FF = 512

@@ -25,6 +25,7 @@ STYLES = {
     "byte-level BPE": ("#CC79A7", "^"),
     "eiw": ("#0072B2", "o"),
     "pieces": ("#009E73", "*"),
+    "pieces, marks within": ("#56B4E9", "P"),
 }
 TEXTS = {"c4": "C4", "mixed": "mixed"}
 

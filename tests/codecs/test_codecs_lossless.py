@@ -21,6 +21,7 @@ SPECS = [
     "sentencepiece(model=bpe,v=512)",
     "bpe(v=512)",
     "pieces(v=512)",
+    "pieces(marks=within,v=768)",
     *(f"{family}(v={v})" for family in ("gzip", "static_ac", "ac") for v in (256, 4096, 65536)),
     "eiw(b=12,v=4096)",
     "eiw(align=word,b=12,v=256)",

@@ -38,6 +38,8 @@ def test_spaces_are_learned_and_marks_stay_apart():
     assert counts.segments[b"A one"] == 1 + 29 and not any(s.startswith(b"C") for s in counts.segments)
     p = unigram.learn(counts, len(BYTES) + 8)
     assert all(len(s) == 1 for s in p.strings if set(s) & set(b"ABC"))
+    within = unigram.learn(counts, len(BYTES) + 8, marks_within=True)
+    assert {b"A one", b"A five"} <= set(within.strings) and within.decode(within.encode(text[1])) == text[1]
     assert p.decode(p.encode(text[0])) == text[0]
 
 
