@@ -1,0 +1,79 @@
+"""The comparison with subwords: what it gives every method alike, and that its record says what the page says."""
+
+import json
+import pathlib
+import shutil
+import sys
+
+import numpy as np
+import pytest
+
+EXPERIMENT = pathlib.Path(__file__).parents[2] / "experiments" / "beat_subword"
+RECORDED = EXPERIMENT.parent / "recorded" / "beat_subword"
+sys.path.insert(0, str(EXPERIMENT))
+
+import protocol  # noqa: E402
+import report  # noqa: E402
+
+from compressed_lm import codecs, models  # noqa: E402
+
+
+def test_models_of_all_methods_cost_the_same_for_a_byte():
+    """The width of the MLP makes up for bytes per token, to within two percent, at every size of vocabulary."""
+    for v in protocol.VOCABULARIES:
+        shape = models.TransformerConfig(models.model_vocab_size(v), d_ff=protocol.REFERENCE_D_FF, **protocol.MODEL)
+        flops = protocol.flops_per_byte(shape, 4.0)
+        for bytes_per_token in (3.8, 4.0, 4.2):
+            found = protocol.flops_per_byte(protocol.model_at(flops, v, bytes_per_token), bytes_per_token)
+            assert found == pytest.approx(flops, rel=0.02)
+
+
+def test_texts_are_disjoint_and_of_the_sizes_asked_for(tmp_path):
+    """Held-out text is not trained on, and C4 has its share of what is."""
+    for folder, n in (("c4_en", 60), ("mixed_en", 200)):
+        (tmp_path / "corpora" / folder).mkdir(parents=True)
+        for name in (
+            "c4-train" if folder == "c4_en" else "train-",
+            "c4-validation" if folder == "c4_en" else "validation-",
+        ):
+            lines = [json.dumps({"text": f"{folder} {name} {i} " + "a word or two. " * 300}) for i in range(n)]
+            (tmp_path / "corpora" / folder / f"{name}0.json").write_text("\n".join(lines))
+    texts = protocol.Texts(tmp_path, tmp_path / "texts", 400_000)
+    found = {name: texts.documents(name) for name in texts.files}
+    assert not set(found["train"]) & set(found["dev"]) and set(found["train"]) <= set(found["learn"])
+    c4 = sum(len(d) for d in found["train"] if d.startswith(b"c4_en"))
+    assert c4 / sum(map(len, found["train"])) == pytest.approx(protocol.C4_SHARE, abs=0.02)
+    assert (len(found["c4"]), len(found["mixed"])) == (60, 200)
+
+
+def test_tokens_in_memory_are_those_of_the_codec():
+    """Rows are the ids with an end after each document, cut or filled up."""
+    codec = codecs.load("pieces16-en")
+    documents = [b"One text.", b"Another one, a longer one."]
+    tokens = protocol.Tokens(codec, documents)
+    stream = [*codec.encode(documents[0]), 65536, *codec.encode(documents[1]), 65536]
+    assert tokens.rows(4, drop_remainder=False).ravel()[: len(stream)].tolist() == stream
+    assert tokens.bytes_per_token == sum(map(len, documents)) / len(stream)
+
+
+def test_the_page_shows_what_was_recorded(tmp_path, capsys, monkeypatch):
+    """report.py prints, from the record, the table that stands on the page, and draws the figure."""
+    shutil.copytree(RECORDED, tmp_path / "recorded")
+    monkeypatch.setattr(sys, "argv", ["report.py", str(tmp_path / "recorded")])
+    (tmp_path / "recorded" / "bits_per_byte.png").unlink()
+    report.main()
+    page = (EXPERIMENT / "README.md").read_text()
+    for line in capsys.readouterr().out.splitlines():
+        assert line in page
+    assert (tmp_path / "recorded" / "bits_per_byte.png").exists()
+
+
+def test_bits_of_documents_add_up_to_the_rows():
+    """The bits of documents, for every recorded model, give the bits per byte of its row."""
+    results = report.Results(RECORDED)
+    for v in results.sizes():
+        for method in results.methods(v):
+            rows = results.rows[(results.rows["v"] == v) & (results.rows["method"] == method)].sort_values("seed")
+            for text in report.TEXTS:
+                bits, n_bytes = results.bits(method, v, text)
+                np.testing.assert_allclose(bits.sum(1) / n_bytes.sum(), rows[text], atol=1e-5)
