@@ -154,11 +154,11 @@ def _layout(strings: Sequence[bytes]) -> tuple[np.ndarray, ...]:
     """What decoding looks up for each string.
 
     Returns:
-      slots: uint8[V, 16], the strings.
+      slots: uint8[V + 1, 16], the strings, and one row more for reading past the last.
       tails: int32[V], where marks and spaces, and the letter after them, end; what follows stands for itself.
       lengths: int32[V].
       written: uint8[V + 1, 16], what a string stands for where nothing is known from before, if that is certain but for
-        the space before a word; one row more for reading past the last.
+        the space before a word; again with one row more.
       n_written: int32[V], the length of that; 0 where it is not certain.
       spaces: int8[V], 1 where it begins with the space of a word, 2 where that is not as usual, 0 elsewhere.
     """
@@ -197,7 +197,7 @@ def least_cost(data, begin, end, cells, number, costs, best, back, numbers, n):
       data: uint8[N].
       begin, end: where the folded segment lies.
       cells, number: from `trie`.
-      costs: integers[S].
+      costs: integers[V].
       best: integers[L + 1]; back: int32[L + 1, 2] for L bytes; both for the loop's own use.
       numbers: int32[...], written.
     """
@@ -251,18 +251,15 @@ def _parse(data, bounds, cells, number, costs, spaced, slots, used, numbers, pla
             end = segments.segment_end(data, i, stop)
             length = end - i
             unusual = folding.is_unusual(data, bounds[d], i, end, spaced)
-            if length > SLOT_BYTES:
-                n_folded = folding.fold(data, i, end, unusual, folded)
-                n = least_cost(folded, 0, n_folded, cells, number, costs, best, back, numbers, n)
-                i = end
-                continue
-            low, high = _load(address + np.uint64(i)), _load(address + np.uint64(i + 8))
-            if length <= 8:
-                low, high = low & (ones >> np.uint64(64 - 8 * length)), np.uint64(0)
-            elif length < SLOT_BYTES:
-                high &= ones >> np.uint64(128 - 8 * length)
-            tag = np.uint64(length + 32 * unusual)
-            slot, found = _find(slots, low, high, tag)
+            slot, found, tag = np.uint64(0), False, np.uint64(length + 32 * unusual)
+            low = high = np.uint64(0)
+            if length <= SLOT_BYTES:
+                low, high = _load(address + np.uint64(i)), _load(address + np.uint64(i + 8))
+                if length <= 8:
+                    low, high = low & (ones >> np.uint64(64 - 8 * length)), np.uint64(0)
+                elif length < SLOT_BYTES:
+                    high &= ones >> np.uint64(128 - 8 * length)
+                slot, found = _find(slots, low, high, tag)
             if found:
                 third = slots[slot, 2]
                 count = np.int64(third & np.uint64(255))
@@ -280,7 +277,7 @@ def _parse(data, bounds, cells, number, costs, spaced, slots, used, numbers, pla
                 begin = n
                 n_folded = folding.fold(data, i, end, unusual, folded)
                 n = least_cost(folded, 0, n_folded, cells, number, costs, best, back, numbers, n)
-                if n - begin <= _REMEMBERED and used[0] < len(slots) // 2:
+                if length <= SLOT_BYTES and n - begin <= _REMEMBERED and used[0] < len(slots) // 2:
                     used[0] += 1
                     _remember(slots[slot], low, high, tag, numbers[begin:n])
             i = end
