@@ -1,4 +1,4 @@
-"""Speed of the dictionary engine beside tokenizers that others use.
+"""Speed of the dictionary engine, and of the pieces that ship, beside tokenizers that others use.
 
     python benchmarks/dictionary.py --text corpus.json.gz --dictionary eiw.dict --out runs/benchmarks
 
@@ -22,6 +22,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from compressed_lm import codecs
 from compressed_lm.codecs import device_dictionary
 from compressed_lm.coding import dictionary_file
 from compressed_lm.coding.dictionary import Dictionary
@@ -116,6 +117,17 @@ def our_rows(dictionary: Dictionary, data: list[bytes], *, device: bool) -> dict
     return {f"ours, {name}": row for name, row in rows.items()}
 
 
+def pieces_rows(data: list[bytes]) -> dict[str, tuple[Callable, Callable]]:
+    """What to time of the codec `pieces16-en`."""
+    pieces = codecs.load("pieces16-en").pieces
+    ids = pieces.encode_batch(data)
+    assert pieces.decode_batch(ids) == data
+    return {
+        "pieces, batch": (lambda: pieces.encode_batch(data), lambda: pieces.decode_batch(ids)),
+        "pieces, one by one": (lambda: [pieces.encode(d) for d in data], lambda: [pieces.decode(i) for i in ids]),
+    }
+
+
 def peer_rows(peers: Sequence, texts: list[str]) -> dict[str, tuple[Callable, Callable]]:
     rows = {}
     for peer in peers:
@@ -152,13 +164,14 @@ def print_table(found: dict[str, tuple[float, float]], peers: Sequence) -> dict[
     print(f"\n{'':46s} {'encode MB/s':>12s} {'decode MB/s':>12s}")
     for name, (encode, decode) in found.items():
         print(f"{name:46s} {encode:12.1f} {decode:12.1f}")
-    encode, decode = found["ours, batch"]
     ratios = {}
-    for peer in peers:
-        ways = [found[f"{peer.name}, {way}"] for way in peer.encoders]
-        ratios[f"encode, ours / {peer.name}"] = encode / max(e for e, _ in ways)
-        ratios[f"decode, ours / {peer.name}"] = decode / max(d for _, d in ways)
-    ratios["decode / encode, ours"] = decode / encode
+    for ours in ("ours", "pieces"):
+        encode, decode = found[f"{ours}, batch"]
+        for peer in peers:
+            ways = [found[f"{peer.name}, {way}"] for way in peer.encoders]
+            ratios[f"encode, {ours} / {peer.name}"] = encode / max(e for e, _ in ways)
+            ratios[f"decode, {ours} / {peer.name}"] = decode / max(d for _, d in ways)
+        ratios[f"decode / encode, {ours}"] = decode / encode
     print()
     for name, ratio in ratios.items():
         print(f"{name:60s} {ratio:8.1f}")
@@ -194,7 +207,7 @@ def main() -> int:
         f"bytes; {n_bytes / n_tokens:.2f} bytes per token; {arguments.clock} time",
         flush=True,
     )
-    rows = our_rows(dictionary, data, device=not arguments.no_device) | peer_rows(peers, texts)
+    rows = our_rows(dictionary, data, device=not arguments.no_device) | pieces_rows(data) | peer_rows(peers, texts)
     found = speeds(rows, n_bytes, arguments.repetitions, CLOCKS[arguments.clock])
     ratios = print_table(found, peers)
     if arguments.out:
