@@ -3,7 +3,7 @@
     python experiments/beat_subword/levers.py --data $COMPRESSED_LM_DATA --out experiments/recorded/beat_subword \\
       --work runs/levers
 
-One seed and one learning rate, 1.5 MB of text, models of equal FLOPs per byte, measured on held-out training text:
+One seed and one learning rate, 1 MB of text, models of equal FLOPs per byte, measured on held-out training text:
 enough to see what moves a result by a hundredth. Validation documents are not looked at. Appends to OUT/levers.jsonl;
 what stands there is not trained again.
 """
@@ -22,6 +22,7 @@ import jax
 import numba
 import numpy as np
 import protocol
+import report
 
 from compressed_lm import evaluation, models, scaling
 from compressed_lm.coding import folding, pieces, unigram
@@ -190,7 +191,7 @@ def main() -> int:
     parser.add_argument("--data", type=pathlib.Path, required=True, help="folder with corpora/")
     parser.add_argument("--out", type=pathlib.Path, required=True, help="folder of levers.jsonl")
     parser.add_argument("--work", type=pathlib.Path, required=True, help="folder for texts, codecs and runs")
-    parser.add_argument("--train_bytes", type=int, default=1_500_000, help="text to train on (default %(default)s)")
+    parser.add_argument("--train_bytes", type=int, default=1_000_000, help="text to train on (default %(default)s)")
     arguments = parser.parse_args()
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     arguments.out.mkdir(parents=True, exist_ok=True)
@@ -207,7 +208,7 @@ def main() -> int:
         with table.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
         print(f"{lever}: {row['dev_bits_per_byte']:.4f}", flush=True)
-    print(markdown(table))
+    print(shown(table))
     return 0
 
 
@@ -233,14 +234,13 @@ def measure(codec: str | Variant, texts: protocol.Texts, work: pathlib.Path, flo
     }
 
 
-def markdown(table: pathlib.Path) -> str:
+def shown(table: pathlib.Path) -> str:
     """The table of all levers."""
     rows = scaling.read_table(table)
     rows["beside sentencepiece"] = (rows["dev_bits_per_byte"] - rows["dev_bits_per_byte"].iloc[0]).map("{:+.3f}".format)
     rows["dev_bits_per_byte"] = rows["dev_bits_per_byte"].map("{:.3f}".format)
     rows["bytes_per_token"] = rows["bytes_per_token"].map("{:.2f}".format)
-    shown = rows[["lever", "bytes_per_token", "dev_bits_per_byte", "beside sentencepiece"]]
-    return shown.to_markdown(index=False, disable_numparse=True)
+    return report.markdown(rows[["lever", "bytes_per_token", "dev_bits_per_byte", "beside sentencepiece"]])
 
 
 if __name__ == "__main__":

@@ -102,9 +102,9 @@ def table(results: Results) -> pd.DataFrame:
                 row[f"{name}: bits per byte"] = f"{rows[text].mean():.4f}"
                 if best and method != best:
                     d = results.difference(method, best, v, text)
-                    row[f"{name}: less {'best subword'}"] = f"{d.value:+.4f} [{d.low:+.4f}, {d.high:+.4f}]"
+                    row[f"{name}: less best subword"] = f"{d.value:+.4f} [{d.low:+.4f}, {d.high:+.4f}]"
                 else:
-                    row[f"{name}: less {'best subword'}"] = "(best subword)" if best else ""
+                    row[f"{name}: less best subword"] = "(best subword)" if best else ""
             found.append(row)
     return pd.DataFrame(found)
 
@@ -115,6 +115,12 @@ def rates(results: Results) -> pd.DataFrame:
     wide = swept.pivot_table(index=["v", "method"], columns="learning_rate", values="dev_bits_per_byte", sort=False)
     wide = wide[sorted(wide.columns)].map(lambda x: "" if np.isnan(x) else f"{x:.4f}").reset_index()
     return wide.rename(columns={x: f"{x:g}" for x in wide.columns[2:]})
+
+
+def markdown(frame: pd.DataFrame) -> str:
+    """A table as markdown."""
+    rows = [list(frame.columns), ["---"] * len(frame.columns), *frame.astype(str).to_numpy().tolist()]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def figure(results: Results, path: pathlib.Path) -> None:
@@ -169,8 +175,8 @@ def main() -> int:
     parser.add_argument("folder", type=pathlib.Path)
     arguments = parser.parse_args()
     results = Results(arguments.folder)
-    print(table(results).to_markdown(index=False, disable_numparse=True), end="\n\n")
-    print(rates(results).to_markdown(index=False, disable_numparse=True))
+    print(markdown(table(results)), end="\n\n")
+    print(markdown(rates(results)))
     figure(results, arguments.folder / "bits_per_byte.png")
     return 0
 

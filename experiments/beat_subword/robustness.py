@@ -127,7 +127,7 @@ def main() -> int:
             bits, n_bytes = evaluation.document_bits(result.params, shape, tokens, seq_len=config.seq_len)
             columns.setdefault(name, {})[f"{method}: bytes per token"] = f"{tokens.bytes_per_token:.2f}"
             columns[name][f"{method}: bits per byte"] = f"{bits.sum() / n_bytes.sum():.3f}"
-    print(pd.DataFrame(columns).T.to_markdown(disable_numparse=True), end="\n\n")
+    print(report.markdown(pd.DataFrame(columns).T.rename_axis("text").reset_index()), end="\n\n")
     plain = texts.documents("c4")
     size, speeds = sum(map(len, plain)), {method: ([], []) for method in codecs}
     for _ in range(6):  # the first turn warms up
