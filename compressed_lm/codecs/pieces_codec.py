@@ -51,8 +51,8 @@ class PiecesCodec:
         Args:
           v: number of ids, from 300 to 65,536.
           marks: "apart", or "within": frequent words are pieces together with the marks before them, which makes texts
-            shorter by a tenth.
-          documents: the text; 30 MB are enough for the largest vocabulary.
+            shorter.
+          documents: the text.
           progress: called with the number of candidates dropped so far.
 
         Raises:

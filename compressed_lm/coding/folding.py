@@ -145,7 +145,7 @@ def unfold(byte, state, spaced, text, begin, filled):
 @numba.njit(cache=True, nogil=True, inline="always")
 def is_clean(state):
     """Whether bytes that are no marks and no spaces stand for themselves, and words are as usual."""
-    return not (state[0] or state[1] or state[2] or state[3] or state[4])
+    return not (state[_AWAITED] or state[_ALL] or state[_RUNNING] or state[_UNUSUAL] or state[_HELD])
 
 
 @numba.njit(cache=True, nogil=True)

@@ -69,8 +69,10 @@ def segment_end(data, i, end):
         first, j = data[i], i + 1
         while j < last and data[j] == first:
             j += 1
-        if first != SPACE or j == end or KINDS[data[j]] == WHITE or j > i + 1:
-            return j - 1 if first == SPACE and j > i + 1 and j < end and KINDS[data[j]] != WHITE else j
+        if first != SPACE or j == end or KINDS[data[j]] == WHITE:
+            return j
+        if j > i + 1:
+            return j - 1
         kind, length = _character(data, j, end)
         if kind == OTHER:
             return j

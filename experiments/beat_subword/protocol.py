@@ -1,4 +1,4 @@
-"""What is compared and how; fixed before any result was looked at, but for what the page says of levers.
+"""What is compared and how; written before the runs that are recorded, after trials of which the page tells.
 
 Every method learns its vocabulary from the same 30 MB and trains the same model on the same bytes. At each vocabulary
 size the models of all methods cost the same FLOPs for each byte of text, the output layer included: `d_ff` is what
