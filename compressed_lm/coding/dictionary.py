@@ -6,7 +6,8 @@ import numba
 import numpy as np
 
 from compressed_lm.coding import longest_match
-from compressed_lm.coding.entries import BLOCK, SCRATCH, SLOT_BYTES, Entries, in_threads, read_only, runs_of
+from compressed_lm.coding.batches import BLOCK, SCRATCH, in_threads, read_only, runs_of
+from compressed_lm.coding.entries import SLOT_BYTES, Entries
 
 
 class Dictionary:

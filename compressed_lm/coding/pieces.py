@@ -16,7 +16,8 @@ from llvmlite import ir
 from numba.extending import intrinsic
 
 from compressed_lm.coding import folding, longest_match, segments
-from compressed_lm.coding.entries import BLOCK, SCRATCH, SLOT_BYTES, copy_slot, in_threads, read_only, runs_of
+from compressed_lm.coding.batches import BLOCK, SCRATCH, in_threads, read_only, runs_of
+from compressed_lm.coding.entries import SLOT_BYTES, copy_slot
 
 MAX_PIECES = 1 << 16
 """Numbers are remembered in 16 bits."""

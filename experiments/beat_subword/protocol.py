@@ -129,6 +129,11 @@ def encoded(spec: str, texts: Texts, out: pathlib.Path, codec: codecs.Codec | No
     return Encoded(codec, stores)
 
 
+def run_name(spec: str, learning_rate: float, seed: int) -> str:
+    """What a model is called in folders and files."""
+    return f"{stages.codec_folder(spec)}-{learning_rate:g}-{seed}"
+
+
 def flops_per_byte(config: models.TransformerConfig, bytes_per_token: float) -> float:
     """Forward FLOPs for a byte of text, the output layer among them."""
     return models.flops_per_token(config, softmax=True) / bytes_per_token

@@ -14,6 +14,7 @@ import sys
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import protocol
 
 from compressed_lm import scaling
 from compressed_lm.scaling.plots import finish
@@ -51,7 +52,7 @@ class Results:
     def bits(self, method: str, v: int, text: str) -> tuple[np.ndarray, np.ndarray]:
         """Bits float64[seeds, D] and bytes int64[D] of the documents of a text."""
         rows = self.rows[(self.rows["method"] == method) & (self.rows["v"] == v)].sort_values("seed")
-        names = [f"{method}-{v}-{r.learning_rate:g}-{r.seed}".replace(" ", "_") for r in rows.itertuples()]
+        names = [protocol.run_name(r.codec, r.learning_rate, r.seed) for r in rows.itertuples()]
         arrays = [np.load(self._folder / f"{name}.npz") for name in names]
         return np.stack([a[f"{text}_bits"] for a in arrays]), arrays[0][f"{text}_n"]
 

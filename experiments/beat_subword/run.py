@@ -3,7 +3,7 @@
 
 What is compared is in protocol.py. For each size of vocabulary and method: a model for each learning rate, measured on
 held-out training text; then the other seeds at the best one; models at the best one are measured on all validation
-documents. Appends to OUT/results.jsonl (a row for each model) and OUT/bits/ (bits of each validation document); what
+documents. Adds to OUT/results.jsonl (a row for each model) and OUT/bits/ (bits of each validation document); what
 stands there is not trained again, so a run that was killed goes on where it was.
 """
 
@@ -52,7 +52,8 @@ class Comparison:
             return row
         shape = protocol.model_at(flops, v, encoded.bytes_per_token)
         config = dataclasses.replace(protocol.TRAIN, learning_rate=learning_rate, seed=seed, steps="1 epochs")
-        folder, start = self.work / "run" / f"{method}-{v}-{learning_rate:g}-{seed}".replace(" ", "_"), time.monotonic()
+        folder = self.work / "run" / protocol.run_name(encoded.codec.spec, learning_rate, seed)
+        start = time.monotonic()
         result = train(
             dataclasses.replace(config, checkpoint_every="100%"),
             shape,
