@@ -172,6 +172,32 @@ def _costs(probability: np.ndarray) -> np.ndarray:
 
 
 @numba.njit(cache=True)
+def _matches(data, begin, end, cells, number, firsts, matches):
+    """Writes which pieces a segment has, and where: in order of their beginnings, then of their ends.
+
+    Args:
+      data: uint8[N].
+      begin, end: where the segment lies; L bytes.
+      cells, number: from `pieces.trie`; -1 for what was dropped.
+      firsts: int64[L + 1], written: which matches begin at each byte.
+      matches: int64[16 L, 2], written: how many bytes from the beginning of the segment a match ends, and its piece.
+    """
+    n = 0
+    for i in range(end - begin):
+        firsts[i] = n
+        base = np.uint32(0)
+        for j in range(begin + i, end):
+            cell = cells[base + data[j]]
+            if cell & np.uint32(255) != data[j]:
+                break
+            base = cell >> np.uint32(8)
+            if number[base] >= 0:
+                matches[n, 0], matches[n, 1] = j + 1 - begin, number[base]
+                n += 1
+    firsts[end - begin] = n
+
+
+@numba.njit(cache=True)
 def _expect(data, bounds, counts, cells, number, weight, expected):
     """Adds up how often each piece is expected in all parses of the segments.
 
@@ -182,35 +208,24 @@ def _expect(data, bounds, counts, cells, number, weight, expected):
       expected: float64[V], added to.
     """
     forward, backward = np.empty(folding.MAX_BYTES + 1), np.empty(folding.MAX_BYTES + 1)
+    firsts, matches = np.empty(folding.MAX_BYTES + 1, np.int64), np.empty((SLOT_BYTES * folding.MAX_BYTES, 2), np.int64)
     for s in range(len(counts)):
-        begin, length = bounds[s], bounds[s + 1] - bounds[s]
+        length = bounds[s + 1] - bounds[s]
+        _matches(data, bounds[s], bounds[s + 1], cells, number, firsts, matches)
         forward[: length + 1] = 0.0
         forward[0], backward[length] = 1.0, 1.0
         for i in range(length):
-            base = np.uint32(0)
-            for j in range(i, length):
-                cell = cells[base + data[begin + j]]
-                if cell & np.uint32(255) != data[begin + j]:
-                    break
-                base = cell >> np.uint32(8)
-                if number[base] >= 0:
-                    forward[j + 1] += forward[i] * weight[number[base]]
+            for end, piece in matches[firsts[i] : firsts[i + 1]]:
+                forward[end] += forward[i] * weight[piece]
         total = forward[length]
         if not 1e-250 < total < 1e250:  # out of range, which takes dozens of bytes that hardly occur
             continue
         for i in range(length - 1, -1, -1):
             backward[i] = 0.0
-            base = np.uint32(0)
-            for j in range(i, length):
-                cell = cells[base + data[begin + j]]
-                if cell & np.uint32(255) != data[begin + j]:
-                    break
-                base = cell >> np.uint32(8)
-                found = number[base]
-                if found >= 0:
-                    share = weight[found] * backward[j + 1]
-                    backward[i] += share
-                    expected[found] += counts[s] * forward[i] * share / total
+            for end, piece in matches[firsts[i] : firsts[i + 1]]:
+                share = weight[piece] * backward[end]
+                backward[i] += share
+                expected[piece] += counts[s] * forward[i] * share / total
 
 
 @numba.njit(cache=True)
@@ -228,22 +243,18 @@ def _use(data, bounds, counts, cells, number, costs, use):
 def _excess(data, bounds, cells, number, costs):
     """What each piece would cost more, were it parsed into others: int64[V]; 0 for single bytes."""
     best = np.empty(SLOT_BYTES + 1, np.int64)
+    firsts, matches = np.empty(SLOT_BYTES + 1, np.int64), np.empty((SLOT_BYTES * SLOT_BYTES, 2), np.int64)
     excess = np.zeros(len(bounds) - 1, np.int64)
     for s in range(len(bounds) - 1):
-        begin, length = bounds[s], bounds[s + 1] - bounds[s]
+        length = bounds[s + 1] - bounds[s]
         if length == 1:
             continue
+        _matches(data, bounds[s], bounds[s + 1], cells, number, firsts, matches)
         best[0] = 0
         best[1 : length + 1] = np.int64(1) << 40
         for i in range(length):
-            base = np.uint32(0)
-            for j in range(i, length):
-                cell = cells[base + data[begin + j]]
-                if cell & np.uint32(255) != data[begin + j]:
-                    break
-                base = cell >> np.uint32(8)
-                found = number[base]
-                if found >= 0 and found != s:
-                    best[j + 1] = min(best[j + 1], best[i] + costs[found])
+            for end, piece in matches[firsts[i] : firsts[i + 1]]:
+                if piece != s:
+                    best[end] = min(best[end], best[i] + costs[piece])
         excess[s] = best[length] - costs[s]
     return excess
