@@ -14,6 +14,7 @@ import pathlib
 import shutil
 import sys
 import time
+from collections.abc import Sequence
 
 import jax
 import numpy as np
@@ -102,12 +103,15 @@ class Comparison:
         )
         return row
 
-    def best_rate(self, method: str, encoded, v: int, flops: float, seed: int) -> float:
-        """The learning rate with the lowest loss on held-out training text, also beyond the ends of the list."""
-        rates = list(protocol.LEARNING_RATES)
+    def best_rate(self, method: str, encoded, v: int, flops: float, seed: int, given: Sequence[float] = ()) -> float:
+        """The learning rate with the lowest loss on held-out training text, of those given or, without any, of the
+        protocol's and those beyond its ends."""
+        rates = list(given or protocol.LEARNING_RATES)
         while True:
             rows = [self.model(method, encoded, v, flops, rate, seed, validate=False) for rate in rates]
             best = int(np.argmin([row["dev_bits_per_byte"] for row in rows]))
+            if given:
+                return rates[best]
             if best == 0:
                 rates.insert(0, rates[0] / 2)
             elif best == len(rates) - 1:
@@ -124,6 +128,7 @@ def main() -> int:
     parser.add_argument("--train_bytes", type=int, default=3_000_000, help="text to train on (default %(default)s)")
     parser.add_argument("--v", type=int, nargs="+", default=protocol.VOCABULARIES, help="sizes of vocabularies")
     parser.add_argument("--method", nargs="+", default=list(protocol.METHODS), help="methods")
+    parser.add_argument("--rate", type=float, nargs="+", default=(), help="learning rates, instead of the protocol's")
     parser.add_argument("--seed", type=int, nargs="+", default=protocol.SEEDS, help="seeds")
     arguments = parser.parse_args()
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
@@ -137,7 +142,7 @@ def main() -> int:
         flops = protocol.flops_per_byte(shape, reference.bytes_per_token)
         for method in arguments.method:
             encoded = protocol.encoded(spec(method), texts, work)
-            rate = comparison.best_rate(method, encoded, v, flops, arguments.seed[0])
+            rate = comparison.best_rate(method, encoded, v, flops, arguments.seed[0], arguments.rate)
             for seed in arguments.seed:
                 comparison.model(method, encoded, v, flops, rate, seed, validate=True)
     return 0
