@@ -19,6 +19,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 
 import jax
+import matplotlib.pyplot as plt
 import numba
 import numpy as np
 import protocol
@@ -209,6 +210,7 @@ def main() -> int:
             file.write(json.dumps(row) + "\n")
         print(f"{lever}: {row['dev_bits_per_byte']:.4f}", flush=True)
     print(shown(table))
+    figure(table, arguments.out / "levers.png")
     return 0
 
 
@@ -241,6 +243,20 @@ def shown(table: pathlib.Path) -> str:
     rows["dev_bits_per_byte"] = rows["dev_bits_per_byte"].map("{:.3f}".format)
     rows["bytes_per_token"] = rows["bytes_per_token"].map("{:.2f}".format)
     return report.markdown(rows[["lever", "bytes_per_token", "dev_bits_per_byte", "beside sentencepiece"]])
+
+
+def figure(table: pathlib.Path, path: pathlib.Path) -> None:
+    """A bar for each lever: bits per byte of held-out training text beside SentencePiece."""
+    rows = scaling.read_table(table).iloc[::-1]
+    gains = rows["dev_bits_per_byte"] - rows["dev_bits_per_byte"].iloc[-1]
+    fig, ax = plt.subplots(figsize=(8.5, 4.2), layout="constrained")
+    bars = ax.barh(rows["lever"], gains, color=np.where(gains > 0, "#D55E00", "#009E73"))
+    ax.bar_label(bars, [f"{gain:+.3f}" for gain in gains], padding=3, fontsize=8)
+    ax.axvline(0, color="black", lw=0.8)
+    ax.margins(x=0.12)
+    ax.set_xlabel("bits per byte beside SentencePiece (to the left is better)")
+    ax.spines[["top", "right", "left"]].set_visible(False)
+    fig.savefig(path, dpi=150)
 
 
 if __name__ == "__main__":
