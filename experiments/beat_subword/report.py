@@ -118,11 +118,12 @@ def untouched(results: Results) -> pd.DataFrame:
     """The difference of `pieces` to the best subword method on the documents that no trial had read."""
     found = []
     for v in results.sizes():
-        row = {"v": f"{v:,}"}
-        for text, name in TEXTS.items():
-            d = results.difference("pieces", results.best_subword(v), v, text, untouched=True)
-            row[f"{name}: pieces less best subword"] = f"{d.value:+.4f} [{d.low:+.4f}, {d.high:+.4f}]"
-        found.append(row)
+        for method in [m for m in results.methods(v) if m.startswith("pieces")]:
+            row = {"v": f"{v:,}", "method": method}
+            for text, name in TEXTS.items():
+                d = results.difference(method, results.best_subword(v), v, text, untouched=True)
+                row[f"{name}: less best subword"] = f"{d.value:+.4f} [{d.low:+.4f}, {d.high:+.4f}]"
+            found.append(row)
     return pd.DataFrame(found)
 
 
