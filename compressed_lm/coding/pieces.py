@@ -12,12 +12,11 @@ from collections.abc import Sequence
 
 import numba
 import numpy as np
-from llvmlite import ir
-from numba.extending import intrinsic
 
 from compressed_lm.coding import folding, longest_match, segments
 from compressed_lm.coding.batches import BLOCK, SCRATCH, in_threads, read_only, runs_of
 from compressed_lm.coding.entries import SLOT_BYTES, copy_slot
+from compressed_lm.coding.machine import load
 
 MAX_PIECES = 1 << 16
 """Numbers are remembered in 16 bits."""
@@ -54,7 +53,7 @@ class Pieces:
         _check(self.strings, given)
         self.costs, self.spaced = given.astype(np.uint16), np.asarray(spaced, bool)
         self._tables = *trie(self.strings), self.costs.astype(np.int32), self.spaced
-        self._layout = _layout(self.strings), self.spaced
+        self._layout = _layout(self.strings, self.spaced)
         self._memo = _Memo()
 
     def __len__(self) -> int:
@@ -101,7 +100,7 @@ class Pieces:
             )
         text = SCRATCH.array("joined", (SLOT_BYTES + 1) * (len(numbers) + 1), np.uint8)
         numbers, places = numbers.astype(np.int32, copy=False), np.empty(len(bounds), np.int64)
-        _join(numbers, bounds, *self._layout, unfinished, text, places)
+        _join(numbers, bounds, self._layout, self.spaced, unfinished, text, places)
         view, places = memoryview(text), places.tolist()
         return [view[begin:end].tobytes() for begin, end in zip(places, places[1:], strict=False)]
 
@@ -151,41 +150,35 @@ def trie(strings: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
     return cells, number[ids]
 
 
-def _layout(strings: Sequence[bytes]) -> tuple[np.ndarray, ...]:
-    """What decoding looks up for each string.
+def _layout(strings: Sequence[bytes], spaced: np.ndarray) -> tuple[np.ndarray, ...]:
+    """What decoding looks up for each string, and for each context.
 
     Returns:
       slots: uint8[V + 1, 16], the strings, and one row more for reading past the last.
-      tails: int32[V], where marks and spaces, and the letter after them, end; what follows stands for itself.
-      lengths: int32[V].
-      written: uint8[V + 1, 16], what a string stands for where nothing is known from before, if that is certain but for
-        the space before a word; again with one row more.
-      n_written: int32[V], the length of that; 0 where it is not certain.
-      spaces: int8[V], 1 where it begins with the space of a word, 2 where that is not as usual, 0 elsewhere.
+      rows: uint64[V + 1, 4], all that is known of a string side by side, as each place in memory costs time. 16 bytes
+        are what it stands for where nothing is known from before, if that is certain but for the space before a word.
+        The third word has, from its lowest byte on: the length of that, or 0 where it is not certain; 1 where it begins
+        with the space of a word, 2 where that is not as usual, 0 elsewhere; where the string's marks and spaces, and
+        the letter after them, end (what follows stands for itself); the string's length; in 16 bits, one more than the
+        context (`folding.context`) after it, 0 where its last two bytes do not tell.
+      left_out: uint8[513, 3], 1 where, in a context, a space of each of the three kinds is left out.
     """
-    tables = dict(tails=np.int32, lengths=np.int32, n_written=np.int32, spaces=np.int8)
-    found = {name: np.zeros(len(strings), dtype) for name, dtype in tables.items()}
-    slots, written = (np.zeros((len(strings) + 1, SLOT_BYTES), np.uint8) for _ in range(2))
+    slots, rows = np.zeros((len(strings) + 1, SLOT_BYTES), np.uint8), np.zeros((len(strings) + 1, 4), np.uint64)
     for i, string in enumerate(strings):
-        slots[i, : len(string)], found["lengths"][i] = np.frombuffer(string, np.uint8), len(string)
+        slots[i, : len(string)], space = np.frombuffer(string, np.uint8), 0
         special = [place + 1 for place, byte in enumerate(string) if byte in b" ABC"]
-        found["tails"][i] = min(special[-1] + 1, len(string)) if special else 0
+        row = len(string) << 24 | (min(special[-1] + 1, len(string)) << 16 if special else 0)
         if word := _WORD.fullmatch(string):
-            found["spaces"][i] = 2 if word["unusual"] else 1
+            space = 2 if word["unusual"] else 1
             string = b" " + (word["letters"].capitalize() if word["capital"] else word["letters"])
         if word or not special:
-            written[i, : len(string)], found["n_written"][i] = np.frombuffer(string, np.uint8), len(string)
-    return slots, found["tails"], found["lengths"], written, found["n_written"], found["spaces"]
-
-
-@intrinsic
-def _load(typing_context, address):
-    """The 8 bytes at an address, which need not be aligned, as a little-endian uint64."""
-
-    def generate(context, builder, signature, arguments):
-        return builder.load(builder.inttoptr(arguments[0], ir.IntType(64).as_pointer()), align=1)
-
-    return numba.uint64(numba.uintp), generate
+            rows[i, :2] = np.frombuffer(string.ljust(SLOT_BYTES, b"\0"), np.uint64)
+            row |= len(string) | space << 8
+            if len(string) > (2 if space else 1):
+                row |= (folding.context(np.frombuffer(string, np.uint8), -1, len(string)) + 1) << 32
+        rows[i, 2] = row
+    left_out = np.stack([np.zeros_like(spaced), ~spaced, spaced], axis=1).astype(np.uint8)
+    return slots, rows, left_out
 
 
 @numba.njit(cache=True, nogil=True)
@@ -255,20 +248,17 @@ def _parse(data, bounds, cells, number, costs, spaced, slots, used, numbers, pla
             slot, found, tag = np.uint64(0), False, np.uint64(length + 32 * unusual)
             low = high = np.uint64(0)
             if length <= SLOT_BYTES:
-                low, high = _load(address + np.uint64(i)), _load(address + np.uint64(i + 8))
-                if length <= 8:
-                    low, high = low & (ones >> np.uint64(64 - 8 * length)), np.uint64(0)
-                elif length < SLOT_BYTES:
-                    high &= ones >> np.uint64(128 - 8 * length)
+                n_low = min(length, 8)
+                low = load(address + np.uint64(i)) & (ones >> np.uint64(64 - 8 * n_low))
+                half = np.uint64(32 - 4 * (length - n_low))  # in two steps, as no shift is by 64
+                high = load(address + np.uint64(i + 8)) & (ones >> half >> half)
                 slot, found = _find(slots, low, high, tag)
             if found:
                 third = slots[slot, 2]
                 count = np.int64(third & np.uint64(255))
-                numbers[n] = np.int32((third >> np.uint64(16)) & np.uint64(0xFFFF))
-                if count > 1:
-                    numbers[n + 1] = np.int32((third >> np.uint64(32)) & np.uint64(0xFFFF))
-                if count > 2:
-                    numbers[n + 2] = np.int32(third >> np.uint64(48))
+                for k in range(3):  # all three, since a branch for each would cost more
+                    numbers[n + k] = np.int32((third >> np.uint64(16 * (k + 1))) & np.uint64(0xFFFF))
+                if count > 3:
                     fourth = slots[slot, 3]
                     for k in range(3, count):
                         numbers[n + k] = np.int32(fourth & np.uint64(0xFFFF))
@@ -323,26 +313,34 @@ def _join(numbers, bounds, layout, spaced, unfinished, text, places):
       text: uint8[...], written, with 17 bytes of room for each piece and 17 more.
       places: int64[D + 1], written: where each text lies.
     """
-    slots, tails, lengths, written, n_written, spaces = layout
-    to, plain, folded = np.uint64(text.ctypes.data), np.uint64(written.ctypes.data), np.uint64(slots.ctypes.data)
+    slots, rows, left_out = layout
+    to, plain, folded = np.uint64(text.ctypes.data), np.uint64(rows.ctypes.data), np.uint64(slots.ctypes.data)
     state, filled = np.zeros(folding.STATE, np.bool_), 0
     places[0] = 0
     for d in range(len(bounds) - 1):
-        begin, clean = places[d], True
+        begin, clean, context = places[d], True, np.int64(-1)
         for t in range(bounds[d], bounds[d + 1]):
-            number, done = np.int64(numbers[t]), 0
-            slot = np.uint64(SLOT_BYTES * number)
-            if clean and n_written[number]:
-                if spaces[number]:  # left out where there is none
-                    done = np.int64(spaced[folding.context(text, begin, filled)] == (spaces[number] == 2))
-                copy_slot(to + np.uint64(filled), plain + slot + np.uint64(done))
-                filled += n_written[number] - done
+            number, done = np.uint64(numbers[t]), 0
+            row = rows[number, 2]
+            n_written = np.int64(row & np.uint64(255))
+            if clean and n_written:
+                if context < 0:  # what was written last is read again only where it has to be: that takes time
+                    context = folding.context(text, begin, filled)
+                done = np.int64(left_out[context, (row >> np.uint64(8)) & np.uint64(255)])
+                copy_slot(to + np.uint64(filled), plain + np.uint64(32) * number + np.uint64(done))
+                filled += n_written - done
+                context = np.int64(row >> np.uint64(32)) - 1
                 continue
-            while done < lengths[number] and not (clean and done >= tails[number]):
+            context = np.int64(-1)
+            tail, length = (
+                np.int64((row >> np.uint64(16)) & np.uint64(255)),
+                np.int64((row >> np.uint64(24)) & np.uint64(255)),
+            )
+            while done < length and not (clean and done >= tail):
                 filled = folding.unfold(slots[number, done], state, spaced, text, begin, filled)
                 done, clean = done + 1, folding.is_clean(state)
-            copy_slot(to + np.uint64(filled), folded + slot + np.uint64(done))
-            filled += lengths[number] - done
+            copy_slot(to + np.uint64(filled), folded + np.uint64(SLOT_BYTES) * number + np.uint64(done))
+            filled += length - done
         filled = filled if unfinished else folding.finish(state, text, filled)
         state[:] = False
         places[d + 1] = filled

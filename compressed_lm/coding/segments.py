@@ -11,6 +11,8 @@ table of Unicode, one result everywhere.
 import numba
 import numpy as np
 
+from compressed_lm.coding.machine import load, trailing_zeros
+
 MAX_BYTES = 64
 """A longer run is cut, between characters: what is found in a segment takes memory in its square."""
 
@@ -18,6 +20,7 @@ MAX_BYTES = 64
 # character of several bytes, nothing valid.
 SMALL, CAPITAL, LETTER, DIGIT, MARK, WHITE, LEAD, OTHER = range(8)
 SPACE, APOSTROPHE = 32, 39
+_AHEAD = 18  # bytes from a word's first on that are looked at together
 
 
 def _kinds() -> np.ndarray:
@@ -54,6 +57,16 @@ def _character(data, i, end):
     return np.uint8(MARK if mark else LETTER), length
 
 
+@numba.njit(cache=True, nogil=True, inline="always")
+def _small_letters(word):
+    """How many of the 8 bytes of a uint64 come before the first that is no small letter."""
+    low = word & np.uint64(0x7F7F7F7F7F7F7F7F)
+    from_a = low + np.uint64(0x1F1F1F1F1F1F1F1F)  # sets the highest bit of a byte from "a" on
+    beyond_z = low + np.uint64(0x0505050505050505)
+    letters = from_a & ~beyond_z & ~word & np.uint64(0x8080808080808080)
+    return np.int64(trailing_zeros(letters ^ np.uint64(0x8080808080808080)) >> np.uint64(3))
+
+
 @numba.njit(cache=True, nogil=True)
 def segment_end(data, i, end):
     """Where the segment that begins at i ends; a text's segments do not depend on what stands before i.
@@ -63,6 +76,18 @@ def segment_end(data, i, end):
       i: below `end`.
       end: where the text ends.
     """
+    # Most segments are words of small letters, perhaps after a capital. Eight bytes at a time save a branch for each.
+    start = i + (data[i] == SPACE)
+    if start + _AHEAD <= len(data):
+        kind = KINDS[data[start]]
+        if kind == SMALL or (kind == CAPITAL and KINDS[data[start + 1]] != CAPITAL):
+            address = np.uint64(data.ctypes.data + start + 1)
+            n = _small_letters(load(address))
+            if n == 8:
+                n += _small_letters(load(address + np.uint64(8)))
+            j = min(start + 1 + n, end)
+            if start < end and n < 16 and (j == end or KINDS[data[j]] != LEAD):
+                return j
     last = min(end, i + MAX_BYTES)
     kind, length = _character(data, i, end)
     if kind == WHITE:

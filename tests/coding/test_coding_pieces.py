@@ -53,6 +53,16 @@ def test_any_text_comes_back(documents, noise):
     ]  # no memory yet
 
 
+def test_what_is_remembered_of_a_word_is_not_taken_for_another():
+    """Words that differ in one byte, at any place and of any length that is remembered, stay apart."""
+    letters = b"abcdefghijklmnopqrst"
+    pairs = [bytes(pair) for pair in itertools.product(letters + b"z", repeat=2)]
+    p = pieces.Pieces([*BYTES, *pairs, b" abcdefg"], [1000] * (len(BYTES) + len(pairs) + 1))
+    words = [letters[:k] + b"z" + letters[k + 1 : n] for n in range(1, 21) for k in range(n)]
+    text = b" ".join([*words, *words, *reversed(words)])
+    assert p.decode(p.encode(text)) == text
+
+
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.integers(0, len(PIECES) - 1), max_size=50))
 def test_any_numbers_decode(numbers):
