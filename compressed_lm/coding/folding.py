@@ -61,8 +61,9 @@ def is_unusual(text, begin, i, end, spaced):
       i, end: where the segment lies.
       spaced: bool[513], what is usual in each context.
     """
-    space = text[i] == segments.SPACE and end > i + 1
-    return is_letter(text[i + space]) and space != spaced[context(text, begin, i)]
+    # "&" as no branch can be foreseen here.
+    space = (text[i] == segments.SPACE) & (end > i + 1)
+    return is_letter(text[i + space]) & (space != spaced[context(text, begin, i)])
 
 
 @numba.njit(cache=True, nogil=True)

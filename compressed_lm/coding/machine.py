@@ -16,6 +16,21 @@ def load(typing_context, address):
 
 
 @intrinsic
+def prefetch(typing_context, address):
+    """Asks for the memory at an address, which will be read soon; any address will do."""
+
+    def generate(context, builder, signature, arguments):
+        pointer, number = ir.IntType(8).as_pointer(), ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [pointer, number, number, number])
+        function = builder.module.declare_intrinsic("llvm.prefetch", [pointer], fnty=kind)
+        # To be read, not written; to be kept in all caches; data, not instructions.
+        builder.call(function, [builder.inttoptr(arguments[0], pointer), number(0), number(3), number(1)])
+        return context.get_dummy_value()
+
+    return numba.void(numba.uintp), generate
+
+
+@intrinsic
 def trailing_zeros(typing_context, x):
     """How many bits of a uint64 are 0 below the lowest that is 1; 64 for 0."""
 

@@ -16,7 +16,7 @@ import numpy as np
 from compressed_lm.coding import folding, longest_match, segments
 from compressed_lm.coding.batches import BLOCK, SCRATCH, in_threads, read_only, runs_of
 from compressed_lm.coding.entries import SLOT_BYTES, copy_slot
-from compressed_lm.coding.machine import load
+from compressed_lm.coding.machine import load, prefetch
 
 MAX_PIECES = 1 << 16
 """Numbers are remembered in 16 bits."""
@@ -24,6 +24,8 @@ MAX_PIECES = 1 << 16
 MEMO_BITS = 17
 _WORD = re.compile(rb"(?P<unusual>C?)(?P<capital>A?) (?P<letters>[a-z][^ A-Z]*)", re.DOTALL)
 _REMEMBERED = 7  # pieces of a segment that have room beside its bytes
+_AHEAD = 64  # segments that are cut before the first of them is looked up, since memory takes its time
+_PIECES_AHEAD = 16  # of the one that is written: what is known of it is asked for
 _MULTIPLIERS = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F], np.uint64)
 
 
@@ -236,50 +238,64 @@ def _parse(data, bounds, cells, number, costs, spaced, slots, used, numbers, pla
     """
     folded, best = np.empty(folding.MAX_BYTES, np.uint8), np.empty(folding.MAX_BYTES + 1, np.int32)
     back = np.empty((folding.MAX_BYTES + 1, 2), np.int32)
-    address, ones = np.uint64(data.ctypes.data), ~np.uint64(0)
+    begins, keys = np.empty(_AHEAD + 1, np.int64), np.empty((_AHEAD, 4), np.uint64)
+    address, memory, ones = np.uint64(data.ctypes.data), np.uint64(slots.ctypes.data), ~np.uint64(0)
     n = 0
     places[0] = 0
     for d in range(len(bounds) - 1):
         i, stop = bounds[d], bounds[d + 1]
         while i < stop:
-            end = segments.segment_end(data, i, stop)
-            length = end - i
-            unusual = folding.is_unusual(data, bounds[d], i, end, spaced)
-            slot, found, tag = np.uint64(0), False, np.uint64(length + 32 * unusual)
-            low = high = np.uint64(0)
-            if length <= SLOT_BYTES:
-                n_low = min(length, 8)
+            n_cut = 0
+            while n_cut < _AHEAD and i < stop:
+                end = segments.segment_end(data, i, stop)
+                length = end - i
+                n_low, n_all = min(length, 8), min(length, SLOT_BYTES)
                 low = load(address + np.uint64(i)) & (ones >> np.uint64(64 - 8 * n_low))
-                half = np.uint64(32 - 4 * (length - n_low))  # in two steps, as no shift is by 64
+                half = np.uint64(32 - 4 * (n_all - n_low))  # in two steps, as no shift is by 64
                 high = load(address + np.uint64(i + 8)) & (ones >> half >> half)
-                slot, found = _find(slots, low, high, tag)
-            if found:
-                third = slots[slot, 2]
-                count = np.int64(third & np.uint64(255))
-                for k in range(3):  # all three, since a branch for each would cost more
-                    numbers[n + k] = np.int32((third >> np.uint64(16 * (k + 1))) & np.uint64(0xFFFF))
-                if count > 3:
-                    fourth = slots[slot, 3]
-                    for k in range(3, count):
-                        numbers[n + k] = np.int32(fourth & np.uint64(0xFFFF))
-                        fourth >>= np.uint64(16)
-                n += count
-            else:
-                begin = n
-                n_folded = folding.fold(data, i, end, unusual, folded)
-                n = least_cost(folded, 0, n_folded, cells, number, costs, best, back, numbers, n)
-                if length <= SLOT_BYTES and n - begin <= _REMEMBERED and used[0] < len(slots) // 2:
-                    used[0] += 1
-                    _remember(slots[slot], low, high, tag, numbers[begin:n])
-            i = end
+                tag = np.uint64(n_all + 32 * folding.is_unusual(data, bounds[d], i, end, spaced))
+                slot = _first_slot(low, high, tag)
+                prefetch(memory + np.uint64(32) * slot)
+                begins[n_cut] = i
+                keys[n_cut, 0], keys[n_cut, 1], keys[n_cut, 2], keys[n_cut, 3] = low, high, tag, slot
+                n_cut, i = n_cut + 1, end
+            begins[n_cut] = i
+            for k in range(n_cut):
+                low, high, tag, slot = keys[k, 0], keys[k, 1], keys[k, 2], keys[k, 3]
+                length, found = begins[k + 1] - begins[k], False
+                if length <= SLOT_BYTES:
+                    slot, found = _find(slots, slot, low, high, tag)
+                if found:
+                    third = slots[slot, 2]
+                    count = np.int64(third & np.uint64(255))
+                    for m in range(3):  # all three, since a branch for each would cost more
+                        numbers[n + m] = np.int32((third >> np.uint64(16 * (m + 1))) & np.uint64(0xFFFF))
+                    if count > 3:
+                        fourth = slots[slot, 3]
+                        for m in range(3, count):
+                            numbers[n + m] = np.int32(fourth & np.uint64(0xFFFF))
+                            fourth >>= np.uint64(16)
+                    n += count
+                else:
+                    begin = n
+                    n_folded = folding.fold(data, begins[k], begins[k + 1], tag >> np.uint64(5) != 0, folded)
+                    n = least_cost(folded, 0, n_folded, cells, number, costs, best, back, numbers, n)
+                    if length <= SLOT_BYTES and n - begin <= _REMEMBERED and used[0] < len(slots) // 2:
+                        used[0] += 1
+                        _remember(slots[slot], low, high, tag, numbers[begin:n])
         places[d + 1] = n
 
 
 @numba.njit(cache=True, nogil=True, inline="always")
-def _find(slots, low, high, tag):
-    """The slot of a segment and whether it is filled; else the free one that it may take."""
+def _first_slot(low, high, tag):
+    """Where to look for a segment first."""
     mixed = (low ^ tag) * _MULTIPLIERS[0] + high * _MULTIPLIERS[1]
-    slot = (mixed ^ (mixed >> np.uint64(29))) * _MULTIPLIERS[0] >> np.uint64(64 - MEMO_BITS)
+    return (mixed ^ (mixed >> np.uint64(29))) * _MULTIPLIERS[0] >> np.uint64(64 - MEMO_BITS)
+
+
+@numba.njit(cache=True, nogil=True, inline="always")
+def _find(slots, slot, low, high, tag):
+    """The slot of a segment, from the first one on, and whether it is filled; else the free one that it may take."""
     while True:
         third = slots[slot, 2]
         if third == 0:
@@ -315,12 +331,13 @@ def _join(numbers, bounds, layout, spaced, unfinished, text, places):
     """
     slots, rows, left_out = layout
     to, plain, folded = np.uint64(text.ctypes.data), np.uint64(rows.ctypes.data), np.uint64(slots.ctypes.data)
-    state, filled = np.zeros(folding.STATE, np.bool_), 0
+    state, filled, last = np.zeros(folding.STATE, np.bool_), 0, len(numbers) - 1
     places[0] = 0
     for d in range(len(bounds) - 1):
         begin, clean, context = places[d], True, np.int64(-1)
         for t in range(bounds[d], bounds[d + 1]):
             number, done = np.uint64(numbers[t]), 0
+            prefetch(plain + np.uint64(32) * np.uint64(numbers[min(t + _PIECES_AHEAD, last)]))
             row = rows[number, 2]
             n_written = np.int64(row & np.uint64(255))
             if clean and n_written:
