@@ -4,12 +4,17 @@
 
 Bits per byte are means over seeds; intervals are 95 % of a paired bootstrap over documents and seeds
 (`scaling.paired_difference`). Differences are to the best of the subword methods of the same size of vocabulary.
-Writes bits_per_byte.png beside the table.
+Writes bits_per_byte.png beside the table. Of several folders, with models that were trained on more and more text:
+
+    python experiments/beat_subword/report.py experiments/recorded/beat_subword experiments/recorded/beat_subword/text_*
+
+what `pieces` gain on SentencePiece at each amount of text, and growth.png in the first folder.
 """
 
 import argparse
 import pathlib
 import sys
+from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -43,8 +48,11 @@ class Results:
 
     def __init__(self, folder: pathlib.Path):
         self.all = scaling.read_table(folder / "results.jsonl")
-        validated = self.all["bits_per_byte"].map(bool)
-        self.rows = self.all[validated].copy()
+        validated = self.all[self.all["bits_per_byte"].map(bool)]
+        # Where models were validated before all learning rates had been tried, only those at the best rate count.
+        ordered = validated.sort_values(["seed", "dev_bits_per_byte"])
+        best = ordered.groupby(["v", "method"])["learning_rate"].transform("first")
+        self.rows = validated[validated["learning_rate"].eq(best)].copy()
         for text in TEXTS:
             self.rows[text] = [bits[text] for bits in self.rows["bits_per_byte"]]
         self._folder = folder / "bits"
@@ -135,6 +143,42 @@ def rates(results: Results) -> pd.DataFrame:
     return wide.rename(columns={x: f"{x:g}" for x in wide.columns[2:]})
 
 
+def growth(records: Sequence[Results], v: int) -> list[tuple[float, dict[str, scaling.Estimate], dict]]:
+    """Of each record, from the least text on: its MB, what `pieces` gain on SentencePiece on each text, and its row."""
+    found = []
+    for results in records:
+        rows = [
+            results.rows[(results.rows["v"] == v) & (results.rows["method"] == m)] for m in ("sentencepiece", "pieces")
+        ]
+        first = rows[0].iloc[0]
+        gains = {text: results.difference("pieces", "sentencepiece", v, text) for text in TEXTS}
+        row = {
+            "text": f"{first['bytes'] / 1e6:.0f} MB",
+            "tokens for each parameter": f"{first['tokens'] / first['n_nonembed']:.1f}",
+            "seeds": min(map(len, rows)),
+        }
+        for text, name in TEXTS.items():
+            row[f"{name}: sentencepiece"], row[f"{name}: pieces"] = (f"{r[text].mean():.4f}" for r in rows)
+            d = gains[text]
+            row[f"{name}: difference"] = f"{d.value:+.4f} [{d.low:+.4f}, {d.high:+.4f}]"
+        found.append((first["bytes"] / 1e6, gains, row))
+    return sorted(found, key=lambda x: x[0])
+
+
+def growth_figure(found: Sequence[tuple], path: pathlib.Path) -> None:
+    """The gain against the text that models were trained on, with intervals."""
+    fig, ax = plt.subplots(figsize=(5.6, 3.6), layout="constrained")
+    for (text, name), color in zip(TEXTS.items(), ("#009E73", "#0072B2"), strict=True):
+        gains = [of_texts[text] for _, of_texts, _ in found]
+        y = np.array([g.value for g in gains])
+        spread = [y - [g.low for g in gains], [g.high for g in gains] - y]
+        ax.errorbar([mb for mb, _, _ in found], y, spread, color=color, marker="o", lw=1.2, capsize=3, label=name)
+    ax.axhline(0, color="black", lw=0.8)
+    ax.set(xscale="log", xlabel="MB of text trained on", ylabel="bits per byte beside SentencePiece")
+    finish(ax)
+    fig.savefig(path, dpi=150)
+
+
 def markdown(frame: pd.DataFrame) -> str:
     """A table as markdown."""
     rows = [list(frame.columns), ["---"] * len(frame.columns), *frame.astype(str).to_numpy().tolist()]
@@ -190,13 +234,19 @@ def figure(results: Results, path: pathlib.Path) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=pathlib.Path)
+    parser.add_argument("folder", type=pathlib.Path, nargs="+")
     arguments = parser.parse_args()
-    results = Results(arguments.folder)
+    folder, *others = arguments.folder
+    results = Results(folder)
+    if others:
+        found = growth([results, *map(Results, others)], min(results.sizes()))
+        print(markdown(pd.DataFrame([row for _, _, row in found])))
+        growth_figure(found, folder / "growth.png")
+        return 0
     print(markdown(table(results)), end="\n\n")
     print(markdown(untouched(results)), end="\n\n")
     print(markdown(rates(results)))
-    figure(results, arguments.folder / "bits_per_byte.png")
+    figure(results, folder / "bits_per_byte.png")
     return 0
 
 

@@ -10,8 +10,10 @@ import pytest
 
 EXPERIMENT = pathlib.Path(__file__).parents[2] / "experiments" / "beat_subword"
 RECORDED = EXPERIMENT.parent / "recorded" / "beat_subword"
+MORE_TEXT = sorted(path.parent for path in RECORDED.glob("text_*/results.jsonl"))
 sys.path.insert(0, str(EXPERIMENT))
 
+import embeddings  # noqa: E402
 import protocol  # noqa: E402
 import report  # noqa: E402
 
@@ -56,24 +58,39 @@ def test_tokens_in_memory_are_those_of_the_codec():
     assert tokens.bytes_per_token == sum(map(len, documents)) / len(stream)
 
 
-def test_the_page_shows_what_was_recorded(tmp_path, capsys, monkeypatch):
-    """report.py prints, from the record, the table that stands on the page, and draws the figure."""
+@pytest.mark.parametrize(
+    ("others", "figure"), [([], "bits_per_byte.png"), (MORE_TEXT, "growth.png")], ids=["all methods", "more text"]
+)
+def test_the_page_shows_what_was_recorded(others, figure, tmp_path, capsys, monkeypatch):
+    """report.py prints, from the record, the tables that stand on the page, and draws the figures."""
     shutil.copytree(RECORDED, tmp_path / "recorded")
-    monkeypatch.setattr(sys, "argv", ["report.py", str(tmp_path / "recorded")])
-    (tmp_path / "recorded" / "bits_per_byte.png").unlink()
+    monkeypatch.setattr(sys, "argv", ["report.py", str(tmp_path / "recorded"), *map(str, others)])
+    (tmp_path / "recorded" / figure).unlink()
     report.main()
     page = (EXPERIMENT / "README.md").read_text()
     for line in capsys.readouterr().out.splitlines():
         assert line in page
-    assert (tmp_path / "recorded" / "bits_per_byte.png").exists()
+    assert (tmp_path / "recorded" / figure).exists() and f"beat_subword/{figure}" in page
 
 
-def test_bits_of_documents_add_up_to_the_rows():
+@pytest.mark.parametrize("record", [RECORDED, *MORE_TEXT], ids=lambda path: path.name)
+def test_bits_of_documents_add_up_to_the_rows(record):
     """The bits of documents, for every recorded model, give the bits per byte of its row."""
-    results = report.Results(RECORDED)
+    results = report.Results(record)
     for v in results.sizes():
         for method in results.methods(v):
             rows = results.rows[(results.rows["v"] == v) & (results.rows["method"] == method)].sort_values("seed")
             for text in report.TEXTS:
                 bits, n_bytes = results.bits(method, v, text)
                 np.testing.assert_allclose(bits.sum(1) / n_bytes.sum(), rows[text], atol=1e-5)
+
+
+def test_embeddings_take_the_bytes_of_their_tokens():
+    """Ids share the vector of a length and those of each of the first eight and last three places."""
+    found = embeddings.features([b"a", b" a word", b" a wound"], "own + length + bytes", 4)
+    assert found[:, 0].tolist() == [1, 7, 8, 0]
+    first, last = found[1, 1:9] - embeddings.MAX_BYTES - 1, found[2, 1:9] - embeddings.MAX_BYTES - 1
+    assert (first % embeddings.N_VECTORS).tolist() == [*b" a word", embeddings.NO_BYTE]
+    assert (first == last).tolist() == [True] * 5 + [False] * 3
+    assert found[1, 9] - found[2, 9] == 0 and found[1, 10] != found[2, 10]  # "d"; "r" and "n" before it
+    assert len(np.unique(found[3, 1:])) == embeddings.FIRST + embeddings.LAST
