@@ -175,6 +175,8 @@ def growth_figure(found: Sequence[tuple], path: pathlib.Path) -> None:
         ax.errorbar([mb for mb, _, _ in found], y, spread, color=color, marker="o", lw=1.2, capsize=3, label=name)
     ax.axhline(0, color="black", lw=0.8)
     ax.set(xscale="log", xlabel="MB of text trained on", ylabel="bits per byte beside SentencePiece")
+    ax.set_xticks([mb for mb, _, _ in found], [f"{mb:.0f}" for mb, _, _ in found])
+    ax.set_xticks([], minor=True)
     finish(ax)
     fig.savefig(path, dpi=150)
 
