@@ -25,7 +25,7 @@ import numpy as np
 import protocol
 import report
 
-from compressed_lm import evaluation, models, scaling
+from compressed_lm import codecs, evaluation, models, scaling
 from compressed_lm.coding import folding, pieces, unigram
 from compressed_lm.coding.dictionary import Dictionary
 from compressed_lm.coding.segments import MAX_BYTES
@@ -199,12 +199,14 @@ def main() -> int:
     texts = protocol.Texts(arguments.data, arguments.work / "texts", arguments.train_bytes)
     table = arguments.out / "levers.jsonl"
     done = {row["lever"] for _, row in scaling.read_jsonl(table)} if table.exists() else set()
-    reference = protocol.encoded(f"sentencepiece(v={V})", texts, arguments.work)
-    shape = models.TransformerConfig(models.model_vocab_size(V), d_ff=protocol.REFERENCE_D_FF, **protocol.MODEL)
-    flops = protocol.flops_per_byte(shape, reference.bytes_per_token)
+    flops = flops_per_byte(texts, arguments.work)
     for lever, codec in LEVERS.items():
         if lever in done:
             continue
+        if isinstance(codec, str):
+            codec = protocol.encoded(codec, texts, arguments.work).codec
+        else:
+            codec.learn(texts.documents("learn"))
         row = {"lever": lever} | measure(codec, texts, arguments.work, flops)
         with table.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
@@ -214,12 +216,15 @@ def main() -> int:
     return 0
 
 
-def measure(codec: str | Variant, texts: protocol.Texts, work: pathlib.Path, flops: float) -> dict:
+def flops_per_byte(texts: protocol.Texts, work: pathlib.Path) -> float:
+    """What a byte costs in a model over SentencePiece pieces, and in all others."""
+    reference = protocol.encoded(f"sentencepiece(v={V})", texts, work)
+    shape = models.TransformerConfig(models.model_vocab_size(V), d_ff=protocol.REFERENCE_D_FF, **protocol.MODEL)
+    return protocol.flops_per_byte(shape, reference.bytes_per_token)
+
+
+def measure(codec: codecs.Codec | Variant, texts: protocol.Texts, work: pathlib.Path, flops: float) -> dict:
     """Trains a model over a codec and returns its bits per byte of held-out training text."""
-    if isinstance(codec, str):
-        codec = protocol.encoded(codec, texts, work).codec
-    else:
-        codec.learn(texts.documents("learn"))
     train_text, dev = (protocol.Tokens(codec, texts.documents(name)) for name in ("train", "dev"))
     shape = protocol.model_at(flops, V, train_text.bytes_per_token)
     config = dataclasses.replace(protocol.TRAIN, learning_rate=LEARNING_RATE, steps="1 epochs", checkpoint_every="100%")
