@@ -20,7 +20,7 @@ import numpy as np
 import optax
 import protocol
 import report
-from levers import LEARNING_RATE, V
+from levers import LEARNING_RATE, V, flops_per_byte
 
 from compressed_lm import codecs, evaluation, models, scaling
 from compressed_lm.tracking.progress import progress
@@ -115,12 +115,10 @@ def main() -> int:
     texts = protocol.Texts(arguments.data, arguments.work / "texts", arguments.train_bytes)
     table = arguments.out / "embeddings.jsonl"
     done = [(row["method"], row["embedding"]) for _, row in scaling.read_jsonl(table)] if table.exists() else []
-    flops = None
+    flops = flops_per_byte(texts, arguments.work)
     for method in METHODS:
         encoded = protocol.encoded(protocol.METHODS[method].format(v=V), texts, arguments.work)
         text, dev = (protocol.Tokens(encoded.codec, texts.documents(name)) for name in ("train", "dev"))
-        reference = models.TransformerConfig(models.model_vocab_size(V), d_ff=protocol.REFERENCE_D_FF, **protocol.MODEL)
-        flops = flops or protocol.flops_per_byte(reference, text.bytes_per_token)
         shape = protocol.model_at(flops, V, text.bytes_per_token)
         config = dataclasses.replace(protocol.TRAIN, learning_rate=LEARNING_RATE)
         for embedding in EMBEDDINGS:
