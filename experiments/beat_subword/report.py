@@ -143,39 +143,49 @@ def rates(results: Results) -> pd.DataFrame:
     return wide.rename(columns={x: f"{x:g}" for x in wide.columns[2:]})
 
 
-def growth(records: Sequence[Results], v: int) -> list[tuple[float, dict[str, scaling.Estimate], dict]]:
-    """Of each record, from the least text on: its MB, what `pieces` gain on SentencePiece on each text, and its row."""
-    found = []
-    for results in records:
-        rows = [
-            results.rows[(results.rows["v"] == v) & (results.rows["method"] == m)] for m in ("sentencepiece", "pieces")
-        ]
-        first = rows[0].iloc[0]
-        gains = {text: results.difference("pieces", "sentencepiece", v, text) for text in TEXTS}
-        row = {
-            "text": f"{first['bytes'] / 1e6:.0f} MB",
-            "tokens for each parameter": f"{first['tokens'] / first['n_nonembed']:.1f}",
-            "seeds": min(map(len, rows)),
-        }
-        for text, name in TEXTS.items():
-            row[f"{name}: sentencepiece"], row[f"{name}: pieces"] = (f"{r[text].mean():.4f}" for r in rows)
-            d = gains[text]
-            row[f"{name}: difference"] = f"{d.value:+.4f} [{d.low:+.4f}, {d.high:+.4f}]"
-        found.append((first["bytes"] / 1e6, gains, row))
-    return sorted(found, key=lambda x: x[0])
+def growth(records: Sequence[Results], v: int) -> tuple[pd.DataFrame, dict[tuple[str, str], list[tuple]]]:
+    """What `pieces` gain on SentencePiece in records of more and more text.
+
+    Returns:
+      The table, and for each method and text the gains as (MB, estimate).
+    """
+    rows, gains = [], {}
+    for results in sorted(records, key=lambda r: r.all["bytes"].max()):
+        for method in results.methods(v):
+            if method != "sentencepiece" and not method.startswith("pieces"):
+                continue
+            models = results.rows[(results.rows["v"] == v) & (results.rows["method"] == method)]
+            first = models.iloc[0]
+            row = {
+                "text": f"{first['bytes'] / 1e6:.0f} MB",
+                "method": method,
+                "tokens for each parameter": f"{first['tokens'] / first['n_nonembed']:.1f}",
+                "rate": f"{first['learning_rate']:g}",
+                "seeds": len(models),
+            }
+            for text, name in TEXTS.items():
+                row[f"{name}: bits per byte"], row[f"{name}: less sentencepiece"] = f"{models[text].mean():.4f}", ""
+                if method != "sentencepiece":
+                    d = results.difference(method, "sentencepiece", v, text)
+                    row[f"{name}: less sentencepiece"] = f"{d.value:+.4f} [{d.low:+.4f}, {d.high:+.4f}]"
+                    gains.setdefault((method, text), []).append((first["bytes"] / 1e6, d))
+            rows.append(row)
+    return pd.DataFrame(rows), gains
 
 
-def growth_figure(found: Sequence[tuple], path: pathlib.Path) -> None:
+def growth_figure(gains: dict[tuple[str, str], list[tuple]], path: pathlib.Path) -> None:
     """The gain against the text that models were trained on, with intervals."""
-    fig, ax = plt.subplots(figsize=(5.6, 3.6), layout="constrained")
-    for (text, name), color in zip(TEXTS.items(), ("#009E73", "#0072B2"), strict=True):
-        gains = [of_texts[text] for _, of_texts, _ in found]
-        y = np.array([g.value for g in gains])
-        spread = [y - [g.low for g in gains], [g.high for g in gains] - y]
-        ax.errorbar([mb for mb, _, _ in found], y, spread, color=color, marker="o", lw=1.2, capsize=3, label=name)
+    fig, ax = plt.subplots(figsize=(7, 3.8), layout="constrained")
+    for (method, text), points in gains.items():
+        y = np.array([d.value for _, d in points])
+        spread = [y - [d.low for _, d in points], [d.high for _, d in points] - y]
+        color, marker = STYLES[method]
+        style = dict(color=color, marker=marker, ls="-" if text == "c4" else "--", lw=1.2, capsize=3)
+        ax.errorbar([mb for mb, _ in points], y, spread, label=f"{method}, {TEXTS[text]}", **style)
     ax.axhline(0, color="black", lw=0.8)
     ax.set(xscale="log", xlabel="MB of text trained on", ylabel="bits per byte beside SentencePiece")
-    ax.set_xticks([mb for mb, _, _ in found], [f"{mb:.0f}" for mb, _, _ in found])
+    shown = sorted({mb for points in gains.values() for mb, _ in points})
+    ax.set_xticks(shown, [f"{mb:.0f}" for mb in shown])
     ax.set_xticks([], minor=True)
     finish(ax)
     fig.savefig(path, dpi=150)
@@ -241,9 +251,9 @@ def main() -> int:
     folder, *others = arguments.folder
     results = Results(folder)
     if others:
-        found = growth([results, *map(Results, others)], min(results.sizes()))
-        print(markdown(pd.DataFrame([row for _, _, row in found])))
-        growth_figure(found, folder / "growth.png")
+        found, gains = growth([results, *map(Results, others)], min(results.sizes()))
+        print(markdown(found))
+        growth_figure(gains, folder / "growth.png")
         return 0
     print(markdown(table(results)), end="\n\n")
     print(markdown(untouched(results)), end="\n\n")
