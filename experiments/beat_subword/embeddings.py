@@ -130,9 +130,14 @@ def main() -> int:
             row = {"method": method, "embedding": embedding, "dev_bits_per_byte": round(bits.sum() / n_bytes.sum(), 5)}
             with table.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
-    wide = scaling.read_table(table).pivot(index="embedding", columns="method", values="dev_bits_per_byte")
-    print(report.markdown(wide.loc[list(EMBEDDINGS), list(METHODS)].map("{:.3f}".format).reset_index()))
+    print(shown(table))
     return 0
+
+
+def shown(table: pathlib.Path) -> str:
+    """The table of all embeddings."""
+    wide = scaling.read_table(table).pivot(index="embedding", columns="method", values="dev_bits_per_byte")
+    return report.markdown(wide.loc[list(EMBEDDINGS), list(METHODS)].map("{:.3f}".format).reset_index())
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
 """What Equal-Info Windows gain by their rules, and by a better M1: a model for each.
 
-    python experiments/beat_subword/windows.py --data $COMPRESSED_LM_DATA --out experiments/recorded/beat_subword \\
+    python experiments/beat_subword/m1_windows.py --data $COMPRESSED_LM_DATA --out experiments/recorded/beat_subword \\
       --work runs/levers
 
 Windows of 12 bits, compiled to 4,096 strings, from the M1 that ships and from ones of a tenth of its training or fewer
 layers; beside them SentencePiece. Texts, seed, learning rate and FLOPs per byte are those of levers.py. Appends to
-OUT/windows.jsonl; what stands there is not trained again.
+OUT/m1_windows.jsonl; what stands there is not trained again.
 """
 
 import argparse
@@ -27,8 +27,8 @@ M1S = {  # what `train-m1` is told besides m1/en.gin; the one that ships took 7,
     "a tenth of the steps, one layer": ["--set", "model.n_layers=1"],
 }
 NODE, BEST, WORD, BOTH = (
-    f"eiw({','.join([*options, 'b=12', f'v={levers.V}'])})"
-    for options in ([], ["fill=best"], ["align=word"], ["align=word", "fill=best"])
+    f"eiw({options.format(v=levers.V)})"
+    for options in ("b=12,v={v}", "b=12,fill=best,v={v}", "align=word,b=12,v={v}", "align=word,b=12,fill=best,v={v}")
 )
 WINDOWS = (  # lever, M1, codec, how often M1 is refitted to the starts of windows
     ("windows of equal information", "ships", NODE, 0),
@@ -57,14 +57,14 @@ def trained(m1: str, texts: protocol.Texts, work: pathlib.Path) -> pathlib.Path 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=pathlib.Path, required=True, help="folder with corpora/")
-    parser.add_argument("--out", type=pathlib.Path, required=True, help="folder of levers.jsonl and windows.jsonl")
+    parser.add_argument("--out", type=pathlib.Path, required=True, help="folder of levers.jsonl and m1_windows.jsonl")
     parser.add_argument("--work", type=pathlib.Path, required=True, help="folder for texts, M1s, codecs and runs")
     parser.add_argument("--train_bytes", type=int, default=1_000_000, help="text to train on (default %(default)s)")
     arguments = parser.parse_args()
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     work = arguments.work
     texts = protocol.Texts(arguments.data, work / "texts", arguments.train_bytes)
-    table = arguments.out / "windows.jsonl"
+    table = arguments.out / "m1_windows.jsonl"
     done = {(row["lever"], row["M1"]) for _, row in scaling.read_jsonl(table)} if table.exists() else set()
     flops = levers.flops_per_byte(texts, work)
     for lever, name, spec, rounds in WINDOWS:
