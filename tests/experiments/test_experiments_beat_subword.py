@@ -14,6 +14,8 @@ MORE_TEXT = sorted(path.parent for path in RECORDED.glob("text_*/results.jsonl")
 sys.path.insert(0, str(EXPERIMENT))
 
 import embeddings  # noqa: E402
+import levers  # noqa: E402
+import m1_windows  # noqa: E402
 import protocol  # noqa: E402
 import report  # noqa: E402
 
@@ -71,6 +73,28 @@ def test_the_page_shows_what_was_recorded(others, figure, tmp_path, capsys, monk
     for line in capsys.readouterr().out.splitlines():
         assert line in page
     assert (tmp_path / "recorded" / figure).exists() and f"beat_subword/{figure}" in page
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        lambda: levers.shown(RECORDED / "levers.jsonl"),
+        lambda: embeddings.shown(RECORDED / "embeddings.jsonl"),
+    ],
+    ids=["levers", "embeddings"],
+)
+def test_tables_on_the_page_are_those_of_the_records(table):
+    """What a script prints of its record stands on the page."""
+    page = (EXPERIMENT / "README.md").read_text()
+    for line in table().splitlines():
+        assert line in page
+
+
+def test_codecs_of_windows_are_valid_and_their_m1s_known():
+    """Every lever names a codec as it spells itself, and an M1 that the script can train."""
+    for _, m1, spec, _ in m1_windows.WINDOWS:
+        assert codecs.canonical_spec(spec) == spec and m1 in m1_windows.M1S
+    assert len({lever[:2] for lever in m1_windows.WINDOWS}) == len(m1_windows.WINDOWS)
 
 
 @pytest.mark.parametrize("record", [RECORDED, *MORE_TEXT], ids=lambda path: path.name)
