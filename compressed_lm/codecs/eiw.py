@@ -193,7 +193,14 @@ class EIW:
         known = {name: header[name] for name in ("m1_hash", "m1_flops_per_byte")}
         return cls(options, dictionary=dictionary, **known)
 
+    @property
+    def _is_listed(self) -> bool:
+        """Whether tokens are the numbers of a dictionary."""
+        return self.dictionary is not None and self._token_bits == self.window_bits
+
     def encode_batch(self, documents: Sequence[bytes]) -> list[np.ndarray]:
+        if self._is_listed:
+            return self.dictionary.encode_batch(documents)
         if self.dictionary:
             codes = [c[:, None] for c in self.dictionary.encode_batch(documents)]
         else:
@@ -209,6 +216,8 @@ class EIW:
         return [np.concatenate([next(codes) for _ in p]) for p in parts]
 
     def decode_batch(self, ids: Sequence[np.ndarray]) -> list[bytes]:
+        if self._is_listed:
+            return self.dictionary.decode_batch([checked_ids(i, self) for i in ids])
         codes = [self._codes(i) for i in ids]
         if self.dictionary:
             return self.dictionary.decode_batch([c[:, 0] for c in codes])
@@ -238,9 +247,7 @@ class EIW:
 
     def token_byte_lengths(self, ids: np.ndarray) -> np.ndarray | None:
         """Bytes of each window, where a token is a whole window; None where windows are cut into several tokens."""
-        if self._token_bits != self.window_bits or not self.dictionary:
-            return None
-        return self.dictionary.depth[self._codes(ids)[:, 0]]
+        return self.dictionary.depth[checked_ids(ids, self).astype(np.int64)] if self._is_listed else None
 
 
 def compile_dictionary(m1: "M1", options: Options, *, progress: Callable[[int], None] = lambda n: None) -> Dictionary:
