@@ -1,28 +1,30 @@
 """Text that is not like the training text: python experiments/beat_subword/robustness.py \\
-    --data $COMPRESSED_LM_DATA --results experiments/recorded/beat_subword --work runs/beat_subword
+    --data $COMPRESSED_LM_DATA --out experiments/recorded/beat_subword --work runs/beat_subword
 
 A model of each method (seed 0, the best learning rate in results.jsonl) is trained again and measured on C4 validation
 as it is, with typing errors, in capitals, and on Python, German and Japanese: the standard library of Python and the
 translations of GNU coreutils that come with Linux distributions (/usr/share/locale; languages that are not installed
-are left out).
+are left out). Appends to OUT/robustness.jsonl; what stands there is not trained again.
 """
 
 import argparse
 import dataclasses
 import gettext
+import json
 import pathlib
 import random
 import shutil
 import string
 import sys
 
-import pandas as pd
 import protocol
 import report
 
-from compressed_lm import evaluation, models
+from compressed_lm import evaluation, models, scaling
 from compressed_lm.training import train
 
+V = 4096
+METHODS = ("sentencepiece", "byte-level BPE", "eiw", "pieces")
 BYTES = 100_000  # of each text
 
 
@@ -73,33 +75,45 @@ def texts_of(texts: protocol.Texts) -> dict[str, list[bytes]]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=pathlib.Path, required=True, help="folder with corpora/")
-    parser.add_argument("--results", type=pathlib.Path, required=True, help="folder of results.jsonl")
+    parser.add_argument("--out", type=pathlib.Path, required=True, help="folder of results.jsonl and robustness.jsonl")
     parser.add_argument("--work", type=pathlib.Path, required=True, help="as it was given to run.py")
-    parser.add_argument("--v", type=int, default=4096, help="size of vocabulary (default %(default)s)")
-    parser.add_argument("--method", nargs="+", default=["sentencepiece", "pieces"], help="methods")
     arguments = parser.parse_args()
-    results = report.Results(arguments.results)
+    results, table = report.Results(arguments.out), arguments.out / "robustness.jsonl"
     texts = protocol.Texts(arguments.data, arguments.work / "texts", 0)
-    documents, columns = texts_of(texts), {}
-    for method in arguments.method:
-        spec = protocol.METHODS[method].format(v=arguments.v, b=arguments.v.bit_length() - 1)
+    documents = texts_of(texts)
+    done = {row["method"] for _, row in scaling.read_jsonl(table)} if table.exists() else set()
+    for method in METHODS:
+        if method in done:
+            continue
+        spec = protocol.METHODS[method].format(v=V, b=V.bit_length() - 1)
         encoded = protocol.encoded(spec, texts, arguments.work)
-        rows = results.rows[(results.rows["method"] == method) & (results.rows["v"] == arguments.v)]
+        rows = results.rows[(results.rows["method"] == method) & (results.rows["v"] == V)]
         row = rows.sort_values("seed").iloc[0]
-        shape = models.TransformerConfig(models.model_vocab_size(arguments.v), d_ff=int(row["d_ff"]), **protocol.MODEL)
+        shape = models.TransformerConfig(models.model_vocab_size(V), d_ff=int(row["d_ff"]), **protocol.MODEL)
         config = dataclasses.replace(
             protocol.TRAIN, learning_rate=float(row["learning_rate"]), steps="1 epochs", checkpoint_every="100%"
         )
         folder = arguments.work / "run" / "robustness"
         result = train(config, shape, encoded.stores["train"], out=folder, mesh_shape=(1, 1, 1))
         shutil.rmtree(folder)
+        found = []
         for name, text in documents.items():
             tokens = protocol.Tokens(encoded.codec, text)
             bits, n_bytes = evaluation.document_bits(result.params, shape, tokens, seq_len=config.seq_len)
-            columns.setdefault(name, {})[f"{method}: bytes per token"] = f"{tokens.bytes_per_token:.2f}"
-            columns[name][f"{method}: bits per byte"] = f"{bits.sum() / n_bytes.sum():.3f}"
-    print(report.markdown(pd.DataFrame(columns).T.rename_axis("text").reset_index()))
+            row = {"method": method, "text": name, "bytes_per_token": round(tokens.bytes_per_token, 4)}
+            found.append(row | {"bits_per_byte": round(float(bits.sum() / n_bytes.sum()), 5)})
+        with table.open("a", encoding="utf-8") as file:
+            file.write("".join(json.dumps(row) + "\n" for row in found))
+    print(shown(table))
     return 0
+
+
+def shown(table: pathlib.Path) -> str:
+    """The table of all texts: bits per byte, and bytes per token in brackets."""
+    rows = scaling.read_table(table)
+    rows["cell"] = [f"{row.bits_per_byte:.3f} ({row.bytes_per_token:.2f})" for row in rows.itertuples()]
+    wide = rows.pivot(index="text", columns="method", values="cell")
+    return report.markdown(wide.loc[rows["text"].unique(), rows["method"].unique()].reset_index())
 
 
 if __name__ == "__main__":
