@@ -34,6 +34,7 @@ STYLES = {
     "pieces, marks within": ("#56B4E9", "P"),
 }
 TEXTS = {"c4": "C4", "mixed": "mixed"}
+FAR = 2.7  # bits per byte: where axes end, so that what is near can be told apart
 # The rules of pieces were chosen in trials that were measured on the first documents of each validation text: so many
 # bytes, long documents cut.
 TRIAL_BYTES, TRIAL_LONGEST = 400_000, 20_000
@@ -197,50 +198,52 @@ def markdown(frame: pd.DataFrame) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
+def label_points(ax, points: dict[str, list[tuple[float, float, int]]]) -> None:
+    """Ends the axis of bits per byte at FAR, says there what lies beyond it, and names the sizes at its other end.
+
+    Args:
+        ax: where the points are drawn.
+        points: method -> (x, bits per byte, v).
+    """
+    style = dict(textcoords="offset points", fontsize=8)
+    bottom = min(bits for of_method in points.values() for _, bits, _ in of_method) - 0.1
+    ax.set_ylim(bottom)
+    ax.margins(x=0.1)
+    for x, _, v in points["pieces"]:
+        ax.annotate(f"v = {v:,}", (x, bottom), (0, 4), ha="center", **style)
+    for method, of_method in points.items():
+        for x, bits, v in of_method:
+            if bits > FAR:
+                ax.set_ylim(top=FAR)
+                text, color = f"{method}, v = {v:,}: {bits:.2f} $\\uparrow$", STYLES[method][0]
+                left = x < np.mean(ax.get_xlim())
+                ax.annotate(text, (x, FAR), (0, -4), ha="left" if left else "right", va="top", color=color, **style)
+
+
 def figure(results: Results, path: pathlib.Path) -> None:
     """Bits per byte against FLOPs per byte, a panel for each text, with intervals."""
     fig, axes = plt.subplots(1, len(TEXTS), figsize=(11, 4.6), layout="constrained")
     for ax, (text, name) in zip(axes, TEXTS.items(), strict=True):
+        drawn = {}
         for method, (color, marker) in STYLES.items():
-            points = [
-                (
-                    float(
-                        results.rows[(results.rows["v"] == v) & (results.rows["method"] == method)][
-                            "flops_per_byte_softmax"
-                        ].mean()
-                    ),
-                    results.interval(method, v, text),
-                    v,
-                )
-                for v in results.sizes()
-                if method in results.methods(v)
-            ]
+            points = []
+            for v in results.sizes():
+                of_method = results.rows[(results.rows["v"] == v) & (results.rows["method"] == method)]
+                if len(of_method):
+                    points.append((of_method["flops_per_byte_softmax"].mean(), results.interval(method, v, text), v))
             if not points:
                 continue
             x = [cost for cost, _, _ in points]
             y = np.array([e.value for _, e, _ in points])
             spread = [y - [e.low for _, e, _ in points], [e.high for _, e, _ in points] - y]
-            ax.errorbar(
-                x,
-                y,
-                spread,
-                color=color,
-                marker=marker,
-                ms=9 if marker == "*" else 6,
-                lw=1.2,
-                capsize=3,
-                elinewidth=0.8,
-                label=method,
-            )
-            if method == "sentencepiece":
-                for cost, e, v in points:
-                    ax.annotate(
-                        f"v = {v:,}", (cost, e.high), (0, 6), textcoords="offset points", ha="center", fontsize=8
-                    )
+            style = dict(color=color, marker=marker, ms=9 if marker == "*" else 6, lw=1.2, capsize=3, elinewidth=0.8)
+            ax.errorbar(x, y, spread, label=method, **style)
+            drawn[method] = [(cost, e.value, v) for cost, e, v in points]
         ax.set(xscale="log", xlabel="FLOPs per byte, output layer included", title=f"{name} validation")
         ax.set_ylabel("bits per byte")
+        label_points(ax, drawn)
         finish(ax)
-    axes[0].legend(frameon=False, fontsize=8)
+    axes[0].get_legend().remove()
     fig.savefig(path, dpi=150)
 
 

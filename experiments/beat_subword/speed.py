@@ -107,14 +107,13 @@ def figure(table: pathlib.Path, path: pathlib.Path) -> None:
     """Bits per byte on C4 against the bytes that a model writes in a second."""
     rows = scaling.read_table(table)
     fig, ax = plt.subplots(figsize=(7, 3.8), layout="constrained")
+    drawn = {}
     for method, (color, marker) in report.STYLES.items():
         of_method = rows[rows["method"] == method].sort_values("v")
         ax.plot(of_method["bytes_per_second"], of_method["c4"], color=color, marker=marker, lw=1.2, label=method)
-        if method == "sentencepiece":
-            for row in of_method.itertuples():
-                place = (row.bytes_per_second, row.c4)
-                ax.annotate(f"v = {row.v:,}", place, (0, 8), textcoords="offset points", ha="center", fontsize=8)
+        drawn[method] = list(zip(of_method["bytes_per_second"], of_method["c4"], of_method["v"], strict=True))
     ax.set(xlabel="bytes written in a second (8 texts at a time)", ylabel="bits per byte, C4")
+    report.label_points(ax, drawn)
     finish(ax)
     fig.savefig(path, dpi=150)
 
