@@ -82,8 +82,9 @@ def test_the_page_shows_what_was_recorded(others, figure, tmp_path, capsys, monk
         lambda: levers.shown(RECORDED / "levers.jsonl"),
         lambda: embeddings.shown(RECORDED / "embeddings.jsonl"),
         lambda: speed.shown(RECORDED / "speed.jsonl"),
+        lambda: m1_windows.shown(RECORDED / "m1_windows.jsonl", RECORDED / "levers.jsonl"),
     ],
-    ids=["levers", "embeddings", "speed"],
+    ids=["levers", "embeddings", "speed", "windows"],
 )
 def test_tables_on_the_page_are_those_of_the_records(table):
     """What a script prints of its record stands on the page."""
