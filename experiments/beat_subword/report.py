@@ -209,7 +209,7 @@ def label_points(ax, points: dict[str, list[tuple[float, float, int]]]) -> None:
     bottom = min(bits for of_method in points.values() for _, bits, _ in of_method) - 0.1
     ax.set_ylim(bottom)
     ax.margins(x=0.1)
-    for x, _, v in points["pieces"]:
+    for v, x in {v: x for of_method in points.values() for x, _, v in of_method}.items():
         ax.annotate(f"v = {v:,}", (x, bottom), (0, 4), ha="center", **style)
     for method, of_method in points.items():
         for x, bits, v in of_method:

@@ -88,10 +88,10 @@ def main() -> int:
         spec = protocol.METHODS[method].format(v=V, b=V.bit_length() - 1)
         encoded = protocol.encoded(spec, texts, arguments.work)
         rows = results.rows[(results.rows["method"] == method) & (results.rows["v"] == V)]
-        row = rows.sort_values("seed").iloc[0]
-        shape = models.TransformerConfig(models.model_vocab_size(V), d_ff=int(row["d_ff"]), **protocol.MODEL)
+        best = rows.sort_values("seed").iloc[0]
+        shape = models.TransformerConfig(models.model_vocab_size(V), d_ff=int(best["d_ff"]), **protocol.MODEL)
         config = dataclasses.replace(
-            protocol.TRAIN, learning_rate=float(row["learning_rate"]), steps="1 epochs", checkpoint_every="100%"
+            protocol.TRAIN, learning_rate=float(best["learning_rate"]), steps="1 epochs", checkpoint_every="100%"
         )
         folder = arguments.work / "run" / "robustness"
         result = train(config, shape, encoded.stores["train"], out=folder, mesh_shape=(1, 1, 1))

@@ -18,6 +18,7 @@ import levers  # noqa: E402
 import m1_windows  # noqa: E402
 import protocol  # noqa: E402
 import report  # noqa: E402
+import robustness  # noqa: E402
 import speed  # noqa: E402
 
 from compressed_lm import codecs, models  # noqa: E402
@@ -81,10 +82,11 @@ def test_the_page_shows_what_was_recorded(others, figure, tmp_path, capsys, monk
     [
         lambda: levers.shown(RECORDED / "levers.jsonl"),
         lambda: embeddings.shown(RECORDED / "embeddings.jsonl"),
+        lambda: robustness.shown(RECORDED / "robustness.jsonl"),
         lambda: speed.shown(RECORDED / "speed.jsonl"),
         lambda: m1_windows.shown(RECORDED / "m1_windows.jsonl", RECORDED / "levers.jsonl"),
     ],
-    ids=["levers", "embeddings", "speed", "windows"],
+    ids=["levers", "embeddings", "other text", "speed", "windows"],
 )
 def test_tables_on_the_page_are_those_of_the_records(table):
     """What a script prints of its record stands on the page."""
