@@ -83,7 +83,7 @@ def test_the_page_shows_what_was_recorded(others, figure, tmp_path, capsys, monk
         lambda: levers.shown(RECORDED / "levers.jsonl"),
         lambda: embeddings.shown(RECORDED / "embeddings.jsonl"),
         lambda: robustness.shown(RECORDED / "robustness.jsonl"),
-        lambda: speed.shown(RECORDED / "speed.jsonl"),
+        lambda: speed.shown(RECORDED),
         lambda: m1_windows.shown(RECORDED / "m1_windows.jsonl", RECORDED / "levers.jsonl"),
     ],
     ids=["levers", "embeddings", "other text", "speed", "windows"],
