@@ -82,7 +82,8 @@ class Results:
 
     def methods(self, v: int) -> list[str]:
         """Methods that were trained at a size."""
-        return [method for method in STYLES if method in set(self.rows[self.rows["v"] == v]["method"])]
+        trained = set(self.rows[self.rows["v"] == v]["method"])
+        return [method for method in STYLES if method in trained]
 
     def best_subword(self, v: int) -> str | None:
         """The subword method with the lowest sum over the texts."""
