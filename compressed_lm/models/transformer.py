@@ -44,7 +44,7 @@ class Transformer(nn.Module):
     def __call__(
         self, inputs: jax.Array, *, key: jax.Array | None = None, progress=None, prefix: jax.Array | None = None
     ) -> jax.Array:
-        """Returns logits float32[B, L, V] for inputs int32[B, L] (see `shift_right`).
+        """Returns logits float32[B, L, V] for inputs int32[B, L] (see `shift_right`): the `logits` of its `features`.
 
         Args:
             inputs: the tokens.
@@ -53,6 +53,14 @@ class Transformer(nn.Module):
             prefix: float[B, P, D], P input vectors that stand before those of the tokens, at positions 0 to P - 1. The
                 logits are then float32[B, 1 + L, V], from the last of these vectors on.
         """
+        return constrain(
+            self.logits(self.features(inputs, key=key, progress=progress, prefix=prefix)), BATCH, None, "tensor"
+        )
+
+    def features(
+        self, inputs: jax.Array, *, key: jax.Array | None = None, progress=None, prefix: jax.Array | None = None
+    ) -> jax.Array:
+        """Returns what the layers make of the inputs, `config.dtype`[B, L, D]; the arguments are those of a call."""
         c = self.config
         block = Block(c, parent=None)
         keys = self._noise(key)
@@ -71,7 +79,12 @@ class Transformer(nn.Module):
                 x = apply(x, layer, {use: key[i] for use, key in keys.items()})
         if prefix is not None:
             x = x[:, prefix.shape[1] - 1 :]
-        return constrain(self._logits(x), BATCH, None, "tensor")
+        return x
+
+    def logits(self, x: jax.Array) -> jax.Array:
+        """Returns logits float32[..., V] for `features` [..., D]."""
+        x = self.final_norm(x)
+        return (x @ self._table().T if self.config.tie_embeddings else self.unembed(x)).astype(jnp.float32)
 
     def step(
         self, inputs: jax.Array, positions: jax.Array, cache: Cache, *, prefix: jax.Array | None = None
@@ -98,7 +111,7 @@ class Transformer(nn.Module):
             key = {use: key[i] for use, key in keys.items()}
             x, layer_cache = block.apply({"params": layer}, x, positions, cache[i], rngs=key, method=block.step)
             written.append(layer_cache)
-        return self._logits(x), tuple(written)
+        return self.logits(x), tuple(written)
 
     def _init_layers(self, key):
         x = jax.random.normal(jax.random.key(0), (1, 1, self.config.d_model))  # from which trained scales start
@@ -114,10 +127,6 @@ class Transformer(nn.Module):
 
     def _table(self):
         return gathered(self.embed.embedding, "embed/embedding", dtype=self.config.dtype)
-
-    def _logits(self, x):
-        x = self.final_norm(x)
-        return (x @ self._table().T if self.config.tie_embeddings else self.unembed(x)).astype(jnp.float32)
 
 
 def unstack(layers, n_layers: int) -> list:

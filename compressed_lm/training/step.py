@@ -23,6 +23,8 @@ from compressed_lm.training.penalties import BackSlash, penalised, penalty
 from compressed_lm.training.rigl import rigl
 
 PART_TOKENS, PART_ROWS = 512, 2  # at least so many in a micro-batch on CPU
+# Of logits at a time in evaluation; on CPU what malloc keeps, where it clears every page of larger arrays each time.
+LOGIT_BYTES, LOGIT_BYTES_CPU = 2**28, 2**25
 Params = dict  # the tree inside "params", as in models/transformer.py
 
 
@@ -37,21 +39,21 @@ class TrainState(NamedTuple):
 
 
 def token_nats(logits: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Returns (-log p(target), log Z), both float32[B, L] in nats; -log p is 0 where a target is negative (padding).
+    """Returns (-log p(target), log Z), both float32[...] in nats; -log p is 0 where a target is negative (padding).
 
     Args:
-        logits: float32[B, L, V].
-        targets: int32[B, L].
+        logits: float32[..., V].
+        targets: int32[...].
     """
     log_z = jax.nn.logsumexp(logits, axis=-1)
     # A masked sum, since the gradient of a gather would be a scatter into an array of the logits' size.
-    ids = jax.lax.broadcasted_iota(targets.dtype, logits.shape, 2)
+    ids = jax.lax.broadcasted_iota(targets.dtype, logits.shape, logits.ndim - 1)
     chosen = jnp.sum(jnp.where(ids == targets[..., None], logits, 0), axis=-1)
     return jnp.where(targets < 0, 0, log_z - chosen), log_z
 
 
-def _logits(model, params, targets, eod_id, **settings):
-    return model.apply({"params": params}, shift_right(jnp.where(targets < 0, eod_id, targets), eod_id), **settings)
+def _inputs(targets, eod_id):
+    return shift_right(jnp.where(targets < 0, eod_id, targets), eod_id)
 
 
 def train_step(
@@ -88,12 +90,12 @@ def train_step(
     model_params = weights.merge(state.params, state.frozen, pin=pinned) if projected else state.params
 
     def loss_fn(params, targets, key):
-        logits = _logits(model, params, targets, eod_id, key=key, progress=progress)
+        logits = model.apply({"params": params}, _inputs(targets, eod_id), key=key, progress=progress)
         nats, log_z = token_nats(logits, targets)
         loss = jnp.sum(nats) / n_tokens
         goal = loss
         if teacher is not None:
-            expected = jax.nn.log_softmax(_logits(teacher, state.frozen, targets, eod_id))
+            expected = jax.nn.log_softmax(teacher.apply({"params": state.frozen}, _inputs(targets, eod_id)))
             divergence = jnp.sum(jnp.exp(expected) * (expected - logits + log_z[..., None]), axis=-1)
             divergence = jnp.sum(jnp.where(targets >= 0, divergence, 0)) / n_tokens
             goal = (1 - distillation) * loss + distillation * divergence
@@ -120,8 +122,21 @@ def train_step(
 
 
 def eval_nats(params: Params, targets: jax.Array, *, model: Transformer, eod_id: int) -> jax.Array:
-    """Returns the nats float32[B, L] of the targets int32[B, L]; 0 where these are negative."""
-    return token_nats(_logits(model, params, targets, eod_id), targets)[0]
+    """Returns the nats float32[B, L] of the targets int32[B, L]; 0 where these are negative.
+
+    Logits are made for some places of all rows at a time: with a large vocabulary, those of a whole batch would take
+    many times the memory of all else.
+    """
+    x = model.apply({"params": params}, _inputs(targets, eod_id), method="features")
+    n_rows, n_places = targets.shape
+
+    def nats(place):
+        x, targets = place
+        return token_nats(model.apply({"params": params}, x, method="logits"), targets)[0]
+
+    n_bytes = LOGIT_BYTES_CPU if jax.default_backend() == "cpu" else LOGIT_BYTES
+    at_a_time = min(max(n_bytes // (4 * n_rows * model.config.vocab_size), 1), n_places)
+    return jax.lax.map(nats, (jnp.swapaxes(x, 0, 1), targets.T), batch_size=at_a_time).T
 
 
 def eval_step(params: Params, targets: jax.Array, *, model: Transformer, eod_id: int) -> tuple[jax.Array, jax.Array]:

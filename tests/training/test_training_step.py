@@ -1,6 +1,7 @@
 """The loss is the cross entropy it says, in nats, of the tokens that count."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from compressed_lm import models, training
+from compressed_lm.training import step
 
 
 def test_token_nats_of_known_probabilities():
@@ -37,6 +39,22 @@ def test_evaluation_counts_each_real_target_once(program):
     padded, n_padded = evaluate(params, jnp.array([[5, 6, 7, 256], [-1, -1, -1, -1]]))
     np.testing.assert_allclose(padded, first, rtol=1e-6)
     assert n_padded == n_first == 4
+
+
+def test_evaluation_makes_logits_in_parts_within_a_bound(program, monkeypatch):
+    """A large vocabulary's logits never lie in memory whole, and parts that do not divide a row change no nats."""
+    config = dataclasses.replace(program.model_config, vocab_size=8_000)
+    model = models.Transformer(config)
+    targets = jnp.arange(4 * 50).reshape(4, 50).at[2, 40:].set(-1)
+    params = model.init(jax.random.key(0), targets)["params"]
+    nats, used = {}, {}
+    for n_places in (50, 7):
+        monkeypatch.setattr(step, "LOGIT_BYTES_CPU", n_places * 4 * 8_000 * 4)
+        compiled = jax.jit(functools.partial(step.eval_nats, model=model, eod_id=256)).lower(params, targets).compile()
+        nats[n_places], used[n_places] = compiled(params, targets), compiled.memory_analysis().temp_size_in_bytes
+    np.testing.assert_allclose(nats[7], nats[50], rtol=1e-5)
+    assert (nats[7] == 0).sum() == 10
+    assert used[7] < 0.3 * used[50]
 
 
 def test_z_loss_pulls_log_z_to_zero_and_is_not_reported(program, small_run):
