@@ -1,8 +1,20 @@
 """Two codecs on the same documents: how sure a difference in bits per byte is."""
 
+import functools
+
 import numpy as np
 
 from compressed_lm.scaling.bootstrap import Estimate, interval
+
+
+@functools.lru_cache(maxsize=4)
+def _draws(n_documents, runs_a, runs_b, samples, seed) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """How often each document and each run is drawn, [samples, ...]; kept, since most of the time goes into drawing."""
+    rng, drawn = np.random.default_rng(seed), []
+    for _ in range(samples):
+        documents = rng.multinomial(n_documents, np.full(n_documents, 1 / n_documents))
+        drawn.append((documents, *(np.bincount(rng.integers(n, size=n), minlength=n) for n in (runs_a, runs_b))))
+    return tuple(np.array(part, float) for part in zip(*drawn, strict=True))
 
 
 def paired_difference(
@@ -35,10 +47,8 @@ def paired_difference(
             f"Bits of {bits_a.shape[1]} and {bits_b.shape[1]} documents were given, and bytes of {len(n_bytes)}; the "
             "same documents in the same order were expected."
         )
-    rng, drawn = np.random.default_rng(seed), np.empty(samples)
-    for i in range(samples):
-        weights = rng.multinomial(len(n_bytes), np.full(len(n_bytes), 1 / len(n_bytes)))
-        of_runs = [bits[rng.integers(len(bits), size=len(bits))].mean(0) for bits in (bits_a, bits_b)]
-        drawn[i] = (of_runs[0] - of_runs[1]) @ weights / (n_bytes @ weights)
+    documents, *runs = _draws(len(n_bytes), len(bits_a), len(bits_b), samples, seed)
+    of_runs = [(n * (documents @ bits.T)).sum(1) / len(bits) for n, bits in zip(runs, (bits_a, bits_b), strict=True)]
+    drawn = (of_runs[0] - of_runs[1]) / (documents @ n_bytes)
     value = float((bits_a.mean(0) - bits_b.mean(0)).sum() / n_bytes.sum())
     return Estimate(value, *interval(drawn, level=level), float(drawn.std(ddof=1)))
