@@ -115,9 +115,8 @@ def integers(codes: np.ndarray) -> list[int]:
 
 FAST = [(12, "node", "word", 1), (16, "node", "none", 1), (24, "node", "none", 2), (64, "node", "none", 0)]
 FAST += [(128, "node", "word", 1), (16, "delay", "none", 1), (64, "paper", "none", 1)]
-SLOW = [(b, "node", "none", 1) for b in (12, 24, 32, 64)] + [(32, "node", "word", 2), (16, "node", "none", 0)]
-SLOW += [(b, "delay", "none", 1) for b in (12, 32, 128)] + [(b, "paper", "none", 1) for b in (12, 32, 128)]
-SLOW += [(64, "delay", "word", 1)]
+SLOW = [(12, "node", "none", 1), (32, "node", "word", 2), (16, "node", "none", 0), (64, "delay", "word", 1)]
+SLOW += [(b, fill, "none", 1) for fill in ("delay", "paper") for b in (32, 128)]
 
 
 @pytest.mark.parametrize(
