@@ -1,5 +1,6 @@
 """A model's loss by the place of a token in its window (Lester et al. 2024, section 6.2, appendix A.1)."""
 
+import functools
 import math
 from collections.abc import Callable, Iterable, Iterator
 
@@ -11,8 +12,9 @@ import pandas as pd
 from compressed_lm.codecs.protocol import Codec
 from compressed_lm.corpora.store import PADDING, TokenStore
 from compressed_lm.evaluation.token_windows import tokens_per_window
-from compressed_lm.models import Transformer, shift_right
+from compressed_lm.models import Transformer
 from compressed_lm.training import load_run, token_nats
+from compressed_lm.training.step import map_logits
 
 
 def bits_by_token_position(
@@ -111,13 +113,12 @@ def run_bits_by_token_position(
       InputError: codec, store and run do not belong together.
     """
     run = load_run(run_dir, codec=codec, store=store)
-    model = Transformer(run.model_config)
 
-    @jax.jit
-    def predict(params, targets):
-        logits = model.apply({"params": params}, shift_right(jnp.where(targets < 0, run.eod_id, targets), run.eod_id))
+    def measure(logits, targets):
         return token_nats(logits, targets)[0], jnp.argmax(logits, axis=-1)
 
+    model = Transformer(run.model_config)
+    predict = jax.jit(functools.partial(map_logits, measure, model=model, eod_id=run.eod_id))
     n_positions = n_positions or tokens_per_window(codec)
     rows = positioned_rows(store, run.train_config.seq_len, n_positions, max_rows=max_rows)
     return bits_by_token_position(

@@ -23,8 +23,8 @@ from compressed_lm.training.penalties import BackSlash, penalised, penalty
 from compressed_lm.training.rigl import rigl
 
 PART_TOKENS, PART_ROWS = 512, 2  # at least so many in a micro-batch on CPU
-# Of logits at a time in evaluation; on CPU what malloc keeps, where it clears every page of larger arrays each time.
-LOGIT_BYTES, LOGIT_BYTES_CPU = 2**28, 2**25
+# On CPU as much as malloc keeps: larger arrays go back to the system, which clears every page of them at the next.
+EVAL_LOGIT_BYTES, EVAL_LOGIT_BYTES_CPU = 2**28, 2**25
 Params = dict  # the tree inside "params", as in models/transformer.py
 
 
@@ -121,22 +121,36 @@ def train_step(
     return TrainState(params, opt_state, state.step + 1, state.frozen), metrics
 
 
-def eval_nats(params: Params, targets: jax.Array, *, model: Transformer, eod_id: int) -> jax.Array:
-    """Returns the nats float32[B, L] of the targets int32[B, L]; 0 where these are negative.
+def map_logits(
+    measure: Callable, params: Params, targets: jax.Array, *, model: Transformer, eod_id: int
+) -> jax.Array | tuple[jax.Array, ...]:
+    """Returns what `measure` gives for logits float32[B, V] and targets int32[B] of a place, for all places: [B, L].
 
     Logits are made for some places of all rows at a time: with a large vocabulary, those of a whole batch would take
     many times the memory of all else.
+
+    Args:
+        measure: returns an array [B] or several.
+        params: of the model.
+        targets: int32[B, L]; negative where there is none.
+        model: the model.
+        eod_id: the id put before a row.
     """
     x = model.apply({"params": params}, _inputs(targets, eod_id), method="features")
     n_rows, n_places = targets.shape
-
-    def nats(place):
-        x, targets = place
-        return token_nats(model.apply({"params": params}, x, method="logits"), targets)[0]
-
-    n_bytes = LOGIT_BYTES_CPU if jax.default_backend() == "cpu" else LOGIT_BYTES
+    n_bytes = EVAL_LOGIT_BYTES_CPU if jax.default_backend() == "cpu" else EVAL_LOGIT_BYTES
     at_a_time = min(max(n_bytes // (4 * n_rows * model.config.vocab_size), 1), n_places)
-    return jax.lax.map(nats, (jnp.swapaxes(x, 0, 1), targets.T), batch_size=at_a_time).T
+    found = jax.lax.map(
+        lambda place: measure(model.apply({"params": params}, place[0], method="logits"), place[1]),
+        (jnp.swapaxes(x, 0, 1), targets.T),
+        batch_size=at_a_time,
+    )
+    return jax.tree.map(jnp.transpose, found)
+
+
+def eval_nats(params: Params, targets: jax.Array, *, model: Transformer, eod_id: int) -> jax.Array:
+    """Returns the nats float32[B, L] of the targets int32[B, L]; 0 where these are negative."""
+    return map_logits(lambda *place: token_nats(*place)[0], params, targets, model=model, eod_id=eod_id)
 
 
 def eval_step(params: Params, targets: jax.Array, *, model: Transformer, eod_id: int) -> tuple[jax.Array, jax.Array]:

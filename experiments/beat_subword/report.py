@@ -137,6 +137,18 @@ def untouched(results: Results) -> pd.DataFrame:
     return pd.DataFrame(found)
 
 
+def forms(results: Results) -> pd.DataFrame:
+    """The difference of both forms of `pieces`: marks apart less marks within."""
+    found = []
+    for v in results.sizes():
+        row = {"v": f"{v:,}"}
+        for text, name in TEXTS.items():
+            d = results.difference("pieces", "pieces, marks within", v, text)
+            row[f"{name}: marks apart less within"] = f"{d.value:+.4f} [{d.low:+.4f}, {d.high:+.4f}]"
+        found.append(row)
+    return pd.DataFrame(found)
+
+
 def rates(results: Results) -> pd.DataFrame:
     """Bits per byte of held-out training text for each learning rate."""
     swept = results.all[results.all["seed"] == results.all["seed"].min()]
@@ -261,6 +273,7 @@ def main() -> int:
         return 0
     print(markdown(table(results)), end="\n\n")
     print(markdown(untouched(results)), end="\n\n")
+    print(markdown(forms(results)), end="\n\n")
     print(markdown(rates(results)))
     figure(results, folder / "bits_per_byte.png")
     return 0

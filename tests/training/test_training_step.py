@@ -49,7 +49,7 @@ def test_evaluation_makes_logits_in_parts_within_a_bound(program, monkeypatch):
     params = model.init(jax.random.key(0), targets)["params"]
     nats, used = {}, {}
     for n_places in (50, 7):
-        monkeypatch.setattr(step, "LOGIT_BYTES_CPU", n_places * 4 * 8_000 * 4)
+        monkeypatch.setattr(step, "EVAL_LOGIT_BYTES_CPU", n_places * 4 * 8_000 * 4)
         compiled = jax.jit(functools.partial(step.eval_nats, model=model, eod_id=256)).lower(params, targets).compile()
         nats[n_places], used[n_places] = compiled(params, targets), compiled.memory_analysis().temp_size_in_bytes
     np.testing.assert_allclose(nats[7], nats[50], rtol=1e-5)
