@@ -7,13 +7,13 @@ import dataclasses
 import json
 import pathlib
 
-from compressed_lm import codecs, configuration, scaling, stages
+from compressed_lm import codecs, configuration, scaling, settings, stages
 from compressed_lm.codecs.protocol import Codec
 from compressed_lm.corpora.job import compress
 from compressed_lm.corpora.sources import open_corpus
-from compressed_lm.errors import InputError
 from compressed_lm.evaluation import BitsPerByte, generate, predict_fn
 from compressed_lm.models import model_vocab_size
+from compressed_lm.settings import setting
 from compressed_lm.training import load_run
 from compressed_lm.training import train as train_model
 
@@ -41,16 +41,19 @@ class DemoConfig:
 
     corpus: str = "installed_docs"
     validation: str | None = None
-    train_bytes: int = 8_000_000
-    validation_bytes: int = 150_000
-    m1: str = "train"
+    train_bytes: int = setting(8_000_000, low=1, high=settings.LARGEST_BYTES)
+    validation_bytes: int = setting(150_000, low=1, high=settings.LARGEST_BYTES)
+    m1: str = setting("train", choices=("train", stages.PRETRAINED))
     codecs: tuple[str, ...] = ("bytes",)
     codecs_shown: tuple[str, ...] = ()
     curve_codecs: tuple[str, ...] = ()
     curve_sizes: tuple[str, ...] = ()
-    curve_points: int = 4
-    n_shards: int = 2
-    sample_tokens: int = 96
+    curve_points: int = setting(4, low=1)
+    n_shards: int = setting(2, low=1)
+    sample_tokens: int = setting(96, low=1)
+
+    def __post_init__(self):
+        settings.check(self)
 
 
 Demo = configuration.register("demo", DemoConfig)
@@ -67,7 +70,7 @@ def run(out, *, gin_files=(GIN,), bindings=(), say=stages.say_now) -> pathlib.Pa
     Raises:
       InputError: the corpus or the configuration cannot be used.
     """
-    resolved = configuration.load(gin_files, bindings)
+    resolved = configuration.load(gin_files, bindings, scopes=("m1", "m2"))
     config = Demo()
     out = pathlib.Path(out)
     out.mkdir(parents=True, exist_ok=True)
@@ -137,8 +140,6 @@ class _Demo:
         return paths.html
 
     def _m1(self) -> tuple[codecs.M1, dict]:
-        if self.config.m1 not in ("train", stages.PRETRAINED):
-            raise InputError(f"demo.m1={self.config.m1} was given; expected train or {stages.PRETRAINED}.")
         with stages.stage("M1", self.log, say=self.say) as done:
             if self.config.m1 == stages.PRETRAINED:
                 m1, row = stages.pretrained_m1(self.text["validation"])

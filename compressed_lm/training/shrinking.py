@@ -16,10 +16,11 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from compressed_lm import models, spelling, weights
+from compressed_lm import models, settings, spelling, weights
 from compressed_lm.errors import InputError
 from compressed_lm.models import shrinking
 from compressed_lm.models.partitioning import by_name
+from compressed_lm.settings import setting
 from compressed_lm.spelling import Option
 from compressed_lm.tracking.progress import progress as default_progress
 from compressed_lm.training import packed
@@ -59,14 +60,15 @@ class Shrink:
         multiple: both widths are multiples of it.
     """
 
-    keep: float
+    keep: float = setting(above=0, high=1)
     method: str = "projected"
-    importance: str = "activations"
-    calibration: int = 512
-    aspect: float | None = None
-    multiple: int = 8
+    importance: str = setting("activations", choices=IMPORTANCE)
+    calibration: int = setting(512, low=1)
+    aspect: float | None = setting(None, above=0)
+    multiple: int = setting(8, low=1)
 
     def __post_init__(self):
+        settings.check(self)
         _, options = self.parsed
         for name, value in options.items():
             if value not in CHOICES[name]:
@@ -77,11 +79,6 @@ class Shrink:
                 f"The method {self.method!r} has a random base and no w_a, so it would start from noise; expected "
                 "w_a=1 with base=random."
             )
-        if self.importance not in IMPORTANCE:
-            raise InputError(f"importance={self.importance!r} was given; expected {', '.join(IMPORTANCE)}.")
-        for name in ("calibration", "multiple"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name}={getattr(self, name)} was given; expected a positive whole number.")
 
     @property
     def parsed(self) -> tuple[str, dict[str, Any]]:
