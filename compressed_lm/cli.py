@@ -1,7 +1,6 @@
 """`compressed-lm VERB`: parses, binds gin, calls one function."""
 
 import argparse
-import glob
 import logging
 import os
 import sys
@@ -11,10 +10,6 @@ from compressed_lm.errors import InputError
 from compressed_lm.verbs import cramming_lines, options, run_lines, runs, text
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-if not glob.glob("/dev/accel*") and not glob.glob("/dev/vfio/*"):
-    # Without a TPU, libtpu (installed for dry runs) would complain that it cannot find out which one this is.
-    os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
-    os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")
 
 CODEC_DIR_HELP = (
     "codec directory, dictionary file, or a codec that comes with the package (pieces16-en, eiw16-en, eiw16-word-en)"
