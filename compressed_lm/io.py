@@ -22,7 +22,13 @@ from compressed_lm.errors import InputError
 STANDARD = "-"
 """The path of the standard input and of the standard output."""
 
-_COPY = {"gs": "gcloud storage cp -r", "s3": "aws s3 cp --recursive", "hdfs": "hdfs dfs -get or -put", "http": "curl -O", "https": "curl -O"}
+_COPY = {
+    "gs": "gcloud storage cp -r",
+    "s3": "aws s3 cp --recursive",
+    "hdfs": "hdfs dfs -get or -put",
+    "http": "curl -O",
+    "https": "curl -O",
+}
 _NAME_BYTES = 100  # of a file's name that its temporary file has in its own name, so that this is not too long
 
 
@@ -82,15 +88,17 @@ def read_bytes(path: str | os.PathLike, what: str = "The file") -> bytes:
     """The content of a file, or of the standard input for `-`.
 
     Raises:
-      InputError: a path with a scheme, or of a folder.
-      OSError: it cannot be read.
+      InputError: a path with a scheme, or of what cannot be read as a file.
     """
     if os.fspath(path) == STANDARD:
         return sys.stdin.buffer.read()
     path = local_path(path, what)
-    if path.is_dir():
-        raise InputError(f"{what} {path} is a folder; give a file.")
-    return path.read_bytes()
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(
+            f"{what} {path} cannot be read ({error.strerror}). Give a file, or - for the standard input."
+        ) from error
 
 
 def is_stream(path: str | os.PathLike) -> bool:

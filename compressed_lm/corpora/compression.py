@@ -108,7 +108,7 @@ def _head(file: BinaryIO) -> bytes:
 
 
 def _refusal(head: bytes, file: BinaryIO | None = None) -> tuple[str, str] | None:
-    """What a file is that is not read, and what to do; None for others. `file` shows its end, where that can be seen."""
+    """What a file is that is not read, and what to do; None for others. `file`: to look at its end."""
     for magic, what, action in _REFUSED:
         if head.startswith(magic):
             return what, action

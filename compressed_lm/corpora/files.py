@@ -97,11 +97,11 @@ def _matching(pattern: str, spec: str, ending: str) -> list[pathlib.Path]:
     paths = [found for found in io.matching(path) if found.is_file()]
     if not paths:
         scheme = spec.partition(":")[0]
-        mixed = f" Each part of a mixture begins with a scheme, such as mix:{scheme}:A,{scheme}:B." if "," in pattern else ""
+        parts = f" Each part of a mixture begins with a scheme: mix:{scheme}:A,{scheme}:B." if "," in pattern else ""
         raise InputError(
             f"No file matches {pattern!r} of the corpus {spec}: there is none of this very name, and none that it "
             f"matches as a glob (working directory: {os.getcwd()}). Give a path or a glob that matches at least one "
-            f"file, such as {scheme}:data/train-*{ending}.{mixed}"
+            f"file, such as {scheme}:data/train-*{ending}.{parts}"
         )
     return paths
 

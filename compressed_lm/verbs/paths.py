@@ -6,7 +6,9 @@ from compressed_lm import io
 
 READ, WRITTEN, FOLDER, RUN, CORPUS = "file or folder to read", "file to write", "folder to write", "run", "corpus"
 ARGUMENTS = {
-    **dict.fromkeys(("input", "paths", "text", "file", "runs", "gin", "codec", "m1", "tokens", "validation_tokens"), READ),
+    **dict.fromkeys(
+        ("input", "paths", "text", "file", "runs", "gin", "codec", "m1", "tokens", "validation_tokens"), READ
+    ),
     **dict.fromkeys(("train_tokens", "store", "folder", "run_dir"), READ),
     **dict.fromkeys(("output", "table", "report"), WRITTEN),
     "out": FOLDER,
