@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from compressed_lm.errors import InputError
-from compressed_lm.verbs import cramming_lines, options, run_lines, runs, text
+from compressed_lm.verbs import cramming_lines, options, paths, run_lines, runs, text
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -26,6 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax logs the traceback of what it raises
     try:
+        paths.check(arguments)
         if getattr(arguments, "devices", None):
             from compressed_lm.training import use_cpu_devices
 
@@ -68,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
             epilog=f"example: {example}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        sub.set_defaults(function=function)
+        sub.set_defaults(function=function, verb=name)
         return sub
 
     verb(
@@ -147,8 +148,8 @@ def _parser() -> argparse.ArgumentParser:
         "compressed-lm decode book.clm book.txt --codec codecs/eiw16",
     )
     for sub in (encode, decode):
-        sub.add_argument("input", help="file to read")
-        sub.add_argument("output", help="file to write")
+        sub.add_argument("input", help="file to read, or - for the standard input")
+        sub.add_argument("output", help="file to write, or - for the standard output")
         sub.add_argument("--codec", required=True, help=CODEC_DIR_HELP)
 
     verify = verb(

@@ -19,6 +19,7 @@ from compressed_lm.codecs.protocol import Codec
 from compressed_lm.codecs.sentencepiece_codec import SentencePiece
 from compressed_lm.codecs.tokenizers_codec import BPE, Tokenizers
 from compressed_lm.errors import InputError
+from compressed_lm.io import local_path, write_atomic
 
 if TYPE_CHECKING:  # a compiled codec loads without JAX
     from compressed_lm.codecs.m1 import M1
@@ -114,11 +115,9 @@ def create(
 
 def save(codec: Codec, directory) -> None:
     """Writes a codec as a directory: its files and `codec.json`, which names and checks them and is written last."""
-    directory = epath.Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
-    files = codec.files()
+    directory, files = local_path(directory, "The codec directory"), codec.files()
     for name, content in files.items():
-        _write(directory / name, content)
+        write_atomic(directory / name, content)
     header = {
         "format_version": FORMAT_VERSION,
         "spec": codec.spec,
@@ -126,13 +125,7 @@ def save(codec: Codec, directory) -> None:
         "vocab_size": codec.vocab_size,
         "files": {name: hashlib.sha256(content).hexdigest() for name, content in sorted(files.items())},
     }
-    _write(directory / HEADER, (json.dumps(header, indent=2) + "\n").encode())
-
-
-def _write(path: epath.Path, content: bytes) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(content)
-    temporary.replace(path)
+    write_atomic(directory / HEADER, json.dumps(header, indent=2) + "\n")
 
 
 def shipped() -> dict[str, epath.Path]:
@@ -148,8 +141,8 @@ def load(path) -> Codec:
       InputError: no codec there, another format version, a missing or changed file, or a codec whose fingerprint is not
         the recorded one.
     """
-    directory = epath.Path(path)
-    if directory.is_file():
+    directory = path if isinstance(path, epath.Path) else local_path(path, "The codec")
+    if directory.exists() and not directory.is_dir():
         return _load_dictionary(directory)
     path = directory / HEADER
     if not path.exists():
@@ -202,13 +195,13 @@ def _load_files(directory: epath.Path, header: dict) -> Codec:
     return codec
 
 
-def save_dictionary(codec: EIW, path) -> None:
-    """Writes a compiled codec as one file."""
+def save_dictionary(codec: EIW, path) -> int:
+    """Writes a compiled codec as one file, or to the standard output for `-`, and returns its bytes."""
     if not codec.dictionary:
         raise InputError(f"{codec.spec} has no dictionary: its windows are too wide to be listed. Save it by `save`.")
-    _write(epath.Path(path), codec.files()[DICTIONARY_FILE])
+    return write_atomic(path, codec.files()[DICTIONARY_FILE])
 
 
-def _load_dictionary(path: epath.Path) -> EIW:
+def _load_dictionary(path) -> EIW:
     dictionary, header = read_dictionary(path.read_bytes(), str(path))
     return EIW.from_dictionary(dictionary, header, Options(**parse_spec(header["spec"])[1]))

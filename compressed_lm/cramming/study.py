@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from compressed_lm import settings
+from compressed_lm import io, settings
 from compressed_lm.codecs.protocol import Codec
 from compressed_lm.cramming import landscape, metrics
 from compressed_lm.cramming.code_length import coded_bits, coded_bits_alone
@@ -108,8 +108,8 @@ def run_study(
             f"The source {short[0]} was given with no texts or with some of fewer than {max(study.lengths)} tokens, "
             "the longest length; give texts of this many."
         )
-    out = pathlib.Path(out)
-    out.mkdir(parents=True, exist_ok=True)
+    io.check_output(out, "The folder of the study", folder=True)
+    out = io.local_path(out)
     _claim(out, model, texts, study)
     done = {(row["source"], row["k"], row["length"]): row["accuracy"] for row in read_rows(out / CELLS)}
     for k, length in study.cells:
@@ -271,7 +271,8 @@ def _claim(out, model, texts, study):
             f"{out} holds a study with other values of {', '.join(changed)}. Give the values it was started with to go "
             "on with it, or another folder."
         )
-    path.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    if not path.exists():
+        io.write_atomic(path, json.dumps(settings, indent=2) + "\n")
 
 
 def _append(path, rows):

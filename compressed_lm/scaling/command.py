@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 
 import pandas as pd
 
+from compressed_lm.io import check_output
 from compressed_lm.scaling.bootstrap import bootstrap
 from compressed_lm.scaling.capacity import effective_bits, sparsity_gmse
 from compressed_lm.scaling.diagnosis import IdentifiabilityWarning
@@ -54,6 +55,8 @@ def fit_tables(
     Raises:
       ValueError: a word, a file or the data cannot be used.
     """
+    if report:
+        check_output(report, "The report")
     runs = pd.concat([read_table(path) for path in paths], ignore_index=True)
     known = {"sparsity_gmse": sparsity_gmse, "effective_bits": effective_bits}
     for expression in let:

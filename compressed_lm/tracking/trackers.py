@@ -51,17 +51,21 @@ class TensorBoard:
                 "A TensorBoard tracker was asked for, but the package tensorboardX is not installed; "
                 "run `pip install compressed_lm[tensorboard]`."
             ) from error
-        self._writer = tensorboardX.SummaryWriter(os.fspath(directory))
+        # Made with the first record, since it makes the folder.
+        self._writer, self._make = None, lambda: tensorboardX.SummaryWriter(os.fspath(directory))
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        self._writer = self._writer or self._make()
         for name, value in values.items():
             self._writer.add_scalar(name, value, step)
 
     def text(self, step: int, name: str, value: str) -> None:
+        self._writer = self._writer or self._make()
         self._writer.add_text(name, value, step)
 
     def close(self) -> None:
-        self._writer.close()
+        if self._writer:
+            self._writer.close()
 
 
 class Wandb:

@@ -3,11 +3,10 @@
 import dataclasses
 import math
 import os
-import pathlib
 
 import numpy as np
 
-from compressed_lm import weights
+from compressed_lm import io, weights
 from compressed_lm.coding import exp_golomb, levels
 from compressed_lm.errors import InputError
 from compressed_lm.models.partitioning import by_name
@@ -53,7 +52,7 @@ def pack_run(
     Args:
         directory: the run.
         step: distance between levels, such as 0.01 or 0.25std; see `bitstream.parse_step`.
-        out: file to write; its size is that of the packed run.
+        out: file to write, or - for the standard output; its size is that of the packed run.
         coder: range, eg0, eg, rice, raw or float32; see `bitstream.pack`.
 
     Returns:
@@ -63,8 +62,9 @@ def pack_run(
         InputError: no run, an unknown coder, a step that cannot be read or is too small, weights that are not finite,
             or an `out` that exists.
     """
-    out, step = pathlib.Path(out), bitstream.parse_step(step)
-    if out.exists():
+    step = bitstream.parse_step(step)
+    io.check_output(out, "The packed file")
+    if not io.is_stream(out) and io.local_path(out).exists():
         raise InputError(f"{out} was given for the packed run and exists; give a new file.")
     run = load_run(directory)
     tensors, rows = {}, []
@@ -84,7 +84,6 @@ def pack_run(
         "next_index": run.step,
         "loss_nats_per_token": run.loss_nats_per_token,
     }
-    out.parent.mkdir(parents=True, exist_ok=True)
     bitstream.save(out, tensors, record=record)
     return rows
 

@@ -4,12 +4,13 @@ import dataclasses
 import json
 import os
 import pathlib
+import secrets
 import shutil
 from typing import TYPE_CHECKING, Any
 
 import jax
 
-from compressed_lm import weights
+from compressed_lm import io, weights
 from compressed_lm.errors import InputError
 from compressed_lm.models import huggingface
 from compressed_lm.models.huggingface_tensors import params_from, tensors_of
@@ -57,7 +58,7 @@ def import_run(
     """
     from compressed_lm import codecs
 
-    source, out = pathlib.Path(source), packed.empty(out, "imported")
+    source, out = io.local_path(source, "The checkpoint"), packed.empty(out, "imported")
     values = _read(source / CONFIG)
     config = huggingface.config_from(values)
     if codec is None:
@@ -126,7 +127,8 @@ def export_run(
     """
     from compressed_lm import codecs
 
-    out, directory = pathlib.Path(packed.empty(out, "exported")), folder(directory)
+    # The link to a folder stays a link.
+    out, directory = pathlib.Path(os.path.realpath(packed.empty(out, "exported"))), folder(directory)
     if file_bytes < 1:
         raise InputError(f"file_bytes={file_bytes} was given; expected a positive number of bytes.")
     if codec is None and (directory / CODEC).exists():
@@ -138,7 +140,7 @@ def export_run(
     values = huggingface.config_of(config, max_length=length, eod_id=run.eod_id) | known
     values["compressed_lm"] = {"codec": run.codec_spec, "codec_fingerprint": run.codec_fingerprint}
     generation = {name: values[name] for name in ("bos_token_id", "eos_token_id")}
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    temporary = out.with_name(f".{out.name}.{secrets.token_hex(6)}.tmp")
     temporary.mkdir(parents=True)
     try:
         write_tensors(temporary, tensors_of(_as_used(run), config), max_bytes=file_bytes)

@@ -8,7 +8,7 @@ import os
 import jax
 import numpy as np
 
-from compressed_lm import weights
+from compressed_lm import io, weights
 from compressed_lm.errors import InputError
 from compressed_lm.models.partitioning import by_name
 from compressed_lm.training.checkpoints import folder
@@ -113,7 +113,8 @@ def reshape_run(
 
 def empty(out: str | os.PathLike, what: str):
     """Returns a folder for a run. Raises InputError unless it is new or empty."""
-    out = folder(out)
+    out = folder(io.local_path(out, f"The folder of the {what} run"))
+    io.check_output(out, f"The folder of the {what} run", folder=True)
     if out.exists() and any(out.iterdir()):
         raise InputError(f"{out} was given for the {what} run and is not empty; give a new folder.")
     return out
@@ -121,6 +122,5 @@ def empty(out: str | os.PathLike, what: str):
 
 def write(out, record: dict, packed: dict[str, weights.PackedTensor]) -> None:
     """Writes the folder of a packed run: its record, with the entry "packed", and all of its parameters."""
-    out.mkdir(parents=True, exist_ok=True)
     weights.save_packed(out / WEIGHTS, packed)
-    (out / CONFIG).write_text(json.dumps(record, indent=2) + "\n")
+    io.write_atomic(out / CONFIG, json.dumps(record, indent=2) + "\n")

@@ -1,6 +1,17 @@
 """What several verbs read from the command line."""
 
+import sys
+
+from compressed_lm import io
 from compressed_lm.errors import InputError
+
+GIN = "config.gin"
+"""The resolved configuration in the folder of a run."""
+
+
+def messages(path: str | None):
+    """Returns where messages go: to stderr where what is written to a path goes to stdout."""
+    return sys.stderr if path and io.is_stdout(path) else sys.stdout
 
 
 def configure(arguments) -> str:

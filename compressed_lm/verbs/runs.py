@@ -4,11 +4,11 @@ import contextlib
 import functools
 import math
 import os
-import pathlib
 import sys
 
+from compressed_lm import io
 from compressed_lm.errors import InputError
-from compressed_lm.verbs.common import configure, load_codec, mesh_shape, validation
+from compressed_lm.verbs.common import GIN, configure, load_codec, mesh_shape, messages, validation
 
 
 def doctor(arguments) -> int:
@@ -33,14 +33,18 @@ def train_m1(arguments):
     from compressed_lm import codecs, configuration, stages
     from compressed_lm.corpora import job
     from compressed_lm.corpora.sources import open_corpus
+    from compressed_lm.corpora.store import MANIFEST
     from compressed_lm.models import model_vocab_size
     from compressed_lm.models.exact import check_exactable
-    from compressed_lm.training import train
+    from compressed_lm.training import run_dir, train
+    from compressed_lm.training.checkpoints import folder, write
 
     resolved = configure(arguments)
-    out = pathlib.Path(arguments.out)
+    out = folder(io.local_path(arguments.out, "--out"))
     model, config = configuration.model(model_vocab_size(256)), configuration.train()
     check_exactable(model, config.seq_len)  # before hours of training, not after
+    if run_dir.read_record(out) and not (out / "tokens" / MANIFEST).exists():
+        raise InputError(f"{out} holds a run that `train-m1` did not make. Give another folder for --out.")
     store = job.compress(
         open_corpus(arguments.corpus, validation=arguments.validation),
         "train",
@@ -48,8 +52,7 @@ def train_m1(arguments):
         out / "tokens",
         max_bytes=arguments.max_bytes,
     )
-    (out / "config.gin").write_text(resolved, encoding="utf-8")
-    result = train(config, model, store, out=out)
+    result = train(config, model, store, out=out, accepted=lambda: write(out / GIN, resolved))
     m1 = stages.export_m1(out, store)
     print(
         f"M1 is {out / stages.M1_FILE}, hash {m1.hash[:12]}; last training loss "
@@ -76,7 +79,7 @@ def train(arguments):
     from compressed_lm.models import model_vocab_size
     from compressed_lm.tracking import TensorBoard, Wandb
     from compressed_lm.training import make_mesh, train
-    from compressed_lm.training.checkpoints import folder
+    from compressed_lm.training.checkpoints import folder, write
     from compressed_lm.training.durations import rates
 
     resolved = configure(arguments)
@@ -91,19 +94,21 @@ def train(arguments):
     table = distributed.startup_table(make_mesh(mesh))
     if jax.process_index() == 0:
         print(table, flush=True)
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "config.gin").write_text(resolved)
     eval_fn = validation(arguments.validation_tokens, model, store, config, mesh)
     trackers = []
-    if jax.process_index() == 0:
-        try:
-            trackers += [TensorBoard(out / "tensorboard")] if arguments.tensorboard else []
-            trackers += [Wandb(out, project=arguments.wandb)] if arguments.wandb else []
-        except ValueError as error:  # the package is not installed
-            raise InputError(str(error)) from None
+
     with contextlib.ExitStack() as stack:
-        for tracker in trackers:
-            stack.callback(tracker.close)
+
+        def accepted():
+            try:
+                trackers.extend([TensorBoard(out / "tensorboard")] if arguments.tensorboard else [])
+                trackers.extend([Wandb(out, project=arguments.wandb)] if arguments.wandb else [])
+            except ValueError as error:  # the package is not installed
+                raise InputError(str(error)) from None
+            for tracker in trackers:
+                stack.callback(tracker.close)
+            write(out / GIN, resolved)
+
         result = train(
             config,
             model,
@@ -118,6 +123,7 @@ def train(arguments):
             hang_seconds=arguments.hang_seconds,
             profile_steps=_pair(arguments.profile, "--profile") if arguments.profile else None,
             debug=arguments.debug,
+            accepted=accepted,
         )
     per_byte = 1 / rates(store)["bytes_per_token"] / math.log(2)
     if jax.process_index() == 0:
@@ -257,7 +263,8 @@ def evaluate(arguments):
         "n_nonembed",
         "step",
     ):
-        print(f"{name:24s} {row[name]:,.6g}" if isinstance(row[name], float) else f"{name:24s} {row[name]:,}")
+        value = f"{row[name]:,.6g}" if isinstance(row[name], float) else f"{row[name]:,}"
+        print(f"{name:24s} {value}", file=messages(arguments.table))
     if arguments.table:
         scaling.append_row(arguments.table, row)
 
@@ -317,7 +324,8 @@ def fit(arguments):
             )
         except ValueError as error:
             raise InputError(str(error)) from error
-    print(result.summary() + (f"\n\nThe report is {arguments.report}." if arguments.report else ""))
+    written = f"\n\nThe report is {arguments.report}." if arguments.report else ""
+    print(result.summary() + written, file=messages(arguments.report))
 
 
 def report(arguments):
