@@ -69,6 +69,8 @@ class Data:
 Train = gin.external_configurable(TrainConfig, name="train", module="compressed_lm")
 Model = gin.external_configurable(model_config, name="model", module="compressed_lm")
 _Data = gin.external_configurable(Data, name="data", module="compressed_lm")
+
+
 @dataclasses.dataclass(frozen=True)
 class _Size:
     size: str = setting("", choices=SIZES)
@@ -131,8 +133,8 @@ def _read(path: pathlib.Path, outer: tuple[pathlib.Path, ...] = ()) -> str:
         text = path.read_text(encoding="utf-8-sig")  # editors of Windows put a mark before the text
     except UnicodeDecodeError as error:
         raise InputError(
-            f"The gin file {path} is not UTF-8 text: its byte {error.start:,} is {error.object[error.start]:#04x}. Save "
-            "it as UTF-8."
+            f"The gin file {path} is not UTF-8 text: its byte {error.start:,} is {error.object[error.start]:#04x}. "
+            "Save it as UTF-8."
         ) from None
     return _INCLUDE.sub(lambda match: _read(find(match[2]), (*outer, path)), text)
 
@@ -152,12 +154,14 @@ def load(files: Sequence[str] = (), bindings: Sequence[str] = (), *, scopes: Seq
       InputError: a file, a name, a scope, a value or a macro is wrong, with what was probably meant.
     """
     gin.clear_config()
+    overridden = []  # later bindings may hide a wrong value, but not mend it
     for file in files:
         _parse(_read(find(file)), file)
     for binding in bindings:
+        overridden += [(*names, dict(values)) for names, values in gin.config._CONFIG.items()]
         _parse(_quoted(binding), binding)
     text = gin.config_str()
-    for (scope, selector), values in gin.config._CONFIG.items():
+    for scope, selector, values in [*overridden, *((*names, values) for names, values in gin.config._CONFIG.items())]:
         if selector != _MACRO:
             _check(scope, selector, values, scopes)
     macros = {name for name, selector in gin.config._CONFIG if selector == _MACRO}

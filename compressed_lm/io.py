@@ -14,6 +14,7 @@ import secrets
 import socket
 import stat
 import sys
+import tempfile
 from collections.abc import Iterator
 from typing import BinaryIO
 
@@ -128,11 +129,12 @@ def check_output(path: str | os.PathLike, what: str = "The file", *, folder: boo
         raise InputError(f"{what} {path} is a file; give a folder, new or to go on with.")
     if not folder and mode is not None and stat.S_ISDIR(mode):
         raise InputError(f"{what} {path} is a folder; give the file to write.")
-    if is_stream(path) or (folder and mode is not None):
+    if is_stream(path):
         return
     if mode is not None and not os.access(path, os.W_OK):
         raise InputError(f"{what} {path} is write-protected. Give another file, or allow writing (chmod u+w).")
-    parent = pathlib.Path(os.path.realpath(path)).parent
+    parent = pathlib.Path(os.path.realpath(path))
+    parent = parent if folder and mode is not None else parent.parent
     while not parent.exists():
         parent = parent.parent
     if not parent.is_dir():
@@ -142,6 +144,10 @@ def check_output(path: str | os.PathLike, what: str = "The file", *, folder: boo
             f"{what} {path} cannot be written: the folder {parent} is read-only for this user. Give another path, or "
             "the right to write there."
         )
+    try:  # rights do not tell of /proc, nor root of a read-only file system
+        os.rmdir(tempfile.mkdtemp(prefix=".", dir=parent))
+    except OSError as error:
+        raise InputError(f"{what} {path} cannot be written: {error.strerror} ({parent}). Give another path.") from error
 
 
 @contextlib.contextmanager

@@ -72,8 +72,9 @@ class Limits:
         if self.below is not None:
             return f"{noun}{lower or ' '}{' on,' if self.low is not None else ','} below {_written(self.below)}"
         if kind is int or self.high is not None:
-            return f"{noun}{lower}{',' if self.above is not None else ''} {'at most' if 'above' in lower else 'to'} " + (
-                _written(high)
+            return (
+                f"{noun}{lower}{',' if self.above is not None else ''} {'at most' if 'above' in lower else 'to'} "
+                + (_written(high))
             )
         return f"{noun}{lower}" + (" on" if self.low is not None else "")
 

@@ -19,6 +19,7 @@ from compressed_lm.codecs.protocol import Codec
 from compressed_lm.codecs.sentencepiece_codec import SentencePiece
 from compressed_lm.codecs.tokenizers_codec import BPE, Tokenizers
 from compressed_lm.errors import InputError
+from compressed_lm.settings import Limits
 from compressed_lm.io import local_path, write_atomic
 
 if TYPE_CHECKING:  # a compiled codec loads without JAX
@@ -32,6 +33,11 @@ HEADER = "codec.json"
 PRETRAINED = epath.resource_path("compressed_lm") / "pretrained"
 """The codecs and the M1 that come with the package."""
 _UNBOUNDED = re.compile(r"^\s*eiw\(\s*(?:b=inf\s*,\s*v=(\d+)|v=(\d+)\s*,\s*b=inf)\s*\)\s*$")
+_WHOLE_BITS = Limits(choices=tuple(1 << bits for bits in range(1, 17)))
+_LIMITS = {(name, "v"): _WHOLE_BITS for name in (Gzip.name, StaticAC.name, AC.name, EIW.name)} | {
+    (SentencePiece.name, "v"): Limits(low=1),
+    (BPE.name, "v"): Limits(low=258),  # 256 bytes, a pair of them, and the end of a document
+}
 _RESOURCES = ("m1", "documents", "progress", "dictionary", "tokenizer")
 
 
@@ -45,7 +51,10 @@ def parse_spec(spec: str) -> tuple[str, dict[str, int | str]]:
     """
     return spelling.parse(
         _UNBOUNDED.sub(r"ac(v=\1\2)", spec),
-        {name: {k: spelling.Option(type(v), v) for k, v in _options(name).items()} for name in FAMILIES},
+        {
+            name: {k: spelling.Option(type(v), v, _LIMITS.get((name, k), Limits())) for k, v in _options(name).items()}
+            for name in FAMILIES
+        },
         noun="codec",
         example="bytes, gzip(v=256) or eiw(b=16,v=65536,align=word)",
     )

@@ -53,8 +53,8 @@ def config_from(values: Mapping[str, Any]) -> TransformerConfig:
     kind = values.get("model_type")
     if kind not in ARCHITECTURES:
         raise InputError(
-            f"A checkpoint of the architecture {kind!r} was given, which is not supported.{_meant(str(kind))} Supported: "
-            f"{', '.join(ARCHITECTURES)}. Give a checkpoint of one of them."
+            f"A checkpoint of the architecture {kind!r} was given, which is not supported.{_meant(str(kind))} "
+            f"Supported: {', '.join(ARCHITECTURES)}. Give a checkpoint of one of them."
         )
     missing = [theirs for theirs in _SIZES.values() if values.get(theirs) is None]
     if missing:

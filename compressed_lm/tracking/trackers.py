@@ -7,6 +7,8 @@ from typing import Protocol
 
 from etils import epath
 
+from compressed_lm.errors import InputError
+
 WANDB_ID = "wandb_id.txt"
 
 
@@ -40,14 +42,14 @@ class TensorBoard:
     """Writes TensorBoard event files with tensorboardX, without TensorFlow.
 
     Raises:
-        ValueError: tensorboardX is not installed.
+        InputError: tensorboardX is not installed.
     """
 
     def __init__(self, directory: str | os.PathLike):
         try:
             import tensorboardX
         except ImportError as error:
-            raise ValueError(
+            raise InputError(
                 "A TensorBoard tracker was asked for, but the package tensorboardX is not installed; "
                 "run `pip install compressed_lm[tensorboard]`."
             ) from error
@@ -81,14 +83,14 @@ class Wandb:
             run's folder and of the folder around it.
 
     Raises:
-        ValueError: wandb is not installed.
+        InputError: wandb is not installed.
     """
 
     def __init__(self, directory: str | os.PathLike, **init):
         try:
             import wandb
         except ImportError as error:
-            raise ValueError(
+            raise InputError(
                 "A Weights & Biases tracker was asked for, but the package wandb is not installed; "
                 "run `pip install compressed_lm[wandb]`."
             ) from error

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import os
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,8 +13,11 @@ from compressed_lm.errors import InputError
 from compressed_lm.models.partitioning import by_name
 from compressed_lm.training.checkpoints import folder
 from compressed_lm.training.packed import empty, write
-from compressed_lm.training.run_dir import load_run, read_record
+from compressed_lm.training.run_dir import CODEC, load_run, read_record
 from compressed_lm.weights import bitstream
+
+if TYPE_CHECKING:  # training works without the packages that codecs need
+    from compressed_lm.codecs.protocol import Codec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +92,7 @@ def pack_run(
     return rows
 
 
-def unpack_run(file: str | os.PathLike, *, out: str | os.PathLike) -> None:
+def unpack_run(file: str | os.PathLike, *, out: str | os.PathLike, codec: "Codec | None" = None) -> None:
     """Writes the run of a file that `pack_run` wrote as a folder that `load_run` opens.
 
     Its parameters are the quantised ones, in float32, bit for bit.
@@ -96,14 +100,24 @@ def unpack_run(file: str | os.PathLike, *, out: str | os.PathLike) -> None:
     Args:
         file: the file.
         out: new folder.
+        codec: the run's codec, to be saved in `codec` in it.
 
     Raises:
-        InputError: a file that `bitstream.load` refuses or that holds no run, or an `out` that is in use.
+        InputError: another codec, a file that `bitstream.load` refuses or that holds no run, or an `out` that is in use.
     """
     out = empty(out, "unpacked")
     tensors, record = bitstream.load(file)
     if "packed" not in record:
         raise InputError(f"{file} holds coded weights but no run; give a file that `compressed-lm pack` wrote.")
+    if codec is not None:
+        if codec.fingerprint != record["data"]["codec_fingerprint"]:
+            raise InputError(
+                f"The run in {file} was trained on {record['data']['codec_spec']}, and the codec {codec.spec} with "
+                "another fingerprint was given. Give the codec that it was trained with."
+            )
+        from compressed_lm import codecs
+
+        codecs.save(codec, out / CODEC)
     restored = {name: weights.pack(bitstream.unpack(t), "dense", axis=-1) for name, t in tensors.items()}
     write(out, record, restored)
 

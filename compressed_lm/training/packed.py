@@ -12,7 +12,7 @@ from compressed_lm import io, weights
 from compressed_lm.errors import InputError
 from compressed_lm.models.partitioning import by_name
 from compressed_lm.training.checkpoints import folder
-from compressed_lm.training.run_dir import CONFIG, WEIGHTS, load_run, read_record
+from compressed_lm.training.run_dir import CODEC, CONFIG, WEIGHTS, load_run, read_record
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +72,7 @@ def quantize_run(
         "next_index": run.step,
         "loss_nats_per_token": run.loss_nats_per_token,
     }
-    write(out, record, packed)
+    write(out, record, packed, source=directory)
     return matrices
 
 
@@ -107,7 +107,7 @@ def reshape_run(
         "next_index": run.step,
         "loss_nats_per_token": run.loss_nats_per_token,
     }
-    write(out, record, {name: weights.pack(w, "dense", axis=-1) for name, w in leaves.items()})
+    write(out, record, {name: weights.pack(w, "dense", axis=-1) for name, w in leaves.items()}, source=directory)
     return {name: (float(before[name].std()), float(after[name].std())) for name in before}
 
 
@@ -120,7 +120,21 @@ def empty(out: str | os.PathLike, what: str):
     return out
 
 
-def write(out, record: dict, packed: dict[str, weights.PackedTensor]) -> None:
-    """Writes the folder of a packed run: its record, with the entry "packed", and all of its parameters."""
+def write(
+    out, record: dict, packed: dict[str, weights.PackedTensor], *, source: str | os.PathLike | None = None
+) -> None:
+    """Writes the folder of a packed run: its record, with the entry "packed", and all of its parameters. A run that was
+    made out of another one, `source`, keeps its codec."""
+    if source is not None:
+        copy_codec(source, out)
     weights.save_packed(out / WEIGHTS, packed)
     io.write_atomic(out / CONFIG, json.dumps(record, indent=2) + "\n")
+
+
+def copy_codec(source: str | os.PathLike, out: str | os.PathLike) -> None:
+    """Copies the codec in the folder of a run, where there is one, to the folder of a run that was made out of it."""
+    source, target = folder(source) / CODEC, folder(out) / CODEC
+    if source.exists() and not target.exists():
+        target.mkdir(parents=True)
+        for path in source.iterdir():
+            (target / path.name).write_bytes(path.read_bytes())

@@ -20,6 +20,8 @@ from compressed_lm.training.mesh import shardings
 from compressed_lm.training.step import Start
 
 CONFIG, CHECKPOINTS, METRICS, WEIGHTS = "config.json", "checkpoints", "metrics.jsonl", "weights.clw"
+CODEC = "codec"
+"""Folder of a run in which the codec of an imported model is, and of the runs that were made out of it."""
 
 
 @dataclasses.dataclass(frozen=True)

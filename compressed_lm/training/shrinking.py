@@ -199,7 +199,8 @@ def shrink_run(
             "next_index": result.step,
             "loss_nats_per_token": result.loss_nats_per_token,
         }
-        packed.write(out, record, {name: weights.pack(x, "dense", axis=-1) for name, x in by_name(params).items()})
+        stored = {name: weights.pack(x, "dense", axis=-1) for name, x in by_name(params).items()}
+        packed.write(out, record, stored, source=directory)
     return found
 
 

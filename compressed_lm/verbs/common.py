@@ -3,7 +3,6 @@
 import sys
 
 from compressed_lm import io
-from compressed_lm.errors import InputError
 
 GIN = "config.gin"
 """The resolved configuration in the folder of a run."""
@@ -30,18 +29,6 @@ def load_codec(directory: str):
     from compressed_lm import codecs
 
     return codecs.Bytes() if directory == "bytes" else codecs.load(directory)
-
-
-def mesh_shape(arguments):
-    """Returns the sizes of the mesh axes, or None."""
-    if not arguments.mesh:
-        return None
-    try:
-        return tuple(int(size) for size in arguments.mesh.split(","))
-    except ValueError:
-        raise InputError(
-            f"--mesh {arguments.mesh} was given; three whole numbers for data,fsdp,tensor were expected, such as 4,2,1."
-        ) from None
 
 
 def validation(folder: str | None, model_config, store, train_config, mesh):

@@ -8,7 +8,7 @@ import sys
 
 from compressed_lm import io
 from compressed_lm.errors import InputError
-from compressed_lm.verbs.common import GIN, configure, load_codec, mesh_shape, messages, validation
+from compressed_lm.verbs.common import GIN, configure, load_codec, messages, validation
 
 
 def doctor(arguments) -> int:
@@ -78,7 +78,7 @@ def train(arguments):
     from compressed_lm.corpora.store import TokenStore
     from compressed_lm.models import model_vocab_size
     from compressed_lm.tracking import TensorBoard, Wandb
-    from compressed_lm.training import make_mesh, train
+    from compressed_lm.training import make_mesh, packed, train
     from compressed_lm.training.checkpoints import folder, write
     from compressed_lm.training.durations import rates
 
@@ -90,7 +90,7 @@ def train(arguments):
         model, start = _started_from(arguments.start, store)
     else:
         model = configuration.model(model_vocab_size(store.vocab_size))
-    out, mesh = folder(arguments.out), mesh_shape(arguments)
+    out, mesh = folder(arguments.out), arguments.mesh
     table = distributed.startup_table(make_mesh(mesh))
     if jax.process_index() == 0:
         print(table, flush=True)
@@ -100,14 +100,13 @@ def train(arguments):
     with contextlib.ExitStack() as stack:
 
         def accepted():
-            try:
-                trackers.extend([TensorBoard(out / "tensorboard")] if arguments.tensorboard else [])
-                trackers.extend([Wandb(out, project=arguments.wandb)] if arguments.wandb else [])
-            except ValueError as error:  # the package is not installed
-                raise InputError(str(error)) from None
+            trackers.extend([TensorBoard(out / "tensorboard")] if arguments.tensorboard else [])
+            trackers.extend([Wandb(out, project=arguments.wandb)] if arguments.wandb else [])
             for tracker in trackers:
                 stack.callback(tracker.close)
             write(out / GIN, resolved)
+            if arguments.start:
+                packed.copy_codec(arguments.start, out)
 
         result = train(
             config,
@@ -121,7 +120,7 @@ def train(arguments):
             # Unless the user chose a place: a restart then begins at once.
             compilation_cache=None if os.environ.get("JAX_COMPILATION_CACHE_DIR") else out / "compiled",
             hang_seconds=arguments.hang_seconds,
-            profile_steps=_pair(arguments.profile, "--profile") if arguments.profile else None,
+            profile_steps=arguments.profile,
             debug=arguments.debug,
             accepted=accepted,
         )
@@ -192,19 +191,8 @@ def _dry_run(arguments):
             "names its codec (--gin runs/paper_bytes.gin), or --set 'data.codec=eiw(b=16,v=65536)'."
         )
     model = configuration.model(model_vocab_size(vocab_size))
-    mesh = make_mesh(mesh_shape(arguments), devices=devices)
+    mesh = make_mesh(arguments.mesh, devices=devices)
     show(dry_run(configuration.train(), model, eod_id=vocab_size, mesh=mesh, **known))
-
-
-def _pair(text, option):
-    """Returns two whole numbers written as "100,110"."""
-    try:
-        first, last = map(int, text.split(","))
-        return first, last
-    except ValueError:
-        raise InputError(
-            f"{option} {text} was given; the first and the last step were expected, such as 100,110."
-        ) from None
 
 
 def sweep(arguments) -> int:
@@ -228,7 +216,7 @@ def sweep(arguments) -> int:
         gin_files=arguments.gin or arguments.gin_default,
         max_bytes=arguments.max_bytes,
         validation_bytes=arguments.validation_bytes,
-        mesh_shape=mesh_shape(arguments),
+        mesh_shape=arguments.mesh,
         say=say,
     )
     if arguments.dry_run:

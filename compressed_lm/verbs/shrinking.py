@@ -2,7 +2,7 @@
 
 from compressed_lm import io
 from compressed_lm.errors import InputError
-from compressed_lm.verbs.common import GIN, configure, mesh_shape, validation
+from compressed_lm.verbs.common import GIN, configure, validation
 
 
 def shrink(arguments):
@@ -20,7 +20,7 @@ def shrink(arguments):
             "which --keep and --aspect give."
         )
     resolved = configure(arguments)
-    store, config, mesh = TokenStore.open(arguments.tokens), configuration.train(), mesh_shape(arguments)
+    store, config, mesh = TokenStore.open(arguments.tokens), configuration.train(), arguments.mesh
     shrink = Shrink(
         keep=arguments.keep,
         method=arguments.method,

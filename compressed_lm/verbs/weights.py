@@ -5,7 +5,7 @@ import math
 import pathlib
 
 from compressed_lm import io
-from compressed_lm.verbs.common import messages
+from compressed_lm.verbs.common import load_codec, messages
 
 
 def quantize(arguments):
@@ -78,7 +78,8 @@ def unpack(arguments):
     """Writes the run of a packed file as a folder."""
     from compressed_lm.training import bitstreams
 
-    bitstreams.unpack_run(arguments.file, out=arguments.out)
+    codec = load_codec(arguments.codec) if arguments.codec else None
+    bitstreams.unpack_run(arguments.file, out=arguments.out, codec=codec)
     print(f"{arguments.out}: the quantised weights in float32; evaluate and generate take it like any run.")
 
 

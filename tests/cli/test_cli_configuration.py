@@ -11,7 +11,8 @@ from compressed_lm.errors import InputError
 def test_scopes_and_plain_strings():
     """Unquoted strings bind, a scope overrides the general setting, and keyword overrides win."""
     configuration.load(
-        [], ["train.steps=500", "train.optimizer=muon", "m1/train.steps=7", "model.size=nano", "m1/model.d_ff=96"],
+        [],
+        ["train.steps=500", "train.optimizer=muon", "m1/train.steps=7", "model.size=nano", "m1/model.d_ff=96"],
         scopes=["m1"],
     )
     assert (configuration.train().steps, configuration.train("m1").steps) == (500, 7)
