@@ -64,7 +64,7 @@ class Limits:
         if kind is bool:
             return "true or false (also yes, no, on, off, 1, 0)"
         if kind not in (int, float):
-            return "text"
+            return "text" if kind is str else f"a {kind.__name__}"
         noun, (low, high) = ("a whole number" if kind is int else "a number"), self._range(kind)
         lower = f" above {_written(self.above)}" if self.above is not None else ""
         if not lower and (kind is int or self.low is not None):
@@ -117,7 +117,7 @@ def checked(name: str, value, kind: type, limits: Limits = _NO_LIMITS):
     Args:
         name: of the setting, for messages.
         value: as given.
-        kind: int, float, bool, str, a tuple of one of them (`tuple[str, ...]`), or a union with None or of two.
+        kind: int, float, bool, str, another class, a tuple of one of them (`tuple[str, ...]`), or a union.
         limits: what values it may have.
 
     Raises:
@@ -182,6 +182,8 @@ def _read(value, kind):
         return BOOLEANS.get(word, _WRONG)
     if kind is str:
         return value if isinstance(value, str) else _WRONG
+    if kind not in (int, float):
+        return value if isinstance(value, kind) else _WRONG
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         return _WRONG
     if kind is int:

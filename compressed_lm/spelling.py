@@ -79,8 +79,8 @@ def did_you_mean(given: str, known: Iterable[str]) -> str:
     """Returns " Did you mean x?", x being the known name that differs by a slip or two; "" if none does.
 
     A slip is a letter that is missing, added, another one or swapped with its neighbour; a name may have one for every
-    three letters. A short form for a long one (cos for cosine), or the reverse, is one slip. Names with other digits are
-    other things (mxfp8 and mxfp4, 30m and 3m), never slips of each other.
+    three letters. A short form for a long one (cos for cosine), or the reverse, is one slip. Names with other digits
+    are other things (mxfp8 and mxfp4, 30m and 3m), never slips of each other.
     """
     slips = [(_slips(given.lower(), name.lower()), name) for name in known if _same_digits(given, name)]
     best, name = min(slips, default=(1, ""), key=lambda pair: pair[0])

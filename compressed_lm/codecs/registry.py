@@ -19,8 +19,8 @@ from compressed_lm.codecs.protocol import Codec
 from compressed_lm.codecs.sentencepiece_codec import SentencePiece
 from compressed_lm.codecs.tokenizers_codec import BPE, Tokenizers
 from compressed_lm.errors import InputError
-from compressed_lm.settings import Limits
 from compressed_lm.io import local_path, write_atomic
+from compressed_lm.settings import Limits
 
 if TYPE_CHECKING:  # a compiled codec loads without JAX
     from compressed_lm.codecs.m1 import M1

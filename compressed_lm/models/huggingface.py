@@ -99,14 +99,14 @@ def config_from(values: Mapping[str, Any]) -> TransformerConfig:
 
 
 def _meant(kind):
-    """Returns " Did you mean x?" where a name is that of an architecture but for case, punctuation and a letter left
-    out. Anything else may be another architecture: gpt_neo, mixtral and llama4 are."""
+    """Returns " Did you mean x?" where a name is that of an architecture but for case, punctuation and an inner letter
+    left out. Anything else may be another architecture: gpt_neo, mixtral and llama4 are."""
 
     def plain(name):
         return "".join(c for c in name.lower() if c.isalnum())
 
     for known in map(plain, ARCHITECTURES):
-        shorter = {known[:i] + known[i + 1 :] for i, letter in enumerate(known) if letter.isalpha()}
+        shorter = {known[:i] + known[i + 1 :] for i in range(1, len(known) - 1) if known[i].isalpha()}
         if plain(kind) in {known} | shorter:
             return f" Did you mean {next(name for name in ARCHITECTURES if plain(name) == known)}?"
     return ""

@@ -103,7 +103,8 @@ def unpack_run(file: str | os.PathLike, *, out: str | os.PathLike, codec: "Codec
         codec: the run's codec, to be saved in `codec` in it.
 
     Raises:
-        InputError: another codec, a file that `bitstream.load` refuses or that holds no run, or an `out` that is in use.
+        InputError: another codec, a file that `bitstream.load` refuses or that holds no run, or an `out` that is in
+            use.
     """
     out = empty(out, "unpacked")
     tensors, record = bitstream.load(file)

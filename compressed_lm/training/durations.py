@@ -23,7 +23,7 @@ FIELDS = ("steps", "warmup_steps", "log_every", "checkpoint_every", "keep_every"
 UNITS = "steps, % (of the steps), tokens, bytes (kB, MB, GB, TB) or epochs"
 _PREFIXES = {"": 1, "k": 10**3, "K": 10**3, "M": 10**6, "G": 10**9, "B": 10**9, "T": 10**12}
 _DURATION = re.compile(
-    r"(?P<number>\d[\d_,]*(?:\.\d+)?(?:e\+?\d{1,2})?)\s*"
+    r"(?P<number>\d[\d_,]{0,39}(?:\.\d{1,39})?(?:e\+?\d{1,2})?)\s*"
     r"(?:(?P<percent>%)|(?P<prefix>[kKMGBT]?)\s*(?P<unit>steps?|tokens?|bytes?|epochs?)|(?P<scale>[kKMGT])B|)"
 )
 

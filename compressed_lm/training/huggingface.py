@@ -19,7 +19,7 @@ from compressed_lm.models.safetensors_files import Tensors, write_tensors
 from compressed_lm.training import packed
 from compressed_lm.training.checkpoints import folder
 from compressed_lm.training.config import TrainConfig
-from compressed_lm.training.run_dir import CODEC, Run, load_run, read_record
+from compressed_lm.training.run_dir import CODEC, Run, load_run, own_codec, read_record
 
 if TYPE_CHECKING:  # training works without the packages that codecs need
     from compressed_lm.codecs.protocol import Codec
@@ -118,7 +118,7 @@ def export_run(
         file_bytes: most bytes of a file of tensors.
 
     Returns:
-        The content of config.json, under "files" the names of all files, and under "has_codec" whether a codec was found.
+        The content of config.json, under "files" the names of all files, and under "has_codec" whether there was one.
 
     Raises:
         InputError: no run, one whose model no architecture expresses, another codec, or an `out` that is in use.
@@ -129,8 +129,8 @@ def export_run(
     out, directory = pathlib.Path(os.path.realpath(packed.empty(out, "exported"))), folder(directory)
     if file_bytes < 1:
         raise InputError(f"file_bytes={file_bytes} was given; expected a positive number of bytes.")
-    if codec is None and (directory / CODEC).exists():
-        codec = codecs.load(directory / CODEC)
+    if codec is None and (own := own_codec(directory)):
+        codec = codecs.load(own)
     run = load_run(directory, codec=codec)
     config, tokenizer = run.model_config, codecs.tokenizer_files(codec) if codec else None
     known = {k: v for k, v in read_record(directory).get("imported", {}).items() if v is not None and k in _KEPT[1:]}

@@ -12,7 +12,7 @@ from compressed_lm import io, weights
 from compressed_lm.errors import InputError
 from compressed_lm.models.partitioning import by_name
 from compressed_lm.training.checkpoints import folder
-from compressed_lm.training.run_dir import CODEC, CONFIG, WEIGHTS, load_run, read_record
+from compressed_lm.training.run_dir import CODEC, CONFIG, WEIGHTS, load_run, own_codec, read_record
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,8 +133,8 @@ def write(
 
 def copy_codec(source: str | os.PathLike, out: str | os.PathLike) -> None:
     """Copies the codec in the folder of a run, where there is one, to the folder of a run that was made out of it."""
-    source, target = folder(source) / CODEC, folder(out) / CODEC
-    if source.exists() and not target.exists():
+    own, target = own_codec(source), folder(out) / CODEC
+    if own and not target.exists():
         target.mkdir(parents=True)
-        for path in source.iterdir():
+        for path in own.iterdir():
             (target / path.name).write_bytes(path.read_bytes())

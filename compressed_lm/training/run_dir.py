@@ -188,6 +188,13 @@ def claim(directory: epath.Path, record: dict) -> None:
         write(directory / CONFIG, json.dumps(record, indent=2) + "\n")
 
 
+def own_codec(directory: str | os.PathLike) -> epath.Path | None:
+    """Returns the folder of the codec that an imported run, or one that was made out of it, holds."""
+    directory = folder(directory)
+    read_record(directory)  # tells of a bucket that cannot be reached
+    return directory / CODEC if (directory / CODEC).exists() else None
+
+
 def read_record(directory: epath.Path) -> dict | None:
     """Returns the record of the run in a folder, or None if there is none."""
     try:

@@ -152,7 +152,7 @@ def shrink_run(
     if "shrunk" not in (read_record(out) or {"shrunk"}):
         raise InputError(f"{out} holds a run that was not made by shrinking one; give another `out` folder.")
     small = shape(run.model_config, shrink)
-    kept, save = None, accepted
+    eval_fn, kept, save = eval_fn_of(small), None, accepted
     if shrink.selects:
         kept, write_selection = _chosen(run, store, shrink, config, small, path=out / SELECTION, progress=progress)
 
@@ -161,7 +161,6 @@ def shrink_run(
             write_selection()
 
     start = start_of(run.params, run.model_config, shrink, config, kept)
-    eval_fn = eval_fn_of(small)
     result = train(
         config,
         small,

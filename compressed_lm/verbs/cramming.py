@@ -131,11 +131,9 @@ def _model(arguments):
     """Returns the frozen model of --model, its codec, and the tokens of the rows it was trained on."""
     from compressed_lm.cramming import FrozenModel
     from compressed_lm.training import load_run
-    from compressed_lm.training.checkpoints import folder
-    from compressed_lm.training.huggingface import CODEC
+    from compressed_lm.training.run_dir import own_codec
 
-    own = folder(arguments.model) / CODEC
-    codec = load_codec(arguments.codec or (str(own) if own.exists() else "bytes"))
+    codec = load_codec(arguments.codec or str(own_codec(arguments.model) or "bytes"))
     run = load_run(arguments.model, codec=codec)
     return FrozenModel.from_run(run), codec, run.train_config.seq_len
 

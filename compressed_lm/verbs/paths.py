@@ -43,10 +43,11 @@ def check(arguments) -> None:
 
 def _checked(value: str, what: str, kind: str, verb: str) -> str:
     if kind == CORPUS:
-        if found := _URL.search(value):
-            io.local_path(value[found.start() :], f"In {what},")
+        found = _URL.search(value)
+        if found or not value:
+            io.local_path(value[found.start() :] if found else value, f"In {what}," if found else what)
         return value
-    if io.scheme(value) == "gs" and (kind == RUN or (verb, what) == ("train", "--out")):
+    if io.scheme(value) == "gs" and len(value) > len("gs://") and (kind == RUN or (verb, what) == ("train", "--out")):
         return value
     path = io.local_path(value, what)
     if kind in (WRITTEN, FOLDER):

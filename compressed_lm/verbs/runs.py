@@ -62,7 +62,7 @@ def train_m1(arguments):
 
 def train(arguments):
     """Trains a model, or tells what training it would need."""
-    if arguments.dry_run or arguments.tpu:
+    if arguments.dry_run or arguments.tpu is not None:
         return _dry_run(arguments)
     if not arguments.tokens or not arguments.out:
         raise InputError("train was given no --tokens or no --out: both are needed, but for a --dry_run.")
@@ -164,7 +164,7 @@ def _started_from(directory, store):
 def _dry_run(arguments):
     """Prints what a run would need."""
     devices = None
-    if arguments.tpu:
+    if arguments.tpu is not None:
         from compressed_lm.training.topologies import tpu_devices
 
         devices = tpu_devices(arguments.tpu)
