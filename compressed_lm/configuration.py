@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import gin
 
+from compressed_lm import io
 from compressed_lm.errors import InputError
 from compressed_lm.models import TransformerConfig, model_config
 from compressed_lm.spelling import did_you_mean
@@ -81,7 +82,12 @@ def register(name: str, cls: type) -> type:
 def find(path: str) -> pathlib.Path:
     """The gin file at a path, or of that name under `gin_configs/` of the package. Raises InputError with the names
     there are."""
-    candidates = [pathlib.Path(path), GIN_FILES.parent / path, GIN_FILES / path, GIN_FILES / f"{path}.gin"]
+    candidates = [
+        io.local_path(path, "The gin file"),
+        GIN_FILES.parent / path,
+        GIN_FILES / path,
+        GIN_FILES / f"{path}.gin",
+    ]
     for candidate in candidates:
         if candidate.is_file():
             return candidate
