@@ -122,7 +122,7 @@ def test_fingerprint_follows_the_content(folder):
     [
         (
             "jsn:x.json",
-            r"'jsn:x.json' was given, and a corpus is one of installed_docs, json:GLOB.*Did you mean json\?",
+            r"'jsn:x.json' was given, and a corpus is one of installed_docs, json:PATH.*Did you mean json\?",
         ),
         ("installed_doc", r"Did you mean installed_docs\?"),
         ("data/*.json", r"For files write json:data/\*.json or text:data/\*.json"),
