@@ -158,7 +158,7 @@ def _parser() -> argparse.ArgumentParser:
         "encode and decode files and compare, or check a token store's shards",
         "compressed-lm verify book.txt --codec codecs/eiw16",
     )
-    verify.add_argument("paths", nargs="+", help="files to take through the codec and back, or folders of token stores")
+    verify.add_argument("paths", nargs="+", help="files to take through the codec and back (- for stdin), or stores")
     verify.add_argument("--codec", help="codec directory, for files")
 
     compress = verb(
@@ -349,7 +349,7 @@ def _parser() -> argparse.ArgumentParser:
         "fit a scaling law to a table of runs, with intervals and a report",
         "compressed-lm fit runs.csv --law tanh --report out.html",
     )
-    fit.add_argument("runs", nargs="+", help="CSV, JSON or JSON lines, a row per run")
+    fit.add_argument("runs", nargs="+", help="CSV, JSON or JSON lines, a row per run; - for the standard input")
     fit.add_argument(
         "--law",
         default="chinchilla",

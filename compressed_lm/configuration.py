@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 import gin
 
-from compressed_lm import settings
+from compressed_lm import io, settings
 from compressed_lm.errors import InputError
 from compressed_lm.models import TransformerConfig, model_config
 from compressed_lm.models.sizes import SIZES
@@ -112,7 +112,12 @@ def _bound(name: str, scope: str = "") -> dict:
 def find(path: str) -> pathlib.Path:
     """The gin file at a path, or of that name under `gin_configs/` of the package. Raises InputError with the names
     there are."""
-    candidates = [pathlib.Path(path), GIN_FILES.parent / path, GIN_FILES / path, GIN_FILES / f"{path}.gin"]
+    candidates = [
+        io.local_path(path, "The gin file"),
+        GIN_FILES.parent / path,
+        GIN_FILES / path,
+        GIN_FILES / f"{path}.gin",
+    ]
     for candidate in candidates:
         if candidate.is_file():
             return candidate

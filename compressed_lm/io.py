@@ -1,8 +1,8 @@
 """Files of users: which paths are accepted, and how a file is replaced.
 
 A path with a scheme, such as gs://bucket/x, is refused: without a storage layer `pathlib` would turn it into the local
-folder `gs:`. `-` is the standard input or output. A pipe, a device or a socket is written into, the target of a symbolic
-link is replaced, and a regular file is replaced at once or not at all.
+folder `gs:`. `-` is the standard input or output. A pipe, a device or a socket is written into, the target of a
+symbolic link is replaced, and a regular file is replaced at once or not at all.
 """
 
 import contextlib
@@ -24,11 +24,8 @@ STANDARD = "-"
 """The path of the standard input and of the standard output."""
 
 _COPY = {
-    "gs": "gcloud storage cp -r",
-    "s3": "aws s3 cp --recursive",
-    "hdfs": "hdfs dfs -get or -put",
-    "http": "curl -O",
-    "https": "curl -O",
+    **{"gs": "gcloud storage cp -r", "s3": "aws s3 cp --recursive", "hdfs": "hdfs dfs -get or -put"},
+    **dict.fromkeys(("http", "https"), "curl -O"),
 }
 _NAME_BYTES = 100  # of a file's name that its temporary file has in its own name, so that this is not too long
 
@@ -69,8 +66,8 @@ def local_path(path: str | os.PathLike, what: str = "The path") -> pathlib.Path:
 def matching(pattern: str | os.PathLike) -> list[pathlib.Path]:
     """The paths that a pattern names, sorted: the one of this very name, else those that it matches as a glob.
 
-    Folders of the pattern that exist by their names are taken by these, too: the brackets of `runs[1]/*.jsonl` are those
-    of the folder `runs[1]`, where there is one. `**` crosses folders.
+    Folders that exist by their names are taken by these, too: the brackets of `runs[1]/*.jsonl` are those of the folder
+    `runs[1]`, where there is one. `**` crosses folders.
     """
     parts = pathlib.Path(pattern).parts
     n = next((n for n in range(len(parts), 0, -1) if os.path.lexists(os.path.join(*parts[:n]))), 0)

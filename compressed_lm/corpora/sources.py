@@ -109,13 +109,13 @@ def open_corpus(spec: str, *, validation: str | None = None, data_dir: str | Non
     except ImportError as error:
         raise InputError(
             f"The corpus {spec} is read through seqio and TensorFlow, which could not be imported ({error}). Install "
-            "them with `pip install 'compressed_lm[corpora]'`, or name a corpus of files (json:GLOB, text:GLOB)."
+            "them with `pip install 'compressed_lm[corpora]'`, or name a corpus of files (json:PATH, text:PATH)."
         ) from error
     return seqio_corpus.open_tfds(rest, data_dir=data_dir) if scheme == "tfds" else seqio_corpus.open_task(rest)
 
 
 def _unknown(spec: str, scheme: str) -> str:
-    known = "installed_docs, json:GLOB, text:GLOB, store:DIR, tfds:NAME, seqio:TASK, mix:SPEC,SPEC"
+    known = "installed_docs, json:PATH, text:PATH, store:DIR, tfds:NAME, seqio:TASK, mix:SPEC,SPEC"
     if any(sign in scheme for sign in "/.*"):
         hint = f" For files write json:{spec} or text:{spec}."
     else:

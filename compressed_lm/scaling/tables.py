@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import pathlib
 from collections.abc import Mapping
 from io import BytesIO
 
@@ -34,7 +33,7 @@ def read_table(path: str) -> pd.DataFrame:
         ".json": pd.read_json,
         ".jsonl": lambda file: pd.read_json(file, lines=True),
     }
-    ending = pathlib.Path(path).suffix.lower()
+    ending = io.local_path(path, "The table of runs").suffix.lower()
     streamed = io.is_stream(path)
     if ending not in readers and not streamed:
         raise ValueError(

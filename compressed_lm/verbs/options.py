@@ -9,8 +9,8 @@ from compressed_lm import settings
 MAX_DEVICES = 4096  # that a CPU is split into; each has threads of its own
 
 CORPUS_HELP = (
-    "source of documents: installed_docs (documentation of the installed packages), json:GLOB (C4-style JSON "
-    "lines, plain or .gz), text:GLOB (a file a document), "
+    "source of documents: installed_docs (documentation of the installed packages), json:PATH (C4-style JSON "
+    "lines) and text:PATH (a file a document), PATH being a file or a glob, plain or compressed by gzip, bzip2 or xz, "
     "store:DIR (a token store of raw bytes), tfds:c4/en:3.1.0, seqio:TASK, mix:8*SPEC,SPEC (several, with weights)"
 )
 

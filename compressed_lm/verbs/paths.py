@@ -6,10 +6,8 @@ from compressed_lm import io
 
 READ, WRITTEN, FOLDER, RUN, CORPUS = "file or folder to read", "file to write", "folder to write", "run", "corpus"
 ARGUMENTS = {
-    **dict.fromkeys(
-        ("input", "paths", "text", "file", "runs", "gin", "codec", "m1", "tokens", "validation_tokens"), READ
-    ),
-    **dict.fromkeys(("train_tokens", "store", "folder", "run_dir"), READ),
+    **dict.fromkeys(("input", "paths", "text", "file", "runs", "folder", "run_dir", "store"), READ),
+    **dict.fromkeys(("gin", "codec", "m1", "tokens", "validation_tokens", "train_tokens"), READ),
     **dict.fromkeys(("output", "table", "report"), WRITTEN),
     "out": FOLDER,
     **dict.fromkeys(("run", "start", "model"), RUN),
@@ -34,7 +32,7 @@ def check(arguments) -> None:
         given = getattr(arguments, name, None)
         if given is None:
             continue
-        what = name if name in _POSITIONAL else f"--{name}"
+        what = name if name in _POSITIONAL or (arguments.verb, name) == ("build-codec", "codec") else f"--{name}"
         several = isinstance(given, list)
         kind = WRITTEN if name == "out" and arguments.verb in FILES else kind
         found = [_checked(value, what, kind, arguments.verb) for value in (given if several else [given])]
