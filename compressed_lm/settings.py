@@ -76,7 +76,7 @@ class Limits:
                 f"{noun}{lower}{',' if self.above is not None else ''} {'at most' if 'above' in lower else 'to'} "
                 + (_written(high))
             )
-        return f"{noun}{lower}" + (" on" if self.low is not None else "")
+        return f"{noun}{lower}" + (" on" if self.low is not None else "") if lower else "a finite number"
 
 
 _NO_LIMITS = Limits()

@@ -1,10 +1,12 @@
 """From the words of a command line to a fit and its report."""
 
+import math
 import warnings
 from collections.abc import Callable, Sequence
 
 import pandas as pd
 
+from compressed_lm.errors import InputError
 from compressed_lm.io import check_output
 from compressed_lm.scaling.bootstrap import bootstrap
 from compressed_lm.scaling.capacity import effective_bits, sparsity_gmse
@@ -100,6 +102,8 @@ def _pairs(words: Sequence[str], what: str) -> list[tuple[str, str]]:
 
 def _number(name: str, value: str) -> float:
     try:
-        return float(value)
+        if math.isfinite(number := float(value)):
+            return number
     except ValueError:
-        raise ValueError(f"{name}={value} was given. Expected a number, or free.") from None
+        pass
+    raise InputError(f"{name}={value} was given. Expected a finite number, or free.")

@@ -162,7 +162,8 @@ def test_a_folder_or_device_is_no_gin_file(tmp_path):
 @pytest.mark.parametrize(
     "given, known, meant",
     [("stepz", "steps", True), ("trian", "train", True), ("cos", "cosine", True), ("int4", "int", True),
-     ("3M", "3m", True), ("gpt2", "gpt_neox", False), ("mamba", "llama", False), ("gemma", "llama", False), ("mxfp8", "mxfp4", False),
+     ("3M", "3m", True), ("gpt2", "gpt_neox", False), ("mamba", "llama", False), ("gemma", "llama", False),
+     ("mxfp8", "mxfp4", False),
      ("30m", "3m", False), ("zstd", "gzip", False), ("lamb", "adamw", False)],
 )  # fmt: skip
 def test_only_slips_of_the_keyboard_are_suggested(given, known, meant):
