@@ -106,4 +106,4 @@ def _number(name: str, value: str) -> float:
             return number
     except ValueError:
         pass
-    raise InputError(f"{name}={value} was given. Expected a finite number, or free.")
+    raise InputError(f"{name}={value} was given. Expected a number, or free.")
