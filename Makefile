@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-TPU := $(VENV)/.tpu
+TPU := $(VENV)/tpu/.ready
 TORCH := $(VENV)/.torch
 
 .PHONY: demo test fast-test bench notebooks lint format doctor clean
@@ -48,10 +48,13 @@ $(READY): setup.py
 	$(BIN)/python -m pip install --quiet --editable '.[corpora,tensorboard,hf,dev]'
 	@touch $(READY)
 
-# The compiler for TPUs, which tests need and nothing else here; there is one for Linux on x86 only.
+# The compiler for TPUs, which tests of dry runs need; there is one for Linux on x86 only. It stands in a folder of its
+# own, where they find it: in site-packages every program that uses JAX would load it, and print its complaints.
+LIBTPU := from importlib.metadata import requires; print(*[r.split(";")[0] for r in requires("jax") if r.startswith("libtpu")])
 $(TPU): $(READY)
-	$(BIN)/python -m pip install --quiet --editable '.[tpu]' || echo "no libtpu for this machine: its tests are skipped"
-	@touch $(TPU)
+	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(dir $(TPU)) "$$($(BIN)/python -c '$(LIBTPU)')" \
+	  || echo "no libtpu for this machine: its tests are skipped"
+	@mkdir -p $(dir $(TPU)) && touch $(TPU)
 
 # PyTorch and transformers, which models are compared with.
 $(TORCH): $(READY)

@@ -1,20 +1,14 @@
 """`compressed-lm VERB`: parses, binds gin, calls one function."""
 
 import argparse
-import glob
 import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
 
-from compressed_lm.errors import InputError
-from compressed_lm.verbs import cramming_lines, options, run_lines, runs, text
+from compressed_lm.verbs import cramming_lines, failures, options, paths, run_lines, runs, sweep_lines, text
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-if not glob.glob("/dev/accel*") and not glob.glob("/dev/vfio/*"):
-    # Without a TPU, libtpu (installed for dry runs) would complain that it cannot find out which one this is.
-    os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
-    os.environ.setdefault("TPU_ACCELERATOR_TYPE", "v5litepod-4")
 
 CODEC_DIR_HELP = (
     "codec directory, dictionary file, or a codec that comes with the package (pieces16-en, eiw16-en, eiw16-word-en)"
@@ -26,35 +20,34 @@ CODEC_HELP = (
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one verb. Returns the exit status: 0, or 2 after an error that the message explains."""
+    """Runs one verb. Returns the exit status: 0, 2 after an error that the message explains, 130 after Ctrl-C."""
     parser = _parser()
     arguments = parser.parse_args(argv)
     logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax logs the traceback of what it raises
+    status = 2
     try:
+        paths.check(arguments)
         if getattr(arguments, "devices", None):
             from compressed_lm.training import use_cpu_devices
 
             use_cpu_devices(arguments.devices)
         return arguments.function(arguments) or 0
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
     except BrokenPipeError:  # whoever read the output has seen enough, such as `head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would say so once more at its end
-    except OSError as error:
+    except KeyboardInterrupt:
         print(
-            f"error: {error.strerror or error}{f' ({error.filename})' if error.filename else ''}. Finished "
-            "shards, checkpoints and files are untouched; run the same command again.",
-            file=sys.stderr,
+            "Interrupted. Finished shards, checkpoints and files are kept: the same command goes on.", file=sys.stderr
         )
-    except ValueError as error:
-        from compressed_lm.coding.range_coder import CorruptStream
-
-        if not isinstance(error, CorruptStream):
+        status = 130
+    except Exception as error:
+        message = failures.explain(error)
+        if message is None:
+            error.add_note(failures.REPORT)
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {message}", file=sys.stderr)
     if "compressed_lm.training.processes" in sys.modules:
-        sys.modules["compressed_lm.training.processes"].leave(2)  # or the other processes of a run would wait for it
-    return 2
+        sys.modules["compressed_lm.training.processes"].leave(status)  # or a run's other processes would wait for it
+    return status
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -73,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
             epilog=f"example: {example}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        sub.set_defaults(function=function)
+        sub.set_defaults(function=function, verb=name)
         return sub
 
     verb(
@@ -106,7 +99,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     options.corpus(train_m1)
     train_m1.add_argument("--out", required=True, help="folder of the run; m1.npz in it is the exact model")
-    train_m1.add_argument("--max_bytes", type=int, help="most bytes of text to use")
+    train_m1.add_argument("--max_bytes", type=options.count_of_bytes(), help="most bytes of text to use")
     options.training(train_m1)
 
     build = verb(
@@ -120,7 +113,10 @@ def _parser() -> argparse.ArgumentParser:
     build.add_argument("--m1", help="folder of `train-m1`, or pretrained, for ac and eiw")
     options.corpus(build)
     build.add_argument(
-        "--max_bytes", type=int, default=8_000_000, help="most bytes of text to learn from (default %(default)s)"
+        "--max_bytes",
+        type=options.count_of_bytes(),
+        default=8_000_000,
+        help="most bytes of text to learn from (default %(default)s)",
     )
 
     compile_ = verb(
@@ -130,15 +126,15 @@ def _parser() -> argparse.ArgumentParser:
         "compressed-lm compile --m1 runs/m1 --b 16 --out eiw16.clmd",
     )
     compile_.add_argument("--m1", required=True, help="folder of `train-m1`, or pretrained (only with --rounds 0)")
-    compile_.add_argument("--b", type=int, default=16, help="bits of a window (default %(default)s)")
-    compile_.add_argument("--v", type=int, help="vocabulary (default: one token a window, 2**b)")
+    compile_.add_argument("--b", type=options.whole(8, 16), default=16, help="bits of a window (default %(default)s)")
+    compile_.add_argument("--v", type=options.whole(2, 65536), help="vocabulary (default: one token a window, 2**b)")
     compile_.add_argument("--align", default="none", help="none, or word: no window runs over the start of a word")
     compile_.add_argument(
         "--fill", default="node", help="node (windows of equal information) or best (the 2**b likeliest strings)"
     )
     compile_.add_argument(
         "--rounds",
-        type=int,
+        type=options.whole(),
         default=0,
         help="train M1 on from the starts of its own windows and compile again, so often (default %(default)s)",
     )
@@ -152,8 +148,8 @@ def _parser() -> argparse.ArgumentParser:
         "compressed-lm decode book.clm book.txt --codec codecs/eiw16",
     )
     for sub in (encode, decode):
-        sub.add_argument("input", help="file to read")
-        sub.add_argument("output", help="file to write")
+        sub.add_argument("input", help="file to read, or - for the standard input")
+        sub.add_argument("output", help="file to write, or - for the standard output")
         sub.add_argument("--codec", required=True, help=CODEC_DIR_HELP)
 
     verify = verb(
@@ -162,7 +158,7 @@ def _parser() -> argparse.ArgumentParser:
         "encode and decode files and compare, or check a token store's shards",
         "compressed-lm verify book.txt --codec codecs/eiw16",
     )
-    verify.add_argument("paths", nargs="+", help="files to take through the codec and back, or folders of token stores")
+    verify.add_argument("paths", nargs="+", help="files to take through the codec and back (- for stdin), or stores")
     verify.add_argument("--codec", help="codec directory, for files")
 
     compress = verb(
@@ -175,13 +171,23 @@ def _parser() -> argparse.ArgumentParser:
     compress.add_argument("--split", default="train", help="split of the corpus (default %(default)s)")
     compress.add_argument("--codec", required=True, help="codec directory, or bytes")
     compress.add_argument("--out", required=True, help="folder of the store; started again, it keeps finished shards")
-    compress.add_argument("--n_shards", type=int, default=4, help="shards of the store (default %(default)s)")
-    compress.add_argument("--max_bytes", type=int, help="take documents until there are this many bytes")
     compress.add_argument(
-        "--process_index", type=int, default=0, help="this process, of --process_count that share the shards"
+        "--n_shards", type=options.whole(1, 100_000), default=4, help="shards of the store (default %(default)s)"
     )
     compress.add_argument(
-        "--process_count", type=int, default=1, help="processes that work on the same store (default %(default)s)"
+        "--max_bytes", type=options.count_of_bytes(), help="take documents until there are this many bytes"
+    )
+    compress.add_argument(
+        "--process_index",
+        type=options.whole(),
+        default=0,
+        help="this process, of --process_count that share the shards",
+    )
+    compress.add_argument(
+        "--process_count",
+        type=options.whole(1),
+        default=1,
+        help="processes that work on the same store (default %(default)s)",
     )
     options.devices(compress)
 
@@ -195,7 +201,7 @@ def _parser() -> argparse.ArgumentParser:
     inspect.add_argument("--codec", help="codec directory, to decode documents")
     inspect.add_argument("--corpus", help="the corpus it was made from, to show the originals")
     inspect.add_argument("--validation", help=argparse.SUPPRESS)
-    inspect.add_argument("--documents", type=int, default=3, help="documents to show (default %(default)s)")
+    inspect.add_argument("--documents", type=options.whole(), default=3, help="documents to show (default %(default)s)")
 
     train = verb(
         "train",
@@ -219,7 +225,9 @@ def _parser() -> argparse.ArgumentParser:
         "--tpu", metavar="NAME", help="dry run for a TPU that need not be there, such as v5e:4x4 (pip: extra [tpu])"
     )
     train.add_argument(
-        "--mesh", help="sizes of the axes data,fsdp,tensor, such as 4,2,1 (default: all devices on data)"
+        "--mesh",
+        type=options.mesh,
+        help="sizes of the axes data,fsdp,tensor, such as 4,2,1 (default: all devices on data)",
     )
     train.add_argument(
         "--distributed",
@@ -229,10 +237,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     train.add_argument("--tensorboard", action="store_true", help="also write TensorBoard events to OUT/tensorboard")
     train.add_argument("--wandb", metavar="PROJECT", help="also send the numbers to Weights & Biases")
-    train.add_argument("--profile", metavar="FIRST,LAST", help="write a trace of these steps to OUT/profile")
+    train.add_argument(
+        "--profile",
+        type=options.first_and_last,
+        metavar="FIRST,LAST",
+        help="write a trace of these steps to OUT/profile",
+    )
     train.add_argument(
         "--hang_seconds",
-        type=float,
+        type=options.real(low=0),
         default=600,
         help="report a step that takes longer, and the processes that are behind; 0 for never (default %(default)s)",
     )
@@ -243,44 +256,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     options.training(train)
 
-    sweep = verb(
-        "sweep",
-        runs.sweep,
-        "train and evaluate a grid of models on the same text: codec x size x tokens x seed",
-        "compressed-lm sweep --gin recipes/modern.gin --codec bytes eiw16-en 'gzip(v=256)' --size 25m 113m "
-        "--tokens 100M --seed 0 1 2 --out runs/sweep",
-    )
-    options.corpus(sweep)
-    sweep.add_argument(
-        "--codec",
-        nargs="+",
-        required=True,
-        help="codecs: directories, dictionary files, names of codecs that ship, or spellings to build: " + CODEC_HELP,
-    )
-    sweep.add_argument("--m1", help="folder of `train-m1`, or pretrained, for the ac and eiw that are built")
-    sweep.add_argument("--size", nargs="+", default=[], help="model sizes (default: that of the gin files)")
-    sweep.add_argument(
-        "--tokens",
-        nargs="+",
-        default=[],
-        help="lengths: 20M (tokens), 300MB (of text), '2 epochs', '500 steps' (default: the steps of the gin files)",
-    )
-    sweep.add_argument("--seed", nargs="+", type=int, default=[0], help="seeds (default 0)")
-    sweep.add_argument("--max_bytes", type=int, help="most bytes of training text (default: all of it)")
-    sweep.add_argument(
-        "--validation_bytes", type=int, default=1_000_000, help="most bytes of validation text (default %(default)s)"
-    )
-    sweep.add_argument("--out", required=True, help="folder of the sweep; started again, it goes on where it was")
-    sweep.add_argument("--mesh", help="sizes of the axes data,fsdp,tensor (default: all devices on data)")
-    sweep.add_argument("--dry_run", action="store_true", help="only say what would be trained")
-    sweep.add_argument(
-        "--launch",
-        metavar="PREFIX",
-        help="compress, then print one command for each run that is left, with this before it ({name} becomes the name "
-        "of the run), instead of training; given again, runs that are trained by then are evaluated",
-    )
-    options.gin(sweep)
-    options.devices(sweep)
+    sweep_lines.add(verb, CODEC_HELP)
 
     evaluate = verb(
         "evaluate",
@@ -306,14 +282,22 @@ def _parser() -> argparse.ArgumentParser:
     generate.add_argument("run", help="folder of a training run")
     generate.add_argument("--codec", required=True, help="codec directory, or bytes")
     generate.add_argument("--prompt", default="", help="text to continue")
-    generate.add_argument("--n_tokens", type=int, default=200, help="most tokens to sample (default %(default)s)")
     generate.add_argument(
-        "--temperature", type=float, default=0.8, help="0 takes the likeliest token (default %(default)s)"
+        "--n_tokens", type=options.whole(), default=200, help="most tokens to sample (default %(default)s)"
     )
     generate.add_argument(
-        "--top_k", type=int, default=0, help="sample among this many tokens; 0 for all (default %(default)s)"
+        "--temperature",
+        type=options.real(low=0),
+        default=0.8,
+        help="0 takes the likeliest token (default %(default)s)",
     )
-    generate.add_argument("--seed", type=int, default=0)
+    generate.add_argument(
+        "--top_k",
+        type=options.whole(),
+        default=0,
+        help="sample among this many tokens; 0 for all (default %(default)s)",
+    )
+    generate.add_argument("--seed", type=options.whole(), default=0, help="of the samples (default %(default)s)")
 
     fit = verb(
         "fit",
@@ -321,7 +305,7 @@ def _parser() -> argparse.ArgumentParser:
         "fit a scaling law to a table of runs, with intervals and a report",
         "compressed-lm fit runs.csv --law tanh --report out.html",
     )
-    fit.add_argument("runs", nargs="+", help="CSV, JSON or JSON lines, a row per run")
+    fit.add_argument("runs", nargs="+", help="CSV, JSON or JSON lines, a row per run; - for the standard input")
     fit.add_argument(
         "--law",
         default="chinchilla",
@@ -353,14 +337,22 @@ def _parser() -> argparse.ArgumentParser:
     )
     fit.add_argument("--shared", action="store_true", help="the factors of a product share their parameters")
     fit.add_argument("--reference", help="the format whose capacity is 1 (default dense)")
-    fit.add_argument("--delta", type=float, default=1e-3, help="threshold of the Huber loss (default %(default)s)")
+    fit.add_argument(
+        "--delta",
+        type=options.real(above=0),
+        default=1e-3,
+        help="threshold of the Huber loss (default %(default)s)",
+    )
     fit.add_argument(
         "--loss_space", choices=("log", "raw"), default="log", help="what residuals are of (default %(default)s)"
     )
     fit.add_argument(
-        "--bootstrap", type=int, default=1000, help="resampled tables for intervals, 0 for none (default %(default)s)"
+        "--bootstrap",
+        type=options.whole(),
+        default=1000,
+        help="resampled tables for intervals, 0 for none (default %(default)s)",
     )
-    fit.add_argument("--seed", type=int, default=0, help="of the bootstrap (default %(default)s)")
+    fit.add_argument("--seed", type=options.whole(), default=0, help="of the bootstrap (default %(default)s)")
     fit.add_argument("--report", help="HTML file to write")
 
     report = verb(

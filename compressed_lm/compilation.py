@@ -6,9 +6,10 @@ from collections.abc import Callable
 
 import numpy as np
 
-from compressed_lm import codecs, stages
+from compressed_lm import codecs, io, stages
 from compressed_lm.corpora.store import TokenStore
 from compressed_lm.corpora.window_starts import WindowStarts
+from compressed_lm.errors import InputError
 from compressed_lm.models import exact, shift_right
 from compressed_lm.tracking.progress import progress
 from compressed_lm.training import Start, TrainConfig, load_run, train
@@ -60,9 +61,9 @@ def refit(
       config: of one round's training.
       max_bytes: text to parse.
     """
-    spec = codecs.canonical_spec(spec)
+    spec, out = codecs.canonical_spec(spec), io.local_path(out, "The folder of the rounds")
     run, store = load_run(m1_dir), TokenStore.open(pathlib.Path(m1_dir) / "tokens")
-    codec, best = _compiled(spec, stages.load_m1(m1_dir), pathlib.Path(out) / "round-0"), None
+    codec, best = _compiled(spec, stages.load_m1(m1_dir), out / "round-0"), None
     for round_ in range(rounds + 1):
         starts = WindowStarts(store, codec, max_bytes=max_bytes)
         say(f"round {round_}: {starts.bytes_per_token:.4f} bytes per token on the training text")
@@ -70,7 +71,7 @@ def refit(
             best = starts.bytes_per_token, codec
         if round_ == rounds:
             break
-        folder = pathlib.Path(out) / f"round-{round_ + 1}"
+        folder = out / f"round-{round_ + 1}"
         config = dataclasses.replace(config, seed=config.seed + 1)
         result = train(config, run.model_config, starts, out=folder, start=Start(run.params))
         run = dataclasses.replace(run, params=result.params)
@@ -82,12 +83,21 @@ def refit(
 
 
 def _compiled(spec: str, m1: codecs.M1, folder: pathlib.Path) -> codecs.Codec:
-    """The codec that an earlier call compiled in a folder with this M1, or a new one."""
+    """The codec that an earlier call compiled in a folder with this M1, or a new one.
+
+    Raises:
+      InputError: the folder holds the codec of another spec or another M1.
+    """
     path = folder / "codec.clmd"
-    if path.exists() and (codec := codecs.load(path)).m1_hash == m1.hash and codec.spec == spec:
+    if path.exists():
+        codec = codecs.load(path)
+        if (codec.spec, codec.m1_hash) != (spec, m1.hash):
+            raise InputError(
+                f"{path} holds {codec.spec} of the M1 {codec.m1_hash[:12]}, and {spec} of the M1 {m1.hash[:12]} was "
+                "asked for. Give the settings that its rounds were started with, or another file to write."
+            )
         return codec
     codec = compile_codec(spec, m1)
-    folder.mkdir(parents=True, exist_ok=True)
     codecs.save_dictionary(codec, path)
     return codec
 

@@ -1,16 +1,20 @@
-"""gin, with the traps taken out: plain strings, unknown names and unused macros refused with a suggestion, the
-resolved config saved."""
+"""Strict gin configuration: plain strings bind, values are checked by the fields of `settings`, and unknown names,
+scopes and unused macros are refused with a suggestion. The resolved configuration is text that loads again."""
 
 import ast
 import dataclasses
 import pathlib
 import re
-from collections.abc import Sequence
+import tokenize
+from collections.abc import Callable, Sequence
 
 import gin
 
+from compressed_lm import io, settings
 from compressed_lm.errors import InputError
 from compressed_lm.models import TransformerConfig, model_config
+from compressed_lm.models.sizes import SIZES
+from compressed_lm.settings import setting
 from compressed_lm.spelling import did_you_mean
 from compressed_lm.training import TrainConfig
 
@@ -19,6 +23,7 @@ GIN_FILES = next(path for path in (_PACKAGE.parent / "gin_configs", _PACKAGE / "
 """The gin files that come with the package: beside it in a checkout, inside it when installed."""
 
 _INCLUDE = re.compile(r"""^include\s+(['"])(.+?)\1\s*(?:#.*)?$""", re.MULTILINE)
+_MODULE, _MACRO = "compressed_lm", "gin.macro"
 _BINDING = re.compile(r"^\s*([\w./]+)\s*=\s*(.*)$", re.DOTALL)
 
 
@@ -33,15 +38,14 @@ class Data:
     """
 
     codec: str = ""
-    bytes_per_token: float = 0.0
+    bytes_per_token: float = setting(0.0, low=0)
 
     def __post_init__(self):
+        settings.check(self)
         if self.codec:
             from compressed_lm import codecs  # not above: a trainer that was given its store needs none of them
 
             object.__setattr__(self, "codec", codecs.canonical_spec(self.codec))
-        if self.bytes_per_token < 0:
-            raise InputError(f"data.bytes_per_token={self.bytes_per_token} was given; expected 0 or more.")
 
     @property
     def vocab_size(self) -> int | None:
@@ -65,26 +69,60 @@ class Data:
 Train = gin.external_configurable(TrainConfig, name="train", module="compressed_lm")
 Model = gin.external_configurable(model_config, name="model", module="compressed_lm")
 _Data = gin.external_configurable(Data, name="data", module="compressed_lm")
-CONFIGURABLES = {
-    "data": [f.name for f in dataclasses.fields(Data)],
-    "train": [f.name for f in dataclasses.fields(TrainConfig)],
-    "model": ["size", *(f.name for f in dataclasses.fields(TransformerConfig)[1:])],
-}
 
 
-def register(name: str, cls: type) -> type:
-    """Makes a config dataclass bindable as `name.field = value`. Returns what to call instead of the class."""
-    CONFIGURABLES[name] = [f.name for f in dataclasses.fields(cls)]
-    return gin.external_configurable(cls, name=name, module="compressed_lm")
+@dataclasses.dataclass(frozen=True)
+class _Size:
+    size: str = setting("", choices=SIZES)
+
+
+def _fields(*classes: type) -> dict[str, dataclasses.Field]:
+    return {field.name: field for cls in classes for field in dataclasses.fields(cls)}
+
+
+CONFIGURABLES: dict[str, dict[str, dataclasses.Field]] = {}
+"""What can be set: name -> its settings as fields of dataclasses."""
+
+
+def register(name: str, make: Callable, fields: dict[str, dataclasses.Field] | None = None) -> Callable:
+    """Makes a config dataclass bindable as `name.field = value`.
+
+    Args:
+      name: what bindings call it.
+      make: the dataclass, or a function that makes one.
+      fields: its settings, where they are not the fields of the dataclass.
+
+    Returns:
+      A function of a scope and of overrides that calls `make` with what the configuration binds.
+    """
+    CONFIGURABLES[name] = _fields(make) if fields is None else fields
+    gin.external_configurable(make, name=name, module=_MODULE)
+
+    def configured(scope: str = "", **overrides):
+        return make(**(_bound(name) | _bound(name, scope) | overrides))
+
+    return configured
+
+
+def _bound(name: str, scope: str = "") -> dict:
+    """Returns the settings that are bound in a scope itself."""
+    return dict(gin.config._CONFIG.get((scope, f"{_MODULE}.{name}"), {}))
 
 
 def find(path: str) -> pathlib.Path:
     """The gin file at a path, or of that name under `gin_configs/` of the package. Raises InputError with the names
     there are."""
-    candidates = [pathlib.Path(path), GIN_FILES.parent / path, GIN_FILES / path, GIN_FILES / f"{path}.gin"]
+    candidates = [
+        io.local_path(path, "The gin file"),
+        GIN_FILES.parent / path,
+        GIN_FILES / path,
+        GIN_FILES / f"{path}.gin",
+    ]
     for candidate in candidates:
         if candidate.is_file():
             return candidate
+    if path and candidates[0].exists():
+        raise InputError(f"{path!r} was given as a gin file and is a folder or a device; give the file itself.")
     known = sorted(str(p.relative_to(GIN_FILES)) for p in GIN_FILES.glob("**/*.gin"))
     raise InputError(
         f"There is no gin file {path!r}.{did_you_mean(path, known)} Files that come with the package: "
@@ -96,32 +134,42 @@ def _read(path: pathlib.Path, outer: tuple[pathlib.Path, ...] = ()) -> str:
     """The text of a gin file, with the files that it includes, found as by `find`, in their places."""
     if path in outer:
         raise InputError(f"The gin file {path} includes itself, by way of {outer[-1]}. Remove one of the includes.")
-    return _INCLUDE.sub(lambda match: _read(find(match[2]), (*outer, path)), path.read_text(encoding="utf-8"))
+    try:
+        text = path.read_text(encoding="utf-8-sig")  # editors of Windows put a mark before the text
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"The gin file {path} is not UTF-8 text: its byte {error.start:,} is {error.object[error.start]:#04x}. "
+            "Save it as UTF-8."
+        ) from None
+    return _INCLUDE.sub(lambda match: _read(find(match[2]), (*outer, path)), text)
 
 
-def load(files: Sequence[str] = (), bindings: Sequence[str] = ()) -> str:
+def load(files: Sequence[str] = (), bindings: Sequence[str] = (), *, scopes: Sequence[str] = ()) -> str:
     """Parses gin files, then bindings such as `train.steps=500` or `m1/model.size=micro` over them.
 
     Strings in bindings need no quotes. A file may `include` another one by any name that `find` takes. Returns the
     resolved configuration as text.
 
+    Args:
+      files: names of gin files, as `find` takes them.
+      bindings: settings over those of the files.
+      scopes: names of the scopes that the caller reads, such as "m1" for `m1/train.steps`; others are refused.
+
     Raises:
-      InputError: a file, a name or a macro is wrong, with what was probably meant.
+      InputError: a file, a name, a scope, a value or a macro is wrong, with what was probably meant.
     """
     gin.clear_config()
-    try:
-        with gin.unlock_config():
-            for file in files:
-                gin.parse_config(_read(find(file)))
-            gin.parse_config([_quoted(binding) for binding in bindings])
-    except InputError:
-        raise
-    except (ValueError, SyntaxError, OSError) as error:
-        raise InputError(
-            f"The configuration {', '.join([*files, *bindings])} cannot be used: {_explain(str(error))}"
-        ) from error
+    overridden = []  # later bindings may hide a wrong value, but not mend it
+    for file in files:
+        _parse(_read(find(file)), file)
+    for binding in bindings:
+        overridden += [(*names, dict(values)) for names, values in gin.config._CONFIG.items()]
+        _parse(_quoted(binding), binding)
     text = gin.config_str()
-    macros = {name for _, name in ((k[1], k[0]) for k in gin.config._CONFIG if k[1] == "gin.macro")}
+    for scope, selector, values in [*overridden, *((*names, values) for names, values in gin.config._CONFIG.items())]:
+        if selector != _MACRO:
+            _check(scope, selector, values, scopes)
+    macros = {name for name, selector in gin.config._CONFIG if selector == _MACRO}
     unused = [macro for macro in macros if f"%{macro}" not in text]
     if unused:
         used = re.findall(r"%([\w.]+)", text)
@@ -130,6 +178,56 @@ def load(files: Sequence[str] = (), bindings: Sequence[str] = ()) -> str:
             "as the configuration does."
         )
     return text
+
+
+def _parse(text: str, source: str) -> None:
+    """Binds what a gin text says. Raises InputError that names where the text is from."""
+    wrong = (ValueError, TypeError, SyntaxError, OSError, ImportError, tokenize.TokenError, RecursionError, MemoryError)
+    try:
+        with gin.unlock_config():
+            gin.parse_config(text)
+    except InputError:
+        raise
+    except wrong as error:  # gin has no type of its own for a text that it cannot read
+        message = _explain(str(error) or type(error).__name__)
+        raise InputError(f"The configuration {settings.shown(source)} cannot be used: {message}") from error
+
+
+def _check(scope: str, selector: str, values: dict, scopes: Sequence[str]) -> None:
+    """Checks the settings that are bound to a name in a scope, and binds them in the types that are declared."""
+    name = selector.rpartition(".")[2]
+    written = f"{scope}/{name}" if scope else name
+    if name not in CONFIGURABLES:
+        raise InputError(f"There is no {written!r}. What can be set: {', '.join(CONFIGURABLES)}.")
+    if scope and scope not in scopes:
+        known = f"the scopes here are {', '.join(scopes)}" if scopes else f"write {name}, without a scope"
+        raise InputError(
+            f"{written}.{next(iter(values))} was set, and nothing reads the scope {scope!r}: {known}."
+            f"{did_you_mean(scope, scopes)}"
+        )
+    for key, value in values.items():
+        if key not in CONFIGURABLES[name]:
+            raise InputError(_unknown(name, key))
+        value = _value(value, f"{written}.{key}")
+        values[key] = settings.checked_field(CONFIGURABLES[name][key], value, name=f"{written}.{key}")
+
+
+def _value(value, name: str, outer: tuple[str, ...] = ()):
+    """Returns a bound value with the values of macros in their places."""
+    if isinstance(value, list | tuple):
+        return tuple(_value(item, name, outer) for item in value)
+    if not isinstance(value, gin.config.ConfigurableReference):
+        return value
+    macro, known = str(value)[1:], [name for name, selector in gin.config._CONFIG if selector == _MACRO]
+    if not str(value).startswith("%") or macro in outer:
+        why = "refers to itself" if macro in outer else "is a reference"
+        raise InputError(f"{name}={value} was given, which {why}; expected a value, such as 500.")
+    if macro not in known:
+        raise InputError(
+            f"{name}={value} was given, and there is no macro {macro}.{did_you_mean(macro, known)} Set it ({macro} = "
+            "...), or give a value."
+        )
+    return _value(gin.config._CONFIG[macro, _MACRO]["value"], name, (*outer, macro))
 
 
 def _quoted(binding: str) -> str:
@@ -148,51 +246,47 @@ def _quoted(binding: str) -> str:
 
 def _explain(message: str) -> str:
     message = message.strip().splitlines()[0]
-    if match := re.search(r"No configurable matching '([\w.]+)'", message):
+    if match := re.search(r"No configurable matching '([\w./]+)'", message):
         name = match[1].split("/")[-1]
         return f"there is no {name!r}.{did_you_mean(name, CONFIGURABLES)} What can be set: {', '.join(CONFIGURABLES)}."
     if match := re.search(r"Configurable '([\w.]+)' doesn't have a parameter named '(\w+)'", message):
-        name = match[1].split(".")[-1]
-        known = CONFIGURABLES.get(name, [])
-        return f"{name} has no setting {match[2]!r}.{did_you_mean(match[2], known)} Its settings: {', '.join(known)}."
-    return message
+        return _unknown(match[1].split(".")[-1], match[2])
+    if message.startswith("malformed node"):
+        return "a value is neither a number nor True, False, None, a text in quotes or a tuple of them. Quote texts."
+    return message.rstrip(".") + "."
+
+
+def _unknown(name: str, key: str) -> str:
+    known = CONFIGURABLES.get(name, ())
+    return f"{name} has no setting {key!r}.{did_you_mean(key, known)} Its settings: {', '.join(known)}."
+
+
+_shape = {k: v for k, v in _fields(_Size, TransformerConfig).items() if k != "vocab_size"}  # the codec says that one
+_Data, _Train = register("data", Data), register("train", TrainConfig)
+_Model = register("model", model_config, _shape)
 
 
 def model(vocab_size: int, scope: str = "", **overrides) -> TransformerConfig:
     """The model that the configuration describes, under a gin scope such as "m1"; `overrides` win."""
-    with gin.config_scope(scope or None):
-        try:
-            return Model(vocab_size=vocab_size, **overrides)
-        except TypeError as error:
-            unknown = re.search(r"unexpected keyword argument '(\w+)'", str(error))
-            if not unknown:
-                raise InputError(
-                    f"The model is not described completely ({error}). Give a size, such as model.size=nano."
-                ) from error
-            known = CONFIGURABLES["model"]
-            raise InputError(
-                f"model has no setting {unknown[1]!r}.{did_you_mean(unknown[1], known)} Its settings: "
-                f"{', '.join(known)}."
-            ) from error
+    if "size" not in _bound("model") | _bound("model", scope) | overrides:
+        raise InputError("The model is not described completely. Give a size, such as model.size=nano.")
+    return _Model(scope, vocab_size=vocab_size, **overrides)
 
 
 def model_after(config: TransformerConfig) -> TransformerConfig:
     """The model of a run that goes on from another one, whose config is given: that one's settings, but for those that
     the configuration names. Where it names a size, the configuration says it all."""
-    bound = gin.config._CONFIG.get(("", "compressed_lm.model"), {})
+    bound = _bound("model")
     return model(config.vocab_size) if "size" in bound else dataclasses.replace(config, **bound)
 
 
 def train(scope: str = "", **overrides) -> TrainConfig:
     """The training run that the configuration describes, under a gin scope such as "m1"; `overrides` win."""
-    with gin.config_scope(scope or None):
-        try:
-            return Train(**overrides)
-        except TypeError as error:
-            raise InputError(
-                f"The training run is not described completely ({error}). Give the number of steps, such as "
-                "train.steps=500."
-            ) from error
+    if "steps" not in _bound("train") | _bound("train", scope) | overrides:
+        raise InputError(
+            "The training run is not described completely. Give the number of steps, such as train.steps=500."
+        )
+    return _Train(scope, **overrides)
 
 
 def data() -> Data:

@@ -6,18 +6,26 @@ Every stage goes on where a killed run left off: stores shard by shard, models f
 import dataclasses
 import json
 import pathlib
+import re
 
-from compressed_lm import codecs, configuration, scaling, stages
+from compressed_lm import codecs, configuration, io, scaling, settings, stages
 from compressed_lm.codecs.protocol import Codec
+from compressed_lm.corpora.corpus import Corpus
 from compressed_lm.corpora.job import compress
 from compressed_lm.corpora.sources import open_corpus
 from compressed_lm.errors import InputError
 from compressed_lm.evaluation import BitsPerByte, generate, predict_fn
 from compressed_lm.models import model_vocab_size
+from compressed_lm.settings import setting
 from compressed_lm.training import load_run
 from compressed_lm.training import train as train_model
+from compressed_lm.training.config import FREE_FIELDS
 
-GIN = "runs/demo.gin"
+GIN, CONFIG = "runs/demo.gin", "config.gin"
+_GROWING = ("codecs", "codecs_shown", "curve_codecs", "curve_sizes", "curve_points", "sample_tokens")
+"""Settings that add to a demo, or print more of it: they may change when it is started again."""
+
+_BOUND = re.compile(r"^(\S+) = (.*?)(?=^\S|\Z)", re.MULTILINE | re.DOTALL)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,16 +49,19 @@ class DemoConfig:
 
     corpus: str = "installed_docs"
     validation: str | None = None
-    train_bytes: int = 8_000_000
-    validation_bytes: int = 150_000
-    m1: str = "train"
+    train_bytes: int = setting(8_000_000, low=1, high=settings.LARGEST_BYTES)
+    validation_bytes: int = setting(150_000, low=1, high=settings.LARGEST_BYTES)
+    m1: str = setting("train", choices=("train", stages.PRETRAINED))
     codecs: tuple[str, ...] = ("bytes",)
     codecs_shown: tuple[str, ...] = ()
     curve_codecs: tuple[str, ...] = ()
     curve_sizes: tuple[str, ...] = ()
-    curve_points: int = 4
-    n_shards: int = 2
-    sample_tokens: int = 96
+    curve_points: int = setting(4, low=1)
+    n_shards: int = setting(2, low=1)
+    sample_tokens: int = setting(96, low=1)
+
+    def __post_init__(self):
+        settings.check(self)
 
 
 Demo = configuration.register("demo", DemoConfig)
@@ -67,12 +78,28 @@ def run(out, *, gin_files=(GIN,), bindings=(), say=stages.say_now) -> pathlib.Pa
     Raises:
       InputError: the corpus or the configuration cannot be used.
     """
-    resolved = configuration.load(gin_files, bindings)
-    config = Demo()
-    out = pathlib.Path(out)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "config.gin").write_text(resolved, encoding="utf-8")
-    return _Demo(config, out, say).run()
+    resolved = configuration.load(gin_files, bindings, scopes=("m1", "m2"))
+    config, out = Demo(), io.local_path(out, "The folder of the demo")
+    io.check_output(out, "The folder of the demo", folder=True)
+    _refuse_other_settings(out / CONFIG, resolved)
+    return _Demo(config, out, say).run(resolved)
+
+
+def _refuse_other_settings(path: pathlib.Path, resolved: str) -> None:
+    """Raises InputError where a demo was begun with settings that contradict these: what it made rests on them."""
+    if not path.exists():
+        return
+    before, now = (dict(_BOUND.findall(text)) for text in (path.read_text(encoding="utf-8"), resolved))
+    differing = [
+        f"{name} {before.get(name, 'not set').strip()} -> {now.get(name, 'not set').strip()}"
+        for name in sorted(before | now)
+        if before.get(name) != now.get(name) and name.rpartition(".")[2] not in (*FREE_FIELDS, *_GROWING)
+    ]
+    if differing:
+        raise InputError(
+            f"{path.parent} holds a demo that was begun with other settings ({'; '.join(differing)}). Give those to go "
+            "on with it, or another folder (--out)."
+        )
 
 
 class _Demo:
@@ -80,10 +107,10 @@ class _Demo:
         self.config, self.out, self.say = config, out, say
         self.log: list[dict] = []
 
-    def run(self) -> pathlib.Path:
+    def run(self, resolved: str) -> pathlib.Path:
+        corpus = self._check()
         self.say(f"Running on {stages.describe_devices()}; everything goes to {self.out}.")
         with stages.stage("corpus", self.log, say=self.say) as done:
-            corpus = open_corpus(self.config.corpus, validation=self.config.validation)
             self.text = {
                 split: compress(
                     corpus,
@@ -102,6 +129,7 @@ class _Demo:
                 )
                 + f" from {corpus.spec}."
             )
+        io.write_atomic(self.out / CONFIG, resolved)  # the text is that of the folder: the demo is accepted
         # From here on the documents come from the store of raw bytes, whatever the source was.
         self.corpora = {split: open_corpus(f"store:{store.path}") for split, store in self.text.items()}
 
@@ -118,7 +146,7 @@ class _Demo:
             self.out / "curves.jsonl", [c for row in rows[1:] for c in stages.curve_rows(self.out / row["run"], row)]
         )
         stages.write_jsonl(self.out / "stages.jsonl", self.log)
-        (self.out / "samples.json").write_text(json.dumps(samples, indent=1), encoding="utf-8")
+        io.write_atomic(self.out / "samples.json", json.dumps(samples, indent=1))
         meta = {
             "title": "Language models over compressed text",
             "corpus": self.config.corpus,
@@ -128,7 +156,7 @@ class _Demo:
             "devices": stages.describe_devices(),
             "versions": ", ".join(f"{name} {version}" for name, version in stages.versions().items()),
         }
-        (self.out / "meta.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
+        io.write_atomic(self.out / "meta.json", json.dumps(meta, indent=1))
         from compressed_lm.evaluation.report import report  # matplotlib: only when there is something to draw
 
         paths = report(self.out)
@@ -136,9 +164,17 @@ class _Demo:
         self.say(f"The report is {paths.html} (and {paths.markdown.name} beside it). It took {total / 60:.1f} minutes.")
         return paths.html
 
+    def _check(self) -> Corpus:
+        """Returns the corpus. Raises InputError for what can be known to be wrong before anything is made."""
+        for spec in (*self.config.codecs, *self.config.codecs_shown, *self.config.curve_codecs):
+            codecs.canonical_spec(spec)
+        for scope in ("m1", "m2"):
+            configuration.train(scope), configuration.model(8, scope)
+        for size in self.config.curve_sizes:
+            configuration.model(8, "m2", size=size)
+        return open_corpus(self.config.corpus, validation=self.config.validation)
+
     def _m1(self) -> tuple[codecs.M1, dict]:
-        if self.config.m1 not in ("train", stages.PRETRAINED):
-            raise InputError(f"demo.m1={self.config.m1} was given; expected train or {stages.PRETRAINED}.")
         with stages.stage("M1", self.log, say=self.say) as done:
             if self.config.m1 == stages.PRETRAINED:
                 m1, row = stages.pretrained_m1(self.text["validation"])

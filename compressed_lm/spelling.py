@@ -1,19 +1,22 @@
 """Spellings such as `eiw(b=16,v=65536)` and `int(b=4,rule=quest)`: a name with options."""
 
 import dataclasses
-import difflib
 import re
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from compressed_lm.errors import InputError
 
+if TYPE_CHECKING:
+    from compressed_lm.settings import Limits
+
 
 class Option(NamedTuple):
-    """An option of a spelling: int, float or str, and its default; MISSING where it must be given."""
+    """An option of a spelling: int, float or str, its default (MISSING where it must be given), and its limits."""
 
     kind: type
     default: object = dataclasses.MISSING
+    limits: "Limits | None" = None
 
 
 def parse(
@@ -55,6 +58,10 @@ def parse(
         except ValueError:
             expected = {int: "a whole number", float: "a number"}[known[key].kind]
             raise InputError(f"{key}={value} was given to the {noun} {name}; {expected} was expected.") from None
+        if (limits := known[key].limits) and not limits.allow(options[key], known[key].kind):
+            hint = did_you_mean(value, map(str, limits.choices))
+            expected = limits.describe(known[key].kind)
+            raise InputError(f"{key}={value} was given to the {noun} {name}; expected {expected}.{hint}")
     missing = [k for k, option in known.items() if option.default is dataclasses.MISSING and k not in options]
     if missing:
         raise InputError(
@@ -69,6 +76,31 @@ def text(value) -> str:
 
 
 def did_you_mean(given: str, known: Iterable[str]) -> str:
-    """Returns " Did you mean x?", x being the known name that is most like the one given; "" if none is."""
-    close = difflib.get_close_matches(given, list(known), n=1, cutoff=0.5)
-    return f" Did you mean {close[0]}?" if close else ""
+    """Returns " Did you mean x?", x being the known name that differs by a slip or two; "" if none does.
+
+    A slip is a letter that is missing, added, another one or swapped with its neighbour; a name may have one for every
+    three letters. A short form for a long one (cos for cosine), or the reverse, is one slip. Names with other digits
+    are other things (mxfp8 and mxfp4, 30m and 3m), never slips of each other.
+    """
+    slips = [(_slips(given.lower(), name.lower()), name) for name in known if _same_digits(given, name)]
+    best, name = min(slips, default=(1, ""), key=lambda pair: pair[0])
+    return f" Did you mean {name}?" if name and best <= max(1, len(given) // 3) else ""
+
+
+def _same_digits(a: str, b: str) -> bool:
+    digits = [re.sub(r"\D", "", name) for name in (a, b)]
+    return digits[0] == digits[1] or not all(digits)
+
+
+def _slips(a: str, b: str) -> int:
+    """Returns the edit distance of two names, a swap of neighbours counted once (optimal string alignment)."""
+    if min(len(a), len(b)) >= 3 and (a.startswith(b) or b.startswith(a)):
+        return min(1, abs(len(a) - len(b)))
+    before, row = [], list(range(len(b) + 1))
+    for i, x in enumerate(a, 1):
+        earlier, before, row = before, row, [i]
+        for j, y in enumerate(b, 1):
+            row.append(min(before[j] + 1, row[j - 1] + 1, before[j - 1] + (x != y)))
+            if i > 1 and j > 1 and (x, a[i - 2]) == (b[j - 2], y):
+                row[j] = min(row[j], earlier[j - 2] + 1)
+    return row[-1]

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 import jax
 import numpy as np
 
-from compressed_lm import codecs, scaling
+from compressed_lm import codecs, io, scaling
 from compressed_lm.codecs.eiw import COMPILED_BITS
 from compressed_lm.codecs.protocol import Codec
 from compressed_lm.coding import tables
@@ -22,6 +22,7 @@ from compressed_lm.evaluation import BitsPerByte, flops_per_byte, predict_fn
 from compressed_lm.models import count_params, exact, shift_right
 from compressed_lm.tracking.progress import progress
 from compressed_lm.training import load_run
+from compressed_lm.training.checkpoints import folder
 from compressed_lm.weights import representation
 
 M1_FILE = "m1.npz"
@@ -41,18 +42,26 @@ def codec_folder(spec: str) -> str:
 def build_codec(
     spec: str, directory, *, m1: codecs.M1 | None, documents: Callable[[], Iterable[bytes]], compiled: dict
 ) -> Codec:
-    """The codec in a directory; it is built and saved there first, unless that was done before with the same M1.
+    """The codec in a directory; it is built and saved there first, unless that was done before.
 
     Args:
       spec, m1, documents: as for `codecs.create`.
       directory: its place.
       compiled: dictionaries of codecs built before, which are shared by the vocabularies that cut their windows
         differently; this one's is added.
+
+    Raises:
+      InputError: the directory holds a codec of another M1, on which token stores may rest.
     """
     name, options = codecs.parse_spec(codecs.canonical_spec(spec))
     windows = tuple(sorted((k, v) for k, v in options.items() if k != "v"))
     codec = codecs.load(directory) if (pathlib.Path(directory) / codecs.registry.HEADER).exists() else None
-    if codec is None or (m1 is not None and codec.m1_hash not in (None, m1.hash)):
+    if codec is not None and m1 is not None and codec.m1_hash not in (None, m1.hash):
+        raise InputError(
+            f"{directory} holds the codec {codec.spec} of the M1 {codec.m1_hash[:12]}, and the M1 given is "
+            f"{m1.hash[:12]}. Give the M1 it was built with, or another folder."
+        )
+    if codec is None:
         n_codes = 1 << options["b"] if name == "eiw" and options["b"] <= COMPILED_BITS else None
         with progress(f"build {spec}", n_codes, unit="windows" if n_codes else "") as bar:
             codec = codecs.create(
@@ -88,16 +97,15 @@ def export_m1(run_dir, store: TokenStore) -> codecs.M1:
             run.params, run.model_config, np.asarray(shift_right(sample, run.eod_id)), context=run.train_config.seq_len
         )
     )
-    temporary = pathlib.Path(run_dir) / (M1_FILE + ".tmp")
-    temporary.write_bytes(m1.to_bytes())
-    temporary.replace(pathlib.Path(run_dir) / M1_FILE)
+    io.write_atomic(pathlib.Path(run_dir) / M1_FILE, m1.to_bytes())
     return m1
 
 
 def load_m1(directory) -> codecs.M1:
     """The exact M1 in a folder that `train-m1` (or the demo) wrote, or the one that comes with the package
     (`PRETRAINED`)."""
-    path = (codecs.registry.PRETRAINED / "m1-en" if directory == PRETRAINED else pathlib.Path(directory)) / M1_FILE
+    known = str(directory) == PRETRAINED
+    path = (codecs.registry.PRETRAINED / "m1-en" if known else io.local_path(directory, "The folder of M1")) / M1_FILE
     if not path.exists():
         raise InputError(
             f"{directory} holds no {M1_FILE}. Give the folder that `compressed-lm train-m1` wrote, or {PRETRAINED}."
@@ -174,7 +182,7 @@ def evaluate_run(
         "seed": run.train_config.seed,
         "step": run.step,
         "final": run.step == run.train_config.steps,
-        "config_hash": hashlib.sha256((pathlib.Path(run_dir) / "config.json").read_bytes()).hexdigest()[:16],
+        "config_hash": hashlib.sha256((folder(run_dir) / "config.json").read_bytes()).hexdigest()[:16],
         "versions": versions(),
     }
 
@@ -229,10 +237,7 @@ def curve_rows(run_dir, row: dict) -> list[dict]:
 
 def write_jsonl(path, rows: list[dict]) -> None:
     """Writes a small table in one piece."""
-    path = pathlib.Path(path)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    temporary.replace(path)
+    io.write_atomic(path, "".join(json.dumps(row) + "\n" for row in rows))
 
 
 def say_now(line: str) -> None:

@@ -18,7 +18,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from compressed_lm import codecs, configuration, scaling, stages
+from compressed_lm import codecs, configuration, io, scaling, stages
 from compressed_lm.codecs.protocol import Codec
 from compressed_lm.corpora.corpus import Corpus
 from compressed_lm.corpora.job import compress, take_bytes
@@ -73,7 +73,8 @@ class Sweep:
         mesh_shape: Sequence[int] | None = None,
         say: Callable[[str], None] = stages.say_now,
     ):
-        self.out, self.cells, self.sources, self.corpus, self.m1 = pathlib.Path(out), cells, sources, corpus, m1
+        io.check_output(out, "The folder of the sweep", folder=True)
+        self.out, self.cells, self.sources, self.corpus, self.m1 = io.local_path(out), cells, sources, corpus, m1
         self.gin_files, self.mesh_shape, self.say = gin_files, mesh_shape, say
         self.limits = {"train": max_bytes, "validation": validation_bytes}
         self.failed: dict[str, str] = {}
@@ -157,8 +158,7 @@ class Sweep:
     def _command(self, plan: Plan) -> str:
         """The command that trains a cell, after writing the configuration that it names."""
         gin = self.out / "cells" / f"{plan.cell.name}.gin"
-        gin.parent.mkdir(parents=True, exist_ok=True)
-        gin.write_text(plan.text, encoding="utf-8")
+        io.write_atomic(gin, plan.text)
         command = ["compressed-lm", "train", "--gin", gin, "--tokens", plan.stores["train"].path]
         command += ["--validation_tokens", plan.stores["validation"].path] if plan.train.eval_every else []
         command += ["--mesh", ",".join(map(str, self.mesh_shape))] if self.mesh_shape else []
@@ -239,8 +239,8 @@ class Sweep:
             mesh_shape=self.mesh_shape,
             eval_fn=eval_fn,
             compilation_cache=self.out / "compiled",  # runs that differ only in seed or length share programs
+            accepted=lambda: io.write_atomic(folder / "config.gin", plan.text),
         )
-        (folder / "config.gin").write_text(plan.text, encoding="utf-8")
         return result.seconds["train"]
 
     def _trained(self, plan: Plan) -> bool:
@@ -248,7 +248,7 @@ class Sweep:
         folder = self._folder(plan)
         if run_dir.read_record(folder) is None:
             return False
-        run_dir.claim(folder, plan.record)
+        run_dir.check(folder, plan.record)
         try:
             return load_run(folder).step == plan.train.steps
         except InputError:  # no checkpoint yet
@@ -272,6 +272,8 @@ class Sweep:
 
     def _write_tables(self, plans: Sequence[Plan]) -> None:
         """What the report draws beside the run table: compression ratios and learning curves."""
+        if not plans:  # every one was refused: what is there stays
+            return
         finished, made = self._finished(), {plan.cell.label: plan for plan in plans}
         ratios = [stages.ratio_row(plan.codec, plan.stores["validation"], None) for plan in made.values()]
         stages.write_jsonl(self.out / "ratios.jsonl", ratios)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from compressed_lm.codecs.protocol import checked_ids
+from compressed_lm.codecs.checked import CheckedCodec
 from compressed_lm.coding import bits, range_coder, tables
 from compressed_lm.coding.tables import END
 from compressed_lm.errors import InputError
@@ -21,8 +21,12 @@ SEGMENT_BYTES = 10_240
 side."""
 
 
-class _Streams:
-    """What the two coders share: tokens are fields of log2(V) bits of a stream that reads as zeros beyond its end."""
+class _Streams(CheckedCodec):
+    """What the two coders share: tokens are fields of log2(V) bits of a stream that reads as zeros beyond its end.
+
+    A stream decodes to the same text wherever it lies within the text's interval. What `encode` writes there is known,
+    and other ids are refused: most of those that were cut off or changed, and all that others were appended to.
+    """
 
     window_bits = restart_tokens = None
 
@@ -31,24 +35,21 @@ class _Streams:
 
     def _tokens(self, stream: bytes) -> np.ndarray:
         tokens = bits.repack(np.frombuffer(stream, np.uint8), 8, self._token_bits).astype(np.int32)
+        if stream.endswith(b"\0"):  # a zero byte that the decoder needs
+            return tokens
         return tokens[: np.flatnonzero(tokens)[-1] + 1] if tokens.any() else tokens[:0]
 
-    def _stream(self, ids) -> bytes:
-        ids = checked_ids(ids, self)
+    def _stream(self, ids: np.ndarray) -> bytes:
         return bits.repack(ids, self._token_bits, 8).astype(np.uint8).tobytes()
 
-    def _known(self, ids) -> bytes:
+    def _known(self, ids: np.ndarray) -> bytes:
         """The whole bytes of a stream that these ids give."""
         return self._stream(ids)[: len(ids) * self._token_bits // 8]
 
-    def encode(self, data: bytes) -> np.ndarray:
-        return self.encode_batch([data])[0]
-
-    def decode(self, ids: np.ndarray) -> bytes:
-        return self.decode_batch([ids])[0]
-
-    def token_byte_lengths(self, ids: np.ndarray) -> None:
-        return None
+    def _check_written(self, ids: np.ndarray, stream: bytes, n_bytes: int) -> None:
+        """Raises CorruptStream unless the ids are those of the stream that `encode` writes for the text."""
+        if not np.array_equal(ids, self._tokens(stream)):
+            raise _corrupt(ids, f"decode to {n_bytes} bytes, for which {self.spec} writes other ids")
 
 
 class StaticAC(_Streams):
@@ -88,15 +89,19 @@ class StaticAC(_Streams):
     def from_files(cls, files: dict[str, bytes], *, v: int = 256) -> "StaticAC":
         return cls(v=v, freqs=np.frombuffer(files["frequencies.bin"], "<u4"))
 
-    def encode_batch(self, documents: Sequence[bytes]) -> list[np.ndarray]:
+    def _encode_documents(self, documents: Sequence[bytes]) -> list[np.ndarray]:
         symbols = [np.append(np.frombuffer(document, np.uint8).astype(np.int32), END) for document in documents]
-        return [self._tokens(range_coder.encode(self._cdf[s], self.freqs[s])) for s in symbols]
+        return [self._tokens(range_coder.encode(self._cdf[s], self.freqs[s], stops=True)) for s in symbols]
 
-    def decode_batch(self, ids: Sequence[np.ndarray]) -> list[bytes]:
-        return [range_coder.decode_until(self._stream(i), self._cdf, END).astype(np.uint8).tobytes() for i in ids]
+    def _decode_sequences(self, sequences: Sequence[np.ndarray]) -> list[bytes]:
+        return [self._decode_sequence(ids) for ids in sequences]
 
-    def decode_partial(self, ids: np.ndarray) -> bytes:
-        """The bytes that a sequence, complete or not, determines."""
+    def _decode_sequence(self, ids: np.ndarray) -> bytes:
+        symbols, stream = range_coder.decode_until(self._stream(ids), self._cdf, END)
+        self._check_written(ids, stream, len(symbols))
+        return symbols.astype(np.uint8).tobytes()
+
+    def _decode_unfinished(self, ids: np.ndarray) -> bytes:
         symbols = range_coder.decode_prefix(self._known(ids), self._cdf, END)
         return symbols.astype(np.uint8).tobytes()
 
@@ -131,7 +136,7 @@ class AC(_Streams):
 
         return cls(v=v, m1=M1.from_bytes(files["m1.npz"]))
 
-    def encode_batch(self, documents: Sequence[bytes]) -> list[np.ndarray]:
+    def _encode_documents(self, documents: Sequence[bytes]) -> list[np.ndarray]:
         segments = [[d[i : i + SEGMENT_BYTES] for i in range(0, max(len(d), 1), SEGMENT_BYTES)] for d in documents]
         flat = iter(self._encode_segments(list(itertools.chain.from_iterable(segments))))
         tokens = [list(itertools.islice(flat, len(s))) for s in segments]
@@ -150,23 +155,38 @@ class AC(_Streams):
             coded = entries[start : start + n].reshape(-1, 2)[: len(segment) + 1]
             if not segment:
                 coded = np.concatenate([coded, [_FLAG[0]]])
-            out.append(self._tokens(range_coder.encode(coded[:, 0], coded[:, 1])))
+            out.append(self._tokens(range_coder.encode(coded[:, 0], coded[:, 1], stops=True)))
         return out
+
+    @property
+    def _end_first(self) -> np.ndarray:
+        """Table entry of an end symbol that opens a document."""
+        below, above = self.m1.first_table[END : END + 2]
+        return np.array([below, above - below], np.uint32)
 
     def _header(self, lengths: Sequence[int]) -> np.ndarray:
         """Tokens that open a long document: end symbol, "long", then the number of segments and their lengths as
         16-bit digits."""
-        below, above = self.m1.first_table[END : END + 2]
         digits = np.array([len(lengths), *lengths], np.uint32)
         digits = np.stack([digits >> 16, digits & 0xFFFF], axis=1).reshape(-1)
-        coded = np.concatenate([[[below, above - below], _FLAG[1]], np.stack([digits, np.ones_like(digits)], axis=1)])
+        coded = np.concatenate([[self._end_first, _FLAG[1]], np.stack([digits, np.ones_like(digits)], axis=1)])
         stream = range_coder.encode(coded[:, 0], coded[:, 1], followed=True)
         return bits.repack(np.frombuffer(stream, np.uint8), 8, self._token_bits).astype(np.int32)
 
-    def decode_batch(self, ids: Sequence[np.ndarray]) -> list[bytes]:
-        parts = [self._segments_of(np.asarray(i)) for i in ids]
+    def _decode_sequences(self, sequences: Sequence[np.ndarray]) -> list[bytes]:
+        parts = [self._segments_of(ids) for ids in sequences]
         flat = iter(self._decode_segments(list(itertools.chain.from_iterable(parts))))
-        return [b"".join(itertools.islice(flat, len(p))) for p in parts]
+        return [self._joined(list(itertools.islice(flat, len(p)))) for p in parts]
+
+    def _joined(self, segments: list[bytes]) -> bytes:
+        """The document of these segments. Raises CorruptStream if it would be cut into others."""
+        lengths = [len(segment) for segment in segments]
+        if segments and (set(lengths[:-1]) - {SEGMENT_BYTES} or not 0 < lengths[-1] <= SEGMENT_BYTES):
+            raise range_coder.CorruptStream(
+                f"The ids decode to {len(segments)} segments of up to {max(lengths)} bytes, where all but a document's "
+                f"last have {SEGMENT_BYTES}: they were changed. Restore them from their source."
+            )
+        return b"".join(segments)
 
     def _segments_of(self, ids: np.ndarray) -> list[np.ndarray]:
         """The token sequences of a document's segments: none for the empty document, one for a short one."""
@@ -175,44 +195,38 @@ class AC(_Streams):
         if decoder.symbol(self.m1.first_table) != END:
             return [ids]
         if decoder.symbol(np.array([0, _FLAG[0][1], tables.TABLE_TOTAL], np.uint32)) == 0:
+            empty = np.array([self._end_first, _FLAG[0]])
+            self._check_written(ids, range_coder.encode(empty[:, 0], empty[:, 1], stops=True), 0)
             return []
         uniform = np.arange(tables.TABLE_TOTAL + 1, dtype=np.uint32)
         number = lambda: decoder.symbol(uniform) << 16 | decoder.symbol(uniform)  # noqa: E731
         n_segments = number()
-        if n_segments > len(ids):
-            raise range_coder.CorruptStream(
-                f"{len(ids)} ids announce {n_segments} segments: they were truncated or changed. Restore them "
-                "from their source."
-            )
+        if not 2 <= n_segments <= len(ids):
+            raise _corrupt(ids, f"announce {n_segments} segments")
         lengths = [number() for _ in range(n_segments)]
-        start = len(self._header(lengths))
-        if start + sum(lengths) != len(ids):
-            raise range_coder.CorruptStream(
-                f"{len(ids)} ids were given where their header announces {start + sum(lengths)}: they were "
-                "truncated or changed. Restore them from their source."
-            )
-        return np.split(ids, start + np.cumsum([0, *lengths]))[1:-1]
+        header = self._header(lengths)
+        if len(header) + sum(lengths) != len(ids):
+            raise _corrupt(ids, f"were given where their header announces {len(header) + sum(lengths)}")
+        if not np.array_equal(header, ids[: len(header)]):
+            raise _corrupt(ids, f"have a header that {self.spec} writes in other ids")
+        return np.split(ids, len(header) + np.cumsum([0, *lengths]))[1:-1]
 
     def _decode_segments(self, segments: Sequence[np.ndarray]) -> list[bytes]:
-        decoded, ended = self._decode_streams([self._stream(s) for s in segments])
-        for i, (symbols, whole) in enumerate(zip(decoded, ended, strict=True)):
-            if not whole:
-                raise range_coder.CorruptStream(
-                    f"The ids of segment {i} ({len(segments[i])} of them) end after {len(symbols)} bytes "
-                    "without an end of document: they were truncated or changed. "
-                    "Restore them from their source."
-                )
+        decoded, written = self._decode_streams([self._stream(s) for s in segments])
+        for ids, symbols, stream in zip(segments, decoded, written, strict=True):
+            if stream is None:
+                raise _corrupt(ids, f"end after {len(symbols)} bytes without an end of document")
+            self._check_written(ids, stream, len(symbols))
         return [symbols.tobytes() for symbols in decoded]
 
-    def decode_partial(self, ids: np.ndarray) -> bytes:
-        """The bytes that a sequence, complete or not, determines."""
+    def _decode_unfinished(self, ids: np.ndarray) -> bytes:
         return self._decode_streams([self._known(ids)], overrun=0)[0][0].tobytes()
 
     def _decode_streams(
         self, streams: Sequence[bytes], *, overrun: int = range_coder.OVERRUN
-    ) -> tuple[list[np.ndarray], list[bool]]:
-        """Symbols of each stream up to its end symbol or to `overrun` bytes past its end, and whether the end symbol
-        came."""
+    ) -> tuple[list[np.ndarray], list[bytes | None]]:
+        """Symbols of each stream up to its end symbol or to `overrun` bytes past its end, and the stream that `encode`
+        writes for them; None if the end symbol did not come, or a stream is none that an encoder writes."""
         context = self.m1.config.context
         reach = 2 * context + 4
         padded = [np.frombuffer(s + bytes(overrun + 4 + reach), np.uint8) for s in streams]
@@ -220,7 +234,7 @@ class AC(_Streams):
             -1, 3
         )
         decoded: list[list[np.ndarray]] = [[] for _ in streams]
-        ended = [False] * len(streams)
+        written: list[bytes | None] = [None] * len(streams)
         # The longest first, so that lanes which work together end together.
         running = sorted(range(len(streams)), key=lambda i: -len(streams[i]))
         while running:
@@ -233,12 +247,21 @@ class AC(_Streams):
                 # `finish` dropped.
                 row = row[: np.searchsorted(read, len(streams[i]) + overrun, side="right")]
                 stops = np.flatnonzero(row == END)
-                ended[i] = len(stops) > 0
-                decoded[i].append(row[: stops[0]] if ended[i] else row)
-                if not ended[i] and len(row) == context:
+                decoded[i].append(row[: stops[0]] if len(stops) else row)
+                if len(stops):
+                    code, size, n_read = state[i].tolist()
+                    written[i] = range_coder.rewritten(streams[i], code, size, n_read) if code < size else None
+                elif len(row) == context:
                     still.append(i)
             running = still
-        return [np.concatenate(d or [[]]).astype(np.uint8) for d in decoded], ended
+        return [np.concatenate(d or [[]]).astype(np.uint8) for d in decoded], written
+
+
+def _corrupt(ids: np.ndarray, problem: str) -> range_coder.CorruptStream:
+    return range_coder.CorruptStream(
+        f"{len(ids)} ids {problem}: they were truncated or changed, or something was appended to them. Restore them "
+        "from their source."
+    )
 
 
 _FLAG = np.array([[0, tables.TABLE_TOTAL - 1], [tables.TABLE_TOTAL - 1, 1]], np.uint32)

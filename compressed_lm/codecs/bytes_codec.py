@@ -5,10 +5,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from compressed_lm.codecs.protocol import checked_ids
+from compressed_lm.codecs.checked import CheckedCodec
 
 
-class Bytes:
+class Bytes(CheckedCodec):
     """Each byte is its own id (V = 256), the ByT5 way of reading text. M1 is trained on this codec."""
 
     name = "bytes"
@@ -23,15 +23,6 @@ class Bytes:
     def build(cls) -> "Bytes":
         return cls()
 
-    def encode(self, data: bytes) -> np.ndarray:
-        return np.frombuffer(data, np.uint8).astype(np.int32)
-
-    def decode(self, ids: np.ndarray) -> bytes:
-        ids = checked_ids(ids, self)
-        return ids.astype(np.uint8).tobytes()
-
-    decode_partial = decode
-
     def files(self) -> dict[str, bytes]:
         return {}
 
@@ -39,11 +30,11 @@ class Bytes:
     def from_files(cls, files: dict[str, bytes]) -> "Bytes":
         return cls()
 
-    def encode_batch(self, documents: Sequence[bytes]) -> list[np.ndarray]:
-        return [self.encode(document) for document in documents]
+    def _encode_documents(self, documents: Sequence[bytes]) -> list[np.ndarray]:
+        return [np.frombuffer(document, np.uint8).astype(np.int32) for document in documents]
 
-    def decode_batch(self, ids: Sequence[np.ndarray]) -> list[bytes]:
-        return [self.decode(sequence) for sequence in ids]
+    def _decode_sequences(self, sequences: Sequence[np.ndarray]) -> list[bytes]:
+        return [ids.astype(np.uint8).tobytes() for ids in sequences]
 
-    def token_byte_lengths(self, ids: np.ndarray) -> np.ndarray:
+    def _lengths(self, ids: np.ndarray) -> np.ndarray:
         return np.ones(len(ids), np.int32)

@@ -25,26 +25,30 @@ def decode_context(config: exact.ExactConfig, params, rows):
 
     Returns:
       (symbols: uint16[B, context], 256 at the end of the document, whatever follows it is meaningless; n_read:
-      uint32[B, context], bytes of the stream read once each symbol is decoded; state: uint32[B, 3]).
+      uint32[B, context], bytes of the stream read once each symbol is decoded; state: uint32[B, 3], as it was at the
+      end of the document, where it came; with code >= size if no encoder writes such a stream).
     """
     state, stream = rows
     lanes = jnp.arange(state.shape[0], dtype=jnp.int32)
     end = jnp.int32(exact.N_SYMBOLS - 1)
 
     def one_symbol(carry, position):
-        code, size, n_read, last, cache = carry
+        code, size, n_read, last, ended, cache = carry
+        before = code, size, n_read
         logits, cache = exact.step(params, config, last, jnp.full_like(last, position), cache)
         cdf = tables.cumulative(tables.frequencies(exact.weights_of(logits), xp=jnp), xp=jnp)
         unit = size >> tables.TABLE_BITS
         target = jnp.minimum(code // unit, tables.TABLE_TOTAL - 1)
         symbol = jnp.sum(cdf[:, 1:] <= target[:, None], axis=-1, dtype=jnp.int32)
         below, above = cdf[lanes, symbol], cdf[lanes, symbol + 1]
-        code, size = code - unit * below, unit * (above - below)
+        valid = code < unit * tables.TABLE_TOTAL
+        code, size = jnp.where(valid, code - unit * below, jnp.uint32(0xFFFFFFFF)), unit * (above - below)
         for _ in range(2):  # the smallest frequency takes 16 bits off the size
             short = size < range_coder.TOP
             code = jnp.where(short, (code << 8) | stream[lanes, n_read].astype(jnp.uint32), code)
             size, n_read = jnp.where(short, size << 8, size), n_read + short
-        return (code, size, n_read, symbol, cache), (
+        code, size, n_read = (jnp.where(ended, old, new) for old, new in zip(before, (code, size, n_read), strict=True))
+        return (code, size, n_read, symbol, ended | (symbol == end), cache), (
             symbol.astype(jnp.uint16),
             n_read.astype(jnp.uint32),
         )
@@ -54,10 +58,9 @@ def decode_context(config: exact.ExactConfig, params, rows):
         state[:, 1],
         jnp.zeros_like(lanes),
         jnp.full_like(lanes, end),
+        jnp.zeros_like(lanes, bool),
         exact.init_cache(config, state.shape[0], config.context),
     )
-    (code, size, _, _, _), (symbols, n_read) = jax.lax.scan(
-        one_symbol, start, jnp.arange(config.context, dtype=jnp.int32)
-    )
+    (code, size, *_), (symbols, n_read) = jax.lax.scan(one_symbol, start, jnp.arange(config.context, dtype=jnp.int32))
     n_read = state[:, 2:] + n_read.T
     return symbols.T, n_read, jnp.stack([code, size, n_read[:, -1]], axis=-1)

@@ -20,11 +20,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from compressed_lm.codecs.protocol import checked_ids
+from compressed_lm.codecs.checked import CheckedCodec
 from compressed_lm.coding import bits as bit_fields
 from compressed_lm.coding import dictionary_file, windows
 from compressed_lm.coding.compiler import compile_best_first, compile_windows
 from compressed_lm.coding.dictionary import Dictionary
+from compressed_lm.coding.range_coder import CorruptStream
 from compressed_lm.errors import InputError
 
 if TYPE_CHECKING:  # a compiled codec loads without JAX
@@ -107,7 +108,7 @@ class Options:
         return min(m1_context, int(self.m1_reset) * max(64, 4 * self.b))
 
 
-class EIW:
+class EIW(CheckedCodec):
     """Equal-Info Windows of b bits, cut into tokens of log2(V) bits.
 
     Attributes:
@@ -198,7 +199,7 @@ class EIW:
         """Whether tokens are the numbers of a dictionary."""
         return self.dictionary is not None and self._token_bits == self.window_bits
 
-    def encode_batch(self, documents: Sequence[bytes]) -> list[np.ndarray]:
+    def _encode_documents(self, documents: Sequence[bytes]) -> list[np.ndarray]:
         if self._is_listed:
             return self.dictionary.encode_batch(documents)
         if self.dictionary:
@@ -215,10 +216,30 @@ class EIW:
         codes = iter(device_windows.encode(self.m1, list(itertools.chain.from_iterable(parts)), self._rules))
         return [np.concatenate([next(codes) for _ in p]) for p in parts]
 
-    def decode_batch(self, ids: Sequence[np.ndarray]) -> list[bytes]:
+    def _decode_sequences(self, sequences: Sequence[np.ndarray]) -> list[bytes]:
+        for ids in sequences:
+            self._check_whole(ids)
+        return self._decode_windows(sequences)
+
+    def _decode_unfinished(self, ids: np.ndarray) -> bytes:
+        return self._decode_windows([ids])[0]
+
+    def _check_whole(self, ids: np.ndarray) -> None:
+        """Raises CorruptStream unless the ids are whole windows and the zero bits that fill up the last token."""
+        n_bits = len(ids) * self._token_bits
+        n_fill = n_bits % self.window_bits
+        if n_fill >= self._token_bits or (n_fill and ids[-1] & ((1 << n_fill) - 1)):
+            raise CorruptStream(
+                f"{len(ids)} ids are {n_bits // self.window_bits} windows of {self.window_bits} bits and {n_fill} bits "
+                "more that no document ends in: they were truncated or changed. Restore them from their source, or call "
+                "decode_partial for text that is still being written."
+            )
+
+    def _decode_windows(self, sequences: Sequence[np.ndarray]) -> list[bytes]:
+        """The text of the whole windows of each sequence."""
         if self._is_listed:
-            return self.dictionary.decode_batch([checked_ids(i, self) for i in ids])
-        codes = [self._codes(i) for i in ids]
+            return self.dictionary.decode_batch(sequences)
+        codes = [bit_fields.tokens_to_codes(ids, self._token_bits, self.window_bits) for ids in sequences]
         if self.dictionary:
             return self.dictionary.decode_batch([c[:, 0] for c in codes])
         from compressed_lm.codecs import device_windows
@@ -233,21 +254,9 @@ class EIW:
         reset = 0 if o.m1_reset == "never" else int(o.m1_reset)
         return WindowRules(o.b, o.fill, o.align, reset, o.context(self.m1.config.context))
 
-    def _codes(self, ids: np.ndarray) -> np.ndarray:
-        """The whole windows in a sequence of ids, limbs uint32[N, K]."""
-        return bit_fields.tokens_to_codes(checked_ids(ids, self), self._token_bits, self.window_bits)
-
-    def encode(self, data: bytes) -> np.ndarray:
-        return self.encode_batch([data])[0]
-
-    def decode(self, ids: np.ndarray) -> bytes:
-        return self.decode_batch([ids])[0]
-
-    decode_partial = decode
-
-    def token_byte_lengths(self, ids: np.ndarray) -> np.ndarray | None:
+    def _lengths(self, ids: np.ndarray) -> np.ndarray | None:
         """Bytes of each window, where a token is a whole window; None where windows are cut into several tokens."""
-        return self.dictionary.depth[checked_ids(ids, self).astype(np.int64)] if self._is_listed else None
+        return self.dictionary.depth[ids] if self._is_listed else None
 
 
 def compile_dictionary(m1: "M1", options: Options, *, progress: Callable[[int], None] = lambda n: None) -> Dictionary:

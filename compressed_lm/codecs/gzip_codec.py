@@ -7,14 +7,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from compressed_lm.codecs.protocol import checked_ids
+from compressed_lm.codecs.checked import CheckedCodec
 from compressed_lm.coding import bits
 from compressed_lm.coding.range_coder import CorruptStream
 
 
-class Gzip:
-    """zlib streams cut into tokens of log2(V) bits. A stream knows its own end, so the fill of the last token is
-    harmless."""
+class Gzip(CheckedCodec):
+    """zlib streams cut into tokens of log2(V) bits. A stream knows its own end; nothing but zero bits that fill up the
+    last token may follow it."""
 
     name = "gzip"
     flops_per_byte = m1_flops_per_byte = 0.0
@@ -34,13 +34,17 @@ class Gzip:
     def from_files(cls, files: dict[str, bytes], *, v: int = 256) -> "Gzip":
         return cls(v=v)
 
-    def encode(self, data: bytes) -> np.ndarray:
-        return bits.repack(np.frombuffer(zlib.compress(data), np.uint8), 8, self._token_bits).astype(np.int32)
+    def _encode_documents(self, documents: Sequence[bytes]) -> list[np.ndarray]:
+        streams = [np.frombuffer(zlib.compress(document), np.uint8) for document in documents]
+        return [bits.repack(stream, 8, self._token_bits).astype(np.int32) for stream in streams]
 
-    def decode(self, ids: np.ndarray) -> bytes:
-        decoder = zlib.decompressobj()
+    def _decode_sequences(self, sequences: Sequence[np.ndarray]) -> list[bytes]:
+        return [self._decode_sequence(ids) for ids in sequences]
+
+    def _decode_sequence(self, ids: np.ndarray) -> bytes:
+        decoder, stream = zlib.decompressobj(), self._stream(ids)
         try:
-            data = decoder.decompress(self._stream(ids))
+            data = decoder.decompress(stream)
         except zlib.error as error:
             raise CorruptStream(
                 f"{len(ids)} ids are no zlib stream ({error}): they were changed. Restore them from their source."
@@ -50,10 +54,15 @@ class Gzip:
                 f"{len(ids)} ids end after {len(data)} bytes in the middle of a zlib stream: they were "
                 "truncated. Restore them from their source."
             )
+        n_ids = -(-8 * (len(stream) - len(decoder.unused_data)) // self._token_bits)
+        if n_ids != len(ids) or any(decoder.unused_data):
+            raise CorruptStream(
+                f"{len(ids)} ids go on after the zlib stream in the first {n_ids}: they were changed, or something was "
+                "appended to them. Restore them from their source."
+            )
         return data
 
-    def decode_partial(self, ids: np.ndarray) -> bytes:
-        """The bytes that a sequence, complete or not, determines."""
+    def _decode_unfinished(self, ids: np.ndarray) -> bytes:
         decoder, data = zlib.decompressobj(), b""
         for byte in self._stream(ids)[: len(ids) * self._token_bits // 8]:
             try:
@@ -62,15 +71,5 @@ class Gzip:
                 break
         return data
 
-    def _stream(self, ids) -> bytes:
-        ids = checked_ids(ids, self)
+    def _stream(self, ids: np.ndarray) -> bytes:
         return bits.repack(ids, self._token_bits, 8).astype(np.uint8).tobytes()
-
-    def encode_batch(self, documents: Sequence[bytes]) -> list[np.ndarray]:
-        return [self.encode(document) for document in documents]
-
-    def decode_batch(self, ids: Sequence[np.ndarray]) -> list[bytes]:
-        return [self.decode(sequence) for sequence in ids]
-
-    def token_byte_lengths(self, ids: np.ndarray) -> None:
-        return None

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
-from compressed_lm.codecs.protocol import checked_ids
+from compressed_lm.codecs.checked import CheckedCodec
 from compressed_lm.coding import unigram
 from compressed_lm.coding.pieces import Pieces
 from compressed_lm.errors import InputError
@@ -16,7 +16,7 @@ MIN_V = 300
 MARKS = ("apart", "within")
 
 
-class PiecesCodec:
+class PiecesCodec(CheckedCodec):
     """A unigram vocabulary of byte strings without waste: every id is a string of its own.
 
     What a SentencePiece vocabulary of the same size spends on other forms of each common word (with a capital, without
@@ -28,7 +28,7 @@ class PiecesCodec:
     name = "pieces"
     flops_per_byte = m1_flops_per_byte = 0.0
     window_bits = m1_hash = None
-    restart_tokens = None  # a mark changes what follows it
+    restart_tokens = None  # a mark changes what follows it, and so pieces have no lengths of their own
 
     def __init__(self, pieces: Pieces, *, marks: str = "apart"):
         self.pieces, self.vocab_size = pieces, len(pieces)
@@ -89,20 +89,11 @@ class PiecesCodec:
             raise InputError(f"{FILE} holds {codec.vocab_size} pieces where {v} were asked for. Build the codec again.")
         return codec
 
-    def encode(self, data: bytes) -> np.ndarray:
-        return self.pieces.encode(data)
-
-    def encode_batch(self, documents: Sequence[bytes]) -> list[np.ndarray]:
+    def _encode_documents(self, documents: Sequence[bytes]) -> list[np.ndarray]:
         return self.pieces.encode_batch(documents)
 
-    def decode(self, ids: np.ndarray) -> bytes:
-        return self.pieces.decode(checked_ids(ids, self))
+    def _decode_sequences(self, sequences: Sequence[np.ndarray]) -> list[bytes]:
+        return self.pieces.decode_batch(sequences)
 
-    def decode_partial(self, ids: np.ndarray) -> bytes:
-        return self.pieces.decode(checked_ids(ids, self), unfinished=True)
-
-    def decode_batch(self, ids: Sequence[np.ndarray]) -> list[bytes]:
-        return self.pieces.decode_batch([checked_ids(i, self) for i in ids])
-
-    def token_byte_lengths(self, ids: np.ndarray) -> None:
-        """None: whether a word's space is there depends on what stands before it."""
+    def _decode_unfinished(self, ids: np.ndarray) -> bytes:
+        return self.pieces.decode(ids, unfinished=True)

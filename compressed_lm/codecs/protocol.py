@@ -5,8 +5,6 @@ from typing import Protocol
 
 import numpy as np
 
-from compressed_lm.errors import InputError
-
 
 class Codec(Protocol):
     """A lossless map from byte strings to sequences of integers below `vocab_size`, and back.
@@ -15,6 +13,25 @@ class Codec(Protocol):
     `eiw(fill=paper)`, which is there for comparison). Ids 0..V-1 belong to the codec; the
     ids of end-of-document and padding lie outside, in the model's vocabulary. Only a vocabulary that came with a model
     may hold its own end-of-document, as the attribute `eod_id` (see `eod_id`); no text encodes to it.
+
+    Raw ids carry no checksum (encoded files and token stores do), so damage is found only as far as the family allows:
+
+    ==============================  ====================================================================================
+    family                          `decode(ids)`, ids within the vocabulary
+    ==============================  ====================================================================================
+    `bytes`                         takes any ids, and `encode` gives exactly these for the text that comes out
+    `ac`, `static_ac`               raises, or `encode` gives exactly these ids for the text that comes out: they are
+                                    refused where they end early or go on after the end of the stream
+    `gzip`                          raises, or they are one whole zlib stream with the right checksum and nothing after
+                                    it; another release of zlib may write another stream for the same text
+    `eiw`                           raises unless they are whole windows and zero bits that fill up the last token; any
+                                    windows decode, and a model may write a text in others than `encode` does
+    `pieces`, `sentencepiece`,      takes any ids, as tokenizers do: a text can be spelled in many ways, of which
+    `bpe`, `tokenizers`             `encode` gives one
+    ==============================  ====================================================================================
+
+    `decode_partial` takes any ids within the vocabulary, whatever the family. `codecs.checked` says what is accepted as
+    bytes and as ids; everything else raises `InputError`.
 
     Attributes:
       name: the family, such as "eiw".
@@ -45,7 +62,12 @@ class Codec(Protocol):
         """The ids of one document: int32[T]."""
 
     def decode(self, ids: np.ndarray) -> bytes:
-        """The document that these ids stand for. Raises `InputError` where no document encodes to them."""
+        """The document that these ids stand for.
+
+        Raises:
+          InputError: these are no ids of this codec.
+          CorruptStream: they were truncated or changed, as far as the family can tell (see above).
+        """
 
     def decode_partial(self, ids: np.ndarray) -> bytes:
         """The bytes that an unfinished sequence already determines; never an error for ids within the vocabulary. For
@@ -67,14 +89,3 @@ class Codec(Protocol):
 def eod_id(codec: Codec) -> int:
     """The id of end-of-document: the codec's own where it has one, else the first after its ids."""
     return getattr(codec, "eod_id", codec.vocab_size)
-
-
-def checked_ids(ids, codec: Codec) -> np.ndarray:
-    """The ids as an array. Raises InputError if one of them is not the codec's."""
-    ids = np.asarray(ids)
-    if ids.size and (ids.min() < 0 or ids.max() >= codec.vocab_size):
-        raise InputError(
-            f"Ids between {ids.min()} and {ids.max()} were given to {codec.spec}, which knows 0 to "
-            f"{codec.vocab_size - 1}. Remove end-of-document and padding ids before decoding."
-        )
-    return ids

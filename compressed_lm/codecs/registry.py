@@ -19,6 +19,8 @@ from compressed_lm.codecs.protocol import Codec
 from compressed_lm.codecs.sentencepiece_codec import SentencePiece
 from compressed_lm.codecs.tokenizers_codec import BPE, Tokenizers
 from compressed_lm.errors import InputError
+from compressed_lm.io import local_path, write_atomic
+from compressed_lm.settings import Limits
 
 if TYPE_CHECKING:  # a compiled codec loads without JAX
     from compressed_lm.codecs.m1 import M1
@@ -31,6 +33,11 @@ HEADER = "codec.json"
 PRETRAINED = epath.resource_path("compressed_lm") / "pretrained"
 """The codecs and the M1 that come with the package."""
 _UNBOUNDED = re.compile(r"^\s*eiw\(\s*(?:b=inf\s*,\s*v=(\d+)|v=(\d+)\s*,\s*b=inf)\s*\)\s*$")
+_WHOLE_BITS = Limits(choices=tuple(1 << bits for bits in range(1, 17)))
+_LIMITS = {(name, "v"): _WHOLE_BITS for name in (Gzip.name, StaticAC.name, AC.name, EIW.name)} | {
+    (SentencePiece.name, "v"): Limits(low=1),
+    (BPE.name, "v"): Limits(low=258),  # 256 bytes, a pair of them, and the end of a document
+}
 _RESOURCES = ("m1", "documents", "progress", "dictionary", "tokenizer")
 
 
@@ -44,7 +51,10 @@ def parse_spec(spec: str) -> tuple[str, dict[str, int | str]]:
     """
     return spelling.parse(
         _UNBOUNDED.sub(r"ac(v=\1\2)", spec),
-        {name: {k: spelling.Option(type(v), v) for k, v in _options(name).items()} for name in FAMILIES},
+        {
+            name: {k: spelling.Option(type(v), v, _LIMITS.get((name, k), Limits())) for k, v in _options(name).items()}
+            for name in FAMILIES
+        },
         noun="codec",
         example="bytes, gzip(v=256) or eiw(b=16,v=65536,align=word)",
     )
@@ -114,11 +124,9 @@ def create(
 
 def save(codec: Codec, directory) -> None:
     """Writes a codec as a directory: its files and `codec.json`, which names and checks them and is written last."""
-    directory = epath.Path(directory)
-    directory.mkdir(parents=True, exist_ok=True)
-    files = codec.files()
+    directory, files = local_path(directory, "The codec directory"), codec.files()
     for name, content in files.items():
-        _write(directory / name, content)
+        write_atomic(directory / name, content)
     header = {
         "format_version": FORMAT_VERSION,
         "spec": codec.spec,
@@ -126,13 +134,7 @@ def save(codec: Codec, directory) -> None:
         "vocab_size": codec.vocab_size,
         "files": {name: hashlib.sha256(content).hexdigest() for name, content in sorted(files.items())},
     }
-    _write(directory / HEADER, (json.dumps(header, indent=2) + "\n").encode())
-
-
-def _write(path: epath.Path, content: bytes) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(content)
-    temporary.replace(path)
+    write_atomic(directory / HEADER, json.dumps(header, indent=2) + "\n")
 
 
 def shipped() -> dict[str, epath.Path]:
@@ -148,8 +150,8 @@ def load(path) -> Codec:
       InputError: no codec there, another format version, a missing or changed file, or a codec whose fingerprint is not
         the recorded one.
     """
-    directory = epath.Path(path)
-    if directory.is_file():
+    directory = path if isinstance(path, epath.Path) else local_path(path, "The codec")
+    if directory.exists() and not directory.is_dir():
         return _load_dictionary(directory)
     path = directory / HEADER
     if not path.exists():
@@ -202,13 +204,13 @@ def _load_files(directory: epath.Path, header: dict) -> Codec:
     return codec
 
 
-def save_dictionary(codec: EIW, path) -> None:
-    """Writes a compiled codec as one file."""
+def save_dictionary(codec: EIW, path) -> int:
+    """Writes a compiled codec as one file, or to the standard output for `-`, and returns its bytes."""
     if not codec.dictionary:
         raise InputError(f"{codec.spec} has no dictionary: its windows are too wide to be listed. Save it by `save`.")
-    _write(epath.Path(path), codec.files()[DICTIONARY_FILE])
+    return write_atomic(path, codec.files()[DICTIONARY_FILE])
 
 
-def _load_dictionary(path: epath.Path) -> EIW:
+def _load_dictionary(path) -> EIW:
     dictionary, header = read_dictionary(path.read_bytes(), str(path))
     return EIW.from_dictionary(dictionary, header, Options(**parse_spec(header["spec"])[1]))

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import sentencepiece
 
-from compressed_lm.codecs.protocol import checked_ids
+from compressed_lm.codecs.checked import CheckedCodec
 from compressed_lm.errors import InputError
 
 SPACE = "\u2581"
@@ -27,7 +27,7 @@ _AS_IT_IS = b"\x1a\x06\x12\x00\x18\x00\x20\x00"
 before a text (3), no white space removed (4)."""
 
 
-class SentencePiece:
+class SentencePiece(CheckedCodec):
     """A unigram or BPE vocabulary with byte fallback, trained on the corpus; no normalisation, white space kept.
 
     Whatever SentencePiece would not give back unchanged (invalid UTF-8, NUL, its own space character) is spelled in
@@ -61,7 +61,7 @@ class SentencePiece:
                 "Build the codec again."
             )
         self._pieces = [self._bytes_of(i) for i in range(v)]
-        self._lengths = np.array([len(p) for p in self._pieces], np.int32)
+        self._piece_lengths = np.array([len(p) for p in self._pieces], np.int32)
         self._byte_ids = np.array([self._processor.piece_to_id(f"<0x{b:02X}>") for b in range(256)], np.int32)
         if not all(self._processor.is_byte(int(i)) for i in self._byte_ids):
             raise InputError(
@@ -142,7 +142,10 @@ class SentencePiece:
         """How the model spells an id, such as `</s>`."""
         return self._processor.id_to_piece(i)
 
-    def encode(self, data: bytes) -> np.ndarray:
+    def _encode_documents(self, documents: Sequence[bytes]) -> list[np.ndarray]:
+        return [self._encode_document(document) for document in documents]
+
+    def _encode_document(self, data: bytes) -> np.ndarray:
         parts = [np.zeros(0, np.int32)]
         for run in _RUN.finditer(data.decode("utf-8", "surrogateescape")):
             raw = run[0].encode("utf-8", "surrogateescape")
@@ -151,20 +154,11 @@ class SentencePiece:
             parts.append(np.array(ids, np.int32) if intact else self._byte_ids[np.frombuffer(raw, np.uint8)])
         return np.concatenate(parts)
 
-    def decode(self, ids: np.ndarray) -> bytes:
-        ids = checked_ids(ids, self)
-        return b"".join([self._pieces[i] for i in ids])
+    def _decode_sequences(self, sequences: Sequence[np.ndarray]) -> list[bytes]:
+        return [b"".join([self._pieces[i] for i in ids]) for ids in sequences]
 
-    decode_partial = decode
-
-    def encode_batch(self, documents: Sequence[bytes]) -> list[np.ndarray]:
-        return [self.encode(document) for document in documents]
-
-    def decode_batch(self, ids: Sequence[np.ndarray]) -> list[bytes]:
-        return [self.decode(sequence) for sequence in ids]
-
-    def token_byte_lengths(self, ids: np.ndarray) -> np.ndarray:
-        return self._lengths[np.asarray(ids)]
+    def _lengths(self, ids: np.ndarray) -> np.ndarray:
+        return self._piece_lengths[ids]
 
 
 def _sentences(text: str):

@@ -4,6 +4,7 @@ import codecs as text_codecs
 
 import numpy as np
 
+from compressed_lm.codecs.checked import checked_ids
 from compressed_lm.codecs.protocol import Codec
 
 
@@ -27,7 +28,7 @@ class StreamDecoder:
 
     def feed_bytes(self, ids) -> bytes:
         """The bytes that become certain with these ids, int[T]."""
-        ids = np.concatenate([self._ids, np.asarray(ids, np.int32)])
+        ids = np.concatenate([self._ids, checked_ids(ids, self._codec.vocab_size, self._codec.spec)])
         group = self._codec.restart_tokens
         whole = len(ids) // group * group if group else 0
         closed = self._codec.decode(ids[:whole]) if whole else b""

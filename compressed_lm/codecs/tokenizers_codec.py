@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from compressed_lm.codecs.protocol import checked_ids
+from compressed_lm.codecs.checked import CheckedCodec
 from compressed_lm.errors import InputError
 
 FILE = "tokenizer.json"
@@ -18,7 +18,7 @@ _HARMLESS = ("NFC",)
 """Normalisers that leave nearly all text alone: the codec goes without them."""
 
 
-class Tokenizers:
+class Tokenizers(CheckedCodec):
     """The vocabulary that came with a model, such as GPT-NeoX's or that of Llama 3.
 
     The ids are those that the model was trained on, with two exceptions that make them lossless: bytes of invalid UTF-8
@@ -58,7 +58,7 @@ class Tokenizers:
                 "the tokenizer of the model, and as eod the id of its end-of-text."
             )
         self._pieces[eod] = b""
-        self._lengths = np.array([len(p) for p in self._pieces], np.int32)
+        self._piece_lengths = np.array([len(p) for p in self._pieces], np.int32)
         symbols = {byte: self._tokenizer.token_to_id(symbol) for symbol, byte in _bytes_of_symbols().items()}
         if lost := [byte for byte, i in symbols.items() if i is None]:
             raise InputError(
@@ -84,10 +84,7 @@ class Tokenizers:
         """How tokenizer.json spells an id, such as `<|endoftext|>`."""
         return self._tokenizer.id_to_token(i)
 
-    def encode(self, data: bytes) -> np.ndarray:
-        return self.encode_batch([data])[0]
-
-    def encode_batch(self, documents: Sequence[bytes]) -> list[np.ndarray]:
+    def _encode_documents(self, documents: Sequence[bytes]) -> list[np.ndarray]:
         runs = [list(_RUN.finditer(d.decode("utf-8", "surrogateescape"))) for d in documents]
         texts = [run[0] for document in runs for run in document if not run["unsafe"]]
         found = iter(self._tokenizer.encode_batch(texts, add_special_tokens=False))
@@ -102,16 +99,11 @@ class Tokenizers:
         intact = b"".join([self._pieces[i] for i in ids]) == raw
         return np.array(ids, np.int32) if intact else self._byte_ids[np.frombuffer(raw, np.uint8)]
 
-    def decode(self, ids: np.ndarray) -> bytes:
-        return b"".join([self._pieces[i] for i in checked_ids(ids, self)])
+    def _decode_sequences(self, sequences: Sequence[np.ndarray]) -> list[bytes]:
+        return [b"".join([self._pieces[i] for i in ids]) for ids in sequences]
 
-    decode_partial = decode
-
-    def decode_batch(self, ids: Sequence[np.ndarray]) -> list[bytes]:
-        return [self.decode(sequence) for sequence in ids]
-
-    def token_byte_lengths(self, ids: np.ndarray) -> np.ndarray:
-        return self._lengths[np.asarray(ids)]
+    def _lengths(self, ids: np.ndarray) -> np.ndarray:
+        return self._piece_lengths[ids]
 
 
 class BPE(Tokenizers):

@@ -60,10 +60,11 @@ def _put(low, size, n, out, below, freq):
 
 
 @numba.njit(cache=True, nogil=True)
-def _end(low, size, n, out, followed):
+def _end(low, size, n, out, followed, spare):
     """Number of bytes of the whole stream. Picks the value in the last interval that ends in most free bits: bits that
-    are zero or, if other bytes follow, may be anything."""
-    free = 32
+    are zero or, if other bytes follow, may be anything. At most `spare` zero bytes are left out, counted from where a
+    decoder has read to."""
+    free, least = 32, n + 4 - spare
     while True:
         value = ((low + (1 << free) - 1) >> free) << free
         if value + ((1 << free) - 1 if followed else 0) < low + size:
@@ -75,13 +76,16 @@ def _end(low, size, n, out, followed):
         out[n] = (value >> shift) & 255
         n += 1
     n -= free >> 3
-    while not followed and n and out[n - 1] == 0:
+    while not followed and n > max(least, 0) and out[n - 1] == 0:
         n -= 1
+    while not followed and n < least:
+        out[n] = 0
+        n += 1
     return n
 
 
 @numba.njit(cache=True, nogil=True)
-def _encode(below, freq, followed, out):
+def _encode(below, freq, followed, spare, out):
     """Number of bytes written to out: uint8[2 T + 4]; -1 for entries that are no part of a table."""
     low, size, n = np.int64(0), np.int64(_MASK), 0
     for i in range(len(below)):
@@ -89,11 +93,11 @@ def _encode(below, freq, followed, out):
         if width == 0 or start + width > TABLE_TOTAL:
             return -1
         low, size, n = _put(low, size, n, out, start, width)
-    return _end(low, size, n, out, followed)
+    return _end(low, size, n, out, followed, spare)
 
 
 @numba.njit(cache=True, nogil=True)
-def _encode_symbols(symbols, cdfs, followed, out):
+def _encode_symbols(symbols, cdfs, followed, spare, out):
     """`_encode` with the entries looked up in the table of each symbol, or in the only table."""
     low, size, n, each = np.int64(0), np.int64(_MASK), 0, len(cdfs) > 1
     for i in range(len(symbols)):
@@ -104,15 +108,15 @@ def _encode_symbols(symbols, cdfs, followed, out):
         if not start < stop <= TABLE_TOTAL:
             return -1
         low, size, n = _put(low, size, n, out, start, stop - start)
-    return _end(low, size, n, out, followed)
+    return _end(low, size, n, out, followed, spare)
 
 
 @numba.njit(cache=True, nogil=True)
-def _encode_batch(below, freq, lengths, followed, out, ends):
+def _encode_batch(below, freq, lengths, followed, spare, out, ends):
     start = position = 0
     for i in range(len(lengths)):
         stop = start + lengths[i]
-        n = _encode(below[start:stop], freq[start:stop], followed, out[position:])
+        n = _encode(below[start:stop], freq[start:stop], followed, spare, out[position:])
         if n < 0:
             return -1
         start, position = stop, position + n
@@ -126,7 +130,11 @@ def _written(out: np.ndarray, n_bytes: int) -> bytes:
     return out[:n_bytes].tobytes()
 
 
-def encode(below, freq, *, followed: bool = False) -> bytes:
+def _spare(stops: bool) -> int:
+    return OVERRUN if stops else 1 << 62
+
+
+def encode(below, freq, *, followed: bool = False, stops: bool = False) -> bytes:
     """The stream of a sequence of symbols, each given by its table entries.
 
     Args:
@@ -134,6 +142,7 @@ def encode(below, freq, *, followed: bool = False) -> bytes:
       freq: uint32[T], frequency of each symbol, at least 1; tables sum to 2**16.
       followed: other bytes will come right after the stream. It then decodes whatever they are, and its length depends
         on the symbols alone; otherwise it is read as if zeros came after it, which saves a byte or so.
+      stops: the last symbol is a stop symbol, for `decode_until`, which reads at most `OVERRUN` bytes past the end.
 
     Returns:
       The shortest such stream.
@@ -141,16 +150,16 @@ def encode(below, freq, *, followed: bool = False) -> bytes:
     Raises:
       ValueError: an entry has frequency 0 or reaches beyond 2**16.
     """
-    return encode_batch(below, freq, (len(below),), followed=followed)[0]
+    return encode_batch(below, freq, (len(below),), followed=followed, stops=stops)[0]
 
 
-def encode_batch(below, freq, lengths, *, followed: bool = False) -> list[bytes]:
+def encode_batch(below, freq, lengths, *, followed: bool = False, stops: bool = False) -> list[bytes]:
     """`encode` of many sequences in one call, which pays for short ones.
 
     Args:
       below, freq: uint32[T], table entries as in `encode`, one sequence after another.
       lengths: integers[N] that sum to T, symbols of each sequence.
-      followed: as in `encode`.
+      followed, stops: as in `encode`.
 
     Returns:
       N streams.
@@ -162,17 +171,17 @@ def encode_batch(below, freq, lengths, *, followed: bool = False) -> list[bytes]
     if lengths.min(initial=0) < 0 or not lengths.sum() == len(below) == len(freq):
         raise ValueError(f"{len(below)} and {len(freq)} table entries were given for {lengths.sum()} symbols.")
     out, ends = np.empty(2 * len(below) + 4 * len(lengths), np.uint8), np.empty(len(lengths), np.int64)
-    data = _written(out, _encode_batch(below, freq, lengths, followed, out, ends))
+    data = _written(out, _encode_batch(below, freq, lengths, followed, _spare(stops), out, ends))
     return [data[start:stop] for start, stop in itertools.pairwise([0, *ends.tolist()])]
 
 
-def encode_symbols(symbols, cdfs, *, followed: bool = False) -> bytes:
+def encode_symbols(symbols, cdfs, *, followed: bool = False, stops: bool = False) -> bytes:
     """`encode` of symbols given with their tables; `decode` is the inverse.
 
     Args:
       symbols: int32[T], below S.
       cdfs: uint32[T, S + 1], a cumulative table for each symbol, or uint32[S + 1], one for all.
-      followed: as in `encode`.
+      followed, stops: as in `encode`.
 
     Raises:
       ValueError: a symbol is not in its table, or there are more tables or fewer than symbols.
@@ -181,7 +190,7 @@ def encode_symbols(symbols, cdfs, *, followed: bool = False) -> bytes:
     if cdfs.ndim == 2 and len(cdfs) != len(symbols):
         raise ValueError(f"{len(cdfs)} tables were given for {len(symbols)} symbols.")
     out = np.empty(2 * len(symbols) + 4, np.uint8)
-    return _written(out, _encode_symbols(symbols, cdfs.reshape(-1, cdfs.shape[-1]), followed, out))
+    return _written(out, _encode_symbols(symbols, cdfs.reshape(-1, cdfs.shape[-1]), followed, _spare(stops), out))
 
 
 class Decoder:
@@ -255,8 +264,8 @@ def _decode_each(stream, cdfs, out):
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
 def _decode_shared(stream, cdf, stop_symbol, used_up, out):
-    """Number of symbols written to `out`, and why it ended: 0 no room left, 1 the stop symbol came, 2 it has read more
-    than `used_up` bytes."""
+    """Number of symbols written to `out`; why it ended (0 no room left, 1 the stop symbol came, 2 it has read more than
+    `used_up` bytes or what no encoder writes); code, size and bytes read."""
     guide = np.empty(TABLE_TOTAL >> _GUIDE_SHIFT, np.int32)  # symbol at which the search for a target starts
     first = 0
     for i in range(len(guide)):
@@ -265,17 +274,17 @@ def _decode_shared(stream, cdf, stop_symbol, used_up, out):
         guide[i] = first
     code, size, position = _first_code(stream), np.int64(_MASK), 4
     for n in range(len(out)):
-        if position > used_up:
-            return n, 2
         target = _target(code, size)
+        if position > used_up or (stop_symbol >= 0 and code >= (size >> TABLE_BITS) * TABLE_TOTAL):
+            return n, 2, code, size, position
         symbol = np.int64(guide[target >> _GUIDE_SHIFT])
         while np.int64(cdf[symbol + 1]) <= target:
             symbol += 1
-        if symbol == stop_symbol:
-            return n, 1
-        out[n] = symbol
         code, size, position = _narrow(stream, code, size, position, cdf[symbol], cdf[symbol + 1])
-    return len(out), 0
+        if symbol == stop_symbol:
+            return n, 1, code, size, position
+        out[n] = symbol
+    return len(out), 0, code, size, position
 
 
 def _not_tables(cdfs: np.ndarray) -> ValueError:
@@ -320,38 +329,59 @@ def decode(stream: bytes, cdfs, n_symbols: int | None = None) -> np.ndarray:
     return out
 
 
-def _decode_all(stream: bytes, cdf, stop_symbol: int, overrun: int) -> tuple[np.ndarray, bool]:
+def _decode_all(stream: bytes, cdf, stop_symbol: int, overrun: int) -> tuple[np.ndarray, bool, tuple[int, int, int]]:
+    """Symbols; whether the stop symbol came; the decoder's state then, see `rewritten`."""
     data, cdf = np.frombuffer(stream, np.uint8), _one_table(cdf)
     capacity = 4 * len(data) + 64
     while True:
         out = np.empty(capacity, np.int32)
-        n, reason = _decode_shared(data, cdf, stop_symbol, len(data) + overrun, out)
+        n, reason, *state = _decode_shared(data, cdf, stop_symbol, len(data) + overrun, out)
         if reason:
-            return out[:n], reason == 1
+            return out[:n], reason == 1, state
         capacity *= 4
 
 
-def decode_until(stream: bytes, cdf, stop_symbol: int) -> np.ndarray:
+def rewritten(stream: bytes, code: int, size: int, n_read: int) -> bytes:
+    """What `encode` writes for the symbols that were decoded from a stream, the last one being a stop symbol.
+
+    No tables are needed: the stream decodes to the same symbols wherever it lies within the last interval, and the
+    encoder's choice in there is known. A stream that differs from this is not what the encoder wrote.
+
+    Args:
+      stream: what was decoded.
+      code, size, n_read: the decoder's state after the last symbol: where the stream lies within the interval, the
+        interval's size, and bytes read.
+    """
+    low, free = int.from_bytes(stream[:n_read].ljust(n_read, b"\0"), "big") - code, 32
+    while (value := -(-low >> free) << free) >= low + size:
+        free -= 1
+    least = max(n_read - OVERRUN, 0)
+    written = value.to_bytes(n_read, "big")
+    return written[:least] + written[least:].rstrip(b"\0")
+
+
+def decode_until(stream: bytes, cdf, stop_symbol: int) -> tuple[np.ndarray, bytes]:
     """The symbols of a stream coded with one table throughout, up to and without `stop_symbol`.
 
     Args:
-      stream: what `encode` returned.
+      stream: what `encode(..., stops=True)` returned.
       cdf: uint32[S + 1], cumulative table.
       stop_symbol: the symbol that ends the sequence.
 
     Returns:
-      int32[T].
+      int32[T], and the stream that `encode` writes for them. If it is not the stream given, but for zeros at the end,
+      that one was changed.
 
     Raises:
       CorruptStream: the stream ends before `stop_symbol` comes.
     """
-    symbols, stopped = _decode_all(stream, cdf, stop_symbol, OVERRUN)
+    symbols, stopped, state = _decode_all(stream, cdf, stop_symbol, OVERRUN)
     if not stopped:
         raise CorruptStream(
             f"A stream of {len(stream)} bytes ended after {len(symbols)} symbols without its end symbol: it "
             "was truncated or changed. Restore it from its source."
         )
-    return symbols
+    return symbols, rewritten(stream, *state)
 
 
 def decode_prefix(stream: bytes, cdf, stop_symbol: int) -> np.ndarray:

@@ -1,44 +1,36 @@
-"""Corpora that are files: JSON lines (plain or .gz) and whole text files."""
+"""Corpora that are files: JSON lines and whole text files, plain or compressed by gzip, bzip2 or xz."""
 
-import glob
-import gzip
 import hashlib
 import json
 import os
 import pathlib
-import zlib
 from collections.abc import Iterator
-from typing import BinaryIO
 
+from compressed_lm import io
+from compressed_lm.corpora import compression
 from compressed_lm.corpora.corpus import Corpus
 from compressed_lm.errors import InputError
 
-_GZIP_MAGIC = b"\x1f\x8b"
 _FINGERPRINT_BYTES = 1 << 16
+_BOM = b"\xef\xbb\xbf"
+_UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
 
 class _Files(Corpus):
-    """Files that match a glob, in alphabetical order, as the one split `train`."""
+    """One file, or those that match a glob, in alphabetical order, as the one split `train`."""
 
     splits = ("train",)
     scheme: str
 
     def __init__(self, pattern: str):
         self.spec = f"{self.scheme}:{pattern}"
-        self.paths = [
-            pathlib.Path(path)
-            for path in sorted(glob.glob(os.path.expanduser(pattern), recursive=True))
-            if os.path.isfile(path)
-        ]
-        if not self.paths:
-            raise InputError(
-                f"No file matches {pattern!r} of the corpus {self.spec} (working directory: {os.getcwd()}). Give a "
-                "path or a glob that matches at least one file, such as "
-                f"{self.scheme}:data/train-*{'.json.gz' if self.scheme == 'json' else '.txt'}."
-            )
+        self.paths = _matching(pattern, self.spec, ".json.gz" if self.scheme == "json" else ".txt")
+        for path in self.paths:
+            compression.check(path, self.spec)
 
-    def estimated_bytes(self, split: str) -> int:
-        return sum(map(_uncompressed_size, self.paths))
+    def estimated_bytes(self, split: str) -> int | None:
+        sizes = list(map(compression.uncompressed_size, self.paths))
+        return None if None in sizes else sum(sizes)
 
     def _fingerprint(self, split: str) -> str:
         # Name, size and both ends: a .gz file ends in the checksum of its whole content, and terabytes need not be read
@@ -50,17 +42,31 @@ class _Files(Corpus):
                 head = file.read(_FINGERPRINT_BYTES)
                 file.seek(max(size - _FINGERPRINT_BYTES, 0))
                 digest.update(json.dumps([path.name, size]).encode() + hashlib.sha256(head + file.read()).digest())
+                digest.update(self._reading(head))
         return digest.hexdigest()
+
+    def _reading(self, head: bytes) -> bytes:
+        """What else than the bytes of a file decides its documents, as bytes."""
+        return b""
 
 
 class TextFiles(_Files):
-    """One file a document, its bytes as they are."""
+    """One file a document, its bytes as they are, decompressed where they are compressed."""
 
     scheme = "text"
 
     def _documents(self, split: str, shard: int, n_shards: int) -> Iterator[bytes]:
         for path in self.paths[shard::n_shards]:
-            yield path.read_bytes()
+            with compression.open_file(path) as file:
+                try:
+                    document = file.read()
+                except compression.DAMAGE as error:
+                    raise compression.damaged(path, 0, error) from error
+            yield document
+
+    def _reading(self, head: bytes) -> bytes:
+        # Version 0.1 took the compressed bytes for the document: its stores must not pass for those of the text.
+        return (compression.method(head) or "").encode()
 
 
 class JsonLines(_Files):
@@ -78,27 +84,62 @@ class JsonLines(_Files):
                     yield _text(path, number, line)
 
 
+def _matching(pattern: str, spec: str, ending: str) -> list[pathlib.Path]:
+    """The file of this very name if there is one, else the files that match it as a glob."""
+    path = io.local_path(pattern, f"In the corpus {spec},")
+    if path.is_file():
+        return [path]
+    if path.exists():
+        what, action = "is no regular file, and a corpus is read more than once", "Store its content in a file first"
+        if path.is_dir():
+            what, action = "is a folder", f"Name its files, such as {spec.rstrip('/')}/*{ending}"
+        raise InputError(f"The path {pattern!r} of the corpus {spec} {what}. {action}.")
+    paths = [found for found in io.matching(path) if found.is_file()]
+    if not paths:
+        scheme = spec.partition(":")[0]
+        parts = f" Each part of a mixture begins with a scheme: mix:{scheme}:A,{scheme}:B." if "," in pattern else ""
+        raise InputError(
+            f"No file matches {pattern!r} of the corpus {spec}: there is none of this very name, and none that it "
+            f"matches as a glob (working directory: {os.getcwd()}). Give a path or a glob that matches at least one "
+            f"file, such as {scheme}:data/train-*{ending}.{parts}"
+        )
+    return paths
+
+
 def _lines(path: pathlib.Path) -> Iterator[tuple[int, bytes]]:
     """(line number, line) of every line that is not blank."""
     n_documents = 0
-    with _open(path) as file:
+    with compression.open_file(path) as file:
         try:
             for number, line in enumerate(file, 1):
-                if not line.isspace():
+                if number == 1:
+                    line = line.removeprefix(_BOM)
+                if line and not line.isspace():
+                    if not n_documents:
+                        _check_first(path, line)
                     yield number, line
                     n_documents += 1
-        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise InputError(
-                f"The file {path} is cut short or damaged: {n_documents:,} documents were read, then decompression "
-                f"stopped ({error}). Fetch the file again (`gzip --test {path}` checks it) and run the same command; "
-                "finished work is kept."
-            ) from error
+        except compression.DAMAGE as error:
+            raise compression.damaged(path, n_documents, error) from error
+
+
+def _check_first(path: pathlib.Path, line: bytes) -> None:
+    """Raises InputError where the first line shows that a file is not one of JSON lines, but something near it."""
+    start, problem = line.strip(), None
+    if line.startswith(_UTF16) or b"\x00" in line[:4]:
+        problem = "is UTF-16 or UTF-32, and UTF-8 is read", f"iconv -f UTF-16 -t UTF-8 {path}"
+    elif start.startswith(b"["):
+        problem = "is one JSON array, and one object a line is read", f"jq -c '.[]' {path}"
+    elif start == b"{":
+        problem = "has objects of several lines, and one object a line is read", f"jq -c . {path}"
+    if problem:
+        raise InputError(f"The file {path} {problem[0]}, with a field `text`, as in C4. Convert it: {problem[1]}.")
 
 
 def _text(path: pathlib.Path, number: int, line: bytes) -> bytes:
     try:
         value = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(
             f"Line {number} of {path} ({path}:{number}) is not valid JSON: {error}. Each line must be one JSON object "
             "with a field `text`, as in C4; correct or remove the line."
@@ -115,25 +156,3 @@ def _text(path: pathlib.Path, number: int, line: bytes) -> bytes:
         )
     # JSON may spell half of a surrogate pair; it has no UTF-8, and this keeps the document instead of losing the run.
     return value["text"].encode("utf-8", "surrogatepass")
-
-
-def _open(path: pathlib.Path) -> BinaryIO:
-    file = open(path, "rb")
-    return gzip.GzipFile(fileobj=file) if _is_gzip(file) else file
-
-
-def _is_gzip(file: BinaryIO) -> bool:
-    magic = file.read(2)
-    file.seek(0)
-    return magic == _GZIP_MAGIC
-
-
-def _uncompressed_size(path: pathlib.Path) -> int:
-    with open(path, "rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        if size >= 18 and _is_gzip(file):
-            file.seek(-4, os.SEEK_END)
-            return int.from_bytes(
-                file.read(4), "little"
-            )  # exact below 4 GiB and for one member, enough for a progress bar
-        return size

@@ -22,6 +22,7 @@ from compressed_lm.corpora.corpus import Corpus
 from compressed_lm.corpora.shards import ShardWriter, sha256_file, shard_name
 from compressed_lm.corpora.store import FORMAT_VERSION, MANIFEST, TokenStore, write_manifest
 from compressed_lm.errors import InputError
+from compressed_lm.io import check_output, local_path
 from compressed_lm.tracking.progress import progress
 
 _VERSIONED = ("compressed_lm", "numpy", "array_record", "jax")
@@ -66,7 +67,8 @@ def compress(
             f"Process {process_index} of {process_count} and {n_shards} shards were asked for; there must be at least "
             "one shard, and processes are numbered from 0."
         )
-    out = pathlib.Path(out)
+    out = local_path(out, "The token store")
+    check_output(out, "The token store", folder=True)
     job = {
         "codec": {
             "name": codec.name,
@@ -82,6 +84,8 @@ def compress(
         "n_shards": n_shards,
     }
     with _disk_errors(out):
+        if not out.exists():  # an empty corpus, and one whose first document cannot be read, leave no folder behind
+            next(corpus.documents(split), None)
         out.mkdir(parents=True, exist_ok=True)
         _refuse_another_job(out, job)
         names = {shard: shard_name(shard, n_shards) for shard in range(process_index, n_shards, process_count)}

@@ -1,10 +1,14 @@
-"""Several corpora as one: `mix:8*json:web/*.gz,json:books/*.gz`."""
+"""Several corpora as one: `mix:8*json:web/*.gz,json:books/*.gz`. A comma of a path may be written as `\\,`."""
 
 import hashlib
+import os
 import re
 from collections.abc import Iterator, Sequence
 
 from compressed_lm.corpora.corpus import Corpus
+
+_COMMA = "\\,"
+_BEGINS = re.compile(r"\s*(\d+\*)?(\w+:|installed_docs\s*$)")  # a part of a mixture
 
 
 class Mixture(Corpus):
@@ -20,7 +24,7 @@ class Mixture(Corpus):
 
     def __init__(self, parts: Sequence[tuple[int, Corpus]]):
         self.parts = parts
-        self.spec = "mix:" + ",".join(f"{weight}*{corpus.spec}" for weight, corpus in parts)
+        self.spec = "mix:" + ",".join(f"{weight}*{corpus.spec.replace(',', _COMMA)}" for weight, corpus in parts)
 
     def estimated_bytes(self, split: str) -> int | None:
         sizes = [(weight, corpus.estimated_bytes(split)) for weight, corpus in self.parts]
@@ -37,9 +41,22 @@ class Mixture(Corpus):
 
 
 def parse(rest: str) -> list[tuple[int, str]]:
-    """(weight, spec) of each part of `8*json:web/*.gz,json:books/*.gz`; a part without a count has weight 1."""
-    parts = []
-    for item in rest.split(","):
+    """(weight, spec) of each part of `8*json:web/*.gz,json:books/*.gz`; a part without a count has weight 1.
+
+    A comma belongs to a path where it is written as `\\,`, where what follows begins with no scheme, and where the
+    path with it is that of an existing file or folder.
+    """
+    items, parts = re.split(r"(?<!\\),", rest), []
+    while items:
+        n = next((n for n in range(len(items), 1, -1) if _exists(",".join(items[:n]))), 1)
+        while n < len(items) and items[n].strip() and not _BEGINS.match(items[n]):
+            n += 1
+        item, items = ",".join(items[:n]).replace(_COMMA, ","), items[n:]
         match = re.fullmatch(r"(?:(\d+)\*)?(.+)", item.strip())
         parts.append((int(match[1] or 1), match[2]) if match else (0, item))
     return parts
+
+
+def _exists(item: str) -> bool:
+    path = item.replace(_COMMA, ",").partition(":")[2]
+    return bool(path) and os.path.exists(os.path.expanduser(path))

@@ -24,6 +24,7 @@ import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
 from compressed_lm.errors import InputError
+from compressed_lm.io import publish, remove_temporaries, write_atomic
 
 _HEADER_BYTES = 8
 # One record a chunk, stored as it is: a random read touches nothing else, and compressed tokens do not compress again.
@@ -86,32 +87,6 @@ def to_json(value) -> bytes:
     return (json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode()
 
 
-def publish(temporary: pathlib.Path, path: pathlib.Path) -> None:
-    """Flushes a finished temporary file to the disk and names it: a crash leaves the old file or the new one."""
-    descriptor = os.open(temporary, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    os.replace(temporary, path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
-def write_atomically(path: pathlib.Path, data: bytes) -> None:
-    """Writes a whole file, or nothing."""
-    temporary = path.with_name(path.name + TEMPORARY_SUFFIX)
-    try:
-        temporary.write_bytes(data)
-        publish(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
 class ShardWriter:
     """Writes one shard: `add` each document, `close`, read back what was written, then `commit`.
 
@@ -125,6 +100,8 @@ class ShardWriter:
         self._path = self._directory / f"{name}.array_record"
         self._temporary = self._directory / f"{name}.array_record{TEMPORARY_SUFFIX}"
         self._temporary.unlink(missing_ok=True)
+        for suffix in ("json", "lengths.npy"):
+            remove_temporaries(self._directory / f"{name}.{suffix}")
         self._writer = ArrayRecordWriter(str(self._temporary), _WRITER_OPTIONS)
         self._lengths: list[tuple[int, int]] = []
 
@@ -172,9 +149,9 @@ class ShardWriter:
             "n_tokens": int(lengths[:, 0].sum()),
             "n_bytes": int(lengths[:, 1].sum()),
         }
-        write_atomically(self._directory / f"{self._name}.lengths.npy", buffer.getvalue())
+        write_atomic(self._directory / f"{self._name}.lengths.npy", buffer.getvalue())
         publish(self._temporary, self._path)
-        write_atomically(self._directory / f"{self._name}.json", to_json(entry | extra))
+        write_atomic(self._directory / f"{self._name}.json", to_json(entry | extra))
         return entry
 
     def _stop(self) -> None:

@@ -1,16 +1,19 @@
 """`open_corpus(spec)`: documents from wherever they are.
 
 installed_docs           the documentation of the installed dependencies (the default; offline)
-json:GLOB                JSON lines with a field `text`, plain or .gz, as C4 is distributed
-text:GLOB                one file a document
+json:PATH                JSON lines with a field `text`, as C4 is distributed
+text:PATH                one file a document
 store:DIR                a token store of the bytes codec
 tfds:c4/en:3.1.0         a prepared TensorFlow Datasets data set with a feature `text`
 seqio:TASK               a registered seqio task; seqio:MODULE:TASK imports the module that registers it first
 mix:8*SPEC,SPEC          the training documents of several of these, one of them eight times over
+
+PATH is a file of this very name, else a glob. What is compressed by gzip, bzip2 or xz is decompressed.
 """
 
 from collections.abc import Iterator
 
+from compressed_lm import io
 from compressed_lm.corpora import installed_docs, mixture
 from compressed_lm.corpora.corpus import Corpus, WithValidation
 from compressed_lm.corpora.files import JsonLines, TextFiles
@@ -44,6 +47,7 @@ class StoreDocuments(Corpus):
 
     def __init__(self, directory: str):
         self.spec = f"store:{directory}"
+        io.local_path(directory, f"In the corpus {self.spec},")
         self._store = TokenStore.open(directory)
         if self._store.codec_spec != "bytes":
             raise InputError(
@@ -78,6 +82,8 @@ def open_corpus(spec: str, *, validation: str | None = None, data_dir: str | Non
     if validation is not None:
         return WithValidation(open_corpus(spec, data_dir=data_dir), open_corpus(validation, data_dir=data_dir))
     scheme, _, rest = spec.partition(":")
+    if io.scheme(spec) is not None and scheme not in SCHEMES:
+        io.local_path(spec, "The corpus")
     if scheme not in SCHEMES or (scheme == "installed_docs") == bool(rest):
         raise InputError(_unknown(spec, scheme))
     match scheme:
@@ -97,18 +103,19 @@ def open_corpus(spec: str, *, validation: str | None = None, data_dir: str | Non
                     "at least 1, such as mix:8*json:web/*.gz,json:books/*.gz."
                 )
             return mixture.Mixture([(weight, open_corpus(part, data_dir=data_dir)) for weight, part in parts])
+    io.local_path(rest, f"In the corpus {spec},")
     try:
         from compressed_lm.corpora import seqio_corpus  # TensorFlow, so only on demand
     except ImportError as error:
         raise InputError(
             f"The corpus {spec} is read through seqio and TensorFlow, which could not be imported ({error}). Install "
-            "them with `pip install 'compressed_lm[corpora]'`, or name a corpus of files (json:GLOB, text:GLOB)."
+            "them with `pip install 'compressed_lm[corpora]'`, or name a corpus of files (json:PATH, text:PATH)."
         ) from error
     return seqio_corpus.open_tfds(rest, data_dir=data_dir) if scheme == "tfds" else seqio_corpus.open_task(rest)
 
 
 def _unknown(spec: str, scheme: str) -> str:
-    known = "installed_docs, json:GLOB, text:GLOB, store:DIR, tfds:NAME, seqio:TASK, mix:SPEC,SPEC"
+    known = "installed_docs, json:PATH, text:PATH, store:DIR, tfds:NAME, seqio:TASK, mix:SPEC,SPEC"
     if any(sign in scheme for sign in "/.*"):
         hint = f" For files write json:{spec} or text:{spec}."
     else:

@@ -12,8 +12,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from compressed_lm.corpora.shards import Record, ShardReader, to_json, write_atomically
+from compressed_lm.corpora.shards import Record, ShardReader, to_json
 from compressed_lm.errors import InputError
+from compressed_lm.io import local_path, write_atomic
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
@@ -31,7 +32,7 @@ def write_manifest(directory: pathlib.Path, manifest: dict) -> None:
     path = pathlib.Path(directory) / MANIFEST
     content = to_json(manifest | {"checksum": _checksum(manifest)})
     if not path.exists() or path.read_bytes() != content:
-        write_atomically(path, content)
+        write_atomic(path, content)
 
 
 def _checksum(manifest: dict) -> str:
@@ -80,7 +81,7 @@ class TokenStore:
         Raises:
           InputError: there is no finished store, it has another format or codec, or a shard is missing or cut short.
         """
-        path = pathlib.Path(path)
+        path = local_path(path, "The token store")
         try:
             manifest = json.loads((path / MANIFEST).read_bytes())
         except (FileNotFoundError, NotADirectoryError):

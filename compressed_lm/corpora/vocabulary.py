@@ -1,5 +1,6 @@
 """A codec as a seqio vocabulary."""
 
+import re
 import threading
 from collections.abc import Callable, Iterable, Sequence
 
@@ -7,18 +8,23 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
+from compressed_lm.codecs.checked import checked_bytes, checked_ids
 from compressed_lm.codecs.protocol import Codec
+from compressed_lm.errors import InputError
 
 PAD_ID = 0
 EOS_ID = 1
 N_RESERVED = 2
+_ESCAPED = re.compile("[^\ud800-\udc7f\udd00-\udfff]*")
+"""Texts without surrogates but those that stand for a byte of invalid UTF-8."""
 
 
 class CodecVocabulary(seqio.Vocabulary):
     """Ids of a codec moved up by two: 0 is padding, 1 end-of-sequence, and the codec's id `i` is `i + 2`.
 
     Lossless for every byte string: `decode_tf` gives the bytes themselves, and `decode` a `str` in which bytes that are
-    no UTF-8 are kept as surrogate escapes, the way Python spells file names.
+    no UTF-8 are kept as surrogate escapes, the way Python spells file names. `encode` takes such strings back, and
+    refuses lone surrogates that are no such bytes.
     """
 
     def __init__(self, codec: Codec | Callable[[], Codec]):
@@ -61,15 +67,19 @@ class CodecVocabulary(seqio.Vocabulary):
         return [np.asarray(ids, np.int32) + N_RESERVED for ids in self.codec.encode_batch(documents)]
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
-        """The document up to the first end-of-sequence; padding is skipped."""
-        ids = np.asarray(list(ids), np.int32)
+        """The document up to the first end-of-sequence; padding is skipped.
+
+        Raises:
+          InputError: these are no ids of the vocabulary.
+          CorruptStream: the codec found that they were truncated or changed.
+        """
+        ids = checked_ids(ids, self.vocab_size, repr(self))
         end = np.flatnonzero(ids == EOS_ID)
         ids = ids[: end[0]] if end.size else ids
         return self.codec.decode(ids[ids >= N_RESERVED] - N_RESERVED)
 
     def _encode(self, s: str | bytes) -> list[int]:
-        document = s.encode("utf-8", "surrogateescape") if isinstance(s, str) else bytes(s)
-        return self.encode_documents([document])[0].tolist()
+        return self.encode_documents([_document(s)])[0].tolist()
 
     def _decode(self, ids: Iterable[int]) -> str:
         return self.decode_bytes(ids).decode("utf-8", "surrogateescape")
@@ -90,3 +100,19 @@ class CodecVocabulary(seqio.Vocabulary):
         text = tf.numpy_function(decode, [ids], tf.string)
         text.set_shape(ids.shape[:-1])
         return text
+
+
+def _document(s: str | bytes) -> bytes:
+    """The bytes of a text. Raises InputError where it has none."""
+    if not isinstance(s, str):
+        return checked_bytes(s, "CodecVocabulary")
+    try:
+        return s.encode()
+    except UnicodeEncodeError as error:
+        document = s.encode("utf-8", "surrogateescape") if _ESCAPED.fullmatch(s) else b""
+        if document.decode("utf-8", "surrogateescape") == s:
+            return document
+        raise InputError(
+            f"The text has {s[error.start]!r} at place {error.start}, half of a surrogate pair, which stands for no "
+            'character and has no bytes in UTF-8. Remove it, or pass bytes: text.encode("utf-8", "surrogatepass").'
+        ) from None

@@ -1,13 +1,13 @@
 """How a text is crammed: every setting of the optimisation."""
 
 import dataclasses
-import math
 
 import jax
 import optax
 
-from compressed_lm import weights
+from compressed_lm import settings, weights
 from compressed_lm.errors import InputError
+from compressed_lm.settings import setting
 
 METHODS = ("full", "progressive")
 SCHEDULES = ("constant", "linear", "cosine")
@@ -42,43 +42,29 @@ class CramConfig:
         seed: of the initial vectors, together with the text.
     """
 
-    n_vectors: int = 1
-    method: str = "full"
-    grow: int = 1
-    steps: int = 5000
-    patience: int = 2000
-    margin: float = 0.0
-    learning_rate: float = 0.01
-    b1: float = 0.9
-    b2: float = 0.9
-    eps: float = 1e-8
-    weight_decay: float = 0.01
-    schedule: str = "constant"
-    warmup_steps: int = 0
-    first_weight: float = 1.0
-    init: str = "normal"
-    init_scale: float = 1.0
-    dimensions: int = 0
-    projection_seed: int = 0
+    n_vectors: int = setting(1, low=1)
+    method: str = setting("full", choices=METHODS)
+    grow: int = setting(1, low=1)
+    steps: int = setting(5000, low=1)
+    patience: int = setting(2000, low=1)
+    margin: float = setting(0.0, low=0)
+    learning_rate: float = setting(0.01, above=0)
+    b1: float = setting(0.9, low=0, below=1)
+    b2: float = setting(0.9, low=0, below=1)
+    eps: float = setting(1e-8, above=0)
+    weight_decay: float = setting(0.01, low=0)
+    schedule: str = setting("constant", choices=SCHEDULES)
+    warmup_steps: int = setting(0, low=0)
+    first_weight: float = setting(1.0, above=0)
+    init: str = setting("normal", choices=INITS)
+    init_scale: float = setting(1.0, above=0)
+    dimensions: int = setting(0, low=0)
+    projection_seed: int = setting(0, low=0)
     format: str = "dense"
-    seed: int = 0
+    seed: int = setting(0, low=0)
 
     def __post_init__(self):
-        for field, valid in dict(method=METHODS, schedule=SCHEDULES, init=INITS).items():
-            if getattr(self, field) not in valid:
-                raise InputError(f"{field}={getattr(self, field)!r} was given; expected one of {', '.join(valid)}.")
-        for field, low in dict(n_vectors=1, grow=1, steps=1, patience=1, warmup_steps=0, dimensions=0, seed=0).items():
-            if getattr(self, field) < low:
-                raise InputError(f"{field}={getattr(self, field)} was given; expected a whole number from {low} on.")
-        for field in ("learning_rate", "eps", "first_weight", "init_scale"):
-            if not 0 < getattr(self, field) < math.inf:
-                raise InputError(f"{field}={getattr(self, field)} was given; expected a positive number.")
-        for field in ("b1", "b2"):
-            if not 0 <= getattr(self, field) < 1:
-                raise InputError(f"{field}={getattr(self, field)} was given; expected a number from 0 on, below 1.")
-        for field in ("margin", "weight_decay"):
-            if not 0 <= getattr(self, field) < math.inf:
-                raise InputError(f"{field}={getattr(self, field)} was given; expected 0 or more.")
+        settings.check(self)
         if self.warmup_steps >= self.steps:
             raise InputError(
                 f"warmup_steps={self.warmup_steps} was given for steps={self.steps}; expected fewer than all steps."

@@ -86,8 +86,8 @@ class CrammedText:
         """Returns whether the model writes the very text."""
         return _digest(self.attempt(model)) == self.text
 
-    def save(self, path) -> None:
-        """Writes the file, at once or not at all."""
+    def save(self, path) -> int:
+        """Writes the file, at once or not at all, and returns its bytes."""
         header = {
             "model": self.model,
             "codec": self.codec_spec,
@@ -100,7 +100,7 @@ class CrammedText:
                 {"name": _NAME, "spec": self.packed.spec, "shape": self.packed.shape, "nbytes": self.packed.nbytes}
             ],
         }
-        _FILE.write(path, header, [self.packed.payload])
+        return _FILE.write(path, header, [self.packed.payload])
 
     @classmethod
     def load(cls, path) -> "CrammedText":

@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from compressed_lm import io, settings
 from compressed_lm.codecs.protocol import Codec
 from compressed_lm.cramming import landscape, metrics
 from compressed_lm.cramming.code_length import coded_bits, coded_bits_alone
@@ -28,6 +29,7 @@ from compressed_lm.cramming.optimize import Status, cram
 from compressed_lm.cramming.vectors import Mapping as VectorMapping
 from compressed_lm.cramming.vectors import pack, quantized
 from compressed_lm.errors import InputError
+from compressed_lm.settings import setting
 
 SETTINGS, RESULTS, CELLS, PATHS = "study.json", "results.jsonl", "cells.jsonl", "paths.jsonl"
 CODED_TIMES = 16
@@ -50,22 +52,20 @@ class Study:
         config: all else of the optimisation.
     """
 
-    lengths: tuple[int, ...]
-    vectors: tuple[int, ...] = (1,)
+    lengths: tuple[int, ...] = setting(low=1)
+    vectors: tuple[int, ...] = setting((1,), low=1)
     formats: tuple[str, ...] = ()
     trained_formats: tuple[str, ...] = ()
-    beyond: int = 0
-    restarts: int = 0
+    beyond: int = setting(0, low=0)
+    restarts: int = setting(0, low=0)
     config: CramConfig = CramConfig()
 
     def __post_init__(self):
-        if not self.lengths or min(self.lengths) < 1 or not self.vectors or min(self.vectors) < 1:
+        settings.check(self)
+        if not self.lengths or not self.vectors:
             raise InputError(
-                f"lengths={self.lengths} and vectors={self.vectors} were given; expected at least one length and one "
-                "number of vectors, all from 1 on."
+                f"lengths={self.lengths} and vectors={self.vectors} were given; expected at least one of each."
             )
-        if min(self.beyond, self.restarts) < 0:
-            raise InputError(f"beyond={self.beyond} and restarts={self.restarts} were given; expected 0 or more.")
         for field in ("formats", "trained_formats"):
             object.__setattr__(self, field, tuple(str(storable(spec)) for spec in getattr(self, field)))
 
@@ -108,8 +108,8 @@ def run_study(
             f"The source {short[0]} was given with no texts or with some of fewer than {max(study.lengths)} tokens, "
             "the longest length; give texts of this many."
         )
-    out = pathlib.Path(out)
-    out.mkdir(parents=True, exist_ok=True)
+    io.check_output(out, "The folder of the study", folder=True)
+    out = io.local_path(out)
     _claim(out, model, texts, study)
     done = {(row["source"], row["k"], row["length"]): row["accuracy"] for row in read_rows(out / CELLS)}
     for k, length in study.cells:
@@ -271,7 +271,8 @@ def _claim(out, model, texts, study):
             f"{out} holds a study with other values of {', '.join(changed)}. Give the values it was started with to go "
             "on with it, or another folder."
         )
-    path.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    if not path.exists():
+        io.write_atomic(path, json.dumps(settings, indent=2) + "\n")
 
 
 def _append(path, rows):

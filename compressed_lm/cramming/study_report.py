@@ -12,6 +12,7 @@ from compressed_lm.cramming.study import CELLS, PATHS, RESULTS, SETTINGS, read_r
 from compressed_lm.cramming.study_findings import KEPT_GAIN, findings
 from compressed_lm.errors import InputError
 from compressed_lm.evaluation.report_template import Bullets, Heading, Page, Paragraph, Table
+from compressed_lm.io import local_path, write_atomic
 
 MEASURES = (
     "**Accuracy** is the share of tokens that are the model's likeliest when it is shown the true ones before "
@@ -37,7 +38,7 @@ def write_report(folder: str | os.PathLike) -> list[pathlib.Path]:
     Raises:
         InputError: the folder holds no study, or one without a finished cell.
     """
-    folder = pathlib.Path(folder)
+    folder = local_path(folder, "The folder of the study")
     rows = read_rows(folder / RESULTS)
     if not rows or not (folder / SETTINGS).exists():
         raise InputError(f"{folder} holds no rows of a study; give the --out of `compressed-lm cram-study`.")
@@ -52,7 +53,7 @@ def write_report(folder: str | os.PathLike) -> list[pathlib.Path]:
     paths = []
     for name, frame in tables.items():
         paths.append(folder / f"{name}.csv")
-        frame.to_csv(paths[-1], index=False, float_format="%.6g")
+        write_atomic(paths[-1], frame.to_csv(index=False, float_format="%.6g"))
     cells, between = (pd.DataFrame(read_rows(folder / name)) for name in (CELLS, PATHS))
     said = findings(tables["summary"], tables["formats"])
     blocks = [

@@ -24,6 +24,7 @@ from compressed_lm import scaling
 from compressed_lm.errors import InputError
 from compressed_lm.evaluation import report_sections as sections
 from compressed_lm.evaluation.report_template import Page
+from compressed_lm.io import local_path
 from compressed_lm.scaling import findings as theory
 
 check_theory = theory.check_theory
@@ -48,7 +49,7 @@ def report(run_dir: str | os.PathLike) -> ReportPaths:
     Raises:
       InputError: there is no run directory or no runs.jsonl in it, or a file cannot be read.
     """
-    run_dir = pathlib.Path(run_dir)
+    run_dir = local_path(run_dir, "The folder of the report")
     if not (run_dir / "runs.jsonl").is_file():
         raise InputError(
             f"{run_dir} holds no runs.jsonl. Expected the directory of a run, such as runs/demo: give that one, or "
@@ -127,7 +128,7 @@ def write_report(
         *sections.record(stages, meta, seconds),
     ]
     title = str(meta.get("title", "Language models over compressed text"))
-    paths = Page(title, lead, blocks).write(pathlib.Path(out_dir))
+    paths = Page(title, lead, blocks).write(local_path(out_dir, "The folder of the report"))
     return ReportPaths(paths[0], paths[1], tuple(paths[2:]))
 
 

@@ -7,7 +7,6 @@ import base64
 import dataclasses
 import html
 import io
-import os
 import pathlib
 import re
 import unicodedata
@@ -17,6 +16,8 @@ from typing import Protocol
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
+
+from compressed_lm.io import write_atomic
 
 _INK = {"light": "#1f2430", "dark": "#e3e6ea"}
 
@@ -267,10 +268,7 @@ class Page:
                 path = out / "figures" / f"{block.name}.png"
                 files[path] = block.picture("png", _INK["light"], dpi=160, facecolor="white")
         for path, content in files.items():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_name(path.name + ".tmp")
-            temporary.write_bytes(content)
-            os.replace(temporary, path)
+            write_atomic(path, content)
         return list(files)
 
 

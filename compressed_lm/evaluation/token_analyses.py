@@ -5,7 +5,6 @@ can be joined and drawn by `token_figures`. None of them needs a trained model b
 """
 
 import math
-import pathlib
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -22,6 +21,7 @@ from compressed_lm.evaluation import (
     token_unigram,
 )
 from compressed_lm.evaluation.token_windows import ALL_POSITIONS
+from compressed_lm.io import local_path, open_output, write_atomic
 
 
 def analyse(
@@ -65,8 +65,7 @@ def analyse(
       n up to 8, for which short texts suffice), `uniform`, `unigram`, `gain` (bits per byte, fitted on the same
       documents).
     """
-    out_dir = pathlib.Path(out_dir)
-    out_dir.mkdir(parents=True, exist_ok=True)
+    out_dir = local_path(out_dir, "The folder of the tables")
     prefixes = token_stability.random_prefixes(documents, n_prefixes, seed=seed)
     heads = [document[:text_bytes] for document in documents[:text_documents]]
     tables: dict[str, list[pd.DataFrame]] = {}
@@ -96,11 +95,12 @@ def analyse(
         say(f"[{number} of {len(codecs)}] {codec.spec}: {values}")
     for name, parts in tables.items():
         table = pd.concat(parts, ignore_index=True)
-        table.to_csv(out_dir / f"{name}.csv", index=False)
+        write_atomic(out_dir / f"{name}.csv", table.to_csv(index=False))
         if name in token_figures.FIGURES:
-            token_figures.FIGURES[name](table).savefig(out_dir / f"{name}.png", dpi=150)
+            with open_output(out_dir / f"{name}.png") as file:
+                token_figures.FIGURES[name](table).savefig(file, format="png", dpi=150)
     out = pd.DataFrame(summary)
-    out.to_json(out_dir / "summary.jsonl", orient="records", lines=True)
+    write_atomic(out_dir / "summary.jsonl", out.to_json(orient="records", lines=True))
     return out
 
 

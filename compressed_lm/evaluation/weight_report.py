@@ -12,6 +12,7 @@ from rich.table import Table as TerminalTable
 
 from compressed_lm.errors import InputError
 from compressed_lm.evaluation.report_template import Bullets, Figure, Heading, Page, Paragraph, Table, Tiles
+from compressed_lm.io import write_atomic
 from compressed_lm.models.partitioning import by_name
 from compressed_lm.scaling.formatting import si
 from compressed_lm.training import load_run
@@ -142,7 +143,7 @@ def weight_report(
         left_out=[name for name in arrays if name not in fit_of],
     )
     if out is not None:
-        _write(pathlib.Path(out), _page(report, arrays, run).html())
+        write_atomic(out, _page(report, arrays, run).html())
     return report
 
 
@@ -301,11 +302,3 @@ def _finish(ax):
     ax.grid(alpha=0.25)
     ax.set_axisbelow(True)
     return ax
-
-
-def _write(path, text):
-    """Writes a file by an atomic rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)

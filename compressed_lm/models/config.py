@@ -3,8 +3,9 @@
 import dataclasses
 import math
 
-from compressed_lm import spelling
+from compressed_lm import settings, spelling
 from compressed_lm.errors import InputError
+from compressed_lm.settings import setting
 from compressed_lm.weights import representation
 
 ACTIVATIONS = ("relu", "gelu", "silu", "gelu_erf")
@@ -14,6 +15,7 @@ BIASES = ("none", "qkv", "all")
 DTYPES = ("float32", "bfloat16")
 ATTENTION = ("auto", "xla", "cudnn")
 REMAT = ("none", "dots", "full")
+MAX_LAYERS, MAX_WIDTH = 10_000, 2**22  # an order of magnitude above any model there is: a slip is told at once
 _ROPE_SCALINGS = {
     "none": {},
     "llama3": {
@@ -65,52 +67,41 @@ class TransformerConfig:
             parameters are the same.
     """
 
-    vocab_size: int
-    d_model: int = 128
-    n_layers: int = 2
-    n_heads: int = 4
-    d_head: int = 32
-    d_ff: int = 512
-    n_kv_heads: int = 0
+    vocab_size: int = setting(low=1)
+    d_model: int = setting(128, low=1, high=MAX_WIDTH)
+    n_layers: int = setting(2, low=1, high=MAX_LAYERS)
+    n_heads: int = setting(4, low=1, high=MAX_WIDTH)
+    d_head: int = setting(32, low=1, high=MAX_WIDTH)
+    d_ff: int = setting(512, low=1, high=MAX_WIDTH)
+    n_kv_heads: int = setting(0, low=0, high=MAX_WIDTH)
     gated_mlp: bool = True
-    activation: str = "relu"
-    position: str = "relative"
-    n_buckets: int = 32
-    max_distance: int = 128
+    activation: str = setting("relu", choices=ACTIVATIONS)
+    position: str = setting("relative", choices=POSITIONS)
+    n_buckets: int = setting(32, low=2, high=MAX_WIDTH)
+    max_distance: int = setting(128, low=1)
     qk_norm: bool = False
     tie_embeddings: bool = False
-    norm: str = "rms"
-    norm_eps: float = 1e-6
-    bias: str = "none"
+    norm: str = setting("rms", choices=NORMS)
+    norm_eps: float = setting(1e-6, above=0)
+    bias: str = setting("none", choices=BIASES)
     parallel_residual: bool = False
-    rope_theta: float = 10_000.0
+    rope_theta: float = setting(10_000.0, above=1)
     rope_scaling: str = "none"
-    rotary_fraction: float = 1.0
-    dtype: str = "float32"
+    rotary_fraction: float = setting(1.0, above=0, high=1)
+    dtype: str = setting("float32", choices=DTYPES)
     weights: str = "dense"
     activations: str = "dense"
     init_shape: float = 0.0
-    attention: str = "auto"
-    remat: str = "none"
+    attention: str = setting("auto", choices=ATTENTION)
+    remat: str = setting("none", choices=REMAT)
     scan_layers: bool = True
 
     def __post_init__(self):
-        choices = dict(activation=ACTIVATIONS, position=POSITIONS, norm=NORMS, bias=BIASES)
-        for field, valid in (choices | dict(dtype=DTYPES, attention=ATTENTION, remat=REMAT)).items():
-            if getattr(self, field) not in valid:
-                raise InputError(f"{field}={getattr(self, field)!r} was given; expected one of {', '.join(valid)}.")
-        for field in ("vocab_size", "d_model", "n_layers", "n_heads", "d_head", "d_ff"):
-            if getattr(self, field) < 1:
-                raise InputError(f"{field}={getattr(self, field)} was given; expected a positive integer.")
-        if self.n_kv_heads < 0 or self.n_heads % self.kv_heads:
+        settings.check(self)
+        if self.n_heads % self.kv_heads:
             raise InputError(
                 f"n_kv_heads={self.n_kv_heads} was given for n_heads={self.n_heads}; expected 0, for as many, or a "
                 "number that divides it."
-            )
-        if not (self.norm_eps > 0 and 1 < self.rope_theta < math.inf and 0 < self.rotary_fraction <= 1):
-            raise InputError(
-                f"norm_eps={self.norm_eps}, rope_theta={self.rope_theta}, rotary_fraction={self.rotary_fraction} were "
-                "given; expected a norm_eps above 0, a rope_theta above 1 and a rotary_fraction above 0, at most 1."
             )
         if self.position == "rotary" and (self.rotary_dims % 2 or not self.rotary_dims):
             raise InputError(
@@ -119,10 +110,10 @@ class TransformerConfig:
                 else f"d_head={self.d_head} and rotary_fraction={self.rotary_fraction} were given, of which rotary "
                 f"positions turn {self.rotary_dims} numbers; they turn pairs, so choose an even number."
             )
-        if self.position == "relative" and not 2 <= self.n_buckets < 2 * self.max_distance:
+        if self.position == "relative" and not self.n_buckets < 2 * self.max_distance:
             raise InputError(
-                f"n_buckets={self.n_buckets} and max_distance={self.max_distance} were given; expected at least 2 "
-                "buckets and a max_distance above n_buckets / 2: the first half of the buckets holds one distance each."
+                f"n_buckets={self.n_buckets} and max_distance={self.max_distance} were given; expected a "
+                "max_distance above n_buckets / 2: the first half of the buckets holds one distance each."
             )
         if self.attention == "cudnn" and self.dtype != "bfloat16":
             raise InputError(f"attention='cudnn' was given with dtype={self.dtype!r}; it needs dtype='bfloat16'.")

@@ -10,7 +10,6 @@ from typing import Any
 
 from compressed_lm.errors import InputError
 from compressed_lm.models.config import TransformerConfig, parse_rope_scaling
-from compressed_lm.spelling import did_you_mean
 
 ARCHITECTURES = {
     "llama": "LlamaForCausalLM",
@@ -54,8 +53,8 @@ def config_from(values: Mapping[str, Any]) -> TransformerConfig:
     kind = values.get("model_type")
     if kind not in ARCHITECTURES:
         raise InputError(
-            f"A checkpoint of the architecture {kind!r} was given.{did_you_mean(str(kind), ARCHITECTURES)} Supported: "
-            f"{', '.join(ARCHITECTURES)}."
+            f"A checkpoint of the architecture {kind!r} was given, which is not supported.{_meant(str(kind))} "
+            f"Supported: {', '.join(ARCHITECTURES)}. Give a checkpoint of one of them."
         )
     missing = [theirs for theirs in _SIZES.values() if values.get(theirs) is None]
     if missing:
@@ -97,6 +96,20 @@ def config_from(values: Mapping[str, Any]) -> TransformerConfig:
             qk_norm=kind == "qwen3",
         )
     return TransformerConfig(**sizes, **settings)
+
+
+def _meant(kind):
+    """Returns " Did you mean x?" where a name is that of an architecture but for case, punctuation and an inner letter
+    left out. Anything else may be another architecture: gpt_neo, mixtral and llama4 are."""
+
+    def plain(name):
+        return "".join(c for c in name.lower() if c.isalnum())
+
+    for known in map(plain, ARCHITECTURES):
+        shorter = {known[:i] + known[i + 1 :] for i in range(1, len(known) - 1) if known[i].isalpha()}
+        if plain(kind) in {known} | shorter:
+            return f" Did you mean {next(name for name in ARCHITECTURES if plain(name) == known)}?"
+    return ""
 
 
 def _unsupported(values, kind, act, rope):

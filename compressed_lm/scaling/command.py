@@ -1,10 +1,13 @@
 """From the words of a command line to a fit and its report."""
 
+import math
 import warnings
 from collections.abc import Callable, Sequence
 
 import pandas as pd
 
+from compressed_lm.errors import InputError
+from compressed_lm.io import check_output
 from compressed_lm.scaling.bootstrap import bootstrap
 from compressed_lm.scaling.capacity import effective_bits, sparsity_gmse
 from compressed_lm.scaling.diagnosis import IdentifiabilityWarning
@@ -54,6 +57,8 @@ def fit_tables(
     Raises:
       ValueError: a word, a file or the data cannot be used.
     """
+    if report:
+        check_output(report, "The report")
     runs = pd.concat([read_table(path) for path in paths], ignore_index=True)
     known = {"sparsity_gmse": sparsity_gmse, "effective_bits": effective_bits}
     for expression in let:
@@ -97,6 +102,8 @@ def _pairs(words: Sequence[str], what: str) -> list[tuple[str, str]]:
 
 def _number(name: str, value: str) -> float:
     try:
-        return float(value)
+        if math.isfinite(number := float(value)):
+            return number
     except ValueError:
-        raise ValueError(f"{name}={value} was given. Expected a number, or free.") from None
+        pass
+    raise InputError(f"{name}={value} was given. Expected a number, or free.")

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 
 from matplotlib.axes import Axes
 
+from compressed_lm.io import write_atomic
 from compressed_lm.scaling import budget_plots, law_plots, summary
 from compressed_lm.scaling.capacity import Exponential, Free
 from compressed_lm.scaling.fit import Fit
@@ -33,7 +34,7 @@ def write(
 
     Args:
       fit: a fit, best a bootstrapped one.
-      path: the HTML file; its folder is made where missing.
+      path: the HTML file, or - for the standard output; its folder is made where missing.
       command: what to run to make it again; shown as it is.
       title: heading; the law's name by default.
       budgets: training FLOPs of the table of optima, for laws that have one; by default those of the figure.
@@ -55,10 +56,8 @@ def write(
         f'<!doctype html>\n<html lang="en">\n<head><meta charset="utf-8"><title>{html.escape(title)}</title>'
         f"<style>{_STYLE}</style></head>\n<body>\n" + "\n".join(parts) + "\n</body>\n</html>\n"
     )
-    path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page, encoding="utf-8")
-    return path
+    write_atomic(path, page, "The report")
+    return pathlib.Path(path)
 
 
 def formula(fit: Fit) -> str:

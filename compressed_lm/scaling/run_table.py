@@ -2,11 +2,9 @@
 
 import contextlib
 import dataclasses
-import glob as globbing
 import json
 import math
 import os
-import pathlib
 import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -18,6 +16,8 @@ except ImportError:  # Windows has no advisory locks; there one process at a tim
 
 import numpy as np
 import pandas as pd
+
+from compressed_lm import io
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +68,8 @@ def append_row(path: str | os.PathLike, row: Mapping[str, Any]) -> None:
     file that merely lacks its last newline gets one.
 
     Args:
-      path: the JSONL file; it and its folder are made where missing.
+      path: the JSONL file; it and its folder are made where missing. A pipe, and - for the standard output, get the
+        line as it is.
       row: every column of `COLUMNS`, and any others, as Python or NumPy scalars, strings and mappings.
 
     Raises:
@@ -84,7 +85,10 @@ def append_row(path: str | os.PathLike, row: Mapping[str, Any]) -> None:
             f"The row to append for run {row['run']!r} cannot be written as JSON: {error}. Give numbers, strings, "
             "lists and mappings only, and leave out columns without a finite value."
         ) from error
-    path = pathlib.Path(path)
+    if io.is_stream(path):
+        io.write_atomic(path, line + "\n")
+        return
+    path = io.local_path(path, "The run table")
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a+b") as file:
         if fcntl:
@@ -103,17 +107,18 @@ def load_runs(pattern: str | os.PathLike) -> pd.DataFrame:
     skipped with a warning.
 
     Args:
-      pattern: a file, or a glob in which `**` crosses folders.
+      pattern: a file of this very name, else a glob in which `**` crosses folders.
 
     Raises:
       ValueError: nothing matches, or a line is not a valid row; the message names file and line.
     """
     pattern = os.fspath(pattern)
-    paths = [pattern] if os.path.isfile(pattern) else sorted(globbing.glob(pattern, recursive=True))
+    paths = [os.fspath(path) for path in io.matching(io.local_path(pattern, "The run table"))]
     if not paths:
         raise ValueError(
-            f"No run table matches {pattern!r}. Expected one JSONL file or more, such as 'runs/*/runs.jsonl'; check "
-            "the path, or run an evaluation first: each one appends its row."
+            f"No run table matches {pattern!r}: there is no file of this very name, and none that it matches as a "
+            "glob. Expected one JSONL file or more, such as 'runs/*/runs.jsonl'; check the path, or run an evaluation "
+            "first: each one appends its row."
         )
     rows = []
     for path in paths:

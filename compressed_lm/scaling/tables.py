@@ -2,12 +2,13 @@
 
 import dataclasses
 import json
-import pathlib
 from collections.abc import Mapping
+from io import BytesIO
 
 import numpy as np
 import pandas as pd
 
+from compressed_lm import io
 from compressed_lm.scaling.laws import PowerSum, log_input
 from compressed_lm.scaling.newton import Problem
 
@@ -21,7 +22,8 @@ OPTIONS = ("shared", "reference", "tied", "post_bits", "offsets")
 
 
 def read_table(path: str) -> pd.DataFrame:
-    """A table of runs from a CSV file, a JSON list of records (or columns), or JSON lines, by the end of its name.
+    """A table of runs from a CSV file, a JSON list of records (or columns), or JSON lines, by the end of its name; from
+    the standard input (`-`) or a pipe, by its first character.
 
     Raises:
       ValueError: the file has another ending or cannot be read.
@@ -31,15 +33,22 @@ def read_table(path: str) -> pd.DataFrame:
         ".json": pd.read_json,
         ".jsonl": lambda file: pd.read_json(file, lines=True),
     }
-    reader = readers.get(pathlib.Path(path).suffix.lower())
-    if reader is None:
+    ending = io.local_path(path, "The table of runs").suffix.lower()
+    streamed = io.is_stream(path)
+    if ending not in readers and not streamed:
         raise ValueError(
             f"{path} does not end in {', '.join(readers)}. Expected a table of runs in one of these forms."
         )
+    content = io.read_bytes(path, "The table of runs")
+    if streamed and ending not in readers:
+        first = content.lstrip()[:1]
+        ending = ".json" if first == b"[" else ".jsonl" if first == b"{" else ".csv"
     try:
-        return reader(path)
+        return readers[ending](BytesIO(content))
     except (ValueError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} cannot be read as a table of runs: {error}. Expected a row per run.") from error
+        raise ValueError(
+            f"{io.shown(path)} cannot be read as a table of runs: {error}. Expected a row per run."
+        ) from error
 
 
 def column_names(law: PowerSum, given: Mapping[str, str], runs: pd.DataFrame) -> dict[str, str]:

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 
 from etils import epath
 
+from compressed_lm.io import write_atomic
+
 REWRITE_SECONDS = 60.0  # between two writes of an object
 
 
@@ -41,9 +43,7 @@ class JSONLines:
             limit = float("inf") if last_step is None else last_step
             kept = [line for line, record in _complete_lines(self._path) if record["step"] <= limit]
             if not remote:
-                temporary = self._path.with_name(self._path.name + ".tmp")
-                temporary.write_text("".join(kept))
-                temporary.replace(self._path)
+                write_atomic(self._path, "".join(kept))
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._file = None if remote else open(self._path, "a", encoding="utf-8")
         self._lines, self._held = kept, 0  # of an object: all its lines, and how many of them are not in it yet

@@ -7,6 +7,8 @@ from typing import Protocol
 
 from etils import epath
 
+from compressed_lm.errors import InputError
+
 WANDB_ID = "wandb_id.txt"
 
 
@@ -40,28 +42,32 @@ class TensorBoard:
     """Writes TensorBoard event files with tensorboardX, without TensorFlow.
 
     Raises:
-        ValueError: tensorboardX is not installed.
+        InputError: tensorboardX is not installed.
     """
 
     def __init__(self, directory: str | os.PathLike):
         try:
             import tensorboardX
         except ImportError as error:
-            raise ValueError(
+            raise InputError(
                 "A TensorBoard tracker was asked for, but the package tensorboardX is not installed; "
                 "run `pip install compressed_lm[tensorboard]`."
             ) from error
-        self._writer = tensorboardX.SummaryWriter(os.fspath(directory))
+        # Made with the first record, since it makes the folder.
+        self._writer, self._make = None, lambda: tensorboardX.SummaryWriter(os.fspath(directory))
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        self._writer = self._writer or self._make()
         for name, value in values.items():
             self._writer.add_scalar(name, value, step)
 
     def text(self, step: int, name: str, value: str) -> None:
+        self._writer = self._writer or self._make()
         self._writer.add_text(name, value, step)
 
     def close(self) -> None:
-        self._writer.close()
+        if self._writer:
+            self._writer.close()
 
 
 class Wandb:
@@ -77,14 +83,14 @@ class Wandb:
             run's folder and of the folder around it.
 
     Raises:
-        ValueError: wandb is not installed.
+        InputError: wandb is not installed.
     """
 
     def __init__(self, directory: str | os.PathLike, **init):
         try:
             import wandb
         except ImportError as error:
-            raise ValueError(
+            raise InputError(
                 "A Weights & Biases tracker was asked for, but the package wandb is not installed; "
                 "run `pip install compressed_lm[wandb]`."
             ) from error

@@ -3,18 +3,21 @@
 import dataclasses
 import math
 import os
-import pathlib
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from compressed_lm import weights
+from compressed_lm import io, weights
 from compressed_lm.coding import exp_golomb, levels
 from compressed_lm.errors import InputError
 from compressed_lm.models.partitioning import by_name
 from compressed_lm.training.checkpoints import folder
 from compressed_lm.training.packed import empty, write
-from compressed_lm.training.run_dir import load_run, read_record
+from compressed_lm.training.run_dir import CODEC, load_run, read_record
 from compressed_lm.weights import bitstream
+
+if TYPE_CHECKING:  # training works without the packages that codecs need
+    from compressed_lm.codecs.protocol import Codec
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +56,7 @@ def pack_run(
     Args:
         directory: the run.
         step: distance between levels, such as 0.01 or 0.25std; see `bitstream.parse_step`.
-        out: file to write; its size is that of the packed run.
+        out: file to write, or - for the standard output; its size is that of the packed run.
         coder: range, eg0, eg, rice, raw or float32; see `bitstream.pack`.
 
     Returns:
@@ -63,8 +66,9 @@ def pack_run(
         InputError: no run, an unknown coder, a step that cannot be read or is too small, weights that are not finite,
             or an `out` that exists.
     """
-    out, step = pathlib.Path(out), bitstream.parse_step(step)
-    if out.exists():
+    step = bitstream.parse_step(step)
+    io.check_output(out, "The packed file")
+    if not io.is_stream(out) and io.local_path(out).exists():
         raise InputError(f"{out} was given for the packed run and exists; give a new file.")
     run = load_run(directory)
     tensors, rows = {}, []
@@ -84,12 +88,11 @@ def pack_run(
         "next_index": run.step,
         "loss_nats_per_token": run.loss_nats_per_token,
     }
-    out.parent.mkdir(parents=True, exist_ok=True)
     bitstream.save(out, tensors, record=record)
     return rows
 
 
-def unpack_run(file: str | os.PathLike, *, out: str | os.PathLike) -> None:
+def unpack_run(file: str | os.PathLike, *, out: str | os.PathLike, codec: "Codec | None" = None) -> None:
     """Writes the run of a file that `pack_run` wrote as a folder that `load_run` opens.
 
     Its parameters are the quantised ones, in float32, bit for bit.
@@ -97,14 +100,25 @@ def unpack_run(file: str | os.PathLike, *, out: str | os.PathLike) -> None:
     Args:
         file: the file.
         out: new folder.
+        codec: the run's codec, to be saved in `codec` in it.
 
     Raises:
-        InputError: a file that `bitstream.load` refuses or that holds no run, or an `out` that is in use.
+        InputError: another codec, a file that `bitstream.load` refuses or that holds no run, or an `out` that is in
+            use.
     """
     out = empty(out, "unpacked")
     tensors, record = bitstream.load(file)
     if "packed" not in record:
         raise InputError(f"{file} holds coded weights but no run; give a file that `compressed-lm pack` wrote.")
+    if codec is not None:
+        if codec.fingerprint != record["data"]["codec_fingerprint"]:
+            raise InputError(
+                f"The run in {file} was trained on {record['data']['codec_spec']}, and the codec {codec.spec} with "
+                "another fingerprint was given. Give the codec that it was trained with."
+            )
+        from compressed_lm import codecs
+
+        codecs.save(codec, out / CODEC)
     restored = {name: weights.pack(bitstream.unpack(t), "dense", axis=-1) for name, t in tensors.items()}
     write(out, record, restored)
 

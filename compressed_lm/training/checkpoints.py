@@ -1,6 +1,7 @@
 """Checkpoints of a run: written in the background, never half visible, and read past a damaged one."""
 
 import contextlib
+import importlib.util
 import os
 import warnings
 
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 from etils import epath
 from orbax.checkpoint import v1 as ocp
 
+from compressed_lm import io
 from compressed_lm.errors import InputError
 from compressed_lm.training.step import TrainState
 
@@ -94,9 +96,28 @@ def restore_params(directory: str | os.PathLike, abstract_params) -> tuple[dict,
 
 
 def folder(path: str | os.PathLike) -> epath.Path:
-    """Returns a folder's path, absolute where it is local: `gs://bucket/run` stays as it is."""
-    path = epath.Path(path)
-    return path if "://" in os.fspath(path) else path.absolute()
+    """Returns the path of a run's folder, absolute where it is local: `gs://bucket/run` stays as it is.
+
+    Raises:
+        InputError: another scheme, or gs:// without a package that reads it.
+    """
+    if io.scheme(path) != "gs":
+        return epath.Path(io.local_path(path, "The folder of a run")).absolute()
+    if not any(importlib.util.find_spec(package) for package in ("gcsfs", "tensorflow")):
+        raise InputError(
+            f"{os.fspath(path)} was given, and gs:// needs the package gcsfs (or tensorflow), which is not installed. "
+            "Install it: pip install 'compressed_lm[gcs]'."
+        )
+    return epath.Path(path)
+
+
+def write(path: epath.Path, content: str | bytes) -> None:
+    """Writes a file of a run's folder at once or not at all, as an object is written anyway."""
+    if io.scheme(path) is None:
+        io.write_atomic(path, content)
+    else:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 def digest(tree) -> int:

@@ -2,8 +2,10 @@
 
 import dataclasses
 
+from compressed_lm import settings
 from compressed_lm.errors import InputError
-from compressed_lm.training import penalties
+from compressed_lm.settings import setting
+from compressed_lm.training import durations, penalties
 
 # Fields, of the model too, that do not change what is learned, but for rounding: a run may go on with other values.
 FREE_FIELDS = (
@@ -19,7 +21,13 @@ LATER_FIELDS = {
     **dict(norm="rms", norm_eps=1e-6, bias="none", parallel_residual=False),
     **dict(rope_theta=10_000.0, rope_scaling="none", rotary_fraction=1.0),
 }
+SCHEDULES = ("cosine", "wsd", "constant", "rsqrt")
+OPTIMIZERS = ("adamw", "adafactor", "muon")
 Duration = int | str
+
+
+def _duration(default=dataclasses.MISSING, *, low: int):
+    return setting(default, low=low, parse=durations.check)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,46 +65,34 @@ class TrainConfig:
         eval_every: duration between calls of `eval_fn`; 0 for the end only.
     """
 
-    steps: Duration
-    batch_size: int = 32
-    seq_len: int = 128
-    micro_batches: int = 0
-    learning_rate: float = 3e-3
-    warmup_steps: Duration = 50
-    schedule: str = "cosine"
-    optimizer: str = "adamw"
-    weight_decay: float = 0.1
-    b1: float = 0.9
-    b2: float = 0.95
-    grad_clip: float = 1.0
-    z_loss: float = 1e-4
+    steps: Duration = _duration(low=1)
+    batch_size: int = setting(32, low=1)
+    seq_len: int = setting(128, low=1)
+    micro_batches: int = setting(0, low=0)
+    learning_rate: float = setting(3e-3, low=0)
+    warmup_steps: Duration = _duration(50, low=0)
+    schedule: str = setting("cosine", choices=SCHEDULES)
+    optimizer: str = setting("adamw", choices=OPTIMIZERS)
+    weight_decay: float = setting(0.1, low=0)
+    b1: float = setting(0.9, low=0, below=1)
+    b2: float = setting(0.95, low=0, below=1)
+    grad_clip: float = setting(1.0, low=0)
+    z_loss: float = setting(1e-4, low=0)
     penalty: str = "none"
-    distillation: float = 0.0
-    seed: int = 0
-    log_every: Duration = 20
-    checkpoint_every: Duration = 200
-    checkpoint_minutes: float = 0.0
-    keep: int = 2
-    keep_every: Duration = 0
-    eval_every: Duration = 0
+    distillation: float = setting(0.0, low=0, high=1)
+    seed: int = setting(0, low=0)
+    log_every: Duration = _duration(20, low=1)
+    checkpoint_every: Duration = _duration(200, low=1)
+    checkpoint_minutes: float = setting(0.0, low=0)
+    keep: int = setting(2, low=1)
+    keep_every: Duration = _duration(0, low=0)
+    eval_every: Duration = _duration(0, low=0)
 
     def __post_init__(self):
+        settings.check(self)
         object.__setattr__(self, "penalty", penalties.canonical(self.penalty))
-        for field in ("steps", "batch_size", "seq_len", "log_every", "checkpoint_every", "keep"):
-            self._check(field, 1, "a positive integer")
-        for field in ("learning_rate", "warmup_steps", "weight_decay", "grad_clip", "z_loss", "eval_every"):
-            self._check(field, 0, "0 or more")
-        for field in ("micro_batches", "checkpoint_minutes", "keep_every", "distillation"):
-            self._check(field, 0, "0 or more")
-        if self.distillation > 1:
-            raise InputError(f"distillation={self.distillation} was given; expected a part of the loss, 0 to 1.")
         if self.micro_batches and self.batch_size % self.micro_batches:
             raise InputError(
                 f"micro_batches={self.micro_batches} was given for batch_size={self.batch_size}; expected a number "
                 "that divides it."
             )
-
-    def _check(self, field, low, expected):
-        value = getattr(self, field)
-        if not isinstance(value, str) and value < low:
-            raise InputError(f"{field}={value} was given; expected {expected}.")

@@ -15,6 +15,7 @@ import re
 from fractions import Fraction
 
 from compressed_lm.errors import InputError
+from compressed_lm.settings import shown
 
 FIELDS = ("steps", "warmup_steps", "log_every", "checkpoint_every", "keep_every", "eval_every")
 """The settings of a run that are durations; `steps` is the one that percentages refer to."""
@@ -22,7 +23,7 @@ FIELDS = ("steps", "warmup_steps", "log_every", "checkpoint_every", "keep_every"
 UNITS = "steps, % (of the steps), tokens, bytes (kB, MB, GB, TB) or epochs"
 _PREFIXES = {"": 1, "k": 10**3, "K": 10**3, "M": 10**6, "G": 10**9, "B": 10**9, "T": 10**12}
 _DURATION = re.compile(
-    r"(?P<number>\d[\d_,]*(?:\.\d+)?(?:e\+?\d+)?)\s*"
+    r"(?P<number>\d[\d_,]{0,39}(?:\.\d{1,39})?(?:e\+?\d{1,2})?)\s*"
     r"(?:(?P<percent>%)|(?P<prefix>[kKMGBT]?)\s*(?P<unit>steps?|tokens?|bytes?|epochs?)|(?P<scale>[kKMGT])B|)"
 )
 
@@ -79,6 +80,11 @@ def to_steps(
     return math.ceil(steps)
 
 
+def check(duration: str, field: str) -> None:
+    """Raises InputError unless text names a duration."""
+    _parse(duration, field)
+
+
 def resolve(config, *, bytes_per_token: float | None = None, tokens_per_epoch: int | None = None):
     """Returns a `TrainConfig` whose durations (`FIELDS`) are whole steps. See `to_steps` for arguments and errors."""
     known = dict(
@@ -115,6 +121,6 @@ def _parse(duration, field: str) -> tuple[Fraction, str]:
         if duration >= 0 and duration == int(duration):
             return Fraction(int(duration)), "step"
     raise InputError(
-        f"{field}={duration!r} was given; expected a whole number of steps, or a number with a unit such as "
+        f"{field}={shown(duration)} was given; expected a whole number of steps, or a number with a unit such as "
         f"'20M tokens'. Units: {UNITS}."
     )

@@ -4,12 +4,13 @@ import dataclasses
 import json
 import os
 import pathlib
+import secrets
 import shutil
 from typing import TYPE_CHECKING, Any
 
 import jax
 
-from compressed_lm import weights
+from compressed_lm import io, weights
 from compressed_lm.errors import InputError
 from compressed_lm.models import huggingface
 from compressed_lm.models.huggingface_tensors import params_from, tensors_of
@@ -18,15 +19,12 @@ from compressed_lm.models.safetensors_files import Tensors, write_tensors
 from compressed_lm.training import packed
 from compressed_lm.training.checkpoints import folder
 from compressed_lm.training.config import TrainConfig
-from compressed_lm.training.run_dir import Run, load_run, read_record
+from compressed_lm.training.run_dir import CODEC, Run, load_run, own_codec, read_record
 
 if TYPE_CHECKING:  # training works without the packages that codecs need
     from compressed_lm.codecs.protocol import Codec
 
 CONFIG, GENERATION = "config.json", "generation_config.json"
-CODEC = "codec"
-"""Folder of a run in which the codec of an imported model is."""
-
 LONGEST_ROW = 2048
 FILE_BYTES = 5_000_000_000
 _KEPT = ("model_type", "max_position_embeddings", "bos_token_id", "eos_token_id")  # what our config has no field for
@@ -57,7 +55,8 @@ def import_run(
     """
     from compressed_lm import codecs
 
-    source, out = pathlib.Path(source), packed.empty(out, "imported")
+    source, out = io.local_path(source, "The checkpoint"), packed.empty(out, "imported")
+    _check_source(source)
     values = _read(source / CONFIG)
     config = huggingface.config_from(values)
     if codec is None:
@@ -119,18 +118,19 @@ def export_run(
         file_bytes: most bytes of a file of tensors.
 
     Returns:
-        The content of config.json, and under "files" the names of all files.
+        The content of config.json, under "files" the names of all files, and under "has_codec" whether there was one.
 
     Raises:
         InputError: no run, one whose model no architecture expresses, another codec, or an `out` that is in use.
     """
     from compressed_lm import codecs
 
-    out, directory = pathlib.Path(packed.empty(out, "exported")), folder(directory)
+    # The link to a folder stays a link.
+    out, directory = pathlib.Path(os.path.realpath(packed.empty(out, "exported"))), folder(directory)
     if file_bytes < 1:
         raise InputError(f"file_bytes={file_bytes} was given; expected a positive number of bytes.")
-    if codec is None and (directory / CODEC).exists():
-        codec = codecs.load(directory / CODEC)
+    if codec is None and (own := own_codec(directory)):
+        codec = codecs.load(own)
     run = load_run(directory, codec=codec)
     config, tokenizer = run.model_config, codecs.tokenizer_files(codec) if codec else None
     known = {k: v for k, v in read_record(directory).get("imported", {}).items() if v is not None and k in _KEPT[1:]}
@@ -138,7 +138,7 @@ def export_run(
     values = huggingface.config_of(config, max_length=length, eod_id=run.eod_id) | known
     values["compressed_lm"] = {"codec": run.codec_spec, "codec_fingerprint": run.codec_fingerprint}
     generation = {name: values[name] for name in ("bos_token_id", "eos_token_id")}
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    temporary = out.with_name(f".{out.name}.{secrets.token_hex(6)}.tmp")
     temporary.mkdir(parents=True)
     try:
         write_tensors(temporary, tensors_of(_as_used(run), config), max_bytes=file_bytes)
@@ -150,7 +150,7 @@ def export_run(
         temporary.replace(out)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    return values | {"files": files}
+    return values | {"files": files, "has_codec": codec is not None}
 
 
 def _as_used(run):
@@ -164,6 +164,25 @@ def _as_used(run):
         elif "weights_" not in name:
             used[name] = leaf
     return used
+
+
+def _check_source(source):
+    """Raises InputError where something else than the folder of a checkpoint was given, and says what it is."""
+    wanted = "give the folder of the checkpoint, with config.json and *.safetensors, as `save_pretrained` writes it"
+    if source.is_file():
+        with source.open("rb") as file:
+            start = file.read(8)
+        if start.startswith(b"GGUF"):
+            what = "a GGUF file, which is not read yet"
+        elif start.startswith(b"PK") or start.startswith(b"\x80") or source.suffix in (".bin", ".pt", ".pth"):
+            what = "a pickled checkpoint, which is not read: it could run any code"
+        else:
+            what = "a file of a checkpoint" if source.suffix in (".safetensors", ".json", ".model") else "a file"
+        raise InputError(f"{source} is {what}; {wanted}.")
+    if source.is_dir() and not (source / CONFIG).exists() and (found := sorted(source.glob("*.gguf"))):
+        raise InputError(f"{source} holds {found[0].name}, a GGUF file, which is not read yet; {wanted}.")
+    if not source.is_dir():
+        raise InputError(f"There is no folder {source}; {wanted}. Nothing is downloaded.")
 
 
 def _end_of_text(source, values):

@@ -17,8 +17,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
+from jax.experimental.compilation_cache.compilation_cache import reset_cache
 from rich.console import Console
 
+from compressed_lm import io
 from compressed_lm.errors import InputError
 from compressed_lm.models import TransformerConfig, count_params
 from compressed_lm.tracking import JSONLines, Tracker
@@ -73,6 +75,7 @@ def train(
     hang_seconds: float = 600.0,
     profile_steps: tuple[int, int] | None = None,
     debug: bool = False,
+    accepted: Callable[[], None] = lambda: None,
 ) -> TrainResult:
     """Returns the result of a run, after training what is left of it.
 
@@ -92,34 +95,48 @@ def train(
         profile_steps: first and last step of a trace that is written to `out`/profile.
         debug: nothing is compiled, layers run one by one, and the first number that is not finite raises where it
             arises. Slow; for one device.
+        accepted: called by process 0 once the run is known to fit its folder, before anything in it changes.
 
     Raises:
         InputError: `out` holds another run, or the data, mesh and model do not fit each other.
         TrainingDiverged: loss or gradient are not finite.
         SystemExit: SIGTERM arrived, or the machine is about to be taken away; the state was saved first.
     """
-    if compilation_cache is not None:
-        jax.config.update("jax_compilation_cache_dir", os.fspath(compilation_cache))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     out, main_process = folder(out), jax.process_index() == 0
+    if io.scheme(out) is None:
+        io.check_output(out, "The folder of the run", folder=True)
     config = resolve(config, **rates(store))
     program = Program(
         config, model_config, store.eod_id, make_mesh((1, 1, 1) if debug else mesh_shape), start or Start()
     )
+    batches = Batches(
+        store,
+        batch_size=config.batch_size,
+        seq_len=config.seq_len,
+        seed=config.seed,
+        sharding=program.batch_sharding,
+    )
+    abstract = program.abstract_state  # may refuse, too; nothing has changed in `out` so far
     record = run_dir.describe(config, model_config, store, program.start)
     identity = {"store_fingerprint": store.fingerprint, "config_hash": run_dir.config_hash(record)}
     for what, value in identity.items():
         processes.check_same(what, value)
     if main_process:
+        run_dir.check(out, record)
+        accepted()
         run_dir.claim(out, record)
     processes.gather("run claimed", "")
+    if compilation_cache is not None:
+        jax.config.update("jax_compilation_cache_dir", os.fspath(compilation_cache))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+        reset_cache()  # JAX looks for its folder once, at the first program
     with contextlib.ExitStack() as stack:
         if debug:
             stack.enter_context(jax.disable_jit())
             stack.enter_context(jax.debug_nans(True))
         checkpoints = Checkpoints(out / run_dir.CHECKPOINTS, keep=config.keep, keep_every=config.keep_every)
         stack.enter_context(contextlib.closing(checkpoints))
-        state, data = checkpoints.restore(program.abstract_state) or (None, identity | {"next_index": 0})
+        state, data = checkpoints.restore(abstract) or (None, identity | {"next_index": 0})
         if state is not None:
             state = state._replace(frozen=program.place_frozen())
         first = data["next_index"]
@@ -130,13 +147,6 @@ def train(
             )
         clock = Clock(data.get("seconds"))
         if first < config.steps:
-            batches = Batches(
-                store,
-                batch_size=config.batch_size,
-                seq_len=config.seq_len,
-                seed=config.seed,
-                sharding=program.batch_sharding,
-            )
             with clock.measure("compile"):
                 step_fn = program.step if debug else program.compile()
                 state = state or jax.block_until_ready(program.init())

@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from compressed_lm.errors import InputError
 from compressed_lm.training.config import TrainConfig
 
 FINAL_COSINE = 0.1  # of the highest learning rate
@@ -35,7 +34,7 @@ def schedule(config: TrainConfig) -> Schedule:
         return peak / jnp.sqrt(jnp.maximum(step, max(warmup, 1)))
 
     schedules = dict(cosine=warmed(cosine), wsd=warmed(wsd), constant=warmed(constant), rsqrt=rsqrt)
-    return _named("schedule", config.schedule, schedules)
+    return schedules[config.schedule]
 
 
 def optimizer(config: TrainConfig) -> optax.GradientTransformation:
@@ -64,7 +63,7 @@ def optimizer(config: TrainConfig) -> optax.GradientTransformation:
             consistent_rms=0.2,  # updates of the size of AdamW's, so that a learning rate serves both
         )
 
-    rule = _named("optimizer", config.optimizer, dict(adamw=adamw, adafactor=adafactor, muon=muon))()
+    rule = dict(adamw=adamw, adafactor=adafactor, muon=muon)[config.optimizer]()
     return optax.chain(optax.clip_by_global_norm(config.grad_clip), rule) if config.grad_clip else rule
 
 
@@ -114,9 +113,3 @@ def matrix_axes(params):
 
 def _in_kernel(path):
     return any(entry.key == "kernel" for entry in path[-2:])
-
-
-def _named(kind, name, table):
-    if name not in table:
-        raise InputError(f"The {kind} {name!r} was given; expected one of {', '.join(table)}.")
-    return table[name]

@@ -8,11 +8,11 @@ import os
 import jax
 import numpy as np
 
-from compressed_lm import weights
+from compressed_lm import io, weights
 from compressed_lm.errors import InputError
 from compressed_lm.models.partitioning import by_name
 from compressed_lm.training.checkpoints import folder
-from compressed_lm.training.run_dir import CONFIG, WEIGHTS, load_run, read_record
+from compressed_lm.training.run_dir import CODEC, CONFIG, WEIGHTS, load_run, own_codec, read_record
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +72,7 @@ def quantize_run(
         "next_index": run.step,
         "loss_nats_per_token": run.loss_nats_per_token,
     }
-    write(out, record, packed)
+    write(out, record, packed, source=directory)
     return matrices
 
 
@@ -107,20 +107,34 @@ def reshape_run(
         "next_index": run.step,
         "loss_nats_per_token": run.loss_nats_per_token,
     }
-    write(out, record, {name: weights.pack(w, "dense", axis=-1) for name, w in leaves.items()})
+    write(out, record, {name: weights.pack(w, "dense", axis=-1) for name, w in leaves.items()}, source=directory)
     return {name: (float(before[name].std()), float(after[name].std())) for name in before}
 
 
 def empty(out: str | os.PathLike, what: str):
     """Returns a folder for a run. Raises InputError unless it is new or empty."""
-    out = folder(out)
+    out = folder(io.local_path(out, f"The folder of the {what} run"))
+    io.check_output(out, f"The folder of the {what} run", folder=True)
     if out.exists() and any(out.iterdir()):
         raise InputError(f"{out} was given for the {what} run and is not empty; give a new folder.")
     return out
 
 
-def write(out, record: dict, packed: dict[str, weights.PackedTensor]) -> None:
-    """Writes the folder of a packed run: its record, with the entry "packed", and all of its parameters."""
-    out.mkdir(parents=True, exist_ok=True)
+def write(
+    out, record: dict, packed: dict[str, weights.PackedTensor], *, source: str | os.PathLike | None = None
+) -> None:
+    """Writes the folder of a packed run: its record, with the entry "packed", and all of its parameters. A run that was
+    made out of another one, `source`, keeps its codec."""
+    if source is not None:
+        copy_codec(source, out)
     weights.save_packed(out / WEIGHTS, packed)
-    (out / CONFIG).write_text(json.dumps(record, indent=2) + "\n")
+    io.write_atomic(out / CONFIG, json.dumps(record, indent=2) + "\n")
+
+
+def copy_codec(source: str | os.PathLike, out: str | os.PathLike) -> None:
+    """Copies the codec in the folder of a run, where there is one, to the folder of a run that was made out of it."""
+    own, target = own_codec(source), folder(out) / CODEC
+    if own and not target.exists():
+        target.mkdir(parents=True)
+        for path in own.iterdir():
+            (target / path.name).write_bytes(path.read_bytes())

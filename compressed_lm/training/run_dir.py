@@ -10,16 +10,18 @@ import numpy as np
 from etils import epath
 from jax.sharding import Mesh
 
-from compressed_lm import weights
+from compressed_lm import io, weights
 from compressed_lm.errors import InputError
 from compressed_lm.models import Transformer, TransformerConfig
 from compressed_lm.models.partitioning import path_name
-from compressed_lm.training.checkpoints import folder, restore_params
+from compressed_lm.training.checkpoints import folder, restore_params, write
 from compressed_lm.training.config import FREE_FIELDS, LATER_FIELDS, TrainConfig
 from compressed_lm.training.mesh import shardings
 from compressed_lm.training.step import Start
 
 CONFIG, CHECKPOINTS, METRICS, WEIGHTS = "config.json", "checkpoints", "metrics.jsonl", "weights.clw"
+CODEC = "codec"
+"""Folder of a run in which the codec of an imported model is, and of the runs that were made out of it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,13 +165,8 @@ def config_hash(record: dict) -> str:
     return hashlib.sha256(json.dumps(learned, sort_keys=True).encode()).hexdigest()
 
 
-def claim(directory: epath.Path, record: dict) -> None:
-    """Writes a run's record to its folder, or checks that the run there is the same.
-
-    Raises:
-        InputError: the folder holds a run with other settings or data.
-    """
-    directory.mkdir(parents=True, exist_ok=True)
+def check(directory: epath.Path, record: dict) -> None:
+    """Raises InputError where a folder holds a run with other settings or data than a record."""
     found = read_record(directory)
     if found is not None and config_hash(found) != config_hash(record):
         changes = [
@@ -183,19 +180,35 @@ def claim(directory: epath.Path, record: dict) -> None:
             f"The run in {directory} was started with another {what} ({'; '.join(changes)}). Give the values it was "
             "started with to go on with it, or another `out` folder to start a new run."
         )
-    if found != record:
-        temporary = directory / f"{CONFIG}.{os.getpid()}.tmp"
-        temporary.write_text(json.dumps(record, indent=2) + "\n")
-        temporary.replace(directory / CONFIG)
+
+
+def claim(directory: epath.Path, record: dict) -> None:
+    """Writes a run's record to its folder, which `check` has accepted."""
+    if read_record(directory) != record:
+        write(directory / CONFIG, json.dumps(record, indent=2) + "\n")
+
+
+def own_codec(directory: str | os.PathLike) -> epath.Path | None:
+    """Returns the folder of the codec that an imported run, or one that was made out of it, holds."""
+    directory = folder(directory)
+    read_record(directory)  # tells of a bucket that cannot be reached
+    return directory / CODEC if (directory / CODEC).exists() else None
 
 
 def read_record(directory: epath.Path) -> dict | None:
     """Returns the record of the run in a folder, or None if there is none."""
     try:
         return json.loads((directory / CONFIG).read_text())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except json.JSONDecodeError as error:
         raise InputError(
             f"{directory / CONFIG} is not JSON ({error}); restore it, or remove the run's folder."
+        ) from error
+    except Exception as error:
+        if io.scheme(directory) is None:
+            raise
+        raise InputError(
+            f"{directory} cannot be reached ({type(error).__name__}: {str(error).splitlines()[0]}). Check the name of "
+            "the bucket, the network, and the credentials (gcloud auth application-default login)."
         ) from error

@@ -8,18 +8,22 @@ The folder OUT of a shrunk run holds
 """
 
 import dataclasses
+import io
 import json
 import math
 import os
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from compressed_lm import models, spelling, weights
+from compressed_lm import models, settings, spelling, weights
 from compressed_lm.errors import InputError
+from compressed_lm.io import local_path, write_atomic
 from compressed_lm.models import shrinking
 from compressed_lm.models.partitioning import by_name
+from compressed_lm.settings import setting
 from compressed_lm.spelling import Option
 from compressed_lm.tracking.progress import progress as default_progress
 from compressed_lm.training import packed
@@ -59,14 +63,15 @@ class Shrink:
         multiple: both widths are multiples of it.
     """
 
-    keep: float
+    keep: float = setting(above=0, high=1)
     method: str = "projected"
-    importance: str = "activations"
-    calibration: int = 512
-    aspect: float | None = None
-    multiple: int = 8
+    importance: str = setting("activations", choices=IMPORTANCE)
+    calibration: int = setting(512, low=1)
+    aspect: float | None = setting(None, above=0)
+    multiple: int = setting(8, low=1)
 
     def __post_init__(self):
+        settings.check(self)
         _, options = self.parsed
         for name, value in options.items():
             if value not in CHOICES[name]:
@@ -77,11 +82,6 @@ class Shrink:
                 f"The method {self.method!r} has a random base and no w_a, so it would start from noise; expected "
                 "w_a=1 with base=random."
             )
-        if self.importance not in IMPORTANCE:
-            raise InputError(f"importance={self.importance!r} was given; expected {', '.join(IMPORTANCE)}.")
-        for name in ("calibration", "multiple"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name}={getattr(self, name)} was given; expected a positive whole number.")
 
     @property
     def parsed(self) -> tuple[str, dict[str, Any]]:
@@ -122,6 +122,7 @@ def shrink_run(
     out: str | os.PathLike,
     progress=default_progress,
     eval_fn_of=lambda model_config: None,
+    accepted: Callable[[], None] = lambda: None,
     **settings,
 ) -> Shrunk:
     """Makes the model of a run smaller, trains it, and writes it as a run. Killed and started again, it goes on.
@@ -133,6 +134,7 @@ def shrink_run(
         config: the training. Its `distillation` makes the large model the teacher.
         out: the folder of the small run.
         progress: context manager with the arguments of `tracking.progress.progress`.
+        accepted: called by process 0 once nothing refuses the run any more, before anything in `out` changes.
         eval_fn_of: from the small model's shape, the `eval_fn` of `train`.
         settings: of `train`: mesh_shape, trackers, compilation_cache, ...
 
@@ -140,7 +142,7 @@ def shrink_run(
         InputError: no run, another codec, a model or a share that the method does not fit, or an `out` with another
             run.
     """
-    run, out = load_run(directory, store=store), folder(out)
+    run, out = load_run(directory, store=store), folder(local_path(out, "The folder of the small run"))
     if run.model_config.weights != "dense":
         raise InputError(
             f"The matrices of the run {directory} are {run.model_config.weights}, and a shrunk model starts from plain "
@@ -150,10 +152,25 @@ def shrink_run(
     if "shrunk" not in (read_record(out) or {"shrunk"}):
         raise InputError(f"{out} holds a run that was not made by shrinking one; give another `out` folder.")
     small = shape(run.model_config, shrink)
-    kept = _chosen(run, store, shrink, config, small, out=out, progress=progress) if shrink.selects else None
+    eval_fn, kept, save = eval_fn_of(small), None, accepted
+    if shrink.selects:
+        kept, write_selection = _chosen(run, store, shrink, config, small, path=out / SELECTION, progress=progress)
+
+        def save():
+            accepted()
+            write_selection()
+
     start = start_of(run.params, run.model_config, shrink, config, kept)
     result = train(
-        config, small, store, out=out / TRAINING, start=start, eval_fn=eval_fn_of(small), progress=progress, **settings
+        config,
+        small,
+        store,
+        out=out / TRAINING,
+        start=start,
+        eval_fn=eval_fn,
+        progress=progress,
+        accepted=save,
+        **settings,
     )
     trainable = _size(start.params if start.params is not None else result.params)
     found = Shrunk(
@@ -181,7 +198,8 @@ def shrink_run(
             "next_index": result.step,
             "loss_nats_per_token": result.loss_nats_per_token,
         }
-        packed.write(out, record, {name: weights.pack(x, "dense", axis=-1) for name, x in by_name(params).items()})
+        stored = {name: weights.pack(x, "dense", axis=-1) for name, x in by_name(params).items()}
+        packed.write(out, record, stored, source=directory)
     return found
 
 
@@ -246,29 +264,25 @@ def shapes_of(
     return small, Start(*jax.eval_shape(trees, params), frozen_config=large)
 
 
-def _chosen(run, store, shrink, config, small, *, out, progress):
-    """Returns what is kept, from the file in `out` if it is there: calibration is not done twice, and a run goes on
-    from what it began with."""
+def _chosen(run, store, shrink, config, small, *, path, progress):
+    """Returns what is kept, from the file at `path` if it is there, and a function that writes this file: calibration
+    is not done twice, and a run goes on from what it began with."""
     settings = dataclasses.asdict(shrink) | {"seq_len": config.seq_len, "seed": config.seed}
     base = {"base": digest(run.params), "store": store.fingerprint}
-    asked, path = json.dumps(settings | base, sort_keys=True), out / SELECTION
+    asked = json.dumps(settings | base, sort_keys=True)
     if not path.exists():
         kept = _choose(run, store, shrink, config, small, progress)
-        if jax.process_index():
-            return kept
-        out.mkdir(parents=True, exist_ok=True)
-        temporary = out / f"{SELECTION}.{os.getpid()}.tmp"
-        with temporary.open("wb") as file:
-            arrays = kept.selection._asdict() | ({} if kept.moment is None else {"moment": kept.moment})
-            np.savez(file, **arrays, asked=asked)
-        temporary.replace(path)
+        arrays = kept.selection._asdict() | ({} if kept.moment is None else {"moment": kept.moment})
+        content = io.BytesIO()
+        np.savez(content, **arrays, asked=asked)
+        return kept, lambda: write_atomic(path, content.getvalue())
     with path.open("rb") as file, np.load(file) as saved:
         if str(saved["asked"]) == asked:
             selection = models.Selection(saved["d_model"], saved["d_ff"])
-            return Kept(selection, saved["moment"] if "moment" in saved else None)
+            return Kept(selection, saved["moment"] if "moment" in saved else None), lambda: None
     raise InputError(
-        f"{path} was made from another model, other text or other settings. Give those that {out} was started with to "
-        "go on, or another `out` folder to start anew."
+        f"{path} was made from another model, other text or other settings. Give those that {path.parent} was started "
+        "with to go on, or another `out` folder to start anew."
     )
 
 

@@ -3,7 +3,9 @@
 import importlib.util
 import math
 import os
+import pathlib
 import re
+import sys
 
 import jax
 
@@ -31,6 +33,19 @@ ENVIRONMENT = {
 }
 
 
+def library() -> pathlib.Path | None:
+    """Returns the file of libtpu, or None if there is none.
+
+    It is the file that TPU_LIBRARY_PATH names, the package libtpu, or that of `make test`, in the folder "tpu" of the
+    environment: where libtpu can be imported, each program that uses JAX loads it, and it complains without a TPU.
+    """
+    named = os.environ.get("TPU_LIBRARY_PATH")
+    package = importlib.util.find_spec("libtpu")
+    folders = [*(package.submodule_search_locations if package else ()), pathlib.Path(sys.prefix, "tpu", "libtpu")]
+    files = [*([named] if named else ()), *(pathlib.Path(folder, "libtpu.so") for folder in folders)]
+    return next((pathlib.Path(file) for file in files if pathlib.Path(file).is_file()), None)
+
+
 def tpu_devices(name: str) -> list[jax.Device]:
     """Returns the devices of a TPU by the name of its topology, such as "v5e:4x4": generation and chips in each
     dimension.
@@ -46,11 +61,13 @@ def tpu_devices(name: str) -> list[jax.Device]:
     dimensions, longest = GENERATIONS.get(generation, (0, None))
     if not dimensions or len(sizes) != dimensions or max(sizes) > (longest or math.inf):
         raise InputError(f"The TPU topology {name!r} was given; {_EXPECTED}")
-    if importlib.util.find_spec("libtpu") is None:
+    file = library()
+    if file is None:
         raise InputError(
             f"Compiling for {name} needs libtpu, the compiler of TPUs, which is not installed (it needs no TPU, but "
             'Linux on x86): pip install "compressed_lm[tpu]".'
         )
+    os.environ["TPU_LIBRARY_PATH"] = str(file)
     for variable, value in ENVIRONMENT.items():
         os.environ.setdefault(variable, value)
     if not os.environ.get("JAX_PLATFORMS"):

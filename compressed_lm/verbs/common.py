@@ -1,6 +1,16 @@
 """What several verbs read from the command line."""
 
-from compressed_lm.errors import InputError
+import sys
+
+from compressed_lm import io
+
+GIN = "config.gin"
+"""The resolved configuration in the folder of a run."""
+
+
+def messages(path: str | None):
+    """Returns where messages go: to stderr where what is written to a path goes to stdout."""
+    return sys.stderr if path and io.is_stdout(path) else sys.stdout
 
 
 def configure(arguments) -> str:
@@ -19,18 +29,6 @@ def load_codec(directory: str):
     from compressed_lm import codecs
 
     return codecs.Bytes() if directory == "bytes" else codecs.load(directory)
-
-
-def mesh_shape(arguments):
-    """Returns the sizes of the mesh axes, or None."""
-    if not arguments.mesh:
-        return None
-    try:
-        return tuple(int(size) for size in arguments.mesh.split(","))
-    except ValueError:
-        raise InputError(
-            f"--mesh {arguments.mesh} was given; three whole numbers for data,fsdp,tensor were expected, such as 4,2,1."
-        ) from None
 
 
 def validation(folder: str | None, model_config, store, train_config, mesh):

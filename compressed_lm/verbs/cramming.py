@@ -1,11 +1,11 @@
 """Verbs that cram texts into input vectors. Imports wait until their verb runs, so that `--help` is instant."""
 
-import pathlib
 import sys
 import zlib
 
+from compressed_lm import io
 from compressed_lm.errors import InputError
-from compressed_lm.verbs.common import load_codec
+from compressed_lm.verbs.common import load_codec, messages
 
 
 def cram(arguments):
@@ -13,7 +13,7 @@ def cram(arguments):
     from compressed_lm import cramming
     from compressed_lm.cramming import code_length, metrics
 
-    data, name = _read(arguments.text), "the standard input" if arguments.text == "-" else arguments.text
+    data, name = io.read_bytes(arguments.text, "The text"), io.shown(arguments.text)
     model, codec, longest = _model(arguments)
     ids, config = codec.encode(data), _config(arguments)
     if not len(ids):
@@ -40,14 +40,14 @@ def cram(arguments):
             f"Nothing was written. Take more vectors (--k {2 * config.n_vectors}) or more steps (--steps "
             f"{2 * config.steps}), try --method progressive, or cram this much of it."
         )
-    stored.save(arguments.out)
+    size = stored.save(arguments.out)
     coded = int(code_length.coded_bits_alone(model, [ids])) // 8
     print(
         f"{arguments.out}: {len(data):,} bytes of text, {len(ids):,} tokens, in {config.n_vectors} x "
         f"{stored.mapping.stored} numbers of {config.format}, after {found.best_step:,} updates; the model writes them "
-        f"out exactly. The vectors have {stored.packed.nbytes:,} bytes, the file "
-        f"{pathlib.Path(arguments.out).stat().st_size:,}; zlib makes {len(zlib.compress(data, 9)):,} of the text, "
-        f"arithmetic coding with this model {coded:,}."
+        f"out exactly. The vectors have {stored.packed.nbytes:,} bytes, the file {size:,}; zlib makes "
+        f"{len(zlib.compress(data, 9)):,} of the text, arithmetic coding with this model {coded:,}.",
+        file=messages(arguments.out),
     )
 
 
@@ -131,11 +131,9 @@ def _model(arguments):
     """Returns the frozen model of --model, its codec, and the tokens of the rows it was trained on."""
     from compressed_lm.cramming import FrozenModel
     from compressed_lm.training import load_run
-    from compressed_lm.training.checkpoints import folder
-    from compressed_lm.training.huggingface import CODEC
+    from compressed_lm.training.run_dir import own_codec
 
-    own = folder(arguments.model) / CODEC
-    codec = load_codec(arguments.codec or (str(own) if own.exists() else "bytes"))
+    codec = load_codec(arguments.codec or str(own_codec(arguments.model) or "bytes"))
     run = load_run(arguments.model, codec=codec)
     return FrozenModel.from_run(run), codec, run.train_config.seq_len
 
@@ -157,19 +155,6 @@ def _optimized(model, ids, config, description):
     with progress(description, config.steps, unit="steps") as bar:
         show = lambda status: bar.advance(status.steps - bar.done, right=f"{status.accuracy:.1%}")  # noqa: E731
         return cram(model, [ids], config, progress=show)[0]
-
-
-def _read(path):
-    """Returns the bytes of a file, or of the standard input for -."""
-    if path == "-":
-        return sys.stdin.buffer.read()
-    try:
-        return pathlib.Path(path).read_bytes()
-    except OSError as error:
-        raise InputError(
-            f"{path} cannot be read ({error.strerror}); give the file of a text, or - for the standard input, such as "
-            "printf 'A few words.' | compressed-lm cram - ..."
-        ) from error
 
 
 def _quoted(data, most=60):

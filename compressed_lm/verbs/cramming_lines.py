@@ -15,10 +15,10 @@ def add(verb: Callable) -> None:
     )
     cram.add_argument("text", help="file of the text, or - for the standard input")
     _model(cram)
-    cram.add_argument("--k", type=int, default=1, help="vectors of the text (default %(default)s)")
+    cram.add_argument("--k", type=options.whole(1), default=1, help="vectors of the text (default %(default)s)")
     cram.add_argument("--out", required=True, help="file to write; only a text that comes back exactly is written")
     _optimization(cram)
-    cram.add_argument("--margin", type=float, default=0.1, help=MARGIN_HELP)
+    cram.add_argument("--margin", type=options.real(low=0), default=0.1, help=MARGIN_HELP)
     cram.add_argument(
         "--format",
         default="dense",
@@ -53,13 +53,18 @@ def add(verb: Callable) -> None:
         help="validation documents, documents of --unseen, random words of the training text, random tokens of the "
         "codec (default natural words tokens)",
     )
-    study.add_argument("--words", type=int, default=10_000, help="length of the list of words (default %(default)s)")
     study.add_argument(
-        "--max_bytes", type=int, default=8_000_000, help="most bytes of documents to read (default %(default)s)"
+        "--words", type=options.whole(1), default=10_000, help="length of the list of words (default %(default)s)"
     )
-    study.add_argument("--lengths", nargs="+", type=int, required=True, help="tokens of a text")
-    study.add_argument("--k", nargs="+", type=int, default=[1], help="vectors of a text (default 1)")
-    study.add_argument("--texts", type=int, default=50, help="texts of each source (default %(default)s)")
+    study.add_argument(
+        "--max_bytes",
+        type=options.count_of_bytes(),
+        default=8_000_000,
+        help="most bytes of documents to read (default %(default)s)",
+    )
+    study.add_argument("--lengths", nargs="+", type=options.whole(1), required=True, help="tokens of a text")
+    study.add_argument("--k", nargs="+", type=options.whole(1), default=[1], help="vectors of a text (default 1)")
+    study.add_argument("--texts", type=options.whole(1), default=50, help="texts of each source (default %(default)s)")
     study.add_argument(
         "--formats", nargs="*", default=[], help="representations that the vectors are rounded to afterwards"
     )
@@ -68,21 +73,21 @@ def add(verb: Callable) -> None:
     )
     study.add_argument(
         "--beyond",
-        type=int,
+        type=options.whole(),
         default=0,
         help="lengths beyond capacity: where this many are not reached, longer ones are left out; 0 for all lengths "
         "(default %(default)s)",
     )
     study.add_argument(
         "--restarts",
-        type=int,
+        type=options.whole(),
         default=0,
         help="texts that are crammed twice, to see what lies between two solutions (default %(default)s)",
     )
-    study.add_argument("--lanes", type=int, default=32, help="texts at once (default %(default)s)")
+    study.add_argument("--lanes", type=options.whole(1), default=32, help="texts at once (default %(default)s)")
     study.add_argument("--out", required=True, help="folder of the study; started again, it goes on where it was")
     _optimization(study)
-    study.add_argument("--margin", type=float, default=0.0, help=MARGIN_HELP)
+    study.add_argument("--margin", type=options.real(low=0), default=0.0, help=MARGIN_HELP)
 
 
 MARGIN_HELP = (
@@ -103,17 +108,26 @@ def _optimization(parser):
         default="full",
         help="full (the whole text at once) or progressive (ever more of it) (default %(default)s)",
     )
-    parser.add_argument("--steps", type=int, default=5000, help="most updates of a text (default %(default)s)")
     parser.add_argument(
-        "--patience", type=int, default=2000, help="updates without progress before giving up (default %(default)s)"
+        "--steps", type=options.whole(1), default=5000, help="most updates of a text (default %(default)s)"
     )
-    parser.add_argument("--learning_rate", type=float, default=0.01, help="of AdamW (default %(default)s)")
+    parser.add_argument(
+        "--patience",
+        type=options.whole(1),
+        default=2000,
+        help="updates without progress before giving up (default %(default)s)",
+    )
+    parser.add_argument(
+        "--learning_rate", type=options.real(above=0), default=0.01, help="of AdamW (default %(default)s)"
+    )
     parser.add_argument("--schedule", default="constant", help="constant, linear or cosine (default %(default)s)")
-    parser.add_argument("--warmup_steps", type=int, default=0, help="of the learning rate (default %(default)s)")
+    parser.add_argument(
+        "--warmup_steps", type=options.whole(), default=0, help="of the learning rate (default %(default)s)"
+    )
     parser.add_argument(
         "--dimensions",
-        type=int,
+        type=options.whole(),
         default=0,
         help="numbers of a vector that are optimised and stored; 0 for all (default %(default)s)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the start (default %(default)s)")
+    parser.add_argument("--seed", type=options.whole(), default=0, help="of the start (default %(default)s)")

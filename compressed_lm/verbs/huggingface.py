@@ -39,11 +39,16 @@ def export(arguments):
         file_bytes=round(arguments.file_gb * 1e9),
     )
     files, codec = values["files"], values["compressed_lm"]["codec"]
-    tokenizer = (
-        "its tokenizer is there too"
-        if "tokenizer_config.json" in files
-        else f"its ids are those of the codec {codec}, for which transformers has no tokenizer there"
-    )
+    if "tokenizer_config.json" in files:
+        tokenizer = "its tokenizer is there too"
+    elif values["has_codec"]:
+        tokenizer = f"its ids are those of the codec {codec}, a kind that transformers has no tokenizer for"
+    else:
+        tokenizer = (
+            f"it has no tokenizer: {arguments.run} holds no codec, and its ids are those of {codec}. To write the "
+            "tokenizer too, export to a new folder with --codec and the directory of that codec, such as RUN/codec of "
+            "the run that was imported"
+        )
     print(
         f"{arguments.out}: {values['architectures'][0]} in {', '.join(files)}; {tokenizer}. Load it with "
         f"AutoModelForCausalLM.from_pretrained({str(arguments.out)!r})."

@@ -46,6 +46,7 @@ def add(verb: Callable) -> None:
     )
     unpack.add_argument("file", help="file that pack wrote")
     unpack.add_argument("--out", required=True, help="new folder")
+    unpack.add_argument("--codec", help="the run's codec directory, to keep a copy in OUT/codec, where export finds it")
 
     reshape = verb(
         "reshape",
@@ -54,8 +55,12 @@ def add(verb: Callable) -> None:
         "compressed-lm reshape runs/eiw --out runs/eiw-reshaped",
     )
     reshape.add_argument("run", help="folder of a training run")
-    reshape.add_argument("--shape_factor", type=float, default=0.8, help="of the shape (default %(default)s)")
-    reshape.add_argument("--scale_factor", type=float, default=0.6, help="of the scale (default %(default)s)")
+    reshape.add_argument(
+        "--shape_factor", type=options.real(above=0), default=0.8, help="of the shape (default %(default)s)"
+    )
+    reshape.add_argument(
+        "--scale_factor", type=options.real(above=0), default=0.6, help="of the scale (default %(default)s)"
+    )
     reshape.add_argument("--method", default="histogram", help="histogram or smooth (default %(default)s)")
     reshape.add_argument("--pooled", action="store_true", help="one fit for all matrices instead of one for each")
     reshape.add_argument("--out", required=True, help="new folder")
@@ -76,7 +81,9 @@ def add(verb: Callable) -> None:
         "compressed-lm shrink runs/base --keep 0.5 --tokens stores/c4 --out runs/half --steps 500",
     )
     shrink.add_argument("run", help="folder of a training run")
-    shrink.add_argument("--keep", type=float, required=True, help="share of the parameters to keep, such as 0.5")
+    shrink.add_argument(
+        "--keep", type=options.real(above=0, high=1), required=True, help="share of the parameters to keep, such as 0.5"
+    )
     shrink.add_argument(
         "--tokens", required=True, help="token store of the run's codec, to choose with and to train on"
     )
@@ -92,15 +99,24 @@ def add(verb: Callable) -> None:
         help="what says which dimensions are kept: activations, magnitude or index (default %(default)s)",
     )
     shrink.add_argument(
-        "--calibration", type=int, default=512, help="rows of text for the activations (default %(default)s)"
+        "--calibration",
+        type=options.whole(1),
+        default=512,
+        help="rows of text for the activations (default %(default)s)",
     )
     shrink.add_argument(
-        "--aspect", type=float, help="d_ff / d_model of the small model (default: that of the large one)"
+        "--aspect",
+        type=options.real(above=0),
+        help="d_ff / d_model of the small model (default: that of the large one)",
     )
-    shrink.add_argument("--multiple", type=int, default=8, help="both widths are multiples of it (default %(default)s)")
+    shrink.add_argument(
+        "--multiple", type=options.whole(1), default=8, help="both widths are multiples of it (default %(default)s)"
+    )
     shrink.add_argument("--out", required=True, help="folder of the small run; started again, it goes on where it was")
     shrink.add_argument("--validation_tokens", help="token store of validation documents, for a learning curve")
-    shrink.add_argument("--mesh", help="sizes of the axes data,fsdp,tensor (default: all devices on data)")
+    shrink.add_argument(
+        "--mesh", type=options.mesh, help="sizes of the axes data,fsdp,tensor (default: all devices on data)"
+    )
     shrink.add_argument(
         "--dry_run",
         action="store_true",
@@ -118,9 +134,14 @@ def add(verb: Callable) -> None:
     import_.add_argument("--out", required=True, help="new folder; the tokenizer becomes the codec OUT/codec")
     import_.add_argument("--codec", help="codec directory, or bytes, where the folder has no tokenizer")
     import_.add_argument(
-        "--eod", type=int, metavar="ID", help="id of end-of-document, put before each row (default: its eos_token_id)"
+        "--eod",
+        type=options.whole(),
+        metavar="ID",
+        help="id of end-of-document, put before each row (default: its eos_token_id)",
     )
-    import_.add_argument("--seq_len", type=int, help="tokens in a row (default: what the model reads, at most 2048)")
+    import_.add_argument(
+        "--seq_len", type=options.whole(1), help="tokens in a row (default: what the model reads, at most 2048)"
+    )
 
     export = verb(
         "export",
@@ -134,5 +155,8 @@ def add(verb: Callable) -> None:
         "--codec", help="the run's codec, to write its tokenizer too (default: RUN/codec if it is there)"
     )
     export.add_argument(
-        "--file_gb", type=float, default=5.0, help="most gigabytes of a file of tensors (default %(default)s)"
+        "--file_gb",
+        type=options.real(low=1e-9, high=1e6),
+        default=5.0,
+        help="most gigabytes of a file of tensors (default %(default)s)",
     )

@@ -4,11 +4,11 @@ import contextlib
 import functools
 import math
 import os
-import pathlib
 import sys
 
+from compressed_lm import io
 from compressed_lm.errors import InputError
-from compressed_lm.verbs.common import configure, load_codec, mesh_shape, validation
+from compressed_lm.verbs.common import GIN, configure, load_codec, messages, validation
 
 
 def doctor(arguments) -> int:
@@ -33,14 +33,18 @@ def train_m1(arguments):
     from compressed_lm import codecs, configuration, stages
     from compressed_lm.corpora import job
     from compressed_lm.corpora.sources import open_corpus
+    from compressed_lm.corpora.store import MANIFEST
     from compressed_lm.models import model_vocab_size
     from compressed_lm.models.exact import check_exactable
-    from compressed_lm.training import train
+    from compressed_lm.training import run_dir, train
+    from compressed_lm.training.checkpoints import folder, write
 
     resolved = configure(arguments)
-    out = pathlib.Path(arguments.out)
+    out = folder(io.local_path(arguments.out, "--out"))
     model, config = configuration.model(model_vocab_size(256)), configuration.train()
     check_exactable(model, config.seq_len)  # before hours of training, not after
+    if run_dir.read_record(out) and not (out / "tokens" / MANIFEST).exists():
+        raise InputError(f"{out} holds a run that `train-m1` did not make. Give another folder for --out.")
     store = job.compress(
         open_corpus(arguments.corpus, validation=arguments.validation),
         "train",
@@ -48,8 +52,7 @@ def train_m1(arguments):
         out / "tokens",
         max_bytes=arguments.max_bytes,
     )
-    (out / "config.gin").write_text(resolved, encoding="utf-8")
-    result = train(config, model, store, out=out)
+    result = train(config, model, store, out=out, accepted=lambda: write(out / GIN, resolved))
     m1 = stages.export_m1(out, store)
     print(
         f"M1 is {out / stages.M1_FILE}, hash {m1.hash[:12]}; last training loss "
@@ -59,7 +62,7 @@ def train_m1(arguments):
 
 def train(arguments):
     """Trains a model, or tells what training it would need."""
-    if arguments.dry_run or arguments.tpu:
+    if arguments.dry_run or arguments.tpu is not None:
         return _dry_run(arguments)
     if not arguments.tokens or not arguments.out:
         raise InputError("train was given no --tokens or no --out: both are needed, but for a --dry_run.")
@@ -75,8 +78,8 @@ def train(arguments):
     from compressed_lm.corpora.store import TokenStore
     from compressed_lm.models import model_vocab_size
     from compressed_lm.tracking import TensorBoard, Wandb
-    from compressed_lm.training import make_mesh, train
-    from compressed_lm.training.checkpoints import folder
+    from compressed_lm.training import make_mesh, packed, train
+    from compressed_lm.training.checkpoints import folder, write
     from compressed_lm.training.durations import rates
 
     resolved = configure(arguments)
@@ -87,23 +90,24 @@ def train(arguments):
         model, start = _started_from(arguments.start, store)
     else:
         model = configuration.model(model_vocab_size(store.vocab_size))
-    out, mesh = folder(arguments.out), mesh_shape(arguments)
+    out, mesh = folder(arguments.out), arguments.mesh
     table = distributed.startup_table(make_mesh(mesh))
     if jax.process_index() == 0:
         print(table, flush=True)
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "config.gin").write_text(resolved)
     eval_fn = validation(arguments.validation_tokens, model, store, config, mesh)
     trackers = []
-    if jax.process_index() == 0:
-        try:
-            trackers += [TensorBoard(out / "tensorboard")] if arguments.tensorboard else []
-            trackers += [Wandb(out, project=arguments.wandb)] if arguments.wandb else []
-        except ValueError as error:  # the package is not installed
-            raise InputError(str(error)) from None
+
     with contextlib.ExitStack() as stack:
-        for tracker in trackers:
-            stack.callback(tracker.close)
+
+        def accepted():
+            trackers.extend([TensorBoard(out / "tensorboard")] if arguments.tensorboard else [])
+            trackers.extend([Wandb(out, project=arguments.wandb)] if arguments.wandb else [])
+            for tracker in trackers:
+                stack.callback(tracker.close)
+            write(out / GIN, resolved)
+            if arguments.start:
+                packed.copy_codec(arguments.start, out)
+
         result = train(
             config,
             model,
@@ -116,8 +120,9 @@ def train(arguments):
             # Unless the user chose a place: a restart then begins at once.
             compilation_cache=None if os.environ.get("JAX_COMPILATION_CACHE_DIR") else out / "compiled",
             hang_seconds=arguments.hang_seconds,
-            profile_steps=_pair(arguments.profile, "--profile") if arguments.profile else None,
+            profile_steps=arguments.profile,
             debug=arguments.debug,
+            accepted=accepted,
         )
     per_byte = 1 / rates(store)["bytes_per_token"] / math.log(2)
     if jax.process_index() == 0:
@@ -159,7 +164,7 @@ def _started_from(directory, store):
 def _dry_run(arguments):
     """Prints what a run would need."""
     devices = None
-    if arguments.tpu:
+    if arguments.tpu is not None:
         from compressed_lm.training.topologies import tpu_devices
 
         devices = tpu_devices(arguments.tpu)
@@ -186,19 +191,8 @@ def _dry_run(arguments):
             "names its codec (--gin runs/paper_bytes.gin), or --set 'data.codec=eiw(b=16,v=65536)'."
         )
     model = configuration.model(model_vocab_size(vocab_size))
-    mesh = make_mesh(mesh_shape(arguments), devices=devices)
+    mesh = make_mesh(arguments.mesh, devices=devices)
     show(dry_run(configuration.train(), model, eod_id=vocab_size, mesh=mesh, **known))
-
-
-def _pair(text, option):
-    """Returns two whole numbers written as "100,110"."""
-    try:
-        first, last = map(int, text.split(","))
-        return first, last
-    except ValueError:
-        raise InputError(
-            f"{option} {text} was given; the first and the last step were expected, such as 100,110."
-        ) from None
 
 
 def sweep(arguments) -> int:
@@ -222,7 +216,7 @@ def sweep(arguments) -> int:
         gin_files=arguments.gin or arguments.gin_default,
         max_bytes=arguments.max_bytes,
         validation_bytes=arguments.validation_bytes,
-        mesh_shape=mesh_shape(arguments),
+        mesh_shape=arguments.mesh,
         say=say,
     )
     if arguments.dry_run:
@@ -257,7 +251,8 @@ def evaluate(arguments):
         "n_nonembed",
         "step",
     ):
-        print(f"{name:24s} {row[name]:,.6g}" if isinstance(row[name], float) else f"{name:24s} {row[name]:,}")
+        value = f"{row[name]:,.6g}" if isinstance(row[name], float) else f"{row[name]:,}"
+        print(f"{name:24s} {value}", file=messages(arguments.table))
     if arguments.table:
         scaling.append_row(arguments.table, row)
 
@@ -317,7 +312,8 @@ def fit(arguments):
             )
         except ValueError as error:
             raise InputError(str(error)) from error
-    print(result.summary() + (f"\n\nThe report is {arguments.report}." if arguments.report else ""))
+    written = f"\n\nThe report is {arguments.report}." if arguments.report else ""
+    print(result.summary() + written, file=messages(arguments.report))
 
 
 def report(arguments):

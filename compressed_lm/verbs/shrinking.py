@@ -1,7 +1,8 @@
 """The verb that makes the model of a run smaller. Imports wait until it runs, so that `--help` is instant."""
 
+from compressed_lm import io
 from compressed_lm.errors import InputError
-from compressed_lm.verbs.common import configure, mesh_shape, validation
+from compressed_lm.verbs.common import GIN, configure, validation
 
 
 def shrink(arguments):
@@ -9,7 +10,7 @@ def shrink(arguments):
     from compressed_lm import configuration
     from compressed_lm.corpora.store import TokenStore
     from compressed_lm.training import Shrink, load_run, make_mesh, shrink_run
-    from compressed_lm.training.checkpoints import folder
+    from compressed_lm.training.checkpoints import folder, write
     from compressed_lm.training.durations import rates
 
     shaped = [item for item in arguments.set if item.startswith("model.")]
@@ -19,7 +20,7 @@ def shrink(arguments):
             "which --keep and --aspect give."
         )
     resolved = configure(arguments)
-    store, config, mesh = TokenStore.open(arguments.tokens), configuration.train(), mesh_shape(arguments)
+    store, config, mesh = TokenStore.open(arguments.tokens), configuration.train(), arguments.mesh
     shrink = Shrink(
         keep=arguments.keep,
         method=arguments.method,
@@ -37,9 +38,7 @@ def shrink(arguments):
         small, start = shapes_of(run.params, run.model_config, shrink, config)
         show(dry_run(config, small, eod_id=run.eod_id, mesh=make_mesh(mesh), start=start, **rates(store)))
         return
-    out = folder(arguments.out)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "config.gin").write_text(resolved)
+    out = folder(io.local_path(arguments.out, "--out"))
     found = shrink_run(
         arguments.run,
         store,
@@ -47,6 +46,7 @@ def shrink(arguments):
         config,
         out=out,
         mesh_shape=mesh,
+        accepted=lambda: write(out / GIN, resolved),
         eval_fn_of=lambda model: validation(arguments.validation_tokens, model, store, config, mesh),
     )
     small = found.model_config

@@ -1,9 +1,10 @@
 """Verbs that work on text and tokens. Imports wait until their verb runs, so that `--help` is instant."""
 
-import pathlib
+import os
 
+from compressed_lm import io
 from compressed_lm.errors import InputError
-from compressed_lm.verbs.common import load_codec
+from compressed_lm.verbs.common import load_codec, messages
 
 
 def build_codec(arguments):
@@ -35,26 +36,31 @@ def compile_(arguments):
 
     v = arguments.v or 1 << arguments.b
     spec = f"eiw(b={arguments.b},v={v},align={arguments.align},fill={arguments.fill})"
+    if arguments.rounds and io.is_stream(arguments.out):
+        raise InputError(f"--rounds keeps its rounds beside the file, and --out {arguments.out} is none; give a file.")
     if arguments.rounds:
         codec = compilation.refit(spec, arguments.m1, rounds=arguments.rounds, out=arguments.out + ".rounds")
     else:
         codec = compilation.compile_codec(spec, stages.load_m1(arguments.m1))
-    codecs.save_dictionary(codec, arguments.out)
-    size = pathlib.Path(arguments.out).stat().st_size
-    print(f"{codec.spec} is in {arguments.out}, {size:,} bytes, fingerprint {codec.fingerprint[:12]}.")
+    size = codecs.save_dictionary(codec, arguments.out)
+    print(
+        f"{codec.spec} is in {arguments.out}, {size:,} bytes, fingerprint {codec.fingerprint[:12]}.",
+        file=messages(arguments.out),
+    )
 
 
 def encode(arguments):
     """Encodes a file."""
     from compressed_lm.codecs import files
 
-    data = pathlib.Path(arguments.input).read_bytes()
+    data = io.read_bytes(arguments.input)
     codec = load_codec(arguments.codec)
     content = files.encode_file(data, codec)
-    _write(arguments.output, content)
+    io.write_atomic(arguments.output, content)
     print(
-        f"{arguments.input}: {len(data):,} bytes -> {arguments.output}: {len(content):,} bytes with "
-        f"{codec.spec} ({8 * len(content) / max(len(data), 1):.3f} bits per byte)."
+        f"{io.shown(arguments.input)}: {len(data):,} bytes -> {arguments.output}: {len(content):,} bytes with "
+        f"{codec.spec} ({8 * len(content) / max(len(data), 1):.3f} bits per byte).",
+        file=messages(arguments.output),
     )
 
 
@@ -62,20 +68,10 @@ def decode(arguments):
     """Restores an encoded file."""
     from compressed_lm.codecs import files
 
-    data = files.decode_file(
-        pathlib.Path(arguments.input).read_bytes(), load_codec(arguments.codec), name=arguments.input
-    )
-    _write(arguments.output, data)
-    print(f"{arguments.input} -> {arguments.output}: {len(data):,} bytes, checksum right.")
-
-
-def _write(path: str, content: bytes):
-    temporary = pathlib.Path(path + ".tmp")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    name = io.shown(arguments.input)
+    data = files.decode_file(io.read_bytes(arguments.input), load_codec(arguments.codec), name=name)
+    io.write_atomic(arguments.output, data)
+    print(f"{name} -> {arguments.output}: {len(data):,} bytes, checksum right.", file=messages(arguments.output))
 
 
 def verify(arguments) -> int:
@@ -83,23 +79,24 @@ def verify(arguments) -> int:
     from compressed_lm.corpora.store import TokenStore
 
     broken = 0
-    for path in map(pathlib.Path, arguments.paths):
-        if path.is_dir():
+    for path in arguments.paths:
+        name = io.shown(path)
+        if os.path.isdir(path):
             store = TokenStore.open(path)
             store.verify()
             print(f"{path}: {len(store.manifest['shards'])} shards, {store.n_documents:,} documents, checksums right.")
             continue
         if not arguments.codec:
             raise InputError(
-                f"{path} is a file and no codec was given to verify with. Give one by --codec DIR, or give a "
+                f"{name} is a file and no codec was given to verify with. Give one by --codec DIR, or give a "
                 "folder of a token store."
             )
-        codec, data = load_codec(arguments.codec), path.read_bytes()
+        codec, data = load_codec(arguments.codec), io.read_bytes(path)
         ids = codec.encode(data)
         restored = codec.decode(ids)
         if restored == data:
             print(
-                f"{path}: {len(data):,} bytes -> {len(ids):,} tokens of {codec.spec} -> the same {len(data):,} bytes."
+                f"{name}: {len(data):,} bytes -> {len(ids):,} tokens of {codec.spec} -> the same {len(data):,} bytes."
             )
         else:
             broken += 1
@@ -108,7 +105,7 @@ def verify(arguments) -> int:
                 min(len(data), len(restored)),
             )
             print(
-                f"{path}: NOT lossless with {codec.spec}; the first difference is at byte {first:,} of {len(data):,}."
+                f"{name}: NOT lossless with {codec.spec}; the first difference is at byte {first:,} of {len(data):,}."
             )
     return 2 if broken else 0
 

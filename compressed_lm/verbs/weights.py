@@ -4,6 +4,9 @@ is instant."""
 import math
 import pathlib
 
+from compressed_lm import io
+from compressed_lm.verbs.common import load_codec, messages
+
 
 def quantize(arguments):
     """Packs a finished run, and tells how large and how exact the result is."""
@@ -37,9 +40,9 @@ def weights(arguments):
 
     with progress("fit weights", None, unit="weights") as bar:
         report = weight_report(arguments.run, out=arguments.out, progress=lambda done, _: bar.advance(done - bar.done))
-    _show(report.table())
+    _show(report.table(), file=messages(arguments.out))
     if arguments.out:
-        print(f"The report is {arguments.out}.")
+        print(f"The report is {arguments.out}.", file=messages(arguments.out))
 
 
 def pack(arguments):
@@ -58,20 +61,25 @@ def pack(arguments):
             measured = f"{row.step:.3g}", f"{row.n_levels:,}", f"{row.entropy:.3f}", f"{row.eg0:.3f}"
             error = f"{row.error:.3g}"
         table.add_row(row.name, " x ".join(map(str, row.shape)), *measured, f"{row.bits_per_weight:.3f}", error)
-    _show(table)
-    size, n = pathlib.Path(arguments.out).stat().st_size, sum(math.prod(row.shape) for row in rows)
-    print(
-        f"{arguments.out}: {n:,} weights in {size:,} bytes on disk, everything included: {8 * size / n:.3f} bits a "
-        f"weight, {4 * n / size:.2f} times smaller than float32 and {2 * n / size:.2f} times than bfloat16. The "
-        f"quantised ones take {bitstreams.bits_per_weight(rows):.3f} bits each."
-    )
+    out, n = messages(arguments.out), sum(math.prod(row.shape) for row in rows)
+    _show(table, file=out)
+    whole = ""
+    if not io.is_stream(arguments.out):
+        size = pathlib.Path(arguments.out).stat().st_size
+        whole = (
+            f" in {size:,} bytes on disk, everything included: {8 * size / n:.3f} bits a weight, {4 * n / size:.2f} "
+            f"times smaller than float32 and {2 * n / size:.2f} times than bfloat16"
+        )
+    bits = bitstreams.bits_per_weight(rows)
+    print(f"{arguments.out}: {n:,} weights{whole}. The quantised ones take {bits:.3f} bits each.", file=out)
 
 
 def unpack(arguments):
     """Writes the run of a packed file as a folder."""
     from compressed_lm.training import bitstreams
 
-    bitstreams.unpack_run(arguments.file, out=arguments.out)
+    codec = load_codec(arguments.codec) if arguments.codec else None
+    bitstreams.unpack_run(arguments.file, out=arguments.out, codec=codec)
     print(f"{arguments.out}: the quantised weights in float32; evaluate and generate take it like any run.")
 
 
@@ -97,11 +105,11 @@ def reshape(arguments):
     )
 
 
-def _show(table):
+def _show(table, *, file=None):
     """Prints a table, in full width where nobody's terminal is too narrow for it."""
     from rich.console import Console
 
-    console = Console()
+    console = Console(file=file)
     if not console.is_terminal:
         console.width = max(console.width, 150)
     console.print(table)

@@ -173,13 +173,13 @@ def unpack_levels(coded: CodedTensor) -> np.ndarray:
     return found.reshape(coded.shape)
 
 
-def save(path, tensors: Mapping[str, CodedTensor], *, record: dict) -> None:
-    """Writes coded tensors by name, and a record that JSON can hold, as one file, at once or not at all."""
+def save(path, tensors: Mapping[str, CodedTensor], *, record: dict) -> int:
+    """Writes coded tensors by name, and a record that JSON can hold, as one file, and returns its bytes."""
     described = [
         {"name": name, "shape": t.shape, "step": t.step, "coder": t.coder, "nbytes": t.nbytes}
         for name, t in tensors.items()
     ]
-    _FILE.write(path, {"record": record, "tensors": described}, (t.payload for t in tensors.values()))
+    return _FILE.write(path, {"record": record, "tensors": described}, (t.payload for t in tensors.values()))
 
 
 def load(path) -> tuple[dict[str, CodedTensor], dict]:

@@ -9,12 +9,11 @@ import dataclasses
 import hashlib
 import json
 import math
-import os
-import pathlib
 import struct
 import zlib
 from collections.abc import Callable, Iterable
 
+from compressed_lm import io
 from compressed_lm.errors import InputError
 
 _DIGEST = hashlib.sha256().digest_size
@@ -58,31 +57,29 @@ class Kind:
     again: str
     deflated: bool = False
 
-    def write(self, path, header: dict, payloads: Iterable[bytes]) -> None:
-        """Writes a file, at once or not at all.
+    def write(self, path, header: dict, payloads: Iterable[bytes]) -> int:
+        """Writes a file, at once or not at all, and returns its bytes.
 
         Args:
-            path: of the file.
+            path: of the file, or - for the standard output.
             header: what JSON can hold; `tensors`, a list with name, shape and nbytes of each payload, among it.
             payloads: in the order of `tensors`.
         """
         text = json.dumps({"format_version": self.version} | header).encode()
         text = zlib.compress(text, 9) if self.deflated else text
         digest = hashlib.sha256()
-        path = pathlib.Path(path)
-        temporary = path.with_name(path.name + ".tmp")
-        with temporary.open("wb") as file:
+        size = 0
+        with io.open_output(path) as file:
             for chunk in (self.magic, struct.pack("<I", len(text)), text, *payloads):
                 digest.update(chunk)
-                file.write(chunk)
-            file.write(digest.digest())
-        os.replace(temporary, path)
+                size += file.write(chunk)
+            return size + file.write(digest.digest())
 
     def read(self, path, make: Callable) -> tuple[dict, dict]:
         """Returns the header of a file that `write` wrote, and its tensors by name, in its order.
 
         Args:
-            path: of the file.
+            path: of the file, or - for the standard input.
             make: (description, shape, payload) -> tensor; it may raise ValueError, KeyError and TypeError for a
                 description that is none.
 
@@ -90,13 +87,7 @@ class Kind:
             InputError: no such file, not one of this kind, truncated, changed, of another version, or with a header
                 that does not describe its payloads.
         """
-        path = pathlib.Path(path)
-        try:
-            content = path.read_bytes()
-        except OSError as error:
-            raise InputError(
-                f"{path} cannot be read ({error.strerror}). Give a file that {self.writer} wrote."
-            ) from error
+        content, path = io.read_bytes(path), io.shown(path)
         if not content.startswith(self.magic):
             raise InputError(
                 f"{path} is not a file of {self.what}: it does not begin with the bytes that {self.writer} writes. "

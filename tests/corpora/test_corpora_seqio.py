@@ -101,6 +101,20 @@ def test_vocabulary_is_lossless_for_every_byte_string():
         assert vocabulary.decode_tf(tf.constant(ids, tf.int32, shape=[len(ids)])).numpy() == document
 
 
+@pytest.mark.parametrize("text", ["a\ud800", "\udfff", "\udc7f", "\ud83d\ude00", "\udcc3\udca9", "a\udcff\ud800"])
+def test_vocabulary_refuses_lone_surrogates_by_name(text):
+    """A text that its own ids would not give back is refused with what to do, not with a UnicodeEncodeError."""
+    with pytest.raises(InputError, match=r"half of a surrogate pair.* pass bytes: text\.encode"):
+        CodecVocabulary(Bytes()).encode(text)
+
+
+@pytest.mark.parametrize("ids", [[2.5], [True], ["a"], [[2, 3]], [-1], [258], [2**70], None, b"ab"])
+def test_vocabulary_decodes_nothing_but_its_own_ids(ids):
+    """Fractions, booleans, text, rows and ids out of range are refused, where they were cut to integers or dropped."""
+    with pytest.raises(InputError, match="CodecVocabulary"):
+        CodecVocabulary(Bytes()).decode_bytes(ids)
+
+
 def test_vocabulary_reserves_padding_and_end():
     """0 is padding, 1 is end-of-sequence, and the codec's ids begin at 2; what follows the end is not decoded."""
     vocabulary = CodecVocabulary(Bytes())

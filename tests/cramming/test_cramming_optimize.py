@@ -171,8 +171,8 @@ def test_the_last_lanes_are_put_together(model, texts, monkeypatch):
     "bad, message",
     [
         (dict(method="half"), "method='half' was given; expected one of full, progressive"),
-        (dict(n_vectors=0), "n_vectors=0 was given; expected a whole number from 1 on"),
-        (dict(learning_rate=0.0), "learning_rate=0.0 was given; expected a positive number"),
+        (dict(n_vectors=0), "n_vectors=0 was given; expected a whole number from 1 to"),
+        (dict(learning_rate=0.0), "learning_rate=0.0 was given; expected a number above 0"),
         (dict(b2=1.0), "b2=1.0 was given; expected a number from 0 on, below 1"),
         (dict(steps=10, warmup_steps=10), "warmup_steps=10 was given for steps=10"),
         (dict(format="noise(gmse=0.1)"), "noise.* cannot be stored"),

@@ -25,12 +25,13 @@ def results(tmp_path_factory):
     folder, results = tmp_path_factory.mktemp("files"), {}
     for name, (devices, variables) in SETTINGS.items():
         script = str(pathlib.Path(__file__).with_name("exact_cases.py"))
-        environment = {key: value for key, value in os.environ.items() if not key.startswith(("JAX_", "XLA_"))}
+        environment = {key: value for key, value in os.environ.items() if not key.startswith("JAX_")}
+        flags = [environment.get("XLA_FLAGS"), variables.get("XLA_FLAGS")]  # `make test-isa` sets some, too
         run = subprocess.run(
             [sys.executable, script, name, str(devices), str(folder)],
             capture_output=True,
             text=True,
-            env=environment | {"JAX_PLATFORMS": "cpu"} | variables,
+            env=environment | {"JAX_PLATFORMS": "cpu"} | variables | {"XLA_FLAGS": " ".join(filter(None, flags))},
         )
         assert run.returncode == 0, run.stderr[-3000:]
         results[name] = json.loads(run.stdout.splitlines()[-1])

@@ -194,7 +194,7 @@ def test_one_token_at_a_time_is_as_all_at_once():
 @pytest.mark.parametrize(
     "changes, message",
     [
-        (dict(model_type="gpt_neo"), "the architecture 'gpt_neo' was given. Did you mean gpt_neox"),
+        (dict(model_type="gpt_neo"), "the architecture 'gpt_neo' was given, which is not supported. Supported: llama"),
         (dict(model_type=None), "the architecture None was given.* Supported: llama, mistral"),
         (dict(hidden_size=None), "has no hidden_size. Restore the file"),
         (dict(hidden_act="quick_gelu"), "asks for what is not supported: hidden_act='quick_gelu'"),

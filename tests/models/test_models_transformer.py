@@ -277,7 +277,7 @@ def test_shift_right_and_vocabulary():
         (dict(activation="swish"), "'swish' was given; expected one of relu, gelu, silu"),
         (dict(position="learned"), "expected one of relative, rotary"),
         (dict(dtype="float8"), "expected one of float32, bfloat16"),
-        (dict(n_layers=0), "n_layers=0 was given; expected a positive integer"),
+        (dict(n_layers=0), "n_layers=0 was given; expected a whole number from 1 to 10,000"),
         (dict(position="rotary", d_head=5), "use an even d_head"),
         (dict(max_distance=3), "max_distance above n_buckets / 2"),
         (dict(n_kv_heads=2), "n_kv_heads=2 was given for n_heads=3; expected 0, for as many, or a number that divides"),

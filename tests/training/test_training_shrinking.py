@@ -196,7 +196,7 @@ def test_distillation_pulls_towards_the_teacher():
         (dict(method="projcted"), "Did you mean projected"),
         (dict(method="projected(start=pca)"), "expected one_hot, svd"),
         (dict(method="projected(w_a=0,base=random)"), "expected w_a=1"),
-        (dict(importance="luck"), "expected activations"),
+        (dict(importance="luck"), "expected one of activations"),
         (dict(calibration=0), "calibration=0"),
         (dict(keep=1.5), "keep=1.5"),
         (dict(keep=0.01), "narrowest"),

@@ -4,9 +4,9 @@ The TPUs need not be there: libtpu is a compiler that runs on any Linux machine.
 """
 
 import functools
-import importlib.util
 import math
 import os
+import pathlib
 import subprocess
 import sys
 
@@ -25,10 +25,10 @@ from compressed_lm.codecs.registry import PRETRAINED
 from compressed_lm.errors import InputError
 from compressed_lm.training.collectives import collectives
 from compressed_lm.training.dry_run import QUICK, dry_run
-from compressed_lm.training.topologies import tpu_devices
+from compressed_lm.training.topologies import library, tpu_devices
 
 needs_libtpu = pytest.mark.skipif(
-    importlib.util.find_spec("libtpu") is None, reason='needs the TPU compiler: pip install "compressed_lm[tpu]"'
+    library() is None, reason='needs the TPU compiler: `make test`, or pip install "compressed_lm[tpu]"'
 )
 
 
@@ -41,7 +41,7 @@ def test_an_unknown_topology_is_told_what_names_look_like(name):
 
 def test_a_missing_compiler_is_told_how_to_install(monkeypatch):
     """Without libtpu the message is the command that brings it."""
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr("compressed_lm.training.topologies.library", lambda: None)
     with pytest.raises(InputError, match=r'needs libtpu.* pip install "compressed_lm\[tpu\]"'):
         tpu_devices("v5e:2x2")
 
@@ -69,6 +69,15 @@ def test_a_mesh_that_does_not_fit_the_torus_is_told():
         training.make_mesh((2, 32, 1), devices=tpu_devices("v5p:4x4x4"))
 
 
+def silent(program, **environment):
+    """What a new process prints that is told nothing about TPUs, once it has been seen to complain about nothing."""
+    cleared = ("TPU_", "JAX_", "ALLOW_MULTIPLE_LIBTPU")
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(cleared)} | environment
+    ran = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    assert ran.stderr == ""
+    return ran.stdout
+
+
 @needs_libtpu
 def test_a_new_process_needs_no_environment_and_stays_silent():
     """From a plain environment, devices of a TPU come without a word on stderr, and JAX stays on the CPU."""
@@ -77,9 +86,30 @@ def test_a_new_process_needs_no_environment_and_stays_silent():
         "import jax\n"
         "print(len(tpu_devices('v5e:4x4')), jax.default_backend())"
     )
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("TPU_", "JAX_", "ALLOW_MULTIPLE_LIBTPU"))}
-    ran = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
-    assert (ran.stdout, ran.stderr) == ("16 cpu\n", "")
+    assert silent(program) == "16 cpu\n"
+
+
+@needs_libtpu
+@pytest.mark.parametrize("program", ["import compressed_lm, jax", "import jax, compressed_lm.codecs"])
+def test_programs_that_import_the_package_start_jax_in_silence(program):
+    """Where libtpu is installed but no TPU is there, a user of the library sees none of libtpu's complaints."""
+    path = os.pathsep.join([str(library().parent.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
+    assert "CpuDevice" in silent(f"{program}; import libtpu; print(jax.devices())", PYTHONPATH=path)
+
+
+@pytest.mark.skipif(not pathlib.Path(sys.prefix, "tpu", ".ready").exists(), reason="needs what `make test` sets up")
+def test_plain_jax_is_silent_in_the_environment_of_make_test():
+    """`make test` brings libtpu for dry runs, and a program beside it that only imports JAX does not load it."""
+    assert "CpuDevice" in silent("import jax; print(jax.devices())")
+
+
+def test_nothing_is_said_about_the_tpu_where_there_is_one():
+    """With the device file of a TPU, importing the package leaves the variables alone that say which one it is."""
+    program = (
+        "import glob, os; there = glob.glob; glob.glob = lambda p: ['/dev/accel0'] if 'accel' in p else there(p)\n"
+        "import compressed_lm; print([k for k in os.environ if k.startswith('TPU_')])"
+    )
+    assert silent(program) == "[]\n"
 
 
 def paper(codec, size, topology, shape, *bindings):

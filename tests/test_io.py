@@ -1,0 +1,198 @@
+"""Paths are checked, and files are replaced without harm to what is no regular file."""
+
+import os
+import socket
+import stat
+import threading
+
+import pytest
+
+from compressed_lm import io
+from compressed_lm.errors import InputError
+
+ROOT = hasattr(os, "geteuid") and os.geteuid() == 0
+
+
+@pytest.mark.parametrize(
+    "path", ["gs://b/x", "GS://b/x", "s3://b", "hdfs://n/x", "http://h/x", "simplecache::gs://b", "://x"]
+)
+def test_a_path_with_a_scheme_is_refused_by_name(path):
+    """Paths of object stores do not pass for folders of this machine."""
+    with pytest.raises(
+        InputError, match=r"^--out .*was given, and only paths of this machine.*Give a local path"
+    ) as error:
+        io.local_path(path, "--out")
+    assert f"--out {path} was given" in str(error.value)
+
+
+def test_file_urls_and_empty_paths_say_what_to_give():
+    """file:// is told as the plain path, and an empty path, as of an unset variable, is not the working directory."""
+    with pytest.raises(InputError, match="Give the plain path, such as /tmp/x"):
+        io.local_path("file:///tmp/x")
+    with pytest.raises(InputError, match="--out is empty"):
+        io.local_path("", "--out")
+
+
+def test_paths_of_this_machine_stay_and_a_tilde_is_expanded(tmp_path, monkeypatch):
+    """A colon or `://` below a folder is a local path; `~` is the home folder unless it is the name of a file."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    for path in ("gs:/b", "./gs://b", "a:b", "-"):
+        assert io.local_path(path) == type(tmp_path)(path)
+    assert io.local_path("~/runs") == tmp_path / "home" / "runs"
+    (tmp_path / "~").touch()
+    assert str(io.local_path("~")) == "~"
+
+
+def test_a_name_comes_before_a_pattern(tmp_path):
+    """Files and folders whose names hold [ ] * ? are found by these names; other patterns are globs."""
+    for name in ("a[1].txt", "a1.txt", "x*y.txt", "xzy.txt", "d[1]/1.txt", "d1/2.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+
+    def found(pattern):
+        return [str(path.relative_to(tmp_path)) for path in io.matching(tmp_path / pattern)]
+
+    assert found("a[1].txt") == ["a[1].txt"] and found("x*y.txt") == ["x*y.txt"]
+    assert found("d[1]/*.txt") == ["d[1]/1.txt"] and found("d[12]/*.txt") == ["d1/2.txt"]
+    assert found("x?y.txt") == ["x*y.txt", "xzy.txt"] and found("**/2.txt") == ["d1/2.txt"] and found("no*") == []
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
+    """An error leaves the old file and nothing beside it; a user's own OUT.tmp is none of our business."""
+    (tmp_path / "out").write_text("old")
+    (tmp_path / "out.tmp").write_text("mine")
+    with pytest.raises(RuntimeError), io.open_output(tmp_path / "out") as file:
+        file.write(b"half")
+        raise RuntimeError
+    assert (tmp_path / "out").read_text() == "old"
+    assert io.write_atomic(tmp_path / "out", "größer") == 8
+    assert (tmp_path / "out").read_bytes() == "größer".encode()
+    assert (
+        sorted(p.name for p in tmp_path.iterdir()) == ["out", "out.tmp"]
+        and (tmp_path / "out.tmp").read_text() == "mine"
+    )
+
+
+@pytest.mark.parametrize("name", ["x" * 255, "ä" * 127, "new/folder/file"])
+def test_any_name_can_be_written(name, tmp_path):
+    """The temporary file's name fits where the file's does, and missing folders are made."""
+    io.write_atomic(tmp_path / name, b"content")
+    assert (tmp_path / name).read_bytes() == b"content"
+
+
+def test_permissions_are_those_of_an_ordinary_file(tmp_path):
+    """A new file has what the umask gives, a replaced one keeps its own."""
+    before = os.umask(0o027)
+    try:
+        io.write_atomic(tmp_path / "new", b"")
+        (tmp_path / "old").touch()
+        (tmp_path / "old").chmod(0o604)
+        io.write_atomic(tmp_path / "old", b"")
+    finally:
+        os.umask(before)
+    assert [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("new", "old")] == [0o640, 0o604]
+
+
+@pytest.mark.skipif(ROOT, reason="nothing is write-protected for root")
+def test_what_is_write_protected_is_not_replaced(tmp_path):
+    """A rename would ask the folder alone."""
+    (tmp_path / "out").write_text("old")
+    (tmp_path / "out").chmod(0o444)
+    with pytest.raises(PermissionError):
+        io.write_atomic(tmp_path / "out", b"new")
+    with pytest.raises(InputError, match="write-protected"):
+        io.check_output(tmp_path / "out")
+    (tmp_path / "folder").mkdir(mode=0o555)
+    with pytest.raises(InputError, match="read-only for this user"):
+        io.check_output(tmp_path / "folder" / "out")
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_links_target_is_replaced(there, tmp_path):
+    """The link stays, also one whose target is new, in another folder."""
+    (tmp_path / "there").mkdir()
+    if there:
+        (tmp_path / "there" / "target").write_text("old")
+    (tmp_path / "link").symlink_to("there/target")
+    io.write_atomic(tmp_path / "link", b"new")
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "there" / "target").read_bytes() == b"new"
+    assert [p.name for p in (tmp_path / "there").iterdir()] == ["target"]
+
+
+def received(make, path):
+    """What is read at the other end of a pipe or socket while a file is written there."""
+    found = []
+    reader = threading.Thread(target=lambda: found.append(make()))
+    reader.start()
+    before = os.stat(path)
+    assert io.is_stream(path)
+    io.write_atomic(path, b"content")
+    reader.join(10)
+    assert os.path.samestat(before, os.stat(path))  # it is still what it was
+    return found[0]
+
+
+def test_pipes_sockets_and_devices_are_written_into(tmp_path, monkeypatch):
+    """They stay what they are, as does a link to one of them."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("pipe")
+    for name in ("pipe", "link"):
+        assert received((tmp_path / "pipe").read_bytes, tmp_path / name) == b"content"
+    monkeypatch.chdir(tmp_path)  # names of sockets must be short
+    server = socket.socket(socket.AF_UNIX)
+    server.bind("socket")
+    server.listen()
+    assert received(lambda: server.accept()[0].makefile("rb").read(), "socket") == b"content"
+    server.close()
+    (tmp_path / "null").symlink_to(os.devnull)
+    io.write_atomic(tmp_path / "null", b"content")
+    assert stat.S_ISCHR(os.stat(tmp_path / "null").st_mode) and (tmp_path / "null").is_symlink()
+    assert not [p for p in tmp_path.iterdir() if p.name.endswith(".tmp")]
+
+
+def test_a_descriptor_is_written_on_from_where_it_is(tmp_path):
+    """/dev/fd/N of a file keeps what was written before, as /dev/stdout does after `(echo title; command) > file`."""
+    with open(tmp_path / "out", "wb", buffering=0) as file:
+        file.write(b"title\n")
+        (tmp_path / "link").symlink_to(f"/dev/fd/{file.fileno()}")
+        for path in (f"/dev/fd/{file.fileno()}", tmp_path / "link"):
+            io.write_atomic(path, b"content\n")
+        file.write(b"end\n")
+    assert (tmp_path / "out").read_text() == "title\ncontent\ncontent\nend\n"
+
+
+def test_minus_is_the_standard_output(tmp_path, monkeypatch, capsysbinary):
+    """No file of that name is made, and what is printed before comes first."""
+    monkeypatch.chdir(tmp_path)
+    print("before")
+    io.write_atomic("-", b"\xff content")
+    assert capsysbinary.readouterr().out == b"before\n\xff content" and not list(tmp_path.iterdir())
+    assert io.is_stdout("-") and io.is_stdout("/dev/stdout") and io.is_stdout("/dev/fd/1")
+    assert not io.is_stdout("/dev/fd/2") and not io.is_stdout(tmp_path / "out") and not io.is_stdout(os.devnull)
+
+
+def test_a_folder_is_no_file_and_a_file_no_folder(tmp_path):
+    """Each is told before any work."""
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="--out .* is a folder; give the file"):
+        io.check_output(tmp_path, "--out")
+    with pytest.raises(InputError, match="is a folder"):
+        io.write_atomic(tmp_path, b"")
+    with pytest.raises(InputError, match="--out .*file is a file; give a folder"):
+        io.check_output(tmp_path / "file", "--out", folder=True)
+    for folder in (True, False):
+        with pytest.raises(InputError, match="file is a file and no folder"):
+            io.check_output(tmp_path / "file" / "out", "--out", folder=folder)
+    with pytest.raises(InputError, match="cannot be read .Is a directory"):
+        io.read_bytes(tmp_path)
+    io.check_output(tmp_path / "new" / "file", "--out")
+    assert not (tmp_path / "new").exists()
+
+
+def test_what_killed_writers_left_can_be_removed(tmp_path):
+    """Only temporary files of this very file go."""
+    for name in (".out.0123456789ab.tmp", ".other.0123456789ab.tmp", "out"):
+        (tmp_path / name).touch()
+    io.remove_temporaries(tmp_path / "out")
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".other.0123456789ab.tmp", "out"]
