@@ -88,8 +88,10 @@ def find(path: str) -> pathlib.Path:
         GIN_FILES / path,
         GIN_FILES / f"{path}.gin",
     ]
+    if path == io.STANDARD:
+        return pathlib.Path("/dev/stdin")
     for candidate in candidates:
-        if candidate.is_file():
+        if candidate.exists() and not candidate.is_dir():
             return candidate
     known = sorted(str(p.relative_to(GIN_FILES)) for p in GIN_FILES.glob("**/*.gin"))
     raise InputError(

@@ -17,7 +17,7 @@ from compressed_lm.corpora.store import TokenStore
 from compressed_lm.cramming import CrammedText
 from compressed_lm.errors import InputError
 from compressed_lm.sweep import Sweep
-from compressed_lm.training import bitstreams, checkpoints, huggingface, load_run, packed
+from compressed_lm.training import bitstreams, checkpoints, huggingface, load_run, packed, run_dir
 from compressed_lm.verbs import paths
 
 NO_PATHS = {
@@ -107,6 +107,7 @@ def test_library_functions_refuse_schemes(tmp_path, monkeypatch):
         lambda: bitstreams.unpack_run(url, out="out"),
         lambda: bitstreams.pack_run("run", step="0.1", out=url),
         lambda: huggingface.import_run(url, out="out"),
+        lambda: codecs.read_tokenizer(url),
         lambda: weights.load_packed(url),
         lambda: CrammedText.load(url),
         lambda: scaling.fit_tables([url]),
@@ -127,6 +128,20 @@ def test_a_bucket_needs_its_package(monkeypatch):
     monkeypatch.setattr(checkpoints.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"needs the package gcsfs .* pip install 'compressed_lm\[gcs\]'"):
         load_run("gs://b/run")
+
+
+def test_a_bucket_that_cannot_be_reached_is_told():
+    """Whatever the storage package raises, the user reads what to check."""
+
+    class Bucket(str):
+        __fspath__ = str.__str__
+        __truediv__ = lambda self, name: self  # noqa: E731
+
+        def read_text(self):
+            raise RuntimeError("Could not resolve host\nTraceback")
+
+    with pytest.raises(InputError, match=r"gs://b/run cannot be reached \(RuntimeError: Could not resolve host\)"):
+        run_dir.read_record(Bucket("gs://b/run"))
 
 
 @pytest.fixture
@@ -162,6 +177,16 @@ def test_minus_is_stdin_and_stdout(tmp_path, monkeypatch, stdin, capsysbinary):
 
 
 @pytest.mark.parametrize("form", ["csv", "json", "jsonl"])
+def test_settings_are_read_from_a_pipe(capsys):
+    """A gin file may be a pipe, as the shell makes it out of `<(...)`."""
+    reader, writer = os.pipe()
+    os.write(writer, b"train.steps = 7")
+    os.close(writer)
+    assert "train.steps = 7" in configuration.load([f"/dev/fd/{reader}"])
+    os.close(reader)
+    assert configuration.find("-").name == "stdin"
+
+
 def test_fit_reads_and_writes_streams(form, tmp_path, stdin, capsysbinary):
     """A table of any form comes from stdin, and the report goes to stdout, alone."""
     rows = [
