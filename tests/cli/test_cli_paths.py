@@ -176,7 +176,6 @@ def test_minus_is_stdin_and_stdout(tmp_path, monkeypatch, stdin, capsysbinary):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("form", ["csv", "json", "jsonl"])
 def test_settings_are_read_from_a_pipe(capsys):
     """A gin file may be a pipe, as the shell makes it out of `<(...)`."""
     reader, writer = os.pipe()
@@ -187,6 +186,7 @@ def test_settings_are_read_from_a_pipe(capsys):
     assert configuration.find("-").name == "stdin"
 
 
+@pytest.mark.parametrize("form", ["csv", "json", "jsonl"])
 def test_fit_reads_and_writes_streams(form, tmp_path, stdin, capsysbinary):
     """A table of any form comes from stdin, and the report goes to stdout, alone."""
     rows = [
