@@ -268,7 +268,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--codec", required=True, help="codec directory, or bytes")
     evaluate.add_argument("--tokens", required=True, help="token store of validation documents")
     evaluate.add_argument("--train_tokens", required=True, help="token store that the run was trained on")
-    evaluate.add_argument("--table", help="run table (JSON lines) to append the row to")
+    evaluate.add_argument("--table", help="run table (JSON lines) to append the row to; - prints it")
 
     run_lines.add(verb)
     cramming_lines.add(verb)
@@ -353,7 +353,7 @@ def _parser() -> argparse.ArgumentParser:
         help="resampled tables for intervals, 0 for none (default %(default)s)",
     )
     fit.add_argument("--seed", type=options.whole(), default=0, help="of the bootstrap (default %(default)s)")
-    fit.add_argument("--report", help="HTML file to write")
+    fit.add_argument("--report", help="HTML file to write, or - for the standard output")
 
     report = verb(
         "report",

@@ -118,8 +118,10 @@ def find(path: str) -> pathlib.Path:
         GIN_FILES / path,
         GIN_FILES / f"{path}.gin",
     ]
+    if path == io.STANDARD:
+        return pathlib.Path("/dev/stdin")
     for candidate in candidates:
-        if candidate.is_file():
+        if candidate.exists() and not candidate.is_dir():
             return candidate
     if path and candidates[0].exists():
         raise InputError(f"{path!r} was given as a gin file and is a folder or a device; give the file itself.")

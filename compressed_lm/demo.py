@@ -169,10 +169,14 @@ class _Demo:
         for spec in (*self.config.codecs, *self.config.codecs_shown, *self.config.curve_codecs):
             codecs.canonical_spec(spec)
         for scope in ("m1", "m2"):
-            configuration.train(scope), configuration.model(8, scope)
+            configuration.train(scope)
+            configuration.model(8, scope)
         for size in self.config.curve_sizes:
             configuration.model(8, "m2", size=size)
-        return open_corpus(self.config.corpus, validation=self.config.validation)
+        corpus = open_corpus(self.config.corpus, validation=self.config.validation)
+        if not self.out.exists():
+            corpus.probe("train", "validation")
+        return corpus
 
     def _m1(self) -> tuple[codecs.M1, dict]:
         with stages.stage("M1", self.log, say=self.say) as done:

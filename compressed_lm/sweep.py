@@ -179,6 +179,8 @@ class Sweep:
     def _plans(self) -> list[Plan]:
         """The cells in order, their codecs built and their text compressed; those that fail are left out."""
         made, plans = {}, []
+        if not self.out.exists():
+            self.corpus.probe(*self.limits)
         for label in self.sources:
             with self._reporting([cell.name for cell in self.cells if cell.label == label]):
                 made[label] = self._make(label)

@@ -3,13 +3,12 @@
 import json
 import os
 
-from etils import epath
-
 from compressed_lm.codecs import tokenizers_codec
 from compressed_lm.codecs.protocol import Codec
 from compressed_lm.codecs.sentencepiece_codec import SentencePiece
 from compressed_lm.codecs.tokenizers_codec import Tokenizers
 from compressed_lm.errors import InputError
+from compressed_lm.io import local_path
 
 SENTENCEPIECE_FILE = "tokenizer.model"
 
@@ -24,7 +23,7 @@ def read_tokenizer(folder: str | os.PathLike, *, eod: int | None = None) -> Code
     Raises:
         InputError: the tokenizer is none of those that can be read without loss, or the end-of-document is not known.
     """
-    folder = epath.Path(folder)
+    folder = local_path(folder, "The folder of the tokenizer")
     table, model = folder / tokenizers_codec.FILE, folder / SENTENCEPIECE_FILE
     if table.exists() and eod is None and not model.exists():
         raise InputError(

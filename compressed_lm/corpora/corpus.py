@@ -34,6 +34,12 @@ class Corpus(abc.ABC):
         if n_documents == 0 and n_shards == 1:
             raise empty(self.spec, split)
 
+    def probe(self, *splits: str) -> None:
+        """Raises InputError where a split does not exist, has no document, or a first one that cannot be read: what can
+        be known before anything is made of it."""
+        for split in splits:
+            next(self.documents(split))
+
     def describe(self, split: str) -> dict[str, str]:
         """What a manifest records: the spec and split, and a fingerprint of the documents."""
         self._check(split)

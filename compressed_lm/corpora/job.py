@@ -84,8 +84,8 @@ def compress(
         "n_shards": n_shards,
     }
     with _disk_errors(out):
-        if not out.exists():  # an empty corpus, and one whose first document cannot be read, leave no folder behind
-            next(corpus.documents(split), None)
+        if not out.exists():  # or a corpus that cannot be read would leave a folder behind
+            corpus.probe(split)
         out.mkdir(parents=True, exist_ok=True)
         _refuse_another_job(out, job)
         names = {shard: shard_name(shard, n_shards) for shard in range(process_index, n_shards, process_count)}

@@ -12,6 +12,7 @@ import numpy as np
 from etils import epath
 
 from compressed_lm.errors import InputError
+from compressed_lm.io import local_path
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 DTYPES = ("F64", "F32", "F16", "BF16")
@@ -28,7 +29,7 @@ class Tensors:
     """
 
     def __init__(self, folder: str | os.PathLike):
-        package, folder = _safetensors(), epath.Path(folder)
+        package, folder = _safetensors(), epath.Path(local_path(folder, "The checkpoint"))
         names, self._files, self.shapes = _names(folder), {}, {}
         for path in names or [folder / SINGLE]:
             if not path.exists() and names:

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from etils import epath
 
+from compressed_lm import io
 from compressed_lm.errors import InputError
 
 WANDB_ID = "wandb_id.txt"
@@ -53,6 +54,14 @@ class TensorBoard:
                 "A TensorBoard tracker was asked for, but the package tensorboardX is not installed; "
                 "run `pip install compressed_lm[tensorboard]`."
             ) from error
+        if io.scheme(directory) == "gs":
+            try:
+                import google.cloud.storage  # noqa: F401  which tensorboardX writes with
+            except ImportError as error:
+                raise ValueError(
+                    f"TensorBoard events were to be written to {os.fspath(directory)}, but the package "
+                    "google-cloud-storage is not installed; run `pip install google-cloud-storage`."
+                ) from error
         # Made with the first record, since it makes the folder.
         self._writer, self._make = None, lambda: tensorboardX.SummaryWriter(os.fspath(directory))
 

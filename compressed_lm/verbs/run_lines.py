@@ -36,7 +36,7 @@ def add(verb: Callable) -> None:
         "--step", required=True, help="distance between levels: 0.01, or 0.25std for a part of each array's deviation"
     )
     pack.add_argument("--coder", default="range", help="range, eg0, eg, rice, raw or float32 (default %(default)s)")
-    pack.add_argument("--out", required=True, help="new file")
+    pack.add_argument("--out", required=True, help="new file, or - for the standard output")
 
     unpack = verb(
         "unpack",

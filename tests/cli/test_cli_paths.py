@@ -17,7 +17,7 @@ from compressed_lm.corpora.store import TokenStore
 from compressed_lm.cramming import CrammedText
 from compressed_lm.errors import InputError
 from compressed_lm.sweep import Sweep
-from compressed_lm.training import bitstreams, checkpoints, huggingface, load_run, packed
+from compressed_lm.training import bitstreams, checkpoints, huggingface, load_run, packed, run_dir
 from compressed_lm.verbs import paths
 
 NO_PATHS = {
@@ -31,10 +31,12 @@ NO_PATHS = {
     *("validation_bytes", "wandb", "warmup_steps", "where", "words"),
 }
 
+PARSER = cli._parser()
+
 
 def commands():
     """(name, its options and arguments) of every command."""
-    (group,) = [action for action in cli._parser()._actions if isinstance(action, argparse._SubParsersAction)]
+    (group,) = [action for action in PARSER._actions if isinstance(action, argparse._SubParsersAction)]
     return {name: parser._actions for name, parser in group.choices.items()}
 
 
@@ -72,6 +74,7 @@ def test_every_argument_is_known_to_be_a_path_or_none():
 def test_schemes_are_refused_in_every_argument_of_every_command(name, action, tmp_path, monkeypatch, capsys):
     """Status 2 and one paragraph that names the argument, before anything is read or made."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cli, "_parser", lambda: PARSER)
     what = action.option_strings[-1] if action.option_strings else action.dest
     corpus = paths.ARGUMENTS[action.dest] == paths.CORPUS
     run = paths.ARGUMENTS[action.dest] == paths.RUN or (name, what) == ("train", "--out")
@@ -107,6 +110,7 @@ def test_library_functions_refuse_schemes(tmp_path, monkeypatch):
         lambda: bitstreams.unpack_run(url, out="out"),
         lambda: bitstreams.pack_run("run", step="0.1", out=url),
         lambda: huggingface.import_run(url, out="out"),
+        lambda: codecs.read_tokenizer(url),
         lambda: weights.load_packed(url),
         lambda: CrammedText.load(url),
         lambda: scaling.fit_tables([url]),
@@ -127,6 +131,20 @@ def test_a_bucket_needs_its_package(monkeypatch):
     monkeypatch.setattr(checkpoints.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"needs the package gcsfs .* pip install 'compressed_lm\[gcs\]'"):
         load_run("gs://b/run")
+
+
+def test_a_bucket_that_cannot_be_reached_is_told():
+    """Whatever the storage package raises, the user reads what to check."""
+
+    class Bucket(str):
+        __fspath__ = str.__str__
+        __truediv__ = lambda self, name: self  # noqa: E731
+
+        def read_text(self):
+            raise RuntimeError("Could not resolve host\nTraceback")
+
+    with pytest.raises(InputError, match=r"gs://b/run cannot be reached \(RuntimeError: Could not resolve host\)"):
+        run_dir.read_record(Bucket("gs://b/run"))
 
 
 @pytest.fixture
@@ -159,6 +177,16 @@ def test_minus_is_stdin_and_stdout(tmp_path, monkeypatch, stdin, capsysbinary):
     for argv in (["uncram", "-", "--model=run"], ["unpack", "-", "--out=out"]):
         assert main(argv) == 2 and b"the standard input is not a file of" in capsysbinary.readouterr()[1]
     assert not list(tmp_path.iterdir())
+
+
+def test_settings_are_read_from_a_pipe(capsys):
+    """A gin file may be a pipe, as the shell makes it out of `<(...)`."""
+    reader, writer = os.pipe()
+    os.write(writer, b"train.steps = 7")
+    os.close(writer)
+    assert "train.steps = 7" in configuration.load([f"/dev/fd/{reader}"])
+    os.close(reader)
+    assert configuration.find("-").name == "stdin"
 
 
 @pytest.mark.parametrize("form", ["csv", "json", "jsonl"])
@@ -292,8 +320,10 @@ def test_a_refused_demo_changes_nothing(tmp_path, monkeypatch):
     """Other settings than a demo was begun with are told before anything is made; what adds to it is no such thing."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "text.txt").write_text("some text")
+    (tmp_path / "empty.json").touch()
     corpus = [f"demo.{split}=text:{tmp_path}/text.txt" for split in ("corpus", "validation")]
-    for setting in ("demo.m1=best", "demo.codecs=('bites',)", "demo.corpus=text:no.txt", "demo.curve_sizes=('nan',)"):
+    bad = ("demo.m1=best", "demo.codecs=('bites',)", "demo.corpus=text:no.txt", "demo.curve_sizes=('nan',)")
+    for setting in (*bad, "demo.validation=json:empty.json"):
         with pytest.raises(InputError):
             demo.run("out", bindings=[*corpus, setting])
     assert not (tmp_path / "out").exists()
@@ -319,6 +349,14 @@ def test_codecs_of_another_m1_are_not_replaced(tmp_path):
     with pytest.raises(InputError, match="Give the settings that its rounds were started with"):
         compilation._compiled(dictionary.spec, other, tmp_path)
     assert snapshot(tmp_path) == before
+
+
+def test_a_sweep_without_validation_text_makes_nothing(tmp_path, capsys):
+    """A corpus with one split is refused before the other one is compressed."""
+    (tmp_path / "text.txt").write_text("some text")
+    sweep = ["sweep", "--codec=bytes", f"--corpus=text:{tmp_path}/text.txt", "--size=nano", f"--out={tmp_path}/out"]
+    assert main([*sweep, "--tokens=1 steps"]) == 2 and "Split 'validation' was asked for" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_sweep_without_a_plan_keeps_its_tables(tmp_path):

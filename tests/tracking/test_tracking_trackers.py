@@ -37,6 +37,14 @@ def test_tensorboard_writes_an_event_file(tmp_path):
     assert b"bits_per_byte" in events.read_bytes() and b"sample" in events.read_bytes()
 
 
+def test_tensorboard_on_a_bucket_names_what_is_missing(monkeypatch):
+    """Before a run starts, not at its first record."""
+    pytest.importorskip("tensorboardX")
+    monkeypatch.setitem(sys.modules, "google.cloud.storage", None)
+    with pytest.raises(ValueError, match="gs://b/x, but the package google-cloud-storage is not installed"):
+        TensorBoard("gs://b/x")
+
+
 class FakeWandb(types.ModuleType):
     """Keeps what it is called with."""
 
