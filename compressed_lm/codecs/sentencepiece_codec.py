@@ -178,7 +178,7 @@ class SentencePiece:
 
 
 def _sentences(text: str):
-    """Yields the text as the trainer takes it: lines stay together, so that pieces may hold line ends and what follows."""
+    """Yields parts of a text for the trainer, each of many lines: a piece may hold line ends and what is around them."""
     text = text.translate(_TO_TRAINER)
     return (text[start : start + MAX_SENTENCE] for start in range(0, len(text), MAX_SENTENCE))
 

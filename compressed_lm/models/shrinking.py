@@ -84,9 +84,7 @@ def small_config(config: TransformerConfig, *, d_model: int, d_ff: int, untie: b
     for name, asked, most in (("d_model", d_model, config.d_model), ("d_ff", d_ff, config.d_ff)):
         if not 1 <= asked <= most:
             raise InputError(f"{name}={asked} was given for a model with {name}={most}; expected 1 to {most}.")
-    return dataclasses.replace(
-        config, d_model=d_model, d_ff=d_ff, tie_embeddings=config.tie_embeddings and not untie
-    )
+    return dataclasses.replace(config, d_model=d_model, d_ff=d_ff, tie_embeddings=config.tie_embeddings and not untie)
 
 
 def widths(

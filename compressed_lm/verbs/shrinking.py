@@ -64,6 +64,6 @@ def _untied(numbers):
     if not numbers:
         return ""
     return (
-        f"The embedding table of the large model is its output layer, too. start=svd gives the small one an output layer "
-        f"of its own: {numbers:,} numbers, which --keep counts.\n"
+        "The embedding table of the large model is its output layer, too. start=svd gives the small model an output "
+        f"layer of its own: {numbers:,} numbers, which --keep counts.\n"
     )

@@ -27,7 +27,6 @@ from compressed_lm.training import Shrink, load_run, shrink_run
 from compressed_lm.training.shrinking import TRAINING, shapes_of
 
 
-
 class Method(NamedTuple):
     """A way to make a model smaller: its spec, the learning rates to begin with, and how dimensions are chosen."""
 
@@ -48,7 +47,7 @@ METHODS = {
     "SVD start, no projections": Method("pruned(start=svd)", LOW),
     "scratch": Method("scratch", HIGH),
 }
-"""By label. Those with "first indices" keep the first dimensions, whatever they hold: a start that is bad on purpose."""
+"""By label. Those with "first indices" keep the first dimensions, whatever they hold: a start bad on purpose."""
 EQUAL_FLOPS = "pruned, equal FLOPs"
 
 

@@ -11,7 +11,12 @@ from compressed_lm.codecs.sentencepiece_codec import SentencePiece
 
 WORDS = ["".join(random.Random(i).choices("abcdefghijklmnop", k=5)) for i in range(200)]
 LINES = "".join(f"One {a} ends.\n\nTwo\n{a} says:\t\tyes\t\tno ▅▅\r\n\r\n" for a in WORDS).encode()
-KINDS = {"line feed": b"One.\n\nTwo\n", "carriage return": b"ends.\r\n\r\n", "tab": b"yes\t\tno", "block": "no ▅▅".encode()}
+KINDS = {
+    "line feed": b"One.\n\nTwo\n",
+    "carriage return": b"ends.\r\n\r\n",
+    "tab": b"yes\t\tno",
+    "block": "no ▅▅".encode(),
+}
 
 
 @pytest.fixture(scope="module", params=["unigram", "bpe"])
@@ -34,7 +39,9 @@ def test_line_ends_and_tabs_join_what_stands_beside_them(codec, character):
     assert any(character in piece and piece != character for piece in pieces)
 
 
-@pytest.mark.parametrize("character", ["\ufdd0", "\ufdd1", "\ufdd2", "\ufdd3", "▁", "\x00", "\ufffd", "\x0b", "\f", "\x85"])
+@pytest.mark.parametrize(
+    "character", ["\ufdd0", "\ufdd1", "\ufdd2", "\ufdd3", "▁", "\x00", "\ufffd", "\x0b", "\f", "\x85"]
+)
 def test_characters_that_stand_for_others_come_back(codec, character):
     """Text with the stand-ins of training, SentencePiece's space and other control characters is lossless, and training
     on it makes no piece that stands for another character."""

@@ -227,7 +227,7 @@ def test_svd_start_loses_nothing_of_a_stream_that_lives_in_fewer_dimensions(tie_
 
 
 def test_an_untied_output_layer_is_counted():
-    """The shape of a start that unties has the parameters that its tree has; a share counts them, and 1 removes none."""
+    """The shape of a start that unties has the parameters that its tree has; a share counts them; 1 removes none."""
     config = dataclasses.replace(CONFIG, tie_embeddings=True)
     base = jax.eval_shape(models.Transformer(config).init, jax.random.key(0), TOKENS)["params"]
     shapes = jax.eval_shape(lambda params: merge(models.projected(params, KEPT, start="svd"), params), base)
