@@ -26,13 +26,23 @@ _AS_IT_IS = b"\x1a\x06\x12\x00\x18\x00\x20\x00"
 """Appended to a model, where the later value of a field wins: no normalisation (field 2 of normalizer_spec), no space
 before a text (3), no white space removed (4)."""
 
+_STAND_INS = {"\n": "\ufdd0", "\r": "\ufdd1", "\t": "\ufdd2", "\u2585": "\ufdd3"}
+"""What SentencePiece learns in the place of characters that its trainer loses: it cuts line feeds and carriage returns
+off the ends of sentences, joins tabs to nothing, and leaves out sentences with its sign for unknown text. The stand-ins
+are code points that Unicode assigns to no character."""
+
+_TO_TRAINER = str.maketrans({"\x00": "", SPACE: "", **dict.fromkeys(_STAND_INS.values(), ""), **_STAND_INS})
+_FROM_TRAINER = {stand_in.encode(): character.encode() for character, stand_in in _STAND_INS.items()}
+_FIRST_FIELD = b"\x0a"
+"""Tag of field 1 of a protocol buffer, where that has a length."""
+
 
 class SentencePiece(CheckedCodec):
     """A unigram or BPE vocabulary with byte fallback, trained on the corpus; no normalisation, white space kept.
 
-    Whatever SentencePiece would not give back unchanged (invalid UTF-8, NUL, its own space character) is spelled in
-    byte pieces. A model from elsewhere, such as Llama 2's tokenizer.model, is used in the same way: where it puts a
-    space before every text, this codec does not.
+    Line feeds, carriage returns and tabs are learned like all other characters. Whatever SentencePiece would not give
+    back unchanged (invalid UTF-8, NUL, its own space character) is spelled in byte pieces. A model from elsewhere, such
+    as Llama 2's tokenizer.model, is used in the same way: where it puts a space before every text, this codec does not.
 
     Attributes:
       eod_id: the end-of-text of the model where it has one, else `vocab_size`.
@@ -89,7 +99,7 @@ class SentencePiece(CheckedCodec):
 
     @classmethod
     def build(cls, *, v: int = 4096, model: str = "unigram", documents: Iterable[bytes]) -> "SentencePiece":
-        """Trains a model on the documents' lines.
+        """Trains a model on documents, without those bytes of them that are not UTF-8.
 
         Args:
           v: number of pieces.
@@ -98,7 +108,7 @@ class SentencePiece(CheckedCodec):
         """
         if model not in MODELS:
             raise InputError(f"model={model} was given; expected one of {', '.join(MODELS)}.")
-        sentences = (line for d in documents for text in [d.decode("utf-8", "ignore")] for line in _sentences(text))
+        sentences = (sentence for document in documents for sentence in _sentences(document.decode("utf-8", "ignore")))
         content = io.BytesIO()
         try:
             sentencepiece.SentencePieceTrainer.train(
@@ -124,7 +134,7 @@ class SentencePiece(CheckedCodec):
             raise InputError(
                 f"SentencePiece could not learn {v} pieces from this corpus: {error}. Give more text or a smaller v."
             ) from error
-        return cls(v=v, model=model, content=content.getvalue())
+        return cls(v=v, model=model, content=_without_stand_ins(content.getvalue()))
 
     def files(self) -> dict[str, bytes]:
         return {"sentencepiece.model": self._content}
@@ -162,9 +172,43 @@ class SentencePiece(CheckedCodec):
 
 
 def _sentences(text: str):
-    """Lines with their line feeds, cut where they are longer than the trainer takes."""
-    for line in text.splitlines(keepends=True):
-        for start in range(0, len(line), MAX_SENTENCE):
-            piece = line[start : start + MAX_SENTENCE].replace("\x00", "").replace(SPACE, "")
-            if piece:
-                yield piece
+    """Yields parts of a text for the trainer, each of many lines: a piece may hold line ends and what is around them."""
+    text = text.translate(_TO_TRAINER)
+    return (text[start : start + MAX_SENTENCE] for start in range(0, len(text), MAX_SENTENCE))
+
+
+def _without_stand_ins(model: bytes) -> bytes:
+    """Returns a model with the characters in its pieces that stand-ins stood for.
+
+    A model is a protocol buffer whose fields all have a tag, a length and so many bytes. Field 1, repeated, is a piece,
+    whose own field 1 comes first and is its text.
+    """
+    fields, start = [], 0
+    while start < len(model):
+        tag, (content, start) = model[start : start + 1], _field(model, start + 1)
+        if tag == _FIRST_FIELD:
+            text, rest = _field(content, 1)
+            for stand_in, character in _FROM_TRAINER.items():
+                text = text.replace(stand_in, character)
+            content = _FIRST_FIELD + _varint(len(text)) + text + content[rest:]
+        fields += [tag, _varint(len(content)), content]
+    return b"".join(fields)
+
+
+def _field(message: bytes, start: int) -> tuple[bytes, int]:
+    """Returns the content of a field of a protocol buffer whose length is at `start`, and where it ends."""
+    length = shift = 0
+    while True:
+        length |= (message[start] & 127) << shift
+        shift, start = shift + 7, start + 1
+        if message[start - 1] < 128:
+            return message[start : start + length], start + length
+
+
+def _varint(number: int) -> bytes:
+    """Returns a number as protocol buffers have it: seven bits a byte, the lowest first."""
+    head = []
+    while number > 127:
+        head.append(number & 127 | 128)
+        number >>= 7
+    return bytes([*head, number])

@@ -3,7 +3,7 @@
 A folder has
 
   study.json     settings, and the fingerprint of the model
-  results.jsonl  a row for each text, length, K and format: what `row` says
+  results.jsonl  a row for each text, length, K and format: keys and numbers of `_Cell._rows`
   cells.jsonl    a row for each source, length and K: information gain of all its texts, by losses and by code lengths
   paths.jsonl    a row for each text that was crammed twice: what lies between the solutions
 

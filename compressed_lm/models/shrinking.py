@@ -70,8 +70,13 @@ def sides(name: str) -> tuple[str | None, ...]:
     )
 
 
-def small_config(config: TransformerConfig, *, d_model: int, d_ff: int) -> TransformerConfig:
+def small_config(config: TransformerConfig, *, d_model: int, d_ff: int, untie: bool = False) -> TransformerConfig:
     """Returns the config of the small model: heads, their size and layers are the large one's.
+
+    Args:
+        config: of the large model.
+        d_model, d_ff: the small model's widths.
+        untie: the small model has an output layer of its own, as after the start svd of `projected`.
 
     Raises:
         InputError: a width is above the large model's, or not positive.
@@ -79,17 +84,23 @@ def small_config(config: TransformerConfig, *, d_model: int, d_ff: int) -> Trans
     for name, asked, most in (("d_model", d_model, config.d_model), ("d_ff", d_ff, config.d_ff)):
         if not 1 <= asked <= most:
             raise InputError(f"{name}={asked} was given for a model with {name}={most}; expected 1 to {most}.")
-    return dataclasses.replace(config, d_model=d_model, d_ff=d_ff)
+    return dataclasses.replace(config, d_model=d_model, d_ff=d_ff, tie_embeddings=config.tie_embeddings and not untie)
 
 
-def widths(config: TransformerConfig, *, keep: float, aspect: float | None = None, multiple: int = 8) -> Widths:
+def widths(
+    config: TransformerConfig, *, keep: float, aspect: float | None = None, multiple: int = 8, untie: bool = False
+) -> Widths:
     """Returns the widths at which a small model keeps nearly a share of the large one's parameters, embeddings counted.
+
+    An output layer that only the small model has (`untie`) is counted, too: at equal widths such a model has more
+    parameters than the large one. Only keep=1, which removes nothing, gives the large model's widths all the same.
 
     Args:
         config: of the large model.
         keep: the share, above 0 and up to 1.
         aspect: d_ff / d_model of the small model; by default that of the large one.
         multiple: both widths are multiples of it, or the large model's own.
+        untie: as for `small_config`.
 
     Raises:
         InputError: the share is not between 0 and 1, or below that of the narrowest model.
@@ -101,8 +112,10 @@ def widths(config: TransformerConfig, *, keep: float, aspect: float | None = Non
     for d_model in sorted({*range(multiple, config.d_model + 1, multiple), config.d_model}):
         d_ff = config.d_ff if d_model * aspect >= config.d_ff else max(round(d_model * aspect / multiple), 1) * multiple
         d_ff = min(d_ff, config.d_ff)
-        kept = count_params(small_config(config, d_model=d_model, d_ff=d_ff)).total / total
+        kept = count_params(small_config(config, d_model=d_model, d_ff=d_ff, untie=untie)).total / total
         found.append(Widths(d_model, d_ff, kept))
+    if keep == 1 and (found[-1].d_model, found[-1].d_ff) == (config.d_model, config.d_ff):
+        return found[-1]
     if keep < found[0].kept:
         raise InputError(
             f"keep={keep} was given, but the narrowest model (d_model={found[0].d_model}, d_ff={found[0].d_ff}) keeps "
@@ -137,8 +150,9 @@ def projected(
       p_in = diag(gain) Q with the gain of the norm that they read, which is 1 between two orthogonal maps; the small
       model's gains start at one number, which makes up for what the root mean square of fewer and larger dimensions
       does. With d_c = d the small model computes what the large one does. Hidden units have a nonlinearity each, so
-      their side is a selection still. Where the table is the output layer too, the final norm's gains cannot move into
-      it, and it keeps the diagonal of Q^T diag(gain) Q.
+      their side is a selection still. Where the table is the output layer too, one matrix cannot take up the final
+      norm's gains and not take them up: the tree then has an output layer of its own, a plain matrix that starts as the
+      table with the gains (`small_config(..., untie=True)` is the shape).
 
     Args:
         params: of the large model.
@@ -163,15 +177,12 @@ def projected(
             "keep; expected a model with RMSNorm. Use start='one_hot'."
         )
     basis, gain = _basis(written_moment(params) if moment is None else moment, len(selection.d_model))
-    tied = "unembed" not in params
 
     def turned(name, x, kept, part):
         node = _one_hot_start(name, x, kept, w_a)
         if sides(name) == ("d",):  # a norm's gains, or the bias of a matrix that writes the residual stream
             if name.endswith("/bias"):
                 return basis.T @ x
-            if tied and name == "final_norm/scale":
-                return gain * jnp.einsum("d,de,de->e", x, basis, basis)
             return jnp.full_like(node, gain)
         if sides(name)[0] == "d":
             norm = next(norm for pattern, norm in READS if re.search(pattern, name))
@@ -180,7 +191,11 @@ def projected(
             node["p_out"] = basis
         return node
 
-    return _by_layer(turned, params, selection)
+    tree = _by_layer(turned, params, selection)
+    if "unembed" not in params:
+        head = params["embed"]["embedding"] * params["final_norm"]["scale"]
+        tree["unembed"] = {"kernel": basis.T @ jnp.asarray(head, jnp.float32).T}
+    return tree
 
 
 def written_moment(params: dict) -> jax.Array:

@@ -50,8 +50,8 @@ def pack_run(
 ) -> list[Coded]:
     """Codes the newest checkpoint of a run.
 
-    Kernels and embeddings are quantised with a step each, one for all layers of a stack; norm scales, and what a
-    representation of training needed, stay float32. The file holds the record of the run, too.
+    Kernels and embeddings are quantised with a step each, one for all layers of a stack; norm scales, biases and what
+    a representation of training needed stay float32. The file holds the record of the run, too.
 
     Args:
         directory: the run.

@@ -75,10 +75,13 @@ class Checkpoints:
                 self._orbax.close()
 
     def restore(self, abstract: TrainState) -> tuple[TrainState, dict] | None:
-        """Returns (state without what is frozen, data) of the newest checkpoint that can be read, or None.
+        """Returns (state without what is frozen, data) of the newest readable checkpoint, None if there is none.
 
         Args:
             abstract: shapes, types and shardings of the state.
+
+        Raises:
+            InputError: there are checkpoints, and none can be read.
         """
         parts = {"params": abstract.params, "optimizer": (abstract.opt_state, abstract.step), "data": None}
         loaded = _newest(self._orbax, parts)
@@ -86,7 +89,11 @@ class Checkpoints:
 
 
 def restore_params(directory: str | os.PathLike, abstract_params) -> tuple[dict, dict] | None:
-    """Returns (params, data) of the newest checkpoint in a folder that can be read, or None if there is none."""
+    """Returns (params, data) of the newest checkpoint in a folder that can be read, None if there is none.
+
+    Raises:
+        InputError: there are checkpoints, and none can be read.
+    """
     directory = folder(directory)
     if not directory.is_dir():
         return None

@@ -44,7 +44,7 @@ def quantize_run(
         others: representation of everything else: embeddings, output layer, norms, biases.
 
     Returns:
-        One entry for each array in a representation other than `others`.
+        One entry for each matrix of the blocks.
 
     Raises:
         InputError: no run, an unknown representation, one that cannot be stored, or an `out` that is in use.

@@ -54,7 +54,8 @@ class Shrink:
     """How a model is made smaller.
 
     Attributes:
-        keep: share of its parameters, embeddings counted, that the small model has.
+        keep: share of its parameters, embeddings counted, that the small model has. An output layer that start=svd
+            unties from the embedding is counted with the small model.
         method: spelling of one of `METHODS`.
         importance: what says which dimensions are kept: "activations" on calibration text, "magnitude" of the weights,
             or "index", the first ones (a control).
@@ -94,6 +95,11 @@ class Shrink:
         """Whether the method begins with selected dimensions of the large model."""
         return self.parsed[0] in ("projected", "pruned")
 
+    @property
+    def turns(self) -> bool:
+        """Whether the residual stream is turned to another basis first, which unties embedding and output layer."""
+        return self.parsed[1].get("start") == "svd"
+
 
 @dataclasses.dataclass(frozen=True)
 class Shrunk:
@@ -103,6 +109,7 @@ class Shrunk:
         model_config: its shape.
         kept: share of the large model's parameters that it has (for low_rank: that its factors have).
         trainable, frozen: numbers that were trained and not.
+        untied: those of an output layer that the large model has not: its embedding table is both.
         loss_nats_per_token: of the last batch.
     """
 
@@ -110,6 +117,7 @@ class Shrunk:
     kept: float
     trainable: int
     frozen: int
+    untied: int
     loss_nats_per_token: float
 
 
@@ -178,6 +186,7 @@ def shrink_run(
         kept=(trainable if small == run.model_config else _size(result.params)) / _size(run.params),
         trainable=trainable,
         frozen=_size(start.frozen),
+        untied=untied(run.model_config, small),
         loss_nats_per_token=result.loss_nats_per_token,
     )
     params = on_host(result.params)
@@ -212,11 +221,35 @@ class Kept(NamedTuple):
 
 
 def shape(large: models.TransformerConfig, shrink: Shrink) -> models.TransformerConfig:
-    """Returns the config of the small model; for low_rank it is the large one's, whose factors are small."""
+    """Returns the config of the small model; for low_rank it is the large one's, whose factors are small.
+
+    Raises:
+        InputError: a share of parameters that no width keeps, or start=svd for a model that has no other basis.
+    """
     if shrink.parsed[0] == "low_rank":
         return large
-    found = models.widths(large, keep=shrink.keep, aspect=shrink.aspect, multiple=shrink.multiple)
-    return models.small_config(large, d_model=found.d_model, d_ff=found.d_ff)
+    if shrink.turns:
+        _check_turns(large, shrink)
+    sizes = dict(keep=shrink.keep, aspect=shrink.aspect, multiple=shrink.multiple)
+    found = models.widths(large, **sizes, untie=shrink.turns)
+    return models.small_config(large, d_model=found.d_model, d_ff=found.d_ff, untie=shrink.turns)
+
+
+def _check_turns(large, shrink):
+    """Raises InputError for a model that computes something else when its residual stream is in another basis."""
+    if large.norm == "layer":
+        reason = "norm=layer, which subtracts a mean that another basis does not keep"
+    elif large.activations != "dense":
+        reason = f"activations={large.activations}, which another basis rounds to other levels"
+    else:
+        return
+    raise InputError(f"The method {shrink.method!r} was given for a model with {reason}. Use start=one_hot.")
+
+
+def untied(large: models.TransformerConfig, small: models.TransformerConfig) -> int:
+    """Returns how many numbers the small model's output layer has where the large one's is its embedding table; 0 where
+    both or neither have one of their own."""
+    return small.vocab_size * small.d_model if large.tie_embeddings and not small.tie_embeddings else 0
 
 
 def start_of(
@@ -297,7 +330,7 @@ def _choose(run, store, shrink, config, small, progress):
         with progress("calibrate", len(rows), unit="rows") as bar:
             advance = lambda done: bar.advance(done - bar.done)  # noqa: E731
             scores = models.activation_scores(params, rows, config=large, progress=advance)
-        if shrink.parsed[1].get("start") == "svd":
+        if shrink.turns:
             moment = models.residual_moment(params, rows, config=large)
     return Kept(models.select(scores, d_model=small.d_model, d_ff=small.d_ff), moment)
 

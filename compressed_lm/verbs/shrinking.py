@@ -32,10 +32,11 @@ def shrink(arguments):
     if arguments.dry_run:
         from compressed_lm.training.dry_run import dry_run
         from compressed_lm.training.dry_run_report import show
-        from compressed_lm.training.shrinking import shapes_of
+        from compressed_lm.training.shrinking import shapes_of, untied
 
         run = load_run(arguments.run, store=store)
         small, start = shapes_of(run.params, run.model_config, shrink, config)
+        print(_untied(untied(run.model_config, small)), end="")
         show(dry_run(config, small, eod_id=run.eod_id, mesh=make_mesh(mesh), start=start, **rates(store)))
         return
     out = folder(io.local_path(arguments.out, "--out"))
@@ -50,8 +51,19 @@ def shrink(arguments):
         eval_fn_of=lambda model: validation(arguments.validation_tokens, model, store, config, mesh),
     )
     small = found.model_config
+    print(_untied(found.untied), end="")
     print(
         f"{arguments.out}: d_model {small.d_model}, d_ff {small.d_ff}, {found.kept:.1%} of the parameters; "
         f"{found.trainable:,} numbers were trained over {found.frozen:,} frozen ones; last training loss "
         f"{found.loss_nats_per_token!r} nats per token. evaluate, generate, train --start, quantize and pack take it."
+    )
+
+
+def _untied(numbers):
+    """Returns the line that says that the small model has an output layer of its own; nothing where that is not new."""
+    if not numbers:
+        return ""
+    return (
+        "The embedding table of the large model is its output layer, too. start=svd gives the small model an output "
+        f"layer of its own: {numbers:,} numbers, which --keep counts.\n"
     )

@@ -123,7 +123,8 @@ def fit_tensors(tensors: Mapping[str, np.ndarray], *, progress: Callable[[int], 
 
     Args:
         tensors: name -> weights of any shape.
-        progress: called with the number of weights done, of twice those given for arrays that are pooled.
+        progress: called with the number of weights done, of three times those given: each array by itself, all pooled,
+            and all pooled after the division.
 
     Raises:
         InputError: no arrays, an empty one, one that is not finite, or no two different weights in any.
@@ -146,7 +147,7 @@ def fit_tensors(tensors: Mapping[str, np.ndarray], *, progress: Callable[[int], 
         )
     for name, parts in ((POOLED, list(flat.values())), (POOLED_SCALED, scaled)):
         rows.append(fit_tensor(np.concatenate(parts), name, loc=0.0))
-        done += rows[-1].n
+        done += sum(w.size for w in flat.values())
         progress(done)
     return rows
 

@@ -123,8 +123,9 @@ def shape_from_ratio(ratio, *, bounds: tuple[float, float] = BOUNDS, table: bool
     """Returns the shape whose moment ratio is given, the inverse of `moment_ratio`.
 
     Args:
-        ratio: E[x^2] / E[|x|]^2, float or array, for float64 to 1e-10; or jax.Array, traced or not, for float32 to
-            1e-4 for bounds of 0.1 to 10 (elementwise; NaN, as of weights that are all zero, gives NaN).
+        ratio: E[x^2] / E[|x|]^2, float or array, for float64 with a relative error of 1e-10; or jax.Array, traced or
+            not, for float32 with one of 1e-4 within bounds of 0.1 to 10 (elementwise; NaN, as of weights that are all
+            zero, gives NaN).
         bounds: lowest and highest shape; ratios beyond them give these.
         table: the nearest entry of the authors' table instead (`shape_table`); `bounds` is not used then.
 
@@ -169,7 +170,7 @@ def fit_moments(
     """Returns the distribution with the mean magnitude and the mean square of weights, as far as `bounds` allow.
 
     The mean square is kept where the shape is clamped. Standard errors of the shape: 0.014, 0.020, 0.031 and 0.046 for
-    10,000 draws of shapes 0.5, 1, 1.5 and 2 (papers/002 section 1), and 1/sqrt(n) of it for others.
+    10,000 draws of shapes 0.5, 1, 1.5 and 2 (papers/002 section 1); they go with 1/sqrt(number of draws).
 
     Args:
         w: weights, an array of any shape; computed with in float64.

@@ -16,8 +16,13 @@ DYADIC = 4096
 """Levels found by iteration are rounded to multiples of 1 / DYADIC: sums of 128 of them are then exact in float32, so a
 Hadamard transform of quantised values gives the same bits in every order of summation."""
 
-SPECIAL_CODES = {(4, 3): 1, (5, 2): 4}
-"""Codes of each sign that mean NaN or infinity in the 8-bit formats of OCP OFP8; all other formats have none."""
+NAN = ("none", "one", "ieee")
+"""What the highest codes of each sign of a float format are: numbers, all of them; NaN, the last one; infinity and NaN,
+all with the highest exponent."""
+
+NAMED = {(3, 4): "ieee", (4, 3): "one", (5, 2): "ieee"}
+"""What they are in the 8-bit formats that others give these names, by bits of exponent and mantissa: E4M3 and E5M2 of
+OCP OFP8, float8_e3m4 of ml_dtypes. In formats of fewer bits (OCP MX) all codes are numbers."""
 
 _QUADRATURE = 60_000  # midpoints over +-TAIL; the error of an integral of a grid is then below 1e-4 of it
 _TAIL = 9.0
@@ -33,25 +38,34 @@ def ternary_levels() -> np.ndarray:
     return np.array([-1.0, 0.0, 1.0])
 
 
-def float_max(exponent_bits: int, mantissa_bits: int) -> float:
+def float_max(exponent_bits: int, mantissa_bits: int, *, nan: str | None = None) -> float:
     """Returns the largest level of `float_levels`."""
-    top = 2 ** (exponent_bits + mantissa_bits) - 1 - SPECIAL_CODES.get((exponent_bits, mantissa_bits), 0)
+    top = 2 ** (exponent_bits + mantissa_bits) - 1 - _special_codes(exponent_bits, mantissa_bits, nan)
     exponent, mantissa = divmod(top, 2**mantissa_bits)
     return (1 + mantissa / 2**mantissa_bits) * 2.0 ** (exponent - (2 ** (exponent_bits - 1) - 1))
 
 
-def float_levels(exponent_bits: int, mantissa_bits: int) -> np.ndarray:
+def float_levels(exponent_bits: int, mantissa_bits: int, *, nan: str | None = None) -> np.ndarray:
     """Returns float64[K], the values of a signed float format with subnormals; +0 and -0 are one level.
 
-    The bias is 2**(e-1) - 1. E4M3 and E5M2 leave out their NaN and infinity codes (maxima 448 and 57344).
+    The bias is 2**(e-1) - 1.
+
+    Args:
+        exponent_bits, mantissa_bits: e and m.
+        nan: which codes are no numbers, one of `NAN`; by default as in the format of that name (`NAMED`): the maxima of
+            E4M3, E5M2 and E3M4 are 448, 57344 and 15.5.
     """
     e, m = exponent_bits, mantissa_bits
     bias = 2 ** (e - 1) - 1
     fractions = np.arange(2**m) / 2**m
     normal = [(1 + fractions) * 2.0 ** (exponent - bias) for exponent in range(1, 2**e)]
     positive = np.concatenate([fractions * 2.0 ** (1 - bias), *normal])
-    positive = positive[: len(positive) - SPECIAL_CODES.get((e, m), 0)]
+    positive = positive[: len(positive) - _special_codes(e, m, nan)]
     return np.concatenate([-positive[:0:-1], positive])
+
+
+def _special_codes(e, m, nan):
+    return {"none": 0, "one": 1, "ieee": 2**m}[nan or NAMED.get((e, m), "none")]
 
 
 @functools.cache

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from compressed_lm import spelling
 from compressed_lm.errors import InputError
 from compressed_lm.spelling import did_you_mean, text
+from compressed_lm.weights import grids
 
 _FLOAT_NAME = re.compile(r"\s*e(\d)m(\d)\s*(?:\(([^()]*)\))?\s*")
 EXAMPLE = "dense, int(b=4,rule=quest) or sparse(s=0.5)+int(b=4)"
@@ -31,7 +32,8 @@ def _options(family: type) -> dict[str, dataclasses.Field]:
 def parse(spec: str, families: Mapping[str, type]):
     """Returns the representation that a spelling without `+` names.
 
-    `e4m3` is short for `fp(e=4,m=3)`, and likewise every float grid.
+    `e4m3` is short for `fp(e=4,m=3)`, and likewise every float grid; where others give a format this name, it is theirs
+    (`grids.NAMED`).
 
     Args:
         spec: such as `int(b=4,rule=quest)`.
@@ -45,7 +47,9 @@ def parse(spec: str, families: Mapping[str, type]):
         for name, family in families.items()
     }
     if short := _FLOAT_NAME.fullmatch(spec):
-        spec = f"fp(e={short[1]},m={short[2]},{short[3] or ''})"
+        e, m, others = int(short[1]), int(short[2]), short[3] or ""
+        nan = f"nan={grids.NAMED[e, m]}," if (e, m) in grids.NAMED and "nan" not in others else ""
+        spec = f"fp(e={e},m={m},{nan}{others})"
     name, given = spelling.parse(spec, options, noun="representation", example=EXAMPLE)
     known = _options(families[name])
     return families[name](**{known[key].name: value for key, value in given.items()})

@@ -226,20 +226,40 @@ class Ternary(Grid):
 
 @dataclasses.dataclass(frozen=True)
 class Fp(Grid):
-    """Floating-point grid of 1 + e + m bits, at most 8, with subnormals; `e4m3` is short for `fp(e=4,m=3)`."""
+    """Floating-point grid of 1 + e + m bits, at most 8, with subnormals.
+
+    `e2m1` and the like are short for it, and have the finite values of the types of these names in `ml_dtypes`:
+    float4_e2m1fn, float6_e2m3fn, float6_e3m2fn, float8_e3m4, float8_e5m2, and for `e4m3`, of which there are two,
+    float8_e4m3fn (OCP, up to 448); `e4m3(nan=ieee)` is float8_e4m3 (up to 240).
+
+    Attributes:
+        e, m: bits of exponent and mantissa.
+        nan: which codes are no numbers. one: the last of each sign. ieee: all with the highest exponent. none. By
+            default one for e4m3, ieee for e5m2, none for all others. So `fp(e=3,m=4)` has 255 levels up to 31, as files
+            of version 0.1.0 have them under this name, and `e3m4` is short for `fp(e=3,m=4,nan=ieee)`.
+    """
 
     name: ClassVar[str] = "fp"
     e: int
     m: int
+    nan: str = ""
 
     def __post_init__(self):
         check_range(self.name, "e", self.e, 2, 6)
         check_range(self.name, "m", self.m, 0, 5)
         check_range(self.name, "e + m", self.e + self.m, 2, 7)
+        if self.nan:
+            check_choice(self.name, "nan", self.nan, grids.NAN)
+        if self.nan == self._default:  # one spelling for each grid
+            object.__setattr__(self, "nan", "")
         super().__post_init__()
 
+    @property
+    def _default(self):
+        return "none" if (self.e, self.m) == (3, 4) else grids.NAMED.get((self.e, self.m), "none")
+
     def grid(self):
-        return grids.float_levels(self.e, self.m)
+        return grids.float_levels(self.e, self.m, nan=self.nan or self._default)
 
     def _nearest(self, x):
         return rounding.to_float(x, exponent_bits=self.e, mantissa_bits=self.m, largest=self._largest)

@@ -18,7 +18,7 @@ import scipy.stats
 from compressed_lm import scaling
 from compressed_lm.scaling.plots import finish
 
-COLORS = ("#0072B2", "#56B4E9", "#009E73", "#CC79A7", "black", "#D55E00", "#808080", "#E69F00")
+COLORS = ("#0072B2", "#56B4E9", "#009E73", "#CC79A7", "black", "#D55E00", "#808080", "#E69F00", "#882255", "#999933")
 
 
 def chosen(rows: pd.DataFrame) -> pd.DataFrame:

@@ -15,6 +15,7 @@ import json
 import pathlib
 import shutil
 import sys
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -25,15 +26,28 @@ from compressed_lm.evaluation import BitsPerByte, predict_fn
 from compressed_lm.training import Shrink, load_run, shrink_run
 from compressed_lm.training.shrinking import TRAINING, shapes_of
 
-METHODS = {  # label -> (spelling, learning rates to begin with)
-    "projected": ("projected", (3e-4, 1e-3, 3e-3)),
-    "projected, no w_a": ("projected(w_a=0)", (3e-4, 1e-3, 3e-3)),
-    "projected, SVD start": ("projected(start=svd)", (3e-4, 1e-3, 3e-3)),
-    "projected, random base": ("projected(base=random)", (3e-4, 1e-3, 3e-3)),
-    "pruned": ("pruned", (1e-3, 3e-3, 1e-2)),
-    "SVD start, no projections": ("pruned(start=svd)", (3e-4, 1e-3, 3e-3)),
-    "scratch": ("scratch", (1e-3, 3e-3, 1e-2)),
+
+class Method(NamedTuple):
+    """A way to make a model smaller: its spec, the learning rates to begin with, and how dimensions are chosen."""
+
+    spec: str
+    rates: tuple[float, ...]
+    importance: str = "activations"
+
+
+LOW, HIGH = (3e-4, 1e-3, 3e-3), (1e-3, 3e-3, 1e-2)
+METHODS = {
+    "projected": Method("projected", LOW),
+    "projected, no w_a": Method("projected(w_a=0)", LOW),
+    "projected, SVD start": Method("projected(start=svd)", LOW),
+    "projected, random base": Method("projected(base=random)", LOW),
+    "projected, first indices": Method("projected", LOW, "index"),
+    "pruned": Method("pruned", HIGH),
+    "pruned, first indices": Method("pruned", HIGH, "index"),
+    "SVD start, no projections": Method("pruned(start=svd)", LOW),
+    "scratch": Method("scratch", HIGH),
 }
+"""By label. Those with "first indices" keep the first dimensions, whatever they hold: a start bad on purpose."""
 EQUAL_FLOPS = "pruned, equal FLOPs"
 
 
@@ -53,7 +67,7 @@ class Trial:
         for row in self._rows:
             if all(row[name] == value for name, value in key.items()):
                 return row
-        shrink = Shrink(keep=keep, method=METHODS["pruned" if label == EQUAL_FLOPS else label][0])
+        shrink = shrink_of(label, keep)
         config = dataclasses.replace(self._config, learning_rate=learning_rate, seed=seed, steps=steps)
         folder, measured = self._out / "current", {}
         shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed; it takes a minute
@@ -87,7 +101,7 @@ class Trial:
 
     def flops_per_step(self, label, keep):
         """Returns the FLOPs of an update by formula: those of its tokens, and of the projections."""
-        c, shrink = self._config, Shrink(keep=keep, method=METHODS["pruned" if label == EQUAL_FLOPS else label][0])
+        c, shrink = self._config, shrink_of(label, keep)
         small, start = shapes_of(self._run.params, self._run.model_config, shrink, c)
         flops = models.training_flops_per_token(small, seq_len=c.seq_len) * c.batch_size * c.seq_len
         if start.params is None or not weights.holds_factors(start.params):
@@ -111,6 +125,12 @@ class Trial:
         return evaluate
 
 
+def shrink_of(label: str, keep: float) -> Shrink:
+    """Returns how a row's model is made smaller."""
+    method = METHODS["pruned" if label == EQUAL_FLOPS else label]
+    return Shrink(keep=keep, method=method.spec, importance=method.importance)
+
+
 def is_training_loss(record: dict) -> bool:
     """Whether a record of metrics.jsonl has the loss of a batch; those of evaluations have one, too."""
     return "loss_nats_per_token" in record and "bits_per_byte" not in record
@@ -118,7 +138,7 @@ def is_training_loss(record: dict) -> bool:
 
 def best_rate(trial, label, keep, seed):
     """Returns the learning rate with the lowest loss, after looking beyond the ends while the best is there."""
-    rates = list(METHODS[label][1])
+    rates = list(METHODS[label].rates)
     while True:
         losses = [trial(label, keep, rate, seed)["bits_per_byte"] for rate in rates]
         best = int(np.argmin(losses))
@@ -139,6 +159,7 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=100, help="updates of each run (default %(default)s)")
     parser.add_argument("--keep", type=float, nargs="+", default=[0.5, 0.3, 0.1], help="shares of parameters kept")
     parser.add_argument("--seed", type=int, nargs="+", default=[0, 1, 2], help="seeds")
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS, help="labels (default all)")
     parser.add_argument("--rates_at", type=float, nargs="+", default=[0.3, 0.1], help="shares at which rates are tried")
     parser.add_argument("--out", type=pathlib.Path, required=True, help="folder of results.jsonl")
     arguments = parser.parse_args()
@@ -152,13 +173,15 @@ def main() -> int:
     tried = {
         (label, share): best_rate(trial, label, share, arguments.seed[0])
         for share in arguments.rates_at
-        for label in METHODS
+        for label in arguments.methods
     }
     rate = lambda label, keep: tried[label, min(arguments.rates_at, key=lambda share: abs(share - keep))]  # noqa: E731
     for seed in arguments.seed:
         for keep in arguments.keep:
-            for label in METHODS:
+            for label in arguments.methods:
                 trial(label, keep, rate(label, keep), seed)
+            if not {"projected", "pruned"} <= {*arguments.methods}:
+                continue
             share = trial.flops_per_step("projected", keep) / trial.flops_per_step("pruned", keep)
             trial(EQUAL_FLOPS, keep, rate("pruned", keep), seed, steps=round(arguments.steps * share))
     shutil.rmtree(arguments.out / "current", ignore_errors=True)

@@ -179,31 +179,68 @@ def test_which_matrices_have_which_projections():
     assert with_w_a["layers"]["attention"]["k"]["kernel"]["w_a"].shape == (2, 8, 16)
 
 
-def test_svd_start_of_full_width_computes_the_large_model():
-    """In the basis of all directions, with the norms' gains moved into the matrices, nothing is lost."""
-    params = trained_like(CONFIG)
-    everything = models.Selection(np.arange(32), np.tile(np.arange(64), (2, 1)))
-    merged = jax.jit(lambda params: merge(models.projected(params, everything, start="svd"), params))(params)
-    np.testing.assert_allclose(logits(merged, CONFIG), logits(params, CONFIG), atol=1e-4)
-    assert np.abs(merged["unembed"]["kernel"] - params["unembed"]["kernel"]).max() > 0.1
+VARIANTS = {
+    "relative": {},
+    "rotary": dict(position="rotary", qk_norm=False, n_kv_heads=0),
+    "plain MLP, partial rotary": dict(gated_mlp=False, activation="gelu", position="rotary", rotary_fraction=0.5),
+    "biases": dict(bias="all", position="rotary"),
+    "parallel": dict(bias="qkv", parallel_residual=True, position="rotary", qk_norm=False),
+    "eps": dict(norm_eps=1e-2, scan_layers=False),
+}
+EVERYTHING = models.Selection(np.arange(32), np.tile(np.arange(64), (2, 1)))
+
+
+def uneven(config):
+    """Returns parameters whose norms have gains exp(0.3 n), n normal."""
+    rng, params = np.random.default_rng(3), trained_like(config)
+    for norm in (params["layers"]["attention_norm"], params["layers"]["mlp_norm"], params["final_norm"]):
+        norm["scale"] = np.exp(0.3 * rng.normal(size=norm["scale"].shape)).astype(np.float32)
+    return params
+
+
+@pytest.mark.parametrize("tie_embeddings", [False, True])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_svd_start_of_full_width_computes_the_large_model(variant, tie_embeddings):
+    """In the basis of all directions nothing is lost, with whatever gains, with a table of its own or not."""
+    config = dataclasses.replace(CONFIG, tie_embeddings=tie_embeddings, **VARIANTS[variant])
+    params = uneven(config)
+    merged = jax.jit(lambda params: merge(models.projected(params, EVERYTHING, start="svd"), params))(params)
+    found = logits(merged, config, d_model=32, d_ff=64, untie=True)
+    np.testing.assert_allclose(found, logits(params, config), atol=1e-4)
+    assert np.abs(merged["embed"]["embedding"] - params["embed"]["embedding"]).max() > 0.1
 
 
 @pytest.mark.parametrize("tie_embeddings", [False, True])
 def test_svd_start_loses_nothing_of_a_stream_that_lives_in_fewer_dimensions(tie_embeddings):
     """Where the residual stream fills 8 of 32 directions, 8 dimensions compute what 32 did; selection does not."""
     config = dataclasses.replace(CONFIG, tie_embeddings=tie_embeddings)
-    params = trained_like(config)
+    params = uneven(config)
     directions = np.linalg.qr(np.random.default_rng(2).normal(size=(32, 8)))[0].astype(np.float32)
     for part in (params["embed"], params["layers"]["attention"]["out"], params["layers"]["mlp"]["down"]):
         part.update({name: x @ directions @ directions.T for name, x in part.items()})
-    if tie_embeddings:  # gains that are not equal cannot move into the table
-        params["final_norm"]["scale"] = np.full(32, 1.3, np.float32)
     kept = models.Selection(np.arange(8), np.tile(np.arange(64), (2, 1)))
     wanted = logits(params, config)
     merged = jax.jit(lambda params: merge(models.projected(params, kept, start="svd"), params))(params)
-    found = logits(merged, config, d_model=8, d_ff=64)
+    found = logits(merged, config, d_model=8, d_ff=64, untie=True)
     np.testing.assert_allclose(found, wanted, atol=2e-3)  # the norms add 1e-6 to a mean over fewer numbers
     assert np.abs(logits(models.hard_pruned(params, kept), config, d_model=8, d_ff=64) - wanted).max() > 0.1
+
+
+def test_an_untied_output_layer_is_counted():
+    """The shape of a start that unties has the parameters that its tree has; a share counts them; 1 removes none."""
+    config = dataclasses.replace(CONFIG, tie_embeddings=True)
+    base = jax.eval_shape(models.Transformer(config).init, jax.random.key(0), TOKENS)["params"]
+    shapes = jax.eval_shape(lambda params: merge(models.projected(params, KEPT, start="svd"), params), base)
+    small = models.small_config(config, d_model=8, d_ff=16, untie=True)
+    wanted = jax.eval_shape(models.Transformer(small).init, jax.random.key(0), TOKENS)["params"]
+    assert jax.tree.map(lambda x: x.shape, shapes) == jax.tree.map(lambda x: x.shape, wanted)
+    assert sum(x.size for x in jax.tree.leaves(shapes)) == models.count_params(small).total
+    total = models.count_params(config).total
+    whole = models.widths(config, keep=1, untie=True)
+    assert whole[:2] == (32, 64) and whole.kept == pytest.approx(1 + 40 * 32 / total)
+    large = dataclasses.replace(LLAMA_1B, tie_embeddings=True)
+    tied, untied = (models.widths(large, keep=0.5, untie=untie) for untie in (False, True))
+    assert untied.d_model < tied.d_model and untied.kept == pytest.approx(0.5, abs=0.005)
 
 
 def test_wrong_inputs_say_what_to_do():

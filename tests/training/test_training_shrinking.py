@@ -14,6 +14,7 @@ from compressed_lm.models import Transformer
 from compressed_lm.training import Shrink, hlo, shrink_run
 from compressed_lm.training.bitstreams import pack_run
 from compressed_lm.training.dry_run import dry_run
+from compressed_lm.training.huggingface import export_run
 from compressed_lm.training.packed import quantize_run
 from compressed_lm.training.shrinking import shapes_of, start_of
 
@@ -33,8 +34,9 @@ def base(uninterrupted, small_run, tmp_path_factory):
 def shrunk(base, small_run, tmp_path):
     """Shrinks the finished run into a folder; keywords are of `Shrink` and of the training."""
 
-    def shrink(out=tmp_path / "small", *, mesh_shape=(1, 1, 1), trackers=(), distillation=0.0, steps=4, **how):
-        config = dataclasses.replace(small_run.config, steps=steps, distillation=distillation)
+    def shrink(out=tmp_path / "small", *, mesh_shape=(1, 1, 1), trackers=(), steps=4, **how):
+        training_settings = {name: how.pop(name) for name in ("distillation", "learning_rate") if name in how}
+        config = dataclasses.replace(small_run.config, steps=steps, **training_settings)
         settings = dict(mesh_shape=mesh_shape, trackers=trackers, compilation_cache=small_run.compilation_cache)
         return shrink_run(base, small_run.store, Shrink(**KEEP | how), config, out=out, **settings)
 
@@ -95,6 +97,42 @@ def test_training_begins_at_the_hard_pruned_model():
     merged = [weights.merge(start.params, start.frozen or {}) for start in starts]
     for tree in merged[:-1]:
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), tree, merged[-1])
+
+
+def test_svd_unties_a_model_and_loses_nothing(shrunk, base, monkeypatch, tmp_path):
+    """Nothing removed and nothing learned, a model with tied embeddings ends as an untied run with its logits, which
+    opens, is exported as untied, and says how many numbers its own output layer has."""
+    run = training.load_run(base)
+    rng = np.random.default_rng(0)
+    tied = {name: part for name, part in run.params.items() if name != "unembed"}
+    tied["final_norm"] = {"scale": np.exp(0.3 * rng.normal(size=run.model_config.d_model)).astype(np.float32)}
+    config = dataclasses.replace(run.model_config, tie_embeddings=True, position="rotary")
+    tied["layers"]["attention"].pop("relative_bias", None)
+    large = dataclasses.replace(run, params=tied, model_config=config)
+    with monkeypatch.context() as patched:
+        patched.setattr(training.shrinking, "load_run", lambda directory, **_: large)
+        found = shrunk(method="pruned(start=svd)", keep=1, learning_rate=0.0, steps=2)
+    small = training.load_run(tmp_path / "small")
+    assert found.untied == config.vocab_size * config.d_model > 0
+    assert found.kept == pytest.approx(1 + found.untied / models.count_params(config).total)
+    tokens = rng.integers(0, 256, (2, 12))
+    ours, theirs = (Transformer(r.model_config).apply({"params": r.params}, tokens) for r in (small, large))
+    np.testing.assert_allclose(ours, theirs, atol=1e-4)
+    written = export_run(tmp_path / "small", out=tmp_path / "hf")
+    assert written["tie_word_embeddings"] is False
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (dict(norm="layer"), "norm=layer, which subtracts a mean.*Use start=one_hot"),
+        (dict(activations="int(b=8)"), r"activations=int\(b=8\), which another basis rounds.*Use start=one_hot"),
+    ],
+)
+def test_svd_is_refused_where_another_basis_computes_something_else(settings, message):
+    """The shape is refused, before anything is chosen or written."""
+    with pytest.raises(InputError, match=message):
+        training.shrinking.shape(dataclasses.replace(MODEL, **settings), Shrink(0.5, "projected(start=svd)"))
 
 
 def test_the_frozen_model_has_no_moments_and_stays():

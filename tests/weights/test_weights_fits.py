@@ -101,11 +101,14 @@ def test_exact_zeros_are_a_point_mass():
 
 
 def test_constant_arrays_have_no_row_and_progress_ends_at_all_weights():
-    """Arrays without two different weights are passed over; `progress` counts each weight thrice, if all are used."""
+    """Arrays without two different weights are passed over; `progress` counts each weight thrice, those passed over,
+    too."""
     w, seen = draws(fits.GAUSSIAN, 500), []
     rows = fits.fit_tensors({"a": w, "b": w.reshape(20, 25) * 2}, progress=seen.append)
     assert seen == [500, 1_000, 2_000, 3_000] and len(rows) == 4
-    rows = fits.fit_tensors({"ones": np.ones(7), "w": w, "one": np.r_[0.0, 0.0, 0.3]})
+    seen.clear()
+    rows = fits.fit_tensors({"ones": np.ones(7), "w": w, "one": np.r_[0.0, 0.0, 0.3]}, progress=seen.append)
+    assert seen[-1] == 3 * 510
     assert [row.name for row in rows] == ["w", fits.POOLED, fits.POOLED_SCALED]
     assert rows[1].n == 510 and rows[2].n == 500
 

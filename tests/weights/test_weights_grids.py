@@ -1,10 +1,13 @@
 """Scalar grids and their error on N(0, 1)."""
 
+import re
+
+import ml_dtypes
 import numpy as np
 import pytest
 from scipy import integrate, stats
 
-from compressed_lm.weights import grids
+from compressed_lm.weights import PackedTensor, grids, pack, representation, unpack
 
 FLOATS = {
     (2, 1): 0.0126849,
@@ -28,13 +31,51 @@ def test_levels_literal():
     assert all(grids.float_levels(e, m)[-1] == grids.float_max(e, m) for e, m in FLOATS)
 
 
-@pytest.mark.parametrize("exponent_bits, mantissa_bits, name", [(4, 3, "float8_e4m3fn"), (5, 2, "float8_e5m2")])
-def test_float_levels_are_those_of_ml_dtypes(exponent_bits, mantissa_bits, name):
-    """The 8-bit levels equal the finite values of an independent implementation."""
-    import jax.numpy as jnp
+TYPES = {
+    "e2m1": "float4_e2m1fn",
+    "e2m3": "float6_e2m3fn",
+    "e3m2": "float6_e3m2fn",
+    "e3m4": "float8_e3m4",
+    "e4m3": "float8_e4m3fn",
+    "e4m3(nan=ieee)": "float8_e4m3",
+    "e5m2": "float8_e5m2",
+}
+OF_OTHERS = {"float8_e4m3b11fnuz", "float8_e4m3fnuz", "float8_e5m2fnuz"}  # other biases
 
-    values = np.arange(256, dtype=np.uint8).view(np.dtype(getattr(jnp, name))).astype(np.float64)
-    assert grids.float_levels(exponent_bits, mantissa_bits).tolist() == np.unique(values[np.isfinite(values)]).tolist()
+
+def finite(name):
+    """Returns the finite values of a type of ml_dtypes, sorted."""
+    kind = np.dtype(getattr(ml_dtypes, name))
+    values = np.arange(2 ** ml_dtypes.finfo(kind).bits, dtype=np.uint8).view(kind).astype(np.float64)
+    return np.unique(values[np.isfinite(values)]).tolist()
+
+
+@pytest.mark.parametrize("spec", TYPES)
+def test_named_floats_have_the_values_of_ml_dtypes(spec):
+    """A format has exactly the finite values of the type of its name in an independent implementation."""
+    assert representation(spec).grid().tolist() == finite(TYPES[spec])
+    e, m = int(spec[1]), int(spec[3])
+    assert "nan" in spec or grids.float_levels(e, m).tolist() == finite(TYPES[spec])
+    assert grids.float_max(e, m, nan="ieee" if "nan" in spec else None) == finite(TYPES[spec])[-1]
+
+
+def test_every_small_float_of_ml_dtypes_is_compared():
+    """No type with a sign, a mantissa and the usual bias is left out above."""
+    names = {name for name in dir(ml_dtypes) if re.fullmatch(r"float[4-8]_e[2-6]m[1-5].*", name)}
+    assert names == {*TYPES.values()} | OF_OTHERS
+
+
+def test_packed_weights_of_an_older_e3m4_keep_their_levels():
+    """Files of version 0.1.0 say fp(e=3,m=4), whose 255 levels reach 31; e3m4 has another spec, and so other files."""
+    old, new = representation("fp(e=3,m=4)"), representation("e3m4")
+    assert (len(old.grid()), old.grid()[-1]) == (255, 31) and (len(new.grid()), new.grid()[-1]) == (223, 15.5)
+    assert str(old) == "fp(e=3,m=4)" and str(new) == "fp(e=3,m=4,nan=ieee)"
+    codes, scale = np.arange(255, dtype=np.uint8), np.array(0.5, ml_dtypes.bfloat16)
+    read = unpack(PackedTensor("fp(e=3,m=4)", (255, 1), -2, scale.tobytes() + codes.tobytes()))
+    assert read[:, 0].tolist() == (0.5 * old.grid()).tolist()
+    w = np.linspace(-1, 1, 64, dtype=np.float32).reshape(64, 1)
+    packed = pack(w, "e3m4")
+    assert packed.spec == str(new) and np.array_equal(unpack(packed), new.quantize(w))
 
 
 @pytest.mark.parametrize(
@@ -64,7 +105,7 @@ def test_ternary_and_float_grids_have_the_published_error():
     assert grids.optimal_scale(ternary) == pytest.approx(1.224009, rel=1e-5)
     assert grids.grid_error(ternary, grids.optimal_scale(ternary)) == pytest.approx(0.190174, rel=1e-5)
     for (e, m), gmse in FLOATS.items():
-        levels = grids.float_levels(e, m)
+        levels = grids.float_levels(e, m, nan="none" if (e, m) == (3, 4) else None)  # printed for one with all codes
         assert grids.grid_error(levels, grids.optimal_scale(levels)) == pytest.approx(gmse, rel=2e-4), (e, m)
 
 

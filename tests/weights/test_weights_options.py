@@ -19,6 +19,9 @@ def test_canonical_spellings():
     canonical = {
         " int( rule = quest , b=4 , hadamard=128 ) ": "int(b=4,rule=quest)",
         "e4m3(rule=quest)": "fp(e=4,m=3,rule=quest)",
+        "e4m3(nan=one)": "fp(e=4,m=3)",
+        "e3m4(g=32)": "fp(e=3,m=4,nan=ieee,g=32)",
+        "e3m4(nan=none)": "fp(e=3,m=4)",
         "sparse(s=.50)+e2m1": "sparse(s=0.5)+fp(e=2,m=1)",
         "nm(n=2,m=4)": "nm",
         "noise(gmse=1e-2)": "noise(gmse=0.01)",
@@ -34,6 +37,7 @@ def test_canonical_spellings():
         ("inr(b=4)", "no representation 'inr'. Did you mean int\\? Known: dense, int,"),
         ("int(bits=4)", "int has no option 'bits=4'.* Its options: b=..., rule=ste, scale=rms, g=0, hadamard=128"),
         ("int(b=4,rule=qest)", "Did you mean quest\\? Valid: ste, quest, lsq"),
+        ("e3m4(nan=inf)", "nan=inf was given.* Valid: none, one, ieee"),
         ("int(b=9)", "b=9 .* from 1 to 8"),
         ("int(b=four)", "b=four .* a whole number was expected"),
         ("int(b=4,b=5)", "gives the option b twice"),
