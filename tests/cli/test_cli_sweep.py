@@ -178,7 +178,7 @@ def test_launch_commands_train_the_same_runs(swept, tmp_path, capsys):
 @pytest.mark.slow
 def test_a_killed_sweep_goes_on(swept, tmp_path):
     """A sweep that is killed in the middle of its second run, and started again, ends in the same rows."""
-    command = [*arguments(tmp_path, *CODECS, "--set=train.eval_every=50%", "--set=train.checkpoint_every=2")]
+    command = arguments(tmp_path, "--codec", "bytes", "--set=train.eval_every=50%", "--set=train.checkpoint_every=2")
     start = "import os, jax; jax.config.update('jax_num_cpu_devices', 8); from compressed_lm.cli import main; "
     run = [sys.executable, "-c", f"{start}raise SystemExit(main({command!r}))"]
     environment = os.environ | {"JAX_PLATFORMS": "cpu"}
@@ -191,5 +191,5 @@ def test_a_killed_sweep_goes_on(swept, tmp_path):
     finished = subprocess.run(run, env=environment, capture_output=True, text=True)
     assert finished.returncode == 0, finished.stderr
     assert "bytes-nano-20steps-s0: finished before" in finished.stdout
-    bits = {row["run"]: row["bits_per_byte"] for row in table(swept)}
-    assert {row["run"]: row["bits_per_byte"] for row in table(tmp_path)} == bits
+    bits = {row["run"]: row["bits_per_byte"] for row in table(swept) if "bytes-" in row["run"]}
+    assert len(bits) == 2 and {row["run"]: row["bits_per_byte"] for row in table(tmp_path)} == bits

@@ -113,10 +113,11 @@ def integers(codes: np.ndarray) -> list[int]:
     return [int.from_bytes(row.astype(">u2").tobytes(), "big") for row in codes]
 
 
-FAST = [(12, "node", "word", 1), (16, "node", "none", 1), (24, "node", "none", 2), (64, "node", "none", 0)]
-FAST += [(128, "node", "word", 1), (16, "delay", "none", 1), (64, "paper", "none", 1)]
-SLOW = [(12, "node", "none", 1), (32, "node", "word", 2), (16, "node", "none", 0), (64, "delay", "word", 1)]
-SLOW += [(b, fill, "none", 1) for fill in ("delay", "paper") for b in (32, 128)]
+# Each size, fill, alignment and reset, and most pairs of them: every case compiles an encoder and a decoder.
+FAST = [(12, "node", "word", 1), (24, "node", "none", 2), (64, "node", "none", 0), (128, "node", "word", 1)]
+FAST += [(16, "delay", "none", 1), (64, "paper", "none", 1)]
+SLOW = [(32, "node", "word", 2), (16, "node", "none", 0), (64, "delay", "word", 1), (128, "delay", "none", 1)]
+SLOW += [(32, "paper", "none", 1)]
 
 
 @pytest.mark.parametrize(

@@ -15,10 +15,6 @@ import time
 import pytest
 import yaml
 
-from compressed_lm.codecs.bytes_codec import Bytes
-from compressed_lm.corpora.job import compress
-from compressed_lm.corpora.sources import open_corpus
-
 ROOT = pathlib.Path(__file__).parents[2]
 LAUNCH = ROOT / "experiments" / "launch"
 SCRIPTS = {
@@ -399,28 +395,3 @@ def test_local_is_a_pod_of_two_processes(tmp_path):
     assert running.wait(60) == 143, out
     assert "2 processes on 1 host, 8 cpu devices; mesh data 4, fsdp 2, tensor 1" in out
     assert "[0] saved" in out and "[1] saved" in out
-
-
-@pytest.mark.slow
-def test_local_trains_saves_on_sigterm_and_goes_on(tmp_path):
-    """`compressed-lm train` as two processes x 4 devices: stopped by SIGTERM with status 143, the same command ends
-    it, and the log of losses has every step once."""
-    for i in range(8):
-        (tmp_path / f"{i}.txt").write_text(f"document {i} says hello, hello, hello. " * 20)
-    compress(open_corpus(f"text:{tmp_path}/*.txt"), "train", Bytes(), tmp_path / "store", n_shards=1)
-    settings = ["train.batch_size=8", "train.seq_len=32", "train.log_every=1", "train.checkpoint_every=1000"]
-    command = [str(LAUNCH / "local.sh"), "--port", str(free_port()), "--", "--tokens", str(tmp_path / "store")]
-    command += ["--out", str(tmp_path / "run"), "--size", "nano", "--steps", "40", "--mesh", "4,2,1"]
-    command += [word for setting in settings for word in ("--set", setting)]
-    env = os.environ | {"COMPRESSED_LM": str(pathlib.Path(sys.executable).with_name("compressed-lm"))}
-    metrics = tmp_path / "run" / "metrics.jsonl"
-    running = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True)
-    while running.poll() is None and not (metrics.exists() and metrics.read_text().count("\n") > 2):
-        time.sleep(0.1)
-    running.send_signal(signal.SIGTERM)
-    out = running.communicate(timeout=120)[0]
-    assert running.returncode == 143 and "[0] Stopped by SIGTERM after step" in out, out
-    again = subprocess.run(command, env=env, capture_output=True, text=True, timeout=240)
-    assert again.returncode == 0, again.stdout
-    steps = [json.loads(line)["step"] for line in metrics.read_text().splitlines() if "loss_nats_per_token" in line]
-    assert steps == list(range(1, 41))

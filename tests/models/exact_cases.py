@@ -43,20 +43,17 @@ def table_digests(params, n_devices: int, *, every_way: bool) -> dict[str, str]:
         return np.stack(steps, axis=1)
 
     mapped = jax.pmap(forward, in_axes=(None, 0), devices=jax.devices()[:n_devices])
-    whole = run(inputs)
-    ways = {
-        "batch 64": whole,
-        "cached": cached(jax.jit(step), 64),
-        "devices": np.asarray(mapped(params, inputs.reshape(n_devices, -1, 64))).reshape(whole.shape),
-    }
+    ways = {"devices": np.asarray(mapped(params, inputs.reshape(n_devices, -1, 64))).reshape(64, 64, -1)}
     if every_way:
+        ways["batch 64"] = whole = run(inputs)
+        ways["cached"] = cached(jax.jit(step), 64)
         ways["batch 1"] = np.concatenate([run(inputs[i : i + 1]) for i in range(64)])
         sevens = np.concatenate([inputs, inputs[:6]])
         ways["batch 7"] = np.concatenate([run(sevens[i : i + 7]) for i in range(0, 70, 7)])[:64]
-        ways["lengths"] = np.concatenate([run(inputs[:, :1]), run(inputs[:, :17])[:, 1:], whole[:, 17:]], axis=1)
+        ways["lengths"] = np.concatenate([run(inputs[:, :17]), whole[:, 17:]], axis=1)
         with jax.disable_jit():
             ways["no jit"] = np.asarray(forward(params, jnp.asarray(inputs)))
-            ways["cached, no jit"] = np.concatenate([cached(step, 12), whole[:, 12:]], axis=1)
+            ways["cached, no jit"] = np.concatenate([cached(step, 3), whole[:, 3:]], axis=1)
     return {way: digest(freqs) for way, freqs in ways.items()}
 
 
@@ -66,6 +63,8 @@ def main() -> None:
     params = golden_model(SMALL)
     encoded = {}
     for family, spec in SPECS.items():
+        if name == "loose" and family == "eiw":
+            continue  # fast math and precision are of the tables, which both families share
         codec = codecs.create(spec, m1=codecs.M1(params, SMALL))
         content = files.encode_file(DOCUMENT, codec)
         (folder / f"{name}.{family}").write_bytes(content)

@@ -11,12 +11,16 @@ import pytest
 TABLES = "5126fc331c2255d07456904f694690bbcebc9e30e2ecba6b8a7394a32fbd7c31"  # as NumPy gives, test_models_exact_numpy
 SETTINGS = {
     "default": (8, {}),
-    "fast math": (1, {"XLA_FLAGS": "--xla_cpu_enable_fast_math=true"}),
-    "float64": (2, {"JAX_ENABLE_X64": "1"}),
-    "bfloat16": (8, {"JAX_DEFAULT_MATMUL_PRECISION": "bfloat16"}),
+    "loose": (
+        1,
+        {
+            "XLA_FLAGS": "--xla_cpu_enable_fast_math=true --xla_cpu_max_isa=SSE4_2 --xla_cpu_multi_thread_eigen=false",
+            "JAX_DEFAULT_MATMUL_PRECISION": "bfloat16",
+        },
+    ),
+    "float64": (2, {"XLA_FLAGS": "--xla_cpu_max_isa=AVX2", "JAX_ENABLE_X64": "1"}),
 }
-WAYS = ["batch 64", "cached", "devices"]
-MORE_WAYS = ["batch 1", "batch 7", "lengths", "no jit", "cached, no jit"]
+EVERY_WAY = ["batch 64", "cached", "devices", "batch 1", "batch 7", "lengths", "no jit", "cached, no jit"]
 
 
 @pytest.fixture(scope="module")
@@ -43,18 +47,17 @@ def test_settings_took_effect(results):
     """The processes did run with 1, 2 and 8 devices, with float64, and with reduced precision as the default."""
     assert {name: result["settings"] for name, result in results.items()} == {
         "default": {"devices": 8, "float64": False, "precision": None},
-        "fast math": {"devices": 1, "float64": False, "precision": None},
+        "loose": {"devices": 1, "float64": False, "precision": "bfloat16"},
         "float64": {"devices": 2, "float64": True, "precision": None},
-        "bfloat16": {"devices": 8, "float64": False, "precision": "bfloat16"},
     }
 
 
 @pytest.mark.slow
 def test_tables_are_the_same_under_every_setting(results):
-    """Batches of 1, 7 and 64, other lengths, the cached loop, no jit, 1, 2 and 8 devices, fast math, float64 and
-    reduced matmul precision all give the recorded tables."""
+    """Batches of 1, 7 and 64, other lengths, the cached loop, no jit, 1, 2 and 8 devices, fast math, older processors,
+    float64 and reduced matmul precision all give the recorded tables."""
     assert {name: result["tables"] for name, result in results.items()} == {
-        name: dict.fromkeys(WAYS + MORE_WAYS if name == "default" else WAYS, TABLES) for name in SETTINGS
+        name: dict.fromkeys(EVERY_WAY if name == "default" else ["devices"], TABLES) for name in SETTINGS
     }
 
 
@@ -62,4 +65,5 @@ def test_tables_are_the_same_under_every_setting(results):
 def test_files_are_the_same_under_every_setting(results):
     """A document encodes to the same bytes, and each process has decoded the files of those before it: what one setting
     encodes, every other one decodes."""
-    assert len({json.dumps(result["files"]) for result in results.values()}) == 1, results
+    assert [list(result["files"]) for result in results.values()] == [["ac", "eiw"], ["ac"], ["ac", "eiw"]]
+    assert all(result["files"].items() <= results["default"]["files"].items() for result in results.values()), results

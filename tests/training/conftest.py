@@ -24,7 +24,7 @@ class SmallRun:
     """Trains the small run into a folder; keywords replace fields of its TrainConfig, `options` are of `train`."""
 
     store: object
-    compilation_cache: str | None = None  # runs of one program compile it once
+    compilation_cache: str | None = None  # runs of one program compile it once: leave what shapes it, `steps` too
     config: training.TrainConfig = CONFIG
     model: models.TransformerConfig = MODEL
 

@@ -18,7 +18,7 @@ from compressed_lm.weights import bitstream
 def run(small_run, tmp_path_factory):
     """The folder of a finished run."""
     out = tmp_path_factory.mktemp("coded") / "run"
-    small_run(out, steps=4)
+    small_run(out)
     return out
 
 

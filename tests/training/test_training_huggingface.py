@@ -192,7 +192,7 @@ def test_checkpoints_that_cannot_be_imported_are_named(checkpoint, tmp_path):
 def test_runs_that_cannot_be_exported_are_named(imported, small_run, tmp_path):
     """A shape that no architecture has, another codec, a folder in use, a file size of nothing; nothing is left."""
     native = tmp_path / "native"
-    small_run(native, steps=1)
+    small_run(native)
     with pytest.raises(InputError, match="position=relative .rotary is needed."):
         export_run(native, out=tmp_path / "out")
     with pytest.raises(InputError, match="has fingerprint .* Give the one"):

@@ -248,30 +248,30 @@ def test_sharded_equals_unsharded(spec, small_run):
         return jax.device_get((state.params, state.opt_state.shapes, state.opt_state.scales, metrics))
 
     params, shapes, scales, metrics = trained((1, 1, 1), micro_batches=1)
-    for other in (trained((2, 2, 2)), trained((1, 1, 1), micro_batches=4)):
-        for a, b in zip(jax.tree.leaves(other[0]), jax.tree.leaves(params), strict=True):
-            assert np.sqrt(np.mean((a - b) ** 2)) < 1e-3 * np.sqrt(np.mean(b**2))
-        jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-3), other[1], shapes)
-        jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4), other[2], scales)
-        for name in ("loss_nats_per_token", "weight_shape", "weight_shape_pooled"):
-            assert other[3][name] == pytest.approx(metrics[name], rel=1e-3)
-        assert other[3]["zeros"] == pytest.approx(metrics["zeros"], abs=1e-3)
+    other = trained((2, 2, 2), micro_batches=2)
+    for a, b in zip(jax.tree.leaves(other[0]), jax.tree.leaves(params), strict=True):
+        assert np.sqrt(np.mean((a - b) ** 2)) < 1e-3 * np.sqrt(np.mean(b**2))
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-3), other[1], shapes)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4), other[2], scales)
+    for name in ("loss_nats_per_token", "weight_shape", "weight_shape_pooled"):
+        assert other[3][name] == pytest.approx(metrics[name], rel=1e-3)
+    assert other[3]["zeros"] == pytest.approx(metrics["zeros"], abs=1e-3)
     assert (metrics["zeros"] > 0.003) == ("arm" not in spec)
 
 
 def test_runs_of_before_go_on(small_run, tmp_path):
     """A record without the field is that of a run without penalty, its hash too; another penalty is another run."""
-    small_run(tmp_path, steps=2)
+    small_run(tmp_path)
     file = tmp_path / "config.json"
     record = json.loads(file.read_text())
     assert record["train"].pop("penalty") == "none"
     assert config_hash(record) == config_hash(json.loads(file.read_text()))
     file.write_text(json.dumps(record))
     assert training.load_run(tmp_path).train_config.penalty == "none"
-    assert small_run(tmp_path, steps=2).step == 2
+    assert small_run(tmp_path).step == 24
     file.write_text(json.dumps(record))
     with pytest.raises(InputError, match=r"another configuration \(train.penalty 'none' -> 'l1\(rate=1\)'\)"):
-        small_run(tmp_path, steps=2, penalty="l1(rate=1)")
+        small_run(tmp_path, penalty="l1(rate=1)")
 
 
 def test_it_works_within_rigl(small_run):
@@ -296,7 +296,7 @@ def trained(tmp_path_factory):
     quiet = functools.partial(progress, console=Console(quiet=True))
 
     @functools.cache
-    def trained(spec, d_model=64):
+    def trained(spec, d_model=32):
         config = training.TrainConfig(
             **dict(steps=100, batch_size=16, seq_len=64, learning_rate=5e-3, warmup_steps=20, penalty=spec)
         )
@@ -326,7 +326,7 @@ def test_a_higher_rate_gives_smaller_and_cheaper_weights(arm, rates, trained):
 
 @pytest.mark.slow
 def test_a_rate_means_the_same_at_twice_the_width(trained):
-    """One rate saves bits per weight at widths 32 and 64 within a factor of 2, though the wider model has four times
+    """One rate saves bits per weight at widths 16 and 32 within a factor of 2, though the wider model has four times
     the weights."""
-    saved = [trained("backslash(rate=0)", d)[2] - trained("backslash(rate=1,arm=prox)", d)[2] for d in (32, 64)]
+    saved = [trained("backslash(rate=0)", d)[2] - trained("backslash(rate=1,arm=prox)", d)[2] for d in (16, 32)]
     assert min(saved) > 0.2 and max(saved) < 2 * min(saved), saved

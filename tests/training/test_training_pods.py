@@ -1,6 +1,8 @@
 """Two real processes train as one does, stop together, and go on exactly, through the command line."""
 
 import os
+import pathlib
+import shutil
 import signal
 import socket
 import subprocess
@@ -22,34 +24,54 @@ SETTINGS += ["train.learning_rate=0.003", "train.log_every=1", "train.checkpoint
 SETTINGS += ["model.activation=silu"]
 
 
-def start(store, out, *, mesh, devices, processes=1):
-    """Starts `compressed-lm train` in so many processes and returns them."""
+LOCAL = pathlib.Path(__file__).parents[2] / "experiments" / "launch" / "local.sh"
+
+
+def free_port():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    command = [sys.executable, "-m", "compressed_lm", "train", "--tokens", str(store.path), "--out", str(out)]
-    command += ["--mesh", mesh, "--devices", str(devices)]
-    command += [f"--set={setting}" for setting in SETTINGS]
-    if processes == 1:
-        return [subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)]
-    shared = os.environ | {"COMPRESSED_LM_COORDINATOR": address, "COMPRESSED_LM_NUM_PROCESSES": str(processes)}
-    return [
-        subprocess.Popen(
-            [*command, "--distributed", "on"],
-            env=shared | {"COMPRESSED_LM_PROCESS_ID": str(i)},
-            stderr=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for i in range(processes)
-    ]
+        return free.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def start(store):
+    """Returns a function that starts `compressed-lm train` in one or two processes and returns them."""
+
+    def start(out, *, mesh="8,1,1", devices=8, processes=1):
+        command = [sys.executable, "-m", "compressed_lm", *arguments(store, out, mesh), "--devices", str(devices)]
+        pipes = {"stderr": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        if processes == 1:
+            return [subprocess.Popen(command, **pipes)]
+        address = {"COMPRESSED_LM_COORDINATOR": f"127.0.0.1:{free_port()}", "COMPRESSED_LM_NUM_PROCESSES": "2"}
+        indices = [address | {"COMPRESSED_LM_PROCESS_ID": str(i)} for i in range(2)]
+        return [subprocess.Popen([*command, "--distributed", "on"], env=os.environ | i, **pipes) for i in indices]
+
+    return start
+
+
+def arguments(store, out, mesh):
+    settings = [f"--set={setting}" for setting in SETTINGS]
+    return ["train", "--tokens", str(store.path), "--out", str(out), "--mesh", mesh, *settings]
+
+
+@pytest.fixture(scope="module")
+def start_locally(store):
+    """Returns a function that starts the run of two processes by `local.sh`."""
+    program = {"COMPRESSED_LM": str(pathlib.Path(sys.executable).with_name("compressed-lm"))}
+
+    def start_locally(out):
+        command = [str(LOCAL), "--port", str(free_port()), "--", *arguments(store, out, "8,1,1")[1:]]
+        pipes = {"stderr": subprocess.STDOUT, "stdout": subprocess.PIPE, "text": True}
+        return subprocess.Popen(command, env=os.environ | program, **pipes)
+
+    return start_locally
 
 
 def finish(processes, *, status=0):
     """Waits for processes and returns what each printed."""
     printed = [process.communicate(timeout=300) for process in processes]
     assert [process.returncode for process in processes] == [status] * len(processes), printed
-    return [out + err for out, err in printed]
+    return [out + (err or "") for out, err in printed]
 
 
 def losses(out):
@@ -57,20 +79,35 @@ def losses(out):
 
 
 @pytest.fixture(scope="module")
-def one_process(store, tmp_path_factory):
+def one_process(start, tmp_path_factory):
     """The run of one process with 8 devices on data."""
     out = tmp_path_factory.mktemp("pods") / "one"
-    finish(start(store, out, mesh="8,1,1", devices=8))
+    finish(start(out))
     return out
 
 
 @pytest.fixture(scope="module")
-def two_processes(store, tmp_path_factory):
+def two_processes(start, tmp_path_factory):
     """The same run in two processes with 4 devices each."""
     out = tmp_path_factory.mktemp("pods") / "two"
-    printed = finish(start(store, out, mesh="8,1,1", devices=4, processes=2))
+    printed = finish(start(out, devices=4, processes=2))
     assert "2 processes on 1 host, 8 cpu devices" in printed[0] and "mesh data 8" in printed[0]
     assert "process" not in printed[1].replace("Process 1 of 2", "")  # only the first speaks
+    return out
+
+
+@pytest.fixture(scope="module")
+def stopped(start_locally, tmp_path_factory):
+    """The same run by `local.sh`, which got SIGTERM after some steps."""
+    out = tmp_path_factory.mktemp("pods") / "stopped"
+    process = start_locally(out)
+    while not (out / "metrics.jsonl").exists() or len(losses(out)) < 10:
+        assert process.poll() is None, finish([process])
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    (printed,) = finish([process], status=128 + signal.SIGTERM)
+    assert "[0] Stopped by SIGTERM after step" in printed
+    assert 10 <= training.load_run(out).step < STEPS
     return out
 
 
@@ -86,36 +123,22 @@ def test_two_processes_learn_what_one_does(one_process, two_processes):
 
 
 @pytest.mark.slow
-def test_sigterm_to_both_and_a_restart_change_no_bit(store, two_processes, tmp_path):
-    """Both processes save the same step and leave with 143; started again, every loss is that of the unbroken run."""
-    out = tmp_path / "run"
-    processes = start(store, out, mesh="8,1,1", devices=4, processes=2)
-    while not (out / "metrics.jsonl").exists() or len(losses(out)) < 10:
-        assert all(process.poll() is None for process in processes), finish(processes)
-        time.sleep(0.02)
-    for process in processes:
-        process.send_signal(signal.SIGTERM)
-    printed = finish(processes, status=128 + signal.SIGTERM)
-    assert "Stopped by SIGTERM after step" in printed[0]
-    stopped = training.load_run(out)
-    assert 10 <= stopped.step < STEPS
-    finish(start(store, out, mesh="8,1,1", devices=4, processes=2))
-    assert losses(out) == losses(two_processes)
+def test_sigterm_to_both_and_a_restart_change_no_bit(start_locally, stopped, two_processes, tmp_path):
+    """`local.sh` hands SIGTERM to both processes, which save the same step and leave with 143; started again, every
+    loss is logged once and is that of the unbroken run."""
+    out = shutil.copytree(stopped, tmp_path / "run")
+    finish([start_locally(out)])
+    assert losses(out) == losses(two_processes) and len(losses(out)) == STEPS
     jax.tree.map(np.testing.assert_array_equal, training.load_run(out).params, training.load_run(two_processes).params)
 
 
 @pytest.mark.slow
-def test_a_checkpoint_moves_to_another_mesh(store, one_process, tmp_path):
-    """A checkpoint of (data 8) goes on on (fsdp 4, tensor 2), and the losses stay within 1e-5 of the unbroken run's."""
-    out = tmp_path / "run"
-    processes = start(store, out, mesh="8,1,1", devices=8)
-    while not (out / "metrics.jsonl").exists() or len(losses(out)) < 10:
-        assert processes[0].poll() is None, finish(processes)
-        time.sleep(0.02)
-    processes[0].send_signal(signal.SIGTERM)
-    finish(processes, status=128 + signal.SIGTERM)
+def test_a_checkpoint_moves_to_another_mesh(start, stopped, two_processes, one_process, tmp_path):
+    """A checkpoint of two processes on (data 8) goes on in one on (fsdp 4, tensor 2), and the losses stay within 1e-5
+    of the unbroken run's."""
+    out = shutil.copytree(stopped, tmp_path / "run")
     step = training.load_run(out).step
-    finish(start(store, out, mesh="1,4,2", devices=8))
+    finish(start(out, mesh="1,4,2"))
     assert step < STEPS == len(losses(out))
-    assert losses(out)[:step] == losses(one_process)[:step]
+    assert losses(out)[:step] == losses(two_processes)[:step]
     np.testing.assert_allclose(losses(out), losses(one_process), atol=1e-5)

@@ -14,12 +14,12 @@ from compressed_lm.corpora.sources import open_corpus
 from compressed_lm.tracking import read_json_lines
 from compressed_lm.tracking.progress import progress
 
-CONFIG = training.TrainConfig(steps=200, batch_size=16, seq_len=64, learning_rate=5e-3, warmup_steps=20, log_every=1)
+CONFIG = training.TrainConfig(steps=120, batch_size=16, seq_len=64, learning_rate=5e-3, warmup_steps=20, log_every=1)
 
 
 @pytest.fixture(scope="module")
 def losses(tmp_path_factory):
-    """Returns a function from the spelling of weights and activations to the losses of 200 steps, nats per byte."""
+    """Returns a function from the spelling of weights and activations to the losses of 120 steps, nats per byte."""
     folder = tmp_path_factory.mktemp("runs")
     store = compress(
         open_corpus("installed_docs"), "train", Bytes(), folder / "store", n_shards=1, max_bytes=500_000, log=print
@@ -27,7 +27,8 @@ def losses(tmp_path_factory):
 
     @functools.cache
     def losses(spec, seed=0):
-        model = models.model_config("nano", 264, position="rotary", activation="silu", weights=spec, activations=spec)
+        shape = dict(position="rotary", activation="silu", d_model=32, d_ff=128)
+        model = models.model_config("nano", 264, **shape, weights=spec, activations=spec)
         out = folder / f"{len(list(folder.iterdir()))}"
         quiet = functools.partial(progress, console=Console(quiet=True))
         config = dataclasses.replace(CONFIG, seed=seed)

@@ -38,34 +38,34 @@ def test_the_mask_moves_by_magnitude_and_gradient():
     assert params["unembed"]["kernel"].tolist() == [[0.0] * 2] * 2
 
 
-def test_a_model_trains_sparsely_on_a_mesh():
+@pytest.fixture(scope="module")
+def run(small_run):
+    """The small run with masks that move at the updates 2 and 4 of 6."""
+    model = dataclasses.replace(small_run.model, weights="sparse(s=0.75,rule=rigl,every=2)")
+    return functools.partial(dataclasses.replace(small_run, model=model), steps=6, log_every=1)
+
+
+@pytest.fixture(scope="module")
+def whole(run, tmp_path_factory):
+    """That run without a break, on one device."""
+    return run(tmp_path_factory.mktemp("rigl") / "whole")
+
+
+def test_a_model_trains_sparsely_on_a_mesh(run, whole, tmp_path):
     """Each kernel of the layers has the share of zeros, though its mask has moved; another mesh computes the same."""
-    config = training.TrainConfig(steps=8, batch_size=8, seq_len=16, learning_rate=1e-2)
-    model = models.model_config("nano", 64, weights="sparse(s=0.75,rule=rigl,every=2)", position="rotary")
-    targets = jax.random.randint(jax.random.key(0), (8, 16), 0, 64)
-
-    def trained(mesh_shape):
-        program = Program(config, model, 63, training.make_mesh(mesh_shape))
-        state, step = program.init(), program.compile()
-        first = jax.device_get(state.params)
-        for _ in range(4):
-            state, metrics = step(state, jax.device_put(targets, program.batch_sharding))
-        return first, jax.device_get(state.params), float(metrics["loss_nats_per_token"])
-
-    first, params, loss = trained((1, 1, 1))
-    kernel = params["layers"]["mlp"]["up"]["kernel"]
+    config, model = dataclasses.replace(run.func.config, steps=6), run.func.model
+    first = jax.device_get(Program(config, model, 256, training.make_mesh((1, 1, 1))).init().params)
+    kernel = np.asarray(whole.params["layers"]["mlp"]["up"]["kernel"])
     assert np.count_nonzero(kernel, axis=(1, 2)).tolist() == [kernel[0].size // 4] * len(kernel)
     started = np.abs(first["layers"]["mlp"]["up"]["kernel"])
     assert np.mean(kernel[started < np.quantile(started, 0.7)] != 0) > 0.01  # some that were small at first
-    assert np.count_nonzero(params["embed"]["embedding"]) == params["embed"]["embedding"].size
-    np.testing.assert_allclose(trained((2, 2, 2))[2], loss, rtol=1e-3)
+    assert np.count_nonzero(whole.params["embed"]["embedding"]) == whole.params["embed"]["embedding"].size
+    other = run(tmp_path / "mesh", mesh_shape=(2, 2, 2))
+    np.testing.assert_allclose(other.loss_nats_per_token, whole.loss_nats_per_token, rtol=1e-3)
 
 
-def test_a_run_resumes_to_the_bit(small_run, same_bits, tmp_path, terminate_at):
+def test_a_run_resumes_to_the_bit(run, whole, same_bits, tmp_path, terminate_at):
     """6 updates with moving masks are those of 3, a checkpoint with the masks in it, and 3."""
-    model = dataclasses.replace(small_run.model, weights="sparse(s=0.75,rule=rigl,every=2)")
-    run = functools.partial(dataclasses.replace(small_run, model=model), steps=6, log_every=1)
-    whole = run(tmp_path / "whole")
     with pytest.raises(SystemExit):
         run(tmp_path / "cut", trackers=[terminate_at(2)])
     assert training.load_run(tmp_path / "cut").step == 3

@@ -25,9 +25,14 @@ def program(small_run):
     return training.Program(small_run.config, small_run.model, 256, training.make_mesh((1, 1, 1)))
 
 
-def test_evaluation_counts_each_real_target_once(program):
+@pytest.fixture(scope="module")
+def state(program):
+    return program.init()
+
+
+def test_evaluation_counts_each_real_target_once(program, state):
     """Padded targets change neither the sum nor the count, and the sum is that of the model's own log-probabilities."""
-    params = program.init().params
+    params = state.params
     model = models.Transformer(program.model_config)
     evaluate = jax.jit(lambda p, t: training.eval_step(p, t, model=model, eod_id=256))
     targets = jnp.array([[5, 6, 7, 256], [1, 2, 3, 4]])
@@ -46,7 +51,7 @@ def test_evaluation_makes_logits_in_parts_within_a_bound(program, monkeypatch):
     config = dataclasses.replace(program.model_config, vocab_size=8_000)
     model = models.Transformer(config)
     targets = jnp.arange(4 * 50).reshape(4, 50).at[2, 40:].set(-1)
-    params = model.init(jax.random.key(0), targets)["params"]
+    params = jax.jit(model.init)(jax.random.key(0), targets)["params"]
     nats, used = {}, {}
     for n_places in (50, 7):
         monkeypatch.setattr(step, "EVAL_LOGIT_BYTES_CPU", n_places * 4 * 8_000 * 4)
@@ -57,10 +62,9 @@ def test_evaluation_makes_logits_in_parts_within_a_bound(program, monkeypatch):
     assert used[7] < 0.3 * used[50]
 
 
-def test_z_loss_pulls_log_z_to_zero_and_is_not_reported(program, small_run):
+def test_z_loss_pulls_log_z_to_zero_and_is_not_reported(program, state, small_run):
     """The reported loss is the plain cross entropy; with a large z-loss the gradient differs from that without."""
     model = models.Transformer(program.model_config)
-    state = program.init()
     targets = jnp.arange(128).reshape(8, 16)
     optimizer = training.optimizers.optimizer(small_run.config)
     step = jax.jit(lambda s, t, z: training.train_step(s, t, model=model, optimizer=optimizer, eod_id=256, z_loss=z)[1])
@@ -71,21 +75,20 @@ def test_z_loss_pulls_log_z_to_zero_and_is_not_reported(program, small_run):
     assert abs(plain["grad_norm"] - with_z["grad_norm"]) > 0.1
 
 
-def test_initial_parameters_do_not_depend_on_the_mesh(program):
+def test_initial_parameters_do_not_depend_on_the_mesh(program, state):
     """A seed names the same model on every mesh."""
     other = training.Program(program.config, program.model_config, 256, training.make_mesh((2, 2, 2))).init()
-    jax.tree.map(np.testing.assert_array_equal, program.init().params, other.params)
+    jax.tree.map(np.testing.assert_array_equal, state.params, other.params)
 
 
-def test_a_batch_in_parts_is_the_whole_batch(program):
+def test_a_batch_in_parts_is_the_whole_batch(program, state):
     """Micro-batches change an update by rounding only, also where some hold fewer targets than others."""
     targets = jnp.arange(128).reshape(8, 16).at[2, 3:].set(-1)
     updated = {}
-    for parts in (1, 2, 8):
+    for parts in (1, 4):
         config = dataclasses.replace(program.config, micro_batches=parts)
-        updated[parts] = jax.jit(dataclasses.replace(program, config=config).step)(program.init(), targets)
-    for parts in (2, 8):
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), updated[parts], updated[1])
+        updated[parts] = jax.jit(dataclasses.replace(program, config=config).step)(state, targets)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), updated[4], updated[1])
 
 
 @pytest.mark.parametrize(

@@ -85,11 +85,13 @@ def test_the_shape_of_scalars_stays_a_scalar():
 
 @pytest.mark.parametrize("shape", [0.5, 30.0])
 def test_draws_follow_the_distribution(shape):
-    """Kolmogorov and Smirnov find no difference between 20,000 draws, of JAX and of NumPy, and the CDF."""
+    """Kolmogorov and Smirnov find no difference between 20,000 draws, of JAX, traced or not, and of NumPy, and the
+    CDF."""
     distribution = GeneralizedGaussian(shape, 0.3, 0.1)
-    traced = jax.jit(lambda key: distribution.sample(key, (200, 100)))(jax.random.key(1))
-    assert traced.dtype == jnp.float32
-    for draws in (np.asarray(traced, np.float64), distribution.sample(np.random.default_rng(1), (200, 100))):
+    sample = lambda key: distribution.sample(key, (200, 100))  # noqa: E731
+    drawn = (jax.jit(sample) if shape < 1 else sample)(jax.random.key(1))  # jax.random.gamma takes seconds to compile
+    assert drawn.dtype == jnp.float32
+    for draws in (np.asarray(drawn, np.float64), sample(np.random.default_rng(1))):
         assert draws.shape == (200, 100)
         assert stats.kstest(draws.reshape(-1), distribution.cdf).pvalue > 0.01
 
@@ -97,7 +99,7 @@ def test_draws_follow_the_distribution(shape):
 def test_sharp_peaks_are_drawn_to_rounding():
     """Draws of shape 0.1 around 0 range over twenty powers of ten, and follow the CDF."""
     distribution = GeneralizedGaussian.from_std(0.1, 1.0)
-    draws = np.asarray(distribution.sample(jax.random.key(0), (20_000,)), np.float64)
+    draws = np.asarray(distribution.sample(jax.random.key(0), (200, 100)), np.float64).reshape(-1)
     assert np.isfinite(draws).all() and np.abs(draws).min() < 1e-8 and np.abs(draws).max() > 1
     assert stats.kstest(draws, distribution.cdf).pvalue > 0.01
 
@@ -205,7 +207,7 @@ def test_the_variance_of_the_initializer_is_exact():
 def test_the_initializer_has_the_type_asked_for_and_refuses_nonsense():
     """bfloat16 comes out as such, the same key gives the same weights, and shapes and gains are positive."""
     init = gennorm.gg_initializer(1.0)
-    first, again = (init(jax.random.key(3), (4, 6), jnp.bfloat16) for _ in range(2))
+    first, again = (init(jax.random.key(3), (5, 80, 500), jnp.bfloat16) for _ in range(2))
     assert first.dtype == jnp.bfloat16 and (first == again).all()
     with pytest.raises(InputError, match="shape=-0.5 was given to the generalized-Gaussian initializer"):
         gennorm.gg_initializer(-0.5)
