@@ -37,7 +37,7 @@ from compressed_lm.scaling.laws import (
     kumar,
     unified,
 )
-from compressed_lm.scaling.paired import paired_difference
+from compressed_lm.scaling.paired import PairedDifference, paired_difference
 from compressed_lm.scaling.run_table import COLUMNS, append_row, final_runs, load_runs, read_jsonl, split_spec
 from compressed_lm.scaling.tables import read_table
 
@@ -56,6 +56,7 @@ __all__ = [
     "FitStatus",
     "IdentifiabilityWarning",
     "Optimum",
+    "PairedDifference",
     "PowerSum",
     "append_row",
     "band",

@@ -9,10 +9,8 @@ from collections.abc import Mapping, Sequence
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from compressed_lm.scaling.fit import Fit
-from compressed_lm.scaling.formatting import si
 from compressed_lm.scaling.frontier import dense_values, optimum
 from compressed_lm.scaling.law_plots import label_of
 from compressed_lm.scaling.laws import DATA, SIZE
@@ -20,6 +18,8 @@ from compressed_lm.scaling.plots import count_ticks, finish, log_loss, new_axes
 
 _FLOPS = 6.0
 _ALIKE = np.log(1.15)  # budgets that differ by less count as one
+_BEYOND = 16.0  # factor by which sizes are drawn beyond those of the runs; a fit says nothing of what lies further
+_LOSSES = 2.0  # the same of losses
 
 
 def isoflop(
@@ -32,7 +32,8 @@ def isoflop(
 ) -> Axes:
     """Loss against size at constant training FLOPs, with the minimum of each budget and the line through them.
 
-    Runs are drawn with the budget that is nearest, if they took as much within 15 %.
+    Runs are drawn with the budget that is nearest, if they took as much within 15 %. A minimum further than a factor of
+    16 from the sizes of the runs (more for budgets that no run was given) is left out: the runs do not determine it.
 
     Args:
       fit: of a law with an optimum (`frontier.optimum`).
@@ -52,20 +53,29 @@ def isoflop(
     nearest = np.abs(np.log(spent)[:, None] - np.log(budgets)[None]).argmin(1)
     close = np.abs(np.log(spent / budgets[nearest])) < _ALIKE
     best = [optimum(fit, c, per_parameter_and_token=per_parameter_and_token, **at) for c in budgets]
-    for k, (budget, color, top) in enumerate(zip(budgets, colors, best, strict=True)):
+    ends = [_sizes(n, spent, budget) for budget in budgets]
+    for k, (budget, color, top, (low, high)) in enumerate(zip(budgets, colors, best, ends, strict=True)):
         rows = shown & close & (nearest == k)
-        reach = [top.n_params.value / 8, top.n_params.value * 8, *n[rows]]
+        inside = low < top.n_params.value < high
+        around = np.clip([top.n_params.value / 8, top.n_params.value * 8], low, high) if inside else [low, high]
+        reach = [*around, *n[rows]]
         sizes = np.geomspace(min(reach), max(reach), 200)
         table = {SIZE: sizes, DATA: budget / (per_parameter_and_token * sizes), **_others(fit, at)}
         ax.plot(sizes, fit.predict(table), color=color, linewidth=1.6, label=f"{_power_of_ten(budget)} FLOPs")
         ax.plot(n[rows], fit.data["loss"][rows], "o", color=color, markersize=4, markeredgewidth=0)
         error = np.array([[top.n_params.value - top.n_params.low], [top.n_params.high - top.n_params.value]])
-        if np.isfinite(error).all():
+        if inside and np.isfinite(error).all():
             ax.errorbar(top.n_params.value, top.loss.value, xerr=np.maximum(error, 0), color="black", capsize=2, lw=1)
     ax.plot([], [], "o", color="grey", markersize=4, markeredgewidth=0, label="runs")
-    line = [top.n_params.value for top in best], [top.loss.value for top in best]
-    ax.plot(*line, "*-", color="black", markersize=9, linewidth=1, label="minimum")
+    drawn = [top for top, (low, high) in zip(best, ends, strict=True) if low < top.n_params.value < high]
+    words = "minimum" if drawn else "minimum: not determined by these runs"
+    line = [top.n_params.value for top in drawn], [top.loss.value for top in drawn]
+    ax.plot(*line, "*-", color="black", markersize=9, linewidth=1, label=words)
     ax.set_xscale("log")
+    ax.set_xlim(
+        max(min(low for low, _ in ends), ax.get_xlim()[0]), min(max(high for _, high in ends), ax.get_xlim()[1])
+    )
+    ax.set_ylim(top=min(ax.get_ylim()[1], _LOSSES * max([fit.data["loss"].max(), *line[1]])))
     log_loss(ax)
     count_ticks(ax)
     ax.set_xlabel(label_of(fit, SIZE))
@@ -97,32 +107,48 @@ def iso_loss(
     table = {SIZE: size.ravel(), DATA: (c / (per_parameter_and_token * size)).ravel(), **_others(fit, at)}
     loss = fit.predict(table).reshape(c.shape)
     best = [optimum(fit, b, per_parameter_and_token=per_parameter_and_token, **at) for b in flops]
-    lowest = np.array([top.loss.value for top in best])
+    lowest = loss.min(0)  # of each budget, among the sizes that are drawn
     steps = np.geomspace(lowest[-6], max(lowest[5], fit.data["loss"].max()), levels)
     # Scales and limits first: the gaps for the labels are cut where these put them.
     ax.set_xscale("log")
     ax.set_yscale("log")
     ax.set_xlim(flops[0], flops[-1])
     ax.set_ylim(sizes[0], sizes[-1])
-    contour = ax.contour(c, size, loss, levels=steps, cmap="viridis", linewidths=1.2, zorder=1)
-    # Each label stands below the frontier, where the contours lie apart and few runs are.
-    below = [best[k] for k in np.abs(lowest[None] - steps[:, None]).argmin(1)]
-    places = [(1.3 * top.flops, top.n_params.value / 3) for top in below]
-    # A label is about a tenth of the width.
-    inside = [(x, y) for x, y in places if flops[0] < x < flops[-12] and sizes[0] < y < sizes[-1]]
-    ax.clabel(contour, fmt="%.2f", fontsize="x-small", manual=inside, inline_spacing=1)
+    if steps[-1] > steps[0] * (1 + 1e-4):
+        _contours(ax, (c, size, loss), steps, best)
     ax.plot(spent, n, "o", color="black", markersize=4, markeredgewidth=0, alpha=0.6, linestyle="none", label="runs")
-    frontier = [top.n_params for top in best]
-    ax.plot(flops, [e.value for e in frontier], color="#D55E00", linewidth=2, label="best size for the budget")
-    if np.isfinite(frontier[0].low):
-        low, high = [e.low for e in frontier], [e.high for e in frontier]
-        ax.fill_between(flops, low, high, color="#D55E00", alpha=0.2, linewidth=0, label="95 % by bootstrap")
-    ax.xaxis.set_minor_formatter(NullFormatter())
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: si(value)))
-    ax.yaxis.set_minor_formatter(NullFormatter())
+    frontier = np.array([[e.value, e.low, e.high] for e in (top.n_params for top in best)])
+    inside = (sizes[0] < frontier[:, 0]) & (frontier[:, 0] < sizes[-1])
+    words = "best size for the budget" if inside.any() else "best size: not determined by these runs"
+    ax.plot(flops[inside], frontier[inside, 0], color="#D55E00", linewidth=2, label=words)
+    if np.isfinite(frontier[inside]).all() and inside.any():
+        low, high = np.clip(frontier[inside, 1:].T, sizes[0], sizes[-1])
+        ax.fill_between(flops[inside], low, high, color="#D55E00", alpha=0.2, linewidth=0, label="95 % by bootstrap")
+    count_ticks(ax, form=_power_of_ten)
+    count_ticks(ax, which="y")
     ax.set_xlabel("training FLOPs")
     ax.set_ylabel(label_of(fit, SIZE))
     return finish(ax)
+
+
+def _contours(ax: Axes, grid: tuple[np.ndarray, np.ndarray, np.ndarray], steps: np.ndarray, best: Sequence) -> None:
+    """Contours of the loss with labels, below the frontier where most of them have a place there."""
+    c, size, loss = grid
+    contour = ax.contour(c, size, loss, levels=steps, cmap="viridis", linewidths=1.2, zorder=1)
+    # Below the frontier the contours lie apart and few runs are. A label is about a tenth of the width.
+    lowest = np.array([top.loss.value for top in best])
+    below = [best[k] for k in np.abs(np.nan_to_num(lowest, nan=np.inf)[None] - steps[:, None]).argmin(1)]
+    places = [(1.3 * top.flops, top.n_params.value / 3) for top in below]
+    inside = [(x, y) for x, y in places if c[0, 0] < x < c[0, -12] and size[0, 0] < y < size[-1, 0]]
+    digits = int(np.clip(1 - np.floor(np.log10(np.diff(steps).min())), 2, 6))
+    manual = {"manual": inside} if len(inside) > len(steps) / 2 else {}
+    ax.clabel(contour, fmt=f"%.{digits}f", fontsize="x-small", inline_spacing=1, **manual)
+
+
+def _sizes(n: np.ndarray, spent: np.ndarray, budget: float) -> tuple[float, float]:
+    """Smallest and largest size to draw at a budget: those of the runs, scaled as the budget at most, and a margin."""
+    low, high = min(1.0, budget / spent.min()), max(1.0, budget / spent.max())
+    return n.min() * low / _BEYOND, n.max() * high * _BEYOND
 
 
 def common_budgets(fit: Fit, *, most: int = 7, per_parameter_and_token: float = _FLOPS, **at) -> np.ndarray:

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from compressed_lm.scaling import diagnosis, newton, search, tables
+from compressed_lm.scaling import diagnosis, newton, pooling, search, tables
 from compressed_lm.scaling.diagnosis import Diagnosis, IdentifiabilityWarning
 from compressed_lm.scaling.laws import LINE, POWER, PowerSum, law_named
 
@@ -123,7 +123,8 @@ def fit(
     """The parameters of a law that minimise the summed Huber loss.
 
     The result does not depend on the units: inputs and loss are divided by their geometric means and the parameters
-    scaled back.
+    scaled back. Laws of capacity count the parameters without embeddings, which are not compressed, where the table has
+    them (`n_nonembed`) and no other column is named.
 
         fit(runs)                                                   # columns n_params, tokens, loss
         fit(runs, "decoupled", n_params="size", reference="bf16")   # and format
@@ -143,10 +144,12 @@ def fit(
         that hold `gmse`, `format` or `bits`, several for a product; and options of the law such as `shared`.
 
     Raises:
-      ValueError: the data cannot be fitted: wrong names or values, or fewer rows than parameters.
+      ValueError: the data cannot be fitted: wrong names or values, fewer rows than parameters, or rows that differ in
+        a codec, a format or another kind of compression that the law does not read (`pooling.check`).
     """
     law, columns = _resolve(law, columns)
     names = tables.column_names(law, columns, runs)
+    pooling.check(law, names, runs)
     data = tables.read(law, names, runs, loss=True)
     law = dataclasses.replace(law, factors=tuple(factor.bind(data[factor.column]) for factor in law.factors))
     problem, units = tables.problem(law, data, fixed=fixed or {}, loss_space=loss_space, exponent_range=exponent_range)

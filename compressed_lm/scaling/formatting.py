@@ -2,7 +2,9 @@
 
 
 def si(value: float, *, unit: str = "") -> str:
-    """The number with three digits and a decimal prefix: 880950 -> "881k", with unit "B" -> "881 kB"."""
+    """Three digits and a decimal prefix: 880950 -> "881k", with unit "B" -> "881 kB"; 1e20 -> "1e+20"."""
+    if value >= 1e15:
+        return f"{value:.3g} {unit}".rstrip()
     gap = " " if unit else ""
     for size, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if value >= 0.9995 * size:

@@ -57,6 +57,7 @@ def optimum(fit: Fit, flops: float, *, per_parameter_and_token: float = _FLOPS, 
     table = _dense_row(fit, at)
     alpha_name, beta_name = exponents
 
+    @np.errstate(all="ignore")  # a size or data term that is 0 has no optimum: infinity or NaN
     def solve(params):
         alpha, beta = params[alpha_name], params[beta_name]
         terms = law.term_values(params, table)

@@ -15,8 +15,6 @@ from compressed_lm.scaling.fit import Fit
 from compressed_lm.scaling.laws import DATA, SIZE
 from compressed_lm.scaling.plots import count_ticks, finish, log_loss, new_axes
 
-_FLOPS = 6.0
-_ALIKE = np.log(1.15)  # budgets that differ by less count as one
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8E7CC3", "#A0703C", "#808080")
 _MARKERS = "osD^vPX*h"
 
@@ -90,6 +88,7 @@ def capacity_against_bits(
             low, high = np.array([interval(column) for column in drawn.T]).T
             ax.fill_between(grid, low, high, color=color, alpha=0.18, linewidth=0)
     if points is not None:
+        points = points[points["gmse"] > 0]  # a dense format has no place on this axis
         at = effective_bits(points["gmse"])
         if "low" in points and np.isfinite(points["low"]).all():
             error = np.abs(np.stack([points["rho"] - points["low"], points["high"] - points["rho"]]))
@@ -117,7 +116,8 @@ def profile(fit: Fit, *, ax: Axes | None = None) -> Axes:
         ax.axhline(3.841, color=_COLORS[1], linestyle="--", linewidth=1.2, label="95 %")
         ax.set_ylim(0, 20)
         near = values[ratio < 20]
-        ax.set_xlim(near.min() / 1.1, near.max() * 1.1)
+        if len(near):
+            ax.set_xlim(near.min() / 1.1, near.max() * 1.1)
         ax.set_xlabel(fit.diagnosis.exponent)
         ax.set_ylabel("likelihood ratio")
     return finish(ax)

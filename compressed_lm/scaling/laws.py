@@ -79,6 +79,11 @@ class PowerSum:
         """Everything that is read from a table: the inputs, then the columns of the factors."""
         return (*self.inputs, *dict.fromkeys(factor.column for factor in self.factors))
 
+    @property
+    def compresses(self) -> bool:
+        """Whether the law tells of compression."""
+        return bool(self.factors) or any(name in DENSE for name in self.inputs)
+
     def encode(self, table: Mapping[str, np.ndarray]) -> tuple[np.ndarray, list[np.ndarray]]:
         """Logs of the inputs, float64[len(inputs), n], and the column of each factor as it takes it."""
         return (

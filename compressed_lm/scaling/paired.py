@@ -1,54 +1,118 @@
-"""Two codecs on the same documents: how sure a difference in bits per byte is."""
+"""Difference in bits per byte of two methods on the same documents, with an interval over seeds and documents."""
 
-import functools
+import dataclasses
+from typing import NamedTuple
 
 import numpy as np
+import scipy.stats
 
-from compressed_lm.scaling.bootstrap import Estimate, interval
+from compressed_lm.errors import InputError
+from compressed_lm.scaling.bootstrap import Estimate
 
 
-@functools.lru_cache(maxsize=4)
-def _draws(n_documents, runs_a, runs_b, samples, seed) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """How often each document and each run is drawn, [samples, ...]; kept, since most of the time goes into drawing."""
-    rng, drawn = np.random.default_rng(seed), []
-    for _ in range(samples):
-        documents = rng.multinomial(n_documents, np.full(n_documents, 1 / n_documents))
-        drawn.append((documents, *(np.bincount(rng.integers(n, size=n), minlength=n) for n in (runs_a, runs_b))))
-    return tuple(np.array(part, float) for part in zip(*drawn, strict=True))
+@dataclasses.dataclass(frozen=True)
+class PairedDifference(Estimate):
+    """A difference with its interval.
+
+    Attributes:
+      sd: standard error of the difference.
+      degrees_of_freedom: of the t distribution whose quantile times `sd` is half the interval.
+      over_seeds: whether the interval covers other seeds as well as other documents. False where a method has one run:
+        it then holds for these very runs, and another seed may lie outside of it.
+    """
+
+    degrees_of_freedom: float
+    over_seeds: bool
+
+
+class Parts(NamedTuple):
+    """A difference and its variance by source, each float64[...]."""
+
+    value: np.ndarray
+    seeds_a: np.ndarray
+    seeds_b: np.ndarray
+    documents: np.ndarray
+    free_documents: np.ndarray  # documents that an equal weight would make as sure, less one
 
 
 def paired_difference(
-    bits_a: np.ndarray,
-    bits_b: np.ndarray,
-    n_bytes: np.ndarray,
-    *,
-    samples: int = 10_000,
-    level: float = 0.95,
-    seed: int = 0,
-) -> Estimate:
-    """Bits per byte of a less those of b, with an interval from a paired bootstrap over documents.
+    bits_a: np.ndarray, bits_b: np.ndarray, n_bytes: np.ndarray, *, level: float = 0.95
+) -> PairedDifference:
+    """Bits per byte of a less those of b, with an interval over seeds and documents.
 
-    Documents are drawn with replacement, the same for both, and the runs of each, apart. A document counts by its
-    bytes, as in bits per byte.
+    Seeds and documents are random effects: both methods read the same documents, and each has seeds of its own. The
+    variance is the sum of the variance of each method's mean over its seeds, and that of the paired difference over
+    documents (delete-one jackknife, since a document counts by its bytes). What a seed does to a single document is
+    part of both, and is subtracted from the second. The interval is that of Student's t with Satterthwaite's degrees
+    of freedom, few where the seeds dominate. `python -m compressed_lm.scaling.coverage` prints how often such intervals
+    hold the truth, for 2 to 5 seeds and 50 to 400 documents: 94 to 97 % at the 95 % level where the seeds of both
+    methods vary alike; where those of one hardly vary, 90 % or more for two seeds and 93 % or more for three.
+
+    Resampling two or three seeds would give intervals that are too short (81 % for three): their spread in a resampled
+    table is smaller than among seeds.
 
     Args:
       bits_a, bits_b: float64[runs, D], bits of each document under each run (another seed); numbers of runs may differ.
+        With one run of either method the interval is over documents only (`over_seeds` is False).
       n_bytes: int64[D], bytes of each document.
-      samples: number of draws.
-      level: share of the draws within the interval.
-      seed: of the drawing.
+      level: share of such intervals that hold the true difference.
 
     Raises:
-      ValueError: the arrays are not about the same documents.
+      InputError: the arrays are not about the same documents, or there are fewer than two documents.
     """
     bits_a, bits_b, n_bytes = np.atleast_2d(bits_a), np.atleast_2d(bits_b), np.asarray(n_bytes, float)
     if not bits_a.shape[1] == bits_b.shape[1] == len(n_bytes):
-        raise ValueError(
+        raise InputError(
             f"Bits of {bits_a.shape[1]} and {bits_b.shape[1]} documents were given, and bytes of {len(n_bytes)}; the "
             "same documents in the same order were expected."
         )
-    documents, *runs = _draws(len(n_bytes), len(bits_a), len(bits_b), samples, seed)
-    of_runs = [(n * (documents @ bits.T)).sum(1) / len(bits) for n, bits in zip(runs, (bits_a, bits_b), strict=True)]
-    drawn = (of_runs[0] - of_runs[1]) / (documents @ n_bytes)
-    value = float((bits_a.mean(0) - bits_b.mean(0)).sum() / n_bytes.sum())
-    return Estimate(value, *interval(drawn, level=level), float(drawn.std(ddof=1)))
+    if np.count_nonzero(n_bytes) < 2:
+        raise InputError(
+            f"{np.count_nonzero(n_bytes)} documents with bytes were given. An interval over documents needs at least 2."
+        )
+    if not 0 < level < 1:
+        raise InputError(f"level is {level}. Expected a share between 0 and 1, such as 0.95.")
+    over_seeds = min(len(bits_a), len(bits_b)) > 1
+    value, sd, freedom = map(float, student(variance(bits_a, bits_b, n_bytes), (len(bits_a), len(bits_b))))
+    half = float(scipy.stats.t.ppf((1 + level) / 2, freedom)) * sd
+    return PairedDifference(value, value - half, value + half, sd, freedom, over_seeds)
+
+
+def variance(bits_a: np.ndarray, bits_b: np.ndarray, n_bytes: np.ndarray) -> Parts:
+    """The difference and its parts from bits float64[..., runs, D] and bytes float64[..., D].
+
+    With one run of either method the parts of the seeds are 0.
+    """
+    total = n_bytes.sum(-1, keepdims=True)
+    gap = bits_a.mean(-2) - bits_b.mean(-2)
+    value = gap.sum(-1) / total[..., 0]
+    documents = _jackknife(gap - value[..., None] * n_bytes, n_bytes, total)
+    of_seeds = [np.zeros_like(value)] * 2
+    if min(bits_a.shape[-2], bits_b.shape[-2]) > 1:
+        shared = 0.0
+        for k, bits in enumerate((bits_a, bits_b)):
+            runs = bits.shape[-2]
+            per_byte = bits.sum(-1) / total
+            of_seeds[k] = per_byte.var(-1, ddof=1) / runs
+            rest = bits - bits.mean(-2, keepdims=True)
+            rest = rest - (per_byte - per_byte.mean(-1, keepdims=True))[..., None] * n_bytes[..., None, :]
+            by_run = _jackknife(rest, n_bytes[..., None, :], total[..., None, :])
+            shared = shared + by_run.sum(-1) / (runs - 1) / runs
+        documents = np.maximum(documents - shared, 0.0)
+    return Parts(value, *of_seeds, documents, total[..., 0] ** 2 / (n_bytes**2).sum(-1) - 1)
+
+
+def student(parts: Parts, runs: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Difference, standard error and degrees of freedom, float64[...] each."""
+    freedom = [max(n - 1, 1) for n in runs] + [np.maximum(parts.free_documents, 1.0)]
+    # A variance of few runs is more often too small than too large, which would make for too many degrees of freedom.
+    weights = [part * (1 + 1 / n) for part, n in zip(parts[1:4], freedom, strict=True)]
+    below = sum(weight**2 / n for weight, n in zip(weights, freedom, strict=True))
+    found = np.where(below > 0, sum(weights) ** 2 / np.where(below > 0, below, 1.0), freedom[-1])
+    return parts.value, np.sqrt(sum(parts[1:4])), found
+
+
+def _jackknife(rest: np.ndarray, n_bytes: np.ndarray, total: np.ndarray) -> np.ndarray:
+    """Variance of a ratio by leaving each document out, float64[...], from its residuals float64[..., D]."""
+    documents = rest.shape[-1]
+    return (documents - 1) / documents * ((rest / (total - n_bytes)) ** 2).sum(-1)

@@ -7,13 +7,13 @@ hues stay apart for colour-blind readers (Okabe and Ito) and on dark paper.
 
 import dataclasses
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator, ScalarFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from compressed_lm.scaling.findings import bits_per_byte_of_text, model_runs
 from compressed_lm.scaling.fit import FitStatus, fit_power
@@ -39,6 +39,7 @@ _LABELS = {
     "n_nonembed": "parameters without embeddings",
     "n_params": "parameters",
 }
+_SHORTEST = 2e-3  # length of an axis of losses, as a share of the loss
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,7 +158,8 @@ def compression_ratios(ratios: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
             fontsize="small",
         )
     ax.set_yticks(range(len(names)), names)
-    ax.set_xlim(0, 1.32 * ratios["bytes_per_token"].max())
+    longest = ratios["bytes_per_token"].max()
+    ax.set_xlim(0, 1.32 * longest if longest > 0 else 1)
     ax.set_xlabel("bytes of text per token")
     ax.tick_params(axis="y", length=0)
     ax.spines[["top", "right", "left"]].set_visible(False)
@@ -225,18 +227,26 @@ def finish(ax: Axes) -> Axes:
 
 
 def log_loss(ax: Axes, *, which: str = "y") -> None:
-    """A logarithmic axis (`x` or `y`) of losses with round numbers on it, over less than a decade."""
+    """A logarithmic axis (`x` or `y`) of losses with round numbers on it, at least 0.2 % of the loss long."""
     (ax.set_xscale if which == "x" else ax.set_yscale)("log")
-    axis = ax.xaxis if which == "x" else ax.yaxis
-    axis.set_major_locator(MaxNLocator(8))
-    axis.set_major_formatter(ScalarFormatter())
+    low, high = ax.get_xlim() if which == "x" else ax.get_ylim()
+    if high / low < 1 + _SHORTEST:
+        middle = np.sqrt(low * high)
+        (ax.set_xlim if which == "x" else ax.set_ylim)(middle * (1 - _SHORTEST / 2), middle * (1 + _SHORTEST / 2))
+    _ticks(ax, which, lambda value: f"{value:.6g}", most=8)
+
+
+def count_ticks(ax: Axes, *, which: str = "x", form: Callable[[float], str] | None = None, unit: str = "") -> None:
+    """Ticks of a log axis at round numbers, written 200k, 5M, 1G, or by `form`; two or more on any axis."""
+    _ticks(ax, which, form or (lambda value: si(value, unit=unit)), most=6)
+
+
+def _ticks(ax: Axes, which: str, form: Callable[[float], str], *, most: int) -> None:
+    axis, (low, high) = (ax.xaxis, ax.get_xlim()) if which == "x" else (ax.yaxis, ax.get_ylim())
+    decades = np.log10(high / low)
+    if decades < 1:  # too short for two of 1, 2 and 5 times a power of ten
+        axis.set_major_locator(MaxNLocator(most))
+    else:
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 3 else (1,)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: form(value)))
     axis.set_minor_locator(NullLocator())
-
-
-def count_ticks(ax: Axes, *, unit: str = "") -> None:
-    """Ticks of a log axis at 1, 2 and 5 times powers of ten, written 200k, 5M, 1G."""
-    low, high = ax.get_xlim()
-    subs = (1, 2, 5) if high / low < 1e3 else (1,)
-    ax.xaxis.set_major_locator(LogLocator(subs=subs))
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: si(value, unit=unit)))
-    ax.xaxis.set_minor_formatter(NullFormatter())

@@ -7,6 +7,7 @@ import os
 import pathlib
 from collections.abc import Callable, Sequence
 
+import numpy as np
 from matplotlib.axes import Axes
 
 from compressed_lm.io import write_atomic
@@ -127,6 +128,9 @@ def _optima(found: Sequence[Optimum]) -> str:
     for top in found:
         cells = [f"{top.flops:.3g}"]
         for estimate in (top.n_params, top.tokens, top.loss):
+            if not 0 < estimate.value < np.inf:
+                cells.append("not determined")
+                continue
             spread = f" ({estimate.low:.4g} to {estimate.high:.4g})" if estimate.low > 0 else ""
             cells.append(f"{estimate.value:.4g}{spread}")
         rows.append(cells)

@@ -3,6 +3,7 @@
 import numpy as np
 
 from compressed_lm.scaling.fit import Fit
+from compressed_lm.scaling.laws import SIZE
 
 
 def rows(fit: Fit) -> list[tuple[str, str, str, str]]:
@@ -22,6 +23,7 @@ def quality(fit: Fit) -> list[tuple[str, str]]:
     found = [
         ("law", fit.law.name),
         ("runs", str(len(fit.residuals))),
+        *([("size", fit.columns[SIZE])] if fit.columns.get(SIZE, SIZE) != SIZE else []),
         ("status", fit.status.replace("_", " ")),
         ("summed Huber loss", f"{fit.objective:.8g} (delta {fit.delta:g} on {space})"),
         ("root mean square residual", f"{np.sqrt(np.mean(fit.residuals**2)):.4g} of {space}"),

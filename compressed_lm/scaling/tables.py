@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from compressed_lm import io
-from compressed_lm.scaling.laws import PowerSum, log_input
+from compressed_lm.scaling.laws import SIZE, PowerSum, log_input
 from compressed_lm.scaling.newton import Problem
 
 ZERO = 1e-6
@@ -17,6 +17,9 @@ ZERO = 1e-6
 
 RUN_TABLE = {"loss": "loss_nats_per_token", "gmse": "gmse_weights", "format": "weights"}
 """Names in the run tables of this package, taken where a table lacks the law's."""
+
+NOT_EMBEDDED = "n_nonembed"
+"""The size that laws of capacity count where a table has it: embeddings are not compressed."""
 
 OPTIONS = ("shared", "reference", "tied", "post_bits", "offsets")
 
@@ -65,6 +68,8 @@ def column_names(law: PowerSum, given: Mapping[str, str], runs: pd.DataFrame) ->
             f"{', '.join(wanted)}."
         )
     ours = {name: column for name, column in RUN_TABLE.items() if name not in runs and column in runs}
+    if law.compresses and NOT_EMBEDDED in runs:
+        ours[SIZE] = NOT_EMBEDDED
     names = {name: given.get(name, ours.get(name, name)) for name in wanted}
     missing = [name for name in names.values() if name not in runs]
     if missing:

@@ -291,7 +291,12 @@ def fit(arguments):
     from compressed_lm import scaling
     from compressed_lm.tracking.progress import progress
 
-    with progress("bootstrap", arguments.bootstrap or None, unit="tables") as bar:
+    with contextlib.ExitStack() as stack:
+        bar = (
+            stack.enter_context(progress("bootstrap", arguments.bootstrap, unit="tables"))
+            if arguments.bootstrap
+            else None
+        )
         try:
             result = scaling.fit_tables(
                 arguments.runs,
@@ -308,7 +313,7 @@ def fit(arguments):
                 seed=arguments.seed,
                 report=arguments.report,
                 command=shlex.join(["compressed-lm", *sys.argv[1:]]),
-                progress=lambda done, _: bar.advance(done - bar.done),
+                progress=bar and (lambda done, _: bar.advance(done - bar.done)),
             )
         except ValueError as error:
             raise InputError(str(error)) from error

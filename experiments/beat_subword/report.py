@@ -2,8 +2,8 @@
 
     python experiments/beat_subword/report.py experiments/recorded/beat_subword
 
-Bits per byte are means over seeds; intervals are 95 % of a paired bootstrap over documents and seeds
-(`scaling.paired_difference`). Differences are to the best of the subword methods of the same size of vocabulary.
+Bits per byte are means over seeds; intervals are 95 % over seeds and documents (`scaling.paired_difference`), or over
+documents only where a method has one seed. Differences are to the best subword method of the same size of vocabulary.
 Writes bits_per_byte.png beside the table. Of several folders, with models that were trained on more and more text:
 
     python experiments/beat_subword/report.py experiments/recorded/beat_subword experiments/recorded/beat_subword/text_*
@@ -65,14 +65,17 @@ class Results:
         arrays = [np.load(self._folder / f"{name}.npz") for name in names]
         return np.stack([a[f"{text}_bits"] for a in arrays]), arrays[0][f"{text}_n"]
 
-    def difference(self, method: str, other: str, v: int, text: str, *, untouched: bool = False) -> scaling.Estimate:
+    def difference(
+        self, method: str, other: str, v: int, text: str, *, other_v: int | None = None, untouched: bool = False
+    ) -> scaling.PairedDifference:
         """Bits per byte of one method less those of another, on all documents or those that no trial had read."""
         bits, n_bytes = self.bits(method, v, text)
         first = np.searchsorted(np.cumsum(np.minimum(n_bytes, TRIAL_LONGEST)), TRIAL_BYTES) + 1 if untouched else 0
-        return scaling.paired_difference(bits[:, first:], self.bits(other, v, text)[0][:, first:], n_bytes[first:])
+        other_bits = self.bits(other, other_v or v, text)[0]
+        return scaling.paired_difference(bits[:, first:], other_bits[:, first:], n_bytes[first:])
 
-    def interval(self, method: str, v: int, text: str) -> scaling.Estimate:
-        """Bits per byte of a method."""
+    def interval(self, method: str, v: int, text: str) -> scaling.PairedDifference:
+        """Bits per byte of a method: beside none at all."""
         bits, n_bytes = self.bits(method, v, text)
         return scaling.paired_difference(bits, np.zeros_like(bits), n_bytes)
 
@@ -117,7 +120,7 @@ def table(results: Results) -> pd.DataFrame:
                 row[f"{name}: bits per byte"] = f"{rows[text].mean():.4f}"
                 if best and method != best:
                     d = results.difference(method, best, v, text)
-                    row[f"{name}: less best subword"] = f"{d.value:+.4f} [{d.low:+.4f}, {d.high:+.4f}]"
+                    row[f"{name}: less best subword"] = cell(d)
                 else:
                     row[f"{name}: less best subword"] = "(best subword)" if best else ""
             found.append(row)
@@ -132,19 +135,23 @@ def untouched(results: Results) -> pd.DataFrame:
             row = {"v": f"{v:,}", "method": method}
             for text, name in TEXTS.items():
                 d = results.difference(method, results.best_subword(v), v, text, untouched=True)
-                row[f"{name}: less best subword"] = f"{d.value:+.4f} [{d.low:+.4f}, {d.high:+.4f}]"
+                row[f"{name}: less best subword"] = cell(d)
             found.append(row)
     return pd.DataFrame(found)
 
 
-def forms(results: Results) -> pd.DataFrame:
-    """The difference of both forms of `pieces`: marks apart less marks within."""
+def pairs(results: Results) -> pd.DataFrame:
+    """Differences of `pieces`: both forms, beside byte-level BPE, and beside SentencePiece of the next size."""
+    sizes = results.sizes()
+    chosen = [("pieces", v, "pieces, marks within", v) for v in sizes]
+    chosen += [
+        (form, v, "byte-level BPE", v) for v in sizes for form in results.methods(v) if form.startswith("pieces")
+    ]
+    chosen += [("pieces", v, "sentencepiece", more) for v, more in zip(sizes, sizes[1:], strict=False)]
     found = []
-    for v in results.sizes():
-        row = {"v": f"{v:,}"}
-        for text, name in TEXTS.items():
-            d = results.difference("pieces", "pieces, marks within", v, text)
-            row[f"{name}: marks apart less within"] = f"{d.value:+.4f} [{d.low:+.4f}, {d.high:+.4f}]"
+    for method, v, other, other_v in chosen:
+        row = {"method": f"{method}, {v:,}", "less": f"{other}, {other_v:,}"}
+        row |= {name: cell(results.difference(method, other, v, t, other_v=other_v)) for t, name in TEXTS.items()}
         found.append(row)
     return pd.DataFrame(found)
 
@@ -181,7 +188,7 @@ def growth(records: Sequence[Results], v: int) -> tuple[pd.DataFrame, dict[tuple
                 row[f"{name}: bits per byte"], row[f"{name}: less sentencepiece"] = f"{models[text].mean():.4f}", ""
                 if method != "sentencepiece":
                     d = results.difference(method, "sentencepiece", v, text)
-                    row[f"{name}: less sentencepiece"] = f"{d.value:+.4f} [{d.low:+.4f}, {d.high:+.4f}]"
+                    row[f"{name}: less sentencepiece"] = cell(d)
                     gains.setdefault((method, text), []).append((first["bytes"] / 1e6, d))
             rows.append(row)
     return pd.DataFrame(rows), gains
@@ -203,6 +210,11 @@ def growth_figure(gains: dict[tuple[str, str], list[tuple]], path: pathlib.Path)
     ax.set_xticks([], minor=True)
     finish(ax)
     fig.savefig(path, dpi=150)
+
+
+def cell(d: scaling.PairedDifference) -> str:
+    """A difference with its interval, and what that leaves out."""
+    return f"{d.value:+.4f} [{d.low:+.4f}, {d.high:+.4f}]" + ("" if d.over_seeds else " (documents only)")
 
 
 def markdown(frame: pd.DataFrame) -> str:
@@ -273,7 +285,7 @@ def main() -> int:
         return 0
     print(markdown(table(results)), end="\n\n")
     print(markdown(untouched(results)), end="\n\n")
-    print(markdown(forms(results)), end="\n\n")
+    print(markdown(pairs(results)), end="\n\n")
     print(markdown(rates(results)))
     figure(results, folder / "bits_per_byte.png")
     return 0
