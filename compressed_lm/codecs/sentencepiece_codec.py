@@ -172,7 +172,7 @@ class SentencePiece(CheckedCodec):
 
 
 def _sentences(text: str):
-    """Yields parts of a text for the trainer, each of many lines: a piece may hold line ends and their neighbours."""
+    """Yields parts of a text for the trainer, with its lines: a piece may hold line ends and what is around them."""
     text = text.translate(_TO_TRAINER)
     return (text[start : start + MAX_SENTENCE] for start in range(0, len(text), MAX_SENTENCE))
 

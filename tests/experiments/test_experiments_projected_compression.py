@@ -1,5 +1,6 @@
 """The comparison of ways to make a model smaller: a row for each run, each trained once, and its tables."""
 
+import pathlib
 import sys
 
 import pytest
@@ -8,6 +9,23 @@ from compressed_lm import scaling
 from compressed_lm.cli import main
 
 FOLDER = "projected_compression"
+
+
+def test_the_page_claims_only_what_was_run(load):
+    """The bad start can be run, and the page says "not run" of it as long as no row is recorded; each verdict on
+    projections beside pruning names its 0.2 M tokens."""
+    run = load("run")
+    bad = {label for label in run.METHODS if "first indices" in label}
+    assert len(bad) == 2 and {run.shrink_of(label, 0.3).importance for label in bad} == {"index"}
+    assert run.shrink_of(run.EQUAL_FLOPS, 0.3) == run.shrink_of("pruned", 0.3)
+    root = pathlib.Path(__file__).parents[2] / "experiments"
+    rows = [row for _, row in scaling.read_jsonl(root / "recorded" / FOLDER / "results.jsonl")]
+    lines = (root / FOLDER / "README.md").read_text().splitlines()
+    claim = next(line for line in lines if line.startswith("| a bad start is not made up for"))
+    assert bool(bad & {row["label"] for row in rows}) != ("**not run.**" in claim)
+    assert {row["tokens"] for row in rows if row["label"] == "projected"} == {204_800}
+    verdict = next(line for line in lines if line.startswith("| projections beat hard pruning"))
+    assert "does not hold after 0.2 M tokens" in verdict
 
 
 @pytest.mark.slow
