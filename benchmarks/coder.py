@@ -13,6 +13,7 @@ import time
 import jax
 import jax.numpy as jnp
 import numpy as np
+from machine import print_cpu
 
 from compressed_lm import codecs, stages
 from compressed_lm.corpora import installed_docs
@@ -30,6 +31,7 @@ def main():
     parser.add_argument("--kilobytes", type=int, default=66, help="text to code (default %(default)s)")
     parser.add_argument("--repetitions", type=int, default=3)
     arguments = parser.parse_args()
+    print_cpu()
     m1 = stages.load_m1(arguments.m1)
     if arguments.text:
         text = b"".join(open(path, "rb").read() for path in arguments.text)

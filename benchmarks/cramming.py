@@ -16,6 +16,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax
 import numpy as np
+from machine import print_cpu
 from rich.console import Console
 from rich.table import Table
 
@@ -78,6 +79,7 @@ def main():
     parser.add_argument("--steps", type=int, default=40, help="of each text (default %(default)s)")
     parser.add_argument("--rounds", type=int, default=3, help="turns of each way (default %(default)s)")
     arguments = parser.parse_args()
+    print_cpu()
     table = Table("model", "tokens", "batched", "alone", "plain loop", "over alone", "over plain loop")
     table.title = f"{TEXTS} texts, one vector each: texts x steps a second"
     for case in arguments.cases:

@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from machine import print_cpu
 
 from compressed_lm import codecs
 from compressed_lm.codecs import device_dictionary
@@ -188,6 +189,7 @@ def main() -> int:
     parser.add_argument("--clock", choices=CLOCKS, default="wall", help="cpu: where other jobs take turns on the core")
     parser.add_argument("--no-device", action="store_true", help="leave the device path out")
     arguments = parser.parse_args()
+    print_cpu()
     os.environ |= {"RAYON_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}  # read when they are first used
     import peers as peer_module
 

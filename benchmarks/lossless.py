@@ -15,6 +15,7 @@ import sys
 import time
 
 import numpy as np
+from machine import print_cpu
 
 from compressed_lm import codecs
 
@@ -50,6 +51,7 @@ def main() -> int:
     parser.add_argument("--data", type=pathlib.Path, help="folder of real corpora")
     parser.add_argument("--random", type=int, default=1000, help="number of random byte strings (default %(default)s)")
     arguments = parser.parse_args()
+    print_cpu()
     groups = documents(arguments.data, arguments.random)
     broken = 0
     for directory in sorted(arguments.codecs.iterdir()):

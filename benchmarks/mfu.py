@@ -15,6 +15,7 @@ import time
 
 import jax
 import numpy as np
+from machine import print_cpu
 from rich.console import Console
 from rich.table import Table
 
@@ -67,6 +68,7 @@ def main():
         "--rounds", type=int, default=5, help="rounds, the median of which counts (default %(default)s)"
     )
     options = parser.parse_args()
+    print_cpu()
     device = jax.devices()[0]
     peak = hardware.peak_flops(device)
     kernels = ["xla", "cudnn"] if device.platform == "gpu" and options.dtype == "bfloat16" else ["xla"]

@@ -15,6 +15,7 @@ import time
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax
+from machine import print_cpu
 from rich.console import Console
 from rich.table import Table
 
@@ -71,6 +72,7 @@ def main():
     parser.add_argument("cases", nargs="*", default=CASES, help="share kept : rows of 128 tokens (default %(default)s)")
     parser.add_argument("--rounds", type=int, default=7, help="turns of each (default %(default)s)")
     arguments = parser.parse_args()
+    print_cpu()
     size = f"{models.count_params(LARGE).total:,}"
     table = Table(
         "kept", "tokens a step", "measured", "by FLOPs", "memory", title=f"projected / pruned, of {size} parameters"

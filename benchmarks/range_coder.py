@@ -12,6 +12,7 @@ import time
 
 import constriction
 import numpy as np
+from machine import print_cpu
 
 from compressed_lm.coding import range_coder, tables
 
@@ -86,6 +87,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repetitions", type=int, default=9, help="repetitions (default %(default)s)")
     arguments = parser.parse_args()
+    print_cpu()
     for kind, lengths in (("a table each", (1_000, 20_000)), ("one table", (1_000, 200_000))):
         for shape, concentration in CONCENTRATIONS.items():
             for length in lengths:

@@ -31,6 +31,7 @@ import jax
 import numpy as np
 import torch
 from jax_floor import JaxFloor
+from machine import print_cpu
 from rich.console import Console
 from rich.table import Table
 from torch_model import TorchPeer, to_torch
@@ -204,6 +205,7 @@ def main():
     parser.add_argument("--peers", nargs="*", default=["eager"], choices=("eager", "compiled"))
     parser.add_argument("--rounds", type=int, default=10, help="turns of each (default %(default)s)")
     options = parser.parse_args()
+    print_cpu()
     torch.set_num_threads(os.cpu_count())
     table = Table(title=f"a training step, {options.dtype}, {options.rounds} rounds")
     table.add_column("case")

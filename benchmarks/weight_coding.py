@@ -13,6 +13,7 @@ import time
 import zlib
 
 import numpy as np
+from machine import print_cpu
 from scipy import stats
 
 from compressed_lm.coding import levels
@@ -77,6 +78,7 @@ def main() -> None:
     parser.add_argument("--weights", type=int, default=1_000_000, help="how many (default %(default)s)")
     parser.add_argument("--repetitions", type=int, default=5, help="repetitions (default %(default)s)")
     arguments = parser.parse_args()
+    print_cpu()
     for shape in SHAPES:
         for step in STEPS:
             w = workload(shape, step, arguments.weights)

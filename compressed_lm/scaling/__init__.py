@@ -3,6 +3,7 @@
 from compressed_lm import scaling
 
 runs = scaling.load_runs("runs/*/runs.jsonl")          # or any table with sizes, data and losses
+runs = runs[runs["codec"] == "bytes"]                  # a law is of one codec; pooled runs are refused
 fit = scaling.fit(runs, "chinchilla", n_params="n_nonembed", tokens="bytes", loss="bits_per_byte")
 fit = scaling.bootstrap(fit)
 print(fit.summary())

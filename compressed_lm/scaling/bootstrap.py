@@ -17,7 +17,7 @@ _CHUNK = 500  # resampled tables between two calls of `progress`
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-    """A value with its bootstrap interval and standard deviation."""
+    """A value with its interval and standard deviation; of a fit they are those of its bootstrap."""
 
     value: float
     low: float

@@ -108,7 +108,7 @@ def iso_loss(
     loss = fit.predict(table).reshape(c.shape)
     best = [optimum(fit, b, per_parameter_and_token=per_parameter_and_token, **at) for b in flops]
     lowest = loss.min(0)  # of each budget, among the sizes that are drawn
-    steps = np.geomspace(lowest[-6], max(lowest[5], fit.data["loss"].max()), levels)
+    steps = np.geomspace(lowest[-6], min(max(lowest[5], fit.data["loss"].max()), loss.max()), levels)
     # Scales and limits first: the gaps for the labels are cut where these put them.
     ax.set_xscale("log")
     ax.set_yscale("log")

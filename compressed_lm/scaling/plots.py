@@ -230,7 +230,7 @@ def log_loss(ax: Axes, *, which: str = "y") -> None:
     """A logarithmic axis (`x` or `y`) of losses with round numbers on it, at least 0.2 % of the loss long."""
     (ax.set_xscale if which == "x" else ax.set_yscale)("log")
     low, high = ax.get_xlim() if which == "x" else ax.get_ylim()
-    if high / low < 1 + _SHORTEST:
+    if low > 0 and high / low < 1 + _SHORTEST:
         middle = np.sqrt(low * high)
         (ax.set_xlim if which == "x" else ax.set_ylim)(middle * (1 - _SHORTEST / 2), middle * (1 + _SHORTEST / 2))
     _ticks(ax, which, lambda value: f"{value:.6g}", most=8)
@@ -243,7 +243,7 @@ def count_ticks(ax: Axes, *, which: str = "x", form: Callable[[float], str] | No
 
 def _ticks(ax: Axes, which: str, form: Callable[[float], str], *, most: int) -> None:
     axis, (low, high) = (ax.xaxis, ax.get_xlim()) if which == "x" else (ax.yaxis, ax.get_ylim())
-    decades = np.log10(high / low)
+    decades = np.log10(high / low) if low > 0 else 1.0  # nothing is drawn yet
     if decades < 1:  # too short for two of 1, 2 and 5 times a power of ten
         axis.set_major_locator(MaxNLocator(most))
     else:

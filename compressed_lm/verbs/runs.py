@@ -292,11 +292,9 @@ def fit(arguments):
     from compressed_lm.tracking.progress import progress
 
     with contextlib.ExitStack() as stack:
-        bar = (
-            stack.enter_context(progress("bootstrap", arguments.bootstrap, unit="tables"))
-            if arguments.bootstrap
-            else None
-        )
+        bar = None
+        if arguments.bootstrap:
+            bar = stack.enter_context(progress("bootstrap", arguments.bootstrap, unit="tables"))
         try:
             result = scaling.fit_tables(
                 arguments.runs,

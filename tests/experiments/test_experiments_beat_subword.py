@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 import shutil
 import sys
 
@@ -93,6 +94,44 @@ def test_tables_on_the_page_are_those_of_the_records(table):
     page = (EXPERIMENT / "README.md").read_text()
     for line in table().splitlines():
         assert line in page
+
+
+INTERVAL = r"(-?[\d.]+)\s+\[(-?[\d.]+), (-?[\d.]+)\]"
+
+
+def test_intervals_in_the_text_are_those_of_the_tables():
+    """Every gain with an interval that the prose names is a difference of a table, rounded, with the other sign."""
+    page = (EXPERIMENT / "README.md").read_text()
+    cells = re.findall(r"([+-][\d.]+) \[([+-][\d.]+), ([+-][\d.]+)\]", page)
+    known = {tuple(abs(round(float(x), 3)) for x in cell) for cell in cells}
+    prose = "\n".join(line for line in page.splitlines() if not line.startswith("|"))
+    said = [tuple(map(float, found)) for found in re.findall(INTERVAL, prose)]
+    assert len(said) > 15
+    for value, low, high in said:
+        assert low < value < high
+        # Digits that end in 5 round either way.
+        near = [c for c in known if np.abs(np.subtract(c, np.abs((value, high, low)))).max() < 1.1e-3]
+        near += [c for c in known if np.abs(np.subtract(c, np.abs((value, low, high)))).max() < 1.1e-3]
+        assert near, (value, low, high)
+
+
+def test_claims_that_an_interval_does_not_bear_out_are_not_made():
+    """Gaps to SentencePiece are clear of 0 on all documents; marks apart against within at 65,536 entries are not."""
+    results = report.Results(RECORDED)
+    for v in results.sizes():
+        for text in report.TEXTS:
+            for form in ("pieces", "pieces, marks within"):
+                assert results.difference(form, "sentencepiece", v, text).high < 0
+    for text in report.TEXTS:
+        apart = results.difference("pieces", "pieces, marks within", 65536, text)
+        assert apart.low < 0 < apart.high
+    close = results.difference("byte-level BPE", "sentencepiece", 65536, "mixed")
+    assert close.low < 0 < close.high
+    page = " ".join((EXPERIMENT / "README.md").read_text().split())
+    assert "cannot be told from marks within" in page and "too little to tell them apart" in page
+    assert "(documents only)" in report.cell(
+        report.Results(MORE_TEXT[-1]).difference("pieces", "sentencepiece", 4096, "c4")
+    )
 
 
 def test_codecs_of_windows_are_valid_and_their_m1s_known():

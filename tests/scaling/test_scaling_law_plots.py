@@ -110,6 +110,54 @@ def test_the_report_is_one_file_with_parameters_warnings_and_command(fitted, tmp
     assert '<p class="warning">tokens is proportional to n_params' in page and "was not bootstrapped" in page
 
 
+SIX = pd.DataFrame({"n_params": np.linspace(1e6, 2e6, 6), "tokens": np.array([1.0, 2.2, 1.4, 3.0, 1.8, 2.6]) * 1e8})
+UNDETERMINED = {
+    "noise": SIX.assign(loss=[4.01, 3.95, 4.03, 3.97, 4.06, 3.99]),
+    "noise that size lowers": SIX.assign(loss=[4.06, 4.03, 4.01, 3.99, 3.97, 3.95]),
+    "flat": SIX.assign(loss=4.0),
+    "rising with size": SIX.assign(loss=[3.0, 3.03, 3.07, 3.09, 3.12, 3.15]),
+    "data alone": SIX.assign(loss=lambda t: 2 + 400 * t["tokens"] ** -0.3),
+    "good": SIX.assign(loss=lambda t: 1.69 + 406 * t["n_params"] ** -0.34 + 410 * t["tokens"] ** -0.28),
+}
+
+
+@pytest.mark.parametrize("name", UNDETERMINED)
+def test_plots_of_undetermined_fits_stay_with_the_runs(name):
+    """Six runs within a factor of 3: short tick labels, limits near the runs and labelled contours."""
+    fitted = fit(UNDETERMINED[name], diagnose=False, starts=6)
+    fitted = bootstrap(fitted, samples=3) if name == "noise" else fitted
+    for draw in (
+        budget_plots.isoflop,
+        budget_plots.iso_loss,
+        law_plots.measured_against_predicted,
+        law_plots.residuals,
+    ):
+        ax = draw(fitted)
+        ax.figure.canvas.draw()
+        for axis, (low, high) in ((ax.xaxis, ax.get_xlim()), (ax.yaxis, ax.get_ylim())):
+            assert max(len(label.get_text()) for label in axis.get_ticklabels()) <= 16
+            assert sum(low <= place <= high for place in axis.get_ticklocs()) >= 2
+        assert draw is law_plots.residuals or ax.get_xlim()[1] / ax.get_xlim()[0] < 1e4
+        if draw is budget_plots.iso_loss and np.ptp(fitted.predict(fitted.data)) > 0.01:
+            assert len(ax.texts) > 5
+
+
+def test_the_report_of_an_undetermined_fit_is_whole(tmp_path):
+    """All four figures are there, and the table of optima says that there is none."""
+    fitted = fit(UNDETERMINED["data alone"], diagnose=False, starts=6)
+    page = report.write(fitted, tmp_path / "fit.html", command="x").read_text(encoding="utf-8")
+    assert page.count('src="data:image/png;base64,') == 4 and "not determined" in page
+
+
+def test_minima_far_from_the_runs_are_left_out_and_said():
+    """A law whose optimum lies a thousand times beyond the runs draws none; budgets beyond the runs keep theirs."""
+    far = fit(SIX.assign(loss=lambda t: 2 + 1e4 * t["n_params"] ** -0.3 + t["tokens"] ** -0.3), diagnose=False)
+    assert "minimum: not determined by these runs" in lines(budget_plots.isoflop(far))
+    good = fit(UNDETERMINED["good"], diagnose=False)
+    minimum = lines(budget_plots.isoflop(good, budgets=[1e18, 1e21]))["minimum"]
+    np.testing.assert_allclose(minimum[:, 0], [optimum(good, c).n_params.value for c in (1e18, 1e21)])
+
+
 def test_tables_are_read_from_csv_json_and_json_lines(tmp_path):
     """The three forms hold the same rows; another ending and a broken file are errors."""
     table = runs()[["n_params", "format", "loss"]]

@@ -112,3 +112,34 @@ scaling.plots.style_of("ac")
 assert "matplotlib" in sys.modules and "matplotlib.pyplot" not in sys.modules and "jax" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("span", [1.0, 1.02, 1.5, 5, 50, 1e4, 1e30])
+def test_log_axes_have_two_short_labels_or_more_at_any_length(span):
+    """Within a decade, over a few and over thirty, an axis of counts has at least two labels, each of a few letters."""
+    ax = Figure().add_subplot()
+    ax.set_xscale("log")
+    ax.set_xlim(1.3e6, 1.3e6 * max(span, 1 + 1e-9))
+    plots.count_ticks(ax)
+    assert labels_within(ax, "x") >= (2 if span > 1.01 else 0)
+    ax.set_ylim(3.2, 3.2 * span if span > 1 else 3.2000001)
+    plots.log_loss(ax)
+    assert labels_within(ax, "y") >= 2
+
+
+def labels_within(ax, which):
+    axis, (low, high) = (ax.xaxis, ax.get_xlim()) if which == "x" else (ax.yaxis, ax.get_ylim())
+    texts = [label.get_text() for label in axis.get_ticklabels()]
+    assert max(map(len, texts), default=0) <= 9
+    return sum(low <= place <= high for place in axis.get_ticklocs())
+
+
+def test_failed_runs_and_empty_tables_are_drawn():
+    """Losses that are missing, a single run and a table without rows give plots with finite limits."""
+    runs = make_runs().assign(bits_per_byte=[3.0, np.nan, 2.5, np.nan])
+    for table in (runs, make_runs().iloc[3:], make_runs().iloc[:0]):
+        for ax in (plots.bits_per_byte_against_flops(table), plots.bits_per_byte_against_flops(table, softmax=True)):
+            ax.figure.canvas.draw()
+            assert np.isfinite([*ax.get_xlim(), *ax.get_ylim()]).all()
+    ratios = pd.DataFrame({"codec": [], "vocab_size": [], "bytes_per_token": []})
+    assert np.isfinite(plots.compression_ratios(ratios).get_xlim()).all()

@@ -17,15 +17,15 @@ TRUTH = {"A": 30.0, "B": 500.0, "E": 1.5, "alpha": 0.2, "beta": 0.3}
 
 
 def runs(**columns):
-    """Twelve runs of two kinds; each column has the values of the first and of the second kind."""
-    rows = list(itertools.product((1e6, 4e6, 1.6e7), (1e7, 1e8), (0, 1)))
+    """Eighteen runs of two kinds; each column has the values of the first and of the second kind."""
+    rows = list(itertools.product((1e6, 4e6, 1.6e7), (1e7, 1e8, 1e9), (0, 1)))
     table = pd.DataFrame([row[:2] for row in rows], columns=["n_params", "tokens"])
     table["loss"] = scaling.CHINCHILLA(TRUTH, table)
     return table.assign(**{name: [values[row[2]] for row in rows] for name, values in columns.items()})
 
 
 def fitted(table, law="chinchilla", **options):
-    return scaling.fit(table, law, diagnose=False, **options)
+    return scaling.fit(table, law, diagnose=False, starts=6, **options)
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_what_the_law_reads_or_determines_may_vary():
     """A law of weights takes their other columns, and activations that go with them; not others."""
     both = {"w_bits": (16, 4), "a_bits": (16, 4), "weights": ("dense", "int(b=4)"), "a_quant": ("none", "int")}
     assert np.isfinite(fitted(runs(**both), "decoupled", format="w_bits", reference=16).objective)
-    apart = runs(**both).assign(a_bits=[16, 16, 4] * 4)
+    apart = runs(**both).assign(a_bits=[16, 16, 4] * 6)
     with pytest.raises(InputError, match=r"differ in a_bits .*--where \"a_bits == 16\".*--column format=w_bits,a_bits"):
         fitted(apart, "decoupled", format="w_bits", reference=16)
     assert np.isfinite(fitted(apart, "decoupled", format=("w_bits", "a_bits"), reference=16).objective)
