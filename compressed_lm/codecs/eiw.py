@@ -231,8 +231,8 @@ class EIW(CheckedCodec):
         if n_fill >= self._token_bits or (n_fill and ids[-1] & ((1 << n_fill) - 1)):
             raise CorruptStream(
                 f"{len(ids)} ids are {n_bits // self.window_bits} windows of {self.window_bits} bits and {n_fill} bits "
-                "more that no document ends in: they were truncated or changed. Restore them from their source, or call "
-                "decode_partial for text that is still being written."
+                "more that no document ends in: they were truncated or changed. Restore them from their source, or "
+                "call decode_partial for text that is still being written."
             )
 
     def _decode_windows(self, sequences: Sequence[np.ndarray]) -> list[bytes]:
