@@ -275,13 +275,16 @@ def test_bad_spellings_say_what_would_be_right(m1):
         ("eiw(b=x)", "whole number"),
         ("eiw(b=16", "cannot be read"),
         ("gzip(v=5000)", "power of two"),
+        ("gzip(v=0)", "gzip(v=0) was asked for. .* power of two"),
+        ("ac(v=300)", "ac(v=300) was asked for. .* power of two"),
+        ("eiw(b=16,v=100000)", "power of two from 2 to 65536"),
         ("eiw(b=12,v=65536)", "at least log2"),
         ("eiw(b=16,align=words)", "expected one of none, word"),
         ("eiw(b=16,m1_reset=2,fill=delay)", "only fill=node can let M1 read on"),
         ("eiw(b=24,fill=best)", "possible up to b=16"),
         ("eiw(b=256)", "without windows, the codec is ac"),
     ):
-        with pytest.raises(ValueError, match=message.replace("(", r"\(")):
+        with pytest.raises(InputError, match=message.replace("(", r"\(").replace(")", r"\)")):
             codecs.create(spec, m1=m1)
     with pytest.raises(InputError, match="train-m1"):
         codecs.create("ac")
