@@ -80,6 +80,8 @@ class StaticAC(_Streams):
         for document in documents:
             counts[:256] += np.bincount(np.frombuffer(document, np.uint8), minlength=256)
             counts[END] += 1
+        if not counts[END]:
+            raise InputError("static_ac counts bytes, and no document was given. Name a corpus that has some.")
         return cls(v=v, freqs=tables.frequencies_from_counts(counts))
 
     def files(self) -> dict[str, bytes]:

@@ -286,6 +286,11 @@ def test_bad_spellings_say_what_would_be_right(m1):
     ):
         with pytest.raises(InputError, match=message.replace("(", r"\(").replace(")", r"\)")):
             codecs.create(spec, m1=m1)
+    for v in (-5, 0, 256, 1 << 40):
+        with pytest.raises(InputError, match=rf"bpe\(v={v}\) was asked for; v from 257"):
+            codecs.create(f"bpe(v={v})", documents=lambda: [b"text"])
+    with pytest.raises(InputError, match="no document was given"):
+        codecs.create("static_ac", documents=lambda: [])
     with pytest.raises(InputError, match="train-m1"):
         codecs.create("ac")
     with pytest.raises(InputError, match="--corpus"):
