@@ -5,14 +5,25 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 TPU := $(VENV)/tpu/.ready
 TORCH := $(VENV)/.torch
+ONE_CORE := $(shell command -v taskset >/dev/null && echo taskset -c 0)
 
-.PHONY: demo test fast-test bench notebooks lint format doctor clean
+.PHONY: demo test test-isa fast-test bench notebooks lint format doctor clean
 
 demo: $(READY)
 	$(BIN)/compressed-lm demo --out runs/demo
 
 test: $(TPU) $(TORCH)
 	$(BIN)/python -m pytest tests -n 2 --dist loadfile --no-loadscope-reorder
+
+# What must not depend on the processor, on older ones: golden tables, lossless codecs, a resumed training run.
+EXACT := tests/models/test_models_exact_numpy.py tests/models/test_models_exact_settings.py \
+  tests/models/test_models_gg_init.py tests/codecs/test_codecs_pretrained.py tests/codecs/test_codecs_lossless.py \
+  tests/coding/test_coding_windows.py tests/weights/test_weights_rf8.py tests/training/test_training_loop.py
+CHOSEN := golden or reaches_the_compiler or weights_are_those_of_before or ids_of_streams or online_windows or sigterm_saves
+
+test-isa: $(READY)
+	XLA_FLAGS="$(XLA_FLAGS) --xla_cpu_max_isa=AVX2" $(BIN)/python -m pytest $(EXACT) -n 2 --dist loadfile -k "$(CHOSEN)"
+	XLA_FLAGS="$(XLA_FLAGS) --xla_cpu_max_isa=SSE4_2" $(ONE_CORE) $(BIN)/python -m pytest $(EXACT) -k "$(CHOSEN)"
 
 fast-test: $(TPU) $(TORCH)
 	$(BIN)/python -m pytest tests -n 2 --dist loadfile -m "not slow"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from compressed_lm.codecs.checked import CheckedCodec
+from compressed_lm.codecs.checked import CheckedCodec, checked_token_bits
 from compressed_lm.coding import bits, range_coder, tables
 from compressed_lm.coding.tables import END
 from compressed_lm.errors import InputError
@@ -31,7 +31,7 @@ class _Streams(CheckedCodec):
     window_bits = restart_tokens = None
 
     def __init__(self, v: int):
-        self.vocab_size, self._token_bits = v, bits.token_bits(v)
+        self.vocab_size, self._token_bits = v, checked_token_bits(v, self.name)
 
     def _tokens(self, stream: bytes) -> np.ndarray:
         tokens = bits.repack(np.frombuffer(stream, np.uint8), 8, self._token_bits).astype(np.int32)
@@ -80,6 +80,8 @@ class StaticAC(_Streams):
         for document in documents:
             counts[:256] += np.bincount(np.frombuffer(document, np.uint8), minlength=256)
             counts[END] += 1
+        if not counts[END]:
+            raise InputError("static_ac counts bytes, and no document was given. Name a corpus that has some.")
         return cls(v=v, freqs=tables.frequencies_from_counts(counts))
 
     def files(self) -> dict[str, bytes]:

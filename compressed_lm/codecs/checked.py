@@ -1,9 +1,10 @@
-"""What callers give to a codec, checked: byte strings and sequences of ids."""
+"""What callers give to a codec, checked: byte strings, sequences of ids, sizes of vocabularies."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
+from compressed_lm.coding import bits
 from compressed_lm.errors import InputError
 
 _BYTE_FORMATS = ("B", "b", "c")
@@ -47,6 +48,14 @@ class CheckedCodec:
 
     def _lengths(self, ids: np.ndarray) -> np.ndarray | None:
         return None
+
+
+def checked_token_bits(v: int, family: str) -> int:
+    """log2 of a vocabulary whose tokens are fields of bits. Raises InputError where there is no such vocabulary."""
+    try:
+        return bits.token_bits(v)
+    except ValueError as error:
+        raise InputError(f"{family}(v={v}) was asked for. {error}") from None
 
 
 def checked_bytes(data, name: str) -> bytes:

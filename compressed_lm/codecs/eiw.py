@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from compressed_lm.codecs.checked import CheckedCodec
+from compressed_lm.codecs.checked import CheckedCodec, checked_token_bits
 from compressed_lm.coding import bits as bit_fields
 from compressed_lm.coding import dictionary_file, windows
 from compressed_lm.coding.compiler import compile_best_first, compile_windows
@@ -65,7 +65,7 @@ class Options:
     m1_reset: str = "1"
 
     def __post_init__(self):
-        token_bits = bit_fields.token_bits(self.v)
+        token_bits = checked_token_bits(self.v, "eiw")
         if not max(windows.MIN_BITS, token_bits) <= self.b <= windows.MAX_BITS:
             raise InputError(
                 f"eiw(b={self.b},v={self.v}) was asked for; b from {windows.MIN_BITS} to {windows.MAX_BITS} was "
@@ -231,8 +231,8 @@ class EIW(CheckedCodec):
         if n_fill >= self._token_bits or (n_fill and ids[-1] & ((1 << n_fill) - 1)):
             raise CorruptStream(
                 f"{len(ids)} ids are {n_bits // self.window_bits} windows of {self.window_bits} bits and {n_fill} bits "
-                "more that no document ends in: they were truncated or changed. Restore them from the source, or call "
-                "decode_partial for text that is still being written."
+                "more that no document ends in: they were truncated or changed. Restore them from their source, or "
+                "call decode_partial for text that is still being written."
             )
 
     def _decode_windows(self, sequences: Sequence[np.ndarray]) -> list[bytes]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from compressed_lm.codecs.checked import CheckedCodec
+from compressed_lm.codecs.checked import CheckedCodec, checked_token_bits
 from compressed_lm.coding import bits
 from compressed_lm.coding.range_coder import CorruptStream
 
@@ -21,7 +21,7 @@ class Gzip(CheckedCodec):
     window_bits = m1_hash = restart_tokens = None
 
     def __init__(self, *, v: int = 256):
-        self.vocab_size, self._token_bits = v, bits.token_bits(v)
+        self.vocab_size, self._token_bits = v, checked_token_bits(v, self.name)
         self.spec = f"gzip(v={v})"
         self.fingerprint = hashlib.sha256(f"compressed_lm gzip 1 {self.spec}".encode()).hexdigest()
 

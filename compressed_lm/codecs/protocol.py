@@ -38,7 +38,7 @@ class Codec(Protocol):
       spec: the full spelling that builds the codec again, such as "eiw(align=word,b=16,v=65536)".
       vocab_size: V, the number of ids.
       fingerprint: hex digest of everything the ids depend on (rules, options, weights). Two codecs with equal
-        fingerprints give equal ids.
+        fingerprints give equal ids (`gzip`: with the same release of zlib).
       flops_per_byte: floating-point operations the codec itself spends at run time on each byte of text.
       m1_flops_per_byte: M1's share in the accounting of Lester et al. 2024, section 3.8 (2 N for each byte), whether
         or not M1 still runs.

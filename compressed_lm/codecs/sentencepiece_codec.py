@@ -130,7 +130,7 @@ class SentencePiece(CheckedCodec):
                 num_threads=2,
                 minloglevel=2,
             )
-        except RuntimeError as error:
+        except (RuntimeError, ValueError) as error:
             raise InputError(
                 f"SentencePiece could not learn {v} pieces from this corpus: {error}. Give more text or a smaller v."
             ) from error

@@ -11,6 +11,7 @@ from compressed_lm.codecs.checked import CheckedCodec
 from compressed_lm.errors import InputError
 
 FILE = "tokenizer.json"
+MIN_V, MAX_V = 257, 1 << 24
 _RUN = re.compile("(?P<unsafe>[\udc80-\udcff]+)|[^\udc80-\udcff]+")
 """Surrogates stand for the bytes of invalid UTF-8."""
 
@@ -121,6 +122,11 @@ class BPE(Tokenizers):
     @classmethod
     def build(cls, *, v: int = 65536, documents: Iterable[bytes]) -> "BPE":
         """Learns v - 1 pieces from documents; bytes that are not UTF-8 are left out."""
+        if not MIN_V <= v <= MAX_V:
+            raise InputError(
+                f"bpe(v={v}) was asked for; v from {MIN_V} (256 bytes and the end of a document) to {MAX_V} was "
+                "expected."
+            )
         tokenizers = _package()
         tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
         tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)

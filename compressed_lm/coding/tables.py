@@ -14,10 +14,7 @@ def frequencies(weights, *, xp=np):
     """Frequencies of symbols from integer weights.
 
     Every symbol keeps at least 1, so that anything can be coded; what the floors leave over goes to the heaviest symbol
-    (the first of equals).
-    Only integer operations on 32 bits: the result is the same on every machine. Quantising each symbol, rather than
-      flooring a cumulative sum
-    of floats, is what makes the table insensitive to rounding upstream.
+    (the first of equals). All operations are on integers of 32 bits, so the result is the same on every machine.
 
     Args:
       weights: uint32[..., S], each at most 2**15, not all zero in a row.

@@ -6,8 +6,8 @@ integers: int8 weights and activations with scales fixed by calibration, an int3
 normalisation, attention and softmax (`models.integer_ops`). Teacher-forced and cached, alone or in a batch, jitted or
 not, on one device or many, the tables come out the same.
 
-The price is measured, not assumed: compare `bits_per_byte` of the float model with that of the exact one
-(`compressed-lm build-codec` prints both).
+The price is measured, not assumed: `compressed-lm demo` prints the bits per byte of the M1 that it trains, as a float
+model and through its integer tables. A codec is built from the integers alone, so `build-codec` cannot print both.
 """
 
 import dataclasses
@@ -104,8 +104,7 @@ def check_exactable(config: TransformerConfig, context: int) -> None:
         )
 
 
-# --- float forward pass with observation, for calibration
-# ---------------------------------------------------------------------------------------------
+# --- float forward pass with observation, for calibration ---
 
 
 def _largest(x):
@@ -150,8 +149,7 @@ def _observe(params, config: TransformerConfig, inputs):
     return (normal * params["final_norm"]["scale"]) @ params["unembed"]["kernel"], seen
 
 
-# --- quantisation -----------------------------------------------------------------------------------------------------
-# ---------------------------------
+# --- quantisation ---
 
 
 def _input_range(largest, width: int):
@@ -260,8 +258,7 @@ def fingerprint(params: ExactParams, config: ExactConfig) -> str:
     return digest.hexdigest()
 
 
-# --- inference --------------------------------------------------------------------------------------------------------
-# ---------------------------------
+# --- inference ---
 
 
 def _project(p, name, x):

@@ -1,4 +1,4 @@
-"""Exact inference once more, in plain NumPy int64: the oracle for `models.exact`, and tables without JAX.
+"""Exact inference once more, in plain NumPy int64: the oracle for `models.exact`; nothing is compiled.
 
 Written from the formulas of the exact program, not from its code: a rescaling here is one 64-bit product, a square root
 is `math`'s, and matrix products are of integers. Both programs give the same bits as long as nothing in the other one

@@ -9,5 +9,5 @@ from compressed_lm.codecs import M1
 
 @pytest.fixture(scope="session")
 def m1() -> M1:
-    """Stored, so that its bits, and with them what tests see, are the same on every processor (see make_m1.py)."""
+    """Stored, so that its bits, and with them what tests see, are the same on every processor (see `make_m1.py`)."""
     return M1.from_bytes((pathlib.Path(__file__).with_name("data") / "m1.npz").read_bytes())

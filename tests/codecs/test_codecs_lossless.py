@@ -1,6 +1,7 @@
 """Every codec gives back every byte string, alone, in a batch, saved and loaded."""
 
 import inspect
+import re
 
 import numpy as np
 import pytest
@@ -12,7 +13,8 @@ from compressed_lm.codecs import device_windows
 from compressed_lm.codecs.arithmetic import SEGMENT_BYTES
 from compressed_lm.codecs.device_windows import WindowRules
 from compressed_lm.codecs.streaming import StreamDecoder
-from compressed_lm.coding.range_coder import CorruptStream
+from compressed_lm.coding.range_coder import CorruptStream, Decoder
+from compressed_lm.coding.tables import END
 from compressed_lm.errors import InputError
 
 SPECS = [
@@ -51,15 +53,18 @@ HOSTILE = [
 
 @pytest.fixture(scope="session")
 def built(m1):
-    """Every codec, built once: spec -> codec."""
-    text = [paragraph.encode() for paragraph in inspect.getsource(inspect).split("\n\n")]
-    made, compiled = {}, {}
-    for spec in SPECS:
-        _, options = codecs.parse_spec(spec)
-        key = tuple(options.get(name) for name in ("b", "align", "fill"))
-        made[spec] = codecs.create(spec, m1=m1, documents=lambda: text, dictionary=compiled.get(key))
-        compiled[key] = getattr(made[spec], "dictionary", None)
-    return made
+    """Every codec, built once, when first asked for: spec -> codec."""
+    text, compiled = [paragraph.encode() for paragraph in inspect.getsource(inspect).split("\n\n")], {}
+
+    class Built(dict):
+        def __missing__(self, spec):
+            _, options = codecs.parse_spec(spec)
+            key = tuple(options.get(name) for name in ("b", "align", "fill"))
+            self[spec] = codecs.create(spec, m1=m1, documents=lambda: text, dictionary=compiled.get(key))
+            compiled[key] = getattr(self[spec], "dictionary", None)
+            return self[spec]
+
+    return Built()
 
 
 @pytest.mark.parametrize("spec", SPECS)
@@ -153,7 +158,8 @@ def test_partial_decoding_is_a_prefix(built):
     text = (
         b"It is a truth universally acknowledged, that a man in possession of a fortune must be in want of a wife. " * 3
     )
-    for spec, codec in built.items():
+    for spec in SPECS:
+        codec = built[spec]
         ids = codec.encode(text)
         shown = [codec.decode_partial(ids[:n]) for n in (0, 1, len(ids) // 2, len(ids))]
         assert all(text.startswith(s) for s in shown), spec
@@ -184,14 +190,73 @@ def test_token_byte_lengths_add_up(built):
     assert built["eiw(b=16,v=256)"].token_byte_lengths([1]) is None
 
 
+def refused_or_encoded(codec, sequences) -> int:
+    """How many sequences are refused; what decodes has to be what `encode` gives for the text that comes out."""
+    refused = 0
+    for ids in sequences:
+        try:
+            text = codec.decode(ids)
+        except CorruptStream as error:
+            assert re.search("truncated|changed", str(error))
+            refused += 1
+        else:
+            assert codec.encode(text).tolist() == np.asarray(ids).tolist()
+    return refused
+
+
 @pytest.mark.parametrize("spec", [s for s in SPECS if s.startswith(("gzip", "static", "ac"))])
-def test_damaged_streams_are_refused(built, spec):
-    """Cutting a stream in the middle raises an error that says so; it neither hangs nor passes."""
+def test_ids_of_streams_are_refused_or_what_encode_gives(built, spec):
+    """Streams that were cut anywhere, changed, followed by other ids, or never written (all zeros, all largest ids) are
+    refused, or the text that comes out encodes to exactly these ids: no id is ignored."""
     codec = built[spec]
-    for document in (HOSTILE[-2], HOSTILE[-1]):
-        ids = codec.encode(document)
-        with pytest.raises(CorruptStream, match="truncated|changed"):
-            codec.decode(ids[: len(ids) // 2])
+    ids, largest = codec.encode(b"It was a dark and stormy night."), codec.vocab_size - 1
+    cuts = [ids[:n] for n in range(len(ids))]
+    longer = [np.append(ids, tail) for tail in ([0], [0, 0, 0], [largest], [largest] * 3, [1, 2, 3, 4])]
+    constant = [np.full(n, value) for value in (0, largest) for n in (1, 2, 7)]
+    flips = [np.where(np.arange(len(ids)) == n, ids ^ 1, ids) for n in range(0, len(ids), 5)]
+    sequences = cuts + longer + constant + ([] if spec.startswith("gzip") else flips)
+    assert refused_or_encoded(codec, sequences) > 0.5 * len(sequences)
+    assert refused_or_encoded(codec, longer[:2]) == 2  # zeros, as a stream reads beyond its end
+
+
+@pytest.mark.parametrize("spec", ["static_ac(v=256)", "static_ac(v=4096)", "ac(v=256)"])
+def test_texts_with_the_roundest_streams_come_back(built, spec):
+    """A text in the middle of the number line has a stream of one byte and then zeros only; it decodes, though the
+    decoder does not read zeros for ever."""
+    codec = built[spec]
+    streams = [bytes([first]) for first in range(1, 256, 8)]
+    if spec.startswith("ac"):
+        texts, ended = codec._decode_streams(streams, overrun=600)
+        texts = [t.tobytes() for t, written in zip(texts, ended, strict=True) if written is not None]
+    else:
+        texts = [read_on(stream, codec._cdf) for stream in streams]
+    long = [text for text in texts if len(text) > 60][:6]
+    assert len(long) > 2 and codec.decode_batch(codec.encode_batch(long)) == long
+
+
+def read_on(stream: bytes, cdf) -> bytes:
+    """What a stream decodes to if zeros follow it without end."""
+    decoder, symbols = Decoder(stream), []
+    while len(symbols) < 5000 and (symbol := decoder.symbol(cdf)) != END:
+        symbols.append(symbol)
+    return bytes(symbols)
+
+
+@pytest.mark.parametrize("spec", [s for s in SPECS if s.startswith("eiw")])
+def test_ids_that_are_no_whole_windows_are_refused(built, spec):
+    """Part of a window, and bits behind the last one, are refused by `decode`; `decode_partial` gives the windows
+    before them."""
+    codec = built[spec]
+    ids, token_bits = codec.encode(HOSTILE[-1][:200]), codec.vocab_size.bit_length() - 1
+    fill = len(ids) * token_bits % codec.window_bits
+    if fill:
+        with pytest.raises(CorruptStream, match="bits more that no document ends in"):
+            codec.decode(np.append(ids[:-1], ids[-1] | 1))
+    if token_bits < codec.window_bits:
+        broken = np.append(ids[: len(ids) // 6 * 6], 1)
+        with pytest.raises(CorruptStream, match="truncated or changed"):
+            codec.decode(broken)
+        assert codec.decode_partial(broken) == codec.decode_partial(broken[:-1]) == codec.decode(broken[:-1])
 
 
 @pytest.mark.parametrize("spec", SPECS)
@@ -210,14 +275,22 @@ def test_bad_spellings_say_what_would_be_right(m1):
         ("eiw(b=x)", "whole number"),
         ("eiw(b=16", "cannot be read"),
         ("gzip(v=5000)", "power of two"),
+        ("gzip(v=0)", "gzip(v=0) was asked for. .* power of two"),
+        ("ac(v=300)", "ac(v=300) was asked for. .* power of two"),
+        ("eiw(b=16,v=100000)", "power of two from 2 to 65536"),
         ("eiw(b=12,v=65536)", "at least log2"),
         ("eiw(b=16,align=words)", "expected one of none, word"),
         ("eiw(b=16,m1_reset=2,fill=delay)", "only fill=node can let M1 read on"),
         ("eiw(b=24,fill=best)", "possible up to b=16"),
         ("eiw(b=256)", "without windows, the codec is ac"),
     ):
-        with pytest.raises(ValueError, match=message.replace("(", r"\(")):
+        with pytest.raises(InputError, match=message.replace("(", r"\(").replace(")", r"\)")):
             codecs.create(spec, m1=m1)
+    for v in (-5, 0, 256, 1 << 40):
+        with pytest.raises(InputError, match=rf"bpe\(v={v}\) was asked for; v from 257"):
+            codecs.create(f"bpe(v={v})", documents=lambda: [b"text"])
+    with pytest.raises(InputError, match="no document was given"):
+        codecs.create("static_ac", documents=lambda: [])
     with pytest.raises(InputError, match="train-m1"):
         codecs.create("ac")
     with pytest.raises(InputError, match="--corpus"):

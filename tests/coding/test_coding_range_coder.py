@@ -36,8 +36,9 @@ def slow_decode(stream: bytes, cdfs: np.ndarray) -> list[int]:
 def test_round_trip(symbols, seed, peak):
     """Any sequence that ends in the stop symbol comes back, for flat and for very peaked tables."""
     cdf = table(11, seed, peak)
-    stream = range_coder.encode_symbols(symbols + [10], cdf)
-    assert range_coder.decode_until(stream, cdf, 10).tolist() == symbols
+    stream = range_coder.encode_symbols(symbols + [10], cdf, stops=True)
+    found, written = range_coder.decode_until(stream, cdf, 10)
+    assert (found.tolist(), written) == (symbols, stream)
     assert range_coder.decode(stream, cdf, len(symbols) + 1).tolist() == symbols + [10]
 
 
@@ -138,6 +139,36 @@ def test_a_followed_stream_ignores_what_follows(symbols, seed, tail):
     stream = range_coder.encode_symbols(symbols, cdf, followed=True)
     assert slow_decode(stream + tail, [cdf] * len(symbols)) == symbols
     assert range_coder.decode(stream + tail, cdf, len(symbols)).tolist() == symbols
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.binary(max_size=12), st.integers(0, 20), st.sampled_from([0.05, 1.0, 20.0]))
+def test_what_decodes_is_known_to_be_what_the_encoder_writes(stream, seed, peak):
+    """For any bytes that decode, `decode_until` tells without tables what `encode` writes for the symbols, and plain
+    decoding beyond the stream's end agrees."""
+    cdf = table(11, seed, peak)
+    try:
+        symbols, written = range_coder.decode_until(stream, cdf, 10)
+    except range_coder.CorruptStream:
+        return
+    symbols = [*symbols.tolist(), 10]
+    assert slow_decode(stream, [cdf] * len(symbols)) == symbols
+    assert range_coder.encode_symbols(symbols, cdf, stops=True) == written
+
+
+@pytest.mark.parametrize("first", [1, 64, 128, 192])
+def test_streams_that_end_in_many_zeros_decode(first):
+    """Symbols whose stream is one byte and as many zeros as there is room for come back up to the stop symbol, though a
+    decoder reads only `OVERRUN` bytes past the end."""
+    cdf = table(40, 2)
+    decoder, symbols = range_coder.Decoder(bytes([first])), []
+    while not symbols or symbols[-1] != 39:
+        symbols.append(decoder.symbol(cdf))
+        assert len(symbols) < 100_000
+    if len(symbols) > 40:
+        assert len(range_coder.encode_symbols(symbols, cdf)) == 1
+    stream = range_coder.encode_symbols(symbols, cdf, stops=True)
+    assert range_coder.decode_until(stream, cdf, 39)[0].tolist() == symbols[:-1]
 
 
 def test_truncated_stream_is_refused():

@@ -3,9 +3,11 @@
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
+import jax
 import pytest
 
 TABLES = "5126fc331c2255d07456904f694690bbcebc9e30e2ecba6b8a7394a32fbd7c31"  # as NumPy gives, test_models_exact_numpy
@@ -21,6 +23,14 @@ SETTINGS = {
     "float64": (2, {"XLA_FLAGS": "--xla_cpu_max_isa=AVX2", "JAX_ENABLE_X64": "1"}),
 }
 EVERY_WAY = ["batch 64", "cached", "devices", "batch 1", "batch 7", "lengths", "no jit", "cached, no jit"]
+
+
+def test_the_set_of_instructions_reaches_the_compiler():
+    """`--xla_cpu_max_isa` in XLA_FLAGS, as `make test-isa` sets it, is what programs of this process compile for."""
+    asked = re.findall(r"--xla_cpu_max_isa=(\w+)", os.environ.get("XLA_FLAGS", ""))
+    program = jax.jit(lambda x: x * x + 1).lower(jax.ShapeDtypeStruct((64,), "float32")).compile()
+    built_for = program.runtime_executable().serialize()
+    assert [isa for isa in ("SSE4_2", "AVX2", "AVX512") if isa.encode() in built_for] == asked
 
 
 @pytest.fixture(scope="module")
