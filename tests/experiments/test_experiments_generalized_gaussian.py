@@ -1,6 +1,8 @@
 """The scripts on the weights of a sweep: what is stored is what is evaluated, and tables say what was measured."""
 
+import argparse
 import sys
+import textwrap
 
 import pytest
 
@@ -14,7 +16,8 @@ FOLDER = "generalized_gaussian"
 def measured(load, tmp_path_factory):
     """Returns (rows of curves.jsonl by penalty, seed and way; its folder; the sweep) of four tiny runs."""
     folder = tmp_path_factory.mktemp("sweep")
-    sweep = ["sweep", "--codec", "bytes", "--corpus", "installed_docs", "--size", "nano", "--tokens", "10k"]
+    sweep = ["sweep", "--codec", "bytes", "--size", "nano", "--tokens", "10k"]
+    sweep += [f"--corpus=text:{argparse.__file__}", f"--validation=text:{textwrap.__file__}"]
     sweep += ["--max_bytes", "60000", "--validation_bytes", "5000", "--seed", "0", "1", f"--out={folder}/runs"]
     settings = ["model.d_model=32", "model.n_heads=1", "train.batch_size=8", "train.seq_len=64", "train.warmup_steps=2"]
     settings += ["train.penalty=none,backslash(rate=4)"]

@@ -1,7 +1,9 @@
 """A small token store and a small run on it, shared by the tests of this folder."""
 
+import argparse
 import dataclasses
 import os
+import pathlib
 import signal
 
 import jax
@@ -61,6 +63,15 @@ def store(tmp_path_factory):
 @pytest.fixture(scope="session")
 def other_store(tmp_path_factory):
     return write_store(tmp_path_factory.mktemp("stores") / "b", words=["other", "documents"])
+
+
+@pytest.fixture(scope="session")
+def real_store(tmp_path_factory):
+    """A store of 500 kB of Python's own sources: text that people wrote, found on every machine."""
+    folder = pathlib.Path(argparse.__file__).parent
+    out = tmp_path_factory.mktemp("stores") / "real"
+    corpus = open_corpus(f"text:{folder}/[a-d]*.py")
+    return compress(corpus, "train", Bytes(), out, n_shards=1, max_bytes=500_000, log=print)
 
 
 @pytest.fixture(scope="session")

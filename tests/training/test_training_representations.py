@@ -8,9 +8,6 @@ import pytest
 from rich.console import Console
 
 from compressed_lm import models, training
-from compressed_lm.codecs.bytes_codec import Bytes
-from compressed_lm.corpora.job import compress
-from compressed_lm.corpora.sources import open_corpus
 from compressed_lm.tracking import read_json_lines
 from compressed_lm.tracking.progress import progress
 
@@ -18,12 +15,9 @@ CONFIG = training.TrainConfig(steps=120, batch_size=16, seq_len=64, learning_rat
 
 
 @pytest.fixture(scope="module")
-def losses(tmp_path_factory):
+def losses(real_store, tmp_path_factory):
     """Returns a function from the spelling of weights and activations to the losses of 120 steps, nats per byte."""
     folder = tmp_path_factory.mktemp("runs")
-    store = compress(
-        open_corpus("installed_docs"), "train", Bytes(), folder / "store", n_shards=1, max_bytes=500_000, log=print
-    )
 
     @functools.cache
     def losses(spec, seed=0):
@@ -32,7 +26,7 @@ def losses(tmp_path_factory):
         out = folder / f"{len(list(folder.iterdir()))}"
         quiet = functools.partial(progress, console=Console(quiet=True))
         config = dataclasses.replace(CONFIG, seed=seed)
-        training.train(config, model, store, out=out, mesh_shape=(1, 1, 1), progress=quiet)
+        training.train(config, model, real_store, out=out, mesh_shape=(1, 1, 1), progress=quiet)
         records = read_json_lines(out / "metrics.jsonl")
         return np.array([r["loss_nats_per_token"] for r in records if "loss_nats_per_token" in r])
 
