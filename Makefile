@@ -19,7 +19,7 @@ test: $(TPU) $(TORCH)
 EXACT := tests/models/test_models_exact_numpy.py tests/models/test_models_exact_settings.py \
   tests/models/test_models_gg_init.py tests/codecs/test_codecs_pretrained.py tests/codecs/test_codecs_lossless.py \
   tests/coding/test_coding_windows.py tests/weights/test_weights_rf8.py tests/training/test_training_loop.py
-CHOSEN := golden or reaches_the_compiler or weights_are_those_of_before or ids_of_streams or online_windows or sigterm_saves
+CHOSEN := golden or reaches_the_compiler or weights_are_those_of_before or ids_of_streams or sigterm_saves
 
 test-isa: $(READY)
 	XLA_FLAGS="$(XLA_FLAGS) --xla_cpu_max_isa=AVX2" $(BIN)/python -m pytest $(EXACT) -n 2 --dist loadfile -k "$(CHOSEN)"
