@@ -48,7 +48,7 @@ def paired_difference(
     hold the truth, for 2 to 5 seeds and 50 to 400 documents: 94 to 97 % at the 95 % level where the seeds of both
     methods vary alike; where those of one hardly vary, 90 % or more for two seeds and 93 % or more for three.
 
-    Resampling two or three seeds would give intervals that are too short (81 % for three): their spread in a resampled
+    Resampling two or three seeds would give intervals that are too short: their spread in a resampled
     table is smaller than among seeds.
 
     Args:
