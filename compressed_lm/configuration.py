@@ -121,7 +121,7 @@ def find(path: str) -> pathlib.Path:
     if path == io.STANDARD:
         return pathlib.Path("/dev/stdin")
     for candidate in candidates:
-        if candidate.exists() and not candidate.is_dir():
+        if candidate.is_file() or candidate.is_fifo():
             return candidate
     if path and candidates[0].exists():
         raise InputError(f"{path!r} was given as a gin file and is a folder or a device; give the file itself.")

@@ -142,9 +142,17 @@ def check_output(path: str | os.PathLike, what: str = "The file", *, folder: boo
             "the right to write there."
         )
     try:  # rights do not tell of /proc, nor root of a read-only file system
-        os.rmdir(tempfile.mkdtemp(prefix=".", dir=parent))
+        _make_nothing(parent)
     except OSError as error:
         raise InputError(f"{what} {path} cannot be written: {error.strerror} ({parent}). Give another path.") from error
+
+
+def _make_nothing(folder: pathlib.Path) -> None:
+    """Makes a file without a name in a folder, whose time stays as it was; raises OSError where none can be made."""
+    try:
+        os.close(os.open(folder, os.O_TMPFILE | os.O_WRONLY, 0o600))
+    except (AttributeError, OSError):  # another system than Linux, or a file system that has no such files
+        os.rmdir(tempfile.mkdtemp(prefix=".", dir=folder))
 
 
 @contextlib.contextmanager

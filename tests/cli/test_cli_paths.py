@@ -272,6 +272,14 @@ def trained(tmp_path_factory):
     return out, command
 
 
+def status(argv):
+    """The exit status of a command, whether its parser or the command itself ends it."""
+    try:
+        return main(argv)
+    except SystemExit as end:
+        return end.code
+
+
 def test_a_refused_training_changes_nothing(trained, tmp_path, monkeypatch, capsys):
     """Whatever refuses a run, the finished run in its folder keeps every byte and time, and no new folder is made."""
     out, command = trained
@@ -290,11 +298,11 @@ def test_a_refused_training_changes_nothing(trained, tmp_path, monkeypatch, caps
         ([*m1, "--steps=2"], "train-m1"),
     ]
     for argv, message in refused:
-        assert main(argv) == 2 and message in capsys.readouterr().err, argv
+        assert status(argv) == 2 and message in capsys.readouterr().err, argv
     assert snapshot(out) == before
     monkeypatch.setitem(sys.modules, "wandb", None)
     for argv, message in [*refused[3:8], ([*command, "--steps=2", "--wandb=p", "--tensorboard"], "wandb")]:
-        assert main([*argv, f"--out={tmp_path}/new/run"]) == 2 and message in capsys.readouterr().err, argv
+        assert status([*argv, f"--out={tmp_path}/new/run"]) == 2 and message in capsys.readouterr().err, argv
     assert not list(tmp_path.iterdir())
     assert main([*command, "--steps=2", "--set=train.log_every=7"]) == 0  # only what is recorded of it changes
     assert "train.log_every = 7" in (out / "run" / "config.gin").read_text()
@@ -328,13 +336,15 @@ def test_a_refused_demo_changes_nothing(tmp_path, monkeypatch):
             demo.run("out", bindings=[*corpus, setting])
     assert not (tmp_path / "out").exists()
     (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "config.gin").write_text(configuration.load([demo.GIN], corpus))
+    (tmp_path / "out" / "config.gin").write_text(configuration.load([demo.GIN], corpus, scopes=("m1", "m2")))
     before = snapshot(tmp_path)
     for setting in ("m2/train.steps=7", "demo.m1=pretrained", "demo.train_bytes=5", "m1/model.size=micro"):
         with pytest.raises(InputError, match=rf"begun with other settings \({setting.partition('=')[0]} .* -> "):
             demo.run("out", bindings=[*corpus, setting])
     assert snapshot(tmp_path) == before
-    grown = configuration.load([demo.GIN], [*corpus, "demo.codecs=('bytes',)", "train.log_every=3"])
+    grown = configuration.load(
+        [demo.GIN], [*corpus, "demo.codecs=('bytes',)", "train.log_every=3"], scopes=("m1", "m2")
+    )
     demo._refuse_other_settings(tmp_path / "out" / "config.gin", grown)
 
 
