@@ -53,8 +53,8 @@ def test_a_wrong_decoding_is_shown_as_such(folder):
     """Without the corpus the recorded checksum still tells a wrong decoding."""
 
     class Wrong(Wide):
-        def decode(self, ids):
-            return super().decode(ids).replace(b"first", b"fIrst")
+        def _decode_sequences(self, sequences):
+            return [document.replace(b"first", b"fIrst") for document in super()._decode_sequences(sequences)]
 
     sample = inspect_store(folder, codec=Wrong(), n_documents=2).sample
     assert [document.lossless for document in sample] == [False, True]

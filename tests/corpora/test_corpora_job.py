@@ -207,8 +207,8 @@ def test_lossy_codec_is_caught(spec, tmp_path):
     """A shard whose documents do not decode to themselves is refused, with document and byte, and not published."""
 
     class Lossy(Bytes):
-        def decode(self, ids):
-            return super().decode(ids).replace(b"more", b"mOre")
+        def _decode_sequences(self, sequences):
+            return [document.replace(b"more", b"mOre") for document in super()._decode_sequences(sequences)]
 
     with pytest.raises(
         InputError,

@@ -37,13 +37,12 @@ class Pairs(Bytes):
     vocab_size = 16
     fingerprint = "pairs" * 10
 
-    def encode(self, data):
-        halves = np.frombuffer(data, np.uint8)
-        return np.stack([halves >> 4, halves & 15], 1).reshape(-1).astype(np.int32)
+    def _encode_documents(self, documents):
+        halves = [np.frombuffer(document, np.uint8) for document in documents]
+        return [np.stack([h >> 4, h & 15], 1).reshape(-1).astype(np.int32) for h in halves]
 
-    def decode(self, ids):
-        ids = np.asarray(ids).reshape(-1, 2)
-        return (ids[:, 0] * 16 + ids[:, 1]).astype(np.uint8).tobytes()
+    def _decode_sequences(self, sequences):
+        return [(ids[::2] * 16 + ids[1::2]).astype(np.uint8).tobytes() for ids in sequences]
 
 
 def texts(dataset):
