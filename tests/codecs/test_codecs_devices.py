@@ -13,7 +13,7 @@ import hashlib, jax
 jax.config.update("jax_num_cpu_devices", {devices})
 jax.config.update("jax_enable_x64", {x64})
 import pathlib
-from conftest import TEXT
+from make_m1 import TEXT
 from compressed_lm import codecs
 m1 = codecs.M1.from_bytes(pathlib.Path({weights!r}).read_bytes())
 documents = [TEXT[:n] for n in (0, 1, 63, 64, 65, 200, 333)] + [bytes(range(256))]
