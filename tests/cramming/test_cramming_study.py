@@ -165,7 +165,7 @@ def test_the_report_has_the_tables(done):
 
 def test_bad_grids_are_refused():
     """Lengths, numbers of vectors and formats are checked before anything is computed."""
-    with pytest.raises(InputError, match="expected at least one length"):
+    with pytest.raises(InputError, match="expected at least one of each"):
         Study(lengths=())
     with pytest.raises(InputError, match="There is no representation 'int4'"):
         Study(lengths=(2,), formats=("int4",))
