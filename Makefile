@@ -30,6 +30,7 @@ fast-test: $(TPU) $(TORCH)
 
 bench: $(TORCH)
 	$(BIN)/python benchmarks/dictionary.py --dictionary compressed_lm/pretrained/eiw16-en/dictionary.clmd
+	$(BIN)/python benchmarks/adversarial.py
 	$(BIN)/python benchmarks/range_coder.py
 	$(BIN)/python benchmarks/coder.py
 	$(BIN)/python benchmarks/weight_coding.py

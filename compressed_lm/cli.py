@@ -24,6 +24,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser()
     arguments = parser.parse_args(argv)
     logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax logs the traceback of what it raises
+    notices = logging.getLogger("compressed_lm")  # such as that loops are being compiled
+    notices.setLevel(logging.INFO)
+    notices.handlers = [logging.StreamHandler()]  # to the standard error of this call
     status = 2
     try:
         paths.check(arguments)

@@ -10,6 +10,8 @@ import rich
 from packaging.requirements import Requirement
 from rich.table import Table
 
+from compressed_lm.coding import compiled
+
 
 def run() -> int:
     """Prints versions, devices and problems with their cures. Returns 0, or 2 if something that the package needs is
@@ -47,10 +49,22 @@ def run() -> int:
         f"Python {platform.python_version()} on {platform.system()} {platform.machine()}; JAX runs on "
         f"{jax.device_count()} x {jax.devices()[0].device_kind} ({jax.default_backend()})."
     )
+    print(f"Compiled loops are kept in {compiled.cache_folder() or 'no folder'}.")
+    problems += _compiled_loops()
     for problem in problems:
         print(f"PROBLEM: {problem}")
     print("No problem found." if not problems else f"{len(problems)} problem(s) found.")
     return 2 if problems else 0
+
+
+def _compiled_loops() -> list[str]:
+    """Whether compiled loops can be kept on disk."""
+    if compiled.cache_folder():
+        return []
+    return [
+        "No folder for compiled loops can be written, so each process compiles again, for up to 15 s. Cure: "
+        "set NUMBA_CACHE_DIR to a folder of your own."
+    ]
 
 
 def _known_pairs() -> list[str]:

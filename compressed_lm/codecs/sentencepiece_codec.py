@@ -3,13 +3,15 @@
 import contextlib
 import hashlib
 import io
+import itertools
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import sentencepiece
 
 from compressed_lm.codecs.checked import CheckedCodec
+from compressed_lm.codecs.runs import encode_runs
 from compressed_lm.errors import InputError
 
 SPACE = "\u2581"
@@ -18,7 +20,8 @@ SPACE = "\u2581"
 _UNSAFE = f"\x00{SPACE}\ufffd\udc80-\udcff"
 """NUL, the space character, the replacement character, and the surrogates that stand for bytes of invalid UTF-8."""
 
-_RUN = re.compile(f"(?P<unsafe>[{_UNSAFE}]+)|[^{_UNSAFE}]+")
+_RUN = re.compile(f"[{_UNSAFE}]+|[^{_UNSAFE}]+")
+_IS_UNSAFE = re.compile(f"[{_UNSAFE}]")
 _BYTE_PIECE = re.compile(r"<0x([0-9A-F]{2})>")
 MAX_SENTENCE = 4000
 MODELS = ("unigram", "bpe")
@@ -153,16 +156,15 @@ class SentencePiece(CheckedCodec):
         return self._processor.id_to_piece(i)
 
     def _encode_documents(self, documents: Sequence[bytes]) -> list[np.ndarray]:
-        return [self._encode_document(document) for document in documents]
+        return encode_runs(documents, _RUN, self._encode_runs)
 
-    def _encode_document(self, data: bytes) -> np.ndarray:
-        parts = [np.zeros(0, np.int32)]
-        for run in _RUN.finditer(data.decode("utf-8", "surrogateescape")):
-            raw = run[0].encode("utf-8", "surrogateescape")
-            ids = [] if run["unsafe"] else self._processor.encode(run[0])
+    def _encode_runs(self, runs: list[str]) -> Iterator[Sequence[int]]:
+        is_text = [not _IS_UNSAFE.match(run) for run in runs]
+        found = iter(self._processor.encode(list(itertools.compress(runs, is_text))))
+        for run, text in zip(runs, is_text, strict=True):
+            raw, ids = run.encode("utf-8", "surrogateescape"), next(found) if text else []
             intact = b"".join([self._pieces[i] for i in ids]) == raw
-            parts.append(np.array(ids, np.int32) if intact else self._byte_ids[np.frombuffer(raw, np.uint8)])
-        return np.concatenate(parts)
+            yield ids if intact else self._byte_ids[np.frombuffer(raw, np.uint8)].tolist()
 
     def _decode_sequences(self, sequences: Sequence[np.ndarray]) -> list[bytes]:
         return [b"".join([self._pieces[i] for i in ids]) for ids in sequences]

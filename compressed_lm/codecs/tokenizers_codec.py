@@ -1,18 +1,20 @@
 """Byte-level BPE of the package `tokenizers`, from a `tokenizer.json` or learned: lossless for all byte strings."""
 
 import hashlib
+import itertools
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
 from compressed_lm.codecs.checked import CheckedCodec
+from compressed_lm.codecs.runs import encode_runs
 from compressed_lm.errors import InputError
 
 FILE = "tokenizer.json"
 MIN_V, MAX_V = 257, 1 << 24
-_RUN = re.compile("(?P<unsafe>[\udc80-\udcff]+)|[^\udc80-\udcff]+")
+_RUN = re.compile("[\udc80-\udcff]+|[^\udc80-\udcff]+")
 """Surrogates stand for the bytes of invalid UTF-8."""
 
 _HARMLESS = ("NFC",)
@@ -86,19 +88,15 @@ class Tokenizers(CheckedCodec):
         return self._tokenizer.id_to_token(i)
 
     def _encode_documents(self, documents: Sequence[bytes]) -> list[np.ndarray]:
-        runs = [list(_RUN.finditer(d.decode("utf-8", "surrogateescape"))) for d in documents]
-        texts = [run[0] for document in runs for run in document if not run["unsafe"]]
-        found = iter(self._tokenizer.encode_batch(texts, add_special_tokens=False))
-        return [
-            np.concatenate([np.zeros(0, np.int32), *(self._ids(run, found) for run in document)]) for document in runs
-        ]
+        return encode_runs(documents, _RUN, self._encode_runs)
 
-    def _ids(self, run, found) -> np.ndarray:
-        """The ids of a run of text or of invalid bytes."""
-        raw = run[0].encode("utf-8", "surrogateescape")
-        ids = [] if run["unsafe"] else next(found).ids
-        intact = b"".join([self._pieces[i] for i in ids]) == raw
-        return np.array(ids, np.int32) if intact else self._byte_ids[np.frombuffer(raw, np.uint8)]
+    def _encode_runs(self, runs: list[str]) -> Iterator[Sequence[int]]:
+        is_text = [not "\udc80" <= run[0] <= "\udcff" for run in runs]
+        found = iter(self._tokenizer.encode_batch(list(itertools.compress(runs, is_text)), add_special_tokens=False))
+        for run, text in zip(runs, is_text, strict=True):
+            raw, ids = run.encode("utf-8", "surrogateescape"), next(found).ids if text else []
+            intact = b"".join([self._pieces[i] for i in ids]) == raw
+            yield ids if intact else self._byte_ids[np.frombuffer(raw, np.uint8)].tolist()
 
     def _decode_sequences(self, sequences: Sequence[np.ndarray]) -> list[bytes]:
         return [b"".join([self._pieces[i] for i in ids]) for ids in sequences]

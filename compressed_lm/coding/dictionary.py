@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 
-import numba
 import numpy as np
 
 from compressed_lm.coding import longest_match
 from compressed_lm.coding.batches import BLOCK, SCRATCH, in_threads, read_only, runs_of
+from compressed_lm.coding.compiled import njit
 from compressed_lm.coding.entries import SLOT_BYTES, Entries
 
 
@@ -157,7 +157,7 @@ def _depths(parent: np.ndarray) -> np.ndarray:
     )
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _tails(parent, last, depth, by_depth):
     """Tails and heads; see `Dictionary`. Their size does not depend on how long the entries are."""
     tails, heads = np.zeros((len(parent), SLOT_BYTES), np.uint8), np.full(len(parent), -1, np.int32)

@@ -8,6 +8,7 @@ from llvmlite import ir
 from numba.extending import intrinsic
 
 from compressed_lm.coding.batches import BLOCK, SCRATCH, in_threads, runs_of
+from compressed_lm.coding.compiled import njit
 
 SLOT_BYTES = 16
 """Bytes of an entry that decoding copies at once, whatever the entry's length."""
@@ -104,7 +105,7 @@ def copy_slot(typing_context, destination, source):
     return numba.void(numba.uintp, numba.uintp), generate
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _copy_long(to, slots, number, depth, heads):
     """Writes an entry of more than 16 bytes from its end, each piece overlapping the one before; returns its length."""
     node = number
@@ -114,7 +115,7 @@ def _copy_long(to, slots, number, depth, heads):
     return np.uint64(depth[number])
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _concatenate(numbers, bounds, document, token, tables, full, text, text_bounds):
     """Writes entries one after another until `full` bytes are filled or nothing is left.
 

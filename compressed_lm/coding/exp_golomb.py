@@ -8,10 +8,10 @@ Both are for numbers v >= 0 that are the rarer the larger; `zigzag` makes such n
 significant first, and zeros fill up the last byte.
 """
 
-import numba
 import numpy as np
 from numba.cpython.unsafe.numbers import leading_zeros
 
+from compressed_lm.coding.compiled import njit
 from compressed_lm.coding.range_coder import CorruptStream
 
 MAX_LEVEL = (1 << 62) - 1
@@ -242,7 +242,7 @@ def _decode_all(stream: bytes, n_values: int, kind: int, order: int) -> np.ndarr
 # Kernels compute in uint64: beside a signed number, Numba would turn it into float64.
 
 
-@numba.njit(cache=True, nogil=True, inline="always")
+@njit(nogil=True, inline="always")
 def _put(number, width, buffer, held, words, n):
     """Writer state after at most 32 bits: the bits that fill no word yet, their number, and words written."""
     buffer, held = (buffer << np.uint64(width)) | number, held + width
@@ -253,7 +253,7 @@ def _put(number, width, buffer, held, words, n):
     return buffer, held, n
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _write(values, kind, order, words):
     """Writes the codes of values[T] to words, as many as they take, in big-endian order of bits."""
     buffer, held, n, none = np.uint64(0), np.int64(0), 0, np.uint64(0)
@@ -281,14 +281,14 @@ def _write(values, kind, order, words):
         _put(none, 32 - held, buffer, held, words, n)
 
 
-@numba.njit(cache=True, nogil=True, inline="always")
+@njit(nogil=True, inline="always")
 def _window(words, position):
     """The 64 bits from a position on."""
     word, offset = position >> 6, np.uint64(position & 63)
     return (words[word] << offset) | ((words[word + 1] >> np.uint64(1)) >> (np.uint64(63) - offset))
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _read(words, n_bits, kind, order, out):
     """The position after the codes of out[T], up to whole bytes of zeros; -1 if they are no such codes. The words go 64
     bits beyond n_bits."""

@@ -7,17 +7,19 @@ as an opening quote has. Words here begin with one of the letters a to z. As no 
 some of these:
 
     "The USA (the one)." -> A the | B usa |  ( | C the |  one | ).         where words usually have a space after "("
+
+Where that is long for the text that it stands for, `coding.literal` has other ways to write it.
 """
 
-import numba
 import numpy as np
 
-from compressed_lm.coding import segments
+from compressed_lm.coding import literal, segments
+from compressed_lm.coding.compiled import njit
 
 CAPITAL, CAPITALS, UNUSUAL = b"ABC"
 """A capital follows; a word of capitals follows; the space before the word that follows is not as usual."""
 
-ALPHABET = tuple(bytes([b]) for b in range(256) if not UNUSUAL < b <= ord("Z"))
+ALPHABET = literal.ALPHABET
 """The bytes of folded text."""
 
 MAX_BYTES = 2 * segments.MAX_BYTES + 2
@@ -31,18 +33,19 @@ SPACED = np.arange(CONTEXTS) < CONTEXTS - 1
 
 # What is known while text is unfolded, in this order: a capital is awaited; so are capitals; letters are made capitals;
 # the next word's space is not as usual; there is a space of which it is not known yet whether it is that of a word.
-_AWAITED, _ALL, _RUNNING, _UNUSUAL, _HELD = range(5)
-STATE = 5
+# Before them stands what `coding.literal` knows of a span.
+_AWAITED, _ALL, _RUNNING, _UNUSUAL, _HELD = range(literal.STATE, literal.STATE + 5)
+STATE = literal.STATE + 5
 """Length of a state of `unfold`."""
 
 
-@numba.njit(cache=True, nogil=True, inline="always")
+@njit(nogil=True, inline="always")
 def is_letter(byte):
     """Whether a word begins with this byte."""
     return segments.KINDS[byte] <= segments.CAPITAL
 
 
-@numba.njit(cache=True, nogil=True, inline="always")
+@njit(nogil=True, inline="always")
 def context(text, begin, i):
     """What stands before place i of a text that begins at `begin`; see `CONTEXTS`."""
     if i == begin:
@@ -51,7 +54,7 @@ def context(text, begin, i):
     return np.int64(text[i - 1]) + 256 * after_white
 
 
-@numba.njit(cache=True, nogil=True, inline="always")
+@njit(nogil=True, inline="always")
 def is_unusual(text, begin, i, end, spaced):
     """Whether the segment from i to `end` is a word whose space is not as usual.
 
@@ -66,14 +69,16 @@ def is_unusual(text, begin, i, end, spaced):
     return is_letter(text[i + space]) & (space != spaced[context(text, begin, i)])
 
 
-@numba.njit(cache=True, nogil=True)
-def fold(text, i, end, unusual, folded):
+@njit(nogil=True)
+def fold(text, i, end, unusual, letter_by_letter, folded):
     """Writes a segment in small letters behind marks; returns the number of bytes.
 
     Args:
       text: uint8[N].
       i, end: where the segment lies, as `segments.segment_end` has it.
       unusual: whether its space is not as usual.
+      letter_by_letter: whether each capital has a mark where the longest segment is one of capitals, by the rules of
+        version 1.
       folded: uint8[MAX_BYTES], written.
     """
     n, first = 0, i
@@ -81,11 +86,11 @@ def fold(text, i, end, unusual, folded):
         first += 1
     capital = first < end and segments.KINDS[text[first]] == segments.CAPITAL
     capitals = capital and first + 1 < end and segments.KINDS[text[first + 1]] == segments.CAPITAL
-    cut = end - i == segments.MAX_BYTES  # the letters that follow might be small: a mark for each capital
+    each = letter_by_letter and capitals and end - i == segments.MAX_BYTES
     if unusual:
         folded[n] = UNUSUAL
         n += 1
-    if capital and not (capitals and cut):
+    if capital and not each:
         folded[n] = CAPITALS if capitals else CAPITAL
         n += 1
     if is_letter(text[i]):
@@ -94,7 +99,7 @@ def fold(text, i, end, unusual, folded):
     for j in range(i, end):
         byte = text[j]
         if segments.KINDS[byte] == segments.CAPITAL:
-            if capitals and cut:
+            if each:
                 folded[n] = CAPITAL
                 n += 1
             byte += np.uint8(32)
@@ -103,18 +108,42 @@ def fold(text, i, end, unusual, folded):
     return n
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
+def finish(state, text, filled):
+    """Writes the space that is held, if there is one, and resets the state; returns how far the text is filled."""
+    if state[_HELD]:
+        text[filled] = segments.SPACE
+        filled += 1
+    state[:] = 0
+    return filled
+
+
+@njit(nogil=True)
+def _begin_literal(second, state, text, filled):
+    """Begins a span behind two marks: none has stood beside another since a word follows each."""
+    mode = literal.PACKED if second == CAPITALS else literal.AS_IT_IS
+    mode = literal.SWAPPED if state[_ALL] else mode
+    filled = finish(state, text, filled)
+    literal.begin(state, mode)
+    return filled
+
+
+@njit(nogil=True, inline="always")
 def unfold(byte, state, spaced, text, begin, filled):
     """Writes what a byte of folded text stands for; returns how far the text is filled.
 
     Args:
       byte: of folded text.
-      state: bool[STATE], what is known from the bytes before; all False at the beginning.
+      state: int64[STATE], what is known from the bytes before; all 0 at the beginning.
       spaced: bool[513], what is usual in each context.
-      text: uint8[...], written from index `filled`, at most two bytes.
+      text: uint8[...], written from index `filled`: at most two bytes, or the 56 of a packed block.
       begin: where the text begins.
     """
+    if state[literal.MODE]:
+        return literal.unspell(byte, state, text, filled)
     if byte == CAPITAL or byte == CAPITALS:
+        if state[_AWAITED] and (byte == CAPITALS or not state[_ALL]):
+            return _begin_literal(byte, state, text, filled)
         state[_AWAITED], state[_ALL], state[_RUNNING] = True, byte == CAPITALS, False
         return filled
     if byte == UNUSUAL:
@@ -143,17 +172,8 @@ def unfold(byte, state, spaced, text, begin, filled):
     return filled + 1
 
 
-@numba.njit(cache=True, nogil=True, inline="always")
+@njit(nogil=True, inline="always")
 def is_clean(state):
     """Whether bytes that are no marks and no spaces stand for themselves, and words are as usual."""
-    return not (state[_AWAITED] or state[_ALL] or state[_RUNNING] or state[_UNUSUAL] or state[_HELD])
-
-
-@numba.njit(cache=True, nogil=True)
-def finish(state, text, filled):
-    """Writes the space that is held, if there is one, and resets the state; returns how far the text is filled."""
-    if state[_HELD]:
-        text[filled] = segments.SPACE
-        filled += 1
-    state[:] = False
-    return filled
+    known = state[_AWAITED] | state[_ALL] | state[_RUNNING] | state[_UNUSUAL] | state[_HELD] | state[literal.MODE]
+    return known == 0

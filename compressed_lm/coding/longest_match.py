@@ -14,6 +14,8 @@ import numpy as np
 from llvmlite import ir
 from numba.extending import intrinsic
 
+from compressed_lm.coding.compiled import njit
+
 LANES = 6
 """Texts that are stepped together: enough to hide the latency of the second-level cache, few enough to stay in
 registers."""
@@ -40,7 +42,7 @@ def _select(typing_context, condition, yes, no):
     return numba.uint32(numba.boolean, numba.uint32, numba.uint32), generate
 
 
-@numba.njit(cache=True, nogil=True, inline="always")
+@njit(nogil=True, inline="always")
 def _step(data, place, cells, states, state, n):
     """One byte of one lane. Writes the state in any case and counts it only where a token ends."""
     byte = np.uint64(data[place])
@@ -51,7 +53,7 @@ def _step(data, place, cells, states, state, n):
     return _select(missing, begin, child), n + np.uint64(missing)
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _advance(data, cells, states, place, state, n, steps):
     """Steps all lanes by the same number of bytes.
 
@@ -77,7 +79,7 @@ def _advance(data, cells, states, place, state, n, steps):
         place[lane] += np.uint64(steps)
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _parse_pieces(data, cells, begins, ends, states, counts, finals):
     """Parses each piece by itself, from the root.
 
@@ -117,7 +119,7 @@ def _parse_pieces(data, cells, begins, ends, states, counts, finals):
         _advance(data, cells, states, place, state, n, steps)
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _cut(bounds):
     """Cuts texts into pieces of about equal length.
 
@@ -138,7 +140,7 @@ def _cut(bounds):
     return begins, ends, firsts
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _join(data, cells, ids, depth, states, begin, end, count, final, state, numbers, n):
     """Continues a parse through a piece that was parsed by itself.
 
@@ -174,7 +176,7 @@ def _join(data, cells, ids, depth, states, begin, end, count, final, state, numb
     return n + stop - token, final
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def parse(data, bounds, cells, ids, depth, state, unfinished, states, numbers, token_bounds):
     """Greedy longest-match parse of texts that stand one after another.
 
@@ -209,7 +211,7 @@ def parse(data, bounds, cells, ids, depth, state, unfinished, states, numbers, t
     return reached
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _place(order, starts, labels):
     """A base for each node of `order`: the lowest found at which all its children fall on free cells.
 
@@ -261,7 +263,7 @@ def _place(order, starts, labels):
     return bases, unused
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def subtree_sizes(parent, by_depth):
     """Entries that begin with each entry, itself included: int64[V]. `by_depth` lists parents before children."""
     sizes = np.ones(len(parent), np.int64)

@@ -11,9 +11,9 @@ average; the end takes about one byte. `benchmarks/range_coder.py` measures spee
 
 import itertools
 
-import numba
 import numpy as np
 
+from compressed_lm.coding.compiled import njit
 from compressed_lm.coding.tables import TABLE_BITS, TABLE_TOTAL
 
 TOP = 1 << 24
@@ -35,7 +35,7 @@ class CorruptStream(ValueError):
 # signed number, Numba would turn the uint32 of a table into float64.
 
 
-@numba.njit(cache=True, nogil=True, inline="always")
+@njit(nogil=True, inline="always")
 def _carry(out, n):
     """Adds one to the number that the bytes before position n spell; linear in all, since a byte carries once."""
     n -= 1
@@ -45,7 +45,7 @@ def _carry(out, n):
     out[n] += 1
 
 
-@numba.njit(cache=True, nogil=True, inline="always")
+@njit(nogil=True, inline="always")
 def _put(low, size, n, out, below, freq):
     """Encoder state after a symbol: the interval, and bytes written to `out`, at most two more than before."""
     step = size >> TABLE_BITS
@@ -59,7 +59,7 @@ def _put(low, size, n, out, below, freq):
     return (low << 8 * leaving) & _MASK, size << 8 * leaving, n + leaving
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _end(low, size, n, out, followed, spare):
     """Number of bytes of the whole stream. Picks the value in the last interval that ends in most free bits: bits that
     are zero or, if other bytes follow, may be anything. At most `spare` zero bytes are left out, counted from where a
@@ -84,7 +84,7 @@ def _end(low, size, n, out, followed, spare):
     return n
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _encode(below, freq, followed, spare, out):
     """Number of bytes written to out: uint8[2 T + 4]; -1 for entries that are no part of a table."""
     low, size, n = np.int64(0), np.int64(_MASK), 0
@@ -96,7 +96,7 @@ def _encode(below, freq, followed, spare, out):
     return _end(low, size, n, out, followed, spare)
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _encode_symbols(symbols, cdfs, followed, spare, out):
     """`_encode` with the entries looked up in the table of each symbol, or in the only table."""
     low, size, n, each = np.int64(0), np.int64(_MASK), 0, len(cdfs) > 1
@@ -111,7 +111,7 @@ def _encode_symbols(symbols, cdfs, followed, spare, out):
     return _end(low, size, n, out, followed, spare)
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _encode_batch(below, freq, lengths, followed, spare, out, ends):
     start = position = 0
     for i in range(len(lengths)):
@@ -218,7 +218,7 @@ class Decoder:
         return symbol
 
 
-@numba.njit(cache=True, nogil=True, inline="always")
+@njit(nogil=True, inline="always")
 def _narrow(stream, code, size, position, below, above):
     """Decoder state after a symbol: the code within its interval, the interval's size, bytes read."""
     step = size >> TABLE_BITS
@@ -229,12 +229,12 @@ def _narrow(stream, code, size, position, below, above):
     return code, size, position
 
 
-@numba.njit(cache=True, nogil=True, inline="always")
+@njit(nogil=True, inline="always")
 def _target(code, size):
     return min(np.int64(np.uint32(code) // np.uint32(size >> TABLE_BITS)), TABLE_TOTAL - 1)
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _first_code(stream):
     code = np.int64(0)
     for i in range(4):
@@ -242,7 +242,7 @@ def _first_code(stream):
     return code
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def _decode_each(stream, cdfs, out):
     """One symbol from each of the tables cdfs[T, S + 1]; False where one of them is none."""
     code, size, position, last = _first_code(stream), np.int64(_MASK), 4, cdfs.shape[1] - 2
@@ -262,7 +262,7 @@ def _decode_each(stream, cdfs, out):
     return True
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@njit(nogil=True, error_model="numpy")
 def _decode_shared(stream, cdf, stop_symbol, used_up, out):
     """Number of symbols written to `out`; why it ended (0 no room left, 1 the stop symbol came, 2 it has read more than
     `used_up` bytes or what no encoder writes); code, size and bytes read."""

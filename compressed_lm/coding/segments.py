@@ -8,9 +8,9 @@ table of Unicode, one result everywhere.
     b"In 1984, (don't!) USA, McKay" -> In | " 1" | 9 | 8 | 4 | , | " (" | don | 't | !) | " USA" | , | " Mc" | Kay
 """
 
-import numba
 import numpy as np
 
+from compressed_lm.coding.compiled import njit
 from compressed_lm.coding.machine import load, trailing_zeros
 
 MAX_BYTES = 64
@@ -36,7 +36,7 @@ def _kinds() -> np.ndarray:
 KINDS = _kinds()
 
 
-@numba.njit(cache=True, nogil=True, inline="always")
+@njit(nogil=True)
 def _character(data, i, end):
     """Kind and length of the character at i."""
     byte = data[i]
@@ -57,7 +57,7 @@ def _character(data, i, end):
     return np.uint8(MARK if mark else LETTER), length
 
 
-@numba.njit(cache=True, nogil=True, inline="always")
+@njit(nogil=True, inline="always")
 def _small_letters(word):
     """How many of the 8 bytes of a uint64 come before the first that is no small letter."""
     low = word & np.uint64(0x7F7F7F7F7F7F7F7F)
@@ -67,7 +67,7 @@ def _small_letters(word):
     return np.int64(trailing_zeros(letters ^ np.uint64(0x8080808080808080)) >> np.uint64(3))
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def segment_end(data, i, end):
     """Where the segment that begins at i ends; a text's segments do not depend on what stands before i.
 
@@ -128,7 +128,7 @@ def segment_end(data, i, end):
     return j
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def ends(data):
     """Where the segments of a text uint8[N] end: int64[S]."""
     found, i, n = np.empty(len(data), np.int64), 0, 0

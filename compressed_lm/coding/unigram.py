@@ -8,10 +8,10 @@ import collections
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 
-import numba
 import numpy as np
 
-from compressed_lm.coding import folding, pieces, segments
+from compressed_lm.coding import folding, parsing, pieces, segments
+from compressed_lm.coding.compiled import njit
 from compressed_lm.coding.entries import SLOT_BYTES
 
 COST_UNIT = 1 / 1024
@@ -56,12 +56,12 @@ def count(documents: Sequence[bytes]) -> Counts:
     folded, buffer = collections.Counter(), np.empty(folding.MAX_BYTES, np.uint8)
     for unusual, counts in found.items():
         for segment, n in counts.items():
-            length = folding.fold(np.frombuffer(segment, np.uint8), 0, len(segment), unusual, buffer)
+            length = folding.fold(np.frombuffer(segment, np.uint8), 0, len(segment), unusual, False, buffer)
             folded[buffer[:length].tobytes()] += n
     return Counts(folded, spaced)
 
 
-@numba.njit(cache=True)
+@njit
 def _count_words(text, words):
     begin = 0
     while begin < len(text):
@@ -72,7 +72,7 @@ def _count_words(text, words):
         begin = end
 
 
-@numba.njit(cache=True)
+@njit
 def _segments(text, spaced):
     """Where the segments of a text end, int64[S], and which have a space that is not as usual, bool[S]."""
     ends = segments.ends(text)
@@ -129,7 +129,7 @@ def learn(
         if len(left) == n_pieces:
             break
         use = np.zeros(len(strings), np.int64)
-        _use(*text, cells, number, _costs(probability), use)
+        _use(*text, parsing.steps(cells, number, _costs(probability)), number, use)
         loss = use * _excess(*_flat(dict.fromkeys(strings, 1))[:2], cells, number, _costs(probability))
         loss[lengths == 1] = np.iinfo(np.int64).max
         n_left = max(n_pieces, int(len(left) * _KEPT))
@@ -171,7 +171,7 @@ def _costs(probability: np.ndarray) -> np.ndarray:
         return np.clip(np.round(-np.log2(probability) / COST_UNIT), 1, np.iinfo(np.uint16).max).astype(np.int64)
 
 
-@numba.njit(cache=True)
+@njit
 def _matches(data, begin, end, cells, number, firsts, matches):
     """Writes which pieces a segment has, and where: in order of their beginnings, then of their ends.
 
@@ -197,7 +197,7 @@ def _matches(data, begin, end, cells, number, firsts, matches):
     firsts[end - begin] = n
 
 
-@numba.njit(cache=True)
+@njit
 def _expect(data, bounds, counts, cells, number, weight, expected):
     """Adds up how often each piece is expected in all parses of the segments.
 
@@ -228,18 +228,18 @@ def _expect(data, bounds, counts, cells, number, weight, expected):
                 expected[piece] += counts[s] * forward[i] * share / total
 
 
-@numba.njit(cache=True)
-def _use(data, bounds, counts, cells, number, costs, use):
+@njit
+def _use(data, bounds, counts, steps, number, use):
     """Adds up how often each piece stands in the best parses of the segments: int64[V]."""
     best, back = np.empty(folding.MAX_BYTES + 1, np.int64), np.empty((folding.MAX_BYTES + 1, 2), np.int32)
     numbers = np.empty(folding.MAX_BYTES, np.int32)
     for s in range(len(counts)):
-        n = pieces.least_cost(data, bounds[s], bounds[s + 1], cells, number, costs, best, back, numbers, 0)
+        n = parsing.least_cost(data, bounds[s], bounds[s + 1], steps, number, best, back, numbers, 0)
         for k in range(n):
             use[numbers[k]] += counts[s]
 
 
-@numba.njit(cache=True)
+@njit
 def _excess(data, bounds, cells, number, costs):
     """What each piece would cost more, were it parsed into others: int64[V]; 0 for single bytes."""
     best = np.empty(SLOT_BYTES + 1, np.int64)

@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 
-import numba
 import numpy as np
 import pandas as pd
 
 from compressed_lm.codecs.protocol import Codec
+from compressed_lm.coding.compiled import njit
 from compressed_lm.errors import InputError
 from compressed_lm.evaluation.token_windows import common_length, tokens_per_window
 
@@ -73,7 +73,7 @@ def normalised_levenshtein(sequences: Sequence[np.ndarray]) -> np.ndarray:
     return out
 
 
-@numba.njit(cache=True, nogil=True)
+@njit(nogil=True)
 def _levenshtein(flat, offsets, out):
     n, k = len(offsets) - 1, 0
     longest = 0

@@ -20,13 +20,13 @@ from collections.abc import Callable, Iterable, Sequence
 
 import jax
 import matplotlib.pyplot as plt
-import numba
 import numpy as np
 import protocol
 import report
 
 from compressed_lm import codecs, evaluation, models, scaling
-from compressed_lm.coding import folding, pieces, unigram
+from compressed_lm.coding import folding, parsing, pieces, unigram
+from compressed_lm.coding.compiled import njit
 from compressed_lm.coding.dictionary import Dictionary
 from compressed_lm.coding.segments import MAX_BYTES
 from compressed_lm.training import train
@@ -84,7 +84,8 @@ class Variant:
             return self
         found = unigram.learn(unigram.Counts(counts, folding.SPACED), V)
         self._strings = found.strings
-        self._tables = *pieces.trie(found.strings), found.costs.astype(np.int64)
+        cells, number = pieces.trie(found.strings)
+        self._tables = parsing.steps(cells, number, found.costs), number
         self._number = {s: i for i, s in enumerate(found.strings)}
         return self
 
@@ -108,7 +109,7 @@ class Variant:
     def _cheapest(self, segment: bytes) -> np.ndarray:
         numbers = np.empty(len(segment), np.int32)
         best, back = np.empty(MAX_BYTES + 2, np.int64), np.empty((MAX_BYTES + 2, 2), np.int32)
-        n = pieces.least_cost(np.frombuffer(segment, np.uint8), 0, len(segment), *self._tables, best, back, numbers, 0)
+        n = parsing.least_cost(np.frombuffer(segment, np.uint8), 0, len(segment), *self._tables, best, back, numbers, 0)
         return numbers[:n]
 
     def _longest(self, segment: bytes) -> np.ndarray:
@@ -152,7 +153,7 @@ def grow(counts: collections.Counter, v: int, rounds: int = 30) -> Dictionary:
     return Dictionary([node[e[:-1]] if len(e) > 1 else -1 for e in entries], [e[-1] for e in entries])
 
 
-@numba.njit(cache=True)
+@njit
 def _follow(text, bounds, weight, children, reached, next_):
     """Adds up how often a longest match reaches each entry, and which byte follows where it ends."""
     for s in range(len(weight)):

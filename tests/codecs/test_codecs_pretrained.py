@@ -1,6 +1,8 @@
 """The codecs and the M1 that come with the package."""
 
 import hashlib
+import pathlib
+import runpy
 import subprocess
 import sys
 
@@ -11,6 +13,7 @@ from compressed_lm import codecs, stages
 from compressed_lm.codecs import device_windows
 from compressed_lm.codecs.device_windows import WindowRules
 from compressed_lm.coding import tables
+from compressed_lm.coding.pieces import Pieces
 from compressed_lm.models import exact, exact_numpy
 
 TEXT = (
@@ -64,3 +67,36 @@ def test_delay_is_lossless_where_codes_come_back(m1, bits):
     rules = WindowRules(bits, "delay", "none", 1, 64)
     texts = [TEXT, b" in the air", b" the air in the air"]
     assert device_windows.decode(m1, device_windows.encode(m1, texts, rules), rules) == texts
+
+
+def test_ids_of_english_are_those_of_version_1(tmp_path):
+    """A vocabulary of rules 1, as folders of earlier versions hold it, loads with its old fingerprint; it and the one
+    that ships give English the same ids, and decode each other's, though other text may be written otherwise."""
+    shipped = codecs.load("pieces16-en")
+    old = type(shipped)(
+        Pieces(shipped.pieces.strings, shipped.pieces.costs, shipped.pieces.spaced, rules=1), marks="within"
+    )
+    codecs.save(old, tmp_path)
+    old = codecs.load(tmp_path)
+    assert (old.fingerprint[:12], shipped.fingerprint[:12]) == ("2b7253111411", "c1a821064829")
+    assert np.array_equal(old.encode(TEXT), shipped.encode(TEXT)) and old.pieces.rules == 1
+    capitals = b"ACGT" * 100
+    assert len(shipped.encode(capitals)) < 0.4 * len(old.encode(capitals))
+    for one, other in ((old, shipped), (shipped, old)):
+        assert other.decode(one.encode(capitals)) == capitals
+
+
+def test_shipped_codecs_take_text_that_nobody_would_write(monkeypatch):
+    """30 kinds and more of the hostile-input benchmark come back from each codec, at 1.05 ids a byte or less."""
+    folder = pathlib.Path(__file__).parents[2] / "benchmarks"
+    monkeypatch.syspath_prepend(folder)
+    benchmark = runpy.run_path(str(folder / "adversarial.py"))
+    kinds = benchmark["kinds"](TEXT * 30, 4000)
+    for left_out in ("collisions of a fixed hash", "words by Zipf's law"):  # which take seconds to make
+        del kinds[left_out]
+    texts = {kind: benchmark["filled"](make(), 4000) for kind, make in kinds.items()}
+    assert len(texts) >= 30
+    for codec in map(codecs.load, codecs.shipped()):
+        for kind, text in texts.items():
+            ids = codec.encode(text)
+            assert codec.decode(ids) == text and len(ids) <= 1.05 * len(text), kind

@@ -8,20 +8,20 @@ from hypothesis import strategies as st
 from compressed_lm.coding import folding, segments
 
 
-def folded(text, spaced=folding.SPACED):
+def folded(text, spaced=folding.SPACED, *, letter_by_letter=False):
     """The folded segments of a text."""
     data, begin, buffer, found = np.frombuffer(text, np.uint8), 0, np.empty(folding.MAX_BYTES, np.uint8), []
     for segment in segments.split(text):
         end = begin + len(segment)
         unusual = folding.is_unusual(data, 0, begin, end, spaced)
-        found.append(buffer[: folding.fold(data, begin, end, unusual, buffer)].tobytes())
+        found.append(buffer[: folding.fold(data, begin, end, unusual, letter_by_letter, buffer)].tobytes())
         begin = end
     return found
 
 
 def unfolded(data, spaced=folding.SPACED):
     """The text of folded segments that were joined."""
-    text, state, filled = np.empty(2 * len(data) + 1, np.uint8), np.zeros(folding.STATE, bool), 0
+    text, state, filled = np.empty(2 * len(data) + 1, np.uint8), np.zeros(folding.STATE, np.int64), 0
     for byte in data:
         filled = folding.unfold(np.uint8(byte), state, spaced, text, 0, filled)
     return text[: folding.finish(state, text, filled)].tobytes()
@@ -35,12 +35,11 @@ def unfolded(data, spaced=folding.SPACED):
         (b"DON'T 'Tis", [b"B don", b"A't", b"A 'tis"]),
         (b" a", [b"C a"]),
         ("Élan élan".encode(), ["Élan".encode(), " élan".encode()]),
-        (b"A" * 64 + b"b", [b" " + b"Aa" * 64, b"C b"]),
+        (b"A" * 64 + b"b", [b"B " + b"a" * 64, b"C b"]),
     ],
 )
 def test_words_are_written_small_behind_marks(text, expected):
-    """Capitals and unusual spaces become marks; other alphabets stay as they are; long runs are marked letter by
-    letter, since nothing would tell where the run ends."""
+    """Capitals and unusual spaces become marks, however long a run is; other alphabets stay as they are."""
     assert folded(text) == expected
     assert unfolded(b"".join(expected)) == text
 
@@ -52,3 +51,10 @@ def test_every_text_comes_back(text, noise, seed):
     spaced = np.random.default_rng(seed).random(folding.CONTEXTS) < 0.5
     for data in (text.encode(), noise):
         assert unfolded(b"".join(folded(data, spaced)), spaced) == data
+
+
+def test_marks_of_version_1_are_still_read():
+    """Texts in which a run of 64 capitals has a mark for each, as earlier versions wrote it, unfold as before."""
+    for text in (b"A" * 64 + b"b", b" " + b"A" * 70 + b" b", b"A" * 64 + "é".encode() + b"c"):
+        old = b"".join(folded(text, letter_by_letter=True))
+        assert b"AaAaAa" in old and unfolded(old) == text

@@ -1,0 +1,296 @@
+"""The parse of texts into pieces of least total cost, segment by segment, in folded text or literal spans."""
+
+import numpy as np
+
+from compressed_lm.coding import folding, literal, memo, segments
+from compressed_lm.coding.compiled import njit
+from compressed_lm.coding.machine import prefetch
+
+RULES = 2
+"""Version of the rules by which texts are written. By those of version 1, which old vocabularies go by, there are no
+literal spans, and 64 capitals in a row have a mark each; both versions read the texts of both."""
+
+_AHEAD = 128  # segments that are cut before the first of them is looked up, since memory takes its time
+_WINDOW = 4096  # bytes of text, for which spans are chosen together
+
+_UNUSUAL = np.uint64(32)  # in the tag of a segment, above its length
+
+
+def steps(cells: np.ndarray, number: np.ndarray, costs: np.ndarray) -> np.ndarray:
+    """The trie as `least_cost` walks it: uint64[C], a cell and, above, what its string costs, 0 where it is no piece.
+
+    Args:
+      cells, number: from `pieces.trie`; -1 for strings that are not to be used.
+      costs: integers[V], from 1 to 65,535.
+    """
+    found = number[cells >> np.uint32(8)]
+    return np.where(found < 0, 0, costs[found].astype(np.uint64)) << np.uint64(32) | cells
+
+
+@njit(nogil=True)
+def least_cost(data, begin, end, steps, number, best, back, numbers, n):
+    """Writes the parse of a segment from index n; returns the index after it.
+
+    Of parses of equal cost the one is taken that has its last piece from the earliest place, and so on backwards.
+
+    Args:
+      data: uint8[N].
+      begin, end: where the folded segment lies.
+      steps: from `steps`; number: from `pieces.trie`.
+      best: int64[L + 1]; back: int32[L + 1, 2] for L bytes; both for the loop's own use.
+      numbers: int32[...], written.
+    """
+    length = end - begin
+    best[0] = 0
+    for j in range(1, length + 1):
+        best[j] = 1 << 30
+    for i in range(length):
+        base, so_far = np.uint64(0), best[i]
+        for j in range(i, length):
+            byte = np.uint64(data[begin + j])
+            step = steps[base + byte]
+            if step & np.uint64(255) != byte:
+                break
+            base = step >> np.uint64(8) & np.uint64(0xFFFFFF)
+            cost = np.int64(step >> np.uint64(32))
+            if cost and so_far + cost < best[j + 1]:
+                best[j + 1] = so_far + cost
+                back[j + 1, 0], back[j + 1, 1] = i, base
+    count, j = 0, length
+    while j > 0:
+        count, j = count + 1, back[j, 0]
+    place, j = n + count, length
+    while j > 0:
+        place -= 1
+        numbers[place] = number[back[j, 1]]
+        j = back[j, 0]
+    return n + count
+
+
+@njit(nogil=True)
+def parse(data, bounds, d, i, n, tables, memory, rules, numbers, places):
+    """Parses texts that stand one after another, up to the first place where `with_spans` has to go on.
+
+    Args:
+      data: uint8[N + 16], the texts and 16 bytes more.
+      bounds: int64[D + 1], where each text lies.
+      d, i, n: the text and place to begin with, and the number of pieces before it.
+      tables: steps, number, the number of each single byte int32[256], spaced.
+      memory: slots, key and parsed of `memo.Memo`.
+      rules: see `RULES`.
+      numbers: int32[4 N], written from index n.
+      places: int64[D + 1], written but for the first: where the pieces of each text lie.
+
+    Returns:
+      The text, D if there is none, and place to go on with, and the number of pieces before it.
+    """
+    work, begins, keys, ends = (
+        _work(),
+        np.empty(_AHEAD + 1, np.int64),
+        np.empty((_AHEAD, 4), np.uint64),
+        np.empty(_AHEAD, np.int64),
+    )
+    while d < len(bounds) - 1:
+        stop = bounds[d + 1]
+        while i < stop:
+            begin, first = i, n
+            n_cut = _cut(data, bounds[d], i, stop, stop, tables[3], memory[0], memory[1], begins, keys)
+            i, n = begins[n_cut], _write(data, begins, keys, n_cut, tables, memory, rules, work, numbers, n, ends)
+            if rules > 1 and 3 * (n - first) > 2 * (i - begin):
+                return d, begin, first
+        d += 1
+        places[d] = n
+    return d, i, n
+
+
+@njit(nogil=True)
+def _work():
+    """A folded segment and what `least_cost` needs."""
+    size = folding.MAX_BYTES
+    return np.empty(size, np.uint8), np.empty(size + 1, np.int64), np.empty((size + 1, 2), np.int32)
+
+
+@njit(nogil=True)
+def _cut(data, text, i, limit, stop, spaced, slots, hash_key, begins, keys):
+    """Cuts the next segments of a text and asks for the memory where they may be; returns how many, at most 128.
+
+    Args:
+      data: uint8[N].
+      text, i, limit, stop: where the text begins, where to go on, before where segments have to begin, where it ends.
+      spaced, slots, hash_key: of the pieces and their memory.
+      begins: int64[129], written: where each segment begins, and where the last ends.
+      keys: uint64[128, 4], written: the two words of each segment, its tag and its first slot.
+    """
+    address, place, n = np.uint64(data.ctypes.data), np.uint64(slots.ctypes.data), np.int64(0)
+    while n < _AHEAD and i < limit:
+        end = segments.segment_end(data, i, stop)
+        low, high = memo.words(address + np.uint64(i), end - i)
+        tag = np.uint64(min(end - i, 31)) + _UNUSUAL * np.uint64(folding.is_unusual(data, text, i, end, spaced))
+        slot = memo.first_slot(low, high, tag, hash_key)
+        prefetch(place + np.uint64(32) * slot)
+        begins[n] = i
+        keys[n, 0], keys[n, 1], keys[n, 2], keys[n, 3] = low, high, tag, slot
+        n, i = n + 1, end
+    begins[n] = i
+    return n
+
+
+@njit(nogil=True)
+def _write(data, begins, keys, n_cut, tables, memory, rules, work, numbers, n, ends):
+    """Writes the pieces of segments that were cut, from index n; returns the index after them.
+
+    Args:
+      data, begins, keys, n_cut: from `_cut`.
+      tables, memory, rules: as for `parse`; work: from `_work`.
+      numbers: int32[...], written.
+      ends: int64[...], written: the index after the pieces of each segment.
+    """
+    (steps, number, _, _), (slots, _, parsed), (folded, best, back) = tables, memory, work
+    k = np.int64(0)
+    while True:
+        k, n = _recall(slots, keys, k, n_cut, numbers, n, ends)
+        if k == n_cut:
+            return n
+        begin, end, tag, first = begins[k], begins[k + 1], keys[k, 2], n
+        n_folded = folding.fold(data, begin, end, tag >= _UNUSUAL, rules == 1, folded)
+        n = least_cost(folded, 0, n_folded, steps, number, best, back, numbers, n)
+        parsed[0] += 1
+        if end - begin <= memo.BYTES and n - first <= memo.PIECES:
+            memo.remember(slots, keys[k, 3], keys[k, 0], keys[k, 1], tag, numbers, first, n, parsed[0])
+        ends[k] = n
+        k += 1
+
+
+@njit(nogil=True)
+def _recall(slots, keys, k, n_cut, numbers, n, ends):
+    """Writes the pieces of segments from the k-th on, up to one that is not remembered; returns which, and the index.
+
+    A loop apart from what is done for new segments, as it is then compiled to faster code.
+    """
+    while k < n_cut:
+        slot = keys[k, 3]
+        if not memo.is_in(slots, slot, keys[k, 0], keys[k, 1], keys[k, 2]):
+            slot = memo.find_other(slots, slot, keys[k, 0], keys[k, 1], keys[k, 2])
+            if slot == memo.NONE:
+                break
+        n = memo.recall(slots[slot, 2], slots[slot, 3], numbers, n)
+        ends[k] = n
+        k += 1
+    return k, n
+
+
+@njit(nogil=True)
+def with_spans(data, text, begin, stop, tables, memory, numbers, n):
+    """Writes a window of a text in folded segments and literal spans; returns the index after it and where it ends.
+
+    Why n bytes of text are at most 1.05 n + 20 pieces: `parse` leaves segments as they are only where they take 2/3 of
+    a piece a byte or less, and has all others written here. A window could be one packed span, of 1.036 pieces a byte
+    and 4 more; what is chosen is no longer than that and `literal.BIAS`. But for the last of a text, windows have 4 kB,
+    of which these 16 are less than 0.4 %.
+
+    Args:
+      text: where the text begins.
+      begin, stop: where the window begins, and the text ends.
+      numbers: int32[...], written from index n.
+    """
+    most, limit = min(_WINDOW + segments.MAX_BYTES, stop - begin), min(begin + _WINDOW, stop)
+    begins, keys, costs = np.empty(most + 1, np.int64), np.empty((_AHEAD, 4), np.uint64), np.empty((most, 4), np.int32)
+    come_from, ways, modes = np.empty((most, 4), np.uint8), np.empty(most, np.uint8), np.empty(most, np.uint8)
+    folded, folded_ends = np.empty(4 * most + 4, np.int32), np.zeros(most + 1, np.int64)
+    spelled, spelled_ends = np.empty(2 * most, np.int32), np.zeros(most + 1, np.int64)  # in the better of two ways
+    spare = np.empty(most + 1, np.int64)
+    work, count, i, filled = _work(), np.int64(0), begin, np.int64(0)
+    while i < limit:
+        cut, ends = begins[count:], folded_ends[count + 1 :]
+        n_cut = _cut(data, text, i, limit, stop, tables[3], memory[0], memory[1], cut, keys)
+        filled = _write(data, cut, keys, n_cut, tables, memory, np.int64(RULES), work, folded, filled, ends)
+        count, i = count + n_cut, cut[n_cut]
+    _spell(data, begins, np.int64(0), count, literal.FOLDED, ways, tables, work, spelled, np.int64(0), spelled_ends)
+    _price(data, begins, folded_ends, spelled_ends, ways, count, costs)
+    literal.choose(costs, count, come_from, modes)
+    k, mode, single = np.int64(0), literal.FOLDED, tables[2]
+    while k <= count:
+        new = np.int64(modes[k]) if k < count else literal.FOLDED
+        if new != mode:
+            n, mode = _write_marks(mode, new, single, numbers, n), new
+        if k == count:
+            break
+        if mode == literal.PACKED:
+            first = begins[k]
+            while k + 1 < count and modes[k + 1] == mode:
+                k += 1
+            digits = np.empty(2 * (begins[k + 1] - first) + 2, np.uint8)
+            for digit in range(literal.pack(data, first, begins[k + 1], digits)):
+                numbers[n] = single[digits[digit]]
+                n += 1
+        elif mode == literal.FOLDED:
+            n = _copy(folded, folded_ends[k], folded_ends[k + 1], numbers, n)
+        elif ways[k] == mode or ways[k] == literal.PACKED:
+            n = _copy(spelled, spelled_ends[k], spelled_ends[k + 1], numbers, n)
+        else:
+            n = _spell(data, begins, k, k + 1, mode, ways, tables, work, numbers, n, spare)
+        k += 1
+    return n, i
+
+
+@njit(nogil=True)
+def _spell(data, begins, first, last, mode, ways, tables, work, numbers, n, ends):
+    """Writes the pieces of segments, spelled; returns the index after them.
+
+    They are not remembered: what is spelled seldom comes again, and is mostly short.
+
+    Args:
+      begins, first, last: where each segment lies, and which are meant.
+      mode: how they are spelled; `literal.FOLDED` for each in the better way.
+      ways: uint8[S], written: the better way, see `literal.best_mode`.
+      numbers: int32[...], written from index n.
+      ends: int64[S + 1], written: the index after the pieces of each segment, at the place after its own.
+    """
+    (steps, number, _, _), (spelled, best, back) = tables, work
+    for k in range(first, last):
+        begin, end = begins[k], begins[k + 1]
+        ways[k] = literal.best_mode(data, begin, end)
+        better = literal.SWAPPED if ways[k] == literal.SWAPPED else literal.AS_IT_IS
+        length = literal.spell(data, begin, end, mode if mode else better, spelled)
+        n = least_cost(spelled, 0, length, steps, number, best, back, numbers, n)
+        ends[k + 1] = n
+    return n
+
+
+@njit(nogil=True)
+def _copy(draft, begin, end, numbers, n):
+    """Writes pieces that were drafted from one index to another; returns the index after them."""
+    for place in range(begin, end):
+        numbers[n] = draft[place]
+        n += 1
+    return n
+
+
+@njit(nogil=True)
+def _price(data, begins, folded_ends, spelled_ends, ways, count, costs):
+    """Writes what each segment costs in each way; at most, in the way that was not tried."""
+    for k in range(count):
+        longest = length = begins[k + 1] - begins[k]
+        for j in range(begins[k], begins[k + 1]):
+            longest += literal.IS_CONTROL[data[j]]
+        spelled = spelled_ends[k + 1] - spelled_ends[k]
+        costs[k, literal.FOLDED] = (folded_ends[k + 1] - folded_ends[k]) * literal.UNIT
+        costs[k, literal.AS_IT_IS] = (longest if ways[k] == literal.SWAPPED else spelled) * literal.UNIT
+        costs[k, literal.SWAPPED] = (longest if ways[k] == literal.AS_IT_IS else spelled) * literal.UNIT
+        costs[k, literal.PACKED] = length * (literal.UNIT + 1)
+
+
+@njit(nogil=True)
+def _write_marks(mode, new, single, numbers, n):
+    """Writes what stands between two ways of writing a text; returns the index after it."""
+    spelled = mode == literal.AS_IT_IS or mode == literal.SWAPPED
+    if spelled and (new == literal.AS_IT_IS or new == literal.SWAPPED):
+        numbers[n] = single[literal.CHANGE]
+        return n + 1
+    if spelled:
+        numbers[n] = single[literal.END]
+        n += 1
+    if new != literal.FOLDED:
+        numbers[n], numbers[n + 1] = single[literal.MARKS[new, 0]], single[literal.MARKS[new, 1]]
+        n += 2
+    return n

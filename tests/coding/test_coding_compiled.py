@@ -1,0 +1,119 @@
+"""Loops compile where nothing can be written, and what is compiled is kept where nobody else can change it."""
+
+import logging
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+import compressed_lm
+from compressed_lm import cli, doctor
+from compressed_lm.coding import compiled, folding, parsing, segments
+
+NOBODY = 65534
+
+# What is imported later lies where only root may read, so the compiler is brought to work before.
+PROGRAM = """
+import logging, os, sys
+import compressed_lm, numba, numpy, secrets, tempfile
+numba.njit(lambda a: a[1:].copy().sum())(numpy.zeros(3, numpy.uint8))
+os.setgroups([]), os.setgid(65534), os.setuid(65534)
+logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+from compressed_lm.coding import bits, compiled, segments
+assert compiled.__file__.startswith(sys.argv[1])
+assert segments.split(b"A word") == [b"A", b" word"]
+assert segments.split(b"Two words") == [b"Two", b" words"]
+print(compiled.cache_folder(), sum(segments.ends.stats.cache_hits.values()))
+"""
+
+
+@pytest.fixture
+def read_only(tmp_path_factory):
+    """A copy of the package that nobody can write, in a folder that all can read."""
+    if not hasattr(os, "getuid") or os.getuid() != 0:
+        pytest.skip("only root can run a program as another user")
+    folder = pathlib.Path("/tmp") / f"compressed_lm-test-{os.getpid()}"
+    source = pathlib.Path(compressed_lm.__file__).parent
+    shutil.copytree(source / "coding", folder / "compressed_lm/coding", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("__init__.py", "errors.py"):
+        shutil.copy(source / name, folder / "compressed_lm" / name)
+    scratch = folder / "tmp"
+    scratch.mkdir()
+    scratch.chmod(0o1777)
+    yield folder, scratch
+    shutil.rmtree(folder)
+
+
+def run(folder, **settings):
+    usual = {k: v for k, v in os.environ.items() if k not in ("XDG_CACHE_HOME", "NUMBA_CACHE_DIR")}
+    environment = usual | {"HOME": "/nonexistent", "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, str(folder)],
+        env=environment | settings,
+        cwd="/",
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def test_loops_run_for_a_user_without_a_folder(read_only):
+    """With a package that cannot be written and no home, another user's loops are kept in a private temporary folder
+    and said to be compiled once, the first time only; without that folder they compile each time."""
+    folder, scratch = read_only
+    first, second = (run(folder, TMPDIR=str(scratch)) for _ in range(2))
+    kept = scratch / f"compressed_lm-{NOBODY}"
+    assert first[0].startswith("Compiling loops") and str(kept) in first[0] and len(first) == 2
+    assert len(second) == 1 and second[0].startswith(str(kept)) and second[0].endswith(" 1")
+    assert kept.stat().st_mode & 0o777 == 0o700 and kept.stat().st_uid == NOBODY
+    shutil.rmtree(kept)
+    kept.mkdir()  # of root: what lies there could be anyone's code
+    kept.chmod(0o777)
+    lines = run(folder, TMPDIR=str(scratch))
+    assert "in every process" in lines[0] and lines[1] == "None 0" and not list(kept.iterdir())
+
+
+def test_a_folder_that_others_may_write_is_not_used(tmp_path):
+    """Compiled code is read only from a folder of the user's own that is closed to all others, and is no link."""
+    found = compiled.private_folder(tmp_path)
+    assert found == tmp_path / f"compressed_lm-{os.getuid()}" and found.stat().st_mode & 0o777 == 0o700
+    assert compiled.private_folder(tmp_path) == found
+    found.chmod(0o770)
+    assert compiled.private_folder(tmp_path) is None
+    found.rmdir()
+    (tmp_path / "elsewhere").mkdir(mode=0o700)
+    found.symlink_to(tmp_path / "elsewhere")
+    assert compiled.private_folder(tmp_path) is None
+    assert compiled.private_folder(tmp_path / "missing") is None
+
+
+def test_all_loops_of_the_package_are_compiled_in_one_way():
+    """No module asks Numba for a cache by itself, which would raise where none can be written."""
+    package = pathlib.Path(compressed_lm.__file__).parent
+    users = [path.name for path in package.rglob("*.py") if "numba.njit" in path.read_text(encoding="utf-8")]
+    assert users == ["compiled.py"]
+
+
+def test_loops_are_compiled_again_when_another_module_changes():
+    """What is kept is stamped with all modules whose loops call each other, so none runs with an old one within it."""
+    assert {"folding.py", "parsing.py", "memo.py"} <= {name for name, _, _ in compiled._SOURCES}
+    for function in (segments.ends, parsing.parse, folding.fold):
+        assert function._cache._cache_file._source_stamp[1] == compiled._SOURCES == compiled._sources()
+
+
+def test_the_command_line_shows_that_loops_are_compiled(capsys):
+    """The library only logs; commands print what it logs to standard error."""
+    assert cli.main(["verify", __file__, "--codec=bytes"]) == 0
+    logging.getLogger("compressed_lm").info("Compiling loops")
+    assert "Compiling loops" in capsys.readouterr().err
+
+
+def test_doctor_tells_that_loops_cannot_be_kept(monkeypatch):
+    """A machine on which each process compiles again is a problem with a cure."""
+    assert doctor._compiled_loops() == []
+    monkeypatch.setattr(compiled, "cache_folder", lambda: None)
+    assert "NUMBA_CACHE_DIR" in doctor._compiled_loops()[0]

@@ -1,0 +1,99 @@
+"""What is remembered of words is bounded, forgets, and changes nothing."""
+
+import random
+
+import numpy as np
+import pytest
+
+from compressed_lm import codecs
+from compressed_lm.coding import folding, memo, parsing, pieces
+
+BYTES = list(folding.ALPHABET)
+MULTIPLIERS = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F], np.uint64)
+ENGLISH = (
+    b"There was a smell of rain in the air, and nobody in the house could say when it would end. In 1905 the "
+    b"committee of the university published its report on the history of the railway; it was read by no one.\n"
+) * 3
+KEY = 0x1234567890ABCDEF, 0xFEDCBA0987654321
+
+
+def some_pieces(key=KEY):
+    p = pieces.Pieces([*BYTES, b"ab", b" the", b" word"], [900] * (len(BYTES) + 3))
+    p._memo = memo.Memo(key)
+    return p
+
+
+def words(n, seed=0):
+    drawn = random.Random(seed)
+    return b" ".join([bytes(drawn.choices(b"abcdefghijklmnop", k=5)) for _ in range(n)])
+
+
+def chosen_words(n):
+    """Words of five letters that fall into one range of a multiplicative hash without a key."""
+    letters = np.arange(26, dtype=np.uint64) + np.uint64(ord("a"))
+    low = np.full(1, ord(" "), np.uint64)
+    for place in range(1, 6):
+        low = (low[:, None] | letters[: 26 if place > 1 else 8] << np.uint64(8 * place)).reshape(-1)
+    mixed = (low ^ np.uint64(6)) * MULTIPLIERS[0]
+    place = (mixed ^ (mixed >> np.uint64(29))) * MULTIPLIERS[0] >> np.uint64(47)
+    chosen = low[np.argsort(place, kind="stable")[:n]]
+    return chosen.astype("<u8").view(np.uint8).reshape(-1, 8)[:, :6].tobytes()
+
+
+def parsed(p, text):
+    """How many segments of a text are parsed and not remembered; some are too long to be."""
+    before = int(p._memo.parsed[0])
+    p.encode(text)
+    return int(p._memo.parsed[0]) - before
+
+
+@pytest.mark.parametrize("key", [(1, 1), (3, 5), tuple(MULTIPLIERS.tolist()), (2**64 - 1, 2**63 + 1)])
+def test_ids_do_not_depend_on_the_key(key):
+    """Whatever the key of the hash, and however full the memory, ids are the same."""
+    text = words(3000) + b" the word " + bytes(range(256)) + b"aAaA" * 50
+    expected = some_pieces().encode(text)
+    p = some_pieces(key)
+    for _ in range(2):
+        assert np.array_equal(p.encode(text), expected)
+
+
+def test_keys_differ_between_processes():
+    """The default key is odd, and not one that is written down anywhere."""
+    assert memo._KEY != tuple(MULTIPLIERS.tolist()) and all(int(k) & 1 for k in memo.Memo().key)
+
+
+def test_chosen_words_do_not_spoil_the_memory():
+    """English is remembered again after one pass, when as many words as the memory has room for half of, chosen for one
+    range of the hash that had no key, have gone through it."""
+    p, fresh = some_pieces(), some_pieces()
+    p.encode(chosen_words(65_500))
+    p.encode(ENGLISH), fresh.encode(ENGLISH)
+    assert parsed(p, ENGLISH) == parsed(fresh, ENGLISH)
+
+
+def test_new_words_take_the_place_of_old_ones():
+    """More words than fit are parsed all the same, in memory of one size, and what comes later is remembered."""
+    p, fresh = some_pieces(), some_pieces()
+    slots = p._memo.slots.nbytes
+    text = words(400_000)
+    assert p.decode(p.encode(text)) == text and p._memo.slots.nbytes == slots == 1 << 23
+    p.encode(ENGLISH), fresh.encode(ENGLISH)
+    assert parsed(p, ENGLISH) == parsed(fresh, ENGLISH)
+    assert np.array_equal(p.encode(text[-5000:]), some_pieces().encode(text[-5000:]))
+
+
+def test_a_search_takes_four_slots():
+    """A segment is looked for in four slots of one aligned group, however full the memory is."""
+    for first in (0, 5, 262_143):
+        group = {first ^ k for k in range(memo.WAYS)}
+        assert len(group) == memo.WAYS == 4 and {slot // 4 for slot in group} == {first // 4}
+
+
+def test_the_shipped_vocabulary_forgets_junk():
+    """After words seen once have filled the memory, the shipped vocabulary parses English anew once only."""
+    p = codecs.load("pieces16-en").pieces
+    p._memo = memo.Memo(KEY)
+    p.encode(words(150_000, seed=1))
+    p.encode(ENGLISH)
+    assert parsed(p, ENGLISH) == 0
+    assert parsing.RULES == p.rules == 2
