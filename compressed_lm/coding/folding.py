@@ -136,7 +136,8 @@ def unfold(byte, state, spaced, text, begin, filled):
       byte: of folded text.
       state: int64[STATE], what is known from the bytes before; all 0 at the beginning.
       spaced: bool[513], what is usual in each context.
-      text: uint8[...], written from index `filled`: at most two bytes, or the 56 of a packed block.
+      text: uint8[...], written from index `filled`: at most two bytes, or 8 for each
+        byte of a packed block.
       begin: where the text begins.
     """
     if state[literal.MODE]:

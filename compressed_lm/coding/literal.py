@@ -5,10 +5,15 @@ of it are written in one of three other ways, each behind two marks that folding
 
     AA  as it is: small letters stand for themselves, a control character stands for each capital
     BB  swapped: capitals are written small, and a control character stands for each small letter
-    AB  packed: blocks of up to 56 bytes of any kind, as numbers in base 233
+    AB  packed: bytes as digits of numbers, in the base of how many different ones there are; numbers in base 233
 
 In the first two A ends the span, B changes from one to the other, and C comes before a control character that stands
-for itself. A packed block begins with a digit that tells its length and whether another block follows.
+for itself.
+
+A packed span is a sequence of digits of 0 to 232, each written as one byte. The first is 0, for all 256 bytes, or one
+less than the number of different bytes, 2 to 32, which follow. Then come blocks, each a number of up to 57 digits: one
+digit for how many it has and whether another block follows; for the last block, one for how many bytes fewer it stands
+for than could be; and the number, its last digit first among the bytes. DNA takes 0.3 digits a byte, any bytes 1.036.
 """
 
 import numpy as np
@@ -28,28 +33,49 @@ MARKS = np.frombuffer(b"\0\0AABBAB", np.uint8).reshape(4, 2)
 END, CHANGE, ITSELF = b"ABC"
 """What the marks mean in a span that is not packed."""
 
-BLOCK_BYTES = 56
-"""Bytes of a packed block; as 233**(k + 1) > 256**k up to k = 57, it has one digit more."""
+MAX_ALPHABET = 32
+"""Different bytes of a packed span for which they are listed. More would save little, and would pack the letters of
+languages in other scripts, which a model reads better one by one."""
 
 BIAS = 12
 """Tokens that a span has to save beyond its marks, so that English is folded throughout, initials included."""
 
-UNIT = BLOCK_BYTES // 2
-"""Units of cost in a token, in which the 29/28 tokens of a packed byte are an integer."""
+UNIT = 1000
+"""Units of cost in a token, so that the cost of a packed byte is about an integer."""
 
-STATE = 5 + BLOCK_BYTES // 4
+STATE = 7 + 14 + MAX_ALPHABET
 """Length of the part of a state that `unspell` uses, the first."""
 
-# What is known of a span, in this order: how it is written; the next byte stands for itself; of a packed block the
-# bytes, the digits to come (-1: the first is), whether another follows; then its number in limbs of 32 bits.
-MODE, _ITSELF, _BYTES, _DIGITS, _MORE, _LIMBS = range(6)
+# What is known of a span, in this order: how it is written; the next byte stands for itself; of a packed one what its
+# next digit is, how many different bytes it has; of a block the digits and bytes to come, whether another follows; then
+# its number in limbs of 32 bits, and the different bytes.
+MODE, _ITSELF, _NEXT, _BASE, _DIGITS, _BYTES, _MORE, _LIMBS = range(8)
+_N_LIMBS = 14
+_ALPHABET = _LIMBS + _N_LIMBS
+_OF_ALPHABET, _OF_BLOCK, _LENGTH, _MISSING, _FIRST = range(5)  # what the next digit is
+
 _CONTROL = [b for b in range(1, 32) if not segments.KINDS[b] == segments.WHITE]  # 26 of them
 _DIGITS_OF = np.frombuffer(b"".join(ALPHABET), np.uint8)
 _VALUES = np.searchsorted(_DIGITS_OF, np.arange(256)).astype(np.uint8) % len(ALPHABET)
-_BASE = len(ALPHABET)
+_RADIX = len(ALPHABET)
+_MOST_DIGITS = 57
 
-# Tokens to pass from each way of writing to each other; the first block of a packed span costs two more than its share.
-_PASS = np.array([[0, 2 + BIAS, 2 + BIAS, 4 + BIAS], [1, 0, 1, 5], [1, 1, 0, 5], [0, 2, 2, 0]], np.int64) * UNIT
+
+def _fitting() -> np.ndarray:
+    """How many digits of each base 0..256 fit into a number of 0..57 digits in base 233 and 14 limbs: int64[257, 58].
+
+    Equal powers, as of base 233, would fit as well; others differ by more than the sum that is added.
+    """
+    bits = np.minimum(np.arange(_MOST_DIGITS + 1) * np.log2(_RADIX), 32 * _N_LIMBS)
+    return np.floor(bits / np.log2(np.maximum(np.arange(257), 2))[:, None] + 1e-9).astype(np.int64)
+
+
+FITTING = _fitting()
+_AT_ONCE = np.floor(32 / np.log2(np.maximum(np.arange(257), 2)) + 1e-9).astype(np.int64)  # digits in 32 bits
+
+# Tokens to pass from each way of writing to each other. A packed span has, beyond a share of full blocks, its marks and
+# first digit, what its last block says of itself, and what that is rounded up by.
+_PASS = np.array([[0, 2 + BIAS, 2 + BIAS, 6 + BIAS], [1, 0, 1, 7], [1, 1, 0, 7], [0, 2, 2, 0]], np.int64) * UNIT
 
 
 def _spellings() -> np.ndarray:
@@ -109,37 +135,108 @@ def best_mode(text, i, end):
 
 
 @njit(nogil=True)
+def alphabet(text, begin, end, different):
+    """Writes the different bytes of a text to uint8[32]; returns how many, at least 2, or 256 if there are more than 32
+    or the text is too short for a list of them."""
+    n, seen = 0, np.zeros(256, np.bool_)
+    for j in range(begin, end):
+        byte = text[j]
+        if not seen[byte]:
+            if n == MAX_ALPHABET:
+                return 256
+            seen[byte], different[n] = True, byte
+            n += 1
+    while n < 2:
+        different[n] = n
+        n += 1
+    return n if end - begin >= 4 * n else 256
+
+
+@njit(nogil=True)
+def byte_cost(base):
+    """Units of cost of a byte in full packed blocks."""
+    return (UNIT * (_MOST_DIGITS + 1) + FITTING[base, _MOST_DIGITS] - 1) // FITTING[base, _MOST_DIGITS]
+
+
+@njit(nogil=True)
+def _fewest_digits(base, n):
+    """Digits of a number that n digits of a base fit into."""
+    n_digits = 1
+    while FITTING[base, n_digits] < n:
+        n_digits += 1
+    return n_digits
+
+
+@njit(nogil=True)
+def passing(base):
+    """Units of cost to pass from each way of writing to each other: int64[4, 4]."""
+    costs = _PASS.copy()
+    if base <= MAX_ALPHABET:
+        costs[:PACKED, PACKED] += UNIT * _fewest_digits(256, base)
+    return costs
+
+
+@njit(nogil=True)
+def _write_number(text, begin, end, base, values, n_digits, digits, n):
+    """Writes bytes, as digits of a base, in digits from index n on; returns the index after them."""
+    limbs, at_once = np.zeros(_N_LIMBS, np.uint64), _AT_ONCE[base]
+    for first in range(begin + (end - begin - 1) // at_once * at_once, begin - 1, -at_once):
+        value, scale = np.uint64(0), np.uint64(1)
+        for j in range(min(first + at_once, end) - 1, first - 1, -1):
+            value = value * np.uint64(base) + np.uint64(values[text[j]])
+            scale *= np.uint64(base)
+        for k in range(_N_LIMBS):
+            value += limbs[k] * scale
+            limbs[k] = value & np.uint64(0xFFFFFFFF)
+            value >>= np.uint64(32)
+    end, used = n + n_digits, _N_LIMBS
+    while end > n:
+        rest, scale = np.uint64(0), np.uint64(_RADIX**4)
+        while used > 0 and limbs[used - 1] == 0:
+            used -= 1
+        for k in range(used - 1, -1, -1):
+            value = rest << np.uint64(32) | limbs[k]
+            limbs[k] = value // scale
+            rest = value - limbs[k] * scale
+        for _ in range(min(4, end - n)):
+            end -= 1
+            digits[end] = _DIGITS_OF[rest % np.uint64(_RADIX)]
+            rest //= np.uint64(_RADIX)
+    return n + n_digits
+
+
+@njit(nogil=True)
 def pack(text, begin, end, digits):
-    """Writes bytes as packed blocks; returns the number of digits, at most n + 2 ceil(n / 56) for n bytes.
+    """Writes bytes as a packed span; returns the number of digits, at most 29 n / 28 + 4 for n bytes.
 
     Args:
       text: uint8[N].
-      begin, end: where the bytes lie.
+      begin, end: where the bytes lie; one at least.
       digits: uint8[...], written; bytes of `ALPHABET`.
     """
-    limbs, n = np.empty(BLOCK_BYTES // 4, np.uint64), 0
+    different, values, themselves = np.empty(MAX_ALPHABET, np.uint8), np.arange(256), np.arange(256)
+    base, n = alphabet(text, begin, end, different), 1
+    digits[0] = _DIGITS_OF[base % 256 - (base < 256)]
+    if base < 256:
+        n = _write_number(different, 0, base, 256, themselves, _fewest_digits(256, base), digits, n)
+        for k in range(base):
+            values[different[k]] = k
     while begin < end:
-        size = min(end - begin, BLOCK_BYTES)
-        digits[n] = _DIGITS_OF[size - 1 + BLOCK_BYTES * (begin + size < end)]
-        for k in range(len(limbs)):
-            limbs[k] = 0
-        for k in range(size):
-            limbs[k >> 2] |= np.uint64(text[begin + k]) << np.uint64(8 * (k & 3))
-        for place in range(n + 1 + size, n, -1):
-            rest = np.uint64(0)
-            for k in range((size - 1) >> 2, -1, -1):
-                value = rest << np.uint64(32) | limbs[k]
-                limbs[k] = value // np.uint64(_BASE)
-                rest = value - limbs[k] * np.uint64(_BASE)
-            digits[place] = _DIGITS_OF[rest]
-        n, begin = n + size + 2, begin + size
+        stop = min(begin + FITTING[base, _MOST_DIGITS], end)
+        n_digits = _MOST_DIGITS if stop < end else _fewest_digits(base, stop - begin)
+        digits[n] = _DIGITS_OF[n_digits - 1 + _MOST_DIGITS * (stop < end)]
+        n += 1
+        if stop == end:
+            digits[n] = _DIGITS_OF[FITTING[base, n_digits] - (stop - begin)]
+            n += 1
+        n, begin = _write_number(text, begin, stop, base, values, n_digits, digits, n), stop
     return n
 
 
 @njit(nogil=True)
 def begin(state, mode):
     """Begins a span; `state` is int64[...] of zeros."""
-    state[MODE], state[_DIGITS] = mode, -1
+    state[MODE], state[_NEXT] = mode, _FIRST
 
 
 @njit(nogil=True)
@@ -149,7 +246,7 @@ def unspell(byte, state, text, filled):
     Args:
       byte: of the span.
       state: int64[...], what is known from the bytes before; that at `MODE` is 0 after the end of a span.
-      text: uint8[...], written from index `filled`, at most 56 bytes.
+      text: uint8[...], written from index `filled`: one byte at most, or 8 for each byte of a packed block.
     """
     if state[MODE] == PACKED:
         return _unpack(byte, state, text, filled)
@@ -172,48 +269,89 @@ def unspell(byte, state, text, filled):
 
 @njit(nogil=True)
 def _unpack(byte, state, text, filled):
-    value = np.int64(_VALUES[byte])
-    if state[_DIGITS] < 0:
-        value %= 2 * BLOCK_BYTES  # others are no first digits: any will do
-        state[_MORE], state[_BYTES] = value // BLOCK_BYTES, value % BLOCK_BYTES + 1
-        state[_DIGITS] = state[_BYTES] + 1
-        for k in range(_LIMBS, STATE):
-            state[k] = 0
+    """`unspell` of a digit of a packed span. Any digit can be read anywhere: any numbers of pieces can be decoded."""
+    value, expected = np.int64(_VALUES[byte]), state[_NEXT]
+    if expected == _FIRST:
+        state[_BASE] = value % MAX_ALPHABET + 1
+        if state[_BASE] == 1:
+            state[_BASE], state[_NEXT] = 256, _LENGTH
+        else:
+            _expect_number(_OF_ALPHABET, _fewest_digits(256, state[_BASE]), state[_BASE], state)
         return filled
-    n_bytes = state[_BYTES]
-    for k in range(_LIMBS, _LIMBS + (n_bytes + 3) // 4):
-        value += state[k] * _BASE
+    if expected == _LENGTH:
+        state[_MORE], n_digits = value // _MOST_DIGITS == 1, value % _MOST_DIGITS + 1
+        _expect_number(_OF_BLOCK if state[_MORE] else _MISSING, n_digits, FITTING[state[_BASE], n_digits], state)
+        return filled
+    if expected == _MISSING:
+        state[_BYTES], state[_NEXT] = max(state[_BYTES] - value, 0), _OF_BLOCK
+        return filled
+    for k in range(_LIMBS, _ALPHABET):
+        value += state[k] * _RADIX
         state[k] = value & 0xFFFFFFFF
         value >>= 32
     state[_DIGITS] -= 1
-    if state[_DIGITS] == 0:
-        for k in range(n_bytes):
-            text[filled + k] = state[_LIMBS + (k >> 2)] >> (8 * (k & 3)) & 255
-        filled += n_bytes
-        state[_DIGITS] = -1
-        if not state[_MORE]:
-            state[MODE] = FOLDED
-    return filled
+    if state[_DIGITS]:
+        return filled
+    state[_NEXT] = _LENGTH
+    if expected == _OF_ALPHABET:
+        _read_number(256, state, state, _ALPHABET)
+        return filled
+    state[MODE] = PACKED if state[_MORE] else FOLDED
+    end = _read_number(state[_BASE], state, text, filled)
+    if state[_BASE] < 256:
+        for place in range(filled, end):
+            text[place] = state[_ALPHABET + text[place]]
+    return end
 
 
 @njit(nogil=True)
-def choose(costs, n, come_from, modes):
+def _expect_number(kind, n_digits, n_bytes, state):
+    state[_NEXT], state[_DIGITS], state[_BYTES] = kind, n_digits, n_bytes
+    for k in range(_LIMBS, _ALPHABET):
+        state[k] = 0
+
+
+@njit(nogil=True)
+def _read_number(base, state, written, n):
+    """Writes the digits that a number has in a base from index n on; returns the index after them."""
+    left, used, at_once, scale = state[_BYTES], _N_LIMBS, _AT_ONCE[base], np.uint64(1)
+    for _ in range(at_once):
+        scale *= np.uint64(base)
+    while left > 0:
+        rest = np.uint64(0)
+        while used > 0 and state[_LIMBS + used - 1] == 0:
+            used -= 1
+        for k in range(_LIMBS + used - 1, _LIMBS - 1, -1):
+            value = rest << np.uint64(32) | np.uint64(state[k])
+            quotient = value // scale
+            state[k], rest = quotient, value - quotient * scale
+        for _ in range(min(at_once, left)):
+            written[n] = rest % np.uint64(base)
+            rest //= np.uint64(base)
+            n += 1
+        left -= at_once
+    return n
+
+
+@njit(nogil=True)
+def choose(costs, passing, n, come_from, modes):
     """Chooses how each of some segments is written so that all take the least: the marks of spans, and `BIAS`, count.
 
     Args:
       costs: int32[..., 4], units of cost of each segment, for each way of writing it.
+      passing: int64[4, 4], units of cost to pass from each way to each other.
       n: number of segments.
       come_from: uint8[..., 4], for the loop's own use.
       modes: uint8[...], written.
     """
     total, new = np.empty(4, np.int64), np.empty(4, np.int64)
     for mode in range(4):
-        total[mode] = _PASS[FOLDED, mode]
+        total[mode] = passing[FOLDED, mode]
     for k in range(n):
         for mode in range(4):
-            best, least = 0, total[0] + _PASS[0, mode]
+            best, least = 0, total[0] + passing[0, mode]
             for before in range(1, 4):
-                other = total[before] + _PASS[before, mode]
+                other = total[before] + passing[before, mode]
                 best, least = (before, other) if other < least else (best, least)
             come_from[k, mode] = best
             new[mode] = least + costs[k, mode]
@@ -221,7 +359,7 @@ def choose(costs, n, come_from, modes):
             total[mode] = new[mode]
     best = 0
     for mode in range(1, 4):
-        if total[mode] + _PASS[mode, FOLDED] < total[best] + _PASS[best, FOLDED]:
+        if total[mode] + passing[mode, FOLDED] < total[best] + passing[best, FOLDED]:
             best = mode
     for k in range(n - 1, -1, -1):
         modes[k] = best

@@ -3,6 +3,7 @@
 import itertools
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -27,7 +28,7 @@ def spelled(text, mode):
 
 
 def packed(text):
-    room = np.empty(2 * len(text) + 2, np.uint8)
+    room = np.empty(2 * len(text) + 64, np.uint8)
     return room[: literal.pack(np.frombuffer(text, np.uint8), 0, len(text), room)].tobytes()
 
 
@@ -52,24 +53,57 @@ def test_letters_of_either_case_are_one_byte():
     assert spelled(b"acg", literal.AS_IT_IS)[:-1] == spelled(b"ACG", literal.SWAPPED)[:-1] == b"acg"
 
 
-def test_packed_blocks_have_two_digits_more():
-    """56 bytes are 58 digits, and the largest number of each length fits: 1.036 digits a byte, and two more."""
+def test_any_bytes_are_packed_into_a_few_digits_more():
+    """Bytes of all values take 29 digits for 28 and four more, and the largest number of each length fits."""
     for n in (1, 55, 56, 57, 112, 1000):
-        for byte in (0, 255):
-            assert len(packed(bytes([byte]) * n)) == n + 2 * -(-n // literal.BLOCK_BYTES) <= 29 * n / 28 + 2
-            assert read([(literal.PACKED, packed(bytes([byte]) * n))]) == bytes([byte]) * n
+        for text in (bytes(range(256)) * 4, b"\xff" * 900 + bytes(range(100)), bytes(1000)):
+            text = text[-n:]
+            assert len(packed(text)) <= 29 * n / 28 + 4
+            assert read([(literal.PACKED, packed(text))]) == text
+
+
+@pytest.mark.parametrize(("n_letters", "bytes_a_digit"), [(2, 7.6), (4, 3.8), (5, 3.2), (17, 1.8), (32, 1.5)])
+def test_texts_of_few_letters_take_few_digits(n_letters, bytes_a_digit):
+    """DNA, digits and hex are written in the base of their alphabet, wherever the letters lie among the bytes."""
+    rng = np.random.default_rng(n_letters)
+    letters = rng.permutation(256)[:n_letters].astype(np.uint8)
+    for n in (1, 2, 63, 64, 1000, 4000):
+        for text in (rng.choice(letters, n).tobytes(), letters[-1:].tobytes() * n):
+            assert read([(literal.PACKED, packed(text))]) == text
+    assert 4000 / len(packed(np.resize(letters, 4000).tobytes())) > bytes_a_digit
+
+
+def test_fitting_numbers_are_exact():
+    """How many digits of one base fit into digits of another is what integers of any size say."""
+    for base in (*range(2, 33), 256):
+        for n_digits in range(1, 58):
+            n, most = int(literal.FITTING[base, n_digits]), min(233**n_digits, 1 << 448)
+            assert base**n <= most < base ** (n + 1)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.binary(max_size=400).map(lambda b: bytes(x for x in b if bytes([x]) in literal.ALPHABET)))
+def test_any_digits_are_read(content):
+    """Digits that no packing gives are read without an error, and never to more than 8 bytes for each."""
+    state, filled, read_so_far = np.zeros(literal.STATE, np.int64), 0, 0
+    text = np.empty(8 * len(content) + 8, np.uint8)
+    for byte in content:
+        if not state[literal.MODE]:
+            literal.begin(state, literal.PACKED)
+        filled, read_so_far = literal.unspell(np.uint8(byte), state, text, filled), read_so_far + 1
+        assert filled <= 8 * read_so_far
 
 
 def test_choice_is_the_cheapest():
     """No other ways of writing four segments cost less, the marks between them and the bias included: all are tried."""
     rng = np.random.default_rng(0)
-    passing = literal._PASS
-    for scale in (3, 30, 300):
+    for scale, base in itertools.product((3, 30, 300), (4, 256)):
+        passing = literal.passing(base)
         costs = rng.integers(0, scale * literal.UNIT, (4, 4)).astype(np.int32)
         modes = np.empty(4, np.uint8)
-        literal.choose(costs, 4, np.empty((4, 4), np.uint8), modes)
+        literal.choose(costs, passing, 4, np.empty((4, 4), np.uint8), modes)
 
-        def total(ways, costs=costs):
+        def total(ways, costs=costs, passing=passing):
             steps = itertools.pairwise((0, *ways, 0))
             return sum(passing[a, b] for a, b in steps) + sum(costs[k, way] for k, way in enumerate(ways))
 
