@@ -1,5 +1,6 @@
 """Strict gin configuration: plain strings bind, values are checked by the fields of `settings`, and unknown names,
-scopes and unused macros are refused with a suggestion. The resolved configuration is text that loads again."""
+scopes and unused macros are refused with a suggestion. It runs no code: imports and references to functions are
+refused before gin sees them. The resolved configuration is text that loads again."""
 
 import ast
 import dataclasses
@@ -9,6 +10,7 @@ import tokenize
 from collections.abc import Callable, Sequence
 
 import gin
+from gin import config_parser
 
 from compressed_lm import io, settings
 from compressed_lm.errors import InputError
@@ -186,6 +188,7 @@ def _parse(text: str, source: str) -> None:
     """Binds what a gin text says. Raises InputError that names where the text is from."""
     wrong = (ValueError, TypeError, SyntaxError, OSError, ImportError, tokenize.TokenError, RecursionError, MemoryError)
     try:
+        _refuse_code(text)
         with gin.unlock_config():
             gin.parse_config(text)
     except InputError:
@@ -193,6 +196,39 @@ def _parse(text: str, source: str) -> None:
     except wrong as error:  # gin has no type of its own for a text that it cannot read
         message = _explain(str(error) or type(error).__name__)
         raise InputError(f"The configuration {settings.shown(source)} cannot be used: {message}") from error
+
+
+def _refuse_code(text: str) -> None:
+    """Raises InputError for statements by which gin would import modules, call functions or read other files."""
+    values = _Values()
+    for statement in config_parser.ConfigParser(text, values):
+        if values.references:
+            raise InputError(
+                f"@{values.references[0]} is a reference; expected a value, such as 500: a configuration runs no code."
+            )
+        if isinstance(statement, config_parser.ImportStatement):
+            raise InputError(
+                f"`import {statement.module}` in line {statement.location.line_num}: a configuration sets values and "
+                "runs no code. Remove the line; what can be set needs no import."
+            )
+        if isinstance(statement, config_parser.IncludeStatement):
+            raise InputError(
+                f"`include` in line {statement.location.line_num} is not written as expected: `include 'NAME.gin'`, at "
+                "the beginning of a line of its own."
+            )
+
+
+class _Values(config_parser.ParserDelegate):
+    """Collects references to functions, which gin would call; lets macros pass."""
+
+    def __init__(self):
+        self.references = []
+
+    def configurable_reference(self, scoped_selector: str, evaluate: bool):
+        self.references.append(f"{scoped_selector}{'()' * evaluate}")
+
+    def macro(self, name: str):
+        return None
 
 
 def _check(scope: str, selector: str, values: dict, scopes: Sequence[str]) -> None:
@@ -221,9 +257,8 @@ def _value(value, name: str, outer: tuple[str, ...] = ()):
     if not isinstance(value, gin.config.ConfigurableReference):
         return value
     macro, known = str(value)[1:], [name for name, selector in gin.config._CONFIG if selector == _MACRO]
-    if not str(value).startswith("%") or macro in outer:
-        why = "refers to itself" if macro in outer else "is a reference"
-        raise InputError(f"{name}={value} was given, which {why}; expected a value, such as 500.")
+    if macro in outer:
+        raise InputError(f"{name}={value} was given, which refers to itself; expected a value, such as 500.")
     if macro not in known:
         raise InputError(
             f"{name}={value} was given, and there is no macro {macro}.{did_you_mean(macro, known)} Set it ({macro} = "

@@ -42,6 +42,38 @@ def test_mistakes_are_explained(bindings, message):
         optimizer(configuration.train())
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "import {module}",
+        "from {module} import path",
+        "from __gin__ import dynamic_registration\nimport {module}",
+        "X = 3\ntrain.steps = %X\nimport {module} as m",
+        "train.steps = @{module}.run()",
+        "X = @{module}.run()\ntrain.steps = %X",
+        "X = [1, {{'a': @{module}.run}}]\ntrain.steps = %X",
+        "  include '{module}.gin'",
+        "include r'{module}.gin'",
+    ],
+)
+def test_a_configuration_runs_no_code(text, tmp_path, monkeypatch):
+    """Imports, references to functions, and files that gin would read by itself are refused before anything is run,
+    in files, in what they include and in settings; the message is one line."""
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "hostile.py").write_text(
+        "import pathlib; pathlib.Path(__file__).with_name('ran').touch()\nrun = path = 1"
+    )
+    (tmp_path / "hostile.gin").write_text("import hostile")
+    (tmp_path / "a.gin").write_text(text.format(module="hostile"))
+    (tmp_path / "b.gin").write_text(f"include '{tmp_path}/a.gin'")
+    calls = [([str(tmp_path / name)], []) for name in ("a.gin", "b.gin")]
+    for files, bindings in [*calls, ([], [f"train.steps=%X\n{text.format(module='hostile')}"])]:
+        with pytest.raises(InputError) as raised:
+            configuration.load(files, bindings)
+        assert "\n" not in str(raised.value)
+    assert not (tmp_path / "ran").exists()
+
+
 def test_model_mistakes_are_explained():
     """An unknown size or field of a model is refused with those that exist."""
     with pytest.raises(InputError, match="Did you mean position"):

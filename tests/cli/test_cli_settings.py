@@ -127,9 +127,9 @@ def test_wrong_bindings_are_explained(bindings, message):
         (b"train.steps = 1e999", "train.steps=inf was given"),
         (b"train.optimizer = 'ad\xe9'", "is not UTF-8 text: its byte 21 is 0xe9"),
         (b"\xff\xfet\x00", "is not UTF-8 text"),
-        (b"\tinclude 'nowhere.gin'", "cannot be used"),
+        (b"\tinclude 'nowhere.gin'", "`include` in line 1 is not written as expected"),
         (b"include 'a.gin'", "a.gin includes itself"),
-        (b"import no_such_module", "cannot be used"),
+        (b"import no_such_module", "runs no code"),
         (b"m1/train.steps = 5", "write train, without a scope"),
     ],
 )
