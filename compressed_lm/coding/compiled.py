@@ -1,6 +1,6 @@
 """Loops compiled by Numba, and the folder in which they are kept.
 
-Compiling all of them takes some 15 s of CPU time. It is announced once (logger `compressed_lm`, level INFO), and the
+Compiling all of them takes some 15 s of CPU time. It is announced once (logger `compressed_lm`, level WARNING), and the
 result is kept on disk: beside the source or in the user's cache, as Numba does by itself; where neither can be written,
 in a private folder for temporary files; where there is none, nowhere, and each process compiles again.
 """
@@ -95,7 +95,7 @@ class _Announcement(event.Listener):
         if self._made or event.data["dispatcher"].py_func.__module__.partition(".")[0] != package:
             return
         self._made, kept = True, cache_folder()
-        logging.getLogger(package).info(
+        logging.getLogger(package).warning(  # a level that is shown where nobody has set logging up, as in notebooks
             "Compiling loops for this machine: up to 15 s of CPU time, %s.",
             f"once (kept in {kept})" if kept else "in every process (no folder to keep them in can be written)",
         )
