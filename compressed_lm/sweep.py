@@ -18,7 +18,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from compressed_lm import codecs, configuration, io, scaling, stages
+from compressed_lm import caches, codecs, configuration, io, scaling, stages
 from compressed_lm.codecs.protocol import Codec
 from compressed_lm.corpora.corpus import Corpus
 from compressed_lm.corpora.job import compress, take_bytes
@@ -240,7 +240,7 @@ class Sweep:
             out=folder,
             mesh_shape=self.mesh_shape,
             eval_fn=eval_fn,
-            compilation_cache=self.out / "compiled",  # runs that differ only in seed or length share programs
+            compilation_cache=caches.xla(),  # runs that differ only in seed or length share programs
             accepted=lambda: io.write_atomic(folder / "config.gin", plan.text),
         )
         return result.seconds["train"]

@@ -7,14 +7,14 @@ in a private folder for temporary files; where there is none, nowhere, and each 
 
 import functools
 import logging
-import os
 import pathlib
-import stat
 import tempfile
 import threading
 
 import numba
 from numba.core import event
+
+from compressed_lm.caches import private_folder
 
 _LOCK = threading.Lock()
 
@@ -57,21 +57,6 @@ def _njit_elsewhere(function, options):
             return numba.njit(**options)(function)
         finally:
             numba.config.CACHE_DIR = usual
-
-
-def private_folder(parent: pathlib.Path) -> pathlib.Path | None:
-    """The user's own folder inside one that all may write; None where nobody else can be kept out of it.
-
-    What Numba keeps is run when it is read, so a folder that another user made or can write is not used.
-    """
-    try:
-        folder = parent / f"compressed_lm-{os.getuid()}"
-        folder.mkdir(mode=0o700, exist_ok=True)
-        found = folder.lstat()
-    except (OSError, AttributeError):  # Windows has no user ids, and no folder that all share
-        return None
-    private = stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o077
-    return folder if private else None
 
 
 def cache_folder() -> str | None:

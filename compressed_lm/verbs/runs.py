@@ -3,10 +3,9 @@
 import contextlib
 import functools
 import math
-import os
 import sys
 
-from compressed_lm import io
+from compressed_lm import caches, io
 from compressed_lm.errors import InputError
 from compressed_lm.verbs.common import GIN, configure, load_codec, messages, validation
 
@@ -117,8 +116,7 @@ def train(arguments):
             trackers=trackers,
             eval_fn=eval_fn,
             start=start,
-            # Unless the user chose a place: a restart then begins at once.
-            compilation_cache=None if os.environ.get("JAX_COMPILATION_CACHE_DIR") else out / "compiled",
+            compilation_cache=caches.xla(),  # a restart then begins at once
             hang_seconds=arguments.hang_seconds,
             profile_steps=arguments.profile,
             debug=arguments.debug,

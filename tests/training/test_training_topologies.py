@@ -145,9 +145,7 @@ def sent(run, kinds, *where):
     ("codec", "size", "topology", "shape", "bindings"),
     [
         ("bytes", "25m", "v5e:2x2", (1, 4, 1), ("model.remat=dots",)),
-        ("eiw16_v65536", "403m", "v5e:4x4", (1, 16, 1), ("model.remat=dots",)),
         ("eiw16_v65536", "2b", "v5p:4x4x4", (4, 16, 1), ()),
-        ("eiw16_v65536", "2b", "v5e:16x16", (4, 64, 1), ()),
     ],
 )
 def test_models_of_the_paper_fit_and_travel_layer_by_layer(codec, size, topology, shape, bindings):
