@@ -3,25 +3,17 @@
 import contextlib
 import hashlib
 import io
-import itertools
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
-import numpy as np
 import sentencepiece
 
-from compressed_lm.codecs.checked import CheckedCodec
-from compressed_lm.codecs.runs import encode_runs
+from compressed_lm.codecs.subword import INVALID, SubwordCodec
 from compressed_lm.errors import InputError
 
 SPACE = "\u2581"
 """SentencePiece writes a space as this character, so text that holds the character itself must not reach it."""
 
-_UNSAFE = f"\x00{SPACE}\ufffd\udc80-\udcff"
-"""NUL, the space character, the replacement character, and the surrogates that stand for bytes of invalid UTF-8."""
-
-_RUN = re.compile(f"[{_UNSAFE}]+|[^{_UNSAFE}]+")
-_IS_UNSAFE = re.compile(f"[{_UNSAFE}]")
 _BYTE_PIECE = re.compile(r"<0x([0-9A-F]{2})>")
 MAX_SENTENCE = 4000
 MODELS = ("unigram", "bpe")
@@ -40,7 +32,7 @@ _FIRST_FIELD = b"\x0a"
 """Tag of field 1 of a protocol buffer, where that has a length."""
 
 
-class SentencePiece(CheckedCodec):
+class SentencePiece(SubwordCodec):
     """A unigram or BPE vocabulary with byte fallback, trained on the corpus; no normalisation, white space kept.
 
     Line feeds, carriage returns and tabs are learned like all other characters. Whatever SentencePiece would not give
@@ -52,9 +44,7 @@ class SentencePiece(CheckedCodec):
     """
 
     name = "sentencepiece"
-    flops_per_byte = m1_flops_per_byte = 0.0
-    window_bits = m1_hash = None
-    restart_tokens = 1
+    _refused = f"\x00{SPACE}\ufffd{INVALID}"  # NUL, the space character and the replacement character as well
 
     def __init__(self, *, v: int, content: bytes, model: str = "unigram"):
         self._content = content
@@ -73,16 +63,16 @@ class SentencePiece(CheckedCodec):
                 f"The SentencePiece model has {self._processor.vocab_size()} pieces where {v} were asked for. "
                 "Build the codec again."
             )
-        self._pieces = [self._bytes_of(i) for i in range(v)]
-        self._piece_lengths = np.array([len(p) for p in self._pieces], np.int32)
-        self._byte_ids = np.array([self._processor.piece_to_id(f"<0x{b:02X}>") for b in range(256)], np.int32)
-        if not all(self._processor.is_byte(int(i)) for i in self._byte_ids):
+        byte_ids = [self._processor.piece_to_id(f"<0x{b:02X}>") for b in range(256)]
+        if not all(map(self._processor.is_byte, byte_ids)):
             raise InputError(
                 "The SentencePiece model has no pieces for single bytes (byte_fallback), so it cannot give back every "
                 "text. Use another codec."
             )
         end = self._processor.eos_id()
         self.eod_id = end if end >= 0 else v
+        source = "The SentencePiece model"
+        self._set_pieces([self._bytes_of(i) for i in range(v)], byte_ids, end if end >= 0 else None, source)
         self.fingerprint = hashlib.sha256(b"compressed_lm sentencepiece 1" + content).hexdigest()
 
     def _bytes_of(self, i: int) -> bytes:
@@ -155,22 +145,8 @@ class SentencePiece(CheckedCodec):
         """How the model spells an id, such as `</s>`."""
         return self._processor.id_to_piece(i)
 
-    def _encode_documents(self, documents: Sequence[bytes]) -> list[np.ndarray]:
-        return encode_runs(documents, _RUN, self._encode_runs)
-
-    def _encode_runs(self, runs: list[str]) -> Iterator[Sequence[int]]:
-        is_text = [not _IS_UNSAFE.match(run) for run in runs]
-        found = iter(self._processor.encode(list(itertools.compress(runs, is_text))))
-        for run, text in zip(runs, is_text, strict=True):
-            raw, ids = run.encode("utf-8", "surrogateescape"), next(found) if text else []
-            intact = b"".join([self._pieces[i] for i in ids]) == raw
-            yield ids if intact else self._byte_ids[np.frombuffer(raw, np.uint8)].tolist()
-
-    def _decode_sequences(self, sequences: Sequence[np.ndarray]) -> list[bytes]:
-        return [b"".join([self._pieces[i] for i in ids]) for ids in sequences]
-
-    def _lengths(self, ids: np.ndarray) -> np.ndarray:
-        return self._piece_lengths[ids]
+    def _tokenize(self, texts: list[str]) -> Iterable[Sequence[int]]:
+        return self._processor.encode(texts)
 
 
 def _sentences(text: str):

@@ -1,27 +1,23 @@
 """Byte-level BPE of the package `tokenizers`, from a `tokenizer.json` or learned: lossless for all byte strings."""
 
+import collections
 import hashlib
-import itertools
 import json
-import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
-import numpy as np
-
-from compressed_lm.codecs.checked import CheckedCodec
-from compressed_lm.codecs.runs import encode_runs
+from compressed_lm.codecs.subword import SubwordCodec
 from compressed_lm.errors import InputError
 
 FILE = "tokenizer.json"
 MIN_V, MAX_V = 257, 1 << 24
-_RUN = re.compile("[\udc80-\udcff]+|[^\udc80-\udcff]+")
-"""Surrogates stand for the bytes of invalid UTF-8."""
+_MOST_IDS = 16
+"""Ids for each token: some vocabularies leave gaps, and each id takes memory."""
 
 _HARMLESS = ("NFC",)
 """Normalisers that leave nearly all text alone: the codec goes without them."""
 
 
-class Tokenizers(CheckedCodec):
+class Tokenizers(SubwordCodec):
     """The vocabulary that came with a model, such as GPT-NeoX's or that of Llama 3.
 
     The ids are those that the model was trained on, with two exceptions that make them lossless: bytes of invalid UTF-8
@@ -30,9 +26,6 @@ class Tokenizers(CheckedCodec):
     """
 
     name = "tokenizers"
-    flops_per_byte = m1_flops_per_byte = 0.0
-    window_bits = m1_hash = None
-    restart_tokens = 1
 
     def __init__(self, *, v: int, eod: int, tokenizer: bytes):
         """
@@ -48,27 +41,27 @@ class Tokenizers(CheckedCodec):
         plain = json.dumps(_plain(tokenizer))
         try:
             self._tokenizer = tokenizers.Tokenizer.from_str(plain)
-        except Exception as error:  # the package raises this very class
+        except BaseException as error:  # the package raises this very class, and one beside it where it panics
+            if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+                raise
             raise InputError(f"{FILE} cannot be read ({error}). Copy it again.") from error
         self._content = tokenizer
         self._tokenizer.encode_special_tokens = True  # as text
-        self._pieces = _pieces(self._tokenizer)
-        self.vocab_size, self.eod_id = len(self._pieces), eod
+        pieces = _pieces(self._tokenizer)
+        self.vocab_size, self.eod_id = len(pieces), eod
         self.spec = f"tokenizers(eod={eod},v={self.vocab_size})"
         if v not in (0, self.vocab_size) or not 0 <= eod < self.vocab_size:
             raise InputError(
                 f"{FILE} has the ids 0 to {self.vocab_size - 1}, and tokenizers(eod={eod},v={v}) was asked for. Give "
                 "the tokenizer of the model, and as eod the id of its end-of-text."
             )
-        self._pieces[eod] = b""
-        self._piece_lengths = np.array([len(p) for p in self._pieces], np.int32)
         symbols = {byte: self._tokenizer.token_to_id(symbol) for symbol, byte in _bytes_of_symbols().items()}
         if lost := [byte for byte, i in symbols.items() if i is None]:
             raise InputError(
                 f"{FILE} has no token for {len(lost)} of the 256 bytes (the first is {min(lost)}), so not every byte "
                 "string has ids. Use another codec."
             )
-        self._byte_ids = np.array([symbols[byte] for byte in range(256)], np.int32)
+        self._set_pieces(pieces, [symbols[byte] for byte in range(256)], eod, FILE)
         self.fingerprint = hashlib.sha256(b"compressed_lm tokenizers 1 %d " % eod + tokenizer).hexdigest()
 
     @classmethod
@@ -87,22 +80,8 @@ class Tokenizers(CheckedCodec):
         """How tokenizer.json spells an id, such as `<|endoftext|>`."""
         return self._tokenizer.id_to_token(i)
 
-    def _encode_documents(self, documents: Sequence[bytes]) -> list[np.ndarray]:
-        return encode_runs(documents, _RUN, self._encode_runs)
-
-    def _encode_runs(self, runs: list[str]) -> Iterator[Sequence[int]]:
-        is_text = [not "\udc80" <= run[0] <= "\udcff" for run in runs]
-        found = iter(self._tokenizer.encode_batch(list(itertools.compress(runs, is_text)), add_special_tokens=False))
-        for run, text in zip(runs, is_text, strict=True):
-            raw, ids = run.encode("utf-8", "surrogateescape"), next(found).ids if text else []
-            intact = b"".join([self._pieces[i] for i in ids]) == raw
-            yield ids if intact else self._byte_ids[np.frombuffer(raw, np.uint8)].tolist()
-
-    def _decode_sequences(self, sequences: Sequence[np.ndarray]) -> list[bytes]:
-        return [b"".join([self._pieces[i] for i in ids]) for ids in sequences]
-
-    def _lengths(self, ids: np.ndarray) -> np.ndarray:
-        return self._piece_lengths[ids]
+    def _tokenize(self, texts: list[str]) -> Iterable[Sequence[int]]:
+        return (found.ids for found in self._tokenizer.encode_batch(texts, add_special_tokens=False))
 
 
 class BPE(Tokenizers):
@@ -197,10 +176,27 @@ def _bytes_of_symbols() -> dict[str, int]:
 
 
 def _pieces(tokenizer) -> list[bytes]:
-    """The bytes that each id stands for; none for special tokens and for ids that no token has."""
+    """The bytes that each id stands for; none for special tokens and for ids that no token has.
+
+    Raises:
+      InputError: two tokens have one id, or ids are far more than tokens.
+    """
     bytes_of, added = _bytes_of_symbols(), tokenizer.get_added_tokens_decoder()
     vocabulary = tokenizer.get_vocab(with_added_tokens=True)
-    pieces = [b""] * (max(vocabulary.values()) + 1)
+    i, count = collections.Counter(vocabulary.values()).most_common(1)[0]
+    if count > 1:
+        tokens = sorted(token for token, own in vocabulary.items() if own == i)
+        raise InputError(
+            f"{FILE} gives the id {i} to {count} tokens, such as {tokens[0]!r} and {tokens[1]!r}; one was expected. "
+            "Copy it again."
+        )
+    largest = max(vocabulary.values())
+    if largest > _MOST_IDS * len(vocabulary):
+        raise InputError(
+            f"{FILE} has {len(vocabulary):,} tokens and the id {largest:,}; ids up to {_MOST_IDS} times as many as "
+            "tokens were expected. Copy it again."
+        )
+    pieces = [b""] * (largest + 1)
     for token, i in vocabulary.items():
         if i in added:
             pieces[i] = b"" if added[i].special else token.encode()

@@ -192,3 +192,34 @@ def test_tokenizers_that_lose_text_are_refused(content):
         SentencePiece.of_model(b"bytes")
     with pytest.raises(InputError, match="not built from text: it comes with a model. .compressed-lm import"):
         codecs.create("tokenizers")
+
+
+def test_an_end_that_is_a_byte_is_refused(content, byte_level):
+    """Each of the 256 bytes keeps its id: none of them can end documents (`a banana` came back as ` bnn`)."""
+    for byte in (0, ord("a"), 255):
+        taken = int(byte_level.encode(bytes([byte]))[0])
+        with pytest.raises(InputError, match=rf"has the id {taken} for the byte {byte} .* was to end documents"):
+            Tokenizers(v=0, eod=taken, tokenizer=content)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda vocab, added: vocab.update(b=vocab["a"]), "gives the id .* to 2 tokens, such as 'a' and 'b'"),
+        (lambda vocab, added: vocab.update(a=vocab["Ġthe"]), "gives the id .* to 2 tokens"),
+        (lambda vocab, added: vocab.update({"Ġthe": vocab["Ġof"]}), "gives the id .* to 2 tokens, such as 'Ġof'"),
+        (lambda vocab, added: vocab.update(a=1 << 28), "ids up to 16 times as many as tokens"),
+        (lambda vocab, added: added.append({**added[0], "id": vocab["a"], "content": "a"}), "for the byte 97"),
+        (lambda vocab, added: vocab.pop("a"), "to 2 tokens|has no token for 1 of the 256 bytes"),
+    ],
+)
+def test_bytes_without_an_id_of_their_own_are_refused(content, change, message):
+    """A special token that is a byte, two tokens with one id and ids beyond all measure are refused when the file is
+    read, in a moment."""
+    changed = json.loads(content)
+    changed["model"]["merges"] = []
+    for token in (" of", " the"):
+        changed["model"]["vocab"].setdefault(token.replace(" ", "Ġ"), len(changed["model"]["vocab"]) + 1)
+    change(changed["model"]["vocab"], changed["added_tokens"])
+    with pytest.raises(InputError, match=message):
+        Tokenizers(v=0, eod=0, tokenizer=json.dumps(changed).encode())
