@@ -12,7 +12,7 @@ from compressed_lm import io, weights
 from compressed_lm.errors import InputError
 from compressed_lm.models.partitioning import by_name
 from compressed_lm.training.checkpoints import folder
-from compressed_lm.training.run_dir import CODEC, CONFIG, WEIGHTS, load_run, own_codec, read_record
+from compressed_lm.training.run_dir import CODEC, CONFIG, WEIGHTS, learned_hash, load_run, own_codec, read_record
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,6 +128,7 @@ def write(
     if source is not None:
         copy_codec(source, out)
     weights.save_packed(out / WEIGHTS, packed)
+    record = record | {"packed": record["packed"] | {"config_hash": learned_hash(record)}}
     io.write_atomic(out / CONFIG, json.dumps(record, indent=2) + "\n")
 
 

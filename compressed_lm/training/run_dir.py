@@ -6,6 +6,7 @@ import json
 import os
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from jax.sharding import Mesh
@@ -65,8 +66,9 @@ def load_run(directory: str | os.PathLike, *, codec=None, store=None, mesh: Mesh
         mesh: where the parameters go, each to its place by the sharding rules; by default to the first device.
 
     Raises:
-        InputError: the folder holds no run, no checkpoint, or a run of another version, or one that was trained with
-            another codec than those given.
+        InputError: the folder holds no run, no checkpoint, or a run of another version, one that was trained with
+            another codec than those given or another configuration than the one there now, or weights that are not
+            finite.
     """
     directory = folder(directory)
     record = read_record(directory)
@@ -98,6 +100,13 @@ def load_run(directory: str | os.PathLike, *, codec=None, store=None, mesh: Mesh
     if restored is None:
         raise InputError(f"The run in {directory} has no checkpoint yet; start it again, it will go on by itself.")
     params, data = restored
+    if data.get("config_hash", learned_hash(record)) != learned_hash(record):
+        raise InputError(
+            f"{directory / CONFIG} was changed after the run began: its weights were trained with another "
+            "configuration or on other data, so the model would compute something else than it learned. Restore the "
+            "file, or train again with these settings in another folder."
+        )
+    _check_finite(params, directory)
     learned = params, model_config, train_config, data["next_index"], data["loss_nats_per_token"]
     run = Run(*learned, **record["data"], packed=packed)
     given = {
@@ -112,6 +121,17 @@ def load_run(directory: str | os.PathLike, *, codec=None, store=None, mesh: Mesh
                 "one that the run was trained with."
             )
     return run
+
+
+def _check_finite(params, directory):
+    """Raises InputError that names the first parameter with a number that is not finite."""
+    for keys, leaf in jax.tree.leaves_with_path(params):
+        if n_wrong := int(leaf.size - jnp.isfinite(leaf).sum()):
+            raise InputError(
+                f"{n_wrong:,} of the {leaf.size:,} numbers of {path_name(keys)} in {directory} are NaN or infinite, so "
+                "the model gives no numbers. Use a checkpoint from before the run diverged, or train it again with a "
+                "lower learning rate."
+            )
 
 
 def _unpacked(path, abstract):
@@ -163,6 +183,11 @@ def config_hash(record: dict) -> str:
 
     learned = {part: {k: v for k, v in values.items() if counts(k, v)} for part, values in record.items()}
     return hashlib.sha256(json.dumps(learned, sort_keys=True).encode()).hexdigest()
+
+
+def learned_hash(record: dict) -> str:
+    """Returns `config_hash` of the run that the weights are from, whether they are packed or not."""
+    return config_hash({part: values for part, values in record.items() if part != "packed"})
 
 
 def check(directory: epath.Path, record: dict) -> None:

@@ -1,19 +1,25 @@
 """A run learns, is the same on every mesh, and comes back from anything exactly where it was."""
 
+import contextlib
+import json
 import math
 import os
 import pathlib
 import signal
 import subprocess
 import sys
+import types
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from compressed_lm import models, training
 from compressed_lm.errors import InputError
 from compressed_lm.tracking import read_json_lines
+from compressed_lm.training.checkpoints import Checkpoints
+from compressed_lm.training.packed import quantize_run
 
 
 class SignalAt:
@@ -46,6 +52,43 @@ def test_a_run_learns_and_leaves_what_it_promises(uninterrupted, small_run, tmp_
     assert (run.codec_spec, run.store_fingerprint, run.eod_id) == ("bytes", small_run.store.fingerprint, 256)
     assert run.loss_nats_per_token == result.loss_nats_per_token
     jax.tree.map(np.testing.assert_array_equal, run.params, result.params)
+
+
+@pytest.mark.parametrize(
+    ("section", "name", "value"), [("model", "activation", "silu"), ("model", "norm_eps", 1e-3), ("data", "eod_id", 3)]
+)
+def test_a_configuration_that_was_edited_is_refused(section, name, value, small_run, tmp_path):
+    """What a checkpoint or packed weights were trained with is what config.json says, or they do not load; settings
+    that only observe a run may differ."""
+    out = tmp_path / "run"
+    small_run(out, steps=4)
+    quantize_run(out, "int(b=4,g=16)", out=tmp_path / "packed")
+    for folder in (out, tmp_path / "packed"):
+        content = (folder / "config.json").read_text()
+        record = json.loads(content)
+        assert record[section][name] != value
+        record[section][name] = value
+        (folder / "config.json").write_text(json.dumps(record))
+        with pytest.raises(InputError, match="config.json was changed after the run began"):
+            training.load_run(folder)
+        record = json.loads(content)
+        record["train"]["log_every"] = 77
+        (folder / "config.json").write_text(json.dumps(record))
+        training.load_run(folder)
+
+
+def test_weights_that_are_not_finite_are_refused(small_run, tmp_path):
+    """A checkpoint with NaN gives no model, whatever it is loaded for; the message names the parameter."""
+    out = tmp_path / "run"
+    small_run(out, steps=4)
+    params = jax.tree.map(np.array, training.load_run(out).params)
+    jax.tree.leaves(params)[0].flat[3] = np.nan
+    params = jax.tree.map(jnp.asarray, params)
+    data = {"next_index": 5, "loss_nats_per_token": 1.0}
+    with contextlib.closing(Checkpoints(out / "checkpoints", keep=2, keep_every=0)) as checkpoints:
+        checkpoints.save(types.SimpleNamespace(params=params, opt_state=params, step=jnp.int32(5)), data)
+    with pytest.raises(InputError, match="^1 of the .* numbers of .* are NaN or infinite"):
+        training.load_run(out)
 
 
 def test_a_finished_run_returns_at_once(small_run, uninterrupted, same_bits, tmp_path):
