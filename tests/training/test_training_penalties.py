@@ -213,7 +213,6 @@ def test_estimates_follow_the_schedule_and_embeddings_are_an_option():
     ("spec", "optimizer"),
     [
         ("backslash(rate=3,every=2)", "adamw"),
-        pytest.param("backslash(rate=0.3,arm=loss,every=2)", "adafactor", marks=pytest.mark.slow),
         pytest.param("backslash(rate=30,arm=decoupled,every=2,pool=1,embed=1)", "muon", marks=pytest.mark.slow),
     ],
 )
@@ -315,7 +314,7 @@ def trained(real_store, tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("arm", "rates"), [("prox", (1, 4)), ("loss", (1,)), ("decoupled", (60,))])
+@pytest.mark.parametrize(("arm", "rates"), [("prox", (4,)), ("loss", (1,)), ("decoupled", (60,))])
 def test_a_higher_rate_gives_smaller_and_cheaper_weights(arm, rates, trained):
     """On real text mean |w| and the entropy at a fixed step fall with the rate; the proximal arm alone makes zeros."""
     runs = [trained("backslash(rate=0)"), *(trained(f"backslash(rate={rate},arm={arm})") for rate in rates)]
