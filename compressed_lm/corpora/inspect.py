@@ -15,6 +15,7 @@ from compressed_lm.codecs.protocol import Codec
 from compressed_lm.corpora.corpus import Corpus
 from compressed_lm.corpora.store import TokenStore
 from compressed_lm.errors import InputError
+from compressed_lm.terminal import cell
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,7 +124,7 @@ def render(inspection: Inspection, *, n_characters: int = 300) -> Group:
     """The inspection as tables for a rich console; long documents are cut to `n_characters`."""
     manifest = inspection.manifest
     codec, corpus = manifest["codec"], manifest["corpus"]
-    summary = Table(title=str(inspection.path), box=box.SIMPLE, show_header=False)
+    summary = Table(title=cell(inspection.path), box=box.SIMPLE, show_header=False)
     for name, value in (
         ("codec", f"{codec['spec']} (fingerprint {codec['fingerprint'][:16]})"),
         ("vocabulary", f"{codec['vocab_size']:,}"),
@@ -139,7 +140,7 @@ def render(inspection: Inspection, *, n_characters: int = 300) -> Group:
         ("written by", ", ".join(f"{name} {version}" for name, version in sorted(manifest["versions"].items()))),
     ):
         if value is not None:
-            summary.add_row(name, str(value))
+            summary.add_row(name, cell(value))
     if not inspection.sample:
         return Group(summary)
     sample = Table(title="documents", box=box.SIMPLE_HEAD, show_lines=True)
@@ -156,4 +157,4 @@ def render(inspection: Inspection, *, n_characters: int = 300) -> Group:
 
 def _shown(text: bytes, n_characters: int) -> Text:
     shown = text.decode("utf-8", "backslashreplace")
-    return Text(shown if len(shown) <= n_characters else shown[:n_characters] + " ...")
+    return cell(shown if len(shown) <= n_characters else shown[:n_characters] + " ...")

@@ -15,6 +15,7 @@ from compressed_lm.evaluation.report_template import Bullets, Figure, Heading, P
 from compressed_lm.io import write_atomic
 from compressed_lm.models.partitioning import by_name
 from compressed_lm.scaling.formatting import si
+from compressed_lm.terminal import cell
 from compressed_lm.training import load_run
 from compressed_lm.weights import fits
 
@@ -101,7 +102,7 @@ class WeightReport:
         for row in self.rows:
             if row is self.pooled:
                 table.add_section()
-            table.add_row(*row.cells())
+            table.add_row(*map(cell, row.cells()))
         return table
 
 

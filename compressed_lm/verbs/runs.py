@@ -258,6 +258,7 @@ def evaluate(arguments):
 def generate(arguments):
     """Streams sampled text."""
     from compressed_lm.evaluation import generate
+    from compressed_lm.terminal import literal
     from compressed_lm.training import load_run
 
     run, codec = load_run(arguments.run), load_codec(arguments.codec)
@@ -278,7 +279,7 @@ def generate(arguments):
         seed=arguments.seed,
     )
     for piece in pieces:
-        print(piece, end="", flush=True)
+        print(literal(piece) if sys.stdout.isatty() else piece, end="", flush=True)
     print()
 
 

@@ -14,6 +14,7 @@ def quantize(arguments):
     from rich.table import Table
 
     from compressed_lm import weights
+    from compressed_lm.terminal import cell
     from compressed_lm.training import packed, run_dir
 
     form = weights.representation(arguments.format)
@@ -22,7 +23,7 @@ def quantize(arguments):
     for column in table.columns[2:]:
         column.justify = "right"
     for m in matrices:
-        table.add_row(m.name, " x ".join(map(str, m.shape)), f"{m.bits_per_weight:.3f}", f"{m.error:.3g}")
+        table.add_row(cell(m.name), " x ".join(map(str, m.shape)), f"{m.bits_per_weight:.3f}", f"{m.error:.3g}")
     _show(table)
     sizes = [np.prod(m.shape) for m in matrices]
     bits = np.average([m.bits_per_weight for m in matrices], weights=sizes)
@@ -49,6 +50,7 @@ def pack(arguments):
     """Codes a finished run into one file, and tells how large and how exact the result is."""
     from rich.table import Table
 
+    from compressed_lm.terminal import cell
     from compressed_lm.training import bitstreams
 
     rows = bitstreams.pack_run(arguments.run, step=arguments.step, coder=arguments.coder, out=arguments.out)
@@ -60,7 +62,7 @@ def pack(arguments):
         if row.step is not None:
             measured = f"{row.step:.3g}", f"{row.n_levels:,}", f"{row.entropy:.3f}", f"{row.eg0:.3f}"
             error = f"{row.error:.3g}"
-        table.add_row(row.name, " x ".join(map(str, row.shape)), *measured, f"{row.bits_per_weight:.3f}", error)
+        table.add_row(cell(row.name), " x ".join(map(str, row.shape)), *measured, f"{row.bits_per_weight:.3f}", error)
     out, n = messages(arguments.out), sum(math.prod(row.shape) for row in rows)
     _show(table, file=out)
     whole = ""

@@ -1,3 +1,4 @@
+import io
 import json
 
 import pytest
@@ -69,6 +70,23 @@ def test_rendering_shows_text_and_counts(folder, spec):
     assert "wide (fingerprint wwwwwwwwwwwwwwww)" in text and "4 in 2 shards" in text
     assert text.count("The first [bold] document.") == 2
     assert "same bytes" in text and "x" * 60 not in text
+
+
+def test_documents_and_names_are_shown_and_not_obeyed(tmp_path):
+    """Escape sequences, controls of both kinds, turns of direction and markup of documents and of paths reach the
+    terminal as text."""
+    hostile = "[a-z]\x1b]0;title\x07\x1b[2J\x9b31m\r\x08\u202eabc\u2066 [bold]b[/bold] [/nothing]"
+    path = tmp_path / "[red]\x1b[31m[a-z].json"
+    path.write_text(json.dumps({"text": hostile}) + "\n")
+    store = tmp_path / "[blue]store"
+    compress(open_corpus(f"json:{path}"), "train", Wide(), store, n_shards=1)
+    out = io.StringIO()
+    rendered = render(inspect_store(store, codec=Wide(), corpus=open_corpus(f"json:{path}")))
+    Console(width=400, file=out, force_terminal=False).print(rendered)
+    text = out.getvalue()
+    assert not set(text) & {chr(code) for code in (*range(10), *range(11, 32), *range(127, 160), 0x202E, 0x2066)}
+    assert text.count(r"[a-z]\x1b]0;title\x07\x1b[2J\x9b31m\r\x08\u202eabc\u2066 [bold]b[/bold] [/nothing]") == 2
+    assert r"[red]\x1b[31m[a-z].json" in text and "[blue]store" in text
 
 
 def test_another_corpus_is_refused(folder, tmp_path):
