@@ -39,7 +39,15 @@ from compressed_lm.scaling.laws import (
     unified,
 )
 from compressed_lm.scaling.paired import PairedDifference, paired_difference
-from compressed_lm.scaling.run_table import COLUMNS, append_row, final_runs, load_runs, read_jsonl, split_spec
+from compressed_lm.scaling.run_table import (
+    COLUMNS,
+    append_row,
+    check_table,
+    final_runs,
+    load_runs,
+    read_jsonl,
+    split_spec,
+)
 from compressed_lm.scaling.tables import read_table
 
 __all__ = [
@@ -60,6 +68,7 @@ __all__ = [
     "PairedDifference",
     "PowerSum",
     "append_row",
+    "check_table",
     "band",
     "bits_at",
     "bootstrap",

@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 
 from compressed_lm import io
+from compressed_lm.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +62,10 @@ _DTYPES = {"text": str, "count": "int64", "real": "float64", "flag": "bool", "ma
 _UNIT_TOLERANCE = 1.2
 
 
+_BEGINNING = json.dumps({next(iter(COLUMNS)): ""}).removesuffix('"}').encode()
+"""How each row begins that `append_row` writes."""
+
+
 def append_row(path: str | os.PathLike, row: Mapping[str, Any]) -> None:
     """Appends one evaluation to a run table, whole or not at all.
 
@@ -74,6 +79,7 @@ def append_row(path: str | os.PathLike, row: Mapping[str, Any]) -> None:
 
     Raises:
       ValueError: a column is missing, has another type, lies outside its range, or contradicts another one.
+      InputError: the file is no run table; it stays as it is.
     """
     row = {name: value.item() if isinstance(value, np.generic) else value for name, value in row.items()}
     _check_row(row, where="The row to append")
@@ -93,10 +99,18 @@ def append_row(path: str | os.PathLike, row: Mapping[str, Any]) -> None:
     with open(path, "a+b") as file:
         if fcntl:
             fcntl.flock(file, fcntl.LOCK_EX)
+        _check_ours(file)
         _repair_tail(file)
         file.write(line.encode() + b"\n")
         file.flush()
         os.fsync(file.fileno())
+
+
+def check_table(path: str | os.PathLike) -> None:
+    """Raises InputError where a path names a file that is no run table, before the work whose row it is to get."""
+    if not io.is_stream(path) and os.path.isfile(path := io.local_path(path, "The run table")):
+        with open(path, "rb") as file:
+            _check_ours(file)
 
 
 def load_runs(pattern: str | os.PathLike) -> pd.DataFrame:
@@ -174,24 +188,41 @@ def read_jsonl(path: str | os.PathLike) -> Iterator[tuple[int, dict[str, Any]]]:
                 )
 
 
-def _repair_tail(file) -> None:
-    """Ends a locked file opened as "a+b" at a whole line: adds a newline that alone is missing, else cuts."""
-    size = file.seek(0, os.SEEK_END)
-    start = end = size
+def _check_ours(file) -> None:
+    """Raises InputError unless the first and the last line of an open file are rows, or the beginning of one."""
+    file.seek(0)
+    first = next((line for line in file if line.strip()), b"")
+    for line in (first, _tail(file)):
+        if not _BEGINNING.startswith(line[: len(_BEGINNING)]):
+            shown = line[:60].decode(errors="replace").strip()
+            raise InputError(
+                f"{file.name} is no run table: {shown!r} stands where a row was expected, which begins with "
+                f"{_BEGINNING.decode()}. Nothing was written; give another file."
+            )
+
+
+def _tail(file) -> bytes:
+    """What stands behind the last line feed of an open file."""
+    start = end = file.seek(0, os.SEEK_END)
     tail = b""
     while start > 0 and b"\n" not in tail:
         start = max(0, start - 65536)
         file.seek(start)
         tail = file.read(end - start) + tail
         end = start
-    tail = tail[tail.rfind(b"\n") + 1 :]
+    return tail[tail.rfind(b"\n") + 1 :]
+
+
+def _repair_tail(file) -> None:
+    """Ends a locked file opened as "a+b" at a whole line: adds a newline that alone is missing, else cuts."""
+    tail = _tail(file)
     if not tail:
         return
     with contextlib.suppress(ValueError):
         if isinstance(json.loads(tail), dict):
             file.write(b"\n")
             return
-    file.truncate(size - len(tail))
+    file.truncate(file.seek(0, os.SEEK_END) - len(tail))
 
 
 def _check_row(row: Mapping[str, Any], *, where: str) -> None:

@@ -233,6 +233,8 @@ def evaluate(arguments):
     from compressed_lm import scaling, stages
     from compressed_lm.corpora.store import TokenStore
 
+    if arguments.table:
+        scaling.check_table(arguments.table)
     row = stages.evaluate_run(
         arguments.run,
         codec=load_codec(arguments.codec),

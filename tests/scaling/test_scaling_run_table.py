@@ -5,7 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from compressed_lm.scaling import append_row, final_runs, load_runs, split_spec
+from compressed_lm.errors import InputError
+from compressed_lm.scaling import append_row, check_table, final_runs, load_runs, split_spec
 
 
 def make_row(**changes):
@@ -59,6 +60,28 @@ def test_a_torn_last_line_is_skipped_and_then_repaired(tmp_path):
     append_row(path, make_row(run="second"))
     assert list(load_runs(path)["run"]) == ["first", "second"]
     assert path.read_bytes().startswith(whole) and path.read_bytes().count(b"\n") == 2
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"notes without an end", b"my notes\n", b'{"name": "another table"}\n', b"\x00" * 100, b"a,b\n1,2", b"[1, 2]\n{"],
+)
+def test_a_file_that_is_no_run_table_is_never_changed(content, tmp_path):
+    """Neither a last line nor anything else of a file that this package did not write is cut or added to."""
+    path = tmp_path / "notes.txt"
+    path.write_bytes(content)
+    for attempt in (lambda: check_table(path), lambda: append_row(path, make_row())):
+        with pytest.raises(InputError, match="notes.txt is no run table: .* Nothing was written"):
+            attempt()
+    assert path.read_bytes() == content
+    check_table(tmp_path / "missing.jsonl")
+    append_row(tmp_path / "ours.jsonl", make_row())
+    mixed = (tmp_path / "ours.jsonl").read_bytes() + content.rstrip(b"\n")
+    (tmp_path / "ours.jsonl").write_bytes(mixed)
+    if content != b"[1, 2]\n{":
+        with pytest.raises(InputError):
+            append_row(tmp_path / "ours.jsonl", make_row())
+        assert (tmp_path / "ours.jsonl").read_bytes() == mixed
 
 
 def test_a_whole_last_line_without_newline_is_kept(tmp_path):
