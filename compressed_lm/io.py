@@ -99,6 +99,27 @@ def read_bytes(path: str | os.PathLike, what: str = "The file") -> bytes:
         ) from error
 
 
+def inside(folder, name: str):
+    """The path of a file that a file in a folder names.
+
+    Args:
+      folder: a `pathlib` or `epath` path.
+      name: as the file names it; one part, so that it cannot lead out of the folder.
+
+    Raises:
+      InputError: another name, or of something that is no regular file, such as a pipe or a device.
+    """
+    if not isinstance(name, str) or name in ("", ".", "..") or set(name) & set("/\\\0"):
+        raise InputError(
+            f"{folder} names the file {name!r:.100}; the name of a file in this folder was expected. Another program "
+            "wrote it, or it was changed: get it from its source again."
+        )
+    path = folder / name
+    if scheme(folder) is None and (mode := _mode(path)) is not None and not stat.S_ISREG(mode):
+        raise InputError(f"{path} is no regular file; a file was expected there. Get the folder from its source again.")
+    return path
+
+
 def is_stream(path: str | os.PathLike) -> bool:
     """Whether what is written to a path goes on to another program or a device, and is no regular file then."""
     if os.fspath(path) == STANDARD or _descriptor(path) is not None:

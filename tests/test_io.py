@@ -1,5 +1,6 @@
 """Paths are checked, and files are replaced without harm to what is no regular file."""
 
+import json
 import os
 import socket
 import stat
@@ -7,8 +8,9 @@ import threading
 
 import pytest
 
-from compressed_lm import io
+from compressed_lm import codecs, io
 from compressed_lm.errors import InputError
+from compressed_lm.models.safetensors_files import Tensors
 
 ROOT = hasattr(os, "geteuid") and os.geteuid() == 0
 
@@ -196,3 +198,41 @@ def test_what_killed_writers_left_can_be_removed(tmp_path):
         (tmp_path / name).touch()
     io.remove_temporaries(tmp_path / "out")
     assert sorted(p.name for p in tmp_path.iterdir()) == [".other.0123456789ab.tmp", "out"]
+
+
+@pytest.mark.parametrize("name", ["../x", "/etc/passwd", "a/b", "..", ".", "", "a\\b", "a\0b", 7, None, ["x"]])
+def test_a_name_inside_a_folder_stays_inside(name, tmp_path):
+    """What a file of strangers names as its neighbour is one part of a path, and nothing else is opened."""
+    with pytest.raises(InputError, match="the name of a file in this folder was expected"):
+        io.inside(tmp_path, name)
+
+
+def test_what_is_no_regular_file_is_not_read(tmp_path):
+    """A pipe would hang and a device never ends; links to files, as caches of checkpoints have, are followed."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "zero").symlink_to("/dev/zero")
+    (tmp_path / "folder").mkdir()
+    for name in ("pipe", "zero", "folder"):
+        with pytest.raises(InputError, match="is no regular file"):
+            io.inside(tmp_path, name)
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to("file")
+    for name in ("file", "link", "missing"):
+        assert io.inside(tmp_path, name) == tmp_path / name
+
+
+@pytest.mark.parametrize("target", ["/dev/zero", "pipe"])
+def test_folders_of_strangers_neither_leave_nor_hang(target, tmp_path):
+    """A codec or an index that names files elsewhere, and headers that are devices or pipes, are refused at once."""
+    os.mkfifo(tmp_path / "pipe")
+    for header, read in (("codec.json", codecs.load), ("model.safetensors.index.json", Tensors)):
+        for name in ("/etc/passwd", "../secret", "pipe"):
+            named = {"weight_map": {"x": name}, "format_version": 1, "files": {name: "0"}, "spec": "bytes"}
+            (tmp_path / header).write_text(json.dumps(named))
+            with pytest.raises(InputError, match="names the file|is no regular file"):
+                read(tmp_path)
+        (tmp_path / header).unlink()
+        (tmp_path / header).symlink_to(target)
+        with pytest.raises(InputError, match="is no regular file"):
+            read(tmp_path)
+        (tmp_path / header).unlink()

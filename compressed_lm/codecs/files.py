@@ -12,6 +12,7 @@ import zlib
 
 import numpy as np
 
+from compressed_lm import strict_json
 from compressed_lm.codecs.protocol import Codec
 from compressed_lm.coding import bits
 from compressed_lm.errors import InputError
@@ -59,12 +60,12 @@ def decode_file(content: bytes, codec: Codec, *, name: str = "the file") -> byte
     (length,) = struct.unpack_from("<I", content, len(MAGIC))
     start = len(MAGIC) + 4 + length
     try:
-        header = json.loads(content[len(MAGIC) + 4 : start])
+        header = strict_json.parse(content[len(MAGIC) + 4 : start])
         version = header["format_version"]
         if version == FORMAT_VERSION:
             spec, fingerprint = (str(header["codec"][key]) for key in ("spec", "fingerprint"))
             n_bytes, n_tokens, digest = int(header["n_bytes"]), int(header["n_tokens"]), header["sha256"]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{name} has a header that cannot be read ({error!r}), though its checksum is right: another program wrote "
             "it, or the one that did is broken. Encode the document again."

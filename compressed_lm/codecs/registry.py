@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from etils import epath
 
-from compressed_lm import spelling
+from compressed_lm import io, spelling, strict_json
 from compressed_lm.codecs.arithmetic import AC, StaticAC
 from compressed_lm.codecs.bytes_codec import Bytes
 from compressed_lm.codecs.eiw import DICTIONARY_FILE, EIW, Options, read_dictionary
@@ -164,8 +164,10 @@ def load(path) -> Codec:
             f"comes with the package ({', '.join(known) or 'there is none'})."
         )
     try:
-        header = json.loads(path.read_text())
+        header = strict_json.parse(io.inside(directory, HEADER).read_text())
         version = header["format_version"]
+    except InputError:
+        raise
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} cannot be read ({error}). Build the codec again or restore the file.") from error
     if version != FORMAT_VERSION:
@@ -185,7 +187,8 @@ def _load_files(directory: epath.Path, header: dict) -> Codec:
     """The codec that a header describes, each of its files checked."""
     files = {}
     for name, digest in header["files"].items():
-        content = (directory / name).read_bytes() if (directory / name).exists() else None
+        path = io.inside(directory, name)
+        content = path.read_bytes() if path.exists() else None
         if content is None or hashlib.sha256(content).hexdigest() != digest:
             state = "is missing" if content is None else "was changed or truncated"
             raise InputError(

@@ -5,6 +5,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Sequence
 
+from compressed_lm import strict_json
 from compressed_lm.codecs.subword import SubwordCodec
 from compressed_lm.errors import InputError
 
@@ -139,7 +140,7 @@ def _package():
 def _plain(content: bytes) -> dict:
     """What a tokenizer.json says, without what changes or adds text. Raises InputError unless it is byte-level BPE."""
     try:
-        found = json.loads(content)
+        found = strict_json.parse(content)
         parts = _flat(found["pre_tokenizer"], "pretokenizers")
         problems = [
             f"normalizer {part['type']} (it changes text)"

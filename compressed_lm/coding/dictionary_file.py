@@ -14,6 +14,7 @@ import struct
 
 import numpy as np
 
+from compressed_lm import strict_json
 from compressed_lm.coding import longest_match
 from compressed_lm.coding.dictionary import Dictionary
 
@@ -122,15 +123,12 @@ def _from_planes(planes: np.ndarray) -> np.ndarray:
 
 def _header(text: bytes, name: str) -> dict:
     try:
-        header = json.loads(text)
-    except ValueError:
-        header = None
-    if not isinstance(header, dict):
+        return strict_json.parse(text)
+    except ValueError as error:
         raise ValueError(
-            f"{name} has a header of {len(text)} bytes that is no JSON object; one was expected. It was not written by "
-            "this package; build it again."
-        )
-    return header
+            f"{name} has a header of {len(text)} bytes that is no JSON object ({error}); one was expected. It was not "
+            "written by this package; build it again."
+        ) from None
 
 
 def _unpacked(stream: bytes, size: int, name: str) -> bytes:

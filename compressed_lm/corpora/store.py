@@ -6,15 +6,15 @@ length.
 """
 
 import hashlib
-import json
 import pathlib
 from collections.abc import Iterator
 
 import numpy as np
 
+from compressed_lm import strict_json
 from compressed_lm.corpora.shards import Record, ShardReader, to_json
 from compressed_lm.errors import InputError
-from compressed_lm.io import local_path, write_atomic
+from compressed_lm.io import inside, local_path, write_atomic
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
@@ -83,7 +83,9 @@ class TokenStore:
         """
         path = local_path(path, "The token store")
         try:
-            manifest = json.loads((path / MANIFEST).read_bytes())
+            manifest = strict_json.parse(inside(path, MANIFEST).read_bytes())
+        except InputError:
+            raise
         except (FileNotFoundError, NotADirectoryError):
             finished = len(list(path.glob("tokens-*.json"))) if path.is_dir() else 0
             found = f"has {finished} finished shards but no {MANIFEST}" if finished else f"has no {MANIFEST}"
@@ -96,7 +98,7 @@ class TokenStore:
                 f"The file {path / MANIFEST} is not valid JSON ({error}). Remove it and run the same "
                 f"`compressed-lm compress ... --out {path}` command again; finished shards are kept."
             ) from None
-        version = manifest.get("format_version") if isinstance(manifest, dict) else None
+        version = manifest.get("format_version")
         if version != FORMAT_VERSION:
             raise InputError(
                 f"The token store {path} has format version {version}, and this program reads version "

@@ -11,6 +11,7 @@ import ml_dtypes  # noqa: F401  teaches NumPy bfloat16
 import numpy as np
 from etils import epath
 
+from compressed_lm import io, strict_json
 from compressed_lm.errors import InputError
 from compressed_lm.io import local_path
 
@@ -77,8 +78,10 @@ def _names(folder):
         return {}
     files = {}
     try:
-        for name, file in json.loads((folder / INDEX).read_text())["weight_map"].items():
-            files.setdefault(folder / file, []).append(name)
+        for name, file in strict_json.parse(io.inside(folder, INDEX).read_text())["weight_map"].items():
+            files.setdefault(io.inside(folder, file), []).append(name)
+    except InputError:
+        raise
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{folder / INDEX} cannot be read ({error!r}). Copy it again.") from error
     return files

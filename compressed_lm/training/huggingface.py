@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 
-from compressed_lm import io, weights
+from compressed_lm import io, strict_json, weights
 from compressed_lm.errors import InputError
 from compressed_lm.models import huggingface
 from compressed_lm.models.huggingface_tensors import params_from, tensors_of
@@ -197,10 +197,9 @@ def _end_of_text(source, values):
 def _read(path):
     """Returns the content of a JSON file, a dictionary."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(values, dict):
-            raise ValueError("no object with fields")
-        return values
+        return strict_json.parse(io.inside(path.parent, path.name).read_text(encoding="utf-8"))
+    except InputError:
+        raise
     except FileNotFoundError:
         raise InputError(
             f"{path.parent} was given as a checkpoint of Hugging Face and has no {path.name}; give a folder with "

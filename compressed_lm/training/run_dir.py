@@ -11,7 +11,7 @@ import numpy as np
 from etils import epath
 from jax.sharding import Mesh
 
-from compressed_lm import io, weights
+from compressed_lm import io, strict_json, weights
 from compressed_lm.errors import InputError
 from compressed_lm.models import Transformer, TransformerConfig
 from compressed_lm.models.partitioning import path_name
@@ -223,10 +223,12 @@ def own_codec(directory: str | os.PathLike) -> epath.Path | None:
 def read_record(directory: epath.Path) -> dict | None:
     """Returns the record of the run in a folder, or None if there is none."""
     try:
-        return json.loads((directory / CONFIG).read_text())
+        return strict_json.parse(io.inside(directory, CONFIG).read_text())
+    except InputError:
+        raise
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except json.JSONDecodeError as error:
+    except ValueError as error:
         raise InputError(
             f"{directory / CONFIG} is not JSON ({error}); restore it, or remove the run's folder."
         ) from error

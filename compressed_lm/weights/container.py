@@ -13,7 +13,7 @@ import struct
 import zlib
 from collections.abc import Callable, Iterable
 
-from compressed_lm import io
+from compressed_lm import io, strict_json
 from compressed_lm.errors import InputError
 
 _DIGEST = hashlib.sha256().digest_size
@@ -103,10 +103,10 @@ class Kind:
         start = len(self.magic) + 4 + length
         try:
             text = bytes(body[len(self.magic) + 4 : start])
-            header = json.loads(_inflated(text) if self.deflated else text)
+            header = strict_json.parse(_inflated(text) if self.deflated else text)
             version = header["format_version"]
             tensors = _tensors(header, body, start, make) if version == self.version else {}
-        except (ValueError, KeyError, TypeError, RecursionError, zlib.error) as error:
+        except (ValueError, KeyError, TypeError, zlib.error) as error:
             raise InputError(
                 f"{path} has a header that cannot be read ({error!r}), though its checksum is right: another program "
                 f"wrote it. {self.again[0].upper()}{self.again[1:]}."
