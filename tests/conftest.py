@@ -19,10 +19,11 @@ jax.config.update("jax_num_cpu_devices", 8)
 
 
 LONGEST = (
-    *("training/test_training_kills", "training/test_training_pods", "models/test_models_exact_settings"),
-    *("training/test_training_topologies", "training/test_training_penalties", "codecs/test_codecs_lossless"),
-    *("codecs/test_codecs_windows", "cli/test_cli_demo", "cli/test_cli_verbs", "cli/test_cli_sweep"),
-    *("experiments/test_experiments_notebooks", "training/test_training_representations"),
+    *("codecs/test_codecs_lossless", "cli/test_cli_verbs", "codecs/test_codecs_corruption"),
+    *("training/test_training_penalties", "training/test_training_topologies", "cli/test_cli_demo"),
+    *("codecs/test_codecs_windows", "training/test_training_pods", "experiments/test_experiments_notebooks"),
+    *("models/test_models_transformer", "models/test_models_exact_settings", "codecs/test_codecs_devices"),
+    *("models/test_models_representations", "cli/test_cli_sweep"),
 )
 """Files that take longest. They come first, or else one of two workers would wait for the other at the end."""
 

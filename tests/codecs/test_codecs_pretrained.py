@@ -61,10 +61,9 @@ def test_shipped_m1_gives_its_golden_tables(m1):
     np.testing.assert_array_equal(tables.frequencies(weights), freqs)
 
 
-@pytest.mark.parametrize("bits", [16, 64])
-def test_delay_is_lossless_where_codes_come_back(m1, bits):
+def test_delay_is_lossless_where_codes_come_back(m1):
     """Along " in the air" a window's code changes and returns; the window must end where the code first appeared."""
-    rules = WindowRules(bits, "delay", "none", 1, 64)
+    rules = WindowRules(16, "delay", "none", 1, 64)
     texts = [TEXT, b" in the air", b" the air in the air"]
     assert device_windows.decode(m1, device_windows.encode(m1, texts, rules), rules) == texts
 
