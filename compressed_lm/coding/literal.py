@@ -20,6 +20,7 @@ import numpy as np
 
 from compressed_lm.coding import segments
 from compressed_lm.coding.compiled import njit
+from compressed_lm.coding.machine import multiply_high
 
 ALPHABET = tuple(bytes([b]) for b in range(256) if not ord("C") < b <= ord("Z"))
 """The bytes of folded text: all but the capitals, of which the first three are marks."""
@@ -43,22 +44,22 @@ BIAS = 12
 UNIT = 1000
 """Units of cost in a token, so that the cost of a packed byte is about an integer."""
 
-STATE = 7 + 14 + MAX_ALPHABET
+STATE = 8 + 57 + MAX_ALPHABET
 """Length of the part of a state that `unspell` uses, the first."""
 
 # What is known of a span, in this order: how it is written; the next byte stands for itself; of a packed one what its
-# next digit is, how many different bytes it has; of a block the digits and bytes to come, whether another follows; then
-# its number in limbs of 32 bits, and the different bytes.
-MODE, _ITSELF, _NEXT, _BASE, _DIGITS, _BYTES, _MORE, _LIMBS = range(8)
-_N_LIMBS = 14
-_ALPHABET = _LIMBS + _N_LIMBS
+# next digit is, how many different bytes it has; of a block how many digits it has and how many are to come, the bytes
+# it stands for, whether another follows; then its digits, the last one first, and the different bytes.
+MODE, _ITSELF, _NEXT, _BASE, _LENGTH_OF, _DIGITS, _BYTES, _MORE, _STORE = range(9)
+_MOST_DIGITS = 57
+_ALPHABET = _STORE + _MOST_DIGITS
 _OF_ALPHABET, _OF_BLOCK, _LENGTH, _MISSING, _FIRST = range(5)  # what the next digit is
 
 _CONTROL = [b for b in range(1, 32) if not segments.KINDS[b] == segments.WHITE]  # 26 of them
 _DIGITS_OF = np.frombuffer(b"".join(ALPHABET), np.uint8)
 _VALUES = np.searchsorted(_DIGITS_OF, np.arange(256)).astype(np.uint8) % len(ALPHABET)
 _RADIX = len(ALPHABET)
-_MOST_DIGITS = 57
+_N_LIMBS = 14  # of 32 bits, of the number of a block
 
 
 def _fitting() -> np.ndarray:
@@ -71,7 +72,7 @@ def _fitting() -> np.ndarray:
 
 
 FITTING = _fitting()
-_AT_ONCE = np.floor(32 / np.log2(np.maximum(np.arange(257), 2)) + 1e-9).astype(np.int64)  # digits in 32 bits
+_AT_ONCE = np.floor(28 / np.log2(np.maximum(np.arange(257), 2)) + 1e-9).astype(np.int64)  # digits in 28 bits
 
 # Tokens to pass from each way of writing to each other. A packed span has, beyond a share of full blocks, its marks and
 # first digit, what its last block says of itself, and what that is rounded up by.
@@ -239,7 +240,7 @@ def begin(state, mode):
     state[MODE], state[_NEXT] = mode, _FIRST
 
 
-@njit(nogil=True)
+@njit(nogil=True, inline="always")
 def unspell(byte, state, text, filled):
     """Writes what a byte of a span stands for; returns how far the text is filled.
 
@@ -249,27 +250,37 @@ def unspell(byte, state, text, filled):
       text: uint8[...], written from index `filled`: one byte at most, or 8 for each byte of a packed block.
     """
     if state[MODE] == PACKED:
-        return _unpack(byte, state, text, filled)
-    if state[_ITSELF]:
+        left = state[_DIGITS]
+        if left > 1:  # the usual case is dealt with here, since a call takes longer than it does
+            state[_STORE + left - 1], state[_DIGITS] = _VALUES[byte], left - 1
+        else:
+            filled = _unpack(byte, state, text, filled)
+    elif state[_ITSELF] or np.uint8(byte - END) > ITSELF - END:
+        text[filled] = byte if state[_ITSELF] else _READINGS[state[MODE] - AS_IT_IS, byte]
         state[_ITSELF] = 0
-    elif byte == END:
+        filled += 1
+    else:
+        _obey(byte, state)
+    return filled
+
+
+@njit(nogil=True)
+def _obey(byte, state):
+    """Does what a mark says in a span that is not packed."""
+    if byte == END:
         state[MODE] = FOLDED
-        return filled
     elif byte == CHANGE:
         state[MODE] = AS_IT_IS + SWAPPED - state[MODE]
-        return filled
-    elif byte == ITSELF:
-        state[_ITSELF] = 1
-        return filled
     else:
-        byte = _READINGS[state[MODE] - AS_IT_IS, byte]
-    text[filled] = byte
-    return filled + 1
+        state[_ITSELF] = 1
 
 
 @njit(nogil=True)
 def _unpack(byte, state, text, filled):
-    """`unspell` of a digit of a packed span. Any digit can be read anywhere: any numbers of pieces can be decoded."""
+    """`unspell` of a digit of a packed span that says what comes or is the last of its block.
+
+    Any digit can be read anywhere: any numbers of pieces can be decoded.
+    """
     value, expected = np.int64(_VALUES[byte]), state[_NEXT]
     if expected == _FIRST:
         state[_BASE] = value % MAX_ALPHABET + 1
@@ -280,19 +291,14 @@ def _unpack(byte, state, text, filled):
         return filled
     if expected == _LENGTH:
         state[_MORE], n_digits = value // _MOST_DIGITS == 1, value % _MOST_DIGITS + 1
-        _expect_number(_OF_BLOCK if state[_MORE] else _MISSING, n_digits, FITTING[state[_BASE], n_digits], state)
+        _expect_number(_OF_BLOCK, n_digits, FITTING[state[_BASE], n_digits], state)
+        if not state[_MORE]:
+            state[_NEXT], state[_DIGITS] = _MISSING, 0
         return filled
     if expected == _MISSING:
-        state[_BYTES], state[_NEXT] = max(state[_BYTES] - value, 0), _OF_BLOCK
+        _expect_number(_OF_BLOCK, state[_LENGTH_OF], max(state[_BYTES] - value, 0), state)
         return filled
-    for k in range(_LIMBS, _ALPHABET):
-        value += state[k] * _RADIX
-        state[k] = value & 0xFFFFFFFF
-        value >>= 32
-    state[_DIGITS] -= 1
-    if state[_DIGITS]:
-        return filled
-    state[_NEXT] = _LENGTH
+    state[_STORE], state[_DIGITS], state[_NEXT] = value, 0, _LENGTH
     if expected == _OF_ALPHABET:
         _read_number(256, state, state, _ALPHABET)
         return filled
@@ -306,30 +312,49 @@ def _unpack(byte, state, text, filled):
 
 @njit(nogil=True)
 def _expect_number(kind, n_digits, n_bytes, state):
-    state[_NEXT], state[_DIGITS], state[_BYTES] = kind, n_digits, n_bytes
-    for k in range(_LIMBS, _ALPHABET):
-        state[k] = 0
+    state[_NEXT], state[_LENGTH_OF], state[_DIGITS], state[_BYTES] = kind, n_digits, n_digits, n_bytes
 
 
 @njit(nogil=True)
 def _read_number(base, state, written, n):
-    """Writes the digits that a number has in a base from index n on; returns the index after them."""
-    left, used, at_once, scale = state[_BYTES], _N_LIMBS, _AT_ONCE[base], np.uint64(1)
+    """Writes the digits that the number of a block has in a base from index n on; returns the index after them."""
+    limbs, used = np.zeros(_N_LIMBS, np.uint64), 0
+    place = state[_LENGTH_OF]
+    while place > 0:  # four digits at a time are less than 32 bits
+        value, scale = np.uint64(0), np.uint64(1)
+        for _ in range((place - 1) % 4 + 1):
+            place -= 1
+            value = value * np.uint64(_RADIX) + np.uint64(state[_STORE + place])
+            scale *= np.uint64(_RADIX)
+        for k in range(used):
+            value += limbs[k] * scale
+            limbs[k] = value & np.uint64(0xFFFFFFFF)
+            value >>= np.uint64(32)
+        if value and used < _N_LIMBS:
+            limbs[used], used = value, used + 1
+    left, at_once, scale = state[_BYTES], _AT_ONCE[base], np.uint64(1)
+    ones = (np.uint64(1) << np.uint64(56)) - np.uint64(1)
     for _ in range(at_once):
         scale *= np.uint64(base)
+    inverse = ~np.uint64(0) // scale + np.uint64(1)
     while left > 0:
         rest = np.uint64(0)
-        while used > 0 and state[_LIMBS + used - 1] == 0:
+        while used > 0 and limbs[used - 1] == 0:
             used -= 1
-        for k in range(_LIMBS + used - 1, _LIMBS - 1, -1):
-            value = rest << np.uint64(32) | np.uint64(state[k])
-            quotient = value // scale
-            state[k], rest = quotient, value - quotient * scale
-        for _ in range(min(at_once, left)):
-            written[n] = rest % np.uint64(base)
-            rest //= np.uint64(base)
-            n += 1
-        left -= at_once
+        for k in range(used - 1, -1, -1):
+            value = rest << np.uint64(32) | limbs[k]  # below scale * 2**32, so the quotient is too large by 1 at most
+            quotient = multiply_high(value, inverse)
+            quotient -= np.uint64(quotient * scale > value)
+            limbs[k], rest = quotient, value - quotient * scale
+        # The digits of rest / scale, the first one first, by multiplications, as a division for each takes longer. The
+        # fraction of 56 bits is too large by 2**-36 + 2**-56 at most, and there are less than 2**28 such fractions.
+        fraction = (rest * inverse >> np.uint64(8)) + np.uint64(1)
+        for place in range(n + at_once - 1, n - 1, -1):
+            fraction *= np.uint64(base)
+            if place < n + left:
+                written[place] = fraction >> np.uint64(56)
+            fraction &= ones
+        n, left = n + min(at_once, left), left - at_once
     return n
 
 

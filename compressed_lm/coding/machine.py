@@ -38,3 +38,15 @@ def trailing_zeros(typing_context, x):
         return builder.cttz(arguments[0], ir.Constant(ir.IntType(1), 0))
 
     return numba.uint64(numba.uint64), generate
+
+
+@intrinsic
+def multiply_high(typing_context, x, y):
+    """The upper 64 of the 128 bits of the product of two uint64."""
+
+    def generate(context, builder, signature, arguments):
+        wide = ir.IntType(128)
+        product = builder.mul(*(builder.zext(argument, wide) for argument in arguments))
+        return builder.trunc(builder.lshr(product, ir.Constant(wide, 64)), ir.IntType(64))
+
+    return numba.uint64(numba.uint64, numba.uint64), generate
