@@ -50,3 +50,37 @@ def multiply_high(typing_context, x, y):
         return builder.trunc(builder.lshr(product, ir.Constant(wide, 64)), ir.IntType(64))
 
     return numba.uint64(numba.uint64, numba.uint64), generate
+
+
+def _without_count(context, builder, kind, array):
+    found = context.make_array(kind)(context, builder, array)
+    found.meminfo = found.meminfo.type(None)
+    return found._getvalue()
+
+
+@intrinsic
+def borrowed(typing_context, array):
+    """The same array without the count of who refers to it, for as long as the caller keeps the array itself.
+
+    Numba counts at every function that it inlines, atomically, which can take longer than what the function does.
+    """
+
+    def generate(context, builder, signature, arguments):
+        return _without_count(context, builder, signature.return_type, arguments[0])
+
+    return array(array), generate
+
+
+@intrinsic
+def borrowed_all(typing_context, arrays):
+    """`borrowed` for each of a tuple of arrays."""
+
+    def generate(context, builder, signature, arguments):
+        kinds = signature.return_type.types
+        found = [
+            _without_count(context, builder, kind, builder.extract_value(arguments[0], i))
+            for i, kind in enumerate(kinds)
+        ]
+        return context.make_tuple(builder, signature.return_type, found)
+
+    return arrays(arrays), generate

@@ -4,7 +4,7 @@ import numpy as np
 
 from compressed_lm.coding import folding, literal, memo, segments
 from compressed_lm.coding.compiled import njit
-from compressed_lm.coding.machine import prefetch
+from compressed_lm.coding.machine import borrowed, borrowed_all, prefetch
 
 RULES = 2
 """Version of the rules by which texts are written. By those of version 1, which old vocabularies go by, there are no
@@ -84,12 +84,9 @@ def parse(data, bounds, d, i, n, tables, memory, rules, numbers, places):
     Returns:
       The text, D if there is none, and place to go on with, and the number of pieces before it.
     """
-    work, begins, keys, ends = (
-        _work(),
-        np.empty(_AHEAD + 1, np.int64),
-        np.empty((_AHEAD, 4), np.uint64),
-        np.empty(_AHEAD, np.int64),
-    )
+    begins, keys = np.empty(_AHEAD + 1, np.int64), np.empty((_AHEAD, 4), np.uint64)
+    work, ends = _work(), np.empty(_AHEAD, np.int64)
+    data, numbers, tables, memory = borrowed(data), borrowed(numbers), borrowed_all(tables), borrowed_all(memory)
     while d < len(bounds) - 1:
         stop = bounds[d + 1]
         while i < stop:
@@ -193,6 +190,7 @@ def with_spans(data, text, begin, stop, tables, memory, numbers, n):
       begin, stop: where the window begins, and the text ends.
       numbers: int32[...], written from index n.
     """
+    data, numbers, tables, memory = borrowed(data), borrowed(numbers), borrowed_all(tables), borrowed_all(memory)
     most, limit = min(_WINDOW + segments.MAX_BYTES, stop - begin), min(begin + _WINDOW, stop)
     begins, keys, costs = np.empty(most + 1, np.int64), np.empty((_AHEAD, 4), np.uint64), np.empty((most, 4), np.int32)
     come_from, ways, modes = np.empty((most, 4), np.uint8), np.empty(most, np.uint8), np.empty(most, np.uint8)

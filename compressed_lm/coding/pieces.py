@@ -18,7 +18,7 @@ from compressed_lm.coding import folding, longest_match, memo, parsing
 from compressed_lm.coding.batches import BLOCK, SCRATCH, in_threads, read_only, runs_of
 from compressed_lm.coding.compiled import njit
 from compressed_lm.coding.entries import SLOT_BYTES, copy_slot
-from compressed_lm.coding.machine import prefetch
+from compressed_lm.coding.machine import borrowed, prefetch
 
 MAX_PIECES = 1 << 16
 """Numbers are remembered in 16 bits."""
@@ -198,7 +198,8 @@ def _join(numbers, bounds, layout, spaced, unfinished, text, places):
     """
     slots, rows, left_out = layout
     to, plain, folded = np.uint64(text.ctypes.data), np.uint64(rows.ctypes.data), np.uint64(slots.ctypes.data)
-    state, filled, last = np.zeros(folding.STATE, np.int64), np.int64(0), len(numbers) - 1
+    known, filled, last = np.zeros(folding.STATE, np.int64), np.int64(0), len(numbers) - 1
+    state, output, strings, usual = borrowed(known), borrowed(text), borrowed(slots), borrowed(spaced)
     places[0] = 0
     for d in range(len(bounds) - 1):
         begin, clean, context = places[d], True, np.int64(-1)
@@ -209,7 +210,7 @@ def _join(numbers, bounds, layout, spaced, unfinished, text, places):
             n_written = np.int64(row & np.uint64(255))
             if clean and n_written:
                 if context < 0:  # what was written last is read again only where it has to be: that takes time
-                    context = folding.context(text, begin, filled)
+                    context = folding.context(output, begin, filled)
                 done = np.int64(left_out[context, (row >> np.uint64(8)) & np.uint64(255)])
                 copy_slot(to + np.uint64(filled), plain + np.uint64(32) * number + np.uint64(done))
                 filled += n_written - done
@@ -221,10 +222,10 @@ def _join(numbers, bounds, layout, spaced, unfinished, text, places):
                 np.int64((row >> np.uint64(24)) & np.uint64(255)),
             )
             while done < length and not (clean and done >= tail):
-                filled = folding.unfold(slots[number, done], state, spaced, text, begin, filled)
+                filled = folding.unfold(strings[number, done], state, usual, output, begin, filled)
                 done, clean = done + 1, folding.is_clean(state)
             copy_slot(to + np.uint64(filled), folded + np.uint64(SLOT_BYTES) * number + np.uint64(done))
             filled += length - done
-        filled = filled if unfinished else folding.finish(state, text, filled)
+        filled = filled if unfinished else folding.finish(state, output, filled)
         state[:] = 0
         places[d + 1] = filled
