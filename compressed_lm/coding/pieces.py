@@ -24,6 +24,7 @@ MAX_PIECES = 1 << 16
 """Numbers are remembered in 16 bits."""
 
 _WORD = re.compile(rb"(?P<unusual>C?)(?P<capital>A?) (?P<letters>[a-z][^ A-Z]*)", re.DOTALL)
+_MOST_BYTES = 8  # of text that a byte of folded text stands for: one, but for digits of a packed span of two letters
 _PIECES_AHEAD = 16  # of the one that is written: what is known of it is asked for
 
 
@@ -59,6 +60,7 @@ class Pieces:
         single[[s[0] for s in folding.ALPHABET]] = [number[cells[s[0]] >> np.uint32(8)] for s in folding.ALPHABET]
         self._tables = parsing.steps(cells, number, self.costs), number, single, self.spaced
         self._layout = _layout(self.strings, self.spaced)
+        self._n_bytes = np.array([len(s) for s in self.strings], np.uint8)
         self._memo = memo.Memo()
 
     def __len__(self) -> int:
@@ -109,8 +111,9 @@ class Pieces:
                 f"Numbers from {numbers.min()} to {numbers.max()} were given to {len(self)} pieces (0 to "
                 f"{len(self) - 1})."
             )
-        text = SCRATCH.array("joined", (SLOT_BYTES + 1) * (len(numbers) + 1), np.uint8)
         numbers, places = numbers.astype(np.int32, copy=False), np.empty(len(bounds), np.int64)
+        n_folded = int(self._n_bytes[numbers].sum(dtype=np.int64))
+        text = SCRATCH.array("joined", _MOST_BYTES * n_folded + 2 * SLOT_BYTES, np.uint8)
         _join(numbers, bounds, self._layout, self.spaced, unfinished, text, places)
         view, places = memoryview(text), places.tolist()
         return [view[begin:end].tobytes() for begin, end in zip(places, places[1:], strict=False)]
@@ -193,7 +196,7 @@ def _join(numbers, bounds, layout, spaced, unfinished, text, places):
       layout: from `_layout`.
       spaced: bool[513], see `Pieces`.
       unfinished: whether a last space, which may turn out to be that of a word, is left out.
-      text: uint8[...], written, with 17 bytes of room for each piece and 17 more.
+      text: uint8[...], written, with 8 bytes of room for each byte of the pieces and 32 more.
       places: int64[D + 1], written: where each text lies.
     """
     slots, rows, left_out = layout

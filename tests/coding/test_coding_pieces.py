@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from compressed_lm import codecs
-from compressed_lm.coding import folding, pieces
+from compressed_lm.coding import folding, literal, pieces
 
 BYTES = list(folding.ALPHABET)
 ALPHABET = [
@@ -208,3 +208,18 @@ def test_strings_that_are_no_pieces_are_refused(strings, costs, complaint):
     """What could not encode every text, or not without doubt, is an error that says why."""
     with pytest.raises(ValueError, match=complaint):
         pieces.Pieces(strings, costs)
+
+
+def test_digits_in_long_pieces_have_room():
+    """Packed spans whose digits stand in pieces of 16 bytes, as no text gives them, decode to what single digits give:
+    448 bytes of text for 57 digits, which are more than the bytes of the pieces."""
+    long = b"\x20\x9f" * 8
+    p = pieces.Pieces([*BYTES, long], [900] * (len(BYTES) + 1))
+    block = [literal._DIGITS_OF[113], *long * 3, *long[:9]]  # 57 digits, and another block follows
+    begin = [*b"AB", literal._DIGITS_OF[1], *long[:3]]  # two letters, and which
+    number = {s: i for i, s in enumerate(p.strings)}
+    single = lambda part: [number[bytes([b])] for b in part]  # noqa: E731
+    short = single(begin) + single(block) * 3000
+    packed = single(begin) + [*single(block[:1]), *[number[long]] * 3, *single(block[-9:])] * 3000
+    text = p.decode(packed)
+    assert text == p.decode(short) and len(text) == 448 * 3000 > 17 * len(packed)
