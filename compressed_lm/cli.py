@@ -86,7 +86,7 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument(
         "--out",
         default="runs/demo",
-        help="folder of the run; started again, it goes on where it was (default %(default)s)",
+        help="folder of the run; resumes if interrupted (default %(default)s)",
     )
     demo.add_argument(
         "--m1", choices=("train", "pretrained"), help="train M1, or take the one that ships (default: train)"
@@ -213,9 +213,7 @@ def _parser() -> argparse.ArgumentParser:
         "compressed-lm train --tokens stores/c4 --out runs/eiw --size micro --steps 1000",
     )
     train.add_argument("--tokens", help="folder of a token store")
-    train.add_argument(
-        "--out", help="folder of the run, also gs://...; started again, it goes on where it was, bit for bit"
-    )
+    train.add_argument("--out", help="folder of the run, also gs://...; resumes if interrupted, bit for bit")
     train.add_argument("--start", metavar="RUN", help="start from the parameters of this run, not from random ones")
     train.add_argument("--validation_tokens", help="token store of validation documents, for a learning curve")
     train.add_argument(
