@@ -83,9 +83,9 @@ def load_run(directory: str | os.PathLike, *, codec=None, store=None, mesh: Mesh
         )
     try:
         model_config, train_config = TransformerConfig(**record["model"]), TrainConfig(**record["train"])
-    except TypeError as error:
+    except (KeyError, TypeError) as error:
         raise InputError(
-            f"{directory / CONFIG} has settings that this version does not know ({error}); load the run with the "
+            f"{directory / CONFIG} lacks settings or has unknown ones ({error}); load the run with the "
             "version of compressed_lm that trained it."
         ) from error
     shapes = jax.eval_shape(Transformer(model_config).init, jax.random.key(0), jax.ShapeDtypeStruct((1, 1), "int32"))
