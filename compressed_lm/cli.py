@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
+from compressed_lm import locks
 from compressed_lm.verbs import cramming_lines, failures, options, paths, run_lines, runs, sweep_lines, text
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -19,6 +20,13 @@ CODEC_HELP = (
 )
 
 
+WRITING = (
+    *("demo", "train-m1", "build-codec", "compile", "compress", "train", "sweep", "quantize", "pack", "unpack"),
+    *("reshape", "shrink", "import", "export", "cram", "cram-study"),
+)
+"""Verbs of which one at a time writes to --out."""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one verb. Returns the exit status: 0, 2 after an error that the message explains, 130 after Ctrl-C."""
     parser = _parser()
@@ -30,6 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     status = 2
     try:
         paths.check(arguments)
+        locks.WAIT.set(getattr(arguments, "wait", False))
         if getattr(arguments, "devices", None):
             from compressed_lm.training import use_cpu_devices
 
@@ -70,6 +79,10 @@ def _parser() -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         sub.set_defaults(function=function, verb=name)
+        if name in WRITING:
+            sub.add_argument(
+                "--wait", action="store_true", help="if another command writes to --out, wait until it has ended"
+            )
         return sub
 
     verb(

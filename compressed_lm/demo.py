@@ -8,7 +8,7 @@ import json
 import pathlib
 import re
 
-from compressed_lm import codecs, configuration, io, scaling, settings, stages
+from compressed_lm import codecs, configuration, io, locks, scaling, settings, stages
 from compressed_lm.codecs.protocol import Codec
 from compressed_lm.corpora.corpus import Corpus
 from compressed_lm.corpora.job import compress
@@ -81,8 +81,9 @@ def run(out, *, gin_files=(GIN,), bindings=(), say=stages.say_now) -> pathlib.Pa
     resolved = configuration.load(gin_files, bindings, scopes=("m1", "m2"))
     config, out = Demo(), io.local_path(out, "The folder of the demo")
     io.check_output(out, "The folder of the demo", folder=True)
-    _refuse_other_settings(out / CONFIG, resolved)
-    return _Demo(config, out, say).run(resolved)
+    with locks.held(out):
+        _refuse_other_settings(out / CONFIG, resolved)
+        return _Demo(config, out, say).run(resolved)
 
 
 def _refuse_other_settings(path: pathlib.Path, resolved: str) -> None:

@@ -10,13 +10,20 @@ import errno
 import glob
 import os
 import pathlib
+import re
 import secrets
+import shutil
 import socket
 import stat
 import sys
 import tempfile
 from collections.abc import Iterator
 from typing import BinaryIO
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 from compressed_lm.errors import InputError
 
@@ -225,14 +232,57 @@ def write_atomic(path: str | os.PathLike, content: bytes | str, what: str = "The
 def publish(temporary: str | os.PathLike, path: str | os.PathLike) -> None:
     """Flushes a finished temporary file to the disk and names it: a crash leaves the old file or the new one."""
     _flush(temporary)
-    _rename(temporary, path)
+    replace(temporary, path)
+
+
+def replace(temporary: str | os.PathLike, path: str | os.PathLike) -> None:
+    """Renames what was flushed to the disk, and flushes the name."""
+    os.replace(temporary, path)
+    with contextlib.suppress(OSError):  # some file systems cannot flush a folder
+        _flush(os.path.dirname(path) or ".")
 
 
 def remove_temporaries(path: str | os.PathLike) -> None:
-    """Removes what killed writers of a file have left, where nobody else is writing it."""
+    """Removes what killed writers of a file or folder have left; what somebody is writing now stays."""
     folder, name = os.path.split(os.path.realpath(path))
-    for left in pathlib.Path(folder).glob(f"{glob.escape(_temporary_prefix(name))}*.tmp"):
-        left.unlink(missing_ok=True)
+    left = re.compile(re.escape(_temporary_prefix(name)) + r"[0-9a-f]{12}\.tmp")
+    with contextlib.suppress(OSError):
+        for found in os.listdir(folder):
+            if left.fullmatch(found):
+                _remove_left(os.path.join(folder, found))
+
+
+def _remove_left(temporary: str) -> None:
+    with contextlib.suppress(AttributeError, OSError):  # among others, that it is being written now
+        descriptor = os.open(temporary, os.O_RDONLY | os.O_NOFOLLOW)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(temporary) if os.path.isdir(temporary) else os.unlink(temporary)
+        finally:
+            os.close(descriptor)
+
+
+def temporary_beside(path: str | os.PathLike, *, folder: bool = False) -> tuple[str, int]:
+    """Makes a file or folder beside a path, to be renamed to it; what killed writers have left goes.
+
+    Returns:
+      Its path and an open descriptor, for writing where it is a file. As long as this is open, nobody removes it.
+    """
+    remove_temporaries(path)
+    parent, name = os.path.split(os.path.realpath(path))
+    os.makedirs(parent, exist_ok=True)
+    while True:
+        temporary = os.path.join(parent, f"{_temporary_prefix(name)}{secrets.token_hex(6)}.tmp")
+        if folder:
+            os.mkdir(temporary)
+            descriptor = os.open(temporary, os.O_RDONLY)
+        else:
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+        with contextlib.suppress(AttributeError, OSError):  # without locks nobody takes it for left
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if os.path.exists(temporary):
+            return temporary, descriptor
+        os.close(descriptor)  # somebody removed it before it was locked
 
 
 @contextlib.contextmanager
@@ -241,10 +291,7 @@ def _replacing(path: str) -> Iterator[BinaryIO]:
     before = os.stat(path) if os.path.exists(path) else None
     if before and not os.access(path, os.W_OK):  # a rename would not ask
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
-    folder, name = os.path.split(path)
-    os.makedirs(folder, exist_ok=True)
-    temporary = os.path.join(folder, f"{_temporary_prefix(name)}{secrets.token_hex(6)}.tmp")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+    temporary, descriptor = temporary_beside(path)
     try:
         with os.fdopen(descriptor, "wb") as file:
             if before and os.name == "posix":
@@ -254,7 +301,7 @@ def _replacing(path: str) -> Iterator[BinaryIO]:
             yield file
             file.flush()
             os.fsync(descriptor)
-        _rename(temporary, path)
+            replace(temporary, path)
     except BaseException:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
@@ -265,10 +312,13 @@ def _temporary_prefix(name: str) -> str:
     return f".{os.fsdecode(os.fsencode(name)[:_NAME_BYTES])}."
 
 
-def _rename(temporary: str | os.PathLike, path: str | os.PathLike) -> None:
-    os.replace(temporary, path)
-    with contextlib.suppress(OSError):  # some file systems cannot flush a folder
-        _flush(os.path.dirname(path) or ".")
+def flush_tree(folder: str | os.PathLike) -> None:
+    """Flushes a folder and everything in it to the disk."""
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            _flush(os.path.join(parent, name))
+        with contextlib.suppress(OSError):
+            _flush(parent)
 
 
 def _flush(path: str | os.PathLike) -> None:

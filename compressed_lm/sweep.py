@@ -18,7 +18,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from compressed_lm import caches, codecs, configuration, io, scaling, stages
+from compressed_lm import caches, codecs, configuration, io, locks, scaling, stages
 from compressed_lm.codecs.protocol import Codec
 from compressed_lm.corpora.corpus import Corpus
 from compressed_lm.corpora.job import compress, take_bytes
@@ -111,7 +111,15 @@ class Sweep:
             self.say(f"Not compressed yet, so epochs are not known: {', '.join(missing)}.")
 
     def run(self) -> None:
-        """Trains and evaluates every cell that is not finished, one after the other."""
+        """Trains and evaluates every cell that is not finished, one after the other.
+
+        Raises:
+          InputError: another process works in the folder.
+        """
+        with locks.held(self.out):
+            self._run()
+
+    def _run(self) -> None:
         plans, finished = self._plans(), self._finished()
         left = sum(plan.flops for plan in plans if plan.identity not in finished)
         trained = seconds = 0.0
@@ -142,6 +150,10 @@ class Sweep:
           launch: what to put before `compressed-lm train ...`; {name} in it becomes the name of the cell.
           write: receives the commands.
         """
+        with locks.held(self.out):
+            self._emit(launch, write)
+
+    def _emit(self, launch: str, write: Callable[[str], None]) -> None:
         plans, finished = self._plans(), self._finished()
         for plan in plans:
             with self._reporting([plan.cell.name]):

@@ -5,6 +5,7 @@ counts, SHA-256 of the document); ids packed to the fewest whole bits each; CRC-
 little endian).
 """
 
+import contextvars
 import hashlib
 import json
 import struct
@@ -12,7 +13,7 @@ import zlib
 
 import numpy as np
 
-from compressed_lm import strict_json
+from compressed_lm import limits, strict_json
 from compressed_lm.codecs.protocol import Codec
 from compressed_lm.coding import bits
 from compressed_lm.errors import InputError
@@ -81,8 +82,22 @@ def decode_file(content: bytes, codec: Codec, *, name: str = "the file") -> byte
             f"fingerprint {codec.fingerprint[:12]}. "
             "Give the codec that encoded it: another M1 or another vocabulary would decode to other text."
         )
-    ids = bits.unpack(np.frombuffer(content[start:-4], np.uint8), 8, _id_bits(codec))[:n_tokens]
-    data = codec.decode(ids.astype(np.int32))
+    most = limits.expanded(len(content))
+    if not 0 <= n_bytes <= most or not 0 <= n_tokens <= 8 * (len(content) - start) // _id_bits(codec):
+        raise InputError(
+            f"{name} has {len(content):,} bytes and says that it holds {n_tokens:,} tokens for {n_bytes:,} bytes of "
+            f"text; at most {most:,} bytes of text are decoded out of it ({limits.HELP})."
+        )
+    ids = bits.unpack(np.frombuffer(content[start:-4], np.uint8), 8, _id_bits(codec))[:n_tokens].astype(np.int32)
+    lengths = codec.token_byte_lengths(ids)
+    if lengths is not None and int(lengths.sum(dtype=np.int64)) != n_bytes:
+        raise InputError(
+            f"{name} says that its tokens stand for {n_bytes:,} bytes of text, and they stand for "
+            f"{int(lengths.sum(dtype=np.int64)):,}: another program wrote it. Encode the document again."
+        )
+    context = contextvars.copy_context()
+    context.run(limits.PROMISED.set, n_bytes)
+    data = context.run(codec.decode, ids)
     if len(data) != n_bytes or hashlib.sha256(data).hexdigest() != digest:
         raise InputError(
             f"{name} decodes to {len(data)} bytes that are not the {n_bytes} that were encoded, though its checksum is "

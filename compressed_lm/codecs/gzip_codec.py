@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from compressed_lm import limits
 from compressed_lm.codecs.checked import CheckedCodec, checked_token_bits
 from compressed_lm.coding import bits
 from compressed_lm.coding.range_coder import CorruptStream
@@ -44,7 +45,13 @@ class Gzip(CheckedCodec):
     def _decode_sequence(self, ids: np.ndarray) -> bytes:
         decoder, stream = zlib.decompressobj(), self._stream(ids)
         try:
-            data = decoder.decompress(stream)
+            promised = limits.PROMISED.get()
+            data = decoder.decompress(stream, *([] if promised is None else [promised + 1]))
+            if promised is not None and len(data) > promised:
+                raise CorruptStream(
+                    f"{len(ids)} ids unpack to more than the {promised:,} bytes that they are said to stand for: they "
+                    "were changed. Restore them from their source."
+                )
         except zlib.error as error:
             raise CorruptStream(
                 f"{len(ids)} ids are no zlib stream ({error}): they were changed. Restore them from their source."

@@ -9,12 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from compressed_lm import archives, strict_json
 from compressed_lm.codecs import device_coder
 from compressed_lm.codecs.lanes import map_over_local_devices
 from compressed_lm.coding import tables
 from compressed_lm.coding.tables import END
 from compressed_lm.errors import InputError
-from compressed_lm.models import exact
+from compressed_lm.models import exact, exact_shapes
 
 
 class M1:
@@ -51,13 +52,14 @@ class M1:
     def from_bytes(cls, data: bytes) -> "M1":
         """The model that `to_bytes` wrote. Raises InputError on anything else."""
         try:
-            with np.load(io.BytesIO(data), allow_pickle=False) as archive:
-                config = exact.ExactConfig(**json.loads(archive["config"].tobytes()))
-                params: exact.ExactParams = {}
-                for key in archive.files:
-                    if key != "config":
-                        room, name = key.split("/")
-                        params.setdefault(room, {})[name] = archive[key]
+            archive = archives.read_arrays(data)
+            config = exact.ExactConfig(**strict_json.parse(archive["config"].tobytes()))
+            params: exact.ExactParams = {}
+            for key, values in archive.items():
+                if key != "config":
+                    room, name = key.split("/")
+                    params.setdefault(room, {})[name] = values
+            exact_shapes.check(params, config)
         except Exception as error:
             raise InputError(
                 f"{len(data)} bytes were given as M1's weights; the .npz file of a saved codec was expected "

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
+from compressed_lm import archives
 from compressed_lm.codecs.checked import CheckedCodec
 from compressed_lm.coding import unigram
 from compressed_lm.coding.pieces import Pieces
@@ -83,10 +84,10 @@ class PiecesCodec(CheckedCodec):
     @classmethod
     def from_files(cls, files: dict[str, bytes], *, v: int = 65536, marks: str = "apart") -> "PiecesCodec":
         try:
-            with np.load(io.BytesIO(files[FILE]), allow_pickle=False) as arrays:
-                text, lengths = arrays["text"].tobytes(), arrays["lengths"]
-                costs, spaced = arrays["costs"], arrays["spaced"]
-                rules = int(arrays["rules"]) if "rules" in arrays else _FIRST_RULES
+            arrays = archives.read_arrays(files[FILE])
+            text, lengths = arrays["text"].tobytes(), arrays["lengths"]
+            costs, spaced = arrays["costs"], arrays["spaced"]
+            rules = int(arrays["rules"]) if "rules" in arrays else _FIRST_RULES
             ends = np.cumsum(lengths, dtype=np.int64).tolist()
             strings = [text[a:b] for a, b in zip([0, *ends], ends, strict=False)]
             codec = cls(Pieces(strings, costs, spaced, rules=rules), marks=marks)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from etils import epath
 
-from compressed_lm import io, spelling, strict_json
+from compressed_lm import io, locks, spelling, strict_json
 from compressed_lm.codecs.arithmetic import AC, StaticAC
 from compressed_lm.codecs.bytes_codec import Bytes
 from compressed_lm.codecs.eiw import DICTIONARY_FILE, EIW, Options, read_dictionary
@@ -125,8 +125,6 @@ def create(
 def save(codec: Codec, directory) -> None:
     """Writes a codec as a directory: its files and `codec.json`, which names and checks them and is written last."""
     directory, files = local_path(directory, "The codec directory"), codec.files()
-    for name, content in files.items():
-        write_atomic(directory / name, content)
     header = {
         "format_version": FORMAT_VERSION,
         "spec": codec.spec,
@@ -134,7 +132,10 @@ def save(codec: Codec, directory) -> None:
         "vocab_size": codec.vocab_size,
         "files": {name: hashlib.sha256(content).hexdigest() for name, content in sorted(files.items())},
     }
-    write_atomic(directory / HEADER, json.dumps(header, indent=2) + "\n")
+    with locks.held(directory):
+        for name, content in files.items():
+            write_atomic(directory / name, content)
+        write_atomic(directory / HEADER, json.dumps(header, indent=2) + "\n")
 
 
 def shipped() -> dict[str, epath.Path]:

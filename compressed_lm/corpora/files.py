@@ -6,7 +6,7 @@ import os
 import pathlib
 from collections.abc import Iterator
 
-from compressed_lm import io
+from compressed_lm import io, limits
 from compressed_lm.corpora import compression
 from compressed_lm.corpora.corpus import Corpus
 from compressed_lm.errors import InputError
@@ -59,9 +59,14 @@ class TextFiles(_Files):
         for path in self.paths[shard::n_shards]:
             with compression.open_file(path) as file:
                 try:
-                    document = file.read()
+                    document = file.read(most := limits.expanded(path.stat().st_size))
                 except compression.DAMAGE as error:
                     raise compression.damaged(path, 0, error) from error
+                if len(document) == most and file.read(1):
+                    raise InputError(
+                        f"The file {path} unpacks to more than {most:,} bytes. Cut it into documents, or allow more: "
+                        f"{limits.HELP}."
+                    )
             yield document
 
     def _reading(self, head: bytes) -> bytes:
@@ -111,7 +116,7 @@ def _lines(path: pathlib.Path) -> Iterator[tuple[int, bytes]]:
     n_documents = 0
     with compression.open_file(path) as file:
         try:
-            for number, line in enumerate(file, 1):
+            for number, line in enumerate(_read_lines(file, path), 1):
                 if number == 1:
                     line = line.removeprefix(_BOM)
                 if line and not line.isspace():
@@ -121,6 +126,19 @@ def _lines(path: pathlib.Path) -> Iterator[tuple[int, bytes]]:
                     n_documents += 1
         except compression.DAMAGE as error:
             raise compression.damaged(path, n_documents, error) from error
+
+
+def _read_lines(file, path: pathlib.Path) -> Iterator[bytes]:
+    """The lines of a file, each of which fits into memory."""
+    most, number = limits.document(), 1
+    while line := file.readline(most + 1):
+        if len(line) > most:
+            raise InputError(
+                f"Line {number} of {path} has more than {most:,} bytes, and one document a line was expected. Cut it "
+                f"into documents, or allow more: {limits.HELP}."
+            )
+        yield line
+        number += 1
 
 
 def _check_first(path: pathlib.Path, line: bytes) -> None:

@@ -10,12 +10,13 @@ import concurrent.futures
 import contextlib
 import errno
 import importlib.metadata
-import json
 import pathlib
 import random
 import time
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 
+from compressed_lm import locks, strict_json
 from compressed_lm.codecs.protocol import Codec, eod_id
 from compressed_lm.corpora import corpus as corpus_lib
 from compressed_lm.corpora.corpus import Corpus
@@ -24,6 +25,12 @@ from compressed_lm.corpora.store import FORMAT_VERSION, MANIFEST, TokenStore, wr
 from compressed_lm.errors import InputError
 from compressed_lm.io import check_output, local_path
 from compressed_lm.tracking.progress import progress
+
+CHECKED_SHARE = 0.01
+"""Of the documents of codecs that run a model, that are decoded; of all others each is."""
+
+CHECKED_DOCUMENTS = 8
+"""Of each shard, at least."""
 
 _VERSIONED = ("compressed_lm", "numpy", "array_record", "jax")
 
@@ -37,12 +44,14 @@ def compress(
     n_shards: int = 4,
     max_bytes: int | None = None,
     batch_bytes: int = 1 << 20,
-    verify_sample: int = 8,
     process_index: int = 0,
     process_count: int = 1,
     log: Callable[[str], None] = print,
 ) -> TokenStore | None:
     """The finished token store of a corpus split, or None while other processes still have shards to finish.
+
+    Every document is decoded and compared with the original as it is encoded; with codecs that run a model
+    (`flops_per_byte` above 0) one of a hundred, and at least 8 of each shard. 8 more are read back from the disk.
 
     Args:
       corpus: where the documents come from.
@@ -52,15 +61,14 @@ def compress(
       n_shards: number of shards.
       max_bytes: take documents until there are this many bytes, the same share from each shard; all of them by default.
       batch_bytes: bytes of text handed to the codec at once; it bounds memory and does not change the tokens.
-      verify_sample: documents of each shard that are decoded and compared before the shard counts as finished.
       process_index: this process, which takes every `process_count`-th shard; the process that finishes last writes the
         manifest.
       process_count: number of processes that work on the same folder.
       log: receives one line for every shard that an earlier run finished.
 
     Raises:
-      InputError: the corpus is missing, empty or damaged, the folder holds another job, the disk is full, or a document
-        does not decode to itself.
+      InputError: the corpus is missing, empty or damaged, the folder holds another job or another process works in
+        it, the disk is full, or a document does not decode to itself.
     """
     if n_shards < 1 or not 0 <= process_index < process_count:
         raise InputError(
@@ -83,7 +91,7 @@ def compress(
         "max_bytes": max_bytes,
         "n_shards": n_shards,
     }
-    with _disk_errors(out):
+    with _disk_errors(out), locks.held(out, part=process_index if process_count > 1 else None):
         if not out.exists():  # or a corpus that cannot be read would leave a folder behind
             corpus.probe(split)
         out.mkdir(parents=True, exist_ok=True)
@@ -105,13 +113,13 @@ def compress(
                     batches = _batches(take_bytes(documents, _share(max_bytes, shard, n_shards)), batch_bytes)
                     batches = stack.enter_context(contextlib.closing(waiting.read_ahead(batches)))
                     with ShardWriter(out, names[shard], vocab_size=codec.vocab_size) as writer:
-                        sample = _Sample(verify_sample, seed=shard)
+                        chosen = random.Random(shard)
                         for batch in batches:
-                            _encode(batch, codec, writer, sample)
+                            _encode(batch, codec, writer, names[shard], chosen)
                             share = waiting.seconds / max(bar.seconds, 1e-9)
                             bar.advance(sum(map(len, batch)), shard=shard, waiting_for_input=f"{share:.0%}")
                         writer.close()
-                        _verify(writer, sample.documents, codec, names[shard])
+                        _verify(writer, codec, names[shard], chosen)
                         writer.commit(job=job)
         return _finish(out, job)
 
@@ -154,6 +162,7 @@ def _finish(out: pathlib.Path, job: dict) -> TokenStore | None:
     totals = {key: sum(entry[key] for entry in entries) for key in ("n_documents", "n_bytes", "n_tokens")}
     if totals["n_documents"] == 0:
         raise corpus_lib.empty(job["corpus"]["spec"], job["corpus"]["split"])
+    _refuse_another_job(out, job)  # a process with another codec may have written some of them meanwhile
     shards = [{key: value for key, value in entry.items() if key != "job"} for entry in entries]
     versions = {name: importlib.metadata.version(name) for name in _VERSIONED}
     manifest = {"format_version": FORMAT_VERSION, **job, **totals, "shards": shards, "versions": versions}
@@ -161,26 +170,45 @@ def _finish(out: pathlib.Path, job: dict) -> TokenStore | None:
     return TokenStore.open(out, fingerprint=job["codec"]["fingerprint"])
 
 
-def _encode(batch: list[bytes], codec: Codec, writer: ShardWriter, sample: "_Sample") -> None:
-    for document, ids in zip(batch, codec.encode_batch(batch), strict=True):
-        sample.offer(len(writer), document)
+def _encode(batch: list[bytes], codec: Codec, writer: ShardWriter, shard: str, chosen: random.Random) -> None:
+    """Encodes documents into a shard, and compares what those that are checked decode to."""
+    encoded, first = codec.encode_batch(batch), len(writer)
+    checked = [
+        i
+        for i in range(len(batch))
+        if codec.flops_per_byte == 0 or first + i < CHECKED_DOCUMENTS or chosen.random() < CHECKED_SHARE
+    ]
+    for i, restored in zip(checked, codec.decode_batch([encoded[i] for i in checked]), strict=True):
+        original = batch[i]
+        if restored != original:
+            pair = zip(original, restored, strict=False)
+            differs = next((k for k, (a, b) in enumerate(pair) if a != b), min(len(original), len(restored)))
+            raise _not_lossless(
+                f"Document {first + i} of {shard}",
+                codec,
+                f"of its {len(original):,} bytes, byte {differs} is the first that differs "
+                f"({original[differs : differs + 8]!r} became {restored[differs : differs + 8]!r})",
+            )
+    for document, ids in zip(batch, encoded, strict=True):
         writer.add(ids, document)
 
 
-def _verify(writer: ShardWriter, sample: dict[int, bytes], codec: Codec, name: str) -> None:
-    """Decodes sampled documents from the disk and compares them with the originals."""
-    decoded = codec.decode_batch([record.ids for record in writer.read(list(sample))]) if sample else []
-    for (index, original), restored in zip(sample.items(), decoded, strict=True):
-        if restored != original:
-            pair = zip(original, restored, strict=False)
-            first = next((i for i, (a, b) in enumerate(pair) if a != b), min(len(original), len(restored)))
-            raise InputError(
-                f"Document {index} of {name} does not decode to itself with codec {codec.spec}: of its "
-                f"{len(original):,} bytes, byte {first} is the first that differs ({original[first : first + 8]!r} "
-                f"became {restored[first : first + 8]!r}). The shard was not kept. Run `compressed-lm verify` on the "
-                "codec: either its files are damaged, or this machine computes M1 otherwise than the codec was built "
-                "for."
-            )
+def _verify(writer: ShardWriter, codec: Codec, shard: str, chosen: random.Random) -> None:
+    """Decodes some documents from the disk and compares lengths and checksums."""
+    positions = sorted(chosen.sample(range(len(writer)), min(CHECKED_DOCUMENTS, len(writer))))
+    records = writer.read(positions) if positions else []
+    restored = codec.decode_batch([record.ids for record in records]) if records else []
+    for index, record, document in zip(positions, records, restored, strict=True):
+        if (len(document), zlib.crc32(document)) != (record.n_bytes, record.crc32):
+            raise _not_lossless(f"Document {index} of {shard}", codec, "as it lies on the disk it gives another text")
+
+
+def _not_lossless(document: str, codec: Codec, how: str) -> InputError:
+    return InputError(
+        f"{document} does not decode to itself with codec {codec.spec}: {how}. The shard was not kept. Run "
+        "`compressed-lm verify` on the codec: either its files are damaged, or this machine computes M1 otherwise than "
+        "the codec was built for."
+    )
 
 
 class _Waiting:
@@ -202,25 +230,6 @@ class _Waiting:
                     return
                 pending.append(reader.submit(next, batches, None))
                 yield batch
-
-
-class _Sample:
-    """A uniform sample of the documents seen so far, by position (reservoir sampling with a fixed seed)."""
-
-    def __init__(self, size: int, *, seed: int):
-        self._size = size
-        self._random = random.Random(seed)
-        self._kept: list[tuple[int, bytes]] = []
-
-    @property
-    def documents(self) -> dict[int, bytes]:
-        return dict(sorted(self._kept))
-
-    def offer(self, index: int, document: bytes) -> None:
-        if len(self._kept) < self._size:
-            self._kept.append((index, document))
-        elif (slot := self._random.randrange(index + 1)) < self._size:
-            self._kept[slot] = (index, document)
 
 
 def _batches(documents: Iterable[bytes], batch_bytes: int) -> Iterator[list[bytes]]:
@@ -261,7 +270,7 @@ def _estimate(n_bytes: int | None, max_bytes: int | None, share: float) -> int |
 def _read_json(path: pathlib.Path) -> dict:
     """The object in a file; empty where the file is missing or damaged, which both mean "not finished"."""
     try:
-        return json.loads(path.read_bytes())
+        return strict_json.parse(path.read_bytes())
     except (FileNotFoundError, ValueError):
         return {}
 

@@ -23,6 +23,7 @@ from collections.abc import Sequence
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
+from compressed_lm import archives, strict_json
 from compressed_lm.errors import InputError
 from compressed_lm.io import publish, remove_temporaries, write_atomic
 
@@ -65,9 +66,11 @@ def pack(ids: np.ndarray, document: bytes, *, vocab_size: int) -> bytes:
 
 
 def unpack(record: bytes, *, vocab_size: int) -> Record:
-    """The document's ids, length and checksum."""
+    """The document's ids, length and checksum. Raises `ValueError` where it is none, or has other ids."""
     n_bytes, crc32 = np.frombuffer(record, "<u4", count=2)
     ids = np.frombuffer(record, id_dtype(vocab_size), offset=_HEADER_BYTES)
+    if ids.max(initial=0) >= vocab_size:
+        raise ValueError(f"id {ids.max()} is outside the vocabulary 0 to {vocab_size - 1}")
     return Record(ids=ids.astype(np.int32), n_bytes=int(n_bytes), crc32=int(crc32))
 
 
@@ -198,9 +201,20 @@ class ShardReader:
             content = self.lengths_path.read_bytes()
             if hashlib.sha256(content).hexdigest() != self.entry["lengths_sha256"]:
                 raise self.damaged(f"the checksum of {self.lengths_path.name} is not the recorded one")
-            lengths = np.load(io.BytesIO(content))
-            self._offsets = np.concatenate([[0], np.cumsum(lengths[:, 0] + 1)])
+            self._offsets = np.concatenate([[0], np.cumsum(self._lengths(content)[:, 0] + 1)])
         return self._offsets
+
+    def _lengths(self, content: bytes) -> np.ndarray:
+        """int64[n_documents, 2] of the file of lengths."""
+        try:
+            lengths = archives.read_array(content)
+        except ValueError as error:
+            raise self.damaged(f"{self.lengths_path.name} cannot be read: {error}") from error
+        totals = (len(self), self.entry["n_tokens"], self.entry["n_bytes"])
+        fits = lengths.dtype == "<i8" and lengths.ndim == 2 and lengths.shape[1] == 2 and lengths.min(initial=0) >= 0
+        if not fits or (len(lengths), *lengths.sum(0).tolist()) != totals:
+            raise self.damaged(f"{self.lengths_path.name} has other counts than the {totals} of the manifest")
+        return lengths
 
     def read(self, start: int, stop: int) -> list[Record]:
         """The documents `start` to `stop - 1`. Raises `InputError` where the file is damaged."""
@@ -212,11 +226,31 @@ class ShardReader:
         except (RuntimeError, ValueError, IndexError) as error:
             raise self.damaged(f"reading documents {start} to {stop - 1} failed ({error})") from error
 
-    def verify(self) -> None:
-        """Recomputes both checksums. Raises `InputError` where one differs."""
+    def verify(self, job: dict | None = None) -> None:
+        """Recomputes both checksums, and compares what the shard was made for. Raises `InputError` where one differs.
+
+        Args:
+          job: of the manifest: codec, corpus and options.
+        """
+        self._check_job(job)
         for path, expected in ((self.path, self.entry["sha256"]), (self.lengths_path, self.entry["lengths_sha256"])):
             if sha256_file(path) != expected:
                 raise self.damaged(f"the checksum of {path.name} is not the recorded one")
+
+    def _check_job(self, job: dict | None) -> None:
+        description = self.path.with_suffix(".json")
+        if job is None or not description.exists():
+            return
+        try:
+            found = strict_json.parse(description.read_bytes()).get("job")
+        except ValueError as error:
+            raise self.damaged(f"{description.name} is not valid JSON ({error})") from error
+        if found and found != job:
+            differing = ", ".join(key for key in job if found.get(key) != job[key]) or "more"
+            raise self.damaged(
+                f"it was made by another job than the manifest says ({differing} differ), so its tokens mean something "
+                "else"
+            )
 
     def damaged(self, what: str) -> InputError:
         description = self.path.with_suffix(".json").name

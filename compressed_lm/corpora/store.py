@@ -11,14 +11,18 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from compressed_lm import strict_json
-from compressed_lm.corpora.shards import Record, ShardReader, to_json
+from compressed_lm import settings, strict_json
+from compressed_lm.corpora.shards import Record, ShardReader, shard_name, to_json
 from compressed_lm.errors import InputError
 from compressed_lm.io import inside, local_path, write_atomic
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 PADDING = -1
+JOB = ("codec", "corpus", "max_bytes", "n_shards")
+"""What of a manifest makes the tokens; the description of each shard has it, too."""
+
+_MOST = 1 << 62
 
 
 def manifest_fingerprint(manifest: dict) -> str:
@@ -38,6 +42,40 @@ def write_manifest(directory: pathlib.Path, manifest: dict) -> None:
 def _checksum(manifest: dict) -> str:
     """Hex digest of everything else in a manifest: a changed byte must not pass for another corpus or codec."""
     return hashlib.sha256(to_json({k: v for k, v in manifest.items() if k != "checksum"})).hexdigest()
+
+
+def _check(manifest: dict) -> None:
+    """Raises an error that names a field of a manifest that is missing, or of another type or range."""
+
+    def whole(values: dict, name: str, high: int = _MOST, low: int = 0) -> int:
+        value = values[name]
+        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+            raise ValueError(f"{name} is {value!r:.60}, and a whole number from {low} to {high} was expected")
+        return value
+
+    def text(values: dict, *names: str) -> None:
+        for name in names:
+            if not isinstance(values[name], str):
+                raise ValueError(f"{name} is {values[name]!r:.60}, and a text was expected")
+
+    codec, corpus, shards = (manifest[name] for name in ("codec", "corpus", "shards"))
+    text(codec, "name", "spec", "fingerprint")
+    vocab_size = whole(codec, "vocab_size", settings.LARGEST, low=1)
+    if "eod_id" in codec:
+        whole(codec, "eod_id", vocab_size)
+    text(corpus, "spec", "split", "fingerprint")
+    if manifest["max_bytes"] is not None:
+        whole(manifest, "max_bytes")
+    if whole(manifest, "n_shards") != len(shards):
+        raise ValueError(f"n_shards is {manifest['n_shards']} and {len(shards)} are described")
+    for index, shard in enumerate(shards):
+        text(shard, "file", "sha256", "lengths_sha256")
+        whole(shard, "size")
+        if shard["file"] != f"{shard_name(index, len(shards))}.array_record":
+            raise ValueError(f"shard {index} has the file {shard['file']!r:.60}")
+    for name in ("n_documents", "n_bytes", "n_tokens"):
+        if whole(manifest, name) != sum(whole(shard, name) for shard in shards):
+            raise ValueError(f"{name} is not the sum of its shards")
 
 
 class TokenStore:
@@ -110,6 +148,14 @@ class TokenStore:
                 f"The file {path / MANIFEST} was changed: its checksum is not the one of its content. Remove it and "
                 f"run the same `compressed-lm compress ... --out {path}` command again; finished shards are kept."
             )
+        try:
+            _check(manifest)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise InputError(
+                f"The file {path / MANIFEST} says what cannot be ({error!r}), though its checksum is right: another "
+                f"program wrote it. Remove it and run the same `compressed-lm compress ... --out {path}` command "
+                "again; finished shards are kept."
+            ) from error
         found = manifest["codec"]["fingerprint"]
         if fingerprint is not None and found != fingerprint:
             raise InputError(
@@ -162,9 +208,14 @@ class TokenStore:
         return Rows(self, seq_len, drop_remainder=drop_remainder)
 
     def verify(self) -> None:
-        """Recomputes the checksum of every shard. Raises `InputError` at the first that differs."""
+        """Recomputes the checksum of every shard, and compares the job that made it with the manifest's.
+
+        Raises:
+          InputError: at the first shard that differs.
+        """
+        job = {key: self.manifest[key] for key in JOB}
         for shard in self._shards:
-            shard.verify()
+            shard.verify(job)
 
 
 class Rows:

@@ -9,7 +9,7 @@ import hashlib
 
 import numpy as np
 
-from compressed_lm import weights
+from compressed_lm import settings, weights
 from compressed_lm.cramming.config import CramConfig, storable
 from compressed_lm.cramming.frozen import FrozenModel, write
 from compressed_lm.cramming.optimize import Crammed
@@ -22,6 +22,7 @@ FORMAT_VERSION = 1
 _FILE = Kind(MAGIC, FORMAT_VERSION, "a crammed text", "`compressed-lm cram`", "cram the text again", deflated=True)
 _MODEL_DIGITS, _TEXT_DIGITS = 32, 8  # hex digits that are kept of the fingerprints
 _NAME = "vectors"
+_LARGEST = 1 << 20  # tokens of a text, and numbers of a vector
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +68,11 @@ class CrammedText:
                 f"The text was crammed for the model {self.model[:12]} with the codec {self.codec_spec}, and the model "
                 f"given is {model.fingerprint[:12]} with {model.codec_spec}. Give the run that it was crammed for: to "
                 "any other model, even one trained on, its vectors mean nothing."
+            )
+        if self.mapping.width != model.config.d_model:
+            raise InputError(
+                f"The file has vectors of {self.mapping.width} numbers, and those of its model have "
+                f"{model.config.d_model}: another program wrote it. Cram the text again."
             )
         ids = self.attempt(model)
         if _digest(ids) != self.text:
@@ -114,7 +120,9 @@ class CrammedText:
         try:
             mapping = Mapping(*(int(header[name]) for name in ("width", "dimensions", "projection_seed")))
             packed, n_tokens = tensors[_NAME], int(header["n_tokens"])
-            if n_tokens < 1 or min(mapping.width, mapping.seed + 1) < 1 or packed.shape[-1] != mapping.stored:
+            if not 1 <= n_tokens <= _LARGEST or packed.shape[-1] != mapping.stored:
+                raise ValueError(f"{n_tokens} tokens and numbers of shape {packed.shape} for {mapping}")
+            if not 0 <= mapping.dimensions <= mapping.width <= _LARGEST or not 0 <= mapping.seed <= settings.LARGEST:
                 raise ValueError(f"{n_tokens} tokens, {mapping} and numbers of shape {packed.shape}")
             return cls(packed, mapping, n_tokens, *(str(header[name]) for name in ("model", "codec", "text")))
         except (ValueError, KeyError, TypeError) as error:

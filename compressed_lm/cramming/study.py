@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from compressed_lm import io, settings
+from compressed_lm import io, locks, settings
 from compressed_lm.codecs.protocol import Codec
 from compressed_lm.cramming import landscape, metrics
 from compressed_lm.cramming.code_length import coded_bits, coded_bits_alone
@@ -110,22 +110,23 @@ def run_study(
         )
     io.check_output(out, "The folder of the study", folder=True)
     out = io.local_path(out)
-    _claim(out, model, texts, study)
-    done = {(row["source"], row["k"], row["length"]): row["accuracy"] for row in read_rows(out / CELLS)}
-    for k, length in study.cells:
-        for source, rows in texts.items():
-            if (source, k, length) in done:
-                continue
-            failed = [accuracy < metrics.THRESHOLD for (s, v, _), accuracy in done.items() if (s, v) == (source, k)]
-            if study.beyond and sum(failed) >= study.beyond:
-                continue
-            name = f"{source}, K = {k}, {length} tokens"
-            cell = _Cell(model, codec, study, source, k, [ids[:length] for ids in rows], lanes)
-            results, summary, paths = cell.measure(lambda status, name=name: progress(name, status))
-            _append(out / RESULTS, results)
-            _append(out / PATHS, paths)
-            _append(out / CELLS, [summary])  # last: a cell without it is measured again
-            done[source, k, length] = summary["accuracy"]
+    with locks.held(out):
+        _claim(out, model, texts, study)
+        done = {(row["source"], row["k"], row["length"]): row["accuracy"] for row in read_rows(out / CELLS)}
+        for k, length in study.cells:
+            for source, rows in texts.items():
+                if (source, k, length) in done:
+                    continue
+                failed = [accuracy < metrics.THRESHOLD for (s, v, _), accuracy in done.items() if (s, v) == (source, k)]
+                if study.beyond and sum(failed) >= study.beyond:
+                    continue
+                name = f"{source}, K = {k}, {length} tokens"
+                cell = _Cell(model, codec, study, source, k, [ids[:length] for ids in rows], lanes)
+                results, summary, paths = cell.measure(lambda status, name=name: progress(name, status))
+                _append(out / RESULTS, results)
+                _append(out / PATHS, paths)
+                _append(out / CELLS, [summary])  # last: a cell without it is measured again
+                done[source, k, length] = summary["accuracy"]
     return out
 
 

@@ -23,11 +23,9 @@ import numpy as np
 from compressed_lm.errors import InputError
 from compressed_lm.models import integer_ops as ops
 from compressed_lm.models.config import TransformerConfig
+from compressed_lm.models.exact_shapes import N_SYMBOLS
 from compressed_lm.models.positions import relative_buckets
 from compressed_lm.models.transformer import unstack
-
-N_SYMBOLS = 257
-"""The 256 bytes and the end of a document."""
 
 KEPT = 0.9995
 """Share of the calibration sample within an activation's integer range; 1 and 0.995 both cost more bits per byte."""

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from compressed_lm import io, weights
+from compressed_lm import folders, io, locks, weights
 from compressed_lm.coding import exp_golomb, levels
 from compressed_lm.errors import InputError
 from compressed_lm.models.partitioning import by_name
 from compressed_lm.training.checkpoints import folder
-from compressed_lm.training.packed import empty, write
+from compressed_lm.training.packed import write
 from compressed_lm.training.run_dir import CODEC, load_run, read_record
 from compressed_lm.weights import bitstream
 
@@ -67,9 +67,17 @@ def pack_run(
             or an `out` that exists.
     """
     step = bitstream.parse_step(step)
-    io.check_output(out, "The packed file")
-    if not io.is_stream(out) and io.local_path(out).exists():
-        raise InputError(f"{out} was given for the packed run and exists; give a new file.")
+    with locks.held(out):
+        io.check_output(out, "The packed file")
+        if not io.is_stream(out) and io.local_path(out).exists():
+            raise InputError(f"{out} was given for the packed run and exists; give a new file.")
+        tensors, record, rows = _coded(directory, step, coder)
+        bitstream.save(out, tensors, record=record)
+    return rows
+
+
+def _coded(directory, step, coder):
+    """Returns the parameters of a run as they are stored, its record, and their descriptions."""
     run = load_run(directory)
     tensors, rows = {}, []
     for name, leaf in by_name(run.params).items():
@@ -88,8 +96,7 @@ def pack_run(
         "next_index": run.step,
         "loss_nats_per_token": run.loss_nats_per_token,
     }
-    bitstream.save(out, tensors, record=record)
-    return rows
+    return tensors, record, rows
 
 
 def unpack_run(file: str | os.PathLike, *, out: str | os.PathLike, codec: "Codec | None" = None) -> None:
@@ -106,7 +113,11 @@ def unpack_run(file: str | os.PathLike, *, out: str | os.PathLike, codec: "Codec
         InputError: another codec, a file that `bitstream.load` refuses or that holds no run, or an `out` that is in
             use.
     """
-    out = empty(out, "unpacked")
+    with folders.new(out, "The folder of the unpacked run") as new:
+        _unpack(file, codec, new)
+
+
+def _unpack(file, codec, out):
     tensors, record = bitstream.load(file)
     if "packed" not in record:
         raise InputError(f"{file} holds coded weights but no run; give a file that `compressed-lm pack` wrote.")

@@ -3,14 +3,11 @@
 import dataclasses
 import json
 import os
-import pathlib
-import secrets
-import shutil
 from typing import TYPE_CHECKING, Any
 
 import jax
 
-from compressed_lm import io, strict_json, weights
+from compressed_lm import folders, io, strict_json, weights
 from compressed_lm.errors import InputError
 from compressed_lm.models import huggingface
 from compressed_lm.models.huggingface_tensors import params_from, tensors_of
@@ -19,7 +16,7 @@ from compressed_lm.models.safetensors_files import Tensors, write_tensors
 from compressed_lm.training import packed
 from compressed_lm.training.checkpoints import folder
 from compressed_lm.training.config import TrainConfig
-from compressed_lm.training.run_dir import CODEC, Run, load_run, own_codec, read_record
+from compressed_lm.training.run_dir import CODEC, Run, check_finite, load_run, own_codec, read_record
 
 if TYPE_CHECKING:  # training works without the packages that codecs need
     from compressed_lm.codecs.protocol import Codec
@@ -53,9 +50,15 @@ def import_run(
     Raises:
         InputError: the folder is none of a supported model, or `out` is in use.
     """
+    with folders.new(out, "The folder of the imported run") as new:
+        codec = _import(io.local_path(source, "The checkpoint"), new, codec, eod, seq_len)
+    return load_run(out), codec
+
+
+def _import(source, out, codec, eod, seq_len):
+    """Writes the run of a checkpoint to a folder, and returns its codec."""
     from compressed_lm import codecs
 
-    source, out = io.local_path(source, "The checkpoint"), packed.empty(out, "imported")
     _check_source(source)
     values = _read(source / CONFIG)
     config = huggingface.config_from(values)
@@ -94,9 +97,10 @@ def import_run(
             "loss_nats_per_token": None,
         },
     }
+    check_finite(params, source)
     codecs.save(codec, out / CODEC)
     packed.write(out, record, {name: weights.pack(x, "dense", axis=-1) for name, x in by_name(params).items()})
-    return load_run(out), codec
+    return codec
 
 
 def export_run(
@@ -123,12 +127,16 @@ def export_run(
     Raises:
         InputError: no run, one whose model no architecture expresses, another codec, or an `out` that is in use.
     """
-    from compressed_lm import codecs
-
-    # The link to a folder stays a link.
-    out, directory = pathlib.Path(os.path.realpath(packed.empty(out, "exported"))), folder(directory)
     if file_bytes < 1:
         raise InputError(f"file_bytes={file_bytes} was given; expected a positive number of bytes.")
+    with folders.new(out, "The folder of the exported run") as new:
+        return _export(folder(directory), new, codec, file_bytes)
+
+
+def _export(directory, out, codec, file_bytes):
+    """Writes a run to a folder, and returns what `export_run` does."""
+    from compressed_lm import codecs
+
     if codec is None and (own := own_codec(directory)):
         codec = codecs.load(own)
     run = load_run(directory, codec=codec)
@@ -138,19 +146,12 @@ def export_run(
     values = huggingface.config_of(config, max_length=length, eod_id=run.eod_id) | known
     values["compressed_lm"] = {"codec": run.codec_spec, "codec_fingerprint": run.codec_fingerprint}
     generation = {name: values[name] for name in ("bos_token_id", "eos_token_id")}
-    temporary = out.with_name(f".{out.name}.{secrets.token_hex(6)}.tmp")
-    temporary.mkdir(parents=True)
-    try:
-        write_tensors(temporary, tensors_of(_as_used(run), config), max_bytes=file_bytes)
-        for name, content in {CONFIG: values, GENERATION: generation}.items():
-            (temporary / name).write_text(json.dumps(content, indent=2) + "\n")
-        for name, content in (tokenizer or {}).items():
-            (temporary / name).write_bytes(content)
-        files = sorted(path.name for path in temporary.iterdir())
-        temporary.replace(out)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    return values | {"files": files, "has_codec": codec is not None}
+    write_tensors(out, tensors_of(_as_used(run), config), max_bytes=file_bytes)
+    for name, content in {CONFIG: values, GENERATION: generation}.items():
+        (out / name).write_text(json.dumps(content, indent=2) + "\n")
+    for name, content in (tokenizer or {}).items():
+        (out / name).write_bytes(content)
+    return values | {"files": sorted(path.name for path in out.iterdir()), "has_codec": codec is not None}
 
 
 def _as_used(run):

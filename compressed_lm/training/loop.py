@@ -20,7 +20,7 @@ from jax.experimental import multihost_utils
 from jax.experimental.compilation_cache.compilation_cache import reset_cache
 from rich.console import Console
 
-from compressed_lm import io
+from compressed_lm import io, locks
 from compressed_lm.errors import InputError
 from compressed_lm.models import TransformerConfig, count_params
 from compressed_lm.tracking import JSONLines, Tracker
@@ -105,32 +105,34 @@ def train(
     out, main_process = folder(out), jax.process_index() == 0
     if io.scheme(out) is None:
         io.check_output(out, "The folder of the run", folder=True)
-    config = resolve(config, **rates(store))
-    program = Program(
-        config, model_config, store.eod_id, make_mesh((1, 1, 1) if debug else mesh_shape), start or Start()
-    )
-    batches = Batches(
-        store,
-        batch_size=config.batch_size,
-        seq_len=config.seq_len,
-        seed=config.seed,
-        sharding=program.batch_sharding,
-    )
-    abstract = program.abstract_state  # may refuse, too; nothing has changed in `out` so far
-    record = run_dir.describe(config, model_config, store, program.start)
-    identity = {"store_fingerprint": store.fingerprint, "config_hash": run_dir.config_hash(record)}
-    for what, value in identity.items():
-        processes.check_same(what, value)
-    if main_process:
-        run_dir.check(out, record)
-        accepted()
-        run_dir.claim(out, record)
-    processes.gather("run claimed", "")
-    if compilation_cache is not None:
-        jax.config.update("jax_compilation_cache_dir", os.fspath(compilation_cache))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-        reset_cache()  # JAX looks for its folder once, at the first program
     with contextlib.ExitStack() as stack:
+        if main_process:
+            stack.enter_context(locks.held(out))
+        config = resolve(config, **rates(store))
+        program = Program(
+            config, model_config, store.eod_id, make_mesh((1, 1, 1) if debug else mesh_shape), start or Start()
+        )
+        batches = Batches(
+            store,
+            batch_size=config.batch_size,
+            seq_len=config.seq_len,
+            seed=config.seed,
+            sharding=program.batch_sharding,
+        )
+        abstract = program.abstract_state  # may refuse, too; nothing has changed in `out` so far
+        record = run_dir.describe(config, model_config, store, program.start)
+        identity = {"store_fingerprint": store.fingerprint, "config_hash": run_dir.config_hash(record)}
+        for what, value in identity.items():
+            processes.check_same(what, value)
+        if main_process:
+            run_dir.check(out, record)
+            accepted()
+            run_dir.claim(out, record)
+        processes.gather("run claimed", "")
+        if compilation_cache is not None:
+            jax.config.update("jax_compilation_cache_dir", os.fspath(compilation_cache))
+            jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+            reset_cache()  # JAX looks for its folder once, at the first program
         if debug:
             stack.enter_context(jax.disable_jit())
             stack.enter_context(jax.debug_nans(True))

@@ -8,8 +8,7 @@ import os
 import jax
 import numpy as np
 
-from compressed_lm import io, weights
-from compressed_lm.errors import InputError
+from compressed_lm import folders, io, weights
 from compressed_lm.models.partitioning import by_name
 from compressed_lm.training.checkpoints import folder
 from compressed_lm.training.run_dir import CODEC, CONFIG, WEIGHTS, learned_hash, load_run, own_codec, read_record
@@ -49,7 +48,15 @@ def quantize_run(
     Raises:
         InputError: no run, an unknown representation, one that cannot be stored, or an `out` that is in use.
     """
-    form, others, out = weights.representation(form), weights.representation(others), empty(out, "packed")
+    form, others = weights.representation(form), weights.representation(others)
+    with folders.new(out, "The folder of the packed run") as new:
+        record, packed, matrices = _quantized(directory, form, others)
+        write(new, record, packed, source=directory)
+    return matrices
+
+
+def _quantized(directory, form, others):
+    """Returns the record, the parameters and the descriptions of a run's matrices in another form."""
     run = load_run(directory)
     leaves = by_name(jax.device_get(run.params))
     packed, matrices = {}, []
@@ -72,8 +79,7 @@ def quantize_run(
         "next_index": run.step,
         "loss_nats_per_token": run.loss_nats_per_token,
     }
-    write(out, record, packed, source=directory)
-    return matrices
+    return record, packed, matrices
 
 
 def reshape_run(
@@ -93,7 +99,15 @@ def reshape_run(
     Raises:
         InputError: no run, weights that cannot be reshaped, or an `out` that is in use.
     """
-    out, run = empty(out, "reshaped"), load_run(directory)
+    with folders.new(out, "The folder of the reshaped run") as new:
+        record, packed, widths = _reshaped(directory, pooled, settings)
+        write(new, record, packed, source=directory)
+    return widths
+
+
+def _reshaped(directory, pooled, settings):
+    """Returns the record and the parameters of a run with reshaped matrices, and their widths before and after."""
+    run = load_run(directory)
     leaves = by_name(jax.device_get(run.params))
     kernels = {name: w for name, w in leaves.items() if name.startswith("layers/") and name.endswith("/kernel")}
     before = {f"{name}/{i}": layer for name, w in kernels.items() for i, layer in enumerate(w)}
@@ -107,17 +121,8 @@ def reshape_run(
         "next_index": run.step,
         "loss_nats_per_token": run.loss_nats_per_token,
     }
-    write(out, record, {name: weights.pack(w, "dense", axis=-1) for name, w in leaves.items()}, source=directory)
-    return {name: (float(before[name].std()), float(after[name].std())) for name in before}
-
-
-def empty(out: str | os.PathLike, what: str):
-    """Returns a folder for a run. Raises InputError unless it is new or empty."""
-    out = folder(io.local_path(out, f"The folder of the {what} run"))
-    io.check_output(out, f"The folder of the {what} run", folder=True)
-    if out.exists() and any(out.iterdir()):
-        raise InputError(f"{out} was given for the {what} run and is not empty; give a new folder.")
-    return out
+    packed = {name: weights.pack(w, "dense", axis=-1) for name, w in leaves.items()}
+    return record, packed, {name: (float(before[name].std()), float(after[name].std())) for name in before}
 
 
 def write(
@@ -135,7 +140,16 @@ def write(
 def copy_codec(source: str | os.PathLike, out: str | os.PathLike) -> None:
     """Copies the codec in the folder of a run, where there is one, to the folder of a run that was made out of it."""
     own, target = own_codec(source), folder(out) / CODEC
-    if own and not target.exists():
+    if not own or target.exists():
+        return
+    if io.scheme(target) is None:
+        with folders.new(target, "The folder of the codec") as new:
+            _copy_files(own, new)
+    else:
         target.mkdir(parents=True)
-        for path in own.iterdir():
-            (target / path.name).write_bytes(path.read_bytes())
+        _copy_files(own, target)
+
+
+def _copy_files(source, target):
+    for path in source.iterdir():
+        (target / path.name).write_bytes(path.read_bytes())

@@ -106,7 +106,7 @@ def load_run(directory: str | os.PathLike, *, codec=None, store=None, mesh: Mesh
             "configuration or on other data, so the model would compute something else than it learned. Restore the "
             "file, or train again with these settings in another folder."
         )
-    _check_finite(params, directory)
+    check_finite(params, directory)
     learned = params, model_config, train_config, data["next_index"], data["loss_nats_per_token"]
     run = Run(*learned, **record["data"], packed=packed)
     given = {
@@ -123,7 +123,7 @@ def load_run(directory: str | os.PathLike, *, codec=None, store=None, mesh: Mesh
     return run
 
 
-def _check_finite(params, directory):
+def check_finite(params, directory):
     """Raises InputError that names the first parameter with a number that is not finite."""
     for keys, leaf in jax.tree.leaves_with_path(params):
         if n_wrong := int(leaf.size - jnp.isfinite(leaf).sum()):

@@ -7,6 +7,7 @@ The folder OUT of a shrunk run holds
     config.json, weights.clw   the small model, merged, in float32: `load_run`, and every verb, takes OUT like any run
 """
 
+import contextlib
 import dataclasses
 import io
 import json
@@ -18,7 +19,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from compressed_lm import models, settings, spelling, weights
+from compressed_lm import locks, models, settings, spelling, weights
 from compressed_lm.errors import InputError
 from compressed_lm.io import local_path, write_atomic
 from compressed_lm.models import shrinking
@@ -150,7 +151,13 @@ def shrink_run(
         InputError: no run, another codec, a model or a share that the method does not fit, or an `out` with another
             run.
     """
-    run, out = load_run(directory, store=store), folder(local_path(out, "The folder of the small run"))
+    out = folder(local_path(out, "The folder of the small run"))
+    with locks.held(out) if jax.process_index() == 0 else contextlib.nullcontext():
+        return _shrink_run(directory, store, shrink, config, out, progress, eval_fn_of, accepted, settings)
+
+
+def _shrink_run(directory, store, shrink, config, out, progress, eval_fn_of, accepted, settings):
+    run = load_run(directory, store=store)
     if run.model_config.weights != "dense":
         raise InputError(
             f"The matrices of the run {directory} are {run.model_config.weights}, and a shrunk model starts from plain "

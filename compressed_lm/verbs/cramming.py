@@ -3,13 +3,18 @@
 import sys
 import zlib
 
-from compressed_lm import io
+from compressed_lm import io, locks
 from compressed_lm.errors import InputError
 from compressed_lm.verbs.common import load_codec, messages
 
 
 def cram(arguments):
     """Crams a text into vectors, and writes them to a file once the model has written the text out of them."""
+    with locks.held(arguments.out):
+        _cram(arguments)
+
+
+def _cram(arguments):
     from compressed_lm import cramming
     from compressed_lm.cramming import code_length, metrics
 

@@ -5,7 +5,7 @@ import functools
 import math
 import sys
 
-from compressed_lm import caches, io
+from compressed_lm import caches, io, locks
 from compressed_lm.errors import InputError
 from compressed_lm.verbs.common import GIN, configure, load_codec, messages, validation
 
@@ -42,17 +42,18 @@ def train_m1(arguments):
     out = folder(io.local_path(arguments.out, "--out"))
     model, config = configuration.model(model_vocab_size(256)), configuration.train()
     check_exactable(model, config.seq_len)  # before hours of training, not after
-    if run_dir.read_record(out) and not (out / "tokens" / MANIFEST).exists():
-        raise InputError(f"{out} holds a run that `train-m1` did not make. Give another folder for --out.")
-    store = job.compress(
-        open_corpus(arguments.corpus, validation=arguments.validation),
-        "train",
-        codecs.Bytes(),
-        out / "tokens",
-        max_bytes=arguments.max_bytes,
-    )
-    result = train(config, model, store, out=out, accepted=lambda: write(out / GIN, resolved))
-    m1 = stages.export_m1(out, store)
+    with locks.held(out):
+        if run_dir.read_record(out) and not (out / "tokens" / MANIFEST).exists():
+            raise InputError(f"{out} holds a run that `train-m1` did not make. Give another folder for --out.")
+        store = job.compress(
+            open_corpus(arguments.corpus, validation=arguments.validation),
+            "train",
+            codecs.Bytes(),
+            out / "tokens",
+            max_bytes=arguments.max_bytes,
+        )
+        result = train(config, model, store, out=out, accepted=lambda: write(out / GIN, resolved))
+        m1 = stages.export_m1(out, store)
     print(
         f"M1 is {out / stages.M1_FILE}, hash {m1.hash[:12]}; last training loss "
         f"{result.loss_nats_per_token / math.log(2):.3f} bits per byte."

@@ -2,7 +2,7 @@
 
 import os
 
-from compressed_lm import io
+from compressed_lm import io, locks
 from compressed_lm.errors import InputError
 from compressed_lm.verbs.common import load_codec, messages
 
@@ -14,19 +14,20 @@ def build_codec(arguments):
     from compressed_lm.corpora.sources import open_corpus
     from compressed_lm.tracking.progress import progress
 
-    spec = codecs.canonical_spec(arguments.codec)
-    m1 = stages.load_m1(arguments.m1) if arguments.m1 else None
-    name, options = codecs.parse_spec(spec)
-    corpus = open_corpus(arguments.corpus, validation=arguments.validation)
-    n_windows = 1 << int(options["b"]) if name == "eiw" else None
-    with progress(f"build {spec}", n_windows, unit="windows" if n_windows else "") as bar:
-        codec = codecs.create(
-            spec,
-            m1=m1,
-            documents=lambda: take_bytes(corpus.documents("train"), arguments.max_bytes),
-            progress=lambda n: bar.advance(n - bar.done),
-        )
-    codecs.save(codec, arguments.out)
+    with locks.held(arguments.out):
+        spec = codecs.canonical_spec(arguments.codec)
+        m1 = stages.load_m1(arguments.m1) if arguments.m1 else None
+        name, options = codecs.parse_spec(spec)
+        corpus = open_corpus(arguments.corpus, validation=arguments.validation)
+        n_windows = 1 << int(options["b"]) if name == "eiw" else None
+        with progress(f"build {spec}", n_windows, unit="windows" if n_windows else "") as bar:
+            codec = codecs.create(
+                spec,
+                m1=m1,
+                documents=lambda: take_bytes(corpus.documents("train"), arguments.max_bytes),
+                progress=lambda n: bar.advance(n - bar.done),
+            )
+        codecs.save(codec, arguments.out)
     print(f"{codec.spec} is in {arguments.out}, fingerprint {codec.fingerprint[:12]}.")
 
 
@@ -38,11 +39,12 @@ def compile_(arguments):
     spec = f"eiw(b={arguments.b},v={v},align={arguments.align},fill={arguments.fill})"
     if arguments.rounds and io.is_stream(arguments.out):
         raise InputError(f"--rounds keeps its rounds beside the file, and --out {arguments.out} is none; give a file.")
-    if arguments.rounds:
-        codec = compilation.refit(spec, arguments.m1, rounds=arguments.rounds, out=arguments.out + ".rounds")
-    else:
-        codec = compilation.compile_codec(spec, stages.load_m1(arguments.m1))
-    size = codecs.save_dictionary(codec, arguments.out)
+    with locks.held(arguments.out):
+        if arguments.rounds:
+            codec = compilation.refit(spec, arguments.m1, rounds=arguments.rounds, out=arguments.out + ".rounds")
+        else:
+            codec = compilation.compile_codec(spec, stages.load_m1(arguments.m1))
+        size = codecs.save_dictionary(codec, arguments.out)
     print(
         f"{codec.spec} is in {arguments.out}, {size:,} bytes, fingerprint {codec.fingerprint[:12]}.",
         file=messages(arguments.out),

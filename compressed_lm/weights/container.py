@@ -13,11 +13,12 @@ import struct
 import zlib
 from collections.abc import Callable, Iterable
 
-from compressed_lm import io, strict_json
+from compressed_lm import io, limits, strict_json
 from compressed_lm.errors import InputError
 
 _DIGEST = hashlib.sha256().digest_size
 _MAX_HEADER = 1 << 26
+_WEIGHTS_A_BYTE = 4096  # 0.002 bits each: no model has as few
 
 
 class Payload:
@@ -130,11 +131,16 @@ def _inflated(text: bytes) -> bytes:
 
 def _tensors(header, body, start, make):
     """Returns the tensors that a header describes. Raises ValueError unless they take the rest of the file."""
-    tensors = {}
+    tensors, left = {}, max(limits.document() // 4, _WEIGHTS_A_BYTE * len(body))
     for entry in header["tensors"]:
         shape, nbytes = tuple(int(n) for n in entry["shape"]), int(entry["nbytes"])
         if min((nbytes, *shape)) < 0 or start + nbytes > len(body) or entry["name"] in tensors:
             raise ValueError(f"the entry {entry}")
+        left -= math.prod(shape)
+        if left < 0:
+            raise ValueError(
+                f"more numbers than {len(body):,} bytes may stand for, at the entry {entry} ({limits.HELP})"
+            )
         tensors[entry["name"]] = make(entry, shape, bytes(body[start : start + nbytes]))
         start += nbytes
     if start != len(body):

@@ -100,8 +100,13 @@ def write_store(folder):
             writer.close()
             entries.append(writer.commit())
     totals = {key: sum(entry[key] for entry in entries) for key in ("n_documents", "n_tokens", "n_bytes")}
-    codec = {"spec": "test", "fingerprint": "f" * 64, "vocab_size": 1000}
-    write_manifest(folder, {"format_version": 1, "codec": codec, "shards": entries, "versions": {}, **totals})
+    job = {
+        "codec": {"name": "test", "spec": "test", "fingerprint": "f" * 64, "vocab_size": 1000},
+        "corpus": {"spec": "text:test", "split": "train", "fingerprint": "c"},
+        "max_bytes": None,
+        "n_shards": 2,
+    }
+    write_manifest(folder, {"format_version": 1, **job, "shards": entries, "versions": {}, **totals})
 
 
 def read_store(folder):

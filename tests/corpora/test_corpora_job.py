@@ -290,3 +290,36 @@ def test_full_disk_is_one_paragraph(spec, tmp_path, monkeypatch):
     compress(open_corpus(spec), "train", Bytes(), out, n_shards=3, log=quiet)
     compress(open_corpus(spec), "train", Bytes(), tmp_path / "whole", n_shards=3)
     assert files(out) == files(tmp_path / "whole")
+
+
+def test_every_document_is_decoded(spec, tmp_path):
+    """One document that does not come back, whichever it is, stops the job: all are compared, not a sample."""
+
+    class LosesOne(Bytes):
+        def _decode_sequences(self, sequences):
+            return [d.replace(b"Document 57:", b"Document 58:") for d in super()._decode_sequences(sequences)]
+
+    with pytest.raises(InputError, match=r"Document \d+ of tokens-0000\d-of-00002 does not decode to itself"):
+        compress(open_corpus(spec), "train", LosesOne(), tmp_path / "out", n_shards=2)
+    assert not (tmp_path / "out" / "manifest.json").exists()
+
+
+def test_shards_of_two_codecs_make_no_store(spec, tmp_path):
+    """Processes that share a folder and have different codecs of one spelling end in an error, not in a mixed store."""
+
+    class Twin(Bytes):
+        fingerprint = "1" * 64
+
+    out, options = tmp_path / "out", {"n_shards": 2, "process_count": 2}
+    assert compress(open_corpus(spec), "train", Twin(), out, process_index=1, **options) is None
+    (out / "tokens-00001-of-00002.json").rename(tmp_path / "hidden")  # as when both begin at once
+
+    class Shows(Bytes):
+        def encode_batch(self, documents):
+            if (tmp_path / "hidden").exists():
+                (tmp_path / "hidden").rename(out / "tokens-00001-of-00002.json")
+            return super().encode_batch(documents)
+
+    with pytest.raises(InputError, match="holds shards of another job: it was begun with {'codec': 'bytes 11111111'}"):
+        compress(open_corpus(spec), "train", Shows(), out, process_index=0, **options)
+    assert not (out / "manifest.json").exists()

@@ -26,10 +26,13 @@ def write_store(folder, documents, *, n_shards=3):
             writer.close()
             entries.append(writer.commit())
     totals = {key: sum(entry[key] for entry in entries) for key in ("n_documents", "n_tokens", "n_bytes")}
-    codec = {"spec": "test", "fingerprint": FINGERPRINT, "vocab_size": VOCAB_SIZE}
-    write_manifest(
-        folder, {"format_version": 1, "codec": codec, "shards": entries, "versions": {"numpy": "2"}, **totals}
-    )
+    job = {
+        "codec": {"name": "test", "spec": "test", "fingerprint": FINGERPRINT, "vocab_size": VOCAB_SIZE},
+        "corpus": {"spec": "text:test", "split": "train", "fingerprint": "c"},
+        "max_bytes": None,
+        "n_shards": n_shards,
+    }
+    write_manifest(folder, {"format_version": 1, **job, "shards": entries, "versions": {"numpy": "2"}, **totals})
     return folder
 
 
@@ -204,3 +207,64 @@ def test_uncommitted_shard_leaves_nothing(tmp_path):
             writer.add(np.arange(3), b"abc")
             raise ZeroDivisionError
     assert list(tmp_path.iterdir()) == []
+
+
+WRONG = [None, True, -1, 0.5, 1 << 70, "", "../x", "/etc/passwd", [], {}]
+
+
+def edits(value, path=()):
+    """(path, value) of every change of one value of a manifest to a wrong one, or of its absence."""
+    for key in value if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ():
+        yield (*path, key), ...
+        for wrong in WRONG:
+            if wrong != value[key] or isinstance(wrong, bool):
+                yield (*path, key), wrong
+        yield from edits(value[key], (*path, key))
+
+
+def test_edited_manifests_are_refused_or_mean_the_same(folder):
+    """A field of a manifest that is missing or of another type or range, under a right checksum, ends in one paragraph
+    or leaves every document and row as it was; none raises another error."""
+    original = json.loads((folder / "manifest.json").read_text())
+    del original["checksum"]
+    read = lambda store: [r.ids.tolist() for r in store.documents()] + [r.tolist() for r in store.rows(8)]  # noqa: E731
+    right, refused, same = read(TokenStore.open(folder)), 0, 0
+    for path, wrong in edits(original):
+        manifest = json.loads(json.dumps(original))
+        place = manifest
+        for key in path[:-1]:
+            place = place[key]
+        if wrong is ...:
+            del place[path[-1]]
+        else:
+            place[path[-1]] = wrong
+        write_manifest(folder, manifest)
+        try:
+            store = TokenStore.open(folder)
+            store.verify()
+            assert read(store) == right or path[0] == "codec", (path, wrong)
+            same += 1
+        except InputError:
+            refused += 1
+    assert refused > 300 and same < 80
+
+
+def test_a_shard_of_another_job_is_found(folder):
+    """A store whose shards were made by different codecs of one spelling does not pass `verify`."""
+    manifest = json.loads((folder / "manifest.json").read_text())
+    job = {key: manifest[key] for key in ("codec", "corpus", "max_bytes", "n_shards")}
+    for shard, fingerprint in enumerate(("f" * 64, "e" * 64)):
+        path = folder / f"{shard_name(shard, 3)}.json"
+        entry = json.loads(path.read_text())
+        path.write_text(json.dumps(entry | {"job": job | {"codec": job["codec"] | {"fingerprint": fingerprint}}}))
+    with pytest.raises(InputError, match=r"00001-of-00003.* was made by another job .*codec differ"):
+        TokenStore.open(folder).verify()
+
+
+def test_ids_outside_the_vocabulary_are_damage(folder):
+    """A manifest that promises fewer ids than the records hold is found when they are read."""
+    manifest = json.loads((folder / "manifest.json").read_text())
+    del manifest["checksum"]
+    write_manifest(folder, manifest | {"codec": manifest["codec"] | {"vocab_size": VOCAB_SIZE // 2}})
+    with pytest.raises(InputError, match="is outside the vocabulary"):
+        list(TokenStore.open(folder).documents())
