@@ -225,8 +225,8 @@ def curve_rows(run_dir, row: dict) -> list[dict]:
     bytes_per_training_token = row["bytes"] / row["tokens"]
     tokens_per_step = row["tokens"] / row["step"]
     rows = []
-    for _, record in scaling.read_jsonl(pathlib.Path(run_dir) / "metrics.jsonl"):
-        if "bits_per_byte" in record:
+    for _, record in scaling.read_jsonl(pathlib.Path(run_dir) / "metrics.jsonl", skip_damaged=True):
+        if "bits_per_byte" in record and "step" in record:
             tokens = round(record["step"] * tokens_per_step)
             rows.append(
                 {"codec": row["codec"], "n_params": row["n_params"], "step": record["step"], "tokens": tokens}

@@ -281,8 +281,8 @@ class Sweep:
         """Identity -> row of the cells in the run table."""
         if not (self.out / TABLE).exists():
             return {}
-        rows = [row for _, row in scaling.read_jsonl(self.out / TABLE)]
-        return {row["cell"]: row for row in rows if row["final"] and "cell" in row}
+        rows = [row for _, row in scaling.read_jsonl(self.out / TABLE, skip_damaged=True)]
+        return {row["cell"]: row for row in rows if row.get("final") and "bits_per_byte" in row and "cell" in row}
 
     def _write_tables(self, plans: Sequence[Plan]) -> None:
         """What the report draws beside the run table: compression ratios and learning curves."""

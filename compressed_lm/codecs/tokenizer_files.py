@@ -8,7 +8,7 @@ from compressed_lm.codecs.protocol import Codec
 from compressed_lm.codecs.sentencepiece_codec import SentencePiece
 from compressed_lm.codecs.tokenizers_codec import Tokenizers
 from compressed_lm.errors import InputError
-from compressed_lm.io import local_path
+from compressed_lm.io import inside, local_path
 
 SENTENCEPIECE_FILE = "tokenizer.model"
 
@@ -24,7 +24,7 @@ def read_tokenizer(folder: str | os.PathLike, *, eod: int | None = None) -> Code
         InputError: the tokenizer is none of those that can be read without loss, or the end-of-document is not known.
     """
     folder = local_path(folder, "The folder of the tokenizer")
-    table, model = folder / tokenizers_codec.FILE, folder / SENTENCEPIECE_FILE
+    table, model = inside(folder, tokenizers_codec.FILE), inside(folder, SENTENCEPIECE_FILE)
     if table.exists() and eod is None and not model.exists():
         raise InputError(
             f"{folder} does not say which id ends a text (eos_token_id in config.json). Give it: --eod ID."

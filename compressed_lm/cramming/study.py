@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from compressed_lm import io, locks, settings
+from compressed_lm import io, locks, settings, strict_json
 from compressed_lm.codecs.protocol import Codec
 from compressed_lm.cramming import landscape, metrics
 from compressed_lm.cramming.code_length import coded_bits, coded_bits_alone
@@ -134,11 +134,7 @@ def read_rows(path: pathlib.Path) -> list[dict]:
     """Returns the rows of a file of JSON lines; none if there is no file. Of a cell that was measured twice, because
     the first time was broken off, the last rows count."""
     rows = {}
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:  # broken off while it was written
-            continue
+    for _, row in strict_json.whole_lines(path.read_bytes(), path) if path.exists() else ():
         names = ("source", "k", "length", "text", "format", "trained")
         rows[tuple(row.get(name) for name in names)] = row
     return list(rows.values())
@@ -266,7 +262,7 @@ def _claim(out, model, texts, study):
         "study": dataclasses.asdict(study),
     }
     path, settings = out / SETTINGS, json.loads(json.dumps(settings))
-    if path.exists() and (before := json.loads(path.read_text(encoding="utf-8"))) != settings:
+    if path.exists() and (before := read_settings(out)) != settings:
         changed = [name for name in settings if before.get(name) != settings[name]]
         raise InputError(
             f"{out} holds a study with other values of {', '.join(changed)}. Give the values it was started with to go "
@@ -276,6 +272,20 @@ def _claim(out, model, texts, study):
         io.write_atomic(path, json.dumps(settings, indent=2) + "\n")
 
 
+def read_settings(out: pathlib.Path) -> dict:
+    """Returns the settings of the study in a folder. Raises InputError where they cannot be read."""
+    try:
+        return strict_json.parse((out / SETTINGS).read_bytes())
+    except ValueError as error:
+        raise InputError(
+            f"{out / SETTINGS} cannot be read ({error}). Restore it, or remove it to go on with the settings given now."
+        ) from error
+
+
 def _append(path, rows):
-    with path.open("a", encoding="utf-8") as file:
-        file.write("".join(json.dumps(row) + "\n" for row in rows))
+    """Appends rows, after what a killed process may have left of its last one."""
+    with path.open("a+b") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(size - 1, 0))
+        cut = file.read(1) not in (b"", b"\n")
+        file.write(b"\n" * cut + "".join(json.dumps(row) + "\n" for row in rows).encode())

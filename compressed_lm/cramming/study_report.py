@@ -8,7 +8,7 @@ import pathlib
 import pandas as pd
 
 from compressed_lm.cramming import study_figures, study_tables
-from compressed_lm.cramming.study import CELLS, PATHS, RESULTS, SETTINGS, read_rows
+from compressed_lm.cramming.study import CELLS, PATHS, RESULTS, SETTINGS, read_rows, read_settings
 from compressed_lm.cramming.study_findings import KEPT_GAIN, findings
 from compressed_lm.errors import InputError
 from compressed_lm.evaluation.report_template import Bullets, Heading, Page, Paragraph, Table
@@ -42,7 +42,7 @@ def write_report(folder: str | os.PathLike) -> list[pathlib.Path]:
     rows = read_rows(folder / RESULTS)
     if not rows or not (folder / SETTINGS).exists():
         raise InputError(f"{folder} holds no rows of a study; give the --out of `compressed-lm cram-study`.")
-    settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
+    settings = read_settings(folder)
     table, vocab_size = study_tables.frame(rows), settings["vocab_size"]
     tables = {
         "summary": study_tables.summary(table, vocab_size=vocab_size),

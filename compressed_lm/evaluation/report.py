@@ -13,14 +13,13 @@ A run directory holds what a report is made from:
 """
 
 import dataclasses
-import json
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from compressed_lm import scaling
+from compressed_lm import scaling, strict_json
 from compressed_lm.errors import InputError
 from compressed_lm.evaluation import report_sections as sections
 from compressed_lm.evaluation.report_template import Page
@@ -151,11 +150,8 @@ def _read_object(path: pathlib.Path) -> dict:
     if not path.is_file():
         return {}
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        return strict_json.parse(path.read_bytes())
     except ValueError as error:
         raise InputError(
-            f"{path} is not valid JSON: {error}. Mend or remove it; the report is made without it."
+            f"{path} cannot be read as a JSON object ({error}). Mend or remove it; the report is made without it."
         ) from error
-    if not isinstance(value, dict):
-        raise InputError(f"{path} holds a JSON {type(value).__name__}. Expected an object; mend or remove it.")
-    return value

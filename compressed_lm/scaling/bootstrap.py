@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import pandas as pd
 
+from compressed_lm.errors import InputError
 from compressed_lm.scaling import newton, search, tables
 from compressed_lm.scaling.fit import Fit
 
@@ -114,10 +115,10 @@ def difference(
       level: of the interval.
 
     Raises:
-      ValueError: a fit has no samples, or nothing is left to subtract.
+      InputError: a fit has no samples, or nothing is left to subtract.
     """
     if other is None and other_fit is None:
-        raise ValueError("A difference of one quantity within one fit is 0. Give another quantity or another fit.")
+        raise InputError("A difference of one quantity within one fit is 0. Give another quantity or another fit.")
     value, samples = _both(fit, quantity)
     value_b, samples_b = _both(other_fit or fit, quantity if other is None else other)
     n = min(len(samples), len(samples_b))
@@ -133,7 +134,7 @@ def loss_at(fit: Fit, row: Mapping) -> Quantity:
 def band(fit: Fit, table: pd.DataFrame | Mapping, *, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
     """Interval of the predicted loss at each row, two float64[n]: of the law, without the noise of a run."""
     if fit.samples is None:
-        raise ValueError(_NO_SAMPLES)
+        raise InputError(_NO_SAMPLES)
     drawn = fit.law(fit.samples, tables.read(fit.law, fit.columns, table))
     low, high = np.nanquantile(drawn, [(1 - level) / 2, (1 + level) / 2], axis=0)
     return low, high
@@ -141,11 +142,11 @@ def band(fit: Fit, table: pd.DataFrame | Mapping, *, level: float = 0.95) -> tup
 
 def _both(fit: Fit, quantity: Quantity) -> tuple[float, np.ndarray]:
     if fit.samples is None:
-        raise ValueError(_NO_SAMPLES)
+        raise InputError(_NO_SAMPLES)
     if not isinstance(quantity, str):
         return float(np.squeeze(quantity(fit.params))), np.asarray(quantity(fit.samples), float).reshape(-1)
     if quantity not in fit.params:
-        raise ValueError(f"The fit has no parameter {quantity!r}. It has: {', '.join(fit.params)}.")
+        raise InputError(f"The fit has no parameter {quantity!r}. It has: {', '.join(fit.params)}.")
     return fit.params[quantity], fit.samples[quantity]
 
 

@@ -13,6 +13,8 @@ from typing import NamedTuple
 import numpy as np
 import scipy.special
 
+from compressed_lm.errors import InputError
+
 _LN4 = np.log(4.0)
 
 
@@ -84,7 +86,7 @@ class Factor(abc.ABC):
         values = np.asarray(values, float)
         bad = np.flatnonzero(~((values >= 0) & (values < 1)))
         if bad.size:
-            raise ValueError(
+            raise InputError(
                 f"{self.column} is {values[bad[0]]} in row {bad[0]}. Expected a GMSE of at least 0 (dense) and below 1 "
                 "(nothing is left of the weights): drop such rows first."
             )
@@ -169,7 +171,7 @@ class Exponential(Factor):
         values = np.asarray(values, float)
         bad = np.flatnonzero(~(values > 0))
         if bad.size:
-            raise ValueError(
+            raise InputError(
                 f"{self.column} is {values[bad[0]]} in row {bad[0]}. Expected bits above 0: drop such rows first."
             )
         return values
@@ -227,7 +229,7 @@ class Free(Factor):
         # A reference that came in as text, as from a command line, may name a number.
         reference = {self._spelled(value): value for value in found}.get(self._spelled(self.reference))
         if reference is None:
-            raise ValueError(
+            raise InputError(
                 f"The column {self.column!r} has no row of the reference format {self.reference!r}, whose capacity is "
                 f"1 by definition. It has: {', '.join(map(str, found))}. Name the uncompressed one by reference=."
             )
@@ -238,7 +240,7 @@ class Free(Factor):
         place = {value: k for k, value in enumerate((*self.formats, self.reference))}
         unknown = sorted({str(value) for value in np.asarray(values).tolist() if value not in place})
         if unknown:
-            raise ValueError(
+            raise InputError(
                 f"No capacity is known for the format(s) {', '.join(unknown)} of the column {self.column!r}. Known: "
                 f"{', '.join(map(str, place))}. Fit a law of GMSE to predict others."
             )

@@ -55,7 +55,7 @@ def fit_tables(
       progress: of the bootstrap.
 
     Raises:
-      ValueError: a word, a file or the data cannot be used.
+      InputError: a word, a file or the data cannot be used.
     """
     if report:
         check_output(report, "The report")
@@ -84,19 +84,19 @@ def _evaluated(method: Callable, expression: str, **options) -> pd.DataFrame:
     try:
         found = method(expression, engine="python", **options)
     except Exception as error:  # pandas raises whatever the expression makes it raise
-        raise ValueError(
+        raise InputError(
             f"The expression {expression!r} cannot be evaluated on the table: {error}. Expected one of pandas, with "
             "names that are no words in backticks."
         ) from error
     if not isinstance(found, pd.DataFrame):
-        raise ValueError(f"The expression {expression!r} names no column. Expected COLUMN = EXPRESSION.")
+        raise InputError(f"The expression {expression!r} names no column. Expected COLUMN = EXPRESSION.")
     return found
 
 
 def _pairs(words: Sequence[str], what: str) -> list[tuple[str, str]]:
     for word in words:
         if "=" not in word:
-            raise ValueError(f"{word!r} was given for {what}. Expected NAME=VALUE.")
+            raise InputError(f"{word!r} was given for {what}. Expected NAME=VALUE.")
     return [tuple(word.split("=", 1)) for word in words]
 
 

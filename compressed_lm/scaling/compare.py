@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pandas as pd
 
+from compressed_lm.errors import InputError
 from compressed_lm.scaling.run_table import split_spec
 
 
@@ -47,13 +48,13 @@ def codec_points(runs: pd.DataFrame, codec: str, *, column: str = "flops_per_byt
     """Costs (ascending) and mean bits per byte over seeds of a codec's sizes, two float64[n].
 
     Raises:
-      ValueError: the table has no row of this codec.
+      InputError: the table has no row of this codec.
     """
     wanted = split_spec(codec)
     rows = runs.loc[np.array([split_spec(spec) == wanted for spec in runs["codec"]], bool)]
     if rows.empty:
         known = ", ".join(sorted(set(runs["codec"]))) or "none"
-        raise ValueError(f"The table has no run of the codec {codec!r}. It has: {known}.")
+        raise InputError(f"The table has no run of the codec {codec!r}. It has: {known}.")
     points = rows.groupby("n_params").agg(cost=(column, "mean"), bits=("bits_per_byte", "mean")).sort_values("cost")
     return points["cost"].to_numpy(float), points["bits"].to_numpy(float)
 
@@ -68,7 +69,7 @@ def bits_at(runs: pd.DataFrame, codec: str, *, flops_per_byte: float, column: st
       column: `flops_per_byte` or `flops_per_byte_softmax`.
 
     Raises:
-      ValueError: the table has no row of this codec, or only one size and another cost is asked for.
+      InputError: the table has no row of this codec, or only one size and another cost is asked for.
     """
     cost, bits = codec_points(runs, codec, column=column)
     value, outside = _read(cost, bits, np.array([flops_per_byte], float), codec)
@@ -84,7 +85,7 @@ def compare_at_equal_flops(
     of them, and the result says `extrapolated`.
 
     Raises:
-      ValueError: a codec has no row, or both have a single size and these differ in cost.
+      InputError: a codec has no row, or both have a single size and these differ in cost.
     """
     cost_a, bits_a = codec_points(runs, codec_a, column=column)
     cost_b, bits_b = codec_points(runs, codec_b, column=column)
@@ -108,7 +109,7 @@ def _read(cost: np.ndarray, bits: np.ndarray, at: np.ndarray, codec: str) -> tup
     outside = (at < cost[0] * (1 - 1e-9)) | (at > cost[-1] * (1 + 1e-9))
     if len(cost) == 1:
         if outside.any():
-            raise ValueError(
+            raise InputError(
                 f"The codec {codec!r} was run in one size only, at {cost[0]:.4g} FLOPs per byte, so nothing is known "
                 f"of it at {at[outside][0]:.4g}. Run another size of it."
             )

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
+from compressed_lm.errors import InputError
 from compressed_lm.scaling import diagnosis, newton, pooling, search, tables
 from compressed_lm.scaling.diagnosis import Diagnosis, IdentifiabilityWarning
 from compressed_lm.scaling.laws import LINE, POWER, PowerSum, law_named
@@ -144,7 +145,7 @@ def fit(
         that hold `gmse`, `format` or `bits`, several for a product; and options of the law such as `shared`.
 
     Raises:
-      ValueError: the data cannot be fitted: wrong names or values, fewer rows than parameters, or rows that differ in
+      InputError: the data cannot be fitted: wrong names or values, fewer rows than parameters, or rows that differ in
         a codec, a format or another kind of compression that the law does not read (`pooling.check`).
     """
     law, columns = _resolve(law, columns)
@@ -154,7 +155,7 @@ def fit(
     law = dataclasses.replace(law, factors=tuple(factor.bind(data[factor.column]) for factor in law.factors))
     problem, units = tables.problem(law, data, fixed=fixed or {}, loss_space=loss_space, exponent_range=exponent_range)
     if delta <= 0:
-        raise ValueError(
+        raise InputError(
             f"delta is {delta}. Expected a threshold above 0; a small one gives least absolute deviations."
         )
     scaled_delta = delta / units.loss if loss_space == "raw" else delta

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
+from compressed_lm.errors import InputError
 from compressed_lm.scaling import tables
 from compressed_lm.scaling.bootstrap import Estimate, estimate
 from compressed_lm.scaling.fit import Fit, fit
@@ -44,7 +45,7 @@ def optimum(fit: Fit, flops: float, *, per_parameter_and_token: float = _FLOPS, 
       **at: values of the law's other columns, `format="int4"` or `gmse=0.0115`; dense where not given.
 
     Raises:
-      ValueError: the law has another form.
+      InputError: the law has another form.
     """
     law = fit.law
     exponents = []
@@ -52,7 +53,7 @@ def optimum(fit: Fit, flops: float, *, per_parameter_and_token: float = _FLOPS, 
         found = {p.exponent for term in law.terms for p in term.powers if p.input == name}
         mixed = any(len({p.input for p in term.powers} & {SIZE, DATA}) > 1 for term in law.terms)
         if len(found) != 1 or mixed:
-            raise ValueError(f"The law {law.name!r} has no single power of {name}, so its optimum has no closed form.")
+            raise InputError(f"The law {law.name!r} has no single power of {name}, so its optimum has no closed form.")
         exponents.append(found.pop())
     table = _dense_row(fit, at)
     alpha_name, beta_name = exponents
@@ -83,7 +84,7 @@ def capacity(fit: Fit, params: Mapping, table) -> np.ndarray:
     law = fit.law
     size_terms = [k for k, term in enumerate(law.terms) if SIZE in _inputs(term)]
     if not size_terms:
-        raise ValueError(f"The law {law.name!r} has no size that a capacity could multiply.")
+        raise InputError(f"The law {law.name!r} has no size that a capacity could multiply.")
     others = [name for name in law.columns if name not in (SIZE, DATA)]
     given = {name: np.asarray(table[_key(fit, table, name)]) for name in others}
     n = max([len(values) for values in given.values() if values.ndim] or [len(table) if hasattr(table, "index") else 1])
@@ -151,12 +152,12 @@ def extrapolation(
       **options: of `fit`.
 
     Raises:
-      ValueError: no row, or every row, is held out.
+      InputError: no row, or every row, is held out.
     """
     name = options.get(column, column)
     held = runs[name].to_numpy(float) > above
     if held.all() or not held.any():
-        raise ValueError(
+        raise InputError(
             f"{held.sum()} of {len(runs)} rows have {name} above {above:g}. Expected some of them: choose a value "
             f"between {runs[name].min():g} and {runs[name].max():g}."
         )
@@ -187,7 +188,7 @@ def _dense_row(fit: Fit, at: Mapping) -> dict:
     dense = dense_values(fit)
     unknown = [name for name in at if name not in dense and name not in fit.columns.values()]
     if unknown:
-        raise ValueError(
+        raise InputError(
             f"{', '.join(unknown)} is no column of the law {fit.law.name!r}. It has: {', '.join(dense) or 'none'}."
         )
     row = {**dense, **{name: at[fit.columns[name]] for name in dense if fit.columns[name] in at}, **at}

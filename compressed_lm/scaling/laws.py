@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from compressed_lm.errors import InputError
 from compressed_lm.scaling.capacity import Exponential, Factor, Free, Logistic, Tanh
 
 SIZE, DATA = "n_params", "tokens"
@@ -130,7 +131,7 @@ def log_input(name: str, values: np.ndarray) -> np.ndarray:
         bad = np.flatnonzero(values <= 0)
     if bad.size:
         expected = "a share from 0 to below 1" if name == "sparsity" else "a positive, finite number"
-        raise ValueError(
+        raise InputError(
             f"{name}[{bad[0]}] is {values[bad[0]]}. A power law needs {expected} there: drop such rows first."
         )
     if name == "sparsity":
@@ -184,7 +185,7 @@ def unified(
         "logistic10": lambda column, suffix: Logistic(column, suffix, ends=True),
     }
     if form not in kinds:
-        raise ValueError(f"There is no form {form!r} of a capacity. Expected one of: {', '.join(kinds)}.")
+        raise InputError(f"There is no form {form!r} of a capacity. Expected one of: {', '.join(kinds)}.")
     columns = (factors,) if isinstance(factors, str) else tuple(factors)
     columns = columns or ("format" if form == "free" else "gmse",)
     apart = len(columns) > 1 and not shared
@@ -251,7 +252,7 @@ def law_named(name: str, *, columns: Mapping[str, object] = {}, **options) -> Po
         if name == "frantar2025":
             return frantar2025(scheme=columns.get("format", "format"), **options)
     except TypeError:
-        raise ValueError(f"The law {name!r} does not take all of the options {', '.join(options)}.") from None
+        raise InputError(f"The law {name!r} does not take all of the options {', '.join(options)}.") from None
     if name in fixed_laws:
-        raise ValueError(f"The law {name!r} takes no options, but {', '.join(options)} were given.")
-    raise ValueError(f"There is no law {name!r}. Expected one of: {', '.join((*LAWS, 'power', 'line'))}.")
+        raise InputError(f"The law {name!r} takes no options, but {', '.join(options)} were given.")
+    raise InputError(f"There is no law {name!r}. Expected one of: {', '.join((*LAWS, 'power', 'line'))}.")

@@ -78,7 +78,7 @@ def append_row(path: str | os.PathLike, row: Mapping[str, Any]) -> None:
       row: every column of `COLUMNS`, and any others, as Python or NumPy scalars, strings and mappings.
 
     Raises:
-      ValueError: a column is missing, has another type, lies outside its range, or contradicts another one.
+      InputError: a column is missing, has another type, lies outside its range, or contradicts another one.
       InputError: the file is no run table; it stays as it is.
     """
     row = {name: value.item() if isinstance(value, np.generic) else value for name, value in row.items()}
@@ -87,7 +87,7 @@ def append_row(path: str | os.PathLike, row: Mapping[str, Any]) -> None:
     try:
         line = json.dumps(ordered, allow_nan=False)
     except (TypeError, ValueError) as error:
-        raise ValueError(
+        raise InputError(
             f"The row to append for run {row['run']!r} cannot be written as JSON: {error}. Give numbers, strings, "
             "lists and mappings only, and leave out columns without a finite value."
         ) from error
@@ -124,12 +124,12 @@ def load_runs(pattern: str | os.PathLike) -> pd.DataFrame:
       pattern: a file of this very name, else a glob in which `**` crosses folders.
 
     Raises:
-      ValueError: nothing matches, or a line is not a valid row; the message names file and line.
+      InputError: nothing matches, or a line is not a valid row; the message names file and line.
     """
     pattern = os.fspath(pattern)
     paths = [os.fspath(path) for path in io.matching(io.local_path(pattern, "The run table"))]
     if not paths:
-        raise ValueError(
+        raise InputError(
             f"No run table matches {pattern!r}: there is no file of this very name, and none that it matches as a "
             "glob. Expected one JSONL file or more, such as 'runs/*/runs.jsonl'; check the path, or run an evaluation "
             "first: each one appends its row."
@@ -140,7 +140,7 @@ def load_runs(pattern: str | os.PathLike) -> pd.DataFrame:
             _check_row(row, where=f"{path} line {number}")
             rows.append({**row, "file": path})
     if not rows:
-        raise ValueError(
+        raise InputError(
             f"The run tables that match {pattern!r} hold no row. Run an evaluation first: each one appends its row."
         )
     frame = pd.DataFrame(rows)
@@ -164,17 +164,27 @@ def split_spec(spec: str) -> tuple[str, dict[str, str]]:
     return family.strip(), options
 
 
-def read_jsonl(path: str | os.PathLike) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Line number (from 1) and object of each line; skips blank lines, and an unfinished last one with a warning."""
+def read_jsonl(path: str | os.PathLike, *, skip_damaged: bool = False) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Line number (from 1) and object of each line; skips blank lines, and an unfinished last one with a warning.
+
+    Args:
+      path: the file.
+      skip_damaged: whether other lines that hold no object are skipped with a warning, too.
+
+    Raises:
+      InputError: such a line, unless they are skipped.
+    """
     with open(path, "rb") as file:
         for number, line in enumerate(file, start=1):
             if not line.strip():
                 continue
             row = None
-            with contextlib.suppress(ValueError):
+            with contextlib.suppress(ValueError, RecursionError):
                 row = json.loads(line)
             if isinstance(row, dict):
                 yield number, row
+            elif skip_damaged:
+                warnings.warn(f"{os.fspath(path)} line {number} is damaged; it is left out.", stacklevel=2)
             elif not line.endswith(b"\n"):
                 warnings.warn(
                     f"{os.fspath(path)} line {number} is unfinished, as a killed run leaves it; it is skipped.",
@@ -182,23 +192,22 @@ def read_jsonl(path: str | os.PathLike) -> Iterator[tuple[int, dict[str, Any]]]:
                 )
             else:
                 shown = line[:60].decode(errors="replace").strip()
-                raise ValueError(
+                raise InputError(
                     f"{os.fspath(path)} line {number} is not a JSON object but {shown!r}. Expected one object a line; "
                     "remove or mend this line."
                 )
 
 
 def _check_ours(file) -> None:
-    """Raises InputError unless the first and the last line of an open file are rows, or the beginning of one."""
+    """Raises InputError unless the first line of an open file is a row, or the beginning of one."""
     file.seek(0)
     first = next((line for line in file if line.strip()), b"")
-    for line in (first, _tail(file)):
-        if not _BEGINNING.startswith(line[: len(_BEGINNING)]):
-            shown = line[:60].decode(errors="replace").strip()
-            raise InputError(
-                f"{file.name} is no run table: {shown!r} stands where a row was expected, which begins with "
-                f"{_BEGINNING.decode()}. Nothing was written; give another file."
-            )
+    if not _BEGINNING.startswith(first[: len(_BEGINNING)]):
+        shown = first[:60].decode(errors="replace").strip()
+        raise InputError(
+            f"{file.name} is no run table: {shown!r} stands where a row was expected, which begins with "
+            f"{_BEGINNING.decode()}. Nothing was written; give another file."
+        )
 
 
 def _tail(file) -> bytes:
@@ -214,22 +223,25 @@ def _tail(file) -> bytes:
 
 
 def _repair_tail(file) -> None:
-    """Ends a locked file opened as "a+b" at a whole line: adds a newline that alone is missing, else cuts."""
+    """Ends a locked file opened as "a+b" at a whole line: what is left of a row is cut off, and anything else gets the
+    newline that it lacks."""
     tail = _tail(file)
     if not tail:
         return
-    with contextlib.suppress(ValueError):
-        if isinstance(json.loads(tail), dict):
-            file.write(b"\n")
-            return
+    row = None
+    with contextlib.suppress(ValueError, RecursionError):
+        row = json.loads(tail)
+    if isinstance(row, dict) or not _BEGINNING.startswith(tail[: len(_BEGINNING)]):
+        file.write(b"\n")
+        return
     file.truncate(file.seek(0, os.SEEK_END) - len(tail))
 
 
 def _check_row(row: Mapping[str, Any], *, where: str) -> None:
-    """Raises ValueError unless the row has every column with its type and range, and they agree with each other."""
+    """Raises InputError unless the row has every column with its type and range, and they agree with each other."""
     missing = [name for name in COLUMNS if name not in row]
     if missing:
-        raise ValueError(
+        raise InputError(
             f"{where} lacks the column(s) {', '.join(missing)}. A row of the run table needs all of: "
             f"{', '.join(COLUMNS)}."
         )
@@ -237,15 +249,15 @@ def _check_row(row: Mapping[str, Any], *, where: str) -> None:
         value = row[name]
         typed = isinstance(value, _TYPES[column.kind]) and (column.kind == "flag" or not isinstance(value, bool))
         if not typed or (column.kind == "real" and not math.isfinite(value)):
-            raise ValueError(f"{where} has {name} = {value!r}. Expected {_EXPECTED[column.kind]} ({column.unit}).")
+            raise InputError(f"{where} has {name} = {value!r}. Expected {_EXPECTED[column.kind]} ({column.unit}).")
         if column.kind in ("count", "real") and not column.low <= value <= column.high:
             bounds = (
                 f"at least {column.low:g}" if column.high == math.inf else f"between {column.low:g} and {column.high:g}"
             )
-            raise ValueError(f"{where} has {name} = {value!r}. Expected a value {bounds} ({column.unit}).")
+            raise InputError(f"{where} has {name} = {value!r}. Expected a value {bounds} ({column.unit}).")
     for small, large in (("n_nonembed", "n_params"), ("flops_per_byte", "flops_per_byte_softmax")):
         if row[small] > row[large]:
-            raise ValueError(
+            raise InputError(
                 f"{where} has {small} = {row[small]:g} above {large} = {row[large]:g}, but the second includes the "
                 "first. Check which is which."
             )
@@ -253,13 +265,13 @@ def _check_row(row: Mapping[str, Any], *, where: str) -> None:
 
 
 def _check_loss(row: Mapping[str, Any], *, where: str) -> None:
-    """Raises ValueError where nats per token, bits per byte and bytes per token (optional) cannot all be true."""
+    """Raises InputError where nats per token, bits per byte and bytes per token (optional) cannot all be true."""
     bytes_per_token = row.get("bytes_per_token")
     if not isinstance(bytes_per_token, int | float) or not bytes_per_token > 0 or not row["bits_per_byte"] > 0:
         return
     implied = row["loss_nats_per_token"] / math.log(2) / bytes_per_token
     if not 1 / _UNIT_TOLERANCE < implied / row["bits_per_byte"] < _UNIT_TOLERANCE:
-        raise ValueError(
+        raise InputError(
             f"{where} has bits_per_byte = {row['bits_per_byte']:.4g}, but {row['loss_nats_per_token']:.4g} nats per "
             f"token at {bytes_per_token:.4g} bytes per token are {implied:.4g} bits per byte. Check the units: "
             "bits_per_byte is total nats / (ln 2 x bytes)."

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from compressed_lm import io
+from compressed_lm.errors import InputError
 from compressed_lm.scaling.laws import SIZE, PowerSum, log_input
 from compressed_lm.scaling.newton import Problem
 
@@ -29,7 +30,7 @@ def read_table(path: str) -> pd.DataFrame:
     the standard input (`-`) or a pipe, by its first character.
 
     Raises:
-      ValueError: the file has another ending or cannot be read.
+      InputError: the file has another ending or cannot be read.
     """
     readers = {
         ".csv": pd.read_csv,
@@ -39,7 +40,7 @@ def read_table(path: str) -> pd.DataFrame:
     ending = io.local_path(path, "The table of runs").suffix.lower()
     streamed = io.is_stream(path)
     if ending not in readers and not streamed:
-        raise ValueError(
+        raise InputError(
             f"{path} does not end in {', '.join(readers)}. Expected a table of runs in one of these forms."
         )
     content = io.read_bytes(path, "The table of runs")
@@ -49,7 +50,7 @@ def read_table(path: str) -> pd.DataFrame:
     try:
         return readers[ending](BytesIO(content))
     except (ValueError, json.JSONDecodeError) as error:
-        raise ValueError(
+        raise InputError(
             f"{io.shown(path)} cannot be read as a table of runs: {error}. Expected a row per run."
         ) from error
 
@@ -58,12 +59,12 @@ def column_names(law: PowerSum, given: Mapping[str, str], runs: pd.DataFrame) ->
     """The table's name of each column of the law and of the loss.
 
     Raises:
-      ValueError: a keyword names no column of the law, or the table lacks a column.
+      InputError: a keyword names no column of the law, or the table lacks a column.
     """
     wanted = (*law.columns, "loss")
     unknown = [name for name in given if name not in wanted]
     if unknown:
-        raise ValueError(
+        raise InputError(
             f"{', '.join(unknown)} is no column of the law {law.name!r} and no option of it. It reads "
             f"{', '.join(wanted)}."
         )
@@ -73,7 +74,7 @@ def column_names(law: PowerSum, given: Mapping[str, str], runs: pd.DataFrame) ->
     names = {name: given.get(name, ours.get(name, name)) for name in wanted}
     missing = [name for name in names.values() if name not in runs]
     if missing:
-        raise ValueError(
+        raise InputError(
             f"The table lacks the column(s) {', '.join(map(repr, missing))}, which the law {law.name!r} reads. It has: "
             f"{', '.join(map(str, runs))}. Name a column by keyword, such as n_params='Model Size'."
         )
@@ -90,22 +91,22 @@ def read(law: PowerSum, names: Mapping[str, str], table, *, loss: bool = False) 
       loss: whether to read the loss too.
 
     Raises:
-      ValueError: a column is missing, or lengths differ.
+      InputError: a column is missing, or lengths differ.
     """
     found = {}
     for name in (*law.columns, *(("loss",) if loss else ())):
         key = names[name] if names[name] in table else name
         if key not in table:
-            raise ValueError(
+            raise InputError(
                 f"The law {law.name!r} needs the column {names[name]!r} and was given {', '.join(map(str, table))}."
             )
         values = np.asarray(table[key])
         if values.ndim > 1:
-            raise ValueError(f"{name} has the shape {values.shape}. Expected one-dimensional arrays of one length.")
+            raise InputError(f"{name} has the shape {values.shape}. Expected one-dimensional arrays of one length.")
         found[name] = values
     lengths = {len(values) for values in found.values() if values.ndim}
     if len(lengths) > 1:
-        raise ValueError(
+        raise InputError(
             f"The columns have the lengths {', '.join(f'{k}: {len(v)}' for k, v in found.items() if v.ndim)}. Expected "
             "arrays of one length."
         )
@@ -154,13 +155,13 @@ def problem(
     """What is minimised, and the units to undo.
 
     Raises:
-      ValueError: values, names or counts that cannot be fitted.
+      InputError: values, names or counts that cannot be fitted.
     """
     if loss_space not in ("log", "raw"):
-        raise ValueError(f"loss_space is {loss_space!r}. Expected 'log' or 'raw'.")
+        raise InputError(f"loss_space is {loss_space!r}. Expected 'log' or 'raw'.")
     unknown = [name for name in fixed if name not in law.parameters]
     if unknown:
-        raise ValueError(
+        raise InputError(
             f"{', '.join(unknown)} cannot be fixed: the law {law.name!r} has the parameters "
             f"{', '.join(law.parameters)}."
         )
@@ -170,13 +171,13 @@ def problem(
     loss = np.asarray(data["loss"], float)
     bad = np.flatnonzero(~(np.isfinite(loss) & (loss > 0)))
     if bad.size:
-        raise ValueError(
+        raise InputError(
             f"loss[{bad[0]}] is {loss[bad[0]]}. A power law needs a positive, finite number there: drop such rows "
             "first."
         )
     free = [name for name in law.parameters if name not in values]
     if len(loss) < len(free):
-        raise ValueError(
+        raise InputError(
             f"{len(loss)} points cannot determine the {len(free)} parameters {', '.join(free)} of the law "
             f"{law.name!r}. Add other runs, fix parameters, or fit a law without E."
         )
@@ -198,7 +199,7 @@ def problem(
         if name in values:
             linear = name in law.coefficients or name == "E"
             if values[name] < 0 or (values[name] == 0 and not linear and name in law.exponents):
-                raise ValueError(f"{name} is fixed at {values[name]:g}. Expected a value above 0.")
+                raise InputError(f"{name} is fixed at {values[name]:g}. Expected a value above 0.")
             with np.errstate(divide="ignore"):
                 start[k] = np.log(values[name] / units.loss) if linear else values[name]
     return (
@@ -224,7 +225,7 @@ def _check_inputs_vary(law: PowerSum, data: Mapping[str, np.ndarray], free: list
         for power in term.powers:
             column = data[power.input]
             if power.exponent in free and np.ptp(log_input(power.input, column)) == 0:
-                raise ValueError(
+                raise InputError(
                     f"Every point has {power.input} = {column[0]:g}, so its exponent cannot be fitted. Add runs where "
                     f"{power.input} differs, or fix {power.exponent}."
                 )

@@ -1,12 +1,14 @@
 """Records of a run as a file of JSON lines, on a disk or in an object store."""
 
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Mapping
 
 from etils import epath
 
+from compressed_lm import strict_json
 from compressed_lm.io import write_atomic
 
 REWRITE_SECONDS = 60.0  # between two writes of an object
@@ -22,7 +24,7 @@ class JSONLines:
     Args:
         path: the file or object; it is made if missing.
         last_step: where a run resumes. Records of later steps, which the run will write again, and a last line cut
-            short by a crash are removed first.
+            short by a crash are removed first; so are damaged lines, with a warning.
         rewrite_seconds: see above.
         now: clock, in seconds.
     """
@@ -41,7 +43,7 @@ class JSONLines:
         kept = []
         if (remote or last_step is not None) and self._path.exists():
             limit = float("inf") if last_step is None else last_step
-            kept = [line for line, record in _complete_lines(self._path) if record["step"] <= limit]
+            kept = [line for line, record in _records(self._path) if record["step"] <= limit]
             if not remote:
                 write_atomic(self._path, "".join(kept))
         self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -66,7 +68,9 @@ class JSONLines:
             self._file.close()
 
     def _write(self, record):
-        line = json.dumps(record) + "\n"
+        # JSON has no numbers that are not finite.
+        unknown = {k: None for k, v in record.items() if isinstance(v, float) and not math.isfinite(v)}
+        line = json.dumps(record | unknown) + "\n"
         if self._file:
             self._file.write(line)
             self._file.flush()
@@ -78,12 +82,12 @@ class JSONLines:
 
 
 def read_json_lines(path: str | os.PathLike) -> list[dict]:
-    """Returns the records of a `JSONLines` file, without a last one that was cut short."""
-    return [record for _, record in _complete_lines(epath.Path(path))]
+    """Returns the records of a `JSONLines` file, without those that are damaged and a last one that was cut short."""
+    return [record for _, record in _records(epath.Path(path))]
 
 
-def _complete_lines(path):
-    """Yields (line, record) for each whole line."""
-    for line in path.read_text().splitlines(keepends=True):
-        if line.endswith("\n"):
-            yield line, json.loads(line)
+def _records(path):
+    """Yields (line, record) for each whole line that is a record of a step."""
+    for line, record in strict_json.whole_lines(path.read_bytes(), path):
+        if isinstance(record.get("step"), int):
+            yield line.decode(), record

@@ -154,8 +154,8 @@ def test_models_that_differ_are_not_called_equal(tmp_path, no_pictures):
     [
         ("curves.jsonl", '{"codec": "bytes"}\n', "curves.jsonl line 1 lacks n_params, step"),
         ("ratios.jsonl", "oops\n", "ratios.jsonl line 1 is not a JSON object"),
-        ("meta.json", "{", "meta.json is not valid JSON"),
-        ("samples.json", "[]", "samples.json holds a JSON list. Expected an object"),
+        ("meta.json", "{", "meta.json cannot be read as a JSON object"),
+        ("samples.json", "[]", "samples.json cannot be read as a JSON object .*an object was expected"),
         ("runs.jsonl", '{"run": "x"}\n', "runs.jsonl line 1 lacks the column"),
     ],
 )

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from compressed_lm.errors import InputError
-from compressed_lm.scaling import append_row, check_table, final_runs, load_runs, split_spec
+from compressed_lm.scaling import append_row, check_table, final_runs, load_runs, read_jsonl, split_spec
 
 
 def make_row(**changes):
@@ -79,9 +79,22 @@ def test_a_file_that_is_no_run_table_is_never_changed(content, tmp_path):
     mixed = (tmp_path / "ours.jsonl").read_bytes() + content.rstrip(b"\n")
     (tmp_path / "ours.jsonl").write_bytes(mixed)
     if content != b"[1, 2]\n{":
-        with pytest.raises(InputError):
-            append_row(tmp_path / "ours.jsonl", make_row())
-        assert (tmp_path / "ours.jsonl").read_bytes() == mixed
+        append_row(tmp_path / "ours.jsonl", make_row(run="second"))
+        assert (tmp_path / "ours.jsonl").read_bytes().startswith(mixed + b"\n")
+
+
+@pytest.mark.parametrize("damage", [b"\x00" * 50, b'{"run": "a", "fin\xff', b"[" * 100_000, b"[]", b'{"run": '])
+def test_a_damaged_line_does_not_stop_a_resumed_sweep(damage, tmp_path):
+    """A line that is no object is named and left out where a run goes on, and is an error where rows are analysed."""
+    path = tmp_path / "runs.jsonl"
+    append_row(path, make_row(run="first"))
+    with path.open("ab") as file:
+        file.write(damage + b"\n")
+    append_row(path, make_row(run="second"))
+    with pytest.warns(UserWarning, match="line 2 is damaged; it is left out"):
+        assert [row["run"] for _, row in read_jsonl(path, skip_damaged=True)] == ["first", "second"]
+    with pytest.raises(ValueError, match="line 2 is not a JSON object"):
+        load_runs(path)
 
 
 def test_a_whole_last_line_without_newline_is_kept(tmp_path):

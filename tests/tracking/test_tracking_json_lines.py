@@ -1,6 +1,7 @@
 """Records reach their file or object whole, and a resumed run writes none of them twice."""
 
 import json
+import warnings
 
 import pytest
 
@@ -62,3 +63,20 @@ def test_a_resumed_object_keeps_its_records(bucket, last_step, kept):
     second.scalars(40, {"loss": 0.5})
     second.close()
     assert steps(bucket.folder / "runs" / "metrics.jsonl") == [*kept, 40]
+
+
+@pytest.mark.parametrize(
+    "damage", [b"\x00" * 50, b'{"step": 15, "lo\xff', b"[" * 100_000, b"[]", b'{"loss": 1}', b"NaN"]
+)
+def test_a_damaged_line_is_told_and_left_out(damage, tmp_path):
+    """A run whose metrics have a damaged line resumes: the line is named, and the records around it stay."""
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 10, "loss": 1}\n' + damage + b'\n{"step": 20, "loss": 2}\n')
+    if damage != b'{"loss": 1}':
+        with pytest.warns(UserWarning, match="metrics.jsonl line 2 is damaged .* it is left out"):
+            assert [r["step"] for r in read_json_lines(path)] == [10, 20]
+    with warnings.catch_warnings(action="ignore"):
+        resumed = JSONLines(path, last_step=20)
+    resumed.scalars(30, {"loss": float("nan")})
+    resumed.close()
+    assert path.read_text() == '{"step": 10, "loss": 1}\n{"step": 20, "loss": 2}\n{"step": 30, "loss": null}\n'
