@@ -1,6 +1,7 @@
 """JSON of strangers: one object, of finite numbers, nested within reason."""
 
 import json
+import math
 import os
 import warnings
 from collections.abc import Iterator
@@ -10,11 +11,13 @@ def parse(text: str | bytes) -> dict:
     """The object that a JSON text holds.
 
     Raises:
-      ValueError: no JSON, not UTF-8, another value than an object, NaN or infinity, which JSON has not, or nesting that
-        Python cannot follow.
+      ValueError: no JSON, not UTF-8, another value than an object, NaN or infinity, which JSON has not, half of a
+        surrogate pair, or nesting that Python cannot follow.
     """
     try:
-        value = json.loads(text, parse_constant=_refuse)
+        value = json.loads(text, parse_constant=_refuse, parse_float=_finite)
+        if (b"\\u" if isinstance(text, bytes) else "\\u") in text:  # it may spell half of a surrogate pair
+            json.dumps(value, ensure_ascii=False).encode()
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     if not isinstance(value, dict):
@@ -32,6 +35,11 @@ def whole_lines(content: bytes, path: str | os.PathLike) -> Iterator[tuple[bytes
             yield line, parse(line)
         except ValueError as error:
             warnings.warn(f"{os.fspath(path)} line {number} is damaged ({error}); it is left out.", stacklevel=2)
+
+
+def _finite(number: str) -> float:
+    value = float(number)
+    return value if math.isfinite(value) else _refuse(number)
 
 
 def _refuse(constant: str):

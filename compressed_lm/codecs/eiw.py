@@ -270,9 +270,17 @@ def compile_dictionary(m1: "M1", options: Options, *, progress: Callable[[int], 
 def read_dictionary(content: bytes, name: str = DICTIONARY_FILE) -> tuple[Dictionary, dict]:
     """The dictionary in a file and its header. Raises InputError if it is no such file, or damaged."""
     try:
-        return dictionary_file.from_bytes(content, name=name)
+        dictionary, header = dictionary_file.from_bytes(content, name=name)
     except ValueError as error:
         raise InputError(str(error)) from error
+    kinds = {"spec": str, "m1_hash": str, "m1_flops_per_byte": int | float}
+    wrong = [key for key, kind in kinds.items() if not isinstance(header.get(key), kind)]
+    if wrong or header["m1_flops_per_byte"] < 0:
+        raise InputError(
+            f"{name} has a header without a valid {' or '.join(wrong) or 'm1_flops_per_byte'}, though its checksum is "
+            "right: another program wrote it. Build or fetch it again."
+        )
+    return dictionary, header
 
 
 def dictionary_digest(dictionary: Dictionary) -> str:

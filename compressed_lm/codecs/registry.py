@@ -217,4 +217,7 @@ def save_dictionary(codec: EIW, path) -> int:
 
 def _load_dictionary(path) -> EIW:
     dictionary, header = read_dictionary(path.read_bytes(), str(path))
-    return EIW.from_dictionary(dictionary, header, Options(**parse_spec(header["spec"])[1]))
+    family, options = parse_spec(header["spec"])
+    if family != EIW.name:
+        raise InputError(f"{path} holds a dictionary for {header['spec']}, and one for {EIW.name} was expected.")
+    return EIW.from_dictionary(dictionary, header, Options(**options))

@@ -126,6 +126,10 @@ class BPE(Tokenizers):
         return cls(v=v, tokenizer=files[FILE])
 
 
+_AFFIXES = ("continuing_subword_prefix", "end_of_word_suffix")
+_MODEL = {"vocab": dict, "merges": list, "byte_fallback": bool, "fuse_unk": bool, "ignore_merges": bool}
+
+
 def _package():
     try:
         import tokenizers
@@ -152,6 +156,9 @@ def _plain(content: bytes) -> dict:
             problems.insert(0, f"{found['model']['type']}{'' if byte_level else ' that is not byte-level'}")
         if any(part.get("add_prefix_space") for part in byte_level):
             problems.append("add_prefix_space (it changes text)")
+        problems += [f"{name} (of other kinds of BPE)" for name in _AFFIXES if found["model"].get(name)]
+        if wrong := [name for name, kind in _MODEL.items() if not isinstance(found["model"].get(name, kind()), kind)]:
+            raise ValueError(f"the {wrong[0]} of its model is of another type")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{FILE} cannot be read ({error!r}). Copy it again.") from error
     if problems:
@@ -159,8 +166,10 @@ def _plain(content: bytes) -> dict:
             f"{FILE} asks for {', '.join(problems)}; the codec tokenizers reads byte-level BPE, which gives back every "
             "text. Where the model has a tokenizer.model (SentencePiece with byte pieces), put that into the folder."
         )
-    model = found["model"] | dict(dropout=None)  # which is random
-    return found | dict(model=model, normalizer=None, post_processor=None, truncation=None, padding=None)
+    # Dropout is random. What reads ids back is not used: texts are put together from the tokens' bytes.
+    model = found["model"] | dict(dropout=None) | dict.fromkeys(_AFFIXES)
+    unused = dict.fromkeys(("normalizer", "post_processor", "truncation", "padding", "decoder"))
+    return found | unused | dict(model=model)
 
 
 def _flat(part: dict | None, key: str) -> list[dict]:

@@ -16,11 +16,11 @@ import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 
-from compressed_lm import locks, strict_json
+from compressed_lm import locks
 from compressed_lm.codecs.protocol import Codec, eod_id
 from compressed_lm.corpora import corpus as corpus_lib
 from compressed_lm.corpora.corpus import Corpus
-from compressed_lm.corpora.shards import ShardWriter, sha256_file, shard_name
+from compressed_lm.corpora.shards import ShardWriter, read_description, sha256_file, shard_name
 from compressed_lm.corpora.store import FORMAT_VERSION, MANIFEST, TokenStore, write_manifest
 from compressed_lm.errors import InputError
 from compressed_lm.io import check_output, local_path
@@ -127,7 +127,7 @@ def compress(
 def _refuse_another_job(out: pathlib.Path, job: dict) -> None:
     """Raises `InputError` where finished shards in the folder have another corpus, codec or options."""
     for path in sorted(out.glob("tokens-*.json")):
-        begun = _read_json(path).get("job")
+        begun = read_description(path).get("job")
         if begun and begun != job:
             differing = [key for key in job if begun.get(key) != job[key]]
             was, now = ({key: _short(value[key]) for key in differing} for value in (begun, job))
@@ -139,7 +139,7 @@ def _refuse_another_job(out: pathlib.Path, job: dict) -> None:
 
 def _finished(out: pathlib.Path, name: str, log: Callable[[str], None]) -> dict | None:
     """The description of a shard that an earlier run finished and that is still whole."""
-    entry = _read_json(out / f"{name}.json")
+    entry = read_description(out / f"{name}.json")
     if not entry:
         return None
     for path, expected in (
@@ -156,7 +156,7 @@ def _finished(out: pathlib.Path, name: str, log: Callable[[str], None]) -> dict 
 
 def _finish(out: pathlib.Path, job: dict) -> TokenStore | None:
     """Writes the manifest once every shard is there."""
-    entries = [_read_json(out / f"{shard_name(shard, job['n_shards'])}.json") for shard in range(job["n_shards"])]
+    entries = [read_description(out / f"{shard_name(shard, job['n_shards'])}.json") for shard in range(job["n_shards"])]
     if not all(entries):
         return None
     totals = {key: sum(entry[key] for entry in entries) for key in ("n_documents", "n_bytes", "n_tokens")}
@@ -267,18 +267,11 @@ def _estimate(n_bytes: int | None, max_bytes: int | None, share: float) -> int |
     return round(min(known) * share) if known else None
 
 
-def _read_json(path: pathlib.Path) -> dict:
-    """The object in a file; empty where the file is missing or damaged, which both mean "not finished"."""
-    try:
-        return strict_json.parse(path.read_bytes())
-    except (FileNotFoundError, ValueError):
-        return {}
-
-
 def _short(value) -> object:
     """A codec or corpus as a message shows it: its spelling and the beginning of its fingerprint."""
     if isinstance(value, dict):
-        return " ".join(filter(None, (value["spec"], value.get("split"), value["fingerprint"][:8])))
+        parts = (value.get("spec"), value.get("split"), str(value.get("fingerprint", ""))[:8])
+        return " ".join(map(str, filter(None, parts)))
     return value
 
 

@@ -90,6 +90,23 @@ def to_json(value) -> bytes:
     return (json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode()
 
 
+def read_description(path: pathlib.Path) -> dict:
+    """What `commit` wrote beside a shard; empty where the file is missing or damaged: it is not finished then."""
+    try:
+        entry = strict_json.parse(path.read_bytes())
+    except (FileNotFoundError, ValueError):
+        return {}
+    counts = ("size", "n_documents", "n_tokens", "n_bytes")
+    whole = (
+        all(isinstance(entry.get(name), int) and entry[name] >= 0 for name in counts)
+        and all(isinstance(entry.get(name), str) for name in ("sha256", "lengths_sha256"))
+        and entry.get("file") == path.with_suffix(".array_record").name
+        and isinstance(job := entry.get("job", {}), dict)
+        and all(isinstance(job.get(name, {}), dict) for name in ("codec", "corpus"))
+    )
+    return entry if whole else {}
+
+
 class ShardWriter:
     """Writes one shard: `add` each document, `close`, read back what was written, then `commit`.
 
@@ -241,11 +258,11 @@ class ShardReader:
         description = self.path.with_suffix(".json")
         if job is None or not description.exists():
             return
-        try:
-            found = strict_json.parse(description.read_bytes()).get("job")
-        except ValueError as error:
-            raise self.damaged(f"{description.name} is not valid JSON ({error})") from error
-        if found and found != job:
+        entry = read_description(description)
+        if not entry:
+            raise self.damaged(f"{description.name} cannot be read")
+        found = entry.get("job", job)
+        if found != job:
             differing = ", ".join(key for key in job if found.get(key) != job[key]) or "more"
             raise self.damaged(
                 f"it was made by another job than the manifest says ({differing} differ), so its tokens mean something "

@@ -137,6 +137,6 @@ def _digest(ids):
 
 
 def _packed(entry, shape, payload):
-    if len(shape) != 2 or min(shape) < 1:
+    if len(shape) != 2 or min(shape) < 1 or not isinstance(entry["spec"], str):
         raise ValueError(f"the entry {entry}")
     return weights.PackedTensor(str(storable(entry["spec"])), shape, -1, payload)

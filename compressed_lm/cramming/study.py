@@ -136,7 +136,7 @@ def read_rows(path: pathlib.Path) -> list[dict]:
     rows = {}
     for _, row in strict_json.whole_lines(path.read_bytes(), path) if path.exists() else ():
         names = ("source", "k", "length", "text", "format", "trained")
-        rows[tuple(row.get(name) for name in names)] = row
+        rows[json.dumps([row.get(name) for name in names])] = row
     return list(rows.values())
 
 

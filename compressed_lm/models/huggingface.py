@@ -5,11 +5,13 @@ keys), and GPT-NeoX (Pythia). Source: transformers' configuration_*.py and model
 in `huggingface_tensors`.
 """
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
 from compressed_lm.errors import InputError
 from compressed_lm.models.config import TransformerConfig, parse_rope_scaling
+from compressed_lm.settings import LARGEST, LARGEST_FLOAT
 
 ARCHITECTURES = {
     "llama": "LlamaForCausalLM",
@@ -37,6 +39,35 @@ _SIZES = {
     "n_heads": "num_attention_heads",
     "d_ff": "intermediate_size",
 }
+_FIELDS = {
+    **dict.fromkeys(
+        (*_SIZES.values(), "num_key_value_heads", "head_dim", "max_position_embeddings", "sliding_window")
+        + ("original_max_position_embeddings",),
+        ("a whole number from 1 to 2147483647", lambda value: type(value) is int and 1 <= value <= LARGEST),
+    ),
+    **dict.fromkeys(
+        ("rope_theta", "rotary_emb_base", "layer_norm_eps", "rms_norm_eps", "factor", "low_freq_factor")
+        + ("high_freq_factor", "rotary_pct", "partial_rotary_factor"),
+        ("a positive, finite number", lambda value: type(value) in (int, float) and 0 < value <= LARGEST_FLOAT),
+    ),
+    **dict.fromkeys(
+        ("tie_word_embeddings", "use_parallel_residual", "attention_bias", "mlp_bias", "use_sliding_window"),
+        ("true or false", lambda value: isinstance(value, bool)),
+    ),
+    **dict.fromkeys(
+        ("model_type", "hidden_act", "rope_type", "type"), ("a text", lambda value: isinstance(value, str))
+    ),
+    **dict.fromkeys(
+        ("rope_scaling", "rope_parameters", "quantization_config"),
+        ("an object", lambda value: isinstance(value, dict)),
+    ),
+    "layer_types": (
+        "a list of texts",
+        lambda value: isinstance(value, list) and all(isinstance(kind, str) for kind in value),
+    ),
+}
+"""What each field that is read has to be, if it is not null: in words, and as a test."""
+
 _LLAMA3 = {"factor": "factor", "low_freq_factor": "low", "high_freq_factor": "high"}
 """Our option of each number of a rotary scaling."""
 
@@ -51,11 +82,12 @@ def config_from(values: Mapping[str, Any]) -> TransformerConfig:
         InputError: another architecture, a field is missing, or it asks for something that our Transformer does not do.
     """
     kind = values.get("model_type")
-    if kind not in ARCHITECTURES:
+    if not isinstance(kind, str) or kind not in ARCHITECTURES:
         raise InputError(
             f"A checkpoint of the architecture {kind!r} was given, which is not supported.{_meant(str(kind))} "
             f"Supported: {', '.join(ARCHITECTURES)}. Give a checkpoint of one of them."
         )
+    _check_types(values)
     missing = [theirs for theirs in _SIZES.values() if values.get(theirs) is None]
     if missing:
         raise InputError(f"config.json of a {kind} model has no {', '.join(missing)}. Restore the file.")
@@ -96,6 +128,20 @@ def config_from(values: Mapping[str, Any]) -> TransformerConfig:
             qk_norm=kind == "qwen3",
         )
     return TransformerConfig(**sizes, **settings)
+
+
+def _check_types(values):
+    """Raises InputError where a field that is read has a value of another type than configurations give it."""
+    given = dict(values)
+    for name in ("rope_scaling", "rope_parameters"):
+        given |= {f"{name}.{k}": v for k, v in values[name].items()} if isinstance(values.get(name), dict) else {}
+    for name, value in given.items():
+        expected, right = _FIELDS.get(name.rpartition(".")[2], ("", lambda value: True))
+        if value is not None and not right(value):
+            raise InputError(
+                f"config.json has {name} = {json.dumps(value)[:60]}; expected {expected}. Restore the file, or "
+                "correct it."
+            )
 
 
 def _meant(kind):

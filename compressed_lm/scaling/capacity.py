@@ -18,6 +18,22 @@ from compressed_lm.errors import InputError
 _LN4 = np.log(4.0)
 
 
+def as_numbers(name: str, values) -> np.ndarray:
+    """A column as float64[n]. Raises InputError that names the first value that is no number."""
+    try:
+        return np.asarray(values, float)
+    except (ValueError, TypeError, OverflowError):
+        pass
+    for row, value in enumerate(np.asarray(values, object).tolist()):
+        try:
+            float(value)
+        except (ValueError, TypeError, OverflowError):
+            raise InputError(
+                f"{name}[{row}] is {str(value)[:60]!r}, and a number was expected: mend the table, or drop such rows."
+            ) from None
+    raise InputError(f"The column {name} cannot be read as numbers. Mend the table.")
+
+
 class Parameter(NamedTuple):
     """A parameter that lies between two bounds, on a logarithmic scale where `log`, and is looked for at `likely`."""
 
@@ -83,7 +99,7 @@ class Factor(abc.ABC):
 
     def encode(self, values: np.ndarray) -> np.ndarray:
         """The column as `log_rho` takes it, checked: float64[n], GMSE below 1."""
-        values = np.asarray(values, float)
+        values = as_numbers(self.column, values)
         bad = np.flatnonzero(~((values >= 0) & (values < 1)))
         if bad.size:
             raise InputError(
@@ -168,7 +184,7 @@ class Exponential(Factor):
         return self._named(Parameter("gamma", 0.05, 50, (0.5, 8)), Parameter("n", 0.0, 5, (0.05, 2), False))
 
     def encode(self, values):
-        values = np.asarray(values, float)
+        values = as_numbers(self.column, values)
         bad = np.flatnonzero(~(values > 0))
         if bad.size:
             raise InputError(

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from compressed_lm.errors import InputError
-from compressed_lm.scaling.capacity import Exponential, Factor, Free, Logistic, Tanh
+from compressed_lm.scaling.capacity import Exponential, Factor, Free, Logistic, Tanh, as_numbers
 
 SIZE, DATA = "n_params", "tokens"
 DENSE = {"sparsity": 0.0, "post_bits": 64.0}
@@ -124,7 +124,7 @@ def _column(value) -> np.ndarray | float:
 
 def log_input(name: str, values: np.ndarray) -> np.ndarray:
     """What an exponent multiplies, float64[n]: ln x; of a sparsity the log of the density; of `post_bits` the bits."""
-    values = np.asarray(values, float)
+    values = as_numbers(name, values)
     low, high = (0, 1) if name == "sparsity" else (0, np.inf)
     bad = np.flatnonzero(~(np.isfinite(values) & (values >= low) & (values < high)))
     if name != "sparsity" and not bad.size:

@@ -17,7 +17,7 @@ except ImportError:  # Windows has no advisory locks; there one process at a tim
 import numpy as np
 import pandas as pd
 
-from compressed_lm import io
+from compressed_lm import io, strict_json
 from compressed_lm.errors import InputError
 
 
@@ -60,6 +60,7 @@ _EXPECTED = {
 _DTYPES = {"text": str, "count": "int64", "real": "float64", "flag": "bool", "mapping": object}
 # A loss in bits where nats are due is off by 1.44; end-of-document tokens move the ratio by a few percent at most.
 _UNIT_TOLERANCE = 1.2
+_LARGEST = 2**63 - 1
 
 
 _BEGINNING = json.dumps({next(iter(COLUMNS)): ""}).removesuffix('"}').encode()
@@ -179,9 +180,9 @@ def read_jsonl(path: str | os.PathLike, *, skip_damaged: bool = False) -> Iterat
             if not line.strip():
                 continue
             row = None
-            with contextlib.suppress(ValueError, RecursionError):
-                row = json.loads(line)
-            if isinstance(row, dict):
+            with contextlib.suppress(ValueError):
+                row = strict_json.parse(line)
+            if row is not None:
                 yield number, row
             elif skip_damaged:
                 warnings.warn(f"{os.fspath(path)} line {number} is damaged; it is left out.", stacklevel=2)
@@ -229,9 +230,9 @@ def _repair_tail(file) -> None:
     if not tail:
         return
     row = None
-    with contextlib.suppress(ValueError, RecursionError):
-        row = json.loads(tail)
-    if isinstance(row, dict) or not _BEGINNING.startswith(tail[: len(_BEGINNING)]):
+    with contextlib.suppress(ValueError):
+        row = strict_json.parse(tail)
+    if row is not None or not _BEGINNING.startswith(tail[: len(_BEGINNING)]):
         file.write(b"\n")
         return
     file.truncate(file.seek(0, os.SEEK_END) - len(tail))
@@ -248,7 +249,7 @@ def _check_row(row: Mapping[str, Any], *, where: str) -> None:
     for name, column in COLUMNS.items():
         value = row[name]
         typed = isinstance(value, _TYPES[column.kind]) and (column.kind == "flag" or not isinstance(value, bool))
-        if not typed or (column.kind == "real" and not math.isfinite(value)):
+        if not typed or (column.kind == "real" and not abs(value) < math.inf) or abs(_number(value)) > _LARGEST:
             raise InputError(f"{where} has {name} = {value!r}. Expected {_EXPECTED[column.kind]} ({column.unit}).")
         if column.kind in ("count", "real") and not column.low <= value <= column.high:
             bounds = (
@@ -262,6 +263,11 @@ def _check_row(row: Mapping[str, Any], *, where: str) -> None:
                 "first. Check which is which."
             )
     _check_loss(row, where=where)
+
+
+def _number(value) -> float:
+    """The size of a value that is a number; 0 for any other."""
+    return value if isinstance(value, int | float) else 0
 
 
 def _check_loss(row: Mapping[str, Any], *, where: str) -> None:

@@ -3,6 +3,7 @@
 import numpy as np
 import scipy.optimize
 
+from compressed_lm.errors import InputError
 from compressed_lm.scaling import newton
 
 # The threshold comes down to delta by this factor at most a stage: a wide one is closer to least squares, smoother.
@@ -59,6 +60,11 @@ def project(problem: newton.Problem, node: np.ndarray) -> np.ndarray:
     target = problem.loss if problem.raw else np.ones_like(problem.loss)
     free = problem.free[:n_linear]
     target = target - np.exp(node[:n_linear][~free]) @ terms[~free]
+    if not (np.isfinite(target).all() and np.isfinite(terms).all()):
+        raise InputError(
+            "The values of a column lie so far apart that their powers are no numbers any more. Drop the rows with "
+            "values that cannot be meant, or give a narrower exponent_range."
+        )
     out = node.copy()
     if free.any():
         linear, _ = scipy.optimize.nnls(terms[free].T, target)

@@ -1,7 +1,6 @@
 """From a table of runs to what is fitted: columns by name, checked, in units of their geometric means."""
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from io import BytesIO
 
@@ -10,11 +9,14 @@ import pandas as pd
 
 from compressed_lm import io
 from compressed_lm.errors import InputError
+from compressed_lm.scaling.capacity import as_numbers
 from compressed_lm.scaling.laws import SIZE, PowerSum, log_input
 from compressed_lm.scaling.newton import Problem
 
 ZERO = 1e-6
 """Below this share of the typical loss a coefficient or E counts as zero."""
+
+_WIDEST = 1e9
 
 RUN_TABLE = {"loss": "loss_nats_per_token", "gmse": "gmse_weights", "format": "weights"}
 """Names in the run tables of this package, taken where a table lacks the law's."""
@@ -49,9 +51,9 @@ def read_table(path: str) -> pd.DataFrame:
         ending = ".json" if first == b"[" else ".jsonl" if first == b"{" else ".csv"
     try:
         return readers[ending](BytesIO(content))
-    except (ValueError, json.JSONDecodeError) as error:
+    except Exception as error:  # pandas raises many kinds for what is no table
         raise InputError(
-            f"{io.shown(path)} cannot be read as a table of runs: {error}. Expected a row per run."
+            f"{io.shown(path)} cannot be read as a table of runs: {str(error)[:200]}. Expected a row per run."
         ) from error
 
 
@@ -101,6 +103,8 @@ def read(law: PowerSum, names: Mapping[str, str], table, *, loss: bool = False) 
                 f"The law {law.name!r} needs the column {names[name]!r} and was given {', '.join(map(str, table))}."
             )
         values = np.asarray(table[key])
+        if values.dtype == object and any(isinstance(value, list | dict) for value in values.tolist()):
+            raise InputError(f"The column {key!r} holds lists or objects. Expected numbers or texts.")
         if values.ndim > 1:
             raise InputError(f"{name} has the shape {values.shape}. Expected one-dimensional arrays of one length.")
         found[name] = values
@@ -168,12 +172,17 @@ def problem(
     values = {**dict(law.held), **fixed}
     values = {name: float(value) for name, value in values.items() if value is not None}
     logs, columns = law.encode(data)
-    loss = np.asarray(data["loss"], float)
+    loss = as_numbers("loss", data["loss"])
     bad = np.flatnonzero(~(np.isfinite(loss) & (loss > 0)))
     if bad.size:
         raise InputError(
             f"loss[{bad[0]}] is {loss[bad[0]]}. A power law needs a positive, finite number there: drop such rows "
             "first."
+        )
+    if loss.size and loss.max() > _WIDEST * loss.min():
+        raise InputError(
+            f"The losses go from {loss.min():g} to {loss.max():g}, more than {_WIDEST:g} times as much: some are not "
+            "losses. Drop such rows first."
         )
     free = [name for name in law.parameters if name not in values]
     if len(loss) < len(free):

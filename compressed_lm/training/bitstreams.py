@@ -13,7 +13,7 @@ from compressed_lm.errors import InputError
 from compressed_lm.models.partitioning import by_name
 from compressed_lm.training.checkpoints import folder
 from compressed_lm.training.packed import write
-from compressed_lm.training.run_dir import CODEC, load_run, read_record
+from compressed_lm.training.run_dir import CODEC, check_record, load_run, read_record
 from compressed_lm.weights import bitstream
 
 if TYPE_CHECKING:  # training works without the packages that codecs need
@@ -121,6 +121,7 @@ def _unpack(file, codec, out):
     tensors, record = bitstream.load(file)
     if "packed" not in record:
         raise InputError(f"{file} holds coded weights but no run; give a file that `compressed-lm pack` wrote.")
+    check_record(record, file)
     if codec is not None:
         if codec.fingerprint != record["data"]["codec_fingerprint"]:
             raise InputError(

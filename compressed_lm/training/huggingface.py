@@ -192,7 +192,13 @@ def _end_of_text(source, values):
         values = _read(source / GENERATION)
     named = values.get("eos_token_id")
     ids = named if isinstance(named, list) else [named]
-    return ids[0] if ids else None
+    found = ids[0] if ids else None
+    if found is not None and (type(found) is not int or found < 0):
+        raise InputError(
+            f"{source} names {found!r:.60} as eos_token_id, and the id of a token was expected. Restore its "
+            f"{CONFIG}, or give the id: --eod ID."
+        )
+    return found
 
 
 def _read(path):

@@ -15,6 +15,7 @@ from compressed_lm import io, strict_json, weights
 from compressed_lm.errors import InputError
 from compressed_lm.models import Transformer, TransformerConfig
 from compressed_lm.models.partitioning import path_name
+from compressed_lm.settings import LARGEST
 from compressed_lm.training.checkpoints import folder, restore_params, write
 from compressed_lm.training.config import FREE_FIELDS, LATER_FIELDS, TrainConfig
 from compressed_lm.training.mesh import shardings
@@ -220,10 +221,35 @@ def own_codec(directory: str | os.PathLike) -> epath.Path | None:
     return directory / CODEC if (directory / CODEC).exists() else None
 
 
+def check_record(record: dict, path) -> None:
+    """Raises InputError unless what was read as the record of a run, out of a file, has the parts of one."""
+    texts = ("codec_spec", "codec_fingerprint", "store_fingerprint")
+    data, packed = record.get("data"), record.get("packed", {})
+    wrong = [part for part in ("train", "model", "data") if part not in record]
+    wrong += [part for part, values in record.items() if not isinstance(values, dict)]
+    if not wrong:
+        wrong += [f"data.{name}" for name in texts if not isinstance(data.get(name), str)]
+        wrong += [f"data.{name}" for name in data if name not in (*texts, "eod_id")]
+        wrong += ["data.eod_id"] * (type(data.get("eod_id")) is not int or not 0 <= data["eod_id"] <= LARGEST)
+    if not wrong and packed:
+        loss = packed.get("loss_nats_per_token", "")
+        wrong += ["packed.format"] * (not isinstance(packed.get("format"), str))
+        wrong += ["packed.next_index"] * (type(packed.get("next_index")) is not int or packed["next_index"] < 0)
+        wrong += ["packed.loss_nats_per_token"] * (loss is not None and type(loss) not in (int, float))
+    if wrong:
+        raise InputError(
+            f"{path} does not describe a run: {', '.join(map(str, wrong))[:200]} {'is' if len(wrong) == 1 else 'are'} "
+            "missing, unknown or of another type. Restore the file; a run of another version is loaded with the "
+            "version of compressed_lm that trained it."
+        )
+
+
 def read_record(directory: epath.Path) -> dict | None:
     """Returns the record of the run in a folder, or None if there is none."""
     try:
-        return strict_json.parse(io.inside(directory, CONFIG).read_text())
+        record = strict_json.parse(io.inside(directory, CONFIG).read_bytes())
+        check_record(record, directory / CONFIG)
+        return record
     except InputError:
         raise
     except (FileNotFoundError, NotADirectoryError):

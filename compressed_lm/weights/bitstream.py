@@ -190,7 +190,12 @@ def load(path) -> tuple[dict[str, CodedTensor], dict]:
             that does not describe its payloads.
     """
     header, tensors = _FILE.read(path, _coded_tensor)
-    return tensors, header.get("record", {})
+    if not isinstance(record := header.get("record", {}), dict):
+        raise InputError(
+            f"{path} has a record that is none ({str(record)[:60]!r}), though its checksum is right: another program "
+            f"wrote it. {_FILE.again[0].upper()}{_FILE.again[1:]}."
+        )
+    return tensors, record
 
 
 def _coded_tensor(entry, shape, payload):

@@ -185,7 +185,7 @@ def test_checkpoints_that_cannot_be_imported_are_named(checkpoint, tmp_path):
     (endless / "generation_config.json").write_text('{"eos_token_id": 1}')
     assert import_run(endless, out=tmp_path / "named")[0].eod_id == END
     assert import_run(alone, out=tmp_path / "bytes", codec=codecs.Bytes())[0].eod_id == 256
-    with pytest.raises(InputError, match="was given for the imported run and is not empty"):
+    with pytest.raises(InputError, match="was given as the folder of the imported run and is not empty"):
         import_run(checkpoint, out=tmp_path / "named")
 
 
@@ -199,6 +199,6 @@ def test_runs_that_cannot_be_exported_are_named(imported, small_run, tmp_path):
         export_run(imported[0], out=tmp_path / "out", codec=codecs.Bytes())
     with pytest.raises(InputError, match="file_bytes=0 was given"):
         export_run(imported[0], out=tmp_path / "out", file_bytes=0)
-    with pytest.raises(InputError, match="was given for the exported run and is not empty"):
+    with pytest.raises(InputError, match="was given as the folder of the exported run and is not empty"):
         export_run(imported[0], out=imported[0])
     assert [path.name for path in tmp_path.iterdir()] == ["native"]
