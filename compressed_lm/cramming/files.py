@@ -22,7 +22,8 @@ FORMAT_VERSION = 1
 _FILE = Kind(MAGIC, FORMAT_VERSION, "a crammed text", "`compressed-lm cram`", "cram the text again", deflated=True)
 _MODEL_DIGITS, _TEXT_DIGITS = 32, 8  # hex digits that are kept of the fingerprints
 _NAME = "vectors"
-_LARGEST = 1 << 20  # tokens of a text, and numbers of a vector
+_LARGEST = 1 << 20  # numbers of a vector
+_TOKENS_A_BYTE = 64  # more than any vector has been made to hold: memory goes with the tokens that a file promises
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,7 +121,7 @@ class CrammedText:
         try:
             mapping = Mapping(*(int(header[name]) for name in ("width", "dimensions", "projection_seed")))
             packed, n_tokens = tensors[_NAME], int(header["n_tokens"])
-            if not 1 <= n_tokens <= _LARGEST or packed.shape[-1] != mapping.stored:
+            if not 1 <= n_tokens <= _TOKENS_A_BYTE * packed.nbytes or packed.shape[-1] != mapping.stored:
                 raise ValueError(f"{n_tokens} tokens and numbers of shape {packed.shape} for {mapping}")
             if not 0 <= mapping.dimensions <= mapping.width <= _LARGEST or not 0 <= mapping.seed <= settings.LARGEST:
                 raise ValueError(f"{n_tokens} tokens, {mapping} and numbers of shape {packed.shape}")
