@@ -3,6 +3,7 @@
 The package `safetensors` (extra [hf]) is imported when a folder is read or written.
 """
 
+import errno
 import json
 import os
 from collections.abc import Mapping
@@ -109,7 +110,11 @@ def write_tensors(folder: str | os.PathLike, tensors: Mapping[str, np.ndarray], 
     files = several if len(parts) > 1 else [SINGLE]
     for file, names in zip(files, parts, strict=True):
         content = {name: np.ascontiguousarray(tensors[name]) for name in names}
-        package.numpy.save_file(content, os.fspath(folder / file), metadata={"format": "pt"})
+        try:
+            package.numpy.save_file(content, os.fspath(folder / file), metadata={"format": "pt"})
+        except package.SafetensorError as error:  # it has the system's message inside
+            full = os.strerror(errno.ENOSPC) in str(error)
+            raise OSError(errno.ENOSPC if full else errno.EIO, str(error), os.fspath(folder / file)) from error
     if len(files) > 1:
         index = {
             "metadata": {"total_size": sum(tensor.nbytes for tensor in tensors.values())},

@@ -1,8 +1,11 @@
 """Checkpoints of a run: written in the background, never half visible, and read past a damaged one."""
 
 import contextlib
+import errno
 import importlib.util
 import os
+import re
+import sys
 import warnings
 
 import jax
@@ -13,6 +16,9 @@ from orbax.checkpoint import v1 as ocp
 from compressed_lm import io
 from compressed_lm.errors import InputError
 from compressed_lm.training.step import TrainState
+
+_REASON_LETTERS = 300  # of an error of the storage library's own, which may be thousands
+_FULL = re.compile("|".join(os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT)))
 
 
 class Checkpoints:
@@ -39,6 +45,7 @@ class Checkpoints:
     def save(self, state: TrainState, data: dict) -> None:
         """Starts to write the state; returns as soon as it may be overwritten. A failure shows at the next call."""
         self.wait()
+        _drop_late_callbacks()
         parts = {"params": state.params, "optimizer": (state.opt_state, state.step)}
         parts["data"] = data | {"digests": {name: digest(part) for name, part in parts.items()}}
         # A damaged checkpoint of the same step, passed over by `restore`, is replaced.
@@ -57,9 +64,13 @@ class Checkpoints:
             if saving is not None:
                 saving.result()
         except Exception as error:  # a full disk reaches us as an error of the storage library's own
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0][:_REASON_LETTERS]
+            action = "start the run again, it goes on by itself"
+            if full := _FULL.search(str(error)):
+                reason, action = full[0], f"make room on the disk and {action}"
             raise InputError(
-                f"A checkpoint could not be written to {self.directory} ({error}). Those before it are untouched: make "
-                "room on the disk and start the run again, it goes on by itself."
+                f"A checkpoint could not be written to {self.directory} ({reason}). Those before it are untouched: "
+                f"{action}."
             ) from error
 
     def newest_step(self) -> int | None:
@@ -86,6 +97,22 @@ class Checkpoints:
         parts = {"params": abstract.params, "optimizer": (abstract.opt_state, abstract.step), "data": None}
         loaded = _newest(self._orbax, parts)
         return loaded and (TrainState(loaded["params"], *loaded["optimizer"]), loaded["data"])
+
+
+def _drop_late_callbacks():
+    """Keeps the storage library's threads quiet: after a failed save each of them prints a traceback, through
+    `sys.unraisablehook`, because the event loop that it reports to was closed meanwhile. The failure itself is raised.
+    """
+    before = sys.unraisablehook
+    if getattr(before, "drops_late_callbacks", False):
+        return
+
+    def hook(unraisable):
+        if str(unraisable.exc_value) != "Event loop is closed":
+            before(unraisable)
+
+    hook.drops_late_callbacks = True
+    sys.unraisablehook = hook
 
 
 def restore_params(directory: str | os.PathLike, abstract_params) -> tuple[dict, dict] | None:

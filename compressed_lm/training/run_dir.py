@@ -247,7 +247,7 @@ def check_record(record: dict, path) -> None:
 def read_record(directory: epath.Path) -> dict | None:
     """Returns the record of the run in a folder, or None if there is none."""
     try:
-        record = strict_json.parse(io.inside(directory, CONFIG).read_bytes())
+        record = strict_json.parse(io.inside(directory, CONFIG).read_text())
         check_record(record, directory / CONFIG)
         return record
     except InputError:

@@ -10,14 +10,14 @@ import types
 
 import pytest
 
-from compressed_lm import cli, codecs, compilation, configuration, demo, scaling, stages, weights
+from compressed_lm import cli, codecs, compilation, configuration, demo, folders, scaling, stages, weights
 from compressed_lm.cli import main
 from compressed_lm.corpora import job, sources
 from compressed_lm.corpora.store import TokenStore
 from compressed_lm.cramming import CrammedText
 from compressed_lm.errors import InputError
 from compressed_lm.sweep import Sweep
-from compressed_lm.training import bitstreams, checkpoints, huggingface, load_run, packed, run_dir
+from compressed_lm.training import bitstreams, checkpoints, huggingface, load_run, run_dir
 from compressed_lm.verbs import paths
 
 NO_PATHS = {
@@ -28,7 +28,7 @@ NO_PATHS = {
     *("others", "patience", "pooled", "process_count", "process_index", "profile", "prompt", "reference", "restarts"),
     *("rounds", "scale_factor", "schedule", "seed", "seq_len", "set", "shape_factor", "shared", "size", "sources"),
     *("split", "step", "steps", "temperature", "tensorboard", "texts", "top_k", "tpu", "trained_formats", "v"),
-    *("validation_bytes", "wandb", "warmup_steps", "where", "words"),
+    *("validation_bytes", "wait", "wandb", "warmup_steps", "where", "words"),
 }
 
 PARSER = cli._parser()
@@ -106,7 +106,7 @@ def test_library_functions_refuse_schemes(tmp_path, monkeypatch):
         lambda: load_run(url),
         lambda: stages.load_m1(url),
         lambda: configuration.find(url),
-        lambda: packed.empty("gs://b/x", "packed"),
+        lambda: folders.check_new("gs://b/x", "The folder"),
         lambda: bitstreams.unpack_run(url, out="out"),
         lambda: bitstreams.pack_run("run", step="0.1", out=url),
         lambda: huggingface.import_run(url, out="out"),
@@ -250,9 +250,9 @@ def test_a_compiled_dictionary_goes_to_stdout(capsysbinary):
 
 
 def snapshot(folder):
-    """Names, contents and times of all that is in a folder."""
+    """Names of all that is in a folder, contents and times of its files. (A lock beside a folder comes and goes.)"""
     return {
-        str(path.relative_to(folder)): (path.stat().st_mtime_ns, path.read_bytes() if path.is_file() else None)
+        str(path.relative_to(folder)): (path.stat().st_mtime_ns, path.read_bytes()) if path.is_file() else None
         for path in [folder, *folder.rglob("*")]
     }
 

@@ -1,0 +1,40 @@
+"""Commands that are killed, run out of disk, or are started twice: a later run ends as an undisturbed one does."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+HERE = pathlib.Path(__file__).parent
+FOLDERS = ("build-codec", "quantize", "unpack", "import", "export", "shrink", "cram")
+
+
+def check(*arguments):
+    done = subprocess.run([sys.executable, HERE / "commands.py", *arguments], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_killed_commands_run_again_to_the_same_bytes():
+    """kill -9 at any moment leaves nothing under the final name but what is whole, and nothing beside it that the next
+    run does not remove."""
+    check("kill", "--times", str(len(FOLDERS)), "--commands", *FOLDERS)
+
+
+@pytest.mark.slow
+def test_two_at_once_make_one_result():
+    """The second of two of the same command on one folder is told within 5 s who works there, or waits; nothing is lost
+    and nobody sees a traceback."""
+    check("twice", "--times", "1", "--commands", "train", "compress", "sweep", "cram", "quantize")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root may mount a small file system")
+def test_a_full_disk_is_told_and_loses_nothing():
+    """On a disk that fills up a command ends in one paragraph, and with more room it ends in the same bytes."""
+    with_mounts = subprocess.run(["unshare", "--mount", "true"], capture_output=True)
+    if with_mounts.returncode:
+        pytest.skip("this container may not mount")
+    check("full", "--commands", "export", "quantize", "compress")
