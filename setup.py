@@ -79,5 +79,5 @@ setup(
     python_requires=">=3.11",
     install_requires=BASE,
     extras_require=EXTRAS,
-    entry_points={"console_scripts": ["compressed-lm = compressed_lm.cli:main"]},
+    entry_points={"console_scripts": ["compressed-lm = compressed_lm.cli:program"]},
 )

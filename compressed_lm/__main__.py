@@ -1,7 +1,6 @@
 """`python -m compressed_lm VERB` is `compressed-lm VERB`."""
 
-import sys
+from compressed_lm.cli import program
 
-from compressed_lm.cli import main
-
-sys.exit(main())
+if __name__ == "__main__":  # not in the processes that a command starts
+    program()

@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from compressed_lm import locks
+from compressed_lm import interrupts, locks
 from compressed_lm.verbs import cramming_lines, failures, options, paths, run_lines, runs, sweep_lines, text
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -19,6 +19,9 @@ CODEC_HELP = (
     "eiw(b=16,v=65536,align=word)"
 )
 
+
+INTERRUPTED = 130
+"""Exit status after Ctrl-C, as of every program of a shell."""
 
 WRITING = (
     *("demo", "train-m1", "build-codec", "compile", "compress", "train", "sweep", "quantize", "pack", "unpack"),
@@ -36,6 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     notices.setLevel(logging.INFO)
     notices.handlers = [logging.StreamHandler()]  # to the standard error of this call
     status = 2
+    interrupts.catch_all()
     try:
         paths.check(arguments)
         locks.WAIT.set(getattr(arguments, "wait", False))
@@ -50,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(
             "Interrupted. Finished shards, checkpoints and files are kept: the same command goes on.", file=sys.stderr
         )
-        status = 130
+        status = INTERRUPTED
     except Exception as error:
         message = failures.explain(error)
         if message is None:
@@ -60,6 +64,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     if "compressed_lm.training.processes" in sys.modules:
         sys.modules["compressed_lm.training.processes"].leave(status)  # or a run's other processes would wait for it
     return status
+
+
+def program() -> None:
+    """The process of a command: `main`, and its status."""
+    status = main()
+    if status == INTERRUPTED:  # what was interrupted, such as a compilation, may not survive an orderly end
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
 
 
 def _parser() -> argparse.ArgumentParser:

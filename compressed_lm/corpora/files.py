@@ -12,6 +12,7 @@ from compressed_lm.corpora.corpus import Corpus
 from compressed_lm.errors import InputError
 
 _FINGERPRINT_BYTES = 1 << 16
+_BLOCK_BYTES = 1 << 22
 _BOM = b"\xef\xbb\xbf"
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
@@ -57,17 +58,20 @@ class TextFiles(_Files):
 
     def _documents(self, split: str, shard: int, n_shards: int) -> Iterator[bytes]:
         for path in self.paths[shard::n_shards]:
+            most, blocks, size = limits.expanded(path.stat().st_size), [], 0
             with compression.open_file(path) as file:
                 try:
-                    document = file.read(most := limits.expanded(path.stat().st_size))
+                    while block := file.read(_BLOCK_BYTES):
+                        blocks.append(block)
+                        size += len(block)
+                        if size > most:
+                            raise InputError(
+                                f"The file {path} unpacks to more than {most:,} bytes. Cut it into documents, or allow "
+                                f"more: {limits.HELP}."
+                            )
                 except compression.DAMAGE as error:
                     raise compression.damaged(path, 0, error) from error
-                if len(document) == most and file.read(1):
-                    raise InputError(
-                        f"The file {path} unpacks to more than {most:,} bytes. Cut it into documents, or allow more: "
-                        f"{limits.HELP}."
-                    )
-            yield document
+            yield b"".join(blocks)
 
     def _reading(self, head: bytes) -> bytes:
         # Version 0.1 took the compressed bytes for the document: its stores must not pass for those of the text.

@@ -107,7 +107,8 @@ class Wandb:
         directory.mkdir(parents=True, exist_ok=True)
         path = directory / WANDB_ID
         if not path.exists():
-            path.write_text(uuid.uuid4().hex[:16])
+            made = uuid.uuid4().hex[:16]
+            path.write_text(made) if "://" in os.fspath(path) else io.write_atomic(path, made)
         names = {"name": directory.name, "group": directory.parent.name or None}
         if "://" not in os.fspath(directory):  # wandb's own files stay on this machine
             names["dir"] = os.fspath(directory)

@@ -12,6 +12,7 @@ from compressed_lm import folders, io, weights
 from compressed_lm.models.partitioning import by_name
 from compressed_lm.training.checkpoints import folder
 from compressed_lm.training.run_dir import CODEC, CONFIG, WEIGHTS, learned_hash, load_run, own_codec, read_record
+from compressed_lm.weights.container import checksum
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,7 +134,8 @@ def write(
     if source is not None:
         copy_codec(source, out)
     weights.save_packed(out / WEIGHTS, packed)
-    record = record | {"packed": record["packed"] | {"config_hash": learned_hash(record)}}
+    hashes = {"config_hash": learned_hash(record), "weights_checksum": checksum(out / WEIGHTS)}
+    record = record | {"packed": record["packed"] | hashes}
     io.write_atomic(out / CONFIG, json.dumps(record, indent=2) + "\n")
 
 

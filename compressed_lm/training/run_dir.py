@@ -20,6 +20,7 @@ from compressed_lm.training.checkpoints import folder, restore_params, write
 from compressed_lm.training.config import FREE_FIELDS, LATER_FIELDS, TrainConfig
 from compressed_lm.training.mesh import shardings
 from compressed_lm.training.step import Start
+from compressed_lm.weights.container import checksum
 
 CONFIG, CHECKPOINTS, METRICS, WEIGHTS = "config.json", "checkpoints", "metrics.jsonl", "weights.clw"
 CODEC = "codec"
@@ -96,7 +97,7 @@ def load_run(directory: str | os.PathLike, *, codec=None, store=None, mesh: Mesh
         lambda shape, place: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=place), shapes["params"], places
     )
     packed = record.get("packed")
-    restored = (_unpacked(directory / WEIGHTS, abstract), packed) if packed else None
+    restored = (_unpacked(io.inside(directory, WEIGHTS), abstract, packed), packed) if packed else None
     restored = restored or restore_params(directory / CHECKPOINTS, abstract)
     if restored is None:
         raise InputError(f"The run in {directory} has no checkpoint yet; start it again, it will go on by itself.")
@@ -135,9 +136,14 @@ def check_finite(params, directory):
             )
 
 
-def _unpacked(path, abstract):
+def _unpacked(path, abstract, packed):
     """Returns parameters out of a file of packed weights."""
     tensors = weights.load_packed(path)
+    if packed.get("weights_checksum", found := checksum(path)) != found:
+        raise InputError(
+            f"{path} is not the file that {path.parent / CONFIG} was written with: it was replaced. Restore it, or "
+            "pack the run again."
+        )
 
     def place(keys, leaf):
         name = path_name(keys)

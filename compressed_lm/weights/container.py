@@ -9,6 +9,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import os
 import struct
 import zlib
 from collections.abc import Callable, Iterable
@@ -19,6 +20,13 @@ from compressed_lm.errors import InputError
 _DIGEST = hashlib.sha256().digest_size
 _MAX_HEADER = 1 << 26
 _WEIGHTS_A_BYTE = 4096  # 0.002 bits each: no model has as few
+
+
+def checksum(path) -> str:
+    """Returns the hex digest at the end of a file that a `Kind` wrote and read."""
+    with open(path, "rb") as file:
+        file.seek(-_DIGEST, os.SEEK_END)
+        return file.read().hex()
 
 
 class Payload:

@@ -1,5 +1,6 @@
 """A finished run in one file: of the size claimed, and opened again as the quantised weights, bit for bit."""
 
+import json
 import math
 
 import jax
@@ -9,6 +10,7 @@ import pytest
 from compressed_lm import training, weights
 from compressed_lm.coding import exp_golomb, levels
 from compressed_lm.errors import InputError
+from compressed_lm.training import packed
 from compressed_lm.training.bitstreams import bits_per_weight, pack_run, unpack_run
 from compressed_lm.training.packed import quantize_run
 from compressed_lm.weights import bitstream
@@ -118,6 +120,7 @@ def test_weights_that_are_not_finite_are_named(run, tmp_path):
     name = "layers/mlp/up/kernel"
     w = weights.unpack(tensors[name]).copy()
     w[0, 0, 0] = np.nan
-    weights.save_packed(path, tensors | {name: weights.pack(w, "dense")})
+    record = json.loads((tmp_path / "bad" / "config.json").read_text())
+    packed.write(tmp_path / "bad", record, tensors | {name: weights.pack(w, "dense")})
     with pytest.raises(InputError, match="1 of the 512 numbers of layers/mlp/up/kernel .* are NaN or infinite"):
         pack_run(tmp_path / "bad", step="0.25std", out=tmp_path / "file")

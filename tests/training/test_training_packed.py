@@ -80,3 +80,14 @@ def test_what_cannot_be_packed_is_refused(run, tmp_path):
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(InputError, match="truncated or changed"):
         training.load_run(tmp_path / "packed")
+
+
+def test_weights_of_another_run_are_refused(small_run, run, tmp_path):
+    """A weights.clw that another run of the same shape was packed to, with a right checksum of its own, is no part of
+    this run."""
+    small_run(tmp_path / "other", seed=4)
+    for source, name in ((run, "a"), (tmp_path / "other", "b")):
+        quantize_run(source, "int(b=4,g=16)", out=tmp_path / name)
+    (tmp_path / "a" / "weights.clw").write_bytes((tmp_path / "b" / "weights.clw").read_bytes())
+    with pytest.raises(InputError, match="weights.clw is not the file that .*config.json was written with"):
+        training.load_run(tmp_path / "a")
