@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from compressed_lm import locks, models, settings, spelling, weights
+from compressed_lm import archives, locks, models, settings, spelling, weights
 from compressed_lm.errors import InputError
 from compressed_lm.io import local_path, write_atomic
 from compressed_lm.models import shrinking
@@ -316,10 +316,17 @@ def _chosen(run, store, shrink, config, small, *, path, progress):
         content = io.BytesIO()
         np.savez(content, **arrays, asked=asked)
         return kept, lambda: write_atomic(path, content.getvalue())
-    with path.open("rb") as file, np.load(file) as saved:
-        if str(saved["asked"]) == asked:
-            selection = models.Selection(saved["d_model"], saved["d_ff"])
-            return Kept(selection, saved["moment"] if "moment" in saved else None), lambda: None
+    try:
+        saved = archives.read_arrays(path.read_bytes())
+        same = str(saved["asked"]) == asked
+    except (ValueError, KeyError) as error:
+        raise InputError(
+            f"{path} cannot be read ({error}). Remove it to choose anew what is kept, if nothing was trained yet; else "
+            "restore it."
+        ) from error
+    if same:
+        selection = models.Selection(saved["d_model"], saved["d_ff"])
+        return Kept(selection, saved.get("moment")), lambda: None
     raise InputError(
         f"{path} was made from another model, other text or other settings. Give those that {path.parent} was started "
         "with to go on, or another `out` folder to start anew."

@@ -41,7 +41,7 @@ def built(corpus, tmp_path_factory):
     out = tmp_path_factory.mktemp("run")
     text = f"--corpus=json:{corpus}/train.jsonl"
     assert main(["train-m1", text, f"--out={out}/m1", "--steps=12", *TINY]) == 0
-    assert main(["build-codec", "eiw(b=12,v=4096)", f"--m1={out}/m1", f"--out={out}/codec"]) == 0
+    assert main(["build-codec", "eiw(b=9,v=512)", f"--m1={out}/m1", f"--out={out}/codec"]) == 0
     for split in ("train", "validation"):
         source = f"--corpus=json:{corpus}/{split}.jsonl"
         assert main(["compress", source, f"--codec={out}/codec", f"--out={out}/{split}", "--n_shards=2"]) == 0
@@ -64,7 +64,7 @@ def test_encode_decode_verify(built, tmp_path, capsys):
 def test_compile_writes_one_file_that_is_a_codec(built, tmp_path, capsys):
     """`compile` gives the dictionary of `build-codec` as one file, which every verb takes for a codec; a refit starts
     M1 from its own windows, and a second call finds its rounds done."""
-    assert main(["compile", f"--m1={built}/m1", "--b=12", f"--out={tmp_path}/node.clmd"]) == 0
+    assert main(["compile", f"--m1={built}/m1", "--b=9", f"--out={tmp_path}/node.clmd"]) == 0
     compiled, directory = codecs.load(tmp_path / "node.clmd"), codecs.load(built / "codec")
     assert (compiled.spec, compiled.fingerprint) == (directory.spec, directory.fingerprint)
     (tmp_path / "in").write_bytes(b"argparse \xff\x00 text")
@@ -72,10 +72,10 @@ def test_compile_writes_one_file_that_is_a_codec(built, tmp_path, capsys):
 
     config = dataclasses.replace(compilation.REFIT, steps=3, batch_size=8)
     arguments = dict(rounds=1, out=tmp_path / "rounds", config=config, max_bytes=30_000)
-    refitted = compilation.refit("eiw(b=10,fill=best,v=1024)", built / "m1", **arguments)
+    refitted = compilation.refit("eiw(b=9,fill=best,v=512)", built / "m1", **arguments)
     capsys.readouterr()
-    again = compilation.refit("eiw(b=10,fill=best,v=1024)", built / "m1", **arguments)
-    assert (again.fingerprint, len(again.dictionary)) == (refitted.fingerprint, 1024)
+    again = compilation.refit("eiw(b=9,fill=best,v=512)", built / "m1", **arguments)
+    assert (again.fingerprint, len(again.dictionary)) == (refitted.fingerprint, 512)
     assert "steps/s" not in capsys.readouterr().err
     rows = WindowStarts(TokenStore.open(built / "m1" / "tokens"), refitted, max_bytes=30_000).rows(16)
     first = TokenStore.open(built / "m1" / "tokens").document(0).ids
