@@ -38,7 +38,7 @@ def test_the_second_is_told_who_holds_it(tmp_path, holder):
         locks.held(tmp_path / "run"),
     ):
         pass
-    assert time.monotonic() - start < 1
+    assert time.monotonic() - start < 5  # it does not wait
 
 
 def test_a_killed_holder_leaves_no_lock(tmp_path, holder):

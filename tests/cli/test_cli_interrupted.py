@@ -25,16 +25,16 @@ def test_killed_commands_run_again_to_the_same_bytes():
 
 @pytest.mark.slow
 def test_two_at_once_make_one_result():
-    """The second of two of the same command on one folder is told within 5 s who works there, or waits; nothing is lost
-    and nobody sees a traceback."""
-    check("twice", "--times", "1", "--commands", "train", "quantize")
+    """The second of two of the same command on one folder is told who works there, or waits; nothing is lost and nobody
+    sees a traceback."""
+    check("twice", "--times", "1", "--seconds", "60", "--commands", "train", "quantize")
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root may mount a small file system")
-def test_a_full_disk_is_told_and_loses_nothing():
+def test_a_full_disk_is_told_and_loses_nothing(tmp_path):
     """On a disk that fills up a command ends in one paragraph, and with more room it ends in the same bytes."""
-    with_mounts = subprocess.run(["unshare", "--mount", "true"], capture_output=True)
-    if with_mounts.returncode:
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", tmp_path], capture_output=True).returncode:
         pytest.skip("this container may not mount")
+    subprocess.run(["umount", tmp_path], check=True)
     check("full", "--commands", "export", "compress")

@@ -26,7 +26,7 @@ import zlib
 
 HERE = pathlib.Path(__file__).resolve().parent
 KEPT = HERE / "kept.txt"
-MEMORY, SECONDS = 4 << 30, 10
+MEMORY = 4 << 30
 
 
 def main() -> int:
@@ -36,6 +36,7 @@ def main() -> int:
     parser.add_argument("--format", help="only the formats whose name contains this")
     parser.add_argument("--case", type=int, help="only this case")
     parser.add_argument("--seed", type=int, default=0, help="number of the first case of each format")
+    parser.add_argument("--seconds", type=float, default=10, help="most of one case (default %(default)s)")
     parser.add_argument("--kept", action="store_true", help="only the cases in kept.txt")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -108,7 +109,7 @@ def work(arguments) -> int:
                 expected[name] = _whole(found[name], scratch)
                 resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, resource.RLIM_INFINITY))
             print(f"case\t{name} {case}", flush=True)
-            faulthandler.dump_traceback_later(SECONDS, exit=True)
+            faulthandler.dump_traceback_later(arguments.seconds, exit=True)
             outcome, error = run(found[name], name, case, scratch, expected[name])
             faulthandler.cancel_dump_traceback_later()
             counts[outcome] += 1
