@@ -11,7 +11,7 @@ from compressed_lm.cli import main
 SETTINGS = [
     "demo.train_bytes=60000",
     "demo.validation_bytes=6000",
-    "demo.codecs=('bytes', 'eiw(b=12,v=4096)')",
+    "demo.codecs=('bytes', 'eiw(b=10,v=1024)')",
     "demo.codecs_shown=('static_ac(v=256)',)",
     "demo.curve_codecs=('bytes',)",
     "demo.curve_sizes=('nano', 'micro')",
@@ -48,10 +48,10 @@ def test_the_demo_runs_and_goes_on(corpus, tmp_path):
     arguments += [f"--set={setting}" for setting in SETTINGS]
     assert main(arguments) == 0
     runs = scaling.final_runs(scaling.load_runs(tmp_path / "runs.jsonl"))
-    assert set(runs["codec"]) == {"bytes", "eiw(b=12,v=4096)"}
+    assert set(runs["codec"]) == {"bytes", "eiw(b=10,v=1024)"}
     assert sorted(runs.loc[runs["codec"] == "bytes", "run"]) == ["m1", "m2/bytes", "m2/bytes-micro"]
     assert runs["validation_bytes"].nunique() == 1
-    codec = codecs.load(tmp_path / "codecs" / "eiw-b12-v4096")
+    codec = codecs.load(tmp_path / "codecs" / "eiw-b10-v1024")
     assert codec.decode(codec.encode(b"\xff any bytes")) == b"\xff any bytes"
     assert "Findings" in (tmp_path / "report.html").read_text()
 

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from compressed_lm import codecs, compilation
+from compressed_lm import codecs, compilation, stages
 from compressed_lm.cli import main
 from compressed_lm.corpora.store import TokenStore
 from compressed_lm.corpora.window_starts import WindowStarts
@@ -61,7 +61,7 @@ def test_encode_decode_verify(built, tmp_path, capsys):
     assert "checksums right" in capsys.readouterr().out
 
 
-def test_compile_writes_one_file_that_is_a_codec(built, tmp_path, capsys):
+def test_compile_writes_one_file_that_is_a_codec(built, tmp_path, capsys, monkeypatch):
     """`compile` gives the dictionary of `build-codec` as one file, which every verb takes for a codec; a refit starts
     M1 from its own windows, and a second call finds its rounds done."""
     assert main(["compile", f"--m1={built}/m1", "--b=9", f"--out={tmp_path}/node.clmd"]) == 0
@@ -70,6 +70,7 @@ def test_compile_writes_one_file_that_is_a_codec(built, tmp_path, capsys):
     (tmp_path / "in").write_bytes(b"argparse \xff\x00 text")
     assert main(["verify", f"{tmp_path}/in", f"--codec={tmp_path}/node.clmd"]) == 0
 
+    monkeypatch.setattr(stages, "CALIBRATION_ROWS", 16)  # with all of them ranges take most of the time
     config = dataclasses.replace(compilation.REFIT, steps=3, batch_size=8)
     arguments = dict(rounds=1, out=tmp_path / "rounds", config=config, max_bytes=30_000)
     refitted = compilation.refit("eiw(b=9,fill=best,v=512)", built / "m1", **arguments)
