@@ -1,12 +1,14 @@
 """Ctrl-C ends a command wherever it arrives."""
 
 import _thread
+import functools
 import sys
 import threading
 
 _AGAIN_SECONDS = 0.05
 
 
+@functools.cache  # once for a process
 def catch_all() -> None:
     """Makes Ctrl-C count where Python would drop it.
 
@@ -14,8 +16,6 @@ def catch_all() -> None:
     a weak reference, which JAX has many of, Python prints it as ignored and the program goes on. Here it comes again.
     """
     before = sys.unraisablehook
-    if getattr(before, "catches_interrupts", False):
-        return
 
     def hook(unraisable):
         if unraisable.exc_type is not KeyboardInterrupt:
@@ -25,5 +25,4 @@ def catch_all() -> None:
             again.daemon = True
             again.start()
 
-    hook.catches_interrupts = True
     sys.unraisablehook = hook

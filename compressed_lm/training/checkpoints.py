@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import functools
 import importlib.util
 import os
 import re
@@ -99,19 +100,17 @@ class Checkpoints:
         return loaded and (TrainState(loaded["params"], *loaded["optimizer"]), loaded["data"])
 
 
+@functools.cache  # once for a process
 def _drop_late_callbacks():
     """Keeps the storage library's threads quiet: after a failed save each of them prints a traceback, through
     `sys.unraisablehook`, because the event loop that it reports to was closed meanwhile. The failure itself is raised.
     """
     before = sys.unraisablehook
-    if getattr(before, "drops_late_callbacks", False):
-        return
 
     def hook(unraisable):
         if str(unraisable.exc_value) != "Event loop is closed":
             before(unraisable)
 
-    hook.drops_late_callbacks = True
     sys.unraisablehook = hook
 
 

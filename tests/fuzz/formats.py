@@ -195,7 +195,7 @@ def _tables(work):
     def read_fit(folder):
         for name in tables:
             table = read_table(str(folder / name))
-            scaling.fit(table, law="kaplan" if False else "chinchilla", loss="bits_per_byte", fixed={"E": 0.5})
+            scaling.fit(table, law="chinchilla", loss="bits_per_byte", fixed={"E": 0.5})
 
     changes = {"t.jsonl": m.json_lines, "t.json": m.json_object, "t.csv": m.text}
     metrics = b"".join(json.dumps({"step": i, "loss": 1 / (i + 1)}).encode() + b"\n" for i in range(20))
@@ -265,7 +265,7 @@ def _stores(work):
 
 
 def _models(work):
-    from compressed_lm import codecs, models
+    from compressed_lm import models
     from compressed_lm.codecs.m1 import M1
     from compressed_lm.models import exact, transformer
 
@@ -277,7 +277,6 @@ def _models(work):
     params = transformer.Transformer(config).init(jax.random.key(0), np.zeros((1, 8), np.int32))["params"]
     sample = np.random.default_rng(0).integers(0, 256, (4, 32)).astype(np.int32)
     m1 = M1(*exact.quantise(params, config, sample, context=32))
-    del codecs
     archive = {"m1.npz": m1.to_bytes()}
     read = lambda folder: M1.from_bytes((folder / "m1.npz").read_bytes()).hash  # noqa: E731
     return {"m1": Format(archive, {"m1.npz": m.anything}, read)}
