@@ -14,7 +14,7 @@ from collections.abc import Iterable
 import peers
 
 from compressed_lm import codecs
-from compressed_lm.corpora.sources import open_corpus
+from compressed_lm.data.sources import open_corpus
 
 
 def main():

@@ -15,9 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 from machine import print_cpu
 
-from compressed_lm import codecs, stages
-from compressed_lm.corpora import installed_docs
+from compressed_lm import codecs
+from compressed_lm.data import installed_docs
 from compressed_lm.models import Transformer, TransformerConfig, exact, shift_right
+from compressed_lm.pipelines import stages
 from compressed_lm.training.step import eval_step
 
 PREFIXES = 64

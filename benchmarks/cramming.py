@@ -22,7 +22,7 @@ from rich.table import Table
 
 from compressed_lm import models
 from compressed_lm.cramming import CramConfig, FrozenModel, cram
-from compressed_lm.cramming import lanes as lanes_
+from compressed_lm.cramming import batch_slots as lanes_
 from compressed_lm.cramming.frozen import bucket, padded
 from compressed_lm.cramming.vectors import Mapping, initial
 

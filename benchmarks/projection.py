@@ -20,8 +20,8 @@ from rich.console import Console
 from rich.table import Table
 
 from compressed_lm import models, training
-from compressed_lm.training.dry_run import dry_run
-from compressed_lm.training.shrinking import Kept, Shrink, shape, start_of
+from compressed_lm.dry_run.program import dry_run
+from compressed_lm.post_training.shrink import Kept, Shrink, shape, start_of
 
 CASES = ("0.5:16", "0.5:64", "0.1:16")  # share kept : rows of 128 tokens
 LARGE = models.model_config("3m", 264, n_layers=5, position="rotary", activation="silu", gated_mlp=True)

@@ -6,8 +6,18 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from compressed_lm import interrupts, locks
-from compressed_lm.verbs import cramming_lines, failures, options, paths, run_lines, runs, sweep_lines, text
+from compressed_lm.commands import (
+    cramming_lines,
+    failures,
+    interrupts,
+    options,
+    paths,
+    run_lines,
+    runs,
+    sweep_lines,
+    text,
+)
+from compressed_lm.io import locks
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -61,8 +71,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             error.add_note(failures.REPORT)
             raise
         print(f"error: {message}", file=sys.stderr)
-    if "compressed_lm.training.processes" in sys.modules:
-        sys.modules["compressed_lm.training.processes"].leave(status)  # or a run's other processes would wait for it
+    if "compressed_lm.distributed.processes" in sys.modules:
+        sys.modules["compressed_lm.distributed.processes"].leave(status)  # or a run's other processes would wait for it
     return status
 
 

@@ -17,7 +17,7 @@ from compressed_lm.errors import InputError
 from compressed_lm.models import TransformerConfig, model_config
 from compressed_lm.models.sizes import SIZES
 from compressed_lm.settings import setting
-from compressed_lm.spelling import did_you_mean
+from compressed_lm.specs import did_you_mean
 from compressed_lm.training import TrainConfig
 
 _PACKAGE = pathlib.Path(__file__).resolve().parent

@@ -12,7 +12,7 @@ import typing
 from collections.abc import Callable, Iterable
 
 from compressed_lm.errors import InputError
-from compressed_lm.spelling import did_you_mean
+from compressed_lm.specs import did_you_mean
 
 LARGEST = 2**31 - 1
 """Largest whole number where a setting declares no other: JAX counts steps, rows and ids in 32 bits."""

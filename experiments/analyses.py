@@ -3,7 +3,7 @@
     python experiments/analyses.py "eiw(b=16,v=65536)" "ac(v=256)" "gzip(v=256)" bytes \
       --m1 DIR --corpus SPEC --max_bytes 1000000 --positions "eiw(b=64,v=256)" --out experiments/analyses
 
-Runs `compressed_lm.evaluation.token_analyses` and writes its tables and figures. With --positions, a small M2 is also
+Runs `compressed_lm.token_analysis.analyses` and writes its tables and figures. With --positions, a small M2 is also
 trained on the tokens of that codec, to see its loss by the place of a token in its window (section 6.2); its token
 stores and its run stay in the folder, so that a second run goes on where the first one stopped.
 """
@@ -15,17 +15,18 @@ import shlex
 import sys
 from collections.abc import Iterator, Sequence
 
-from compressed_lm import codecs, compilation, stages
+from compressed_lm import codecs
 from compressed_lm.codecs.eiw import Options
 from compressed_lm.codecs.protocol import Codec
-from compressed_lm.corpora import job
-from compressed_lm.corpora.corpus import Corpus
-from compressed_lm.corpora.sources import open_corpus
-from compressed_lm.corpora.store import TokenStore
+from compressed_lm.data import job
+from compressed_lm.data.corpus import Corpus
+from compressed_lm.data.sources import open_corpus
+from compressed_lm.data.store import TokenStore
 from compressed_lm.errors import InputError
-from compressed_lm.evaluation import token_analyses
 from compressed_lm.models import model_vocab_size
 from compressed_lm.models.sizes import SIZES, model_config
+from compressed_lm.pipelines import refit, stages
+from compressed_lm.token_analysis import analyses
 from compressed_lm.training import TrainConfig, train
 
 M2 = TrainConfig(
@@ -46,7 +47,7 @@ def open_codecs(names: Sequence[str], arguments, text: Corpus) -> Iterator[Codec
         family, options = codecs.parse_spec(spec)
         windows = family, *(options.get(option) for option in ("b", "align", "fill", "m1_reset"))
         if family == "eiw" and m1 and Options(**options).compiled and windows not in dictionaries:
-            codec = compilation.compile_codec(spec, m1)
+            codec = refit.compile_codec(spec, m1)
             dictionaries[windows] = codec.dictionary
         else:
             codec = codecs.create(
@@ -121,7 +122,7 @@ def run(arguments) -> None:
     if arguments.positions:
         codec = opened[-1]
         runs[codec.spec] = train_m2(codec, arguments, text, held_out)
-    token_analyses.analyse(
+    analyses.analyse(
         list(chosen.values()),
         documents,
         arguments.out,

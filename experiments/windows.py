@@ -20,13 +20,14 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import windows_report
 
-from compressed_lm import codecs, scaling, stages
+from compressed_lm import codecs, scaling
 from compressed_lm.codecs.protocol import Codec
 from compressed_lm.coding import bits
-from compressed_lm.corpora.job import take_bytes
-from compressed_lm.corpora.sources import open_corpus
+from compressed_lm.data.job import take_bytes
+from compressed_lm.data.sources import open_corpus
 from compressed_lm.errors import InputError
-from compressed_lm.evaluation.token_windows import common_length
+from compressed_lm.pipelines import stages
+from compressed_lm.token_analysis.windows import common_length
 from compressed_lm.tracking.progress import Job, progress
 
 VOCABULARIES = (256, 4096, 65536)

@@ -1,8 +1,12 @@
 """Eight virtual CPU devices for every test and one cache of compiled programs, set before JAX starts."""
 
+import argparse
 import atexit
+import dataclasses
 import os
+import pathlib
 import shutil
+import signal
 import tempfile
 
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -13,17 +17,22 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # workers and the processes o
     atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 import jax
+import numpy as np
 import pytest
+
+from compressed_lm import models, training
+from compressed_lm.codecs.bytes_codec import Bytes
+from compressed_lm.data.job import compress
+from compressed_lm.data.sources import open_corpus
 
 jax.config.update("jax_num_cpu_devices", 8)
 
-
 LONGEST = (
-    *("codecs/test_codecs_lossless", "cli/test_cli_verbs", "codecs/test_codecs_corruption"),
-    *("training/test_training_penalties", "training/test_training_topologies", "cli/test_cli_demo"),
-    *("codecs/test_codecs_windows", "training/test_training_pods", "experiments/test_experiments_notebooks"),
+    *("codecs/test_codecs_lossless", "commands/test_commands_text_to_model", "codecs/test_codecs_corruption"),
+    *("training/test_training_penalties", "dry_run/test_dry_run_topologies", "pipelines/test_pipelines_demo"),
+    *("codecs/test_codecs_windows", "distributed/test_distributed_pods", "experiments/test_experiments_notebooks"),
     *("models/test_models_transformer", "models/test_models_exact_settings", "codecs/test_codecs_devices"),
-    *("models/test_models_representations", "cli/test_cli_sweep"),
+    *("models/test_models_representations", "pipelines/test_pipelines_sweep"),
 )
 """Files that take longest. They come first, or else one of two workers would wait for the other at the end."""
 
@@ -44,9 +53,103 @@ def _compiled_programs_go():
 def data_dir():
     """The folder of real corpora named by COMPRESSED_LM_DATA; tests that want more text than the package brings use
     it."""
-    import pathlib
-
     path = os.environ.get("COMPRESSED_LM_DATA", "")
     if not path or not pathlib.Path(path).is_dir():
         pytest.skip("needs the real corpora: set COMPRESSED_LM_DATA to their folder")
     return pathlib.Path(path)
+
+
+CONFIG = training.TrainConfig(
+    steps=24, batch_size=8, seq_len=16, learning_rate=1e-2, warmup_steps=4, log_every=4, checkpoint_every=5, seed=3
+)
+MODEL = models.TransformerConfig(vocab_size=264, d_model=16, n_layers=1, n_heads=2, d_head=8, d_ff=32)
+
+
+@dataclasses.dataclass(frozen=True)
+class SmallRun:
+    """Trains the small run into a folder; keywords replace fields of its TrainConfig, `options` are of `train`."""
+
+    store: object
+    compilation_cache: str | None = None  # runs of one program compile it once: leave what shapes it, `steps` too
+    config: training.TrainConfig = CONFIG
+    model: models.TransformerConfig = MODEL
+
+    def __call__(self, out, *, store=None, mesh_shape=(1, 1, 1), trackers=(), eval_fn=None, options=None, **changes):
+        config = dataclasses.replace(self.config, **changes)
+        store = store or self.store
+        return training.train(
+            config,
+            self.model,
+            store,
+            out=out,
+            mesh_shape=mesh_shape,
+            trackers=trackers,
+            eval_fn=eval_fn,
+            compilation_cache=self.compilation_cache,
+            **(options or {}),
+        )
+
+
+def write_store(folder, *, words):
+    """Returns a store of bytes: 20 documents made of a few words."""
+    rng = np.random.default_rng(0)
+    folder.mkdir()
+    for i in range(20):
+        (folder / f"{i:02}.txt").write_text(" ".join(rng.choice(words, 60)))
+    return compress(open_corpus(f"text:{folder}/*.txt"), "train", Bytes(), folder / "store", n_shards=1)
+
+
+@pytest.fixture(scope="session")
+def store(tmp_path_factory):
+    return write_store(tmp_path_factory.mktemp("stores") / "a", words=["a", "token", "is", "not", "word"])
+
+
+@pytest.fixture(scope="session")
+def other_store(tmp_path_factory):
+    return write_store(tmp_path_factory.mktemp("stores") / "b", words=["other", "documents"])
+
+
+@pytest.fixture(scope="session")
+def real_store(tmp_path_factory):
+    """A store of 500 kB of Python's own sources: text that people wrote, found on every machine."""
+    folder = pathlib.Path(argparse.__file__).parent
+    out = tmp_path_factory.mktemp("stores") / "real"
+    corpus = open_corpus(f"text:{folder}/[a-d]*.py")
+    return compress(corpus, "train", Bytes(), out, n_shards=1, max_bytes=500_000, log=print)
+
+
+@pytest.fixture(scope="session")
+def small_run(store, tmp_path_factory):
+    return SmallRun(store, str(tmp_path_factory.mktemp("compiled")))
+
+
+@pytest.fixture(scope="session")
+def uninterrupted(small_run, tmp_path_factory):
+    """The small run trained without a break: what every interrupted one must equal bit for bit."""
+    return small_run(tmp_path_factory.mktemp("runs") / "uninterrupted")
+
+
+@pytest.fixture(scope="session")
+def same_bits():
+    """Returns a function that compares two results: equal loss and equal parameters, to the last bit."""
+
+    def compare(a, b):
+        pairs = zip(jax.tree.leaves(a.params), jax.tree.leaves(b.params), strict=True)
+        return a.loss_nats_per_token == b.loss_nats_per_token and all(np.array_equal(x, y) for x, y in pairs)
+
+    return compare
+
+
+@pytest.fixture(scope="session")
+def terminate_at():
+    """Returns the class of trackers that send this process SIGTERM when the metrics of a step arrive."""
+
+    @dataclasses.dataclass
+    class TerminateAt:
+        step: int
+
+        def scalars(self, step, values):
+            if step == self.step:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    return TerminateAt

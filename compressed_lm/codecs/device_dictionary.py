@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from compressed_lm.codecs.lanes import LANES, map_over_local_devices
+from compressed_lm.codecs.batch_slots import LANES, map_over_local_devices
 from compressed_lm.coding.dictionary import Dictionary
 from compressed_lm.coding.entries import SLOT_BYTES
 

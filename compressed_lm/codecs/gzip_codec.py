@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from compressed_lm import limits
 from compressed_lm.codecs.checked import CheckedCodec, checked_token_bits
 from compressed_lm.coding import bits
 from compressed_lm.coding.range_coder import CorruptStream
+from compressed_lm.io import limits
 
 
 class Gzip(CheckedCodec):

@@ -9,12 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from compressed_lm import archives, strict_json
 from compressed_lm.codecs import device_coder
-from compressed_lm.codecs.lanes import map_over_local_devices
+from compressed_lm.codecs.batch_slots import map_over_local_devices
 from compressed_lm.coding import tables
 from compressed_lm.coding.tables import END
 from compressed_lm.errors import InputError
+from compressed_lm.io import npz, strict_json
 from compressed_lm.models import exact, exact_shapes
 
 
@@ -52,7 +52,7 @@ class M1:
     def from_bytes(cls, data: bytes) -> "M1":
         """The model that `to_bytes` wrote. Raises InputError on anything else."""
         try:
-            archive = archives.read_arrays(data)
+            archive = npz.read_arrays(data)
             config = exact.ExactConfig(**strict_json.parse(archive["config"].tobytes()))
             params: exact.ExactParams = {}
             for key, values in archive.items():

@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
-from compressed_lm import archives
 from compressed_lm.codecs.checked import CheckedCodec
 from compressed_lm.coding import unigram
 from compressed_lm.coding.pieces import Pieces
 from compressed_lm.errors import InputError
+from compressed_lm.io import npz
 
 FILE = "pieces.npz"
 MIN_V = 300
@@ -84,7 +84,7 @@ class PiecesCodec(CheckedCodec):
     @classmethod
     def from_files(cls, files: dict[str, bytes], *, v: int = 65536, marks: str = "apart") -> "PiecesCodec":
         try:
-            arrays = archives.read_arrays(files[FILE])
+            arrays = npz.read_arrays(files[FILE])
             text, lengths = arrays["text"].tobytes(), arrays["lengths"]
             costs, spaced = arrays["costs"], arrays["spaced"]
             rules = int(arrays["rules"]) if "rules" in arrays else _FIRST_RULES

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from etils import epath
 
-from compressed_lm import io, locks, spelling, strict_json
+from compressed_lm import io, specs
 from compressed_lm.codecs.arithmetic import AC, StaticAC
 from compressed_lm.codecs.bytes_codec import Bytes
 from compressed_lm.codecs.eiw import DICTIONARY_FILE, EIW, Options, read_dictionary
@@ -19,7 +19,7 @@ from compressed_lm.codecs.protocol import Codec
 from compressed_lm.codecs.sentencepiece_codec import SentencePiece
 from compressed_lm.codecs.tokenizers_codec import BPE, Tokenizers
 from compressed_lm.errors import InputError
-from compressed_lm.io import local_path, write_atomic
+from compressed_lm.io import local_path, locks, strict_json, write_atomic
 from compressed_lm.settings import Limits
 
 if TYPE_CHECKING:  # a compiled codec loads without JAX
@@ -49,10 +49,10 @@ def parse_spec(spec: str) -> tuple[str, dict[str, int | str]]:
     Raises:
       InputError: the name or an option does not exist (with the list of those that do), or the spelling cannot be read.
     """
-    return spelling.parse(
+    return specs.parse(
         _UNBOUNDED.sub(r"ac(v=\1\2)", spec),
         {
-            name: {k: spelling.Option(type(v), v, _LIMITS.get((name, k), Limits())) for k, v in _options(name).items()}
+            name: {k: specs.Option(type(v), v, _LIMITS.get((name, k), Limits())) for k, v in _options(name).items()}
             for name in FAMILIES
         },
         noun="codec",

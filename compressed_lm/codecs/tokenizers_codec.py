@@ -5,9 +5,9 @@ import hashlib
 import json
 from collections.abc import Iterable, Sequence
 
-from compressed_lm import strict_json
 from compressed_lm.codecs.subword import SubwordCodec
 from compressed_lm.errors import InputError
+from compressed_lm.io import strict_json
 
 FILE = "tokenizer.json"
 MIN_V, MAX_V = 257, 1 << 24

@@ -14,9 +14,9 @@ import struct
 
 import numpy as np
 
-from compressed_lm import strict_json
 from compressed_lm.coding import longest_match
 from compressed_lm.coding.dictionary import Dictionary
+from compressed_lm.io import strict_json
 
 MAGIC = b"\x89CLD\r\n\x1a\n"  # as in PNG: a non-text byte, and line ends that a text-mode transfer would change
 FORMAT_VERSION = 1

@@ -5,7 +5,7 @@ are padded to, D the model's width, M numbers of a vector that are optimised and
 """
 
 from compressed_lm.cramming.config import CramConfig
-from compressed_lm.cramming.files import CrammedText
+from compressed_lm.cramming.crammed_text import CrammedText
 from compressed_lm.cramming.frozen import FrozenModel, Reading, probabilities, read, read_alone, write
 from compressed_lm.cramming.optimize import Crammed, Status, cram
 from compressed_lm.cramming.vectors import Mapping, pack, quantized

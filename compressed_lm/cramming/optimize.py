@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from compressed_lm.cramming import lanes as lanes_
+from compressed_lm.cramming import batch_slots as lanes_
 from compressed_lm.cramming.config import CramConfig
 from compressed_lm.cramming.frozen import FrozenModel, _by_bucket, padded
 from compressed_lm.cramming.vectors import Mapping, initial, quantized

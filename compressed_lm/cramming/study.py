@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from compressed_lm import io, locks, settings, strict_json
+from compressed_lm import io, settings
 from compressed_lm.codecs.protocol import Codec
 from compressed_lm.cramming import landscape, metrics
 from compressed_lm.cramming.code_length import coded_bits, coded_bits_alone
@@ -29,6 +29,7 @@ from compressed_lm.cramming.optimize import Status, cram
 from compressed_lm.cramming.vectors import Mapping as VectorMapping
 from compressed_lm.cramming.vectors import pack, quantized
 from compressed_lm.errors import InputError
+from compressed_lm.io import locks, strict_json
 from compressed_lm.settings import setting
 
 SETTINGS, RESULTS, CELLS, PATHS = "study.json", "results.jsonl", "cells.jsonl", "paths.jsonl"

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from compressed_lm.corpora.store import TokenStore
+from compressed_lm.data.store import TokenStore
 from compressed_lm.errors import InputError
 from compressed_lm.models import Transformer, TransformerConfig
 from compressed_lm.models.partitioning import BATCH

@@ -6,7 +6,7 @@ import math
 import jax
 import numpy as np
 
-from compressed_lm.corpora.store import TokenStore
+from compressed_lm.data.store import TokenStore
 from compressed_lm.models import Transformer, TransformerConfig
 from compressed_lm.training.step import Params, eval_nats
 

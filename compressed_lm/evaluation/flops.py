@@ -3,7 +3,7 @@
 import dataclasses
 from typing import TYPE_CHECKING
 
-from compressed_lm.corpora.store import TokenStore
+from compressed_lm.data.store import TokenStore
 from compressed_lm.models import TransformerConfig, flops_per_token
 
 if TYPE_CHECKING:  # training evaluates without the packages that codecs need

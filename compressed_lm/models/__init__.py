@@ -18,9 +18,9 @@ from compressed_lm.models.importance import (
     select,
 )
 from compressed_lm.models.positions import relative_buckets
-from compressed_lm.models.shrinking import Selection, Widths, hard_pruned, projected, small_config, widths
 from compressed_lm.models.sizes import SIZES, model_config
 from compressed_lm.models.transformer import Cache, Transformer, init_cache, shift_right, unstack
+from compressed_lm.models.width_pruning import Selection, Widths, hard_pruned, projected, small_config, widths
 
 __all__ = [
     "SIZES",

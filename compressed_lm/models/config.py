@@ -3,7 +3,7 @@
 import dataclasses
 import math
 
-from compressed_lm import settings, spelling
+from compressed_lm import settings, specs
 from compressed_lm.errors import InputError
 from compressed_lm.settings import setting
 from compressed_lm.weights import representation
@@ -19,10 +19,10 @@ MAX_LAYERS, MAX_WIDTH = 10_000, 2**22  # an order of magnitude above any model t
 _ROPE_SCALINGS = {
     "none": {},
     "llama3": {
-        "factor": spelling.Option(float, 8.0),
-        "low": spelling.Option(float, 1.0),
-        "high": spelling.Option(float, 4.0),
-        "length": spelling.Option(int, 8192),
+        "factor": specs.Option(float, 8.0),
+        "low": specs.Option(float, 1.0),
+        "high": specs.Option(float, 4.0),
+        "length": specs.Option(int, 8192),
     },
 }
 
@@ -157,7 +157,7 @@ def parse_rope_scaling(spec: str) -> dict[str, int | float]:
         InputError: it cannot be read, or its numbers are not those of a scaling.
     """
     example = "llama3(factor=8,low=1,high=4,length=8192)"
-    name, given = spelling.parse(spec, _ROPE_SCALINGS, noun="rope_scaling", example=example)
+    name, given = specs.parse(spec, _ROPE_SCALINGS, noun="rope_scaling", example=example)
     options = {k: option.default for k, option in _ROPE_SCALINGS[name].items()} | given
     if options and not (1 <= options["factor"] < math.inf and 0 < options["low"] < options["high"] < math.inf):
         raise InputError(f"rope_scaling={spec!r} was given; expected a factor of 1 or more and 0 < low < high.")
@@ -168,7 +168,7 @@ def parse_rope_scaling(spec: str) -> dict[str, int | float]:
 
 def _canonical(rope_scaling):
     options = parse_rope_scaling(rope_scaling)
-    return f"llama3({','.join(f'{k}={spelling.text(v)}' for k, v in sorted(options.items()))})" if options else "none"
+    return f"llama3({','.join(f'{k}={specs.text(v)}' for k, v in sorted(options.items()))})" if options else "none"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,7 +13,7 @@ import numpy as np
 
 from compressed_lm.errors import InputError
 from compressed_lm.models.config import TransformerConfig
-from compressed_lm.models.huggingface import model_type
+from compressed_lm.models.huggingface_config import model_type
 from compressed_lm.models.partitioning import by_name, path_name
 from compressed_lm.models.transformer import Transformer
 

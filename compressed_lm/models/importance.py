@@ -16,7 +16,7 @@ from compressed_lm.errors import InputError
 from compressed_lm.models.config import TransformerConfig
 from compressed_lm.models.layers import NOISE, Block
 from compressed_lm.models.partitioning import by_name
-from compressed_lm.models.shrinking import Selection, sides
+from compressed_lm.models.width_pruning import Selection, sides
 
 
 class Scores(NamedTuple):

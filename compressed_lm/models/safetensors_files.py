@@ -12,9 +12,9 @@ import ml_dtypes  # noqa: F401  teaches NumPy bfloat16
 import numpy as np
 from etils import epath
 
-from compressed_lm import io, strict_json
+from compressed_lm import io
 from compressed_lm.errors import InputError
-from compressed_lm.io import local_path
+from compressed_lm.io import local_path, strict_json
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 DTYPES = ("F64", "F32", "F16", "BF16")

@@ -19,14 +19,8 @@ from compressed_lm.scaling.compare import bits_at, compare_at_equal_flops
 from compressed_lm.scaling.diagnosis import Diagnosis, IdentifiabilityWarning
 from compressed_lm.scaling.findings import Finding, check_theory
 from compressed_lm.scaling.fit import Fit, FitStatus, fit, fit_power
-from compressed_lm.scaling.frontier import (
-    Extrapolation,
-    Optimum,
-    capacity_points,
-    dense_equivalent,
-    extrapolation,
-    optimum,
-)
+from compressed_lm.scaling.forecast import Extrapolation, extrapolation
+from compressed_lm.scaling.frontier import Optimum, capacity_points, dense_equivalent, optimum
 from compressed_lm.scaling.laws import (
     CHINCHILLA,
     FRANTAR_2023,

@@ -1,14 +1,19 @@
-"""How far the parameters of a fit, and whatever follows from them, would move with another draw of the same runs."""
+"""Bootstrap confidence intervals of parameters and of quantities derived from them."""
+
+from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from compressed_lm.errors import InputError
 from compressed_lm.scaling import newton, search, tables
-from compressed_lm.scaling.fit import Fit
+
+if TYPE_CHECKING:
+    from compressed_lm.scaling.fit import Fit
 
 Quantity = str | Callable[[Mapping], float]
 

@@ -10,11 +10,11 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 
+from compressed_lm.scaling.axes import count_ticks, finish, log_loss, new_axes
 from compressed_lm.scaling.fit import Fit
 from compressed_lm.scaling.frontier import dense_values, optimum
 from compressed_lm.scaling.law_plots import label_of
 from compressed_lm.scaling.laws import DATA, SIZE
-from compressed_lm.scaling.plots import count_ticks, finish, log_loss, new_axes
 
 _FLOPS = 6.0
 _ALIKE = np.log(1.15)  # budgets that differ by less count as one

@@ -74,7 +74,7 @@ def fit_tables(
     if samples:
         result = bootstrap(result, samples=samples, seed=seed, progress=progress)
     if report:
-        from compressed_lm.scaling import report as page  # matplotlib only where figures are drawn
+        from compressed_lm.reports import fit as page  # matplotlib only where figures are drawn
 
         page.write(result, report, command=command)
     return result

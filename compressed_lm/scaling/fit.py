@@ -14,9 +14,10 @@ import numpy as np
 import pandas as pd
 
 from compressed_lm.errors import InputError
-from compressed_lm.scaling import diagnosis, newton, pooling, search, tables
+from compressed_lm.scaling import diagnosis, frontier, newton, pooling, search, tables
 from compressed_lm.scaling.diagnosis import Diagnosis, IdentifiabilityWarning
 from compressed_lm.scaling.laws import LINE, POWER, PowerSum, law_named
+from compressed_lm.scaling.summary import summary
 
 
 class FitStatus(enum.StrEnum):
@@ -92,19 +93,15 @@ class Fit:
 
         For `frantar2023`, whose size counts non-zero parameters, it is a share of those.
         """
-        from compressed_lm.scaling.frontier import capacity
-
-        return capacity(self, self.params, table)
+        return frontier.capacity(self, self.params, table)
 
     def summary(self) -> str:
         """Parameters with their intervals, quality and warnings, as text."""
-        from compressed_lm.scaling.summary import summary
-
         return summary(self)
 
     def plot(self, ax=None):
         """Measured against predicted loss on `ax`, or on a figure of its own; returns the axes."""
-        from compressed_lm.scaling import law_plots
+        from compressed_lm.scaling import law_plots  # matplotlib only where figures are drawn
 
         return law_plots.measured_against_predicted(self, ax=ax)
 

@@ -1,7 +1,10 @@
-"""What follows from a law: capacities, dense sizes of the same loss, the best size and data for a budget, forecasts."""
+"""Consequences of a fitted law: capacities, dense sizes of the same loss, the best size and data for a budget."""
+
+from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -9,8 +12,10 @@ import pandas as pd
 from compressed_lm.errors import InputError
 from compressed_lm.scaling import tables
 from compressed_lm.scaling.bootstrap import Estimate, estimate
-from compressed_lm.scaling.fit import Fit, fit
 from compressed_lm.scaling.laws import DATA, DENSE, SIZE
+
+if TYPE_CHECKING:
+    from compressed_lm.scaling.fit import Fit
 
 _FLOPS = 6.0  # of training, per parameter and token: forward and backward
 
@@ -120,53 +125,6 @@ def capacity_points(fit: Fit, gmse: Mapping[object, float]) -> pd.DataFrame:
         low, high = fit.intervals[parameter.name] if fit.intervals else (np.nan, np.nan)
         rows.append((value, gmse[value], fit.params[parameter.name], low, high))
     return pd.DataFrame(rows, columns=["format", "gmse", "rho", "low", "high"])
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Extrapolation:
-    """A fit to the smaller runs, held against the largest.
-
-    Attributes:
-      fit: of the smaller runs.
-      table: the held-out rows with `predicted` and `error`, ln(measured) - ln(predicted).
-      mean_absolute: of these errors.
-      fitted: the same of the runs that were fitted.
-    """
-
-    fit: Fit
-    table: pd.DataFrame
-    mean_absolute: float
-    fitted: float
-
-
-def extrapolation(
-    runs: pd.DataFrame, law="chinchilla", *, above: float, column: str = SIZE, **options
-) -> Extrapolation:
-    """How well a law that has seen the smaller runs only foretells the larger ones.
-
-    Args:
-      runs: the table.
-      law: as in `fit`.
-      above: rows with more than this are held out.
-      column: of which column; the law's or the table's name, or any other column of the table.
-      **options: of `fit`.
-
-    Raises:
-      InputError: no row, or every row, is held out.
-    """
-    name = options.get(column, column)
-    held = runs[name].to_numpy(float) > above
-    if held.all() or not held.any():
-        raise InputError(
-            f"{held.sum()} of {len(runs)} rows have {name} above {above:g}. Expected some of them: choose a value "
-            f"between {runs[name].min():g} and {runs[name].max():g}."
-        )
-    small = fit(runs[~held], law, **options)
-    rest = runs[held].copy()
-    rest["predicted"] = small.predict(rest)
-    rest["error"] = np.log(rest[small.columns["loss"]].to_numpy(float)) - np.log(rest["predicted"])
-    seen = np.log(small.data["loss"].astype(float)) - np.log(small.predict(small.data))
-    return Extrapolation(small, rest, float(rest["error"].abs().mean()), float(np.abs(seen).mean()))
 
 
 def _inputs(term) -> set[str]:

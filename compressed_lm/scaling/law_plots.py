@@ -3,7 +3,10 @@
 Formats have the colours of Okabe and Ito, which stay apart for colour-blind readers, and a marker each.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -11,9 +14,11 @@ from matplotlib.axes import Axes
 
 from compressed_lm.scaling.bootstrap import interval
 from compressed_lm.scaling.capacity import Tanh, effective_bits
-from compressed_lm.scaling.fit import Fit
 from compressed_lm.scaling.laws import DATA, SIZE
-from compressed_lm.scaling.plots import count_ticks, finish, log_loss, new_axes
+
+if TYPE_CHECKING:
+    from compressed_lm.scaling.fit import Fit
+from compressed_lm.scaling.axes import count_ticks, finish, log_loss, new_axes
 
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8E7CC3", "#A0703C", "#808080")
 _MARKERS = "osD^vPX*h"

@@ -17,8 +17,9 @@ except ImportError:  # Windows has no advisory locks; there one process at a tim
 import numpy as np
 import pandas as pd
 
-from compressed_lm import io, strict_json
+from compressed_lm import io
 from compressed_lm.errors import InputError
+from compressed_lm.io import strict_json
 
 
 @dataclasses.dataclass(frozen=True)

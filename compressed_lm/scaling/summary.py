@@ -1,9 +1,15 @@
-"""A fit in words: parameters with intervals, how it ended, what it does not determine."""
+"""Text summary of a fit: parameters with intervals, status, warnings."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from compressed_lm.scaling.fit import Fit
 from compressed_lm.scaling.laws import SIZE
+
+if TYPE_CHECKING:
+    from compressed_lm.scaling.fit import Fit
 
 
 def rows(fit: Fit) -> list[tuple[str, str, str, str]]:

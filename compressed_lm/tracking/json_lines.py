@@ -8,8 +8,7 @@ from collections.abc import Callable, Mapping
 
 from etils import epath
 
-from compressed_lm import strict_json
-from compressed_lm.io import write_atomic
+from compressed_lm.io import strict_json, write_atomic
 
 REWRITE_SECONDS = 60.0  # between two writes of an object
 

@@ -6,14 +6,12 @@ from compressed_lm.training.loop import TrainResult, train
 from compressed_lm.training.mesh import make_mesh, use_cpu_devices
 from compressed_lm.training.recorder import TrainingDiverged
 from compressed_lm.training.run_dir import Run, load_run
-from compressed_lm.training.shrinking import Shrink, shrink_run
 from compressed_lm.training.step import Program, Start, TrainState, eval_step, token_nats, train_step
 
 __all__ = [
     "Clock",
     "Program",
     "Run",
-    "Shrink",
     "Start",
     "TrainConfig",
     "TrainResult",
@@ -22,7 +20,6 @@ __all__ = [
     "eval_step",
     "load_run",
     "make_mesh",
-    "shrink_run",
     "token_nats",
     "train",
     "train_step",

@@ -20,12 +20,15 @@ from jax.experimental import multihost_utils
 from jax.experimental.compilation_cache.compilation_cache import reset_cache
 from rich.console import Console
 
-from compressed_lm import io, locks
+from compressed_lm import io
+from compressed_lm.distributed import processes
+from compressed_lm.distributed.watchdog import Watchdog
 from compressed_lm.errors import InputError
+from compressed_lm.io import locks
 from compressed_lm.models import TransformerConfig, count_params
 from compressed_lm.tracking import JSONLines, Tracker
 from compressed_lm.tracking.progress import progress as default_progress
-from compressed_lm.training import hardware, processes, run_dir
+from compressed_lm.training import hardware, run_dir
 from compressed_lm.training.checkpoints import Checkpoints, folder
 from compressed_lm.training.clock import Clock
 from compressed_lm.training.config import TrainConfig
@@ -34,7 +37,6 @@ from compressed_lm.training.durations import rates, resolve
 from compressed_lm.training.mesh import make_mesh
 from compressed_lm.training.recorder import Recorder
 from compressed_lm.training.step import Params, Program, Start
-from compressed_lm.training.watchdog import Watchdog
 
 EvalFn = Callable[[Params, int], Mapping[str, float]]
 

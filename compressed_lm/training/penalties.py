@@ -22,10 +22,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from compressed_lm import spelling
+from compressed_lm import specs
 from compressed_lm.errors import InputError
 from compressed_lm.models.partitioning import path_name
-from compressed_lm.spelling import Option, text
+from compressed_lm.specs import Option, text
 from compressed_lm.weights.gennorm import BOUNDS, shape_from_ratio
 
 EPS = {"loss": 0.01, "decoupled": 1.0, "prox": 0.01}
@@ -86,7 +86,7 @@ class BackSlash:
     def __post_init__(self):
         if self.arm not in EPS:
             raise InputError(
-                f"arm={self.arm} was given to a penalty.{spelling.did_you_mean(self.arm, EPS)} Valid: {', '.join(EPS)}."
+                f"arm={self.arm} was given to a penalty.{specs.did_you_mean(self.arm, EPS)} Valid: {', '.join(EPS)}."
             )
         if self.eps is None:
             object.__setattr__(self, "eps", EPS[self.arm])
@@ -183,7 +183,7 @@ def penalty(spec: str) -> BackSlash | None:
     Raises:
         InputError: an unknown name, option or arm (with the list of those that exist), or a value out of range.
     """
-    name, options = spelling.parse(spec, _FAMILIES, noun="penalty", example=EXAMPLE)
+    name, options = specs.parse(spec, _FAMILIES, noun="penalty", example=EXAMPLE)
     if name == "none":
         return None
     return BackSlash(**options, **({"shape": 1.0} if name == "l1" else {}))

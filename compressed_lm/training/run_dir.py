@@ -11,8 +11,10 @@ import numpy as np
 from etils import epath
 from jax.sharding import Mesh
 
-from compressed_lm import io, strict_json, weights
+from compressed_lm import io, weights
 from compressed_lm.errors import InputError
+from compressed_lm.io import strict_json
+from compressed_lm.io.container import checksum
 from compressed_lm.models import Transformer, TransformerConfig
 from compressed_lm.models.partitioning import path_name
 from compressed_lm.settings import LARGEST
@@ -20,7 +22,6 @@ from compressed_lm.training.checkpoints import folder, restore_params, write
 from compressed_lm.training.config import FREE_FIELDS, LATER_FIELDS, TrainConfig
 from compressed_lm.training.mesh import shardings
 from compressed_lm.training.step import Start
-from compressed_lm.weights.container import checksum
 
 CONFIG, CHECKPOINTS, METRICS, WEIGHTS = "config.json", "checkpoints", "metrics.jsonl", "weights.clw"
 CODEC = "codec"

@@ -18,8 +18,8 @@ import numpy as np
 
 from compressed_lm.coding import exp_golomb, levels
 from compressed_lm.errors import InputError
-from compressed_lm.spelling import did_you_mean, text
-from compressed_lm.weights.container import Kind, Payload
+from compressed_lm.io.container import Kind, Payload
+from compressed_lm.specs import did_you_mean, text
 from compressed_lm.weights.storage import Floats
 
 MAGIC = b"\x89CLB\r\n\x1a\n"  # as of `packing`

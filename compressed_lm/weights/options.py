@@ -4,9 +4,9 @@ import dataclasses
 import re
 from collections.abc import Iterable, Mapping
 
-from compressed_lm import spelling
+from compressed_lm import specs
 from compressed_lm.errors import InputError
-from compressed_lm.spelling import did_you_mean, text
+from compressed_lm.specs import did_you_mean, text
 from compressed_lm.weights import grids
 
 _FLOAT_NAME = re.compile(r"\s*e(\d)m(\d)\s*(?:\(([^()]*)\))?\s*")
@@ -40,17 +40,17 @@ def parse(spec: str, families: Mapping[str, type]):
         families: name -> dataclass whose fields are the options.
 
     Raises:
-        InputError: see `compressed_lm.spelling.parse`.
+        InputError: see `compressed_lm.specs.parse`.
     """
     options = {
-        name: {key: spelling.Option(field.type, field.default) for key, field in _options(family).items()}
+        name: {key: specs.Option(field.type, field.default) for key, field in _options(family).items()}
         for name, family in families.items()
     }
     if short := _FLOAT_NAME.fullmatch(spec):
         e, m, others = int(short[1]), int(short[2]), short[3] or ""
         nan = f"nan={grids.NAMED[e, m]}," if (e, m) in grids.NAMED and "nan" not in others else ""
         spec = f"fp(e={e},m={m},{nan}{others})"
-    name, given = spelling.parse(spec, options, noun="representation", example=EXAMPLE)
+    name, given = specs.parse(spec, options, noun="representation", example=EXAMPLE)
     known = _options(families[name])
     return families[name](**{known[key].name: value for key, value in given.items()})
 

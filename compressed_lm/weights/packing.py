@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from compressed_lm.errors import InputError
-from compressed_lm.weights.container import Kind, Payload
+from compressed_lm.io.container import Kind, Payload
 from compressed_lm.weights.protocol import Representation, from_rows, rows_shape, to_rows
 from compressed_lm.weights.registry import representation
 

@@ -18,7 +18,8 @@ import levers
 import protocol
 import report
 
-from compressed_lm import cli, codecs, compilation, scaling, stages
+from compressed_lm import cli, codecs, scaling
+from compressed_lm.pipelines import refit, stages
 
 M1_STEPS = 700
 M1S = {  # what `train-m1` is told besides m1/en.gin; the one that ships took 7,000 steps
@@ -73,7 +74,7 @@ def main() -> int:
         folder = trained(name, texts, work)
         m1 = stages.load_m1(folder)
         if rounds:
-            codec = compilation.refit(spec, folder, rounds=rounds, out=work / "refitted")
+            codec = refit.refit(spec, folder, rounds=rounds, out=work / "refitted")
         else:
             codec = codecs.create(spec, m1=m1)
         bits = stages.exact_bits_per_byte(m1, texts.documents("dev"))

@@ -13,12 +13,13 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from compressed_lm import codecs, models, stages
-from compressed_lm.corpora.corpus import Corpus
-from compressed_lm.corpora.job import compress
-from compressed_lm.corpora.shards import Record
-from compressed_lm.corpora.sources import open_corpus
-from compressed_lm.corpora.store import TokenStore
+from compressed_lm import codecs, models
+from compressed_lm.data.corpus import Corpus
+from compressed_lm.data.job import compress
+from compressed_lm.data.shards import Record
+from compressed_lm.data.sources import open_corpus
+from compressed_lm.data.store import TokenStore
+from compressed_lm.pipelines import stages
 from compressed_lm.training import TrainConfig
 
 VOCABULARIES = (4096, 16384, 65536)

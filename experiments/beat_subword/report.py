@@ -22,7 +22,7 @@ import pandas as pd
 import protocol
 
 from compressed_lm import scaling
-from compressed_lm.scaling.plots import finish
+from compressed_lm.scaling.axes import finish
 
 SUBWORDS = ("sentencepiece", "sentencepiece, BPE", "byte-level BPE")
 STYLES = {

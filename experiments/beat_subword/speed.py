@@ -21,7 +21,7 @@ import protocol
 import report
 
 from compressed_lm import models, scaling
-from compressed_lm.scaling.plots import finish
+from compressed_lm.scaling.axes import finish
 
 TABLE = "speed.jsonl"
 LANES, GENERATED, TURNS = 8, 128, 15

@@ -16,13 +16,13 @@ from rich.console import Console
 from rich.table import Table
 
 from compressed_lm import scaling
-from compressed_lm.corpora.job import take_bytes
-from compressed_lm.corpora.sources import open_corpus
+from compressed_lm.commands.common import load_codec
 from compressed_lm.cramming import CramConfig, FrozenModel, cram, metrics, read, read_alone
 from compressed_lm.cramming.texts import natural
+from compressed_lm.data.job import take_bytes
+from compressed_lm.data.sources import open_corpus
+from compressed_lm.post_training.huggingface import CODEC
 from compressed_lm.training import load_run
-from compressed_lm.training.huggingface import CODEC
-from compressed_lm.verbs.common import load_codec
 
 
 def measure(model, texts, config, lanes):

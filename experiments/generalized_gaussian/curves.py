@@ -19,7 +19,7 @@ import numpy as np
 
 from compressed_lm import scaling, weights
 from compressed_lm.coding import exp_golomb, levels
-from compressed_lm.corpora.store import TokenStore
+from compressed_lm.data.store import TokenStore
 from compressed_lm.errors import InputError
 from compressed_lm.evaluation import BitsPerByte, predict_fn
 from compressed_lm.models.partitioning import by_name, path_name

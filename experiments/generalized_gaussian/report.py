@@ -16,8 +16,8 @@ import numpy as np
 import pandas as pd
 import scipy.stats
 
-from compressed_lm import scaling, spelling
-from compressed_lm.scaling.plots import finish
+from compressed_lm import scaling, specs
+from compressed_lm.scaling.axes import finish
 from compressed_lm.training import penalties
 
 COLORS = {"none": "black", "weight decay": "#808080", "l1": "#E69F00", "prox": "#0072B2", "loss": "#D55E00"}
@@ -43,7 +43,7 @@ def _arm(penalty, weight_decay, init_shape):
         return "init", f"shape {init_shape:g}" + (f", prox {rule.rate:g}" if rule else "")
     if rule is None:
         return ("none", "") if weight_decay == 0.1 else ("weight decay", f"{weight_decay:g}")
-    return ("l1" if rule.shape == 1 else rule.arm), spelling.text(rule.rate)
+    return ("l1" if rule.shape == 1 else rule.arm), specs.text(rule.rate)
 
 
 def over_seeds(runs: pd.DataFrame, columns: list[str]) -> pd.DataFrame:

@@ -16,7 +16,7 @@ import pandas as pd
 import scipy.stats
 
 from compressed_lm import scaling
-from compressed_lm.scaling.plots import finish
+from compressed_lm.scaling.axes import finish
 
 COLORS = ("#0072B2", "#56B4E9", "#009E73", "#CC79A7", "black", "#D55E00", "#808080", "#E69F00", "#882255", "#999933")
 

@@ -21,10 +21,10 @@ import jax
 import numpy as np
 
 from compressed_lm import configuration, models, scaling, weights
-from compressed_lm.corpora.store import TokenStore
+from compressed_lm.data.store import TokenStore
 from compressed_lm.evaluation import BitsPerByte, predict_fn
-from compressed_lm.training import Shrink, load_run, shrink_run
-from compressed_lm.training.shrinking import TRAINING, shapes_of
+from compressed_lm.post_training.shrink import TRAINING, Shrink, shapes_of, shrink_run
+from compressed_lm.training import load_run
 
 
 class Method(NamedTuple):

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from compressed_lm import codecs
-from compressed_lm.codecs import arithmetic, files
+from compressed_lm.codecs import arithmetic, encoded_file
 from compressed_lm.coding.range_coder import CorruptStream
-from compressed_lm.corpora.shards import ShardWriter, shard_name
-from compressed_lm.corpora.store import TokenStore, write_manifest
+from compressed_lm.data.shards import ShardWriter, shard_name
+from compressed_lm.data.store import TokenStore, write_manifest
 from compressed_lm.errors import InputError
 
 SPECS = [
@@ -62,9 +62,10 @@ def outcome(read, wanted) -> str:
 
 def damaged_files(codec) -> collections.Counter:
     """Every flip and cut of an encoded file, in memory."""
-    content = files.encode_file(DOCUMENT, codec)
+    content = encoded_file.encode_file(DOCUMENT, codec)
     return collections.Counter(
-        outcome(lambda damaged=damaged: files.decode_file(damaged, codec), DOCUMENT) for damaged in damages(content)
+        outcome(lambda damaged=damaged: encoded_file.decode_file(damaged, codec), DOCUMENT)
+        for damaged in damages(content)
     )
 
 
@@ -176,11 +177,11 @@ def test_flips_under_a_right_checksum(built, spec):
     """With the CRC made right again, so that the header is read and the ids are decoded, a flipped bit is still
     detected or harmless."""
     codec = built(spec)
-    content = files.encode_file(SHORT, codec)
+    content = encoded_file.encode_file(SHORT, codec)
     slow = spec.startswith(("ac", "eiw(b=24"))
     for damaged in damages(content[:-4], n_flips=200 if slow else 3000, n_cuts=20):
         repaired = damaged + struct.pack("<I", zlib.crc32(damaged))
-        assert outcome(lambda repaired=repaired: files.decode_file(repaired, codec), SHORT) != "WRONG"
+        assert outcome(lambda repaired=repaired: encoded_file.decode_file(repaired, codec), SHORT) != "WRONG"
 
 
 @pytest.mark.parametrize(
@@ -202,9 +203,9 @@ def test_flips_under_a_right_checksum(built, spec):
 def test_headers_of_other_makers_are_refused(header):
     """A file with the right magic and checksum whose header is not ours raises InputError."""
     for length in (len(header), 0, 2**32 - 1):
-        body = files.MAGIC + struct.pack("<I", length) + header
+        body = encoded_file.MAGIC + struct.pack("<I", length) + header
         with pytest.raises(InputError):
-            files.decode_file(body + struct.pack("<I", zlib.crc32(body)), codecs.Bytes())
+            encoded_file.decode_file(body + struct.pack("<I", zlib.crc32(body)), codecs.Bytes())
 
 
 @pytest.mark.parametrize(

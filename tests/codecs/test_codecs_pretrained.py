@@ -9,12 +9,13 @@ import sys
 import numpy as np
 import pytest
 
-from compressed_lm import codecs, stages
+from compressed_lm import codecs
 from compressed_lm.codecs import device_windows
 from compressed_lm.codecs.device_windows import WindowRules
 from compressed_lm.coding import tables
 from compressed_lm.coding.pieces import Pieces
 from compressed_lm.models import exact, exact_numpy
+from compressed_lm.pipelines import stages
 
 TEXT = (
     b"There was a smell of rain in the air, and nobody in the house could say when it would end. In 1905 the "

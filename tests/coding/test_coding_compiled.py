@@ -10,8 +10,9 @@ import sys
 import pytest
 
 import compressed_lm
-from compressed_lm import cli, doctor
+from compressed_lm import cli
 from compressed_lm.coding import compiled, folding, parsing, segments
+from compressed_lm.commands import doctor_report
 
 NOBODY = 65534
 
@@ -100,6 +101,6 @@ def test_the_command_line_shows_that_loops_are_compiled(capsys):
 
 def test_doctor_tells_that_loops_cannot_be_kept(monkeypatch):
     """A machine on which each process compiles again is a problem with a cure."""
-    assert doctor._compiled_loops() == []
+    assert doctor_report._compiled_loops() == []
     monkeypatch.setattr(compiled, "cache_folder", lambda: None)
-    assert "NUMBA_CACHE_DIR" in doctor._compiled_loops()[0]
+    assert "NUMBA_CACHE_DIR" in doctor_report._compiled_loops()[0]

@@ -7,11 +7,12 @@ import pandas as pd
 import pytest
 
 from compressed_lm.codecs.bytes_codec import Bytes
-from compressed_lm.cramming import CramConfig, cram, study_tables
+from compressed_lm.cramming import CramConfig, cram
 from compressed_lm.cramming.study import Study, read_rows, run_study
-from compressed_lm.cramming.study_findings import findings
-from compressed_lm.cramming.study_report import write_report
 from compressed_lm.errors import InputError
+from compressed_lm.reports import cramming_tables
+from compressed_lm.reports.cramming import write_report
+from compressed_lm.reports.cramming_findings import findings
 
 STUDY = Study(
     lengths=(2, 6),
@@ -89,7 +90,7 @@ def test_cells_and_paths_agree_with_the_rows(done):
     """The gain of a cell is that of its rows, by code length to the bytes of two streams; those that were crammed
     twice are at the shortest length."""
     folder, _ = done
-    table = study_tables.frame(read_rows(folder / "results.jsonl"))
+    table = cramming_tables.frame(read_rows(folder / "results.jsonl"))
     for cell in read_rows(folder / "cells.jsonl"):
         rows = table[(table["length"] == cell["length"]) & (table["format"] == "dense")]
         assert cell["gain_bits_by_loss"] == pytest.approx(rows["gain"].sum(), abs=0.05)
@@ -104,19 +105,19 @@ def test_the_summary_is_of_the_right_texts():
     """Capacity is by mean accuracy, gains are over texts above it in float32, in every format the same texts."""
     rows = [row(0), row(1), row(0, 8, 8, 2.0), row(1, 8, 6, 4.0)]
     rows += [r | dict(format="int(b=4)", stored_bytes=8, right=r["right"] - 2, bits=5.0, exact=False) for r in rows]
-    table = study_tables.frame(rows)
-    (dense,) = study_tables.summary(table, vocab_size=16).to_dict("records")
+    table = cramming_tables.frame(rows)
+    (dense,) = cramming_tables.summary(table, vocab_size=16).to_dict("records")
     assert (dense["capacity"], dense["greedy_capacity"], dense["above"]) == (4, 4, 1)
     assert (dense["capacity_low"], dense["capacity_high"]) == (4, 8)  # two texts, of which one fits at 8
     assert (dense["token_gain"], dense["gain"], dense["gain_per_vector"]) == (5, 6, 3)
     assert dense["bits_per_dimension"] == 6 / 16 and dense["theoretical"] == 16 * 16 / 4
     assert dense["utilisation"] == 5 / 64
-    small = study_tables.formats(table, vocab_size=16).to_dict("records")[1]
+    small = cramming_tables.formats(table, vocab_size=16).to_dict("records")[1]
     assert (small["format"], small["capacity"], small["above"], small["gain"]) == ("int(b=4)", 0, 1, 5)
     assert (small["bits_per_number"], small["kept"]) == (4, 0)
-    (size,) = study_tables.sizes(table).to_dict("records")
+    (size,) = cramming_tables.sizes(table).to_dict("records")
     assert (size["format"], size["length"], size["stored_bytes"], size["ac_bytes"]) == ("dense", 4, 32, 2)
-    curve = study_tables.curves(table)
+    curve = cramming_tables.curves(table)
     assert curve["exact"].tolist() == [1, 0.5] and curve["exact_prefix"].tolist() == [4, 7]
     assert curve["gain"].tolist() == [9, 7]  # of 8 and 6 bits, which t of one degree of freedom makes 7 +- 12.7
     assert curve["gain_high"].tolist() == [9, pytest.approx(19.706, abs=1e-3)]

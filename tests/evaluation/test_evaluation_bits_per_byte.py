@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from compressed_lm import codecs
-from compressed_lm.corpora.job import compress
-from compressed_lm.corpora.sources import open_corpus
+from compressed_lm.data.job import compress
+from compressed_lm.data.sources import open_corpus
 from compressed_lm.errors import InputError
 from compressed_lm.evaluation import BitsPerByte, flops_per_byte, generate, predict_fn, sample_tokens
 from compressed_lm.models import Transformer, TransformerConfig, count_params

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from compressed_lm import codecs
-from compressed_lm.corpora.job import compress
-from compressed_lm.corpora.sources import open_corpus
+from compressed_lm.data.job import compress
+from compressed_lm.data.sources import open_corpus
 from compressed_lm.evaluation import BitsPerByte, document_bits, predict_fn
 from compressed_lm.models import Transformer, TransformerConfig
 

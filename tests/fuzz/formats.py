@@ -66,7 +66,7 @@ def _built():
 
 def _codecs(work):
     from compressed_lm import codecs
-    from compressed_lm.codecs import files
+    from compressed_lm.codecs import encoded_file
     from compressed_lm.coding import dictionary_file
     from compressed_lm.coding.dictionary import Dictionary
 
@@ -101,10 +101,10 @@ def _codecs(work):
         )
         if inner:
             found[f"codec {name} with right checksums"] = Format(content, inner, read_codec, after=right_digests)
-        encoded = {f"{i}.clm": files.encode_file(d, codec) for i, d in enumerate(DOCUMENTS)}
+        encoded = {f"{i}.clm": encoded_file.encode_file(d, codec) for i, d in enumerate(DOCUMENTS)}
 
         def read_encoded(folder, codec=codec, names=tuple(encoded)):
-            return [files.decode_file((folder / n).read_bytes(), codec, name=n) for n in names]
+            return [encoded_file.decode_file((folder / n).read_bytes(), codec, name=n) for n in names]
 
         found[f"encoded {name}"] = Format(encoded, dict.fromkeys(encoded, m.anything), read_encoded, (*encoded,))
         found[f"encoded {name} with a right checksum"] = Format(
@@ -143,7 +143,7 @@ def _ids(work):
 
 
 def _texts(work):
-    from compressed_lm.corpora.sources import open_corpus
+    from compressed_lm.data.sources import open_corpus
 
     lines = b"".join(json.dumps({"text": d.decode("latin-1"), "url": "x"}).encode() + b"\n" for d in DOCUMENTS)
     content = {
@@ -240,9 +240,9 @@ def _configurations(work):
 
 def _stores(work):
     from compressed_lm import codecs
-    from compressed_lm.corpora.job import compress
-    from compressed_lm.corpora.sources import open_corpus
-    from compressed_lm.corpora.store import TokenStore
+    from compressed_lm.data.job import compress
+    from compressed_lm.data.sources import open_corpus
+    from compressed_lm.data.store import TokenStore
 
     source = work / "docs.jsonl"
     source.parent.mkdir(parents=True)
@@ -285,9 +285,9 @@ def _models(work):
 def _runs(work):
     """Runs: their record, packed weights, coded weights; checkpoints of Hugging Face."""
     from compressed_lm import codecs, models, training
-    from compressed_lm.corpora.job import compress
-    from compressed_lm.corpora.sources import open_corpus
-    from compressed_lm.training import bitstreams, huggingface, packed
+    from compressed_lm.data.job import compress
+    from compressed_lm.data.sources import open_corpus
+    from compressed_lm.post_training import entropy_code, huggingface, quantize
 
     work.mkdir(parents=True)
     (work / "docs.txt").write_bytes(TEXT * 40)
@@ -298,8 +298,8 @@ def _runs(work):
     config = training.TrainConfig(steps=2, batch_size=4, seq_len=16, warmup_steps=1)
     model = models.TransformerConfig(**llama)
     training.train(config, model, store, out=work / "run", mesh_shape=(1, 1, 1))
-    packed.quantize_run(work / "run", "int(b=4,g=16)", out=work / "packed")
-    bitstreams.pack_run(work / "run", step="0.25std", out=work / "run.clb")
+    quantize.quantize_run(work / "run", "int(b=4,g=16)", out=work / "packed")
+    entropy_code.pack_run(work / "run", step="0.25std", out=work / "run.clb")
     huggingface.export_run(work / "run", out=work / "exported", codec=codec)
 
     def read_run(folder):
@@ -308,7 +308,7 @@ def _runs(work):
 
     def read_coded(folder):
         shutil.rmtree(folder / "out", ignore_errors=True)
-        bitstreams.unpack_run(folder / "run.clb", out=folder / "out")
+        entropy_code.unpack_run(folder / "run.clb", out=folder / "out")
         return read_run(folder / "out")
 
     def read_exported(folder):
@@ -345,7 +345,7 @@ def _leaves(tree):
 
 def _vectors(work):
     from compressed_lm.cramming import study
-    from compressed_lm.cramming.files import CrammedText
+    from compressed_lm.cramming.crammed_text import CrammedText
     from compressed_lm.cramming.vectors import Mapping, pack
 
     work.mkdir(parents=True)

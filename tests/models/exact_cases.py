@@ -16,7 +16,7 @@ import numpy as np
 from test_models_exact_numpy import SMALL, digest, golden_inputs, golden_model
 
 from compressed_lm import codecs
-from compressed_lm.codecs import files
+from compressed_lm.codecs import encoded_file
 from compressed_lm.coding import tables
 from compressed_lm.models import exact
 
@@ -66,11 +66,11 @@ def main() -> None:
         if name == "loose" and family == "eiw":
             continue  # fast math and precision are of the tables, which both families share
         codec = codecs.create(spec, m1=codecs.M1(params, SMALL))
-        content = files.encode_file(DOCUMENT, codec)
+        content = encoded_file.encode_file(DOCUMENT, codec)
         (folder / f"{name}.{family}").write_bytes(content)
         encoded[family] = hashlib.sha256(content).hexdigest()
         for path in folder.glob(f"*.{family}"):  # its own file and those of the processes before
-            assert files.decode_file(path.read_bytes(), codec, name=str(path)) == DOCUMENT
+            assert encoded_file.decode_file(path.read_bytes(), codec, name=str(path)) == DOCUMENT
     ways = table_digests(params, n_devices, every_way=name == "default")
     settings = {
         "devices": jax.local_device_count(),

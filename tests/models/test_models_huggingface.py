@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from compressed_lm.errors import InputError
-from compressed_lm.models import Transformer, TransformerConfig, count_params, exact, huggingface, init_cache
+from compressed_lm.models import Transformer, TransformerConfig, count_params, exact, huggingface_config, init_cache
 from compressed_lm.models.huggingface_tensors import params_from, tensors_of
 from compressed_lm.models.partitioning import by_name
 from compressed_lm.models.safetensors_files import Tensors, write_tensors
@@ -98,7 +98,10 @@ def test_logits_are_those_of_transformers_and_come_back(case, tmp_path):
         expected = theirs.eval()(torch.tensor(IDS)).logits.numpy()
     theirs.save_pretrained(tmp_path)
 
-    config, tensors = huggingface.config_from(json.loads((tmp_path / "config.json").read_text())), Tensors(tmp_path)
+    config, tensors = (
+        huggingface_config.config_from(json.loads((tmp_path / "config.json").read_text())),
+        Tensors(tmp_path),
+    )
     params = params_from(tensors.shapes, tensors.__getitem__, config)
     found = jax.jit(Transformer(config).apply)({"params": params}, jnp.asarray(IDS))
     np.testing.assert_allclose(found, expected, atol=1e-5, rtol=0)
@@ -107,7 +110,7 @@ def test_logits_are_those_of_transformers_and_come_back(case, tmp_path):
 
     out = tmp_path / "back"
     out.mkdir()
-    (out / "config.json").write_text(json.dumps(huggingface.config_of(config, max_length=64, eod_id=2)))
+    (out / "config.json").write_text(json.dumps(huggingface_config.config_of(config, max_length=64, eod_id=2)))
     assert len(write_tensors(out, tensors_of(by_name(params), config), max_bytes=20_000)) > 3
     back, info = transformers.AutoModelForCausalLM.from_pretrained(out, output_loading_info=True)
     assert not any(info.values())
@@ -155,7 +158,7 @@ def test_logits_are_those_of_transformers_and_come_back(case, tmp_path):
 )
 def test_published_models_have_their_published_sizes(values, n_params):
     """Llama-3.2-1B (papers/004) and Pythia-70m have as many parameters as they are said to have."""
-    assert count_params(huggingface.config_from(values)).total == n_params
+    assert count_params(huggingface_config.config_from(values)).total == n_params
 
 
 @pytest.mark.parametrize(
@@ -171,10 +174,10 @@ def test_published_models_have_their_published_sizes(values, n_params):
 )
 def test_shapes_and_parameters_come_back(config, kind):
     """A shape of ours, written as config.json and read, is the same, and its parameters are the same bits."""
-    assert huggingface.model_type(config) == kind
+    assert huggingface_config.model_type(config) == kind
     params = made(config)
     tensors = tensors_of(by_name(params), config)
-    found = huggingface.config_from(huggingface.config_of(config, max_length=64, eod_id=0))
+    found = huggingface_config.config_from(huggingface_config.config_of(config, max_length=64, eod_id=0))
     assert dataclasses.replace(found, scan_layers=False) == config
     back = params_from({name: x.shape for name, x in tensors.items()}, tensors.__getitem__, config)
     jax.tree.map(np.testing.assert_array_equal, back, params)
@@ -212,7 +215,7 @@ def test_one_token_at_a_time_is_as_all_at_once():
 def test_what_our_transformer_does_not_do_is_refused(changes, message):
     """No checkpoint is read as something that it is not."""
     with pytest.raises(InputError, match=message):
-        huggingface.config_from(dict(model_type="llama", **SIZES) | changes)
+        huggingface_config.config_from(dict(model_type="llama", **SIZES) | changes)
 
 
 @pytest.mark.parametrize(
@@ -231,7 +234,7 @@ def test_what_our_transformer_does_not_do_is_refused(changes, message):
 def test_shapes_that_no_architecture_has_are_refused(config, message):
     """The error names the nearest architecture and everything that stands in the way."""
     with pytest.raises(InputError, match=message):
-        huggingface.model_type(config)
+        huggingface_config.model_type(config)
 
 
 def test_tensors_that_do_not_fit_are_named():

@@ -10,7 +10,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from compressed_lm import scaling
-from compressed_lm.scaling import bootstrap, budget_plots, fit, law_plots, optimum, read_table, report, rho, unified
+from compressed_lm.scaling import bootstrap, budget_plots, fit, law_plots, optimum, read_table, rho, unified
 
 TRUTH = {"A": 406.4, "B": 410.7, "E": 1.69, "alpha": 0.34, "beta": 0.28, "F": 0.41, "C": 1.39, "L": 1.0}
 FORMATS = {"dense": 0.0, "int4": 0.0115429, "int2": 0.118846}
@@ -95,7 +95,7 @@ def test_plots_use_the_axes_they_are_given(fitted, draw):
 def test_the_report_is_one_file_with_parameters_warnings_and_command(fitted, tmp_path):
     """Every parameter with its interval, the figures inlined, the command as given, and nothing from elsewhere."""
     command = "compressed-lm fit 'a & b.csv' --law tanh --report out.html"
-    path = report.write(fitted, tmp_path / "new" / "fit.html", command=command)
+    path = fit.write(fitted, tmp_path / "new" / "fit.html", command=command)
     page = path.read_text(encoding="utf-8")
     assert html.escape(command) in page and "loss = A (n_params rho)^-alpha + B tokens^-beta + E" in page
     low, high = fitted.intervals["alpha"]
@@ -106,7 +106,7 @@ def test_the_report_is_one_file_with_parameters_warnings_and_command(fitted, tmp
     flat["loss"] = unified()(TRUTH, flat)
     with pytest.warns(scaling.IdentifiabilityWarning):
         warned = fit(flat, "decoupled")
-    page = report.write(warned, tmp_path / "warned.html", command="x").read_text(encoding="utf-8")
+    page = fit.write(warned, tmp_path / "warned.html", command="x").read_text(encoding="utf-8")
     assert '<p class="warning">tokens is proportional to n_params' in page and "was not bootstrapped" in page
 
 
@@ -145,7 +145,7 @@ def test_plots_of_undetermined_fits_stay_with_the_runs(name):
 def test_the_report_of_an_undetermined_fit_is_whole(tmp_path):
     """All four figures are there, and the table of optima says that there is none."""
     fitted = fit(UNDETERMINED["data alone"], diagnose=False, starts=6)
-    page = report.write(fitted, tmp_path / "fit.html", command="x").read_text(encoding="utf-8")
+    page = fit.write(fitted, tmp_path / "fit.html", command="x").read_text(encoding="utf-8")
     assert page.count('src="data:image/png;base64,') == 4 and "not determined" in page
 
 

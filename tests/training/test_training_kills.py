@@ -18,7 +18,7 @@ import glob, os, signal, sys, time
 sys.path[:0] = {path!r}
 import jax
 jax.config.update("jax_num_cpu_devices", 8)
-from compressed_lm.corpora.store import TokenStore
+from compressed_lm.data.store import TokenStore
 import conftest
 
 class Slow:

@@ -17,9 +17,9 @@ import pytest
 
 from compressed_lm import models, training
 from compressed_lm.errors import InputError
+from compressed_lm.post_training.quantize import quantize_run
 from compressed_lm.tracking import read_json_lines
 from compressed_lm.training.checkpoints import Checkpoints
-from compressed_lm.training.packed import quantize_run
 
 
 class SignalAt:
@@ -103,7 +103,7 @@ import sys
 sys.path[:0] = {path!r}
 import jax
 jax.config.update("jax_num_cpu_devices", 8)
-from compressed_lm.corpora.store import TokenStore
+from compressed_lm.data.store import TokenStore
 import conftest, test_training_loop
 store = TokenStore.open({store!r})
 conftest.SmallRun(store, {cache!r})({out!r}, log_every=1, trackers=[test_training_loop.SignalAt({step}, 9)])

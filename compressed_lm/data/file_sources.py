@@ -1,0 +1,181 @@
+"""Corpora that are files: JSON lines and whole text files, plain or compressed by gzip, bzip2 or xz."""
+
+import hashlib
+import json
+import os
+import pathlib
+from collections.abc import Iterator
+
+from compressed_lm import io
+from compressed_lm.data import compression
+from compressed_lm.data.corpus import Corpus
+from compressed_lm.errors import InputError
+from compressed_lm.io import limits
+
+_FINGERPRINT_BYTES = 1 << 16
+_BLOCK_BYTES = 1 << 22
+_BOM = b"\xef\xbb\xbf"
+_UTF16 = (b"\xff\xfe", b"\xfe\xff")
+
+
+class _Files(Corpus):
+    """One file, or those that match a glob, in alphabetical order, as the one split `train`."""
+
+    splits = ("train",)
+    scheme: str
+
+    def __init__(self, pattern: str):
+        self.spec = f"{self.scheme}:{pattern}"
+        self.paths = _matching(pattern, self.spec, ".json.gz" if self.scheme == "json" else ".txt")
+        for path in self.paths:
+            compression.check(path, self.spec)
+
+    def estimated_bytes(self, split: str) -> int | None:
+        sizes = list(map(compression.uncompressed_size, self.paths))
+        return None if None in sizes else sum(sizes)
+
+    def _fingerprint(self, split: str) -> str:
+        # Name, size and both ends: a .gz file ends in the checksum of its whole content, and terabytes need not be read
+        # twice.
+        digest = hashlib.sha256(self.scheme.encode())
+        for path in self.paths:
+            with open(path, "rb") as file:
+                size = os.fstat(file.fileno()).st_size
+                head = file.read(_FINGERPRINT_BYTES)
+                file.seek(max(size - _FINGERPRINT_BYTES, 0))
+                digest.update(json.dumps([path.name, size]).encode() + hashlib.sha256(head + file.read()).digest())
+                digest.update(self._reading(head))
+        return digest.hexdigest()
+
+    def _reading(self, head: bytes) -> bytes:
+        """What else than the bytes of a file decides its documents, as bytes."""
+        return b""
+
+
+class TextFiles(_Files):
+    """One file a document, its bytes as they are, decompressed where they are compressed."""
+
+    scheme = "text"
+
+    def _documents(self, split: str, shard: int, n_shards: int) -> Iterator[bytes]:
+        for path in self.paths[shard::n_shards]:
+            most, blocks, size = limits.expanded(path.stat().st_size), [], 0
+            with compression.open_file(path) as file:
+                try:
+                    while block := file.read(_BLOCK_BYTES):
+                        blocks.append(block)
+                        size += len(block)
+                        if size > most:
+                            raise InputError(
+                                f"The file {path} unpacks to more than {most:,} bytes. Cut it into documents, or allow "
+                                f"more: {limits.HELP}."
+                            )
+                except compression.DAMAGE as error:
+                    raise compression.damaged(path, 0, error) from error
+            yield b"".join(blocks)
+
+    def _reading(self, head: bytes) -> bytes:
+        # Version 0.1 took the compressed bytes for the document: its stores must not pass for those of the text.
+        return (compression.method(head) or "").encode()
+
+
+class JsonLines(_Files):
+    """One JSON object a line, C4's format: the document is the UTF-8 of its field `text`; other fields are ignored."""
+
+    scheme = "json"
+
+    def _documents(self, split: str, shard: int, n_shards: int) -> Iterator[bytes]:
+        by_file = len(self.paths) >= n_shards
+        index = -1
+        for path in self.paths[shard::n_shards] if by_file else self.paths:
+            for number, line in _lines(path):
+                index += 1
+                if by_file or index % n_shards == shard:
+                    yield _text(path, number, line)
+
+
+def _matching(pattern: str, spec: str, ending: str) -> list[pathlib.Path]:
+    """The file of this very name if there is one, else the files that match it as a glob."""
+    path = io.local_path(pattern, f"In the corpus {spec},")
+    if path.is_file():
+        return [path]
+    if path.exists():
+        what, action = "is no regular file, and a corpus is read more than once", "Store its content in a file first"
+        if path.is_dir():
+            what, action = "is a folder", f"Name its files, such as {spec.rstrip('/')}/*{ending}"
+        raise InputError(f"The path {pattern!r} of the corpus {spec} {what}. {action}.")
+    paths = [found for found in io.matching(path) if found.is_file()]
+    if not paths:
+        scheme = spec.partition(":")[0]
+        parts = f" Each part of a mixture begins with a scheme: mix:{scheme}:A,{scheme}:B." if "," in pattern else ""
+        raise InputError(
+            f"No file matches {pattern!r} of the corpus {spec}: there is none of this very name, and none that it "
+            f"matches as a glob (working directory: {os.getcwd()}). Give a path or a glob that matches at least one "
+            f"file, such as {scheme}:data/train-*{ending}.{parts}"
+        )
+    return paths
+
+
+def _lines(path: pathlib.Path) -> Iterator[tuple[int, bytes]]:
+    """(line number, line) of every line that is not blank."""
+    n_documents = 0
+    with compression.open_file(path) as file:
+        try:
+            for number, line in enumerate(_read_lines(file, path), 1):
+                if number == 1:
+                    line = line.removeprefix(_BOM)
+                if line and not line.isspace():
+                    if not n_documents:
+                        _check_first(path, line)
+                    yield number, line
+                    n_documents += 1
+        except compression.DAMAGE as error:
+            raise compression.damaged(path, n_documents, error) from error
+
+
+def _read_lines(file, path: pathlib.Path) -> Iterator[bytes]:
+    """The lines of a file, each of which fits into memory."""
+    most, number = limits.document(), 1
+    while line := file.readline(most + 1):
+        if len(line) > most:
+            raise InputError(
+                f"Line {number} of {path} has more than {most:,} bytes, and one document a line was expected. Cut it "
+                f"into documents, or allow more: {limits.HELP}."
+            )
+        yield line
+        number += 1
+
+
+def _check_first(path: pathlib.Path, line: bytes) -> None:
+    """Raises InputError where the first line shows that a file is not one of JSON lines, but something near it."""
+    start, problem = line.strip(), None
+    if line.startswith(_UTF16) or b"\x00" in line[:4]:
+        problem = "is UTF-16 or UTF-32, and UTF-8 is read", f"iconv -f UTF-16 -t UTF-8 {path}"
+    elif start.startswith(b"["):
+        problem = "is one JSON array, and one object a line is read", f"jq -c '.[]' {path}"
+    elif start == b"{":
+        problem = "has objects of several lines, and one object a line is read", f"jq -c . {path}"
+    if problem:
+        raise InputError(f"The file {path} {problem[0]}, with a field `text`, as in C4. Convert it: {problem[1]}.")
+
+
+def _text(path: pathlib.Path, number: int, line: bytes) -> bytes:
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise InputError(
+            f"Line {number} of {path} ({path}:{number}) is not valid JSON: {error}. Each line must be one JSON object "
+            "with a field `text`, as in C4; correct or remove the line."
+        ) from None
+    if not isinstance(value, dict) or not isinstance(value.get("text"), str):
+        found = (
+            f"an object with the fields {', '.join(sorted(value)) or '(none)'}"
+            if isinstance(value, dict)
+            else f"a {type(value).__name__}"
+        )
+        raise InputError(
+            f"Line {number} of {path} ({path}:{number}) is {found}, and an object with a field `text` that is a string "
+            "was expected, as in C4. Correct or remove the line, or rename the field."
+        )
+    # JSON may spell half of a surrogate pair; it has no UTF-8, and this keeps the document instead of losing the run.
+    return value["text"].encode("utf-8", "surrogatepass")

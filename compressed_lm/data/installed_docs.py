@@ -1,0 +1,160 @@
+"""The default corpus: the documentation inside the packages that this project installs.
+
+English prose on every machine, offline: docstrings and documentation literals (`docstrings.py`) of the declared
+dependencies of compressed_lm and of what those bring. Which packages these are comes from their metadata, never from
+what else lies in site-packages, so equal versions give equal documents.
+
+Cleaning follows C4 (Raffel et al. 2020, section 2.2), which keeps only one of any repeated span and drops code: a
+paragraph that was seen before goes, and so do doctests and paragraphs that are mostly signs and digits. A document
+joins consecutive texts of one package to 2 kB or a little more, the length of a C4 page, so that the stream is not
+mostly document ends and a function stands beside its siblings.
+"""
+
+import concurrent.futures
+import functools
+import hashlib
+import importlib.metadata
+import itertools
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+
+from packaging.requirements import Requirement
+
+from compressed_lm.data import docstrings
+from compressed_lm.errors import InputError
+
+# Well-written, of three styles (Google, Sphinx, plain prose) and three subjects, and copied by no other package.
+VALIDATION_PACKAGES = ("optax", "pillow", "werkzeug")
+RECIPE = 1  # part of the fingerprint; raise it whenever another rule below changes the documents
+
+_ROOT = "compressed_lm"
+_EXTRAS = ("corpora", "dev")
+# setuptools comes with the interpreter as often as with the project, so its version is not the project's.
+_SKIPPED_PACKAGES = ("compressed-lm", "setuptools")
+_SKIPPED_FILES = re.compile(
+    r"(^|/)(tests?|testing|_?vendor(ed)?)/|_test\.py$|(^|/)(test_|conftest)[^/]*$"  # tests and copies of other packages
+    r"|(^|/)gen_[^/]*$|_gen\.py$|_pb2(_grpc)?\.py$"  # generated: one sentence a thousand times
+)
+_DOCUMENT_BYTES = 2000
+_MIN_TEXT_BYTES = 100
+_MIN_REPEATED = 60  # shorter paragraphs ("Returns:") may repeat
+_MIN_PROSE = 0.75  # share of letters and spaces
+_DOCTEST = re.compile(r"^\s*>>> .*", re.MULTILINE | re.DOTALL)
+_BLANK_LINES = re.compile(r"\n\s*\n")
+
+
+def packages() -> dict[str, importlib.metadata.Distribution]:
+    """The installed packages that compressed_lm requires, directly or not, by normalised name in alphabetical order."""
+    found = {}
+    visited = set()
+    todo = [(_ROOT, _EXTRAS)]
+    while todo:
+        name, extras = todo.pop()
+        name = re.sub(r"[-_.]+", "-", name).lower()
+        if (name, extras) in visited:
+            continue
+        visited.add((name, extras))
+        try:
+            found[name] = importlib.metadata.distribution(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        for line in found[name].requires or ():
+            requirement = Requirement(line)
+            marker = requirement.marker
+            if marker is None or any(marker.evaluate({"extra": extra}) for extra in ("", *extras)):
+                todo.append((requirement.name, tuple(sorted(requirement.extras))))
+    if _ROOT.replace("_", "-") not in found:
+        raise InputError(
+            "The corpus installed_docs reads the requirements of compressed_lm, which is not installed in this "
+            "environment. Run `pip install -e .` in the repository (`make` does it), or name another corpus."
+        )
+    return {name: found[name] for name in sorted(found) if name not in _SKIPPED_PACKAGES}
+
+
+def fingerprint() -> str:
+    """Hex digest of the recipe and of every package's version."""
+    versions = {name: package.version for name, package in packages().items()}
+    return hashlib.sha256(json.dumps([RECIPE, VALIDATION_PACKAGES, versions]).encode()).hexdigest()
+
+
+@functools.cache
+def documents() -> dict[str, tuple[bytes, ...]]:
+    """Every document of both splits, in an order keyed by content, so that any prefix is a fair sample.
+
+    Built once in a process, in ten to thirty seconds on two cores.
+    """
+    texts = _texts_by_package()
+    seen: set[bytes] = set()
+    split_documents = {}
+    # Validation first: what it shares with another package is then taken from training.
+    for split in ("validation", "train"):
+        found: list[bytes] = []
+        for package in texts:
+            if (package in VALIDATION_PACKAGES) == (split == "validation"):
+                found.extend(_join(_clean(text, seen) for text in texts[package]))
+        split_documents[split] = tuple(sorted(found, key=lambda document: hashlib.sha256(document).digest()))
+    return split_documents
+
+
+def _texts_by_package() -> dict[str, list[str]]:
+    """The texts of each package, in the order of its files' paths."""
+    files = []
+    for name, package in packages().items():
+        paths = sorted(
+            str(path) for path in package.files or () if path.suffix == ".py" and not _SKIPPED_FILES.search(str(path))
+        )
+        files.extend((name, located) for path in paths if os.path.isfile(located := str(package.locate_file(path))))
+    # Slices handed to one interpreter a core; by files and not by packages, since one package alone is a quarter of all
+    # source.
+    slices = [[path for _, path in files[start : start + 500]] for start in range(0, len(files), 500)]
+    with concurrent.futures.ThreadPoolExecutor(min(os.cpu_count() or 1, 8)) as pool:
+        found = itertools.chain.from_iterable(pool.map(_texts_elsewhere, slices))
+        texts: dict[str, list[str]] = {}
+        for (name, _), of_file in zip(files, found, strict=True):
+            texts.setdefault(name, []).extend(of_file)
+    return texts
+
+
+def _texts_elsewhere(paths: list[str]) -> list[list[str]]:
+    """`docstrings.texts` of each file, computed in another interpreter."""
+    command = [sys.executable, "-m", docstrings.__name__]
+    result = subprocess.run(command, input=json.dumps(paths).encode(), capture_output=True, check=True)
+    return json.loads(result.stdout)
+
+
+def _clean(text: str, seen: set[bytes]) -> str:
+    """The prose of a text that was not seen before; `seen` grows."""
+    kept = []
+    for paragraph in _BLANK_LINES.split(text):
+        paragraph = _DOCTEST.sub("", paragraph).strip("\n")
+        words = " ".join(paragraph.split())
+        if not words or sum(map(str.isalpha, words)) + words.count(" ") < _MIN_PROSE * len(words):
+            continue
+        if len(words) >= _MIN_REPEATED:
+            key = hashlib.blake2b(words.encode("utf-8", "replace"), digest_size=12).digest()
+            if key in seen:
+                continue
+            seen.add(key)
+        kept.append(paragraph)
+    return "\n\n".join(kept)
+
+
+def _join(texts: Iterator[str]) -> Iterator[bytes]:
+    """Consecutive texts, joined by blank lines until they have the size of a document."""
+    parts: list[bytes] = []
+    size = 0
+    for text in texts:
+        part = text.encode("utf-8", "replace")
+        if len(part) < _MIN_TEXT_BYTES:
+            continue
+        parts.append(part)
+        size += len(part)
+        if size >= _DOCUMENT_BYTES:
+            yield b"\n\n".join(parts)
+            parts, size = [], 0
+    if parts:
+        yield b"\n\n".join(parts)

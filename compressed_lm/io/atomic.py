@@ -1,0 +1,172 @@
+"""Atomic writes: a file is replaced at once or not at all, and is on the disk before it is named.
+
+A pipe, a device or a socket is written into, and the target of a symbolic link is replaced.
+"""
+
+import contextlib
+import errno
+import os
+import re
+import secrets
+import shutil
+import socket
+import stat
+import sys
+from collections.abc import Iterator
+from typing import BinaryIO
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+from compressed_lm.errors import InputError
+from compressed_lm.io.paths import STANDARD, descriptor_of, local_path, mode_of
+
+_NAME_BYTES = 100  # of a file's name that its temporary file has in its own name, so that this is not too long
+
+
+@contextlib.contextmanager
+def open_output(path: str | os.PathLike, what: str = "The file") -> Iterator[BinaryIO]:
+    """Opens a file to write, whose content takes the place of what is there once the block ends without an error.
+
+    A pipe, a device, a socket, a descriptor such as /dev/fd/3, and the standard output for `-`, are written into. A
+    symbolic link stays and its target is replaced, by a file with the same owner and permissions; a new file has those
+    that the umask gives. The folder is made where it is missing.
+
+    Raises:
+      InputError: a path with a scheme, or of a folder.
+      OSError: the file cannot be written.
+    """
+    if os.fspath(path) == STANDARD:
+        sys.stdout.flush()
+        yield sys.stdout.buffer
+        sys.stdout.buffer.flush()
+        return
+    path = local_path(path, what)
+    number, mode = descriptor_of(path), mode_of(path)
+    if number is not None:
+        sys.stdout.flush()
+        with os.fdopen(os.dup(number), "wb") as file:  # to open its path again would empty a file behind it
+            yield file
+    elif mode is None or stat.S_ISREG(mode):
+        with _replacing(os.path.realpath(path)) as file:
+            yield file
+    elif stat.S_ISDIR(mode):
+        raise InputError(f"{what} {path} is a folder; give the file to write.")
+    elif stat.S_ISSOCK(mode):
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.connect(os.fspath(path))
+            with connection.makefile("wb") as file:
+                yield file
+    else:
+        with open(path, "wb") as file:
+            yield file
+
+
+def write_atomic(path: str | os.PathLike, content: bytes | str, what: str = "The file") -> int:
+    """Writes a file as `open_output` does; text as UTF-8. Returns its bytes."""
+    data = content.encode() if isinstance(content, str) else content
+    with open_output(path, what) as file:
+        file.write(data)
+    return len(data)
+
+
+def publish(temporary: str | os.PathLike, path: str | os.PathLike) -> None:
+    """Flushes a finished temporary file to the disk and names it: a crash leaves the old file or the new one."""
+    _flush(temporary)
+    replace(temporary, path)
+
+
+def replace(temporary: str | os.PathLike, path: str | os.PathLike) -> None:
+    """Renames what was flushed to the disk, and flushes the name."""
+    os.replace(temporary, path)
+    with contextlib.suppress(OSError):  # some file systems cannot flush a folder
+        _flush(os.path.dirname(path) or ".")
+
+
+def remove_temporaries(path: str | os.PathLike) -> None:
+    """Removes what killed writers of a file or folder have left; what somebody is writing now stays."""
+    folder, name = os.path.split(os.path.realpath(path))
+    left = re.compile(re.escape(_temporary_prefix(name)) + r"[0-9a-f]{12}\.tmp")
+    with contextlib.suppress(OSError):
+        for found in os.listdir(folder):
+            if left.fullmatch(found):
+                _remove_left(os.path.join(folder, found))
+
+
+def _remove_left(temporary: str) -> None:
+    with contextlib.suppress(AttributeError, OSError):  # among others, that it is being written now
+        descriptor = os.open(temporary, os.O_RDONLY | os.O_NOFOLLOW)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(temporary) if os.path.isdir(temporary) else os.unlink(temporary)
+        finally:
+            os.close(descriptor)
+
+
+def temporary_beside(path: str | os.PathLike, *, folder: bool = False) -> tuple[str, int]:
+    """Makes a file or folder beside a path, to be renamed to it; what killed writers have left goes.
+
+    Returns:
+      Its path and an open descriptor, for writing where it is a file. As long as this is open, nobody removes it.
+    """
+    remove_temporaries(path)
+    parent, name = os.path.split(os.path.realpath(path))
+    os.makedirs(parent, exist_ok=True)
+    while True:
+        temporary = os.path.join(parent, f"{_temporary_prefix(name)}{secrets.token_hex(6)}.tmp")
+        if folder:
+            os.mkdir(temporary)
+            descriptor = os.open(temporary, os.O_RDONLY)
+        else:
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+        with contextlib.suppress(AttributeError, OSError):  # without locks nobody takes it for left
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if os.path.exists(temporary):
+            return temporary, descriptor
+        os.close(descriptor)  # somebody removed it before it was locked
+
+
+@contextlib.contextmanager
+def _replacing(path: str) -> Iterator[BinaryIO]:
+    """Opens a new file beside a regular one, which it replaces at the end."""
+    before = os.stat(path) if os.path.exists(path) else None
+    if before and not os.access(path, os.W_OK):  # a rename would not ask
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+    temporary, descriptor = temporary_beside(path)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            if before and os.name == "posix":
+                with contextlib.suppress(PermissionError):
+                    os.fchown(descriptor, before.st_uid, before.st_gid)
+                os.fchmod(descriptor, stat.S_IMODE(before.st_mode))
+            yield file
+            file.flush()
+            os.fsync(descriptor)
+            replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+
+
+def _temporary_prefix(name: str) -> str:
+    return f".{os.fsdecode(os.fsencode(name)[:_NAME_BYTES])}."
+
+
+def flush_tree(folder: str | os.PathLike) -> None:
+    """Flushes a folder and everything in it to the disk."""
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            _flush(os.path.join(parent, name))
+        with contextlib.suppress(OSError):
+            _flush(parent)
+
+
+def _flush(path: str | os.PathLike) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

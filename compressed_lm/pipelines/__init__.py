@@ -1,0 +1,1 @@
+"""Several subpackages in a row: the demo, sweeps over a grid, refitted dictionaries."""

@@ -1,0 +1,217 @@
+"""Runs from checkpoints of Hugging Face, and checkpoints of Hugging Face from runs. Folders only, no network."""
+
+import dataclasses
+import json
+import os
+from typing import TYPE_CHECKING, Any
+
+import jax
+
+from compressed_lm import io, weights
+from compressed_lm.errors import InputError
+from compressed_lm.io import folders, strict_json
+from compressed_lm.models import huggingface_config
+from compressed_lm.models.huggingface_tensors import params_from, tensors_of
+from compressed_lm.models.partitioning import by_name
+from compressed_lm.models.safetensors_files import Tensors, write_tensors
+from compressed_lm.post_training import quantize
+from compressed_lm.training.checkpoints import folder
+from compressed_lm.training.config import TrainConfig
+from compressed_lm.training.run_dir import CODEC, Run, check_finite, load_run, own_codec, read_record
+
+if TYPE_CHECKING:  # training works without the packages that codecs need
+    from compressed_lm.codecs.protocol import Codec
+
+CONFIG, GENERATION = "config.json", "generation_config.json"
+LONGEST_ROW = 2048
+FILE_BYTES = 5_000_000_000
+_KEPT = ("model_type", "max_position_embeddings", "bos_token_id", "eos_token_id")  # what our config has no field for
+
+
+def import_run(
+    source: str | os.PathLike,
+    *,
+    out: str | os.PathLike,
+    codec: "Codec | None" = None,
+    eod: int | None = None,
+    seq_len: int | None = None,
+) -> tuple[Run, "Codec"]:
+    """Writes a checkpoint of Hugging Face as a run, which `load_run` opens.
+
+    Args:
+        source: folder with config.json, *.safetensors and, unless a codec is given, tokenizer.json or tokenizer.model.
+        out: new folder for the run; the codec is in `codec` in it.
+        codec: what makes the model's ids out of text; by default its own tokenizer.
+        eod: id of end-of-document; by default the end of text of config.json.
+        seq_len: tokens in a row, for evaluation and for training on; by default what the model reads, at most 2048.
+
+    Returns:
+        The run as `load_run` gives it, and its codec.
+
+    Raises:
+        InputError: the folder is none of a supported model, or `out` is in use.
+    """
+    with folders.new(out, "The folder of the imported run") as new:
+        codec = _import(io.local_path(source, "The checkpoint"), new, codec, eod, seq_len)
+    return load_run(out), codec
+
+
+def _import(source, out, codec, eod, seq_len):
+    """Writes the run of a checkpoint to a folder, and returns its codec."""
+    from compressed_lm import codecs
+
+    _check_source(source)
+    values = _read(source / CONFIG)
+    config = huggingface_config.config_from(values)
+    if codec is None:
+        codec = codecs.read_tokenizer(source, eod=_end_of_text(source, values) if eod is None else eod)
+    if codec is None:
+        raise InputError(
+            f"{source} holds no tokenizer.json and no tokenizer.model, so nothing says which ids a text has. Copy the "
+            "tokenizer there, or give the codec that the model was trained with: --codec DIR."
+        )
+    end, highest = codecs.eod_id(codec), max(codec.vocab_size - 1, codecs.eod_id(codec))
+    if highest >= config.vocab_size:
+        raise InputError(
+            f"The codec {codec.spec} has ids up to {highest}, and the model of {source} has {config.vocab_size} rows "
+            "of embeddings. Give the codec that it was trained with."
+        )
+    longest = values.get("max_position_embeddings") or LONGEST_ROW
+    train = TrainConfig(steps=1, seq_len=min(longest, LONGEST_ROW) if seq_len is None else seq_len)
+    tensors = Tensors(source)
+    params = params_from(tensors.shapes, tensors.__getitem__, config)
+    record = {
+        "train": dataclasses.asdict(train),
+        "model": dataclasses.asdict(config),
+        "data": {
+            "codec_spec": codec.spec,
+            "codec_fingerprint": codec.fingerprint,
+            "store_fingerprint": "",  # what it was trained on is not known
+            "eod_id": int(end),
+        },
+        "imported": {name: values.get(name) for name in _KEPT},
+        "packed": {
+            "format": "dense",
+            "others": "dense",
+            "bits_per_weight": 32.0,
+            "next_index": 0,
+            "loss_nats_per_token": None,
+        },
+    }
+    check_finite(params, source)
+    codecs.save(codec, out / CODEC)
+    quantize.write(out, record, {name: weights.pack(x, "dense", axis=-1) for name, x in by_name(params).items()})
+    return codec
+
+
+def export_run(
+    directory: str | os.PathLike,
+    *,
+    out: str | os.PathLike,
+    codec: "Codec | None" = None,
+    file_bytes: int = FILE_BYTES,
+) -> dict[str, Any]:
+    """Writes the newest checkpoint of a run as `AutoModelForCausalLM.from_pretrained` reads it.
+
+    Matrices are written as the model uses them: those of a representation such as "int(b=4)" as the numbers that it
+    makes of them, in float32.
+
+    Args:
+        directory: the run.
+        out: new folder. It gets its name when it is whole.
+        codec: the run's codec, to write the tokenizer too; by default that in the run's folder, if any.
+        file_bytes: most bytes of a file of tensors.
+
+    Returns:
+        The content of config.json, under "files" the names of all files, and under "has_codec" whether there was one.
+
+    Raises:
+        InputError: no run, one whose model no architecture expresses, another codec, or an `out` that is in use.
+    """
+    if file_bytes < 1:
+        raise InputError(f"file_bytes={file_bytes} was given; expected a positive number of bytes.")
+    with folders.new(out, "The folder of the exported run") as new:
+        return _export(folder(directory), new, codec, file_bytes)
+
+
+def _export(directory, out, codec, file_bytes):
+    """Writes a run to a folder, and returns what `export_run` does."""
+    from compressed_lm import codecs
+
+    if codec is None and (own := own_codec(directory)):
+        codec = codecs.load(own)
+    run = load_run(directory, codec=codec)
+    config, tokenizer = run.model_config, codecs.tokenizer_files(codec) if codec else None
+    known = {k: v for k, v in read_record(directory).get("imported", {}).items() if v is not None and k in _KEPT[1:]}
+    length = known.get("max_position_embeddings", run.train_config.seq_len)
+    values = huggingface_config.config_of(config, max_length=length, eod_id=run.eod_id) | known
+    values["compressed_lm"] = {"codec": run.codec_spec, "codec_fingerprint": run.codec_fingerprint}
+    generation = {name: values[name] for name in ("bos_token_id", "eos_token_id")}
+    write_tensors(out, tensors_of(_as_used(run), config), max_bytes=file_bytes)
+    for name, content in {CONFIG: values, GENERATION: generation}.items():
+        (out / name).write_text(json.dumps(content, indent=2) + "\n")
+    for name, content in (tokenizer or {}).items():
+        (out / name).write_bytes(content)
+    return values | {"files": sorted(path.name for path in out.iterdir()), "has_codec": codec is not None}
+
+
+def _as_used(run):
+    """Returns the parameters by name, every matrix as its representation has it, without what that has learned."""
+    form, leaves = weights.representation(run.model_config.weights), by_name(jax.device_get(run.params))
+    used = {}
+    for name, leaf in leaves.items():
+        if name.startswith("layers/") and name.endswith("/kernel") and str(form) != "dense":
+            learned = {k.split("weights_")[1]: v for k, v in leaves.items() if k.startswith(f"{name[:-6]}weights_")}
+            used[name] = weights.unpack(weights.pack(leaf, form, params=learned))
+        elif "weights_" not in name:
+            used[name] = leaf
+    return used
+
+
+def _check_source(source):
+    """Raises InputError where something else than the folder of a checkpoint was given, and says what it is."""
+    wanted = "give the folder of the checkpoint, with config.json and *.safetensors, as `save_pretrained` writes it"
+    if source.is_file():
+        with source.open("rb") as file:
+            start = file.read(8)
+        if start.startswith(b"GGUF"):
+            what = "a GGUF file, which is not read yet"
+        elif start.startswith(b"PK") or start.startswith(b"\x80") or source.suffix in (".bin", ".pt", ".pth"):
+            what = "a pickled checkpoint, which is not read: it could run any code"
+        else:
+            what = "a file of a checkpoint" if source.suffix in (".safetensors", ".json", ".model") else "a file"
+        raise InputError(f"{source} is {what}; {wanted}.")
+    if source.is_dir() and not (source / CONFIG).exists() and (found := sorted(source.glob("*.gguf"))):
+        raise InputError(f"{source} holds {found[0].name}, a GGUF file, which is not read yet; {wanted}.")
+    if not source.is_dir():
+        raise InputError(f"There is no folder {source}; {wanted}. Nothing is downloaded.")
+
+
+def _end_of_text(source, values):
+    """Returns the id of the first end of text that a checkpoint names, or None."""
+    if values.get("eos_token_id") is None and (source / GENERATION).exists():
+        values = _read(source / GENERATION)
+    named = values.get("eos_token_id")
+    ids = named if isinstance(named, list) else [named]
+    found = ids[0] if ids else None
+    if found is not None and (type(found) is not int or found < 0):
+        raise InputError(
+            f"{source} names {found!r:.60} as eos_token_id, and the id of a token was expected. Restore its "
+            f"{CONFIG}, or give the id: --eod ID."
+        )
+    return found
+
+
+def _read(path):
+    """Returns the content of a JSON file, a dictionary."""
+    try:
+        return strict_json.parse(io.inside(path.parent, path.name).read_text(encoding="utf-8"))
+    except InputError:
+        raise
+    except FileNotFoundError:
+        raise InputError(
+            f"{path.parent} was given as a checkpoint of Hugging Face and has no {path.name}; give a folder with "
+            "config.json and *.safetensors, as `save_pretrained` writes it."
+        ) from None
+    except ValueError as error:
+        raise InputError(f"{path} is not valid JSON ({error}). Copy it again.") from error

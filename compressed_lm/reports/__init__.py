@@ -1,0 +1,1 @@
+"""Reports: one page type (HTML and Markdown), its sections and its figures."""

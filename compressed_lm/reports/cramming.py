@@ -1,0 +1,186 @@
+"""The report of a study: tables, figures, and what was measured how."""
+
+import json
+import math
+import os
+import pathlib
+
+import pandas as pd
+
+from compressed_lm.cramming.study import CELLS, PATHS, RESULTS, SETTINGS, read_rows, read_settings
+from compressed_lm.errors import InputError
+from compressed_lm.io import local_path, write_atomic
+from compressed_lm.reports import cramming_figures, cramming_tables
+from compressed_lm.reports.cramming_findings import KEPT_GAIN, findings
+from compressed_lm.reports.page import Bullets, Heading, Page, Paragraph, Table
+
+MEASURES = (
+    "**Accuracy** is the share of tokens that are the model's likeliest when it is shown the true ones before "
+    "(teacher forcing), the first one included, which the last vector predicts. **Exact** is the share of texts that "
+    "the model writes out of the vectors alone, always taking the likeliest token, without one error.",
+    "**Capacity** is the largest length of the grid with a mean accuracy of 0.99 or more; **greedy capacity** that "
+    "with as many texts exact. Their intervals are percentiles over texts drawn anew.",
+    "**Token gain** is the tokens that are right with the vectors less those that are right after end-of-document. "
+    "**Information gain** is the difference of the two code lengths, in bits. Both are means over the texts above "
+    "capacity in float32 (accuracy of 0.99 or less): of others there is no more to gain. Intervals are 95 % of "
+    "Student's t. **Kept** is the share of the texts exact in float32 that still are.",
+    "**Utilisation** is the token gain over the tokens that all numbers of the vectors could tell apart at 16 bits "
+    "each, as the paper has it; the vectors here have the bits that their format says.",
+    f"A format keeps the gain where it has {KEPT_GAIN:.0%} of that in float32, on the same texts.",
+    "**Bytes** of vectors are those of the packed numbers and their scales, without the header of a file.",
+)
+
+
+def write_report(folder: str | os.PathLike) -> list[pathlib.Path]:
+    """Writes report.html, report.md, figures and the tables summary.csv, formats.csv, curves.csv and sizes.csv into the
+    folder of a study, and returns their paths.
+
+    Raises:
+        InputError: the folder holds no study, or one without a finished cell.
+    """
+    folder = local_path(folder, "The folder of the study")
+    rows = read_rows(folder / RESULTS)
+    if not rows or not (folder / SETTINGS).exists():
+        raise InputError(f"{folder} holds no rows of a study; give the --out of `compressed-lm cram-study`.")
+    settings = read_settings(folder)
+    table, vocab_size = cramming_tables.frame(rows), settings["vocab_size"]
+    tables = {
+        "summary": cramming_tables.summary(table, vocab_size=vocab_size),
+        "formats": cramming_tables.formats(table, vocab_size=vocab_size),
+        "curves": cramming_tables.curves(table),
+        "sizes": cramming_tables.sizes(table),
+    }
+    paths = []
+    for name, frame in tables.items():
+        paths.append(folder / f"{name}.csv")
+        write_atomic(paths[-1], frame.to_csv(index=False, float_format="%.6g"))
+    cells, between = (pd.DataFrame(read_rows(folder / name)) for name in (CELLS, PATHS))
+    said = findings(tables["summary"], tables["formats"])
+    blocks = [
+        *([Heading("Findings"), Bullets(said)] if said else []),
+        Heading("Capacity and gains"),
+        _summary(tables["summary"]),
+        *cramming_figures.of_gains(tables["curves"], tables["summary"]),
+        Heading("Lengths"),
+        _curves(tables["curves"]),
+        Heading("Formats"),
+        _formats(tables["formats"]),
+        *cramming_figures.of_formats(tables["formats"]),
+        Heading("Bytes"),
+        Paragraph(
+            "The longest texts that come back exactly (99 % of them), and what else they could be stored in: zlib, and "
+            "arithmetic coding with the very model that reads the vectors."
+        ),
+        _sizes(tables["sizes"]),
+        Heading("Information gain measured twice"),
+        Paragraph("Of all texts of a cell together: by the difference of losses, and by streams of the range coder."),
+        _cells(cells),
+        *([Heading("Between two solutions"), _paths(between)] if len(between) else []),
+        Heading("How it was measured"),
+        Bullets(MEASURES),
+        Paragraph(f"Settings: `{json.dumps(settings['study'])}`; model `{settings['model'][:12]}`."),
+    ]
+    lead = f"{len(table['text'].unique())} texts a source; codec `{settings['codec']}`, width {settings['d_model']}."
+    return [*Page("Cramming texts into input vectors", lead, blocks).write(folder), *paths]
+
+
+def _number(value, digits=1):
+    return "–" if value is None or math.isnan(value) else f"{value:,.{digits}f}"
+
+
+def _with_interval(row, name, digits=1):
+    value, low, high = row[name], row[f"{name}_low"], row[f"{name}_high"]
+    return f"{_number(value, digits)} ({_number(low, digits)} to {_number(high, digits)})"
+
+
+def _summary(summary):
+    header = ("texts", "K", "capacity", "greedy capacity", "token gain", "information gain, bits", "bits a vector")
+    rows = [
+        (
+            row["source"],
+            str(row["k"]),
+            _with_interval(row, "capacity", 0),
+            _with_interval(row | {"greedy": row["greedy_capacity"]}, "greedy", 0),
+            _with_interval(row, "token_gain"),
+            _with_interval(row, "gain"),
+            _number(row["gain_per_vector"]),
+            _number(row["bits_per_dimension"], 3),
+            _number(100 * row["utilisation"]) + " %",
+            str(row["above"]),
+        )
+        for row in summary.to_dict("records")
+    ]
+    return Table((*header, "bits a number", "utilisation", "texts above"), rows, "lrrrrrrrrr")
+
+
+def _curves(curves):
+    rows = [
+        (
+            row["source"],
+            *(str(row[name]) for name in ("k", "length")),
+            *(_number(row[name], digits) for name, digits in (("accuracy", 4), ("exact", 3), ("exact_prefix", 1))),
+            _with_interval(row, "gain"),
+            _number(row["bits_alone"]),
+        )
+        for row in curves.to_dict("records")
+    ]
+    header = ("texts", "K", "tokens", "accuracy", "exact", "exact prefix", "information gain, bits", "bits without")
+    return Table(header, rows, "lrrrrrrr")
+
+
+def _formats(formats):
+    rows = [
+        (
+            row["source"],
+            str(row["k"]),
+            _name(row),
+            _number(row["bits_per_number"], 2),
+            _with_interval(row, "capacity", 0),
+            _with_interval(row | {"greedy": row["greedy_capacity"]}, "greedy", 0),
+            _number(100 * row["kept"]) + " %",
+            _with_interval(row, "gain"),
+            _number(row["bits_per_dimension"], 3),
+        )
+        for row in formats.to_dict("records")
+    ]
+    header = ("texts", "K", "format", "stored bits", "capacity", "greedy capacity", "kept", "information gain, bits")
+    return Table((*header, "bits a number"), rows, "lrlrrrrrr")
+
+
+def _sizes(sizes):
+    names = ("length", "stored_bytes", "text_bytes", "zlib_bytes", "ac_bytes")
+    rows = [
+        (row["source"], str(row["k"]), _name(row), *(_number(row[name], int(name != "length")) for name in names))
+        for row in sizes.to_dict("records")
+    ]
+    header = ("texts", "K", "format", "tokens", "vectors, bytes", "text, bytes", "zlib", "arithmetic coding")
+    return Table(header, rows, "lrlrrrrr")
+
+
+def _cells(cells):
+    rows = [
+        (
+            row["source"],
+            *(str(row[name]) for name in ("k", "length")),
+            *(_number(row[name]) for name in ("gain_bits_by_loss", "gain_bits_by_code_length")),
+            _number(100 * (row["gain_bits_by_code_length"] / row["gain_bits_by_loss"] - 1), 2) + " %",
+        )
+        for row in cells.to_dict("records")
+        if row["gain_bits_by_loss"]
+    ]
+    return Table(("texts", "K", "tokens", "by loss, bits", "by code length, bits", "difference"), rows, "lrrrrr")
+
+
+def _paths(between):
+    rows = []
+    for (source, k), part in between.groupby(["source", "k"], sort=False):
+        both = part[part["both_complete"]]
+        values = (both[name].mean() for name in ("distance", "cosine", "barrier_bits", "least_accuracy"))
+        counts = f"{len(both)} of {len(part)}", f"{int(both['connected'].sum())} of {len(both)}"
+        rows.append((source, str(k), *counts, *(_number(value, 3) for value in values)))
+    header = ("texts", "K", "solved twice", "connected", "distance", "cosine", "barrier, bits", "least accuracy")
+    return Table(header, rows, "lrrrrrrr")
+
+
+def _name(row):
+    return row["format"] + (" (trained)" if row["trained"] else "")

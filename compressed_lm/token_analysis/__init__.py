@@ -1,0 +1,1 @@
+"""Properties of tokens: stability under edits, uniformity, what they mean by position."""

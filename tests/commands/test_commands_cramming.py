@@ -1,0 +1,111 @@
+"""`compressed-lm cram` and `uncram`, with models that came from Hugging Face."""
+
+import dataclasses
+import json
+import re
+
+import jax
+import numpy as np
+import pytest
+
+from compressed_lm.cli import main
+from compressed_lm.commands import cramming
+from compressed_lm.models import Transformer, TransformerConfig, huggingface_config
+from compressed_lm.models.huggingface_tensors import tensors_of
+from compressed_lm.models.partitioning import by_name
+from compressed_lm.models.safetensors_files import write_tensors
+
+LLAMA = dict(vocab_size=264, d_model=64, n_layers=1, n_heads=2, d_head=8, d_ff=64, activation="silu", position="rotary")
+NEOX = LLAMA | dict(
+    d_head=32, gated_mlp=False, activation="gelu_erf", norm="layer", norm_eps=1e-5, bias="all", parallel_residual=True
+)
+
+
+def imported(folder, settings):
+    """A run imported from a checkpoint of Hugging Face with random weights, large ones that vectors can steer."""
+    pytest.importorskip("safetensors")
+    config, rng = TransformerConfig(**settings), np.random.default_rng(0)
+    shapes = jax.eval_shape(Transformer(config).init, jax.random.key(0), jax.ShapeDtypeStruct((1, 1), "int32"))
+    params = {name: rng.normal(0, 0.5, x.shape).astype(np.float32) for name, x in by_name(shapes["params"]).items()}
+    (source := folder / "source").mkdir(parents=True)
+    write_tensors(source, tensors_of(params, config), max_bytes=10**9)
+    (source / "config.json").write_text(json.dumps(huggingface_config.config_of(config, max_length=64, eod_id=256)))
+    assert main(["import", str(source), f"--out={folder / 'run'}", "--codec=bytes"]) == 0
+    return str(folder / "run")
+
+
+@pytest.mark.parametrize(
+    "settings, data, form",
+    [(LLAMA, b"\xffA", "int(b=8)"), pytest.param(NEOX, b"A", "dense", marks=pytest.mark.slow)],
+    ids=["llama", "gpt_neox"],
+)
+def test_a_text_goes_in_and_out(settings, data, form, tmp_path, capfdbinary):
+    """What `cram` reports as crammed `uncram` prints, byte for byte; both need nothing but the run, the sizes that are
+    told are those of the files, and another model is refused."""
+    run, out = imported(tmp_path / "a", settings), tmp_path / "text.clt"
+    (text := tmp_path / "text").write_bytes(data)
+    options = [f"--model={run}", f"--out={out}", "--k=4", "--steps=400", "--learning_rate=0.05", f"--format={form}"]
+    assert main(["cram", str(text), *options]) == 0
+    said = capfdbinary.readouterr().out.decode()
+    size = 4 * 64 * 4 if form == "dense" else 4 * (64 + 2)
+    assert f"{len(data)} bytes of text, {len(data)} tokens, in 4 x 64 numbers of {form}" in said
+    assert f"The vectors have {size:,} bytes, the file {out.stat().st_size:,}" in said
+    assert main(["uncram", str(out), f"--model={run}"]) == 0
+    assert capfdbinary.readouterr().out == data
+    other = imported(tmp_path / "b", settings | dict(rope_theta=5000.0))
+    assert main(["uncram", str(out), f"--model={other}"]) == 2
+    assert b"its vectors mean nothing" in capfdbinary.readouterr().err
+
+
+def test_what_does_not_fit_is_told(tmp_path, capfd):
+    """A text above capacity is an error with its longest exact prefix and what to do, and nothing is written; so are
+    an empty text and a missing one."""
+    run, out = imported(tmp_path, LLAMA), tmp_path / "out.clt"
+    (text := tmp_path / "text").write_bytes(b"ABCDEFGH")
+    options = [f"--model={run}", f"--out={out}", "--steps=60", "--learning_rate=0.05"]
+    capfd.readouterr()
+    assert main(["cram", str(text), *options]) == 2
+    said = capfd.readouterr().err
+    found = re.search(r"of its 8 tokens the model writes the first (\d+) out of 1 vector, '(.*?)'\.", said)
+    assert int(found[1]) >= 1 and found[2] == "ABCDEFGH"[: int(found[1])]
+    assert "--k 2" in said and "right " in said and not out.exists()
+    text.write_bytes(b"")
+    assert main(["cram", str(text), *options]) == 2 and "is empty" in capfd.readouterr().err
+    assert main(["cram", str(tmp_path / "no"), *options]) == 2 and "cannot be read" in capfd.readouterr().err
+
+
+def test_a_text_that_fits_only_when_it_is_grown_is_written(tmp_path, monkeypatch, capfdbinary):
+    """Where the whole text at once leads nowhere and growing it does, `cram` writes what growing found."""
+    run, out = imported(tmp_path, LLAMA), tmp_path / "out.clt"
+    optimized, methods = cramming._optimized, []
+
+    def whole_text_fails(model, ids, config, description):
+        methods.append(config.method)
+        found = optimized(model, ids, config, description)
+        return dataclasses.replace(found, numbers=0 * found.numbers) if config.method == "full" else found
+
+    monkeypatch.setattr(cramming, "_optimized", whole_text_fails)
+    (text := tmp_path / "text").write_bytes(b"AB")
+    options = [f"--model={run}", f"--out={out}", "--k=4", "--steps=400", "--learning_rate=0.05"]
+    assert main(["cram", str(text), *options]) == 0 and methods == ["full", "progressive"]
+    capfdbinary.readouterr()
+    assert main(["uncram", str(out), f"--model={run}"]) == 0 and capfdbinary.readouterr().out == b"AB"
+
+
+def test_a_study_of_four_sources(tmp_path, capfd):
+    """`cram-study` measures every source, names its report, and refuses lengths that the model was not trained on."""
+    run = imported(tmp_path, LLAMA)
+    for name in ("train", "validation", "other"):
+        document = {"text": f"The {name} document has a few sentences. " * 30}
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps(document) + "\n")
+    options = [f"--corpus=json:{tmp_path}/train.jsonl", f"--validation=json:{tmp_path}/validation.jsonl"]
+    options += [f"--unseen=json:{tmp_path}/other.jsonl", "--texts=3", "--steps=3", f"--out={tmp_path / 'study'}"]
+    options += ["--sources", "natural", "unseen", "words", "tokens", f"--model={run}", "--formats=int(b=8)"]
+    assert main(["cram-study", *options, "--lengths", "2", "4", "--k", "1"]) == 0
+    assert str(tmp_path / "study" / "report.html") in capfd.readouterr().out
+    cells = [json.loads(line) for line in (tmp_path / "study" / "cells.jsonl").read_text().splitlines()]
+    assert [(cell["source"], cell["length"]) for cell in cells] == [
+        (source, length) for length in (2, 4) for source in ("natural", "unseen", "words", "tokens")
+    ]
+    assert main(["cram-study", *options, "--lengths", "64", "--k", "1"]) == 2
+    assert "the model was trained on rows of 64" in capfd.readouterr().err

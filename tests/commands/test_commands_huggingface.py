@@ -1,0 +1,129 @@
+"""The verbs `import` and `export`, and what they must not cost those who do not use them."""
+
+import json
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from compressed_lm import codecs
+from compressed_lm.cli import main
+from compressed_lm.models import Transformer, TransformerConfig, huggingface_config
+from compressed_lm.models.huggingface_tensors import tensors_of
+from compressed_lm.models.partitioning import by_name
+from compressed_lm.models.safetensors_files import Tensors, write_tensors
+
+CONFIG = TransformerConfig(
+    vocab_size=264,
+    d_model=16,
+    n_layers=1,
+    n_heads=2,
+    d_head=8,
+    d_ff=32,
+    activation="silu",
+    position="rotary",
+)
+
+
+def test_a_checkpoint_goes_in_and_out(tmp_path, capsys):
+    """`import` tells what to do next, `export` what loads the result; the tensors are the same, and mistakes end in a
+    message and status 2."""
+    pytest.importorskip("safetensors")
+    source, run, out = (tmp_path / name for name in ("source", "run", "out"))
+    source.mkdir()
+    shapes = jax.eval_shape(Transformer(CONFIG).init, jax.random.key(0), jax.ShapeDtypeStruct((1, 1), "int32"))
+    params = {name: np.full(x.shape, 0.5, np.float32) for name, x in by_name(shapes["params"]).items()}
+    write_tensors(source, tensors_of(params, CONFIG), max_bytes=10**9)
+    (source / "config.json").write_text(json.dumps(huggingface_config.config_of(CONFIG, max_length=64, eod_id=256)))
+
+    assert main(["import", str(source), f"--out={run}"]) == 2
+    assert "no tokenizer.json and no tokenizer.model" in capsys.readouterr().err
+    assert main(["import", str(source), f"--out={run}", "--codec=bytes"]) == 0
+    said = capsys.readouterr().out
+    assert "11,056 parameters, 2,608 of them outside" in said and f"compressed-lm generate {run} --codec" in said
+    assert main(["export", str(run), f"--out={out}"]) == 0
+    said = capsys.readouterr().out
+    assert "LlamaForCausalLM in config.json, generation_config.json, model.safetensors; its ids are those of" in said
+    assert (out / "model.safetensors").read_bytes() == (source / "model.safetensors").read_bytes()
+    assert Tensors(out)["lm_head.weight"].shape == (264, 16)
+    assert main(["export", str(run), f"--out={out}"]) == 2
+    assert "is not empty; give a new folder" in capsys.readouterr().err
+
+
+def checkpoint(folder):
+    """Writes a checkpoint of Hugging Face without a tokenizer."""
+    folder.mkdir()
+    shapes = jax.eval_shape(Transformer(CONFIG).init, jax.random.key(0), jax.ShapeDtypeStruct((1, 1), "int32"))
+    draw = np.random.default_rng(0)
+    params = {k: draw.normal(size=x.shape).astype(np.float32) for k, x in by_name(shapes["params"]).items()}
+    write_tensors(folder, tensors_of(params, CONFIG), max_bytes=10**9)
+    (folder / "config.json").write_text(json.dumps(huggingface_config.config_of(CONFIG, max_length=64, eod_id=256)))
+    return folder
+
+
+def test_what_is_made_of_an_imported_run_keeps_its_tokenizer(tmp_path, capsys):
+    """quantize and reshape copy the codec folder, unpack takes it as an option, and export then writes the tokenizer;
+    without a codec it says how to give it."""
+    pytest.importorskip("safetensors")
+    pytest.importorskip("tokenizers")
+    codec = codecs.create("bpe(v=258)", documents=lambda: [b"the theme " * 9])
+    codecs.save(codec, tmp_path / "bpe")
+    run, tokenizer = tmp_path / "run", f"--codec={tmp_path}/bpe"
+    assert main(["import", str(checkpoint(tmp_path / "source")), f"--out={run}", tokenizer]) == 0
+    assert main(["quantize", str(run), "--format=int(b=8)", f"--out={tmp_path}/quantized"]) == 0
+    assert main(["reshape", f"{tmp_path}/quantized", f"--out={tmp_path}/reshaped"]) == 0
+    assert main(["pack", str(run), "--step=0.25std", f"--out={tmp_path}/run.clb"]) == 0
+    assert main(["unpack", f"{tmp_path}/run.clb", f"--out={tmp_path}/unpacked", tokenizer]) == 0
+    assert main(["unpack", f"{tmp_path}/run.clb", f"--out={tmp_path}/bare"]) == 0
+    capsys.readouterr()
+    for name in ("quantized", "reshaped", "unpacked"):
+        assert main(["export", f"{tmp_path}/{name}", f"--out={tmp_path}/{name}-hf"]) == 0
+        assert "its tokenizer is there too" in capsys.readouterr().out
+        assert (tmp_path / f"{name}-hf" / "tokenizer.json").exists()
+    assert main(["export", f"{tmp_path}/bare", f"--out={tmp_path}/bare-hf"]) == 0
+    said = capsys.readouterr().out
+    assert "it has no tokenizer" in said and "export to a new folder with --codec" in said and codec.spec in said
+    assert main(["unpack", f"{tmp_path}/run.clb", f"--out={tmp_path}/other", "--codec=bytes"]) == 2
+    assert "Give the codec that it was trained with" in capsys.readouterr().err
+
+
+def test_other_things_than_a_checkpoint_folder_are_named(tmp_path, capsys):
+    """Import says what it was given instead of the folder of a checkpoint that it reads, and what to give."""
+    source = checkpoint(tmp_path / "source")
+    values = json.loads((source / "config.json").read_text())
+    (tmp_path / "model.gguf").write_bytes(b"GGUF\x03\x00\x00\x00")
+    (tmp_path / "model.bin").write_bytes(b"PK\x03\x04")
+    (tmp_path / "tokenizer.json").write_text("{}")
+    (tmp_path / "ggufs").mkdir()
+    (tmp_path / "ggufs" / "a.gguf").write_bytes(b"GGUF")
+    kinds = {"gpt2": "", "mamba": "", "gemma": "", "llama4": "", "mixtral": "", "qwen": "", "gpt_neo": ""}
+    kinds |= {"mistal": "mistral", "Llama": "llama", "GPT-NeoX": "gpt_neox", "qwn2": "qwen2"}
+    for kind in kinds:
+        (tmp_path / kind).mkdir()
+        (tmp_path / kind / "config.json").write_text(json.dumps(values | {"model_type": kind}))
+    cases = {"model.gguf": "a GGUF file, which is not read yet", "ggufs": "a.gguf, a GGUF file, which is not read yet"}
+    cases |= {"model.bin": "a pickled checkpoint", "tokenizer.json": "a file of a checkpoint; give the folder"}
+    cases |= {"source/model.safetensors": "a file of a checkpoint; give the folder", "gone": "There is no folder"}
+    cases |= {kind: "is not supported" for kind in kinds}
+    for name, message in cases.items():
+        assert main(["import", f"{tmp_path}/{name}", f"--out={tmp_path}/run", "--codec=bytes"]) == 2
+        said = capsys.readouterr().err
+        assert message in said and "config.json and *.safetensors" in said or "Supported: llama, mistral" in said
+        assert ("Did you mean" in said) == bool(kinds.get(name)) and f"Did you mean {kinds.get(name, '')}" in said + (
+            "Did you mean "
+        )
+    assert not (tmp_path / "run").exists()
+
+
+def test_others_do_not_import_the_packages_of_hugging_face():
+    """Training, codecs and the verbs load neither safetensors nor tokenizers, transformers or torch."""
+    code = """
+import sys
+import compressed_lm.cli, compressed_lm.codecs, compressed_lm.evaluation, compressed_lm.post_training.huggingface
+import compressed_lm.models.huggingface_tensors, compressed_lm.models.safetensors_files, compressed_lm.pipelines.stages
+print([m for m in ("safetensors", "tokenizers", "transformers", "torch") if m in sys.modules])
+"""
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert out.strip() == "[]"

@@ -1,0 +1,207 @@
+"""Checkpoints of Hugging Face become runs like any other, and runs become such checkpoints."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from compressed_lm import codecs, training
+from compressed_lm.data.job import compress
+from compressed_lm.data.sources import open_corpus
+from compressed_lm.errors import InputError
+from compressed_lm.evaluation import BitsPerByte, generate, predict_fn
+from compressed_lm.models import Transformer, TransformerConfig, huggingface_config, shift_right
+from compressed_lm.models.huggingface_tensors import tensors_of
+from compressed_lm.models.partitioning import by_name
+from compressed_lm.models.safetensors_files import Tensors, write_tensors
+from compressed_lm.post_training.huggingface import export_run, import_run
+from compressed_lm.post_training.quantize import quantize_run
+
+pytest.importorskip("safetensors")
+tokenizers = pytest.importorskip("tokenizers")
+
+LLAMA = TransformerConfig(
+    vocab_size=304,
+    d_model=16,
+    n_layers=1,
+    n_heads=2,
+    d_head=8,
+    d_ff=32,
+    n_kv_heads=1,
+    activation="silu",
+    position="rotary",
+    scan_layers=False,
+)
+END, ROWS = 1, np.random.default_rng(0).integers(2, 257, (2, 20))
+
+
+@pytest.fixture(scope="module")
+def params():
+    return jax.jit(Transformer(LLAMA).init)(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(params, tmp_path_factory):
+    """A folder as `save_pretrained` writes it: two files of tensors and a tokenizer of 300 ids in 304 rows."""
+    folder = tmp_path_factory.mktemp("huggingface") / "tiny"
+    folder.mkdir()
+    values = huggingface_config.config_of(LLAMA, max_length=64, eod_id=END) | {
+        "bos_token_id": 0,
+        "eos_token_id": [END, 7],
+    }
+    (folder / "config.json").write_text(json.dumps(values))
+    write_tensors(folder, tensors_of(by_name(params), LLAMA), max_bytes=20_000)
+    made = tokenizers.Tokenizer(tokenizers.models.BPE())
+    made.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=300,
+        special_tokens=["<s>", "</s>"],
+        initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    made.train_from_iterator(["a token is not a word "] * 20 + ["".join(map(chr, range(97, 123)))], trainer)
+    for a in "abcdefghijklm":  # up to 300
+        made.add_tokens([f"<{a}>" for _ in range(made.get_vocab_size() < 300)])
+    made.save(str(folder / "tokenizer.json"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def imported(checkpoint, tmp_path_factory):
+    out = tmp_path_factory.mktemp("imported") / "run"
+    return out, *import_run(checkpoint, out=out)
+
+
+def changed(checkpoint, folder, **changes):
+    """A copy of the checkpoint, with other files: name -> content, or None for none."""
+    folder.mkdir()
+    for path in checkpoint.iterdir():
+        content = changes.get(path.stem, path.read_bytes())
+        if content is not None:
+            (folder / path.name).write_bytes(content)
+    return folder
+
+
+def test_an_imported_run_is_a_run(imported, params):
+    """`load_run` gives the parameters to the bit, the shape, and the first end of text as end-of-document."""
+    out, run, codec = imported
+    jax.tree.map(np.testing.assert_array_equal, run.params, params)
+    assert (run.model_config, run.eod_id, run.step, run.train_config.seq_len) == (LLAMA, END, 0, 64)
+    loaded = codecs.load(out / "codec")
+    assert loaded.fingerprint == codec.fingerprint == run.codec_fingerprint and loaded.eod_id == END
+
+
+def test_text_is_compressed_evaluated_and_generated_with_its_end_of_document(imported, tmp_path):
+    """Rows of a store open with the model's own end of text, documents end with it, and a sample stops at it."""
+    _, run, codec = imported
+    (tmp_path / "a.txt").write_text("a token is not a word")
+    store = compress(open_corpus(f"text:{tmp_path}/*.txt"), "train", codec, tmp_path / "store", n_shards=1)
+    assert store.eod_id == END
+    ids = codec.encode(b"a token is not a word")
+    settings = dict(store=store, seq_len=32, batch_size=8, mesh_shape=(1, 1, 1))
+    found = dict(BitsPerByte(predict_fn(run.model_config, store.eod_id), **settings).run(run.params))
+    row = np.append(ids, END)[None]
+    logits = jax.jit(Transformer(LLAMA).apply)({"params": run.params}, shift_right(jnp.asarray(row), END))
+    nats = -np.take_along_axis(np.asarray(jax.nn.log_softmax(logits)), row[..., None], -1).sum()
+    assert found["bits_per_byte"] == pytest.approx(nats / np.log(2) / len("a token is not a word"), rel=1e-5)
+    always = jax.tree.map(jnp.ones_like, run.params)
+    for likeliest, text in ((END, "a"), (codec.encode(b"b")[0], "ab")):
+        kernel = jnp.zeros((16, 304)).at[:, likeliest].set(1)
+        params = always | {"unembed": {"kernel": kernel}}
+        assert "".join(generate(params, LLAMA, codec, prompt=b"a", n_tokens=1, temperature=0)) == text
+
+
+def test_a_run_comes_back_as_the_checkpoint_it_was(imported, checkpoint, tmp_path):
+    """Tensors to the bit, the tokenizer's file, the special ids and the length that it was made for."""
+    values = export_run(imported[0], out=tmp_path / "out", file_bytes=20_000)
+    assert [name for name in values["files"] if name.endswith(".safetensors")] == [
+        f"model-0000{i}-of-00003.safetensors" for i in (1, 2, 3)
+    ]
+    before, after = Tensors(checkpoint), Tensors(tmp_path / "out")
+    assert before.shapes == after.shapes
+    for name in before.shapes:
+        np.testing.assert_array_equal(before[name], after[name])
+    assert (tmp_path / "out/tokenizer.json").read_bytes() == (checkpoint / "tokenizer.json").read_bytes()
+    config = json.loads((tmp_path / "out/config.json").read_text())
+    assert (config["bos_token_id"], config["eos_token_id"], config["max_position_embeddings"]) == (0, [END, 7], 64)
+    assert not [path for path in tmp_path.iterdir() if path.name.endswith(".tmp")]
+
+
+def test_a_quantized_run_exports_as_what_the_format_makes_of_it(imported, tmp_path):
+    """The tensors are the packed run's numbers; the tokenizer is written where the codec is given."""
+    out, _, codec = imported
+    quantize_run(out, "int(b=4,g=16)", out=tmp_path / "packed")
+    values = export_run(tmp_path / "packed", out=tmp_path / "out", codec=codec)
+    assert "tokenizer.json" in values["files"]
+    expected = by_name(training.load_run(tmp_path / "packed").params)["layers/mlp/up/kernel"][0].T
+    found = Tensors(tmp_path / "out")["model.layers.0.mlp.up_proj.weight"]
+    np.testing.assert_array_equal(found, expected)
+    assert len(np.unique(found[0, :16])) <= 16
+
+
+def test_a_run_of_ours_loads_in_transformers(small_run, tmp_path):
+    """A trained Llama-shaped model, with 4-bit weights and learned steps, has the same logits there; its codec is one
+    for which there is no tokenizer."""
+    transformers, torch = pytest.importorskip("transformers"), pytest.importorskip("torch")
+    model = dataclasses.replace(LLAMA, vocab_size=264, weights="int(b=4,rule=lsq)")
+    config = dataclasses.replace(small_run.config, steps=1, warmup_steps=0)
+    run = training.train(config, model, small_run.store, out=tmp_path / "run", mesh_shape=(1, 1, 1))
+    values = export_run(tmp_path / "run", out=tmp_path / "out")
+    assert values["architectures"] == ["LlamaForCausalLM"] and values["compressed_lm"]["codec"] == "bytes"
+    assert values["files"] == ["config.json", "generation_config.json", "model.safetensors"]
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()
+    with torch.no_grad():
+        found = theirs(torch.tensor(ROWS)).logits.numpy()
+    expected = jax.jit(Transformer(model).apply)({"params": run.params}, jnp.asarray(ROWS))
+    np.testing.assert_allclose(found, expected, atol=1e-5, rtol=0)
+    assert theirs.config.eos_token_id == 256
+
+
+def test_checkpoints_that_cannot_be_imported_are_named(checkpoint, tmp_path):
+    """No folder of a model, broken files, no tokenizer, too many ids, a folder in use; and nothing is left behind."""
+    out = tmp_path / "run"
+
+    def refused(message, source, **settings):
+        with pytest.raises(InputError, match=message):
+            import_run(source, out=out, **settings)
+        assert not out.exists()
+
+    refused("tmp.*was given as a checkpoint of Hugging Face and has no config.json", tmp_path)
+    refused("config.json is not valid JSON", changed(checkpoint, tmp_path / "a", config=b"{"))
+    refused("config.json is not valid JSON .it holds .. where", changed(checkpoint, tmp_path / "b", config=b"[]"))
+    refused("the architecture 'gpt2'", changed(checkpoint, tmp_path / "c", config=b'{"model_type": "gpt2"}'))
+    whole = (checkpoint / "model-00001-of-00003.safetensors").read_bytes()
+    cut = {"model-00001-of-00003": whole[: len(whole) // 2]}
+    refused("model-00001-of-00003.safetensors cannot be read", changed(checkpoint, tmp_path / "d", **cut))
+    lost = {"model-00002-of-00003": None}
+    refused("model-00002-of-00003.safetensors is missing", changed(checkpoint, tmp_path / "e", **lost))
+    alone = changed(checkpoint, tmp_path / "f", tokenizer=None)
+    refused("holds no tokenizer.json and no tokenizer.model.* --codec DIR", alone)
+    gzip = codecs.create("gzip(v=4096)")
+    refused("gzip.v=4096. has ids up to 4096, and the model .* has 304 rows", alone, codec=gzip)
+    ended = json.loads((checkpoint / "config.json").read_text()) | {"eos_token_id": None}
+    endless = changed(checkpoint, tmp_path / "g", config=json.dumps(ended).encode())
+    refused("does not say which id ends a text .* --eod ID", endless)
+    (endless / "generation_config.json").write_text('{"eos_token_id": 1}')
+    assert import_run(endless, out=tmp_path / "named")[0].eod_id == END
+    assert import_run(alone, out=tmp_path / "bytes", codec=codecs.Bytes())[0].eod_id == 256
+    with pytest.raises(InputError, match="was given as the folder of the imported run and is not empty"):
+        import_run(checkpoint, out=tmp_path / "named")
+
+
+def test_runs_that_cannot_be_exported_are_named(imported, small_run, tmp_path):
+    """A shape that no architecture has, another codec, a folder in use, a file size of nothing; nothing is left."""
+    native = tmp_path / "native"
+    small_run(native)
+    with pytest.raises(InputError, match="position=relative .rotary is needed."):
+        export_run(native, out=tmp_path / "out")
+    with pytest.raises(InputError, match="has fingerprint .* Give the one"):
+        export_run(imported[0], out=tmp_path / "out", codec=codecs.Bytes())
+    with pytest.raises(InputError, match="file_bytes=0 was given"):
+        export_run(imported[0], out=tmp_path / "out", file_bytes=0)
+    with pytest.raises(InputError, match="was given as the folder of the exported run and is not empty"):
+        export_run(imported[0], out=imported[0])
+    assert [path.name for path in tmp_path.iterdir()] == ["native"]
