@@ -2,7 +2,7 @@
 
 Encoding is one teacher-forced pass, so it is held against two peers in the same process: the plain evaluation of a
 float model of M1's shape on the same rows (its loss, nothing else), and a loop that runs one forward pass for each
-prefix, as published implementations of neural compression do. Decoding runs M1 with a cache in lock-step lanes: its
+prefix, as published implementations of neural compression do. Decoding runs M1 with a cache in lock-step slots: its
 cost per byte falls as the batch grows, until the device is full. Medians of interleaved repetitions.
 """
 
@@ -18,6 +18,7 @@ from machine import print_cpu
 from compressed_lm import codecs
 from compressed_lm.data import installed_docs
 from compressed_lm.models import Transformer, TransformerConfig, exact, shift_right
+from compressed_lm.pipelines import m1 as m1_model
 from compressed_lm.pipelines import stages
 from compressed_lm.training.step import eval_step
 
@@ -27,13 +28,13 @@ PREFIXES = 64
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--m1", default=stages.PRETRAINED, help="folder with m1.npz (default: the M1 that ships)")
+    parser.add_argument("--m1", default=m1_model.PRETRAINED, help="folder with m1.npz (default: the M1 that ships)")
     parser.add_argument("--text", nargs="*", help="text files (default: documentation of installed packages)")
     parser.add_argument("--kilobytes", type=int, default=66, help="text to code (default %(default)s)")
     parser.add_argument("--repetitions", type=int, default=3)
     arguments = parser.parse_args()
     print_cpu()
-    m1 = stages.load_m1(arguments.m1)
+    m1 = m1_model.load_m1(arguments.m1)
     if arguments.text:
         text = b"".join(open(path, "rb").read() for path in arguments.text)
     else:

@@ -1,7 +1,7 @@
 """Cramming 32 texts at once against one at a time: python benchmarks/cramming.py [--help]
 
-`batched` crams all texts in one program of 32 lanes. `alone` gives the same function one text after the other, a
-program of one lane. `plain loop` is what published code does: one text, one compiled step a call, and after each a look
+`batched` crams all texts in one program of 32 slots. `alone` gives the same function one text after the other, a
+program of one slot. `plain loop` is what published code does: one text, one compiled step a call, and after each a look
 at whether it has stopped. All do the same steps, none stops early. The unit is texts x steps a second; in one process,
 in turns, the median of the rounds. Random models: what they have learned does not matter here.
 """
@@ -22,7 +22,7 @@ from rich.table import Table
 
 from compressed_lm import models
 from compressed_lm.cramming import CramConfig, FrozenModel, cram
-from compressed_lm.cramming import batch_slots as lanes_
+from compressed_lm.cramming import batch_slots as slots_
 from compressed_lm.cramming.frozen import bucket, padded
 from compressed_lm.cramming.vectors import Mapping, initial
 
@@ -42,14 +42,14 @@ def plain_loop(model, texts, config):
     step = _compiled(model.config, config, mapping)
     for ids in texts:
         numbers = initial(config, mapping.width, std=model.embedding_std, text=ids, seed=0)[None]
-        state = lanes_.start(config, numbers, padded([ids], bucket(len(ids))), np.array([len(ids)]))
+        state = slots_.start(config, numbers, padded([ids], bucket(len(ids))), np.array([len(ids)]))
         while np.asarray(state.active).any():
             state = step(model.params, state)
 
 
 @functools.cache
 def _compiled(model_config, config, mapping):
-    return jax.jit(lambda params, state: lanes_._step(model_config, config, mapping, params, state))
+    return jax.jit(lambda params, state: slots_._step(model_config, config, mapping, params, state))
 
 
 def rates(size: str, length: int, steps: int, rounds: int) -> dict[str, float]:
@@ -59,7 +59,7 @@ def rates(size: str, length: int, steps: int, rounds: int) -> dict[str, float]:
     config = CramConfig(steps=steps, patience=steps, margin=1e9)  # no text is ever done
     few = texts[: TEXTS // 8]
     ways = {
-        "batched": (lambda: cram(model, texts, config, lanes=TEXTS), len(texts)),
+        "batched": (lambda: cram(model, texts, config, slots=TEXTS), len(texts)),
         "alone": (lambda: [cram(model, [ids], config) for ids in few], len(few)),
         "plain loop": (lambda: plain_loop(model, few, config), len(few)),
     }

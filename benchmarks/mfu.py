@@ -57,7 +57,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", nargs="+", default=["113m", "403m"], help="model sizes (default %(default)s)")
     parser.add_argument("--seq_len", nargs="+", type=int, default=[512, 2048], help="L (default %(default)s)")
-    parser.add_argument("--tokens", type=int, default=65_536, help="tokens of an update (default %(default)s)")
+    parser.add_argument("--store", type=int, default=65_536, help="tokens of an update (default %(default)s)")
     parser.add_argument("--vocab_size", type=int, default=32_000, help="ids of the codec (default %(default)s)")
     parser.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float32"))
     parser.add_argument("--position", default="rotary", choices=("rotary", "relative"))

@@ -16,3 +16,8 @@ def literal(text: str) -> str:
 def cell(value) -> Text:
     """A cell or title of a rich table: `literal`, and brackets are no markup."""
     return Text(literal(str(value)))
+
+
+def print_flush(line: str) -> None:
+    """Prints a line and flushes, so that log files show it at once."""
+    print(line, flush=True)

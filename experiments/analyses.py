@@ -25,7 +25,8 @@ from compressed_lm.data.store import TokenStore
 from compressed_lm.errors import InputError
 from compressed_lm.models import model_vocab_size
 from compressed_lm.models.sizes import SIZES, model_config
-from compressed_lm.pipelines import refit, stages
+from compressed_lm.pipelines import build_codec, refit
+from compressed_lm.pipelines import m1 as m1_model
 from compressed_lm.token_analysis import analyses
 from compressed_lm.training import TrainConfig, train
 
@@ -37,7 +38,7 @@ M2 = TrainConfig(
 
 def open_codecs(names: Sequence[str], arguments, text: Corpus) -> Iterator[Codec]:
     """Codecs by spelling or by directory, the compiled ones sharing their dictionaries."""
-    m1 = stages.load_m1(arguments.m1) if arguments.m1 else None
+    m1 = m1_model.load_m1(arguments.m1) if arguments.m1 else None
     dictionaries = {}
     for name in names:
         if pathlib.Path(name).exists():
@@ -61,7 +62,7 @@ def open_codecs(names: Sequence[str], arguments, text: Corpus) -> Iterator[Codec
 
 def train_m2(codec: Codec, arguments, text: Corpus, held_out: Corpus) -> tuple[str, TokenStore]:
     """(folder of an M2 trained on the codec's tokens, its validation store)."""
-    folder = arguments.out / stages.codec_folder(codec.spec)
+    folder = arguments.out / build_codec.codec_folder(codec.spec)
     store = job.compress(text, "train", codec, folder / "train", n_shards=1, max_bytes=arguments.train_bytes)
     validation = job.compress(
         held_out, split_of(held_out), codec, folder / "validation", n_shards=1, max_bytes=arguments.max_bytes

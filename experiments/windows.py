@@ -20,13 +20,14 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import windows_report
 
-from compressed_lm import codecs, scaling
+from compressed_lm import codecs
 from compressed_lm.codecs.protocol import Codec
 from compressed_lm.coding import bits
 from compressed_lm.data.job import take_bytes
 from compressed_lm.data.sources import open_corpus
 from compressed_lm.errors import InputError
-from compressed_lm.pipelines import stages
+from compressed_lm.io import jsonl
+from compressed_lm.pipelines import m1 as m1_model
 from compressed_lm.token_analysis.windows import common_length
 from compressed_lm.tracking.progress import Job, progress
 
@@ -192,13 +193,13 @@ def measure_all(arguments, texts: Sequence[bytes], m1: codecs.M1) -> list[dict[s
     are added to it as they come. Codecs without M1 take seconds and are measured every time."""
     table = arguments.out / "windows.jsonl"
     identity = {"m1": m1.hash, "corpus": digest(texts), "corpus_spec": arguments.corpus}
-    found = [r for _, r in scaling.read_jsonl(table)] if table.exists() else []
+    found = [r for _, r in jsonl.read(table)] if table.exists() else []
     others = [r for r in found if (r["m1"], r["corpus"]) != (identity["m1"], identity["corpus"])]
     rows = {r["spec"]: r for r in found if r not in others}
     for build in streams_without_m1(arguments, texts):
         new = measure_stream(build, texts, Job("", None)) | identity
         rows[new["spec"]] = new
-    stages.write_jsonl(table, [*others, *rows.values()])
+    jsonl.write(table, [*others, *rows.values()])
     jobs = []
     for v in VOCABULARIES:
         if (spec := spec_of("ac", v=v)) not in rows:
@@ -209,7 +210,7 @@ def measure_all(arguments, texts: Sequence[bytes], m1: codecs.M1) -> list[dict[s
     with progress("windows", 2 * len(jobs) * sum(map(len, texts)), unit="B") as job:
         for measure in jobs:
             rows |= {r["spec"]: r | identity for r in measure(job)}
-            stages.write_jsonl(table, [*others, *rows.values()])
+            jsonl.write(table, [*others, *rows.values()])
     return list(rows.values())
 
 
@@ -257,7 +258,7 @@ def main() -> int:
 
 def run(arguments) -> None:
     file = pathlib.Path(arguments.m1)
-    m1 = codecs.M1.from_bytes(file.read_bytes()) if file.is_file() else stages.load_m1(arguments.m1)
+    m1 = codecs.M1.from_bytes(file.read_bytes()) if file.is_file() else m1_model.load_m1(arguments.m1)
     corpus = open_corpus(arguments.corpus)
     split = arguments.split or ("validation" if "validation" in corpus.splits else corpus.splits[0])
     texts = examples(take_bytes(corpus.documents(split), arguments.max_bytes), arguments.example_bytes)
@@ -268,7 +269,7 @@ def run(arguments) -> None:
         m1_hash=m1.hash,
         m1_parameters=m1.config.n_params,
         m1_context=m1.config.context,
-        m1_bits_per_byte=stages.exact_bits_per_byte(m1, texts),
+        m1_bits_per_byte=m1_model.exact_bits_per_byte(m1, texts),
         corpus=arguments.corpus,
         fit_corpus=arguments.fit_corpus,
         n_bytes=sum(map(len, texts)),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from compressed_lm.codecs.checked import CheckedCodec, checked_token_bits
+from compressed_lm.codecs.checked import WHOLE_BITS, CheckedCodec, checked_token_bits
 from compressed_lm.coding import bits, range_coder, tables
 from compressed_lm.coding.tables import END
 from compressed_lm.errors import InputError
@@ -28,6 +28,7 @@ class _Streams(CheckedCodec):
     and other ids are refused: most of those that were cut off or changed, and all that others were appended to.
     """
 
+    limits = {"v": WHOLE_BITS}
     window_bits = restart_tokens = None
 
     def __init__(self, v: int):
@@ -56,6 +57,10 @@ class StaticAC(_Streams):
     """Arithmetic coding with the corpus's byte frequencies; the end of a document is a 257th symbol."""
 
     name = "static_ac"
+    summary = "arithmetic coding with fixed byte frequencies"
+    example = "static_ac(v=256)"
+    color, marker = "#A0703C", "P"
+    task_specs = ("static_ac(v=256)", "static_ac(v=4096)", "static_ac(v=65536)")
     flops_per_byte = m1_flops_per_byte = 0.0
     m1_hash = None
 
@@ -117,6 +122,10 @@ class AC(_Streams):
     """
 
     name = "ac"
+    summary = "arithmetic coding with the predictions of a small byte model, M1, over the whole document"
+    example = "ac(v=256)"
+    color, marker = "#D55E00", "^"
+    task_specs = ("ac(v=256)", "ac(v=4096)", "ac(v=65536)")
 
     def __init__(self, *, v: int = 256, m1: "M1"):
         super().__init__(v)
@@ -237,7 +246,7 @@ class AC(_Streams):
         )
         decoded: list[list[np.ndarray]] = [[] for _ in streams]
         written: list[bytes | None] = [None] * len(streams)
-        # The longest first, so that lanes which work together end together.
+        # The longest first, so that slots which work together end together.
         running = sorted(range(len(streams)), key=lambda i: -len(streams[i]))
         while running:
             windows = np.stack([padded[i][state[i, 2] : state[i, 2] + reach] for i in running])

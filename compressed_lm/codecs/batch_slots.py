@@ -6,21 +6,21 @@ from collections.abc import Callable
 import jax
 import numpy as np
 
-LANES = (1, 8, 64, 256)
+SLOTS = (1, 8, 64, 256)
 """Rows that one device works on at a time. Few sizes, since each is compiled for itself; the largest bounds memory."""
 
 
-def lane_count(n_rows: int) -> int:
-    """Rows per device for a call on `n_rows`: the smallest of `LANES` that holds them, or the largest."""
+def slot_count(n_rows: int) -> int:
+    """Rows per device for a call on `n_rows`: the smallest of `SLOTS` that holds them, or the largest."""
     per_device = -(-n_rows // jax.local_device_count())
-    return next((lanes for lanes in LANES if lanes >= per_device), LANES[-1])
+    return next((slots for slots in SLOTS if slots >= per_device), SLOTS[-1])
 
 
 def map_over_local_devices(fn: Callable, **static) -> Callable:
     """`fn` over rows, split among the local devices.
 
     Args:
-      fn: maps (constants, rows), rows a pytree of arrays [lanes, ...], to a pytree of arrays [lanes, ...]. Pure, no
+      fn: maps (constants, rows), rows a pytree of arrays [slots, ...], to a pytree of arrays [slots, ...]. Pure, no
         collectives; it must treat rows independently.
       **static: keyword arguments fixed at compile time.
 
@@ -33,13 +33,13 @@ def map_over_local_devices(fn: Callable, **static) -> Callable:
 
     def call(constants, rows):
         n_rows = len(jax.tree.leaves(rows)[0])
-        lanes = lane_count(n_rows)
-        block = lanes * devices
+        slots = slot_count(n_rows)
+        block = slots * devices
 
         def spread(array, start):
             array = np.asarray(array[start : start + block])
             fill = np.zeros((block - len(array), *array.shape[1:]), array.dtype)
-            return np.concatenate([array, fill]).reshape(devices, lanes, *array.shape[1:])
+            return np.concatenate([array, fill]).reshape(devices, slots, *array.shape[1:])
 
         def gather(array, start):
             return array.reshape(block, *array.shape[2:])[: n_rows - start]

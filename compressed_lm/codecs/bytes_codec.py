@@ -11,7 +11,10 @@ from compressed_lm.codecs.checked import CheckedCodec
 class Bytes(CheckedCodec):
     """Each byte is its own id (V = 256), the ByT5 way of reading text. M1 is trained on this codec."""
 
-    name = "bytes"
+    name = example = "bytes"
+    summary = "the text itself, one token a byte"
+    color, marker = "#808080", "o"
+    task_specs = ("bytes",)
     spec = "bytes"
     vocab_size = 256
     fingerprint = hashlib.sha256(b"compressed_lm bytes 1").hexdigest()

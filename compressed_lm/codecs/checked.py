@@ -1,11 +1,13 @@
-"""What callers give to a codec, checked: byte strings, sequences of ids, sizes of vocabularies."""
+"""Base class of codecs, and checks of their input: byte strings, sequences of ids, sizes of vocabularies."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import ClassVar
 
 import numpy as np
 
 from compressed_lm.coding import bits
 from compressed_lm.errors import InputError
+from compressed_lm.settings import Limits
 
 _BYTE_FORMATS = ("B", "b", "c")
 
@@ -16,10 +18,40 @@ class CheckedCodec:
     A family defines `_encode_documents(list[bytes]) -> list[int32[T]]` and `_decode_sequences(list[int32[T]]) ->
     list[bytes]`; `_decode_unfinished` where an unfinished sequence is not decoded like a finished one, and `_lengths`
     where its ids have lengths. See `protocol.Codec` for the methods here.
+
+    What lists, help texts, plots, reports and seqio tasks say about a family, they read from its class:
+
+    Attributes:
+      name: the family, as specs begin.
+      summary: what it is, in one line.
+      example: the spec that help texts show; "" for a family that is not built from a spec.
+      limits: option -> the values that it takes.
+      color: of its points and lines in plots (hex RGB); None for one derived from the name.
+      marker: of its points in plots, as Matplotlib names them.
+      task_specs: specs that are registered as seqio tasks; one without options means the only codec of the family.
     """
 
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    example: ClassVar[str] = ""
+    limits: ClassVar[Mapping[str, Limits]] = {}
+    color: ClassVar[str | None] = None
+    marker: ClassVar[str] = "X"
+    task_specs: ClassVar[tuple[str, ...]] = ()
     spec: str
     vocab_size: int
+
+    @classmethod
+    def style(cls, options: Mapping[str, str]) -> tuple[str | None, str]:
+        """Returns the color and the marker of the codec with these options of a spec."""
+        del options
+        return cls.color, cls.marker
+
+    @classmethod
+    def n_windows(cls, **options) -> int | None:
+        """Returns the number of windows that building the codec with these options lists; None for none."""
+        del options
+        return None
 
     def encode(self, data: bytes) -> np.ndarray:
         return self._encode_documents([checked_bytes(data, self.spec)])[0]
@@ -48,6 +80,10 @@ class CheckedCodec:
 
     def _lengths(self, ids: np.ndarray) -> np.ndarray | None:
         return None
+
+
+WHOLE_BITS = Limits(choices=tuple(1 << bits for bits in range(1, 17)))
+"""Vocabularies whose tokens are fields of bits."""
 
 
 def checked_token_bits(v: int, family: str) -> int:

@@ -1,4 +1,4 @@
-"""Arithmetic decoding on the device: the range coder of `coding.range_coder` in lock-step lanes, with M1's key/value
+"""Arithmetic decoding on the device: the range coder of `coding.range_coder` in lock-step slots, with M1's key/value
 cache inside the loop.
 
 Decoding needs M1's table before each symbol, so coder and model run in one compiled loop. Encoding needs no loop: the
@@ -13,15 +13,15 @@ from compressed_lm.coding import range_coder, tables
 from compressed_lm.models import exact
 
 STATE = 3
-"""Numbers a lane carries from one context to the next: code, size, and bytes of its stream read so far."""
+"""Numbers a slot carries from one context to the next: code, size, and bytes of its stream read so far."""
 
 
 def decode_context(config: exact.ExactConfig, params, rows):
-    """Decodes up to one context's worth of symbols in each lane.
+    """Decodes up to one context's worth of symbols in each slot.
 
     Args:
       config, params: M1.
-      rows: (state, stream). state: uint32[B, 3], see `STATE`; stream: uint8[B, 2 * context + 4], the lane's next bytes.
+      rows: (state, stream). state: uint32[B, 3], see `STATE`; stream: uint8[B, 2 * context + 4], the slot's next bytes.
 
     Returns:
       (symbols: uint16[B, context], 256 at the end of the document, whatever follows it is meaningless; n_read:
@@ -29,7 +29,7 @@ def decode_context(config: exact.ExactConfig, params, rows):
       end of the document, where it came; with code >= size if no encoder writes such a stream).
     """
     state, stream = rows
-    lanes = jnp.arange(state.shape[0], dtype=jnp.int32)
+    slots = jnp.arange(state.shape[0], dtype=jnp.int32)
     end = jnp.int32(exact.N_SYMBOLS - 1)
 
     def one_symbol(carry, position):
@@ -40,12 +40,12 @@ def decode_context(config: exact.ExactConfig, params, rows):
         unit = size >> tables.TABLE_BITS
         target = jnp.minimum(code // unit, tables.TABLE_TOTAL - 1)
         symbol = jnp.sum(cdf[:, 1:] <= target[:, None], axis=-1, dtype=jnp.int32)
-        below, above = cdf[lanes, symbol], cdf[lanes, symbol + 1]
+        below, above = cdf[slots, symbol], cdf[slots, symbol + 1]
         valid = code < unit * tables.TABLE_TOTAL
         code, size = jnp.where(valid, code - unit * below, jnp.uint32(0xFFFFFFFF)), unit * (above - below)
         for _ in range(2):  # the smallest frequency takes 16 bits off the size
             short = size < range_coder.TOP
-            code = jnp.where(short, (code << 8) | stream[lanes, n_read].astype(jnp.uint32), code)
+            code = jnp.where(short, (code << 8) | stream[slots, n_read].astype(jnp.uint32), code)
             size, n_read = jnp.where(short, size << 8, size), n_read + short
         code, size, n_read = (jnp.where(ended, old, new) for old, new in zip(before, (code, size, n_read), strict=True))
         return (code, size, n_read, symbol, ended | (symbol == end), cache), (
@@ -56,9 +56,9 @@ def decode_context(config: exact.ExactConfig, params, rows):
     start = (
         state[:, 0],
         state[:, 1],
-        jnp.zeros_like(lanes),
-        jnp.full_like(lanes, end),
-        jnp.zeros_like(lanes, bool),
+        jnp.zeros_like(slots),
+        jnp.full_like(slots, end),
+        jnp.zeros_like(slots, bool),
         exact.init_cache(config, state.shape[0], config.context),
     )
     (code, size, *_), (symbols, n_read) = jax.lax.scan(one_symbol, start, jnp.arange(config.context, dtype=jnp.int32))

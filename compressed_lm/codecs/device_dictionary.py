@@ -1,7 +1,7 @@
-"""The parse of `coding.dictionary` and its inverse on the device: lock-step lanes over the same tables.
+"""The parse of `coding.dictionary` and its inverse on the device: lock-step slots over the same tables.
 
-A lane has one document and takes a chunk of it in each call of the compiled program; what it has reached is carried to
-the next call, so that memory is bounded by lanes x chunk. Documents of similar length run together. The numbers are
+A slot has one document and takes a chunk of it in each call of the compiled program; what it has reached is carried to
+the next call, so that memory is bounded by slots x chunk. Documents of similar length run together. The numbers are
 those of the host's parse, for the cells are, and a step is the same (see `coding.longest_match`).
 """
 
@@ -12,12 +12,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from compressed_lm.codecs.batch_slots import LANES, map_over_local_devices
+from compressed_lm.codecs.batch_slots import SLOTS, map_over_local_devices
 from compressed_lm.coding.dictionary import Dictionary
 from compressed_lm.coding.entries import SLOT_BYTES
 
 CHUNK = 2048
-"""Bytes of text that a lane reads, or writes, in one call."""
+"""Bytes of text that a slot reads, or writes, in one call."""
 
 
 def encode(dictionary: Dictionary, documents: Sequence[bytes]) -> list[np.ndarray]:
@@ -33,10 +33,10 @@ def encode(dictionary: Dictionary, documents: Sequence[bytes]) -> list[np.ndarra
             found, counts, state = _program(_encode_chunk)((cells, ids), rows)
             read += CHUNK
             going = np.array([len(data[i]) > read for i in running])
-            for lane, i in enumerate(running):
-                numbers[i].append(found[lane, : counts[lane]].copy())
-                if not going[lane] and state[lane]:  # the document's last token, which nothing can lengthen now
-                    numbers[i].append(ids[state[lane : lane + 1] >> 8])
+            for slot, i in enumerate(running):
+                numbers[i].append(found[slot, : counts[slot]].copy())
+                if not going[slot] and state[slot]:  # the document's last token, which nothing can lengthen now
+                    numbers[i].append(ids[state[slot : slot + 1] >> 8])
             running, state = running[going], state[going]
     return [np.concatenate([np.zeros(0, np.int32), *n]) for n in numbers]
 
@@ -56,8 +56,8 @@ def decode(dictionary: Dictionary, sequences: Sequence) -> list[bytes]:
             tokens = [sequences[i][start : start + CHUNK] for i, start in zip(running, taken, strict=True)]
             rows = {"numbers": _padded(tokens, np.int32), "count": _lengths(tokens), "skip": skip}
             text, lengths, n_taken, skip = _program(_decode_chunk)(tables, rows)
-            for lane, i in enumerate(running):
-                texts[i].append(text[lane, : lengths[lane]].tobytes())
+            for slot, i in enumerate(running):
+                texts[i].append(text[slot, : lengths[slot]].tobytes())
             taken += n_taken
             going = taken < [len(sequences[i]) for i in running]
             running, taken, skip = running[going], taken[going], skip[going]
@@ -70,10 +70,10 @@ def _program(step):
 
 
 def _groups(lengths: Sequence[int]) -> Iterator[np.ndarray]:
-    """Indices of what is not empty, the longest first, as many together as the devices have lanes."""
+    """Indices of what is not empty, the longest first, as many together as the devices have slots."""
     order = np.argsort(-np.asarray(lengths, np.int64), kind="stable")
     order = order[: np.count_nonzero(lengths)]
-    size = LANES[-1] * jax.local_device_count()
+    size = SLOTS[-1] * jax.local_device_count()
     return (order[start : start + size] for start in range(0, len(order), size))
 
 
@@ -89,7 +89,7 @@ def _lengths(rows: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def _encode_chunk(tables, rows):
-    """Parses a chunk of each lane.
+    """Parses a chunk of each slot.
 
     Args:
       tables: cells uint32[C], ids int32[C].
@@ -111,13 +111,13 @@ def _encode_chunk(tables, rows):
     final, (states, ended) = jax.lax.scan(step, rows["state"], (text, jnp.arange(len(text))))
     states, ended = states.T, ended.T
     place = jnp.where(ended, jnp.cumsum(ended, axis=1) - 1, len(text))
-    lane = jnp.arange(len(place))[:, None]
-    numbers = jnp.zeros(states.shape, jnp.int32).at[lane, place].set(ids[states >> 8], mode="drop")
+    slot = jnp.arange(len(place))[:, None]
+    numbers = jnp.zeros(states.shape, jnp.int32).at[slot, place].set(ids[states >> 8], mode="drop")
     return numbers, jnp.sum(ended, axis=1, dtype=jnp.int32), final
 
 
 def _decode_chunk(tables, rows):
-    """Writes up to K bytes of each lane.
+    """Writes up to K bytes of each slot.
 
     Args:
       tables: tails uint8[V, 16], heads int32[V], depth int32[V].
@@ -128,16 +128,16 @@ def _decode_chunk(tables, rows):
       the next one was written.
     """
     tails, heads, depth = tables
-    numbers, lane = rows["numbers"], jnp.arange(len(rows["count"]))[:, None]
+    numbers, slot = rows["numbers"], jnp.arange(len(rows["count"]))[:, None]
     chunk = numbers.shape[1]
     place = jnp.arange(chunk)
     known = place < rows["count"][:, None]
-    # No lane reads past its chunk, so an entry longer than that counts as one byte more; this keeps sums in 32 bits.
+    # No slot reads past its chunk, so an entry longer than that counts as one byte more; this keeps sums in 32 bits.
     lengths = jnp.where(known, depth[numbers], 0).at[:, 0].add(-rows["skip"])
     ends = jnp.cumsum(jnp.minimum(lengths, chunk + 1), axis=1)
     begins = jnp.concatenate([jnp.zeros_like(ends[:, :1]), ends[:, :-1]], axis=1)
     # Byte j belongs to as many entries on as have begun at or before it.
-    begun = jnp.zeros((len(lane), chunk), jnp.int32).at[lane, jnp.where(known, begins, chunk)].add(1, mode="drop")
+    begun = jnp.zeros((len(slot), chunk), jnp.int32).at[slot, jnp.where(known, begins, chunk)].add(1, mode="drop")
     token = jnp.maximum(jnp.cumsum(begun, axis=1) - 1, 0)
     within = place - jnp.take_along_axis(begins, token, axis=1) + jnp.where(token == 0, rows["skip"][:, None], 0)
     node = _with_byte(jnp.take_along_axis(numbers, token, axis=1), within, heads, depth)

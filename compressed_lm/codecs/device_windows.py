@@ -1,7 +1,7 @@
-"""Equal-Info Windows on the device, for windows that are not listed in a dictionary: lock-step lanes with M1's
+"""Equal-Info Windows on the device, for windows that are not listed in a dictionary: lock-step slots with M1's
 key/value cache inside the loop.
 
-A lane walks through one text: each turn gives M1 one byte, takes the next byte into the open window or closes it.
+A slot walks through one text: each turn gives M1 one byte, takes the next byte into the open window or closes it.
 Encoding and decoding are the same walk; they differ in who knows the byte, the text or the code. Where M1 starts afresh
 at every window, windows decode side by side.
 """
@@ -14,14 +14,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from compressed_lm.codecs.batch_slots import LANES, map_over_local_devices
+from compressed_lm.codecs.batch_slots import SLOTS, map_over_local_devices
 from compressed_lm.codecs.m1 import M1
 from compressed_lm.coding import limbs, tables, windows
 from compressed_lm.coding.tables import END
 from compressed_lm.models import exact
 
 TURNS = 256
-"""Turns that a lane takes in one call of the compiled program."""
+"""Turns that a slot takes in one call of the compiled program."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,8 +68,8 @@ def encode(m1: M1, texts: Sequence[bytes], rules: WindowRules) -> list[np.ndarra
             state["place"] = np.full(len(running), back, np.int32)
             state, closed, values = program(m1.device_params, (state, chunk))
             read += state["place"] - back
-            for lane, i in enumerate(running):
-                codes[i].append(values[lane, closed[lane]])
+            for slot, i in enumerate(running):
+                codes[i].append(values[slot, closed[slot]])
             going = (read < [len(data[i]) for i in running]) | (state["depth"] > 0)
             running, read, state = running[going], read[going], _chosen(state, going)
     return [np.concatenate(c) for c in codes]
@@ -78,13 +78,13 @@ def encode(m1: M1, texts: Sequence[bytes], rules: WindowRules) -> list[np.ndarra
 def decode(m1: M1, codes: Sequence[np.ndarray], rules: WindowRules) -> list[bytes]:
     """Text of each sequence of window codes uint32[N, K]: the inverse of `encode`, for the rules that have one."""
     if not rules.m1_reset:
-        return _decode_lanes(m1, codes, rules)
+        return _decode_slots(m1, codes, rules)
     groups = [c[i : i + rules.m1_reset] for c in codes for i in range(0, len(c), rules.m1_reset)]
-    texts = iter(_decode_lanes(m1, groups, rules))
+    texts = iter(_decode_slots(m1, groups, rules))
     return [b"".join([next(texts) for _ in range(0, len(c), rules.m1_reset)]) for c in codes]
 
 
-def _decode_lanes(m1: M1, codes: Sequence[np.ndarray], rules: WindowRules) -> list[bytes]:
+def _decode_slots(m1: M1, codes: Sequence[np.ndarray], rules: WindowRules) -> list[bytes]:
     """Text of each sequence of codes, M1 starting afresh with each."""
     program = _program(m1, _decode_turns, rules)
     pieces = [[np.zeros(0, np.uint8)] for _ in codes]
@@ -100,25 +100,25 @@ def _decode_lanes(m1: M1, codes: Sequence[np.ndarray], rules: WindowRules) -> li
             state["place"] = np.zeros(len(running), np.int32)
             state, taken, symbols = program(m1.device_params, (state, chunk, np.minimum(left, width).astype(np.int32)))
             going = state["place"] < left
-            for lane, i in enumerate(running):
-                pieces[i].append(symbols[lane, taken[lane]])
-                # Such a lane is one window, and what follows its last match is not in it.
-                if rules.fill == "paper" and not going[lane]:
-                    pieces[i] = [np.concatenate(pieces[i])[: state["match"][lane]]]
+            for slot, i in enumerate(running):
+                pieces[i].append(symbols[slot, taken[slot]])
+                # Such a slot is one window, and what follows its last match is not in it.
+                if rules.fill == "paper" and not going[slot]:
+                    pieces[i] = [np.concatenate(pieces[i])[: state["match"][slot]]]
             running, read, state = running[going], (read + state["place"])[going], _chosen(state, going)
     return [np.concatenate(p).tobytes() for p in pieces]
 
 
 def _blocks(lengths: Sequence[int]) -> list[np.ndarray]:
-    """Indices of what is not empty, as many at a time as the devices have lanes, the longest first, so that lanes which
+    """Indices of what is not empty, as many at a time as the devices have slots, the longest first, so that slots which
     work together end together."""
     order = np.array(sorted((i for i, n in enumerate(lengths) if n), key=lambda i: -lengths[i]), np.int64)
-    width = LANES[-1] * jax.local_device_count()
+    width = SLOTS[-1] * jax.local_device_count()
     return [order[i : i + width] for i in range(0, len(order), width)]
 
 
-def _chosen(state: dict, lanes: np.ndarray) -> dict:
-    return jax.tree.map(lambda leaf: leaf[lanes], state)
+def _chosen(state: dict, slots: np.ndarray) -> dict:
+    return jax.tree.map(lambda leaf: leaf[slots], state)
 
 
 @functools.lru_cache(maxsize=32)
@@ -126,23 +126,23 @@ def _program(m1: M1, fn, rules: WindowRules):
     return map_over_local_devices(fn, config=m1.config, rules=rules)
 
 
-def _start(config: exact.ExactConfig, n_lanes: int, rules: WindowRules) -> dict:
-    """Lanes that have read nothing.
+def _start(config: exact.ExactConfig, n_slots: int, rules: WindowRules) -> dict:
+    """Slots that have read nothing.
 
     `context` counts the bytes that M1 has seen, `closed` the windows in its context, `depth` the bytes of the open
     window (0: none is open); `lo` and `size` are its interval, `code` its code, `match` the depth at which a decoder
     last met the code that it looks for, or an encoder first had the present one.
     """
-    zeros = functools.partial(np.zeros, n_lanes)
-    interval = jax.eval_shape(lambda s: rules.rule.root(s, s, s, xp=jnp), jax.ShapeDtypeStruct((n_lanes,), jnp.uint32))
+    zeros = functools.partial(np.zeros, n_slots)
+    interval = jax.eval_shape(lambda s: rules.rule.root(s, s, s, xp=jnp), jax.ShapeDtypeStruct((n_slots,), jnp.uint32))
     lo, size = jax.tree.map(lambda leaf: zeros(leaf.dtype), interval)
     counts = {name: zeros(np.int32) for name in ("context", "closed", "depth", "match", "last")}
     code = (zeros(np.uint32),) * rules.n_limbs
-    cache = jax.tree.map(np.asarray, exact.init_cache(config, n_lanes, rules.context))
+    cache = jax.tree.map(np.asarray, exact.init_cache(config, n_slots, rules.context))
     state = counts | {"lo": lo, "size": size, "code": code, "cache": cache}
     if rules.fill == "delay":
         longest = rules.context + rules.bits // 8 + 2  # past the context the table is flat, and a byte takes 8 bits
-        state["codes"] = np.zeros((n_lanes, longest, rules.n_limbs), np.uint32)
+        state["codes"] = np.zeros((n_slots, longest, rules.n_limbs), np.uint32)
     return state
 
 
@@ -163,8 +163,8 @@ def _table(config, params, state, rules: WindowRules):
 
 def _take(state, symbol, cdf, total, rules: WindowRules):
     """(interval, code, exists) of the open window extended by a byte, or of a new window that it starts."""
-    rule, lanes = rules.rule, jnp.arange(symbol.shape[0])
-    below, above = cdf[lanes, symbol], cdf[lanes, symbol + 1]
+    rule, slots = rules.rule, jnp.arange(symbol.shape[0])
+    below, above = cdf[slots, symbol], cdf[slots, symbol + 1]
     root = rule.root(symbol.astype(jnp.uint32), below, above, xp=jnp)
     node = rule.child(state["lo"], state["size"], below, above, total)
     at_root = state["depth"] == 0
@@ -177,13 +177,13 @@ def _take(state, symbol, cdf, total, rules: WindowRules):
 
 def _find(rule: windows.Rule, state, cdf, total, code) -> jax.Array:
     """The byte int32[B] whose interval holds a code of limbs uint32[B], by bisection."""
-    lanes, at_root = jnp.arange(cdf.shape[0]), state["depth"] == 0
+    slots, at_root = jnp.arange(cdf.shape[0]), state["depth"] == 0
     target = rule.target(code, xp=jnp)
     offset = limbs.subtract(target, rule.origin(state["lo"], xp=jnp))
 
     def halve(i, symbol):
         trial = symbol + (128 >> i)
-        below = cdf[lanes, trial]
+        below = cdf[slots, trial]
         root = limbs.less_equal(rule.root_start(trial.astype(jnp.uint32), below, xp=jnp), target)
         node = limbs.less_equal(rule.child_start(state["size"], below, total), offset)
         return jnp.where(jnp.where(at_root, root, node), trial, symbol)
@@ -192,7 +192,7 @@ def _find(rule: windows.Rule, state, cdf, total, code) -> jax.Array:
 
 
 def _reset(state, close, rules: WindowRules):
-    """What M1 has seen once the lanes in `close` have closed their window."""
+    """What M1 has seen once the slots in `close` have closed their window."""
     if rules.m1_reset == 0:
         context = jnp.where(state["context"] == rules.context, 0, state["context"])
         return {"context": context, "closed": state["closed"]}
@@ -209,7 +209,7 @@ def _update(condition, new: dict, old: dict) -> dict:
 
 
 def _encode_turns(params, rows, *, config, rules: WindowRules):
-    """Lets each lane take `TURNS` turns.
+    """Lets each slot take `TURNS` turns.
 
     Args:
       params: M1's weights.
@@ -219,12 +219,12 @@ def _encode_turns(params, rows, *, config, rules: WindowRules):
       (state, closed: bool[B, TURNS], codes: uint32[B, TURNS, K]): the turns that closed a window, and its code.
     """
     state, text = rows
-    lanes = jnp.arange(text.shape[0])
+    slots = jnp.arange(text.shape[0])
 
     def turn(state, _):
-        state = state | {"last": jnp.maximum(text[lanes, state["place"] - 1], 0)}
+        state = state | {"last": jnp.maximum(text[slots, state["place"] - 1], 0)}
         cdf, total, cache = _table(config, params, state, rules)
-        byte = text[lanes, state["place"]]
+        byte = text[slots, state["place"]]
         lo, size, code, exists = _take(state, jnp.maximum(byte, 0), cdf, total, rules)
         take = (byte >= 0) & exists
         close = (state["depth"] > 0) & ~take
@@ -236,7 +236,7 @@ def _encode_turns(params, rows, *, config, rules: WindowRules):
             codes, depths = state["codes"], jnp.arange(state["codes"].shape[1])
             same = jnp.all(codes == jnp.stack(state["code"], -1)[:, None], -1) & (depths < state["depth"][:, None])
             given_back = state["depth"] - 1 - jnp.argmax(same, -1)
-            taken["codes"] = codes.at[lanes, state["depth"]].set(jnp.stack(code, -1))
+            taken["codes"] = codes.at[slots, state["depth"]].set(jnp.stack(code, -1))
         new = _update(take, taken | {"place": state["place"] + 1}, state)
         new = _update(close, {"depth": 0, "place": state["place"] - given_back}, new)
         return new | _reset(new, close, rules) | {"cache": cache}, emitted
@@ -246,7 +246,7 @@ def _encode_turns(params, rows, *, config, rules: WindowRules):
 
 
 def _decode_turns(params, rows, *, config, rules: WindowRules):
-    """Lets each lane take up to `TURNS` turns.
+    """Lets each slot take up to `TURNS` turns.
 
     Args:
       params: M1's weights.
@@ -257,12 +257,12 @@ def _decode_turns(params, rows, *, config, rules: WindowRules):
       (state, taken: bool[B, TURNS], symbols: uint8[B, TURNS]): the turns that brought a byte, and the byte.
     """
     state, codes, n_codes = rows
-    lanes = jnp.arange(codes.shape[0])
+    slots = jnp.arange(codes.shape[0])
 
     def turn(carry):
         i, state, taken, symbols = carry
         cdf, total, cache = _table(config, params, state, rules)
-        wanted = jnp.moveaxis(codes[lanes, jnp.minimum(state["place"], codes.shape[1] - 1)], -1, 0)
+        wanted = jnp.moveaxis(codes[slots, jnp.minimum(state["place"], codes.shape[1] - 1)], -1, 0)
         wanted, at_root = tuple(wanted), state["depth"] == 0
         symbol = _find(rules.rule, state, cdf, total, wanted)
         lo, size, code, exists = _take(state, symbol, cdf, total, rules)

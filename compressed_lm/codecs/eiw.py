@@ -15,12 +15,12 @@ import dataclasses
 import hashlib
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from compressed_lm.codecs.checked import CheckedCodec, checked_token_bits
+from compressed_lm.codecs.checked import WHOLE_BITS, CheckedCodec, checked_token_bits
 from compressed_lm.coding import bits as bit_fields
 from compressed_lm.coding import dictionary_file, windows
 from compressed_lm.coding.compiler import compile_best_first, compile_windows
@@ -118,6 +118,31 @@ class EIW(CheckedCodec):
     """
 
     name = "eiw"
+    summary = (
+        "Equal-Info Windows: M1 and the coder start anew whenever a window is full, so every window is exactly b bits; "
+        "with align=word no window runs over the start of a word"
+    )
+    example = "eiw(b=16,v=65536,align=word)"
+    limits = {"v": WHOLE_BITS}
+    color, marker = "#0072B2", "D"
+    task_specs = tuple(
+        f"eiw(b={b},v={v}{align})"
+        for b in (12, 16, 24, 32)
+        for v in (256, 4096, 65536)
+        for align in ("", ",align=word")
+        if v <= 1 << b  # a token must not be wider than a window
+    )
+    _COLORS = {"12": "#009E73", "16": "#2986CC", "24": "#56B4E9", "32": "#8E7CC3"}  # by bits of a window
+    _MARKERS = {"4096": "h", "65536": "*"}  # by vocabulary
+
+    @classmethod
+    def style(cls, options: Mapping[str, str]) -> tuple[str | None, str]:
+        return cls._COLORS.get(options.get("b", ""), cls.color), cls._MARKERS.get(options.get("v", ""), cls.marker)
+
+    @classmethod
+    def n_windows(cls, **options) -> int | None:
+        b = int(options["b"])
+        return 1 << b if b <= COMPILED_BITS else None
 
     def __init__(
         self,

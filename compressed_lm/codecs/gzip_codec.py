@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from compressed_lm.codecs.checked import CheckedCodec, checked_token_bits
+from compressed_lm.codecs.checked import WHOLE_BITS, CheckedCodec, checked_token_bits
 from compressed_lm.coding import bits
 from compressed_lm.coding.range_coder import CorruptStream
 from compressed_lm.io import limits
@@ -18,6 +18,11 @@ class Gzip(CheckedCodec):
     last token may follow it."""
 
     name = "gzip"
+    summary = "the output of DEFLATE, cut into tokens"
+    example = "gzip(v=256)"
+    limits = {"v": WHOLE_BITS}
+    color, marker = "#CC79A7", "v"
+    task_specs = ("gzip(v=256)", "gzip(v=4096)", "gzip(v=65536)")
     flops_per_byte = m1_flops_per_byte = 0.0
     window_bits = m1_hash = restart_tokens = None
 

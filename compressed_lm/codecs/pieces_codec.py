@@ -29,6 +29,10 @@ class PiecesCodec(CheckedCodec):
     """
 
     name = "pieces"
+    summary = "subword units that code the text in fewest bits, with markers for unusual case and spacing"
+    example = "pieces(v=65536)"
+    color, marker = "#117733", "p"
+    task_specs = ("pieces(v=4096)", "pieces(v=65536)")
     flops_per_byte = m1_flops_per_byte = 0.0
     window_bits = m1_hash = None
     restart_tokens = None  # a mark changes what follows it, and so pieces have no lengths of their own

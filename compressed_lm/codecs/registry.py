@@ -12,6 +12,7 @@ from etils import epath
 from compressed_lm import io, specs
 from compressed_lm.codecs.arithmetic import AC, StaticAC
 from compressed_lm.codecs.bytes_codec import Bytes
+from compressed_lm.codecs.checked import CheckedCodec
 from compressed_lm.codecs.eiw import DICTIONARY_FILE, EIW, Options, read_dictionary
 from compressed_lm.codecs.gzip_codec import Gzip
 from compressed_lm.codecs.pieces_codec import PiecesCodec
@@ -25,20 +26,22 @@ from compressed_lm.settings import Limits
 if TYPE_CHECKING:  # a compiled codec loads without JAX
     from compressed_lm.codecs.m1 import M1
 
-FAMILIES = {
-    family.name: family for family in (Bytes, SentencePiece, BPE, Tokenizers, Gzip, StaticAC, AC, EIW, PiecesCodec)
+FAMILIES: dict[str, type[CheckedCodec]] = {
+    family.name: family for family in (Bytes, SentencePiece, BPE, Tokenizers, Gzip, StaticAC, AC, PiecesCodec, EIW)
 }
+"""The families of codecs by name."""
+
 FORMAT_VERSION = 1
 HEADER = "codec.json"
 PRETRAINED = epath.resource_path("compressed_lm") / "pretrained"
 """The codecs and the M1 that come with the package."""
 _UNBOUNDED = re.compile(r"^\s*eiw\(\s*(?:b=inf\s*,\s*v=(\d+)|v=(\d+)\s*,\s*b=inf)\s*\)\s*$")
-_WHOLE_BITS = Limits(choices=tuple(1 << bits for bits in range(1, 17)))
-_LIMITS = {(name, "v"): _WHOLE_BITS for name in (Gzip.name, StaticAC.name, AC.name, EIW.name)} | {
-    (SentencePiece.name, "v"): Limits(low=1),
-    (BPE.name, "v"): Limits(low=258),  # 256 bytes, a pair of them, and the end of a document
-}
 _RESOURCES = ("m1", "documents", "progress", "dictionary", "tokenizer")
+
+
+def examples() -> list[str]:
+    """Returns a spec of each family that is built from one."""
+    return [family.example for family in FAMILIES.values() if family.example]
 
 
 def parse_spec(spec: str) -> tuple[str, dict[str, int | str]]:
@@ -52,11 +55,11 @@ def parse_spec(spec: str) -> tuple[str, dict[str, int | str]]:
     return specs.parse(
         _UNBOUNDED.sub(r"ac(v=\1\2)", spec),
         {
-            name: {k: specs.Option(type(v), v, _LIMITS.get((name, k), Limits())) for k, v in _options(name).items()}
-            for name in FAMILIES
+            name: {k: specs.Option(type(v), v, family.limits.get(k, Limits())) for k, v in _options(name).items()}
+            for name, family in FAMILIES.items()
         },
         noun="codec",
-        example="bytes, gzip(v=256) or eiw(b=16,v=65536,align=word)",
+        example=f"{examples()[0]} or {examples()[-1]}",
     )
 
 

@@ -10,6 +10,7 @@ import sentencepiece
 
 from compressed_lm.codecs.subword import INVALID, SubwordCodec
 from compressed_lm.errors import InputError
+from compressed_lm.settings import Limits
 
 SPACE = "\u2581"
 """SentencePiece writes a space as this character, so text that holds the character itself must not reach it."""
@@ -44,6 +45,11 @@ class SentencePiece(SubwordCodec):
     """
 
     name = "sentencepiece"
+    summary = "subword units of a unigram or BPE model trained on the corpus by SentencePiece"
+    example = "sentencepiece(v=4096)"
+    limits = {"v": Limits(low=1)}
+    color, marker = "#E69F00", "s"
+    task_specs = ("sentencepiece",)
     _refused = f"\x00{SPACE}\ufffd{INVALID}"  # NUL, the space character and the replacement character as well
 
     def __init__(self, *, v: int, content: bytes, model: str = "unigram"):

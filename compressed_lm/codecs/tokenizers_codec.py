@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from compressed_lm.codecs.subword import SubwordCodec
 from compressed_lm.errors import InputError
 from compressed_lm.io import strict_json
+from compressed_lm.settings import Limits
 
 FILE = "tokenizer.json"
 MIN_V, MAX_V = 257, 1 << 24
@@ -27,6 +28,7 @@ class Tokenizers(SubwordCodec):
     """
 
     name = "tokenizers"
+    summary = "the vocabulary that came with an imported model"
 
     def __init__(self, *, v: int, eod: int, tokenizer: bytes):
         """
@@ -92,6 +94,11 @@ class BPE(Tokenizers):
     """
 
     name = "bpe"
+    summary = "subword units of byte-level BPE learned from the corpus"
+    example = "bpe(v=4096)"
+    limits = {"v": Limits(low=258)}  # 256 bytes, a pair of them, and the end of a document
+    color, marker = "#882255", "X"
+    task_specs = ("bpe",)
 
     def __init__(self, *, v: int, tokenizer: bytes):
         super().__init__(v=v, eod=v - 1, tokenizer=tokenizer)

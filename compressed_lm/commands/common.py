@@ -1,6 +1,8 @@
-"""What several verbs read from the command line."""
+"""Steps that several commands take."""
 
+import argparse
 import sys
+from typing import TextIO
 
 from compressed_lm import io
 
@@ -8,12 +10,12 @@ GIN = "config.gin"
 """The resolved configuration in the folder of a run."""
 
 
-def messages(path: str | None):
-    """Returns where messages go: to stderr where what is written to a path goes to stdout."""
+def messages(path: str | None) -> TextIO:
+    """Returns where messages go: to stderr if what is written to `path` goes to stdout."""
     return sys.stderr if path and io.is_stdout(path) else sys.stdout
 
 
-def configure(arguments) -> str:
+def configure(arguments: argparse.Namespace) -> str:
     """Loads the configuration of --gin, --set and their shorthands, and returns it resolved."""
     from compressed_lm import configuration
 
@@ -32,7 +34,7 @@ def load_codec(directory: str):
 
 
 def validation(folder: str | None, model_config, store, train_config, mesh):
-    """Returns the `eval_fn` of a training run on the token store of --validation_tokens, or None."""
+    """Returns the `eval_fn` of a training run on the token store of --validation_store, or None."""
     if folder is None:
         return None
     from compressed_lm.data.store import TokenStore
@@ -46,3 +48,13 @@ def validation(folder: str | None, model_config, store, train_config, mesh):
         mesh_shape=mesh,
     )
     return lambda params, step: dict(evaluator.run(params))
+
+
+def show_table(table, *, file: TextIO | None = None) -> None:
+    """Prints a rich table, in full width unless a terminal is too narrow for it."""
+    from rich.console import Console
+
+    console = Console(file=file)
+    if not console.is_terminal:
+        console.width = max(console.width, 150)
+    console.print(table)

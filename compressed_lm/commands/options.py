@@ -1,18 +1,15 @@
-"""Options that several verbs have, and the types of options."""
+"""Options that several commands share, and the types of options."""
 
 import argparse
 import dataclasses
 from collections.abc import Sequence
 
 from compressed_lm import settings
+from compressed_lm.commands import paths
+from compressed_lm.commands.command import Parser
 
 MAX_DEVICES = 4096  # that a CPU is split into; each has threads of its own
-
-CORPUS_HELP = (
-    "source of documents: installed_docs (documentation of the installed packages), json:PATH (C4-style JSON "
-    "lines) and text:PATH (a file a document), PATH being a file or a glob, plain or compressed by gzip, bzip2 or xz, "
-    "store:DIR (a token store of raw bytes), tfds:c4/en:3.1.0, seqio:TASK, mix:8*SPEC,SPEC (several, with weights)"
-)
+MESH_HELP = "sizes of the mesh axes data,fsdp,tensor, such as 4,2,1 (default: all devices on data)"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,8 +41,8 @@ def count_of_bytes() -> Number:
     return whole(1, settings.LARGEST_BYTES)
 
 
-def mesh(text: str) -> tuple[int, ...]:
-    """Type of an option: the sizes of the three axes of a mesh."""
+def mesh_shape(text: str) -> tuple[int, ...]:
+    """Returns the sizes of the three mesh axes that an option gives."""
     sizes = _whole_numbers(text)
     if sizes is None or len(sizes) != 3 or not all(1 <= size <= settings.LARGEST for size in sizes):
         raise argparse.ArgumentTypeError(
@@ -56,7 +53,7 @@ def mesh(text: str) -> tuple[int, ...]:
 
 
 def first_and_last(text: str) -> tuple[int, ...]:
-    """Type of an option: the first and the last of some steps."""
+    """Returns the first and the last step that an option gives."""
     steps = _whole_numbers(text)
     if steps is None or len(steps) != 2 or not 0 <= steps[0] <= steps[1] <= settings.LARGEST:
         raise argparse.ArgumentTypeError(
@@ -65,23 +62,53 @@ def first_and_last(text: str) -> tuple[int, ...]:
     return steps
 
 
-def _whole_numbers(text):
+def _whole_numbers(text: str) -> tuple[int, ...] | None:
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
         return None
 
 
-def corpus(parser, *, default: str | None = "installed_docs"):
-    parser.add_argument("--corpus", default=default, help=CORPUS_HELP + " (default: installed_docs)")
-    parser.add_argument(
-        "--validation", help="source of the validation documents, where the corpus has no validation split of its own"
+def add_corpus(parser: Parser, *, default: str | None = "installed_docs", used: str = "") -> None:
+    """Adds --corpus and --validation."""
+    from compressed_lm.data.sources import SOURCES
+
+    forms = ", ".join(f"{source.form} ({source.summary})" for source in SOURCES.values())
+    parser.add_path(
+        "--corpus",
+        kind=paths.CORPUS,
+        default=default,
+        help=used
+        or f"source of documents (default installed_docs): {forms}. A PATH is a file or a glob; gzip, bzip2 "
+        "and xz are decompressed",
+    )
+    parser.add_path(
+        "--validation",
+        kind=paths.CORPUS,
+        help="source of the validation documents, if the corpus has no validation split of its own",
     )
 
 
-def gin(parser, *, default: Sequence[str] = ()):
-    parser.add_argument(
-        "--gin", action="append", help=f"gin file, may be given again{f' (default {default[0]})' if default else ''}"
+def add_codec(parser: Parser, *, required: bool = True, help: str = "") -> None:
+    """Adds --codec, a codec that exists."""
+    from compressed_lm import codecs
+
+    shipped = ", ".join(["bytes", *codecs.shipped()])
+    parser.add_path(
+        "--codec",
+        kind=paths.READ,
+        required=required,
+        help=help or f"codec directory, dictionary file, or a codec that comes with the package ({shipped})",
+    )
+
+
+def add_gin(parser: Parser, *, default: Sequence[str] = ()) -> None:
+    """Adds --gin and --set."""
+    parser.add_path(
+        "--gin",
+        kind=paths.READ,
+        action="append",
+        help=f"gin file, may be given again{f' (default {default[0]})' if default else ''}",
     )
     parser.add_argument(
         "--set",
@@ -93,21 +120,36 @@ def gin(parser, *, default: Sequence[str] = ()):
     parser.set_defaults(gin_default=default)
 
 
-def training(parser, *, size: bool = True):
-    gin(parser)
+def add_training(parser: Parser, *, size: bool = True) -> None:
+    """Adds the configuration of a training run: --gin, --set, --size, --steps, --seed, --devices."""
+    add_gin(parser)
     if size:
-        sizes = "nano, micro, mini, 3m, 25m, 113m, 403m, 2b"
-        parser.add_argument("--size", help=f"named model size: {sizes} (same as --set model.size=...)")
+        from compressed_lm.models.sizes import SIZES
+
+        parser.add_argument("--size", help=f"model size: {', '.join(SIZES)} (same as --set model.size=...)")
     parser.add_argument("--steps", type=whole(1), help="updates (same as --set train.steps=...)")
     parser.add_argument("--seed", type=whole(), help="seed (same as --set train.seed=...)")
-    devices(parser)
+    add_devices(parser)
 
 
-def devices(parser, default: int | None = None):
+def add_mesh(parser: Parser) -> None:
+    """Adds --mesh."""
+    parser.add_argument("--mesh", type=mesh_shape, help=MESH_HELP)
+
+
+def add_validation_store(parser: Parser) -> None:
+    """Adds --validation_store."""
+    parser.add_path(
+        "--validation_store", kind=paths.READ, help="token store of validation documents, for a learning curve"
+    )
+
+
+def add_devices(parser: Parser, default: int | None = None) -> None:
+    """Adds --devices."""
     parser.add_argument(
         "--devices",
         type=whole(1, MAX_DEVICES),
         default=default,
-        help="virtual devices to split a CPU into; accelerators are found by themselves"
+        help="number of virtual devices to split a CPU into; accelerators are found automatically"
         + (f" (default {default})" if default else ""),
     )

@@ -1,6 +1,6 @@
 """One text into K input vectors that make a frozen model write it out again (Kuratov et al. 2025, papers/001).
 
-Letters: B lanes or texts, K vectors of a text (in `models` a head's width), N tokens of a text, L the length that texts
+Letters: B slots or texts, K vectors of a text (in `models` a head's width), N tokens of a text, L the length that texts
 are padded to, D the model's width, M numbers of a vector that are optimised and stored, V vocabulary.
 """
 

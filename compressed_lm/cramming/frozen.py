@@ -105,18 +105,18 @@ def padded(texts: Sequence[np.ndarray], length: int) -> np.ndarray:
     return rows
 
 
-def read(model: FrozenModel, vectors: Sequence, texts: Sequence[np.ndarray], *, lanes: int = 32) -> list[Reading]:
+def read(model: FrozenModel, vectors: Sequence, texts: Sequence[np.ndarray], *, slots: int = 32) -> list[Reading]:
     """Returns what the model gives each text after its vectors.
 
     Args:
         model: the model.
         vectors: float[K, D] for each text, K being the same for all.
         texts: int32[N], of any lengths.
-        lanes: texts that are read at once.
+        slots: texts that are read at once.
     """
     found: dict[int, Reading] = {}
     for length, indices in _by_bucket([len(text) for text in texts]).items():
-        for part in _parts(indices, lanes):
+        for part in _parts(indices, slots):
             prefix = jnp.asarray(np.stack([vectors[i] for i in part]), jnp.float32)
             tokens = padded([model.check(texts[i]) for i in part], length)
             nats, gaps = _read(model.config, model.params, prefix, tokens)
@@ -125,11 +125,11 @@ def read(model: FrozenModel, vectors: Sequence, texts: Sequence[np.ndarray], *, 
     return [found[i] for i in range(len(texts))]
 
 
-def read_alone(model: FrozenModel, texts: Sequence[np.ndarray], *, lanes: int = 32) -> list[Reading]:
+def read_alone(model: FrozenModel, texts: Sequence[np.ndarray], *, slots: int = 32) -> list[Reading]:
     """Returns what the model gives each text without vectors, after end-of-document: its own code length of
     the text, computed just as with vectors.
     """
-    return read(model, [model.alone] * len(texts), texts, lanes=lanes)
+    return read(model, [model.alone] * len(texts), texts, slots=slots)
 
 
 def probabilities(model: FrozenModel, vectors, text: np.ndarray) -> np.ndarray:
@@ -141,21 +141,21 @@ def probabilities(model: FrozenModel, vectors, text: np.ndarray) -> np.ndarray:
     return weights / weights.sum(-1, keepdims=True)
 
 
-def write(model: FrozenModel, vectors: Sequence, lengths: Sequence[int], *, lanes: int = 32) -> list[np.ndarray]:
+def write(model: FrozenModel, vectors: Sequence, lengths: Sequence[int], *, slots: int = 32) -> list[np.ndarray]:
     """Returns what the model writes after vectors, always the likeliest token (greedy, free-running).
 
     Args:
         model: the model.
         vectors: float[K, D] for each text, K being the same for all.
         lengths: tokens to write.
-        lanes: texts that are written at once.
+        slots: texts that are written at once.
 
     Returns:
         int32[N] for each text.
     """
     found: dict[int, np.ndarray] = {}
     for length, indices in _by_bucket(lengths).items():
-        for part in _parts(indices, lanes):
+        for part in _parts(indices, slots):
             prefix = jnp.asarray(np.stack([vectors[i] for i in part]), jnp.float32)
             tokens = np.asarray(_write(model.config, length, model.params, prefix))
             for i, row in zip(part, tokens, strict=True):
@@ -196,18 +196,18 @@ def _read(config, params, prefix, tokens):
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _write(config, n_tokens, params, prefix):
     """Returns int32[B, n_tokens]."""
-    lanes, n_vectors = prefix.shape[:2]
+    slots, n_vectors = prefix.shape[:2]
     n_steps = n_vectors + n_tokens - 1
 
     def one(carry, position):
         token, cache = carry
         logits, cache = Transformer(config).apply(
-            {"params": params}, token, jnp.full(lanes, position), cache, prefix=prefix, method="step"
+            {"params": params}, token, jnp.full(slots, position), cache, prefix=prefix, method="step"
         )
         token = jnp.argmax(logits, axis=-1).astype(jnp.int32)
         return (token, cache), token
 
-    start = jnp.zeros(lanes, jnp.int32), init_cache(config, lanes, n_steps)
+    start = jnp.zeros(slots, jnp.int32), init_cache(config, slots, n_steps)
     _, tokens = jax.lax.scan(one, start, jnp.arange(n_steps))
     return tokens.T[:, n_vectors - 1 :]
 

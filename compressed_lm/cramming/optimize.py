@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from compressed_lm.cramming import batch_slots as lanes_
+from compressed_lm.cramming import batch_slots as slots_
 from compressed_lm.cramming.config import CramConfig
 from compressed_lm.cramming.frozen import FrozenModel, _by_bucket, padded
 from compressed_lm.cramming.vectors import Mapping, initial, quantized
@@ -21,8 +21,8 @@ from compressed_lm.errors import InputError
 CHECK_EVERY = 20
 """Steps between two looks at which texts have stopped."""
 
-FEWEST_LANES = 8
-"""What is left of many lanes when most texts are done."""
+FEWEST_SLOTS = 8
+"""What is left of many slots when most texts are done."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,20 +81,20 @@ def cram(
     config: CramConfig,
     *,
     seeds: Sequence[int] | None = None,
-    lanes: int = 32,
+    slots: int = 32,
     progress: Callable[[Status], None] = lambda status: None,
 ) -> list[Crammed]:
     """Returns the best vectors for each text.
 
     A text's result depends on the text, its seed, the settings and the model. Other texts, their order and their number
-    do not count, but for rounding where they change the number of lanes.
+    do not count, but for rounding where they change the number of slots.
 
     Args:
         model: the model.
         texts: int32[N] each, of any lengths.
         config: the settings.
         seeds: one for each text, for restarts; by default `config.seed` for all.
-        lanes: most texts at once. A text that stops makes room for the next one.
+        slots: most texts at once. A text that stops makes room for the next one.
         progress: called now and then.
 
     Raises:
@@ -102,14 +102,14 @@ def cram(
     """
     texts = [model.check(text) for text in texts]
     seeds = [config.seed] * len(texts) if seeds is None else list(seeds)
-    if len(seeds) != len(texts) or lanes < 1 or min(seeds, default=0) < 0:
+    if len(seeds) != len(texts) or slots < 1 or min(seeds, default=0) < 0:
         raise InputError(
-            f"{len(seeds)} seeds and lanes={lanes} were given for {len(texts)} texts; expected a seed from 0 on for "
-            "each text and at least one lane."
+            f"{len(seeds)} seeds and slots={slots} were given for {len(texts)} texts; expected a seed from 0 on for "
+            "each text and at least one slot."
         )
     job = _Job(model, texts, config, seeds, progress)
     for length, indices in _by_bucket([len(text) for text in texts]).items():
-        job.run(indices, length, min(lanes, len(indices)))
+        job.run(indices, length, min(slots, len(indices)))
     return [job.found[i] for i in range(len(texts))]
 
 
@@ -123,28 +123,28 @@ class _Job:
         self._program = dataclasses.replace(config, seed=0, init="normal", init_scale=1.0)
         self.found: dict[int, Crammed] = {}
 
-    def run(self, indices, length, n_lanes):
-        """Crams the texts of these indices, padded to a length, in so many lanes."""
-        waiting, owners = list(indices[n_lanes:]), list(indices[:n_lanes])
+    def run(self, indices, length, n_slots):
+        """Crams the texts of these indices, padded to a length, in so many slots."""
+        waiting, owners = list(indices[n_slots:]), list(indices[:n_slots])
         state = self._start(owners, length)
         while owners:
-            state = lanes_.advance(self._model.config, self._program, self._model.params, state, CHECK_EVERY)
+            state = slots_.advance(self._model.config, self._program, self._model.params, state, CHECK_EVERY)
             active = np.asarray(state.active)
-            stopped = [lane for lane, owner in enumerate(owners) if owner is not None and not active[lane]]
+            stopped = [slot for slot, owner in enumerate(owners) if owner is not None and not active[slot]]
             if stopped:
                 self._harvest(state, stopped, owners)
-                owners = [None if lane in stopped else owner for lane, owner in enumerate(owners)]
+                owners = [None if slot in stopped else owner for slot, owner in enumerate(owners)]
                 new = dict(zip(stopped, waiting, strict=False))
                 waiting = waiting[len(new) :]
                 if new:
-                    fresh = self._start([new.get(lane) for lane in range(len(owners))], length)
-                    state = lanes_.replaced(state, fresh, np.isin(np.arange(len(owners)), list(new)))
-                    owners = [new.get(lane, owner) for lane, owner in enumerate(owners)]
+                    fresh = self._start([new.get(slot) for slot in range(len(owners))], length)
+                    state = slots_.replaced(state, fresh, np.isin(np.arange(len(owners)), list(new)))
+                    owners = [new.get(slot, owner) for slot, owner in enumerate(owners)]
             self._report(state, owners, stopped)
             state, owners = _compacted(state, owners)
 
     def _start(self, owners, length):
-        """Returns fresh lanes for texts; None makes an empty lane."""
+        """Returns fresh slots for texts; None makes an empty slot."""
         numbers = [
             np.zeros((self._config.n_vectors, self._mapping.stored), np.float32)
             if i is None
@@ -158,27 +158,27 @@ class _Job:
             for i in owners
         ]
         texts = [np.zeros(0, np.int32) if i is None else self._texts[i] for i in owners]
-        return lanes_.start(self._config, np.stack(numbers), padded(texts, length), np.array([*map(len, texts)]))
+        return slots_.start(self._config, np.stack(numbers), padded(texts, length), np.array([*map(len, texts)]))
 
     def _harvest(self, state, stopped, owners):
-        """Keeps the results of lanes that have stopped."""
+        """Keeps the results of slots that have stopped."""
         state = jax.device_get(state._replace(opt=None))
-        for lane in stopped:
-            i, numbers = owners[lane], state.best[lane]
+        for slot in stopped:
+            i, numbers = owners[slot], state.best[slot]
             vectors = self._mapping.vectors(quantized(numbers, self._config.format))
             self.found[i] = Crammed(
                 numbers=numbers,
                 vectors=np.asarray(vectors, np.float32),
                 n_tokens=len(self._texts[i]),
-                score=int(state.score[lane]),
-                steps=int(state.step[lane]),
-                best_step=int(state.best_step[lane]),
-                lowest_nats=float(state.lowest_nats[lane]),
+                score=int(state.score[slot]),
+                steps=int(state.step[slot]),
+                best_step=int(state.best_step[slot]),
+                lowest_nats=float(state.lowest_nats[slot]),
                 seed=self._seeds[i],
             )
 
     def _report(self, state, owners, stopped):
-        working = [lane for lane, owner in enumerate(owners) if owner is not None]
+        working = [slot for slot, owner in enumerate(owners) if owner is not None]
         shown = working or stopped
         score, length = (np.asarray(x)[shown] for x in (state.score, state.length))
         done = self._config.steps * len(self.found) + int(np.asarray(state.step)[working].sum())
@@ -188,15 +188,15 @@ class _Job:
 
 
 def _compacted(state, owners):
-    """Returns the lanes that have a text, once they are a quarter of all or fewer; frozen lanes cost as much as others.
+    """Returns the slots that have a text, once they are a quarter of all or fewer; frozen slots cost as much as others.
 
-    Never fewer than `FEWEST_LANES`, and powers of two: each number of lanes is a program to compile.
+    Never fewer than `FEWEST_SLOTS`, and powers of two: each number of slots is a program to compile.
     """
-    working = [lane for lane, owner in enumerate(owners) if owner is not None]
+    working = [slot for slot, owner in enumerate(owners) if owner is not None]
     if not working:
         return state, []
-    size = max(FEWEST_LANES, 1 << (len(working) - 1).bit_length())
+    size = max(FEWEST_SLOTS, 1 << (len(working) - 1).bit_length())
     if size * 4 > len(owners):
         return state, owners
-    kept = (working + [lane for lane, owner in enumerate(owners) if owner is None])[:size]
-    return jax.tree.map(lambda x: x[jnp.asarray(kept)], state), [owners[lane] for lane in kept]
+    kept = (working + [slot for slot, owner in enumerate(owners) if owner is None])[:size]
+    return jax.tree.map(lambda x: x[jnp.asarray(kept)], state), [owners[slot] for slot in kept]

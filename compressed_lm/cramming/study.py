@@ -29,7 +29,7 @@ from compressed_lm.cramming.optimize import Status, cram
 from compressed_lm.cramming.vectors import Mapping as VectorMapping
 from compressed_lm.cramming.vectors import pack, quantized
 from compressed_lm.errors import InputError
-from compressed_lm.io import locks, strict_json
+from compressed_lm.io import jsonl, locks, strict_json
 from compressed_lm.settings import setting
 
 SETTINGS, RESULTS, CELLS, PATHS = "study.json", "results.jsonl", "cells.jsonl", "paths.jsonl"
@@ -83,7 +83,7 @@ def run_study(
     study: Study,
     *,
     out: str | os.PathLike,
-    lanes: int = 32,
+    slots: int = 32,
     progress: Callable[[str, Status], None] = lambda cell, status: None,
 ) -> pathlib.Path:
     """Crams all texts at all lengths and writes what was measured.
@@ -94,7 +94,7 @@ def run_study(
         texts: source -> texts int32[the longest length]; a shorter length takes their beginnings.
         study: the grid.
         out: folder; cells that are in it already are not crammed again.
-        lanes: texts at once.
+        slots: texts at once.
         progress: called with the name of a cell and how far it is.
 
     Returns:
@@ -122,7 +122,7 @@ def run_study(
                 if study.beyond and sum(failed) >= study.beyond:
                     continue
                 name = f"{source}, K = {k}, {length} tokens"
-                cell = _Cell(model, codec, study, source, k, [ids[:length] for ids in rows], lanes)
+                cell = _Cell(model, codec, study, source, k, [ids[:length] for ids in rows], slots)
                 results, summary, paths = cell.measure(lambda status, name=name: progress(name, status))
                 _append(out / RESULTS, results)
                 _append(out / PATHS, paths)
@@ -135,7 +135,7 @@ def read_rows(path: pathlib.Path) -> list[dict]:
     """Returns the rows of a file of JSON lines; none if there is no file. Of a cell that was measured twice, because
     the first time was broken off, the last rows count."""
     rows = {}
-    for _, row in strict_json.whole_lines(path.read_bytes(), path) if path.exists() else ():
+    for _, row in jsonl.read(path, skip_damaged=True) if path.exists() else ():
         names = ("source", "k", "length", "text", "format", "trained")
         rows[json.dumps([row.get(name) for name in names])] = row
     return list(rows.values())
@@ -149,11 +149,11 @@ class _Cell:
     source: str
     k: int
     texts: list[np.ndarray]
-    lanes: int
+    slots: int
 
     def measure(self, progress):
         """Returns (rows of results, row of the cell, rows of paths)."""
-        alone = read_alone(self.model, self.texts, lanes=self.lanes)
+        alone = read_alone(self.model, self.texts, slots=self.slots)
         sizes = [self._sizes(ids) for ids in self.texts]
         found = self._cram("dense", progress)
         rows, vectors = [], [f.vectors for f in found]
@@ -184,16 +184,16 @@ class _Cell:
         return dataclasses.replace(self.study.config, n_vectors=self.k, format=form, **changes)
 
     def _cram(self, form, progress):
-        return cram(self.model, self.texts, self._config(form), lanes=self.lanes, progress=progress)
+        return cram(self.model, self.texts, self._config(form), slots=self.slots, progress=progress)
 
     def _read(self, vectors):
-        return read(self.model, vectors, self.texts, lanes=self.lanes)
+        return read(self.model, vectors, self.texts, slots=self.slots)
 
     def _rows(self, found, form, alone, sizes, *, trained):
         """Returns a row for each text, its numbers being in a format."""
         mapping = VectorMapping.of(self.study.config, self.model.config.d_model)
         vectors = [np.asarray(mapping.vectors(quantized(f.numbers, form))) for f in found]
-        written = write(self.model, vectors, [len(ids) for ids in self.texts], lanes=self.lanes)
+        written = write(self.model, vectors, [len(ids) for ids in self.texts], slots=self.slots)
         stored = pack(found[0].numbers, form).nbytes
         return [
             self._key()
@@ -233,7 +233,7 @@ class _Cell:
         if not found:
             return []
         texts, seed = self.texts[: len(found)], self.study.config.seed + 1
-        others = cram(self.model, texts, self._config("dense", seed=seed), lanes=self.lanes, progress=progress)
+        others = cram(self.model, texts, self._config("dense", seed=seed), slots=self.slots, progress=progress)
         rows = []
         for i, (ids, a, b) in enumerate(zip(texts, found, others, strict=True)):
             path = landscape.path(self.model, ids, a.vectors, b.vectors)

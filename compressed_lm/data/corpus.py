@@ -1,7 +1,8 @@
-"""What a corpus is: named splits of documents, each a byte string, in a fixed order."""
+"""Corpus protocol: named splits of documents, each a byte string, in a fixed order."""
 
 import abc
-from collections.abc import Iterator
+import dataclasses
+from collections.abc import Callable, Iterator
 
 from compressed_lm.errors import InputError
 
@@ -90,6 +91,36 @@ class WithValidation(Corpus):
 
     def _fingerprint(self, split: str) -> str:
         return self.describe(split)["fingerprint"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Opener:
+    """How the parts of a corpus are opened.
+
+    Attributes:
+      corpus: opens the corpus of another spec.
+      data_dir: where TensorFlow Datasets finds its data; None for its default.
+    """
+
+    corpus: Callable[[str], Corpus]
+    data_dir: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """A kind of corpus, for `open_corpus` and for help texts.
+
+    Attributes:
+      scheme: what stands before the colon.
+      form: how it is written, such as `json:PATH`.
+      summary: what it reads, in a few words.
+      open: (what stands behind the colon, opener) -> corpus.
+    """
+
+    scheme: str
+    form: str
+    summary: str
+    open: Callable[[str, Opener], Corpus]
 
 
 def empty(spec: str, split: str) -> InputError:

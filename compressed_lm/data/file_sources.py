@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from compressed_lm import io
 from compressed_lm.data import compression
-from compressed_lm.data.corpus import Corpus
+from compressed_lm.data.corpus import Corpus, Source
 from compressed_lm.errors import InputError
 from compressed_lm.io import limits
 
@@ -179,3 +179,9 @@ def _text(path: pathlib.Path, number: int, line: bytes) -> bytes:
         )
     # JSON may spell half of a surrogate pair; it has no UTF-8, and this keeps the document instead of losing the run.
     return value["text"].encode("utf-8", "surrogatepass")
+
+
+JSON = Source(
+    "json", "json:PATH", "JSON lines with a field `text`, as C4 is distributed", lambda rest, opener: JsonLines(rest)
+)
+TEXT = Source("text", "text:PATH", "a file a document", lambda rest, opener: TextFiles(rest))

@@ -25,6 +25,7 @@ from collections.abc import Iterator
 from packaging.requirements import Requirement
 
 from compressed_lm.data import docstrings
+from compressed_lm.data.corpus import Corpus, Source
 from compressed_lm.errors import InputError
 
 # Well-written, of three styles (Google, Sphinx, plain prose) and three subjects, and copied by no other package.
@@ -158,3 +159,27 @@ def _join(texts: Iterator[str]) -> Iterator[bytes]:
             parts, size = [], 0
     if parts:
         yield b"\n\n".join(parts)
+
+
+class InstalledDocs(Corpus):
+    """Documentation of the installed packages; whole packages are held out for validation."""
+
+    spec = "installed_docs"
+    splits = ("train", "validation")
+
+    def estimated_bytes(self, split: str) -> int:
+        return sum(map(len, documents()[split]))
+
+    def _documents(self, split: str, shard: int, n_shards: int) -> Iterator[bytes]:
+        yield from documents()[split][shard::n_shards]
+
+    def _fingerprint(self, split: str) -> str:
+        return fingerprint()
+
+
+SOURCE = Source(
+    "installed_docs",
+    "installed_docs",
+    "documentation of the installed packages, offline",
+    lambda rest, opener: InstalledDocs(),
+)

@@ -5,7 +5,8 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 
-from compressed_lm.data.corpus import Corpus
+from compressed_lm.data.corpus import Corpus, Opener, Source
+from compressed_lm.errors import InputError
 
 _COMMA = "\\,"
 _BEGINS = re.compile(r"\s*(\d+\*)?(\w+:|installed_docs\s*$)")  # a part of a mixture
@@ -60,3 +61,16 @@ def parse(rest: str) -> list[tuple[int, str]]:
 def _exists(item: str) -> bool:
     path = item.replace(_COMMA, ",").partition(":")[2]
     return bool(path) and os.path.exists(os.path.expanduser(path))
+
+
+def _open(rest: str, opener: Opener) -> Mixture:
+    parts = parse(rest)
+    if any(weight < 1 for weight, _ in parts):
+        raise InputError(
+            f"The mixture 'mix:{rest}' was given; expected specs joined by commas, each with an optional weight of "
+            "at least 1, such as mix:8*json:web/*.gz,json:books/*.gz."
+        )
+    return Mixture([(weight, opener.corpus(part)) for weight, part in parts])
+
+
+SOURCE = Source("mix", "mix:8*SPEC,SPEC", "several corpora, one of them eight times", _open)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 import seqio
 
-from compressed_lm.data import tasks
+from compressed_lm.data import seqio_base
 from compressed_lm.data.corpus import Corpus
 from compressed_lm.errors import InputError
 
@@ -54,9 +54,11 @@ class SeqioCorpus(Corpus):
 
 def open_tfds(name: str, *, data_dir: str | None = None) -> SeqioCorpus:
     """The documents of a prepared TFDS data set with a feature `text`, such as `c4/en:3.1.0`."""
-    return SeqioCorpus(f"tfds:{name}", tasks.seqio_task(f"tfds:{name}", data_dir=data_dir))
+    spec = f"tfds:{name}"
+    source = seqio_base.PreparedTfds(name, data_dir=data_dir)
+    return SeqioCorpus(spec, seqio_base.text_task(seqio_base.task_name(spec), source))
 
 
 def open_task(name: str) -> SeqioCorpus:
     """The documents of a registered task; `MODULE:TASK` imports the module first."""
-    return SeqioCorpus(f"seqio:{name}", tasks.find_task(name))
+    return SeqioCorpus(f"seqio:{name}", seqio_base.find_task(name))

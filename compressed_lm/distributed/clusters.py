@@ -13,7 +13,7 @@ from collections.abc import Mapping
 
 from compressed_lm.errors import InputError
 
-# Set by experiments/launch; they win over every cluster, as what the user said.
+# Set by launch; they win over every cluster, as what the user said.
 VARIABLES = ("COMPRESSED_LM_COORDINATOR", "COMPRESSED_LM_NUM_PROCESSES", "COMPRESSED_LM_PROCESS_ID")
 LOOKED_FOR = f"{VARIABLES[0]}, Open MPI (mpirun), Slurm (srun), several TPU workers, and Kubernetes indexed jobs"
 # What JAX 0.10.2 reads in a Slurm task.
@@ -129,7 +129,7 @@ def _slurm(environ):
     if task not in (None, "0"):
         raise InputError(
             f"This is task {task} of Slurm job {job}, but it cannot join the others: {why}. Start all by "
-            "`srun --ntasks=N`, as experiments/launch/slurm.sbatch does."
+            "`srun --ntasks=N`, as launch/slurm.sbatch does."
         )
     if tasks in (None, "1"):
         return Cluster()  # a shell in a job for one process: nothing to say
@@ -172,5 +172,5 @@ def _kubernetes(environ):
         "`kubernetes`, by which JAX would find the others, is not installed"
     )
     if int(index):
-        raise InputError(f"{what}. Start from experiments/launch/jobset.sh, which sets the variables.")
+        raise InputError(f"{what}. Start from launch/jobset.sh, which sets the variables.")
     return Cluster(note=f"{what}; it runs alone.")

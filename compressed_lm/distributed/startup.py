@@ -73,7 +73,7 @@ def initialize(
             raise InputError(
                 "distributed=on was given, but this process was not started as one of several. "
                 f"{cluster.note}{' ' * bool(cluster.note)}Looked for {clusters.LOOKED_FOR}. Start it by a script of "
-                f"experiments/launch, set {', '.join(clusters.VARIABLES)}, or give distributed=off."
+                f"launch, set {', '.join(clusters.VARIABLES)}, or give distributed=off."
             )
     if jax.distributed.is_initialized():
         return ""  # the caller did it

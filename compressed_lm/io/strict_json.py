@@ -2,9 +2,6 @@
 
 import json
 import math
-import os
-import warnings
-from collections.abc import Iterator
 
 
 def parse(text: str | bytes) -> dict:
@@ -23,18 +20,6 @@ def parse(text: str | bytes) -> dict:
     if not isinstance(value, dict):
         raise ValueError(f"it holds {json.dumps(value)[:40]} where an object was expected")
     return value
-
-
-def whole_lines(content: bytes, path: str | os.PathLike) -> Iterator[tuple[bytes, dict]]:
-    """(line, object) of each line of a file that a killed process may have left: a last one without its end is skipped,
-    a damaged one is skipped with a warning that names it."""
-    for number, line in enumerate(content.splitlines(keepends=True), 1):
-        if not line.endswith(b"\n") or line.isspace():
-            continue
-        try:
-            yield line, parse(line)
-        except ValueError as error:
-            warnings.warn(f"{os.fspath(path)} line {number} is damaged ({error}); it is left out.", stacklevel=2)
 
 
 def _finite(number: str) -> float:

@@ -295,7 +295,7 @@ def _attend_all(p, q, k, v, bias, allowed):
 
 
 def _attend_one(p, q, keys, values, bias, allowed):
-    """Attention of one position a lane: int32[B, H * K] from q int32[B, H, K] and int8[B, H, K, S]."""
+    """Attention of one position a slot: int32[B, H * K] from q int32[B, H, K] and int8[B, H, K, S]."""
     # Written as sums, which XLA fuses with the conversion from int8: on CPU many times faster than batched matrix-
     # vector products.
     scores = jnp.sum(q[..., None] * keys.astype(jnp.int32), axis=-2, dtype=jnp.int32)
@@ -343,19 +343,19 @@ def forward(params: ExactParams, config: ExactConfig, inputs) -> jax.Array:
     return _logits(params, h)
 
 
-def init_cache(config: ExactConfig, lanes: int, length: int) -> Cache:
-    """An empty key/value cache: for each layer a pair of int8[lanes, H, K, length]."""
-    shape = (lanes, config.n_heads, config.d_head, length)
+def init_cache(config: ExactConfig, slots: int, length: int) -> Cache:
+    """An empty key/value cache: for each layer a pair of int8[slots, H, K, length]."""
+    shape = (slots, config.n_heads, config.d_head, length)
     return tuple((jnp.zeros(shape, jnp.int8), jnp.zeros(shape, jnp.int8)) for _ in range(config.n_layers))
 
 
 def step(params: ExactParams, config: ExactConfig, inputs, positions, cache: Cache) -> tuple[jax.Array, Cache]:
-    """Logits after one more input in each lane, equal bit for bit to `forward` on the lane's inputs so far.
+    """Logits after one more input in each slot, equal bit for bit to `forward` on the slot's inputs so far.
 
     Args:
       params, config: from `quantise`.
       inputs: int32[B].
-      positions: int32[B], where each lane stands; going back to 0 starts the lane afresh.
+      positions: int32[B], where each slot stands; going back to 0 starts the slot afresh.
       cache: from `init_cache` or the last step.
 
     Returns:

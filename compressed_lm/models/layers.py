@@ -157,12 +157,12 @@ class Attention(nn.Module):
         return self.out(mixed.reshape(batch, length, -1))
 
     def step(self, x, positions, cache):
-        """Returns (out [B, D], cache) for one token a lane, x [B, D], stored in slot positions int32[B]."""
-        c, lanes = self.config, jnp.arange(x.shape[0])
+        """Returns (out [B, D], cache) for one token a slot, x [B, D], stored in slot positions int32[B]."""
+        c, slots = self.config, jnp.arange(x.shape[0])
         q, k, v = self._heads(x, positions)  # [B, heads, K]
         length = cache["k"].shape[2]
         cache = {
-            name: cache[name].at[lanes, :, positions].set(new, mode="promise_in_bounds", unique_indices=True)
+            name: cache[name].at[slots, :, positions].set(new, mode="promise_in_bounds", unique_indices=True)
             for name, new in (("k", k), ("v", v))
         }
         bias = self._bias(length, None if c.position == "rotary" else self.relative_bias.embedding)
@@ -294,7 +294,7 @@ class Block(nn.Module):
         return constrain(attended + self.mlp(self.mlp_norm(read)), BATCH, None, None)
 
     def step(self, x, positions, cache):
-        """Returns (x [B, D], cache) for one token a lane."""
+        """Returns (x [B, D], cache) for one token a slot."""
         added, cache = self.attention.step(self.attention_norm(x), positions, cache)
         attended = x + added
         read = x if self.config.parallel_residual else attended

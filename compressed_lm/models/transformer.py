@@ -89,15 +89,15 @@ class Transformer(nn.Module):
     def step(
         self, inputs: jax.Array, positions: jax.Array, cache: Cache, *, prefix: jax.Array | None = None
     ) -> tuple[jax.Array, Cache]:
-        """Returns (logits float32[B, V], cache) after one more token in each of B lanes.
+        """Returns (logits float32[B, V], cache) after one more token in each of B slots.
 
-        Lanes are independent: each has a position of its own, and one whose position goes back to 0 starts afresh.
+        Slots are independent: each has a position of its own, and one whose position goes back to 0 starts afresh.
 
         Args:
             inputs: int32[B].
-            positions: int32[B], below the cache's length: the slot that a lane writes; it attends up to it.
+            positions: int32[B], below the cache's length: the slot that a slot writes; it attends up to it.
             cache: what `init_cache` or the last step returned.
-            prefix: float[B, P, D]; at positions below P a lane reads its vector there and not its token.
+            prefix: float[B, P, D]; at positions below P a slot reads its vector there and not its token.
         """
         block = Block(self.config, parent=None)
         x = self._table()[inputs]

@@ -14,11 +14,14 @@ from compressed_lm.data.corpus import Corpus
 from compressed_lm.data.job import compress
 from compressed_lm.data.sources import open_corpus
 from compressed_lm.errors import InputError
-from compressed_lm.evaluation import BitsPerByte, generate, predict_fn
-from compressed_lm.io import locks
+from compressed_lm.evaluation import BitsPerByte, generate, predict_fn, run_row
+from compressed_lm.io import jsonl, locks
 from compressed_lm.models import model_vocab_size
+from compressed_lm.pipelines import m1 as m1_model
 from compressed_lm.pipelines import stages
+from compressed_lm.pipelines.build_codec import build_in, codec_folder
 from compressed_lm.settings import setting
+from compressed_lm.terminal import print_flush
 from compressed_lm.training import load_run
 from compressed_lm.training import train as train_model
 from compressed_lm.training.config import FREE_FIELDS
@@ -53,7 +56,7 @@ class DemoConfig:
     validation: str | None = None
     train_bytes: int = setting(8_000_000, low=1, high=settings.LARGEST_BYTES)
     validation_bytes: int = setting(150_000, low=1, high=settings.LARGEST_BYTES)
-    m1: str = setting("train", choices=("train", stages.PRETRAINED))
+    m1: str = setting("train", choices=("train", m1_model.PRETRAINED))
     codecs: tuple[str, ...] = ("bytes",)
     codecs_shown: tuple[str, ...] = ()
     curve_codecs: tuple[str, ...] = ()
@@ -69,13 +72,13 @@ class DemoConfig:
 Demo = configuration.register("demo", DemoConfig)
 
 
-def run(out, *, gin_files=(GIN,), bindings=(), say=stages.say_now) -> pathlib.Path:
+def run(out, *, gin_files=(GIN,), bindings=(), report=print_flush) -> pathlib.Path:
     """Runs the demo, or what is left of it, in a folder. Returns the path of report.html.
 
     Args:
       out: the folder.
       gin_files, bindings: configuration; see `configuration.load`.
-      say: receives one line a stage.
+      report: receives one line a stage.
 
     Raises:
       InputError: the corpus or the configuration cannot be used.
@@ -85,7 +88,7 @@ def run(out, *, gin_files=(GIN,), bindings=(), say=stages.say_now) -> pathlib.Pa
     io.check_output(out, "The folder of the demo", folder=True)
     with locks.held(out):
         _refuse_other_settings(out / CONFIG, resolved)
-        return _Demo(config, out, say).run(resolved)
+        return _Demo(config, out, report).run(resolved)
 
 
 def _refuse_other_settings(path: pathlib.Path, resolved: str) -> None:
@@ -106,14 +109,14 @@ def _refuse_other_settings(path: pathlib.Path, resolved: str) -> None:
 
 
 class _Demo:
-    def __init__(self, config: DemoConfig, out: pathlib.Path, say):
-        self.config, self.out, self.say = config, out, say
+    def __init__(self, config: DemoConfig, out: pathlib.Path, report):
+        self.config, self.out, self.report = config, out, report
         self.log: list[dict] = []
 
     def run(self, resolved: str) -> pathlib.Path:
         corpus = self._check()
-        self.say(f"Running on {stages.describe_devices()}; everything goes to {self.out}.")
-        with stages.stage("corpus", self.log, say=self.say) as done:
+        self.report(f"Running on {stages.describe_devices()}; everything goes to {self.out}.")
+        with stages.stage("corpus", self.log, report=self.report) as done:
             self.text = {
                 split: compress(
                     corpus,
@@ -122,7 +125,7 @@ class _Demo:
                     self.out / "stores" / "bytes" / split,
                     n_shards=self.config.n_shards,
                     max_bytes=limit,
-                    log=self.say,
+                    log=self.report,
                 )
                 for split, limit in (("train", self.config.train_bytes), ("validation", self.config.validation_bytes))
             }
@@ -144,11 +147,11 @@ class _Demo:
         samples = self._samples(runs, built)
         for row in rows:
             scaling.append_row(self.out / "runs.jsonl", row)
-        stages.write_jsonl(self.out / "ratios.jsonl", ratios)
-        stages.write_jsonl(
-            self.out / "curves.jsonl", [c for row in rows[1:] for c in stages.curve_rows(self.out / row["run"], row)]
+        jsonl.write(self.out / "ratios.jsonl", ratios)
+        jsonl.write(
+            self.out / "curves.jsonl", [c for row in rows[1:] for c in run_row.curve_rows(self.out / row["run"], row)]
         )
-        stages.write_jsonl(self.out / "stages.jsonl", self.log)
+        jsonl.write(self.out / "stages.jsonl", self.log)
         io.write_atomic(self.out / "samples.json", json.dumps(samples, indent=1))
         meta = {
             "title": "Language models over compressed text",
@@ -157,14 +160,16 @@ class _Demo:
             "M1": f"{m1_row['n_nonembed']:,} parameters without embeddings, {m1_row['bits_per_byte']:.3f} bits per "
             + ("byte as floats" if self.config.m1 == "train" else "byte, pretrained"),
             "devices": stages.describe_devices(),
-            "versions": ", ".join(f"{name} {version}" for name, version in stages.versions().items()),
+            "versions": ", ".join(f"{name} {version}" for name, version in run_row.versions().items()),
         }
         io.write_atomic(self.out / "meta.json", json.dumps(meta, indent=1))
         from compressed_lm.reports.run import report  # matplotlib: only when there is something to draw
 
         paths = report(self.out)
         total = sum(entry["seconds"] for entry in self.log)
-        self.say(f"The report is {paths.html} (and {paths.markdown.name} beside it). It took {total / 60:.1f} minutes.")
+        self.report(
+            f"The report is {paths.html} (and {paths.markdown.name} beside it). It took {total / 60:.1f} minutes."
+        )
         return paths.html
 
     def _check(self) -> Corpus:
@@ -182,20 +187,22 @@ class _Demo:
         return corpus
 
     def _m1(self) -> tuple[codecs.M1, dict]:
-        with stages.stage("M1", self.log, say=self.say) as done:
-            if self.config.m1 == stages.PRETRAINED:
-                m1, row = stages.pretrained_m1(self.text["validation"])
+        with stages.stage("M1", self.log, report=self.report) as done:
+            if self.config.m1 == m1_model.PRETRAINED:
+                m1, row = m1_model.pretrained_m1(self.text["validation"])
                 done.append(f"{m1.hash[:12]} comes with the package; {row['bits_per_byte']:.3f} bits per byte here.")
                 return m1, row
             store = self.text["train"]
             result = train_model(
                 configuration.train("m1"), configuration.model(model_vocab_size(256), "m1"), store, out=self.out / "m1"
             )
-            m1 = stages.export_m1(self.out / "m1", store)
-            row = stages.evaluate_run(
+            m1 = m1_model.export_m1(self.out / "m1", store)
+            row = run_row.evaluate_run(
                 self.out / "m1", codec=codecs.Bytes(), store=self.text["validation"], train_store=store, group="m1"
             ) | {"run": "m1"}
-            row["m1_exact_bits_per_byte"] = stages.exact_bits_per_byte(m1, list(self.corpora["validation"].documents()))
+            row["m1_exact_bits_per_byte"] = m1_model.exact_bits_per_byte(
+                m1, list(self.corpora["validation"].documents())
+            )
             done.append(
                 f"{row['n_nonembed']:,} parameters without embeddings, {result.n_tokens / 1e6:.1f} MB of "
                 f"text; {row['bits_per_byte']:.3f} bits per byte on validation, "
@@ -206,11 +213,11 @@ class _Demo:
     def _codecs(self, m1: codecs.M1) -> dict[str, Codec]:
         built, compiled = {}, {}
         specs = [*self.config.codecs, *self.config.codecs_shown]
-        with stages.stage("codecs", self.log, say=self.say) as done:
+        with stages.stage("codecs", self.log, report=self.report) as done:
             for spec in specs:
-                codec = stages.build_codec(
+                codec = build_in(
+                    self.out / "codecs" / codec_folder(spec),
                     spec,
-                    self.out / "codecs" / stages.codec_folder(spec),
                     m1=m1,
                     documents=lambda: self.corpora["train"].documents(),
                     compiled=compiled,
@@ -224,9 +231,9 @@ class _Demo:
         stores, ratios, trained = {}, [], {codecs.canonical_spec(spec) for spec in self.config.codecs}
         tokens = configuration.train("m2")
         needed = tokens.steps * tokens.batch_size * tokens.seq_len
-        with stages.stage("compress", self.log, say=self.say) as done:
+        with stages.stage("compress", self.log, report=self.report) as done:
             for spec, codec in built.items():
-                folder = self.out / "stores" / stages.codec_folder(spec)
+                folder = self.out / "stores" / codec_folder(spec)
                 if spec == "bytes":
                     stores[spec] = dict(self.text)
                 else:
@@ -236,7 +243,7 @@ class _Demo:
                         codec,
                         folder / "validation",
                         n_shards=self.config.n_shards,
-                        log=self.say,
+                        log=self.report,
                     )
                     stores[spec] = {"validation": validation}
                     if spec in trained:
@@ -249,9 +256,9 @@ class _Demo:
                             folder / "train",
                             n_shards=self.config.n_shards,
                             max_bytes=limit,
-                            log=self.say,
+                            log=self.report,
                         )
-                ratios.append(stages.ratio_row(codec, stores[spec]["validation"], m1_bits_per_byte))
+                ratios.append(run_row.ratio_row(codec, stores[spec]["validation"], m1_bits_per_byte))
             done.append(
                 ", ".join(f"{r['codec']} {r['bytes_per_token']:.2f}" for r in ratios)
                 + " bytes per token; texts were decoded again and compared."
@@ -268,12 +275,12 @@ class _Demo:
                 (spec, size) for size in self.config.curve_sizes if configuration.model(8, "m2", size=size) != base
             ]
         runs = []
-        with stages.stage("M2", self.log, say=self.say) as done:
+        with stages.stage("M2", self.log, report=self.report) as done:
             for spec, size in plan:
                 model = configuration.model(
                     model_vocab_size(built[spec].vocab_size), "m2", **({"size": size} if size else {})
                 )
-                name = stages.codec_folder(spec) + (f"-{size}" if size else "")
+                name = codec_folder(spec) + (f"-{size}" if size else "")
                 evaluator = BitsPerByte(
                     predict_fn(model, built[spec].vocab_size),
                     store=stores[spec]["validation"],
@@ -295,9 +302,9 @@ class _Demo:
         return runs
 
     def _evaluate(self, runs, built: dict[str, Codec], stores) -> list[dict]:
-        with stages.stage("evaluate", self.log, say=self.say) as done:
+        with stages.stage("evaluate", self.log, report=self.report) as done:
             rows = [
-                stages.evaluate_run(
+                run_row.evaluate_run(
                     self.out / name,
                     codec=built[spec],
                     store=stores[spec]["validation"],
@@ -315,7 +322,7 @@ class _Demo:
 
     def _samples(self, runs, built: dict[str, Codec]) -> dict[str, str]:
         samples = {}
-        with stages.stage("generate", self.log, say=self.say) as done:
+        with stages.stage("generate", self.log, report=self.report) as done:
             for name, spec, _ in runs[: len(self.config.codecs)]:
                 run = load_run(self.out / name)
                 samples[spec] = "".join(

@@ -12,7 +12,7 @@ from compressed_lm.codecs.protocol import Codec
 from compressed_lm.data.store import TokenStore
 from compressed_lm.errors import InputError
 from compressed_lm.models import TransformerConfig, training_flops_per_token
-from compressed_lm.pipelines import stages
+from compressed_lm.pipelines.build_codec import codec_folder
 from compressed_lm.training import TrainConfig, durations, run_dir
 
 _COUNT = re.compile(r"[\d.,_]+(e\d+)?\s*[kKMGBT]?")
@@ -114,7 +114,7 @@ def labelled(sources: Sequence[str]) -> dict[str, str]:
     found: dict[str, str] = {}
     for source in sources:
         path = pathlib.Path(source).name.removesuffix(".clmd")
-        label = stages.codec_folder(source) if is_spelling(source) else path
+        label = codec_folder(source) if is_spelling(source) else path
         if label in found:
             raise InputError(
                 f"The codecs {found[label]} and {source} were given, and both would be called {label}. Give each codec "

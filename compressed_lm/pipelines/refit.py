@@ -11,8 +11,9 @@ from compressed_lm.data.store import TokenStore
 from compressed_lm.data.window_starts import WindowStarts
 from compressed_lm.errors import InputError
 from compressed_lm.models import exact, shift_right
-from compressed_lm.pipelines import stages
-from compressed_lm.tracking.progress import progress
+from compressed_lm.pipelines.build_codec import build
+from compressed_lm.pipelines.m1 import CALIBRATION_ROWS, load_m1
+from compressed_lm.terminal import print_flush
 from compressed_lm.training import Start, TrainConfig, load_run, train
 
 START_CONTEXT = 64
@@ -32,12 +33,6 @@ REFIT = TrainConfig(
 REFIT_BYTES = 40_000_000
 
 
-def compile_codec(spec: str, m1: codecs.M1) -> codecs.Codec:
-    """The dictionary codec of a spec, with a progress bar."""
-    with progress(f"compile {spec}", 1 << int(codecs.parse_spec(codecs.canonical_spec(spec))[1]["b"])) as bar:
-        return codecs.create(spec, m1=m1, progress=lambda n: bar.advance(n - bar.done))
-
-
 def refit(
     spec: str,
     m1_dir: str | pathlib.Path,
@@ -46,7 +41,7 @@ def refit(
     out: str | pathlib.Path,
     config: TrainConfig = REFIT,
     max_bytes: int = REFIT_BYTES,
-    say: Callable[[str], None] = stages.say_now,
+    report: Callable[[str], None] = print_flush,
 ) -> codecs.Codec:
     """A dictionary codec whose M1 knows where its windows start.
 
@@ -64,10 +59,10 @@ def refit(
     """
     spec, out = codecs.canonical_spec(spec), io.local_path(out, "The folder of the rounds")
     run, store = load_run(m1_dir), TokenStore.open(pathlib.Path(m1_dir) / "tokens")
-    codec, best = _compiled(spec, stages.load_m1(m1_dir), out / "round-0"), None
+    codec, best = _compiled(spec, load_m1(m1_dir), out / "round-0"), None
     for round_ in range(rounds + 1):
         starts = WindowStarts(store, codec, max_bytes=max_bytes)
-        say(f"round {round_}: {starts.bytes_per_token:.4f} bytes per token on the training text")
+        report(f"round {round_}: {starts.bytes_per_token:.4f} bytes per token on the training text")
         if best is None or starts.bytes_per_token > best[0]:
             best = starts.bytes_per_token, codec
         if round_ == rounds:
@@ -76,7 +71,7 @@ def refit(
         config = dataclasses.replace(config, seed=config.seed + 1)
         result = train(config, run.model_config, starts, out=folder, start=Start(run.params))
         run = dataclasses.replace(run, params=result.params)
-        sample = np.stack([starts.rows(START_CONTEXT)[i] for i in _spread(starts, stages.CALIBRATION_ROWS * 4)])
+        sample = np.stack([starts.rows(START_CONTEXT)[i] for i in _spread(starts, CALIBRATION_ROWS * 4)])
         inputs = np.asarray(shift_right(sample, starts.eod_id))
         m1 = codecs.M1(*exact.quantise(run.params, run.model_config, inputs, context=START_CONTEXT))
         codec = _compiled(spec, m1, folder)
@@ -98,7 +93,7 @@ def _compiled(spec: str, m1: codecs.M1, folder: pathlib.Path) -> codecs.Codec:
                 "asked for. Give the settings that its rounds were started with, or another file to write."
             )
         return codec
-    codec = compile_codec(spec, m1)
+    codec = build(spec, m1=m1)
     codecs.save_dictionary(codec, path)
     return codec
 

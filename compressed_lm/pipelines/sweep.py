@@ -24,11 +24,12 @@ from compressed_lm.data.corpus import Corpus
 from compressed_lm.data.job import compress, take_bytes
 from compressed_lm.data.store import MANIFEST, TokenStore
 from compressed_lm.errors import InputError
-from compressed_lm.evaluation import BitsPerByte, predict_fn
-from compressed_lm.io import locks
+from compressed_lm.evaluation import BitsPerByte, predict_fn, run_row
+from compressed_lm.io import jsonl, locks
 from compressed_lm.models import count_params, model_vocab_size
-from compressed_lm.pipelines import stages
+from compressed_lm.pipelines.build_codec import build_in
 from compressed_lm.pipelines.grid import Cell, Plan, is_spelling
+from compressed_lm.terminal import print_flush
 from compressed_lm.tracking.progress import duration
 from compressed_lm.training import durations, load_run, run_dir, train
 
@@ -52,7 +53,7 @@ class Sweep:
       gin_files: configuration of all runs, under the choices of the grid.
       max_bytes, validation_bytes: most bytes of text of the two splits.
       mesh_shape: sizes of the mesh axes of each run.
-      say: receives lines on what happens.
+      report: receives lines on what happens.
 
     Attributes:
       failed: name of a cell -> what went wrong.
@@ -73,11 +74,11 @@ class Sweep:
         max_bytes: int | None = None,
         validation_bytes: int | None = None,
         mesh_shape: Sequence[int] | None = None,
-        say: Callable[[str], None] = stages.say_now,
+        report: Callable[[str], None] = print_flush,
     ):
         io.check_output(out, "The folder of the sweep", folder=True)
         self.out, self.cells, self.sources, self.corpus, self.m1 = io.local_path(out), cells, sources, corpus, m1
-        self.gin_files, self.mesh_shape, self.say = gin_files, mesh_shape, say
+        self.gin_files, self.mesh_shape, self.report = gin_files, mesh_shape, report
         self.limits = {"train": max_bytes, "validation": validation_bytes}
         self.failed: dict[str, str] = {}
         self._compiled: dict = {}
@@ -93,7 +94,7 @@ class Sweep:
         finished, flops = self._finished(), []
         stores = {label: self._stores_made(label) for label in self.sources}
         width = max(len(cell.name) for cell in self.cells)
-        self.say(f"{'run':{width}}  {'parameters':>13}  {'tokens':>15}  {'epochs':>6}  {'FLOPs':>8}")
+        self.report(f"{'run':{width}}  {'parameters':>13}  {'tokens':>15}  {'epochs':>6}  {'FLOPs':>8}")
         for cell in self.cells:
             plan = self._plan(cell, None, stores[cell.label])
             with contextlib.suppress(InputError):  # lengths in bytes or epochs stay open where there is no store
@@ -105,12 +106,12 @@ class Sweep:
             parts += [f"{plan.epochs:6.2f}" if plan.stores else f"{'?':>6}", f"{plan.flops:.2e}" if known else "?"]
             if plan.stores and plan.identity in finished:
                 parts.append(f"finished, {finished[plan.identity]['bits_per_byte']:.3f} bits per byte")
-            self.say("  ".join(parts))
+            self.report("  ".join(parts))
             self._warn(plan)
         open_ = f" for {len(flops)} of them" if len(flops) < len(self.cells) else ""
-        self.say(f"{len(self.cells)} runs, {sum(flops):.2e} training FLOPs{open_}.")
+        self.report(f"{len(self.cells)} runs, {sum(flops):.2e} training FLOPs{open_}.")
         if missing := [label for label, made in stores.items() if not made]:
-            self.say(f"Not compressed yet, so epochs are not known: {', '.join(missing)}.")
+            self.report(f"Not compressed yet, so epochs are not known: {', '.join(missing)}.")
 
     def run(self) -> None:
         """Trains and evaluates every cell that is not finished, one after the other.
@@ -128,9 +129,9 @@ class Sweep:
         for number, plan in enumerate(plans, 1):
             head = f"[{number}/{len(plans)}] {plan.cell.name}"
             if row := finished.get(plan.identity):
-                self.say(f"{head}: finished before, {row['bits_per_byte']:.3f} bits per byte.")
+                self.report(f"{head}: finished before, {row['bits_per_byte']:.3f} bits per byte.")
                 continue
-            self.say(
+            self.report(
                 f"{head}: {count_params(plan.model).total:,} parameters, {plan.tokens:,} tokens, "
                 f"{plan.epochs:.2f} epochs, {plan.flops:.2e} FLOPs."
             )
@@ -142,10 +143,10 @@ class Sweep:
                 took = time.monotonic() - start
                 trained, seconds = trained + plan.flops, seconds + took
                 rest = f"; the rest takes about {duration(left * seconds / trained)}" if left else ""
-                self.say(f"{head}: {row['bits_per_byte']:.3f} bits per byte, took {duration(took)}{rest}.")
+                self.report(f"{head}: {row['bits_per_byte']:.3f} bits per byte, took {duration(took)}{rest}.")
         self._write_tables(plans)
 
-    def emit(self, launch: str, *, write: Callable[[str], None] = stages.say_now) -> None:
+    def emit(self, launch: str, *, write: Callable[[str], None] = print_flush) -> None:
         """Writes one launch command for each cell that is not trained, and evaluates those that are.
 
         Args:
@@ -160,10 +161,10 @@ class Sweep:
         for plan in plans:
             with self._reporting([plan.cell.name]):
                 if row := finished.get(plan.identity):
-                    self.say(f"{plan.cell.name}: finished before, {row['bits_per_byte']:.3f} bits per byte.")
+                    self.report(f"{plan.cell.name}: finished before, {row['bits_per_byte']:.3f} bits per byte.")
                 elif self._trained(plan):
                     row = finished[plan.identity] = self._evaluate(plan)
-                    self.say(f"{plan.cell.name}: trained; {row['bits_per_byte']:.3f} bits per byte.")
+                    self.report(f"{plan.cell.name}: trained; {row['bits_per_byte']:.3f} bits per byte.")
                 else:
                     self._warn(plan)
                     write(f"{launch.replace('{name}', plan.cell.name)} {self._command(plan)}".strip())
@@ -173,8 +174,8 @@ class Sweep:
         """The command that trains a cell, after writing the configuration that it names."""
         gin = self.out / "cells" / f"{plan.cell.name}.gin"
         io.write_atomic(gin, plan.text)
-        command = ["compressed-lm", "train", "--gin", gin, "--tokens", plan.stores["train"].path]
-        command += ["--validation_tokens", plan.stores["validation"].path] if plan.train.eval_every else []
+        command = ["compressed-lm", "train", "--gin", gin, "--store", plan.stores["train"].path]
+        command += ["--validation_store", plan.stores["validation"].path] if plan.train.eval_every else []
         command += ["--mesh", ",".join(map(str, self.mesh_shape))] if self.mesh_shape else []
         return shlex.join(map(str, [*command, "--out", self._folder(plan)]))
 
@@ -208,9 +209,9 @@ class Sweep:
         """A codec and its token stores, made unless they are there."""
         source, learn = self.sources[label], min(self.limits["train"] or LEARN_BYTES, LEARN_BYTES)
         if is_spelling(source):
-            codec = stages.build_codec(
-                source,
+            codec = build_in(
                 self.out / "codecs" / label,
+                source,
                 m1=self.m1,
                 documents=lambda: take_bytes(self.corpus.documents("train"), learn),
                 compiled=self._compiled,
@@ -273,7 +274,7 @@ class Sweep:
     def _evaluate(self, plan: Plan, *, seconds: float | None = None) -> dict:
         """Appends the row of a trained cell to the run table, and returns it."""
         store, train_store = plan.stores["validation"], plan.stores["train"]
-        row = stages.evaluate_run(self._folder(plan), codec=plan.codec, store=store, train_store=train_store)
+        row = run_row.evaluate_run(self._folder(plan), codec=plan.codec, store=store, train_store=train_store)
         row |= {"run": f"runs/{plan.cell.name}", "cell": plan.identity, "choices": dict(plan.cell.choices)}
         row |= {"seconds": round(seconds, 1)} if seconds else {}
         scaling.append_row(self.out / TABLE, row)
@@ -283,7 +284,7 @@ class Sweep:
         """Identity -> row of the cells in the run table."""
         if not (self.out / TABLE).exists():
             return {}
-        rows = [row for _, row in scaling.read_jsonl(self.out / TABLE, skip_damaged=True)]
+        rows = [row for _, row in jsonl.read(self.out / TABLE, skip_damaged=True)]
         return {row["cell"]: row for row in rows if row.get("final") and "bits_per_byte" in row and "cell" in row}
 
     def _write_tables(self, plans: Sequence[Plan]) -> None:
@@ -291,15 +292,15 @@ class Sweep:
         if not plans:  # every one was refused: what is there stays
             return
         finished, made = self._finished(), {plan.cell.label: plan for plan in plans}
-        ratios = [stages.ratio_row(plan.codec, plan.stores["validation"], None) for plan in made.values()]
-        stages.write_jsonl(self.out / "ratios.jsonl", ratios)
+        ratios = [run_row.ratio_row(plan.codec, plan.stores["validation"], None) for plan in made.values()]
+        jsonl.write(self.out / "ratios.jsonl", ratios)
         rows = [finished[plan.identity] for plan in plans if plan.identity in finished]
-        curves = [point for row in rows for point in stages.curve_rows(self.out / row["run"], row)]
-        stages.write_jsonl(self.out / "curves.jsonl", curves)
+        curves = [point for row in rows for point in run_row.curve_rows(self.out / row["run"], row)]
+        jsonl.write(self.out / "curves.jsonl", curves)
 
     def _warn(self, plan: Plan) -> None:
         if plan.stores and plan.epochs > MAX_EPOCHS:
-            self.say(
+            self.report(
                 f"warning: {plan.cell.name} reads its text {plan.epochs:.1f} times, and past {MAX_EPOCHS} times there "
                 "is little to learn from it. Give more text or fewer tokens."
             )
@@ -315,4 +316,4 @@ class Sweep:
                 traceback.print_exc()
                 message = f"{type(error).__name__}: {message.splitlines()[0] if message else 'no message'}"
             self.failed |= dict.fromkeys(names, message)
-            self.say(f"FAILED: {', '.join(names)}: {message}")
+            self.report(f"FAILED: {', '.join(names)}: {message}")

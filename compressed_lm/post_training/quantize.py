@@ -13,7 +13,7 @@ from compressed_lm.io import folders
 from compressed_lm.io.container import checksum
 from compressed_lm.models.partitioning import by_name
 from compressed_lm.training.checkpoints import folder
-from compressed_lm.training.run_dir import CODEC, CONFIG, WEIGHTS, learned_hash, load_run, own_codec, read_record
+from compressed_lm.training.run_dir import CONFIG, WEIGHTS, copy_codec, learned_hash, load_run, read_record
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,21 +138,3 @@ def write(
     hashes = {"config_hash": learned_hash(record), "weights_checksum": checksum(out / WEIGHTS)}
     record = record | {"packed": record["packed"] | hashes}
     io.write_atomic(out / CONFIG, json.dumps(record, indent=2) + "\n")
-
-
-def copy_codec(source: str | os.PathLike, out: str | os.PathLike) -> None:
-    """Copies the codec in the folder of a run, where there is one, to the folder of a run that was made out of it."""
-    own, target = own_codec(source), folder(out) / CODEC
-    if not own or target.exists():
-        return
-    if io.scheme(target) is None:
-        with folders.new(target, "The folder of the codec") as new:
-            _copy_files(own, new)
-    else:
-        target.mkdir(parents=True)
-        _copy_files(own, target)
-
-
-def _copy_files(source, target):
-    for path in source.iterdir():
-        (target / path.name).write_bytes(path.read_bytes())

@@ -21,7 +21,7 @@ import pandas as pd
 
 from compressed_lm import scaling
 from compressed_lm.errors import InputError
-from compressed_lm.io import local_path, strict_json
+from compressed_lm.io import jsonl, local_path, strict_json
 from compressed_lm.reports import run_sections as sections
 from compressed_lm.reports.page import Page
 from compressed_lm.scaling import findings as theory
@@ -133,10 +133,7 @@ def write_report(
 
 def _read_table(path: pathlib.Path, columns: Sequence[str]) -> pd.DataFrame:
     """The JSONL file as a table with at least these columns; empty where the file is missing."""
-    try:
-        rows = list(scaling.read_jsonl(path)) if path.is_file() else []
-    except ValueError as error:
-        raise InputError(str(error)) from error
+    rows = list(jsonl.read(path)) if path.is_file() else []
     for number, row in rows:
         missing = [column for column in columns if column not in row]
         if missing:

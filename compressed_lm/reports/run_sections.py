@@ -7,23 +7,13 @@ import numpy as np
 import pandas as pd
 
 from compressed_lm import scaling
+from compressed_lm.codecs import plots
+from compressed_lm.codecs.registry import FAMILIES
 from compressed_lm.reports.page import Block, Bullets, Figure, Heading, Paragraph, Sample, Table, Tiles
 from compressed_lm.scaling import findings as theory
-from compressed_lm.scaling import plots
 from compressed_lm.scaling.formatting import si
 
 _CLOSE = 1.4  # times the lowest bits per byte: what the close-up of the plot shows
-_FAMILIES = {
-    "bytes": "the text itself, one token a byte",
-    "sentencepiece": "subwords of a unigram model trained on the corpus; the usual way to feed a language model",
-    "bpe": "subwords of byte-level BPE learned from the corpus",
-    "pieces": "strings that code the text in fewest bits; marks tell of capitals and spaces that are unlike the usual",
-    "gzip": "the output of DEFLATE, cut into tokens",
-    "static_ac": "arithmetic coding with fixed byte frequencies",
-    "ac": "arithmetic coding with the predictions of a small byte model, M1, over the whole document",
-    "eiw": "Equal-Info Windows: M1 and the coder start anew whenever a window is full, so every window is exactly "
-    "b bits; with `align=word` a window never runs over the start of a word",
-}
 
 
 def summary(
@@ -70,7 +60,7 @@ def compared(models: pd.DataFrame) -> list[Block]:
             "turns any byte string into tokens and back. The models are decoder-only Transformers, trained in one way. "
             + fairness
         ),
-        Bullets([f"`{family}`: {text}." for family, text in _FAMILIES.items() if family in present]),
+        Bullets([f"`{name}`: {family.summary}." for name, family in FAMILIES.items() if name in present]),
         Paragraph(
             "In a spelling such as `eiw(b=12,v=4096)`, v is the number of different tokens and b the bits of a window."
         ),

@@ -14,7 +14,6 @@ import importlib
 
 from compressed_lm.scaling.bootstrap import Estimate, band, bootstrap, difference, estimate, loss_at
 from compressed_lm.scaling.capacity import effective_bits, rho, sparsity_gmse
-from compressed_lm.scaling.command import fit_tables
 from compressed_lm.scaling.compare import bits_at, compare_at_equal_flops
 from compressed_lm.scaling.diagnosis import Diagnosis, IdentifiabilityWarning
 from compressed_lm.scaling.findings import Finding, check_theory
@@ -39,9 +38,9 @@ from compressed_lm.scaling.run_table import (
     check_table,
     final_runs,
     load_runs,
-    read_jsonl,
     split_spec,
 )
+from compressed_lm.scaling.table_fit import fit_tables
 from compressed_lm.scaling.tables import read_table
 
 __all__ = [
@@ -66,6 +65,7 @@ __all__ = [
     "band",
     "bits_at",
     "bootstrap",
+    "axes",
     "budget_plots",
     "capacity_points",
     "check_theory",
@@ -85,18 +85,15 @@ __all__ = [
     "load_runs",
     "loss_at",
     "optimum",
-    "plots",
     "paired_difference",
-    "read_jsonl",
     "read_table",
-    "report",
     "rho",
     "sparsity_gmse",
     "split_spec",
     "unified",
 ]
 
-_LAZY = ("budget_plots", "law_plots", "plots", "report")
+_LAZY = ("axes", "budget_plots", "law_plots")
 
 
 def __getattr__(name):

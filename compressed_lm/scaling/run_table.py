@@ -5,8 +5,7 @@ import dataclasses
 import json
 import math
 import os
-import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 try:
@@ -19,7 +18,7 @@ import pandas as pd
 
 from compressed_lm import io
 from compressed_lm.errors import InputError
-from compressed_lm.io import strict_json
+from compressed_lm.io import jsonl, strict_json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,7 +137,7 @@ def load_runs(pattern: str | os.PathLike) -> pd.DataFrame:
         )
     rows = []
     for path in paths:
-        for number, row in read_jsonl(path):
+        for number, row in jsonl.read(path):
             _check_row(row, where=f"{path} line {number}")
             rows.append({**row, "file": path})
     if not rows:
@@ -164,40 +163,6 @@ def split_spec(spec: str) -> tuple[str, dict[str, str]]:
     if options.get("align") == "none":
         del options["align"]
     return family.strip(), options
-
-
-def read_jsonl(path: str | os.PathLike, *, skip_damaged: bool = False) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Line number (from 1) and object of each line; skips blank lines, and an unfinished last one with a warning.
-
-    Args:
-      path: the file.
-      skip_damaged: whether other lines that hold no object are skipped with a warning, too.
-
-    Raises:
-      InputError: such a line, unless they are skipped.
-    """
-    with open(path, "rb") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            row = None
-            with contextlib.suppress(ValueError):
-                row = strict_json.parse(line)
-            if row is not None:
-                yield number, row
-            elif skip_damaged:
-                warnings.warn(f"{os.fspath(path)} line {number} is damaged; it is left out.", stacklevel=2)
-            elif not line.endswith(b"\n"):
-                warnings.warn(
-                    f"{os.fspath(path)} line {number} is unfinished, as a killed run leaves it; it is skipped.",
-                    stacklevel=2,
-                )
-            else:
-                shown = line[:60].decode(errors="replace").strip()
-                raise InputError(
-                    f"{os.fspath(path)} line {number} is not a JSON object but {shown!r}. Expected one object a line; "
-                    "remove or mend this line."
-                )
 
 
 def _check_ours(file) -> None:

@@ -1,6 +1,6 @@
 """Figures of the tables of `token_analyses`. Every function returns a figure of its own and shows nothing.
 
-Codecs have the colors and markers that `scaling.plots` gives them everywhere.
+Codecs have the colors and markers that `codecs.plots` gives them everywhere.
 """
 
 from collections.abc import Callable, Mapping
@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from compressed_lm.scaling.plots import style_of
+from compressed_lm.codecs.plots import style_of
 
 _TOGETHER = -1  # the position that stands for all of them
 

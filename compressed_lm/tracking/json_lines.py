@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 
 from etils import epath
 
-from compressed_lm.io import strict_json, write_atomic
+from compressed_lm.io import jsonl, write_atomic
 
 REWRITE_SECONDS = 60.0  # between two writes of an object
 
@@ -42,7 +42,7 @@ class JSONLines:
         kept = []
         if (remote or last_step is not None) and self._path.exists():
             limit = float("inf") if last_step is None else last_step
-            kept = [line for line, record in _records(self._path) if record["step"] <= limit]
+            kept = [json.dumps(record) + "\n" for record in _records(self._path) if record["step"] <= limit]
             if not remote:
                 write_atomic(self._path, "".join(kept))
         self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -82,11 +82,11 @@ class JSONLines:
 
 def read_json_lines(path: str | os.PathLike) -> list[dict]:
     """Returns the records of a `JSONLines` file, without those that are damaged and a last one that was cut short."""
-    return [record for _, record in _records(epath.Path(path))]
+    return list(_records(epath.Path(path)))
 
 
 def _records(path):
-    """Yields (line, record) for each whole line that is a record of a step."""
-    for line, record in strict_json.whole_lines(path.read_bytes(), path):
+    """Yields the record of each whole line that has a step."""
+    for _, record in jsonl.read(path, skip_damaged=True):
         if isinstance(record.get("step"), int):
-            yield line.decode(), record
+            yield record

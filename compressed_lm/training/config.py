@@ -6,6 +6,7 @@ from compressed_lm import settings
 from compressed_lm.errors import InputError
 from compressed_lm.settings import setting
 from compressed_lm.training import durations, penalties
+from compressed_lm.training.optimizers import OPTIMIZERS, SCHEDULES
 
 # Fields, of the model too, that do not change what is learned, but for rounding: a run may go on with other values.
 FREE_FIELDS = (
@@ -21,8 +22,6 @@ LATER_FIELDS = {
     **dict(norm="rms", norm_eps=1e-6, bias="none", parallel_residual=False),
     **dict(rope_theta=10_000.0, rope_scaling="none", rotary_fraction=1.0),
 }
-SCHEDULES = ("cosine", "wsd", "constant", "rsqrt")
-OPTIMIZERS = ("adamw", "adafactor", "muon")
 Duration = int | str
 
 
@@ -71,8 +70,8 @@ class TrainConfig:
     micro_batches: int = setting(0, low=0)
     learning_rate: float = setting(3e-3, low=0)
     warmup_steps: Duration = _duration(50, low=0)
-    schedule: str = setting("cosine", choices=SCHEDULES)
-    optimizer: str = setting("adamw", choices=OPTIMIZERS)
+    schedule: str = setting("cosine", choices=tuple(SCHEDULES))
+    optimizer: str = setting("adamw", choices=tuple(OPTIMIZERS))
     weight_decay: float = setting(0.1, low=0)
     b1: float = setting(0.9, low=0, below=1)
     b2: float = setting(0.95, low=0, below=1)

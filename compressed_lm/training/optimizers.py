@@ -1,12 +1,16 @@
-"""Optimizers and learning-rate schedules, by name, out of optax."""
+"""Optimizers and learning-rate schedules of optax, by name."""
+
+from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from compressed_lm.training.config import TrainConfig
+if TYPE_CHECKING:
+    from compressed_lm.training.config import TrainConfig
 
 FINAL_COSINE = 0.1  # of the highest learning rate
 WSD_DECAY = 0.2  # of all steps
@@ -15,56 +19,84 @@ Schedule = Callable[[jax.Array], jax.Array]
 
 def schedule(config: TrainConfig) -> Schedule:
     """Returns the learning rate as a function of the number of updates done."""
-    peak, warmup, steps = config.learning_rate, config.warmup_steps, config.steps
-
-    def cosine(step):
-        progress = jnp.clip((step - warmup) / max(steps - warmup, 1), 0, 1)
-        return FINAL_COSINE + (1 - FINAL_COSINE) * 0.5 * (1 + jnp.cos(jnp.pi * progress))
-
-    def wsd(step):
-        return jnp.clip((steps - step) / max(WSD_DECAY * steps, 1), 0, 1)
-
-    def constant(step):
-        return jnp.ones(())
-
-    def warmed(shape):
-        return lambda step: peak * jnp.minimum(1, (step + 1) / max(warmup, 1)) * shape(step)
-
-    def rsqrt(step):  # T5's: level until the warm-up is over (papers/000 section 3.2)
-        return peak / jnp.sqrt(jnp.maximum(step, max(warmup, 1)))
-
-    schedules = dict(cosine=warmed(cosine), wsd=warmed(wsd), constant=warmed(constant), rsqrt=rsqrt)
-    return schedules[config.schedule]
+    return SCHEDULES[config.schedule](config)
 
 
 def optimizer(config: TrainConfig) -> optax.GradientTransformation:
     """Returns the optimizer of a config: clipping, the named rule, decoupled weight decay, the schedule."""
-    rate = schedule(config)
-
-    def decayed(direction):
-        decay = optax.add_decayed_weights(config.weight_decay, mask=is_matrix)
-        return optax.chain(direction, decay, optax.scale_by_learning_rate(rate))
-
-    def adamw():
-        return decayed(optax.scale_by_adam(b1=config.b1, b2=config.b2))
-
-    def adafactor():
-        # -1: it descends by itself
-        return decayed(optax.chain(per_layer(optax.adafactor(learning_rate=None)), optax.scale(-1.0)))
-
-    def muon():
-        return optax.contrib.muon(
-            rate,
-            weight_decay=config.weight_decay,
-            weight_decay_mask=is_matrix,
-            adam_b1=config.b1,
-            adam_b2=config.b2,
-            muon_weight_dimension_numbers=matrix_axes,
-            consistent_rms=0.2,  # updates of the size of AdamW's, so that a learning rate serves both
-        )
-
-    rule = dict(adamw=adamw, adafactor=adafactor, muon=muon)[config.optimizer]()
+    rule = OPTIMIZERS[config.optimizer](config, schedule(config))
     return optax.chain(optax.clip_by_global_norm(config.grad_clip), rule) if config.grad_clip else rule
+
+
+def _cosine(config: TrainConfig) -> Schedule:
+    def shape(step):
+        progress = jnp.clip((step - config.warmup_steps) / max(config.steps - config.warmup_steps, 1), 0, 1)
+        return FINAL_COSINE + (1 - FINAL_COSINE) * 0.5 * (1 + jnp.cos(jnp.pi * progress))
+
+    return _warmed(config, shape)
+
+
+def _wsd(config: TrainConfig) -> Schedule:
+    return _warmed(config, lambda step: jnp.clip((config.steps - step) / max(WSD_DECAY * config.steps, 1), 0, 1))
+
+
+def _constant(config: TrainConfig) -> Schedule:
+    return _warmed(config, lambda step: jnp.ones(()))
+
+
+def _rsqrt(config: TrainConfig) -> Schedule:
+    # T5's: constant until the warm-up is over (papers/000 section 3.2)
+    return lambda step: config.learning_rate / jnp.sqrt(jnp.maximum(step, max(config.warmup_steps, 1)))
+
+
+def _warmed(config: TrainConfig, shape: Schedule) -> Schedule:
+    peak, warmup = config.learning_rate, max(config.warmup_steps, 1)
+    return lambda step: peak * jnp.minimum(1, (step + 1) / warmup) * shape(step)
+
+
+SCHEDULES: dict[str, Callable[[TrainConfig], Schedule]] = {
+    "cosine": _cosine,
+    "wsd": _wsd,
+    "constant": _constant,
+    "rsqrt": _rsqrt,
+}
+"""Schedules by name: config -> learning rate of a step."""
+
+
+def _adamw(config: TrainConfig, rate: Schedule) -> optax.GradientTransformation:
+    return _decayed(optax.scale_by_adam(b1=config.b1, b2=config.b2), config, rate)
+
+
+def _adafactor(config: TrainConfig, rate: Schedule) -> optax.GradientTransformation:
+    rule = per_layer(optax.adafactor(learning_rate=None))
+    return _decayed(optax.chain(rule, optax.scale(-1.0)), config, rate)  # Adafactor already negates the update
+
+
+def _muon(config: TrainConfig, rate: Schedule) -> optax.GradientTransformation:
+    return optax.contrib.muon(
+        rate,
+        weight_decay=config.weight_decay,
+        weight_decay_mask=is_matrix,
+        adam_b1=config.b1,
+        adam_b2=config.b2,
+        muon_weight_dimension_numbers=matrix_axes,
+        consistent_rms=0.2,  # updates of the size of AdamW's, so that a learning rate serves both
+    )
+
+
+def _decayed(
+    direction: optax.GradientTransformation, config: TrainConfig, rate: Schedule
+) -> optax.GradientTransformation:
+    decay = optax.add_decayed_weights(config.weight_decay, mask=is_matrix)
+    return optax.chain(direction, decay, optax.scale_by_learning_rate(rate))
+
+
+OPTIMIZERS: dict[str, Callable[[TrainConfig, Schedule], optax.GradientTransformation]] = {
+    "adamw": _adamw,
+    "adafactor": _adafactor,
+    "muon": _muon,
+}
+"""Optimizers by name: (config, learning rate) -> rule."""
 
 
 def per_layer(rule: optax.GradientTransformation) -> optax.GradientTransformation:

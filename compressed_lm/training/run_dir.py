@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 
 from compressed_lm import io, weights
 from compressed_lm.errors import InputError
-from compressed_lm.io import strict_json
+from compressed_lm.io import folders, strict_json
 from compressed_lm.io.container import checksum
 from compressed_lm.models import Transformer, TransformerConfig
 from compressed_lm.models.partitioning import path_name
@@ -272,3 +272,21 @@ def read_record(directory: epath.Path) -> dict | None:
             f"{directory} cannot be reached ({type(error).__name__}: {str(error).splitlines()[0]}). Check the name of "
             "the bucket, the network, and the credentials (gcloud auth application-default login)."
         ) from error
+
+
+def copy_codec(source: str | os.PathLike, out: str | os.PathLike) -> None:
+    """Copies the codec in the folder of a run, where there is one, to the folder of a run that was made out of it."""
+    own, target = own_codec(source), folder(out) / CODEC
+    if not own or target.exists():
+        return
+    if io.scheme(target) is None:
+        with folders.new(target, "The folder of the codec") as new:
+            _copy_files(own, new)
+    else:
+        target.mkdir(parents=True)
+        _copy_files(own, target)
+
+
+def _copy_files(source, target):
+    for path in source.iterdir():
+        (target / path.name).write_bytes(path.read_bytes())

@@ -31,6 +31,8 @@ class MXFP4(Representation):
     """
 
     name: ClassVar[str] = "mxfp4"
+    summary: ClassVar[str] = "OCP microscaling: 4-bit floats, a power-of-two scale for every 32"
+    example: ClassVar[str] = "mxfp4"
     maskable: ClassVar[bool] = True
     block: ClassVar[int] = 32
     scale: str = "floor"
@@ -69,6 +71,8 @@ class NVFP4(Representation):
     """
 
     name: ClassVar[str] = "nvfp4"
+    summary: ClassVar[str] = "4-bit floats, an 8-bit float scale for every 16"
+    example: ClassVar[str] = "nvfp4"
     maskable: ClassVar[bool] = True
     block: ClassVar[int] = 16
 
@@ -121,6 +125,8 @@ class Outlier(Representation):
     """
 
     name: ClassVar[str] = "outlier"
+    summary: ClassVar[str] = "the largest weights of each matrix in bfloat16, the others as integers"
+    example: ClassVar[str] = "outlier"
     p: float = 0.01
     b: int = 4
     g: int = 32

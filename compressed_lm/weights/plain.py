@@ -22,6 +22,8 @@ class Dense(Representation):
     """
 
     name: ClassVar[str] = "dense"
+    summary: ClassVar[str] = "floating-point weights as they are, or in a smaller dtype"
+    example: ClassVar[str] = "dense(dtype=bfloat16)"
     maskable: ClassVar[bool] = True
     dtype: str = "float32"
 
@@ -63,6 +65,9 @@ class Noise(Representation):
     """
 
     name: ClassVar[str] = "noise"
+    summary: ClassVar[str] = "the weights plus Gaussian noise of a given relative error"
+    example: ClassVar[str] = "noise(gmse=0.01)"
+    stored: ClassVar[bool] = False
     maskable: ClassVar[bool] = True
     mse: float = dataclasses.field(metadata={"spelled": "gmse"})
 

@@ -31,6 +31,9 @@ class Representation:
     """
 
     name: ClassVar[str]
+    summary: ClassVar[str] = ""  # one line, for lists
+    example: ClassVar[str] = ""  # a spec, for help texts
+    stored: ClassVar[bool] = True  # whether it has a stored form
     maskable: ClassVar[bool] = False  # whether it can represent the remaining weights of a sparse matrix
 
     def __str__(self) -> str:

@@ -71,6 +71,8 @@ class RF8(Representation):
     """
 
     name: ClassVar[str] = "rf8"
+    summary: ClassVar[str] = "sums of two powers of two, in a byte"
+    example: ClassVar[str] = "rf8"
     maskable: ClassVar[bool] = True
     rounding: str = dataclasses.field(default="nearest", metadata={"spelled": "round"})
 

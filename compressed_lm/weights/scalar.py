@@ -197,6 +197,8 @@ class Int(Grid):
     """Uniform symmetric grid of 2**b levels without zero, b from 1 to 8."""
 
     name: ClassVar[str] = "int"
+    summary: ClassVar[str] = "integers of b bits with a scale for each row or group"
+    example: ClassVar[str] = "int(b=4,g=32)"
     b: int
 
     def __post_init__(self):
@@ -216,6 +218,8 @@ class Ternary(Grid):
     """The levels -1, 0, 1; stored in 1.6 bits."""
 
     name: ClassVar[str] = "ternary"
+    summary: ClassVar[str] = "-1, 0 and 1 with a scale"
+    example: ClassVar[str] = "ternary"
 
     def grid(self):
         return grids.ternary_levels()
@@ -240,6 +244,8 @@ class Fp(Grid):
     """
 
     name: ClassVar[str] = "fp"
+    summary: ClassVar[str] = "floating-point grids of few bits"
+    example: ClassVar[str] = "e4m3"
     e: int
     m: int
     nan: str = ""
@@ -270,6 +276,8 @@ class Lloyd(Grid):
     """The grid of least squared error for a Gaussian: the bound for scalar grids."""
 
     name: ClassVar[str] = "lloyd"
+    summary: ClassVar[str] = "levels of least squared error for Gaussian weights"
+    example: ClassVar[str] = "lloyd(levels=16)"
     levels: int = 16
 
     def __post_init__(self):

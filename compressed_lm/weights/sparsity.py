@@ -112,6 +112,8 @@ class Sparse(Sparsifier):
     """
 
     name: ClassVar[str] = "sparse"
+    summary: ClassVar[str] = "unstructured sparsity: the smallest weights are 0"
+    example: ClassVar[str] = "sparse(s=0.5)"
     s: float
     rule: str = "masked"
     p: float = 0.0
@@ -202,6 +204,8 @@ class NM(Sparsifier):
     """
 
     name: ClassVar[str] = "nm"
+    summary: ClassVar[str] = "N of every M weights remain"
+    example: ClassVar[str] = "nm(n=2,m=4)"
     n: int = 2
     m: int = 4
     rule: str = "masked"

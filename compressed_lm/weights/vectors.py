@@ -32,6 +32,8 @@ class VQ(Representation):
     """
 
     name: ClassVar[str] = "vq"
+    summary: ClassVar[str] = "vector quantisation with a Gaussian codebook"
+    example: ClassVar[str] = "vq(dim=2,bits=2)"
     dim: int
     bits: float
     hadamard: int = 128

@@ -23,6 +23,7 @@ import report
 from levers import LEARNING_RATE, V, flops_per_byte
 
 from compressed_lm import codecs, evaluation, models, scaling
+from compressed_lm.io import jsonl
 from compressed_lm.tracking.progress import progress
 from compressed_lm.training.config import TrainConfig
 from compressed_lm.training.optimizers import optimizer
@@ -114,7 +115,7 @@ def main() -> int:
     arguments = parser.parse_args()
     texts = protocol.Texts(arguments.data, arguments.work / "texts", arguments.train_bytes)
     table = arguments.out / "embeddings.jsonl"
-    done = [(row["method"], row["embedding"]) for _, row in scaling.read_jsonl(table)] if table.exists() else []
+    done = [(row["method"], row["embedding"]) for _, row in jsonl.read(table)] if table.exists() else []
     flops = flops_per_byte(texts, arguments.work)
     for method in METHODS:
         encoded = protocol.encoded(protocol.METHODS[method].format(v=V), texts, arguments.work)

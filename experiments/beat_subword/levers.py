@@ -29,6 +29,7 @@ from compressed_lm.coding import folding, parsing, pieces, unigram
 from compressed_lm.coding.compiled import njit
 from compressed_lm.coding.dictionary import Dictionary
 from compressed_lm.coding.segments import MAX_BYTES
+from compressed_lm.io import jsonl
 from compressed_lm.training import train
 
 V, LEARNING_RATE = 4096, 1e-2
@@ -199,7 +200,7 @@ def main() -> int:
     arguments.out.mkdir(parents=True, exist_ok=True)
     texts = protocol.Texts(arguments.data, arguments.work / "texts", arguments.train_bytes)
     table = arguments.out / "levers.jsonl"
-    done = {row["lever"] for _, row in scaling.read_jsonl(table)} if table.exists() else set()
+    done = {row["lever"] for _, row in jsonl.read(table)} if table.exists() else set()
     flops = flops_per_byte(texts, arguments.work)
     for lever, codec in LEVERS.items():
         if lever in done:

@@ -19,7 +19,9 @@ import protocol
 import report
 
 from compressed_lm import cli, codecs, scaling
-from compressed_lm.pipelines import refit, stages
+from compressed_lm.io import jsonl
+from compressed_lm.pipelines import m1 as m1_model
+from compressed_lm.pipelines import refit
 
 M1_STEPS = 700
 M1S = {  # what `train-m1` is told besides m1/en.gin; the one that ships took 7,000 steps
@@ -45,9 +47,9 @@ WINDOWS = (  # lever, M1, codec, how often M1 is refitted to the starts of windo
 def trained(m1: str, texts: protocol.Texts, work: pathlib.Path) -> pathlib.Path | str:
     """Where an M1 is, trained unless it was before."""
     if M1S[m1] is None:
-        return stages.PRETRAINED
+        return m1_model.PRETRAINED
     out = work / f"m1-{list(M1S).index(m1)}"
-    if not (out / stages.M1_FILE).exists():
+    if not (out / m1_model.M1_FILE).exists():
         arguments = ["--gin", "m1/en.gin", "--steps", str(M1_STEPS), "--set", "train.warmup_steps=70", *M1S[m1]]
         corpora = [f"json:{texts.files['learn']}", "--validation", f"json:{texts.files['dev']}"]
         if code := cli.main(["train-m1", *arguments, "--corpus", *corpora, "--out", str(out)]):
@@ -66,18 +68,18 @@ def main() -> int:
     work = arguments.work
     texts = protocol.Texts(arguments.data, work / "texts", arguments.train_bytes)
     table = arguments.out / "m1_windows.jsonl"
-    done = {(row["lever"], row["M1"]) for _, row in scaling.read_jsonl(table)} if table.exists() else set()
+    done = {(row["lever"], row["M1"]) for _, row in jsonl.read(table)} if table.exists() else set()
     flops = levers.flops_per_byte(texts, work)
     for lever, name, spec, rounds in WINDOWS:
         if (lever, name) in done:
             continue
         folder = trained(name, texts, work)
-        m1 = stages.load_m1(folder)
+        m1 = m1_model.load_m1(folder)
         if rounds:
             codec = refit.refit(spec, folder, rounds=rounds, out=work / "refitted")
         else:
             codec = codecs.create(spec, m1=m1)
-        bits = stages.exact_bits_per_byte(m1, texts.documents("dev"))
+        bits = m1_model.exact_bits_per_byte(m1, texts.documents("dev"))
         row = {"lever": lever, "M1": name, "m1_bits_per_byte": round(bits, 4)}
         row |= levers.measure(codec, texts, work, flops)
         with table.open("a", encoding="utf-8") as file:

@@ -19,7 +19,8 @@ from compressed_lm.data.job import compress
 from compressed_lm.data.shards import Record
 from compressed_lm.data.sources import open_corpus
 from compressed_lm.data.store import TokenStore
-from compressed_lm.pipelines import stages
+from compressed_lm.pipelines import build_codec
+from compressed_lm.pipelines import m1 as m1_model
 from compressed_lm.training import TrainConfig
 
 VOCABULARIES = (4096, 16384, 65536)
@@ -118,11 +119,11 @@ class Encoded:
 
 def encoded(spec: str, texts: Texts, out: pathlib.Path, codec: codecs.Codec | None = None) -> Encoded:
     """A codec, learned unless it was before or is given, and its token stores, made unless they are there."""
-    folder = out / stages.codec_folder(spec) if codec is None else out / spec
+    folder = out / build_codec.codec_folder(spec) if codec is None else out / spec
     if codec is None:
         learn = lambda: texts.documents("learn")  # noqa: E731
-        m1 = stages.load_m1(stages.PRETRAINED) if spec.startswith("eiw") else None
-        codec = stages.build_codec(spec, folder / "codec", m1=m1, documents=learn, compiled={})
+        m1 = m1_model.load_m1(m1_model.PRETRAINED) if spec.startswith("eiw") else None
+        codec = build_codec.build_in(spec, folder / "codec", m1=m1, documents=learn, compiled={})
     stores = {
         name: compress(texts.corpus(name), "train", codec, folder / name, n_shards=1, log=lambda line: None)
         for name in ("train", "dev", "c4", "mixed")
@@ -132,7 +133,7 @@ def encoded(spec: str, texts: Texts, out: pathlib.Path, codec: codecs.Codec | No
 
 def run_name(spec: str, learning_rate: float, seed: int) -> str:
     """What a model is called in folders and files."""
-    return f"{stages.codec_folder(spec)}-{learning_rate:g}-{seed}"
+    return f"{build_codec.codec_folder(spec)}-{learning_rate:g}-{seed}"
 
 
 def flops_per_byte(config: models.TransformerConfig, bytes_per_token: float) -> float:

@@ -21,6 +21,7 @@ import protocol
 import report
 
 from compressed_lm import evaluation, models, scaling
+from compressed_lm.io import jsonl
 from compressed_lm.training import train
 
 V = 4096
@@ -81,7 +82,7 @@ def main() -> int:
     results, table = report.Results(arguments.out), arguments.out / "robustness.jsonl"
     texts = protocol.Texts(arguments.data, arguments.work / "texts", 0)
     documents = texts_of(texts)
-    done = {row["method"] for _, row in scaling.read_jsonl(table)} if table.exists() else set()
+    done = {row["method"] for _, row in jsonl.read(table)} if table.exists() else set()
     for method in METHODS:
         if method in done:
             continue

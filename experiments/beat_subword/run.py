@@ -20,7 +20,8 @@ import jax
 import numpy as np
 import protocol
 
-from compressed_lm import evaluation, models, scaling
+from compressed_lm import evaluation, models
+from compressed_lm.io import jsonl
 from compressed_lm.training import train
 
 TABLE = "results.jsonl"
@@ -39,7 +40,7 @@ class Comparison:
         self.out, self.texts, self.work = out, texts, work
         (out / "bits").mkdir(parents=True, exist_ok=True)
         self._table = out / TABLE
-        self.rows = [row for _, row in scaling.read_jsonl(self._table)] if self._table.exists() else []
+        self.rows = [row for _, row in jsonl.read(self._table)] if self._table.exists() else []
 
     def find(self, **key) -> dict | None:
         """The row of a model that was trained."""

@@ -24,7 +24,7 @@ from compressed_lm import models, scaling
 from compressed_lm.scaling.axes import finish
 
 TABLE = "speed.jsonl"
-LANES, GENERATED, TURNS = 8, 128, 15
+SLOTS, GENERATED, TURNS = 8, 128, 15
 
 
 def encode_seconds(codec, documents: list[bytes]) -> float:
@@ -47,11 +47,11 @@ class Writer:
         self._step = jax.jit(lambda params, *args: model.apply({"params": params}, *args, method=model.step))
 
     def seconds(self) -> float:
-        """Seconds to generate a token in each lane."""
-        cache, ids = models.init_cache(self.shape, LANES, GENERATED), jnp.zeros(LANES, jnp.int32)
+        """Seconds to generate a token in each slot."""
+        cache, ids = models.init_cache(self.shape, SLOTS, GENERATED), jnp.zeros(SLOTS, jnp.int32)
         start = time.perf_counter()
         for position in range(GENERATED):
-            logits, cache = self._step(self._params, ids, jnp.full(LANES, position), cache)
+            logits, cache = self._step(self._params, ids, jnp.full(SLOTS, position), cache)
             ids = jnp.argmax(logits, axis=-1)
         ids.block_until_ready()
         return (time.perf_counter() - start) / GENERATED
@@ -82,7 +82,7 @@ def main() -> int:
                 writing.append(writer.seconds())
         for method, rows, _, _, encoding, writing in timed:
             row = {"v": int(v), "method": method, "encode_mb_per_second": size / 1e6 / statistics.median(encoding)}
-            row["bytes_per_second"] = LANES * float(rows.iloc[0]["bytes_per_token"]) / statistics.median(writing)
+            row["bytes_per_second"] = SLOTS * float(rows.iloc[0]["bytes_per_token"]) / statistics.median(writing)
             found.append(row)
     text = "".join(json.dumps(row) + "\n" for row in found)
     (arguments.out / TABLE).write_text(text, encoding="utf-8")

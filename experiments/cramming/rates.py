@@ -15,19 +15,19 @@ import sys
 from rich.console import Console
 from rich.table import Table
 
-from compressed_lm import scaling
 from compressed_lm.commands.common import load_codec
 from compressed_lm.cramming import CramConfig, FrozenModel, cram, metrics, read, read_alone
 from compressed_lm.cramming.texts import natural
 from compressed_lm.data.job import take_bytes
 from compressed_lm.data.sources import open_corpus
+from compressed_lm.io import jsonl
 from compressed_lm.post_training.huggingface import CODEC
 from compressed_lm.training import load_run
 
 
-def measure(model, texts, config, lanes):
+def measure(model, texts, config, slots):
     """Returns the numbers of a row."""
-    found = cram(model, texts, config, lanes=lanes)
+    found = cram(model, texts, config, slots=slots)
     alone, readings = read_alone(model, texts), read(model, [f.vectors for f in found], texts)
     bits = [metrics.information_gain_bits(a.nats.sum(), r.nats.sum()) for a, r in zip(alone, readings, strict=True)]
     gain = metrics.mean(bits)
@@ -54,7 +54,7 @@ def main() -> int:
     parser.add_argument("--schedule", nargs="+", default=["constant", "cosine"], help="schedules")
     parser.add_argument("--b2", type=float, nargs="+", default=[0.9], help="of AdamW")
     parser.add_argument("--steps", type=int, default=2000, help="updates of a text (default %(default)s)")
-    parser.add_argument("--lanes", type=int, default=32, help="texts at once (default %(default)s)")
+    parser.add_argument("--slots", type=int, default=32, help="texts at once (default %(default)s)")
     parser.add_argument("--out", type=pathlib.Path, required=True, help="file of rows")
     arguments = parser.parse_args()
     own = arguments.run / CODEC
@@ -63,7 +63,7 @@ def main() -> int:
     corpus = open_corpus(arguments.validation)
     documents = take_bytes(corpus.documents(corpus.splits[-1]), 8_000_000)
     texts = natural(documents, codec, n_tokens=arguments.length, n_texts=arguments.texts)
-    rows = [row for _, row in scaling.read_jsonl(arguments.out)] if arguments.out.exists() else []
+    rows = [row for _, row in jsonl.read(arguments.out)] if arguments.out.exists() else []
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     base = CramConfig(steps=arguments.steps, patience=arguments.steps)
     for k, rate, schedule, b2 in itertools.product(arguments.k, arguments.rate, arguments.schedule, arguments.b2):
@@ -72,7 +72,7 @@ def main() -> int:
         key |= dict(length=arguments.length, texts=arguments.texts, model=model.fingerprint[:12])
         if any(all(row[name] == value for name, value in key.items()) for row in rows):
             continue
-        rows.append(key | measure(model, texts, config, arguments.lanes))
+        rows.append(key | measure(model, texts, config, arguments.slots))
         with arguments.out.open("a", encoding="utf-8") as file:
             file.write(json.dumps(rows[-1]) + "\n")
     table = Table("K", "learning rate", "schedule", "b2", "information gain, bits", "accuracy", "best step")

@@ -17,11 +17,12 @@ from collections.abc import Callable, Mapping
 import jax
 import numpy as np
 
-from compressed_lm import scaling, weights
+from compressed_lm import weights
 from compressed_lm.coding import exp_golomb, levels
 from compressed_lm.data.store import TokenStore
 from compressed_lm.errors import InputError
 from compressed_lm.evaluation import BitsPerByte, predict_fn
+from compressed_lm.io import jsonl
 from compressed_lm.models.partitioning import by_name, path_name
 from compressed_lm.tracking.progress import progress
 from compressed_lm.training import load_run
@@ -104,9 +105,9 @@ def measure(sweep: pathlib.Path, out: pathlib.Path, *, only: str | None, stride:
     """Appends what is missing to OUT/curves.jsonl."""
     out.mkdir(parents=True, exist_ok=True)
     table = out / "curves.jsonl"
-    known = {(row["run"], row["way"]) for _, row in scaling.read_jsonl(table)} if table.exists() else set()
+    known = {(row["run"], row["way"]) for _, row in jsonl.read(table)} if table.exists() else set()
     todo = []
-    for _, row in scaling.read_jsonl(sweep / "runs.jsonl"):
+    for _, row in jsonl.read(sweep / "runs.jsonl"):
         name = f"{sweep.name}/{row['run']}"
         missing = [way for way in ways() if (name, way) not in known and (only is None or only in way)]
         todo += [(name, row, missing)] if row["final"] and missing else []

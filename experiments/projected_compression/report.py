@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import scipy.stats
 
-from compressed_lm import scaling
+from compressed_lm.io import jsonl
 from compressed_lm.scaling.axes import finish
 
 COLORS = ("#0072B2", "#56B4E9", "#009E73", "#CC79A7", "black", "#D55E00", "#808080", "#E69F00", "#882255", "#999933")
@@ -97,7 +97,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=pathlib.Path, help="folder of results.jsonl")
     folder = parser.parse_args().folder
-    rows = pd.DataFrame([row for _, row in scaling.read_jsonl(folder / "results.jsonl")])
+    rows = pd.DataFrame([row for _, row in jsonl.read(folder / "results.jsonl")])
     print(markdown(loss_table(chosen(rows))))
     print(f"\n## Learning rates\n\n{markdown(rate_table(rows))}")
     figure(chosen(rows), folder / "curves.png")

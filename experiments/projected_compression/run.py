@@ -1,7 +1,7 @@
 """Makes a trained model smaller in several ways, with the same text, and writes the losses: a row for each run.
 
-    python experiments/projected_compression/run.py runs/base --tokens stores/train \\
-      --validation_tokens stores/validation --out runs/projected_compression
+    python experiments/projected_compression/run.py runs/base --store stores/train \\
+      --validation_store stores/validation --out runs/projected_compression
 
 First each method gets its learning rate at some shares that are kept: three of them, and further ones while the best is
 at an end; other shares take that of the nearest. Then each method trains at each share with each seed. Hard pruning
@@ -20,9 +20,10 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from compressed_lm import configuration, models, scaling, weights
+from compressed_lm import configuration, models, weights
 from compressed_lm.data.store import TokenStore
 from compressed_lm.evaluation import BitsPerByte, predict_fn
+from compressed_lm.io import jsonl
 from compressed_lm.post_training.shrink import TRAINING, Shrink, shapes_of, shrink_run
 from compressed_lm.training import load_run
 
@@ -58,7 +59,7 @@ class Trial:
         self._base, self._store, self._validation, self._config, self._out = base, store, validation, config, out
         self._run = load_run(base, store=store)
         self._table = out / "results.jsonl"
-        self._rows = [row for _, row in scaling.read_jsonl(self._table)] if self._table.exists() else []
+        self._rows = [row for _, row in jsonl.read(self._table)] if self._table.exists() else []
 
     def __call__(self, label, keep, learning_rate, seed, *, steps=None):
         """Returns the row of a run, trained now or before."""
@@ -153,8 +154,8 @@ def best_rate(trial, label, keep, seed):
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("base", type=pathlib.Path, help="folder of the run to make smaller")
-    parser.add_argument("--tokens", required=True, help="token store to train on")
-    parser.add_argument("--validation_tokens", required=True, help="token store of validation documents")
+    parser.add_argument("--store", required=True, help="token store to train on")
+    parser.add_argument("--validation_store", required=True, help="token store of validation documents")
     parser.add_argument("--gin", default="runs/projected_compression.gin", help="settings (default %(default)s)")
     parser.add_argument("--steps", type=int, default=100, help="updates of each run (default %(default)s)")
     parser.add_argument("--keep", type=float, nargs="+", default=[0.5, 0.3, 0.1], help="shares of parameters kept")

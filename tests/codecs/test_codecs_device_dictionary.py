@@ -61,7 +61,7 @@ def test_device_equals_host(dictionary, documents):
 
 @pytest.mark.parametrize("dictionary", DICTIONARIES)
 def test_many_documents_of_different_length(dictionary):
-    """More documents than the devices have lanes of one size, from empty to many chunks long, each get their own
+    """More documents than the devices have slots of one size, from empty to many chunks long, each get their own
     ids."""
     rng = np.random.default_rng(0)
     documents = [rng.choice(list(b" eth\0\xff"), n).astype(np.uint8).tobytes() for n in rng.integers(0, 300, 90)]

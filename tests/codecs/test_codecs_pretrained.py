@@ -15,7 +15,7 @@ from compressed_lm.codecs.device_windows import WindowRules
 from compressed_lm.coding import tables
 from compressed_lm.coding.pieces import Pieces
 from compressed_lm.models import exact, exact_numpy
-from compressed_lm.pipelines import stages
+from compressed_lm.pipelines import m1 as m1_model
 
 TEXT = (
     b"There was a smell of rain in the air, and nobody in the house could say when it would end. In 1905 the "
@@ -25,7 +25,7 @@ TEXT = (
 
 @pytest.fixture(scope="module")
 def m1():
-    return stages.load_m1(stages.PRETRAINED)
+    return m1_model.load_m1(m1_model.PRETRAINED)
 
 
 def test_shipped_dictionaries_work_out_of_the_box():

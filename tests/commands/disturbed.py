@@ -46,7 +46,7 @@ COMMANDS = {
     "train-m1": Command(
         "train-m1 --corpus json:{work}/docs.jsonl --max_bytes 30000 --out {out} --steps 20 " + " ".join(TINY)
     ),
-    "train": Command("train --tokens {work}/store --out {out} --steps 20 " + " ".join(TINY)),
+    "train": Command("train --store {work}/store --out {out} --steps 20 " + " ".join(TINY)),
     "sweep": Command(
         "sweep --corpus text:{work}/text.txt --validation text:{work}/text.txt --max_bytes 60000 "
         "--validation_bytes 6000 --mesh 1,1,1 --codec bytes --size nano --tokens 10steps --seed 0 1 --out {out} "
@@ -57,7 +57,7 @@ COMMANDS = {
     "unpack": Command("unpack {work}/run.clb --out {out}"),
     "reshape": Command("reshape {work}/run --out {out}"),
     "shrink": Command(
-        "shrink {work}/run --keep 0.5 --tokens {work}/store --out {out} --steps 10 "
+        "shrink {work}/run --keep 0.5 --store {work}/store --out {out} --steps 10 "
         "--set=train.checkpoint_every=5 --set=train.batch_size=8 --set=train.seq_len=32"
     ),
     "import": Command("import {work}/exported --codec bytes --out {out}"),
@@ -69,7 +69,7 @@ COMMANDS = {
         "--sources natural --lengths 2 4 --k 1 2 --texts 2 --steps 20 --out {out}"
     ),
     "evaluate": Command(
-        "evaluate {work}/run --codec bytes --tokens {work}/store --train_tokens {work}/store --table {out}",
+        "evaluate {work}/run --codec bytes --store {work}/store --train_store {work}/store --table {out}",
         locked=False,
     ),
     "report": Command("report {out}", locked=False),
@@ -119,9 +119,9 @@ def prepare(work):
 
     run("encode", work / "big.txt", work / "big.clm", "--codec", "pieces16-en")
     run("compress", "--corpus", f"json:{work}/docs.jsonl", "--codec", "bytes", "--out", work / "store")
-    run("train", "--tokens", work / "store", "--out", work / "run", "--steps", "30", *TINY)
+    run("train", "--store", work / "store", "--out", work / "run", "--steps", "30", *TINY)
     llama = ["--set=model.position=rotary", "--set=model.activation=silu", "--set=model.tie_embeddings=False"]
-    run("train", "--tokens", work / "store", "--out", work / "llama", "--steps", "2", *TINY, *llama)
+    run("train", "--store", work / "store", "--out", work / "llama", "--steps", "2", *TINY, *llama)
     run("export", work / "llama", "--out", work / "exported")
     run("pack", work / "run", "--step", "0.25std", "--out", work / "run.clb")
 

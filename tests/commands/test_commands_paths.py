@@ -18,7 +18,8 @@ from compressed_lm.data import job, sources
 from compressed_lm.data.store import TokenStore
 from compressed_lm.errors import InputError
 from compressed_lm.io import folders
-from compressed_lm.pipelines import demo, refit, stages
+from compressed_lm.pipelines import build_codec, demo, refit
+from compressed_lm.pipelines import m1 as m1_model
 from compressed_lm.pipelines.sweep import Sweep
 from compressed_lm.post_training import entropy_code, huggingface
 from compressed_lm.training import checkpoints, load_run, run_dir
@@ -107,7 +108,7 @@ def test_library_functions_refuse_schemes(tmp_path, monkeypatch):
         lambda: codecs.save(codec, url),
         lambda: codecs.save_dictionary(codecs.load("eiw16-en"), url),
         lambda: load_run(url),
-        lambda: stages.load_m1(url),
+        lambda: m1_model.load_m1(url),
         lambda: configuration.find(url),
         lambda: folders.check_new("gs://b/x", "The folder"),
         lambda: entropy_code.unpack_run(url, out="out"),
@@ -270,7 +271,7 @@ def trained(tmp_path_factory):
         assert main(["compress", corpus, "--codec=bytes", f"--out={out}/{name}", "--n_shards=1"]) == 0
     tiny = ["model.size=nano", "model.d_model=32", "model.n_heads=1", "train.seq_len=16", "train.batch_size=8"]
     settings = [f"--set={setting}" for setting in tiny]
-    command = ["train", f"--tokens={out}/store", f"--out={out}/run", *settings]
+    command = ["train", f"--store={out}/store", f"--out={out}/run", *settings]
     assert main([*command, "--steps=2"]) == 0
     return out, command
 
@@ -291,11 +292,11 @@ def test_a_refused_training_changes_nothing(trained, tmp_path, monkeypatch, caps
     refused = [
         ([*command, "--steps=3"], "another configuration"),
         ([*command, "--steps=2", "--seed=1"], "another configuration"),
-        ([*command, "--steps=2", f"--tokens={out}/other"], "another token store"),
+        ([*command, "--steps=2", f"--store={out}/other"], "another token store"),
         ([*command, "--steps=2", "--set=train.batch_size=9"], "expected a multiple"),
         ([*command, "--steps=2", "--set=train.seq_len=100000"], "less than one row"),
         ([*command, "--steps=2", "--mesh=3,1,1"], "mesh"),
-        ([*command, "--steps=2", f"--validation_tokens={out}/run"], "manifest"),
+        ([*command, "--steps=2", f"--validation_store={out}/run"], "manifest"),
         ([*command, "--steps=2", "--profile=1"], "--profile"),
         ([*command, "--steps=2", "--seed=2", "--tensorboard"], "another configuration"),
         ([*m1, "--steps=2"], "train-m1"),
@@ -358,7 +359,7 @@ def test_codecs_of_another_m1_are_not_replaced(tmp_path):
     codecs.save_dictionary(dictionary, tmp_path / "codec.clmd")
     before = snapshot(tmp_path)
     with pytest.raises(InputError, match="holds the codec eiw.* of the M1 .* and the M1 given is 000000000000"):
-        stages.build_codec(dictionary.spec, tmp_path / "codec", m1=other, documents=list, compiled={})
+        build_codec.build_in(dictionary.spec, tmp_path / "codec", m1=other, documents=list, compiled={})
     with pytest.raises(InputError, match="Give the settings that its rounds were started with"):
         refit._compiled(dictionary.spec, other, tmp_path)
     assert snapshot(tmp_path) == before

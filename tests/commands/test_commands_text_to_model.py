@@ -46,8 +46,8 @@ def built(corpus, tmp_path_factory):
     for split in ("train", "validation"):
         source = f"--corpus=json:{corpus}/{split}.jsonl"
         assert main(["compress", source, f"--codec={out}/codec", f"--out={out}/{split}", "--n_shards=2"]) == 0
-    validation = f"--validation_tokens={out}/validation"
-    assert main(["train", f"--tokens={out}/train", f"--out={out}/m2", "--steps=10", validation, *TINY]) == 0
+    validation = f"--validation_store={out}/validation"
+    assert main(["train", f"--store={out}/train", f"--out={out}/m2", "--steps=10", validation, *TINY]) == 0
     return out
 
 
@@ -90,7 +90,7 @@ def test_inspect_evaluate_generate_report(built, tmp_path, capsys):
     codec = f"--codec={built}/codec"
     assert main(["inspect", f"{built}/validation", codec]) == 0
     table = f"--table={tmp_path}/runs.jsonl"
-    stores = [f"--tokens={built}/validation", f"--train_tokens={built}/train"]
+    stores = [f"--store={built}/validation", f"--train_store={built}/train"]
     assert main(["evaluate", f"{built}/m2", codec, *stores, table]) == 0
     assert "bits_per_byte" in capsys.readouterr().out
     assert main(["generate", f"{built}/m2", codec, "--prompt=usage: ", "--n_tokens=20"]) == 0
@@ -101,7 +101,7 @@ def test_inspect_evaluate_generate_report(built, tmp_path, capsys):
 
 def test_quantize_packs_a_run_that_evaluates(built, tmp_path, capsys):
     """A packed run is evaluated like any other; its row says in which format it is, and 8 bits cost next to nothing."""
-    evaluate = [f"--codec={built}/codec", f"--tokens={built}/validation", f"--train_tokens={built}/train"]
+    evaluate = [f"--codec={built}/codec", f"--store={built}/validation", f"--train_store={built}/train"]
     for form in ("int(b=8,scale=absmax)", "int(b=1)"):
         out = f"{tmp_path}/{form[6]}"
         assert main(["quantize", f"{built}/m2", "--format", form, f"--out={out}"]) == 0
@@ -123,7 +123,7 @@ def test_pack_codes_a_run_in_a_file_that_unpacks_to_a_run(built, tmp_path, capsy
     assert main(["pack", f"{built}/m2", "--step=0.05std", f"--out={file}"]) == 0
     assert f"weights in {file.stat().st_size:,} bytes on disk" in capsys.readouterr().out
     assert main(["unpack", str(file), f"--out={out}"]) == 0
-    evaluate = [f"--codec={built}/codec", f"--tokens={built}/validation", f"--train_tokens={built}/train"]
+    evaluate = [f"--codec={built}/codec", f"--store={built}/validation", f"--train_store={built}/train"]
     for run in (out, f"{built}/m2"):
         assert main(["evaluate", run, *evaluate, f"--table={tmp_path}/runs.jsonl"]) == 0
     coded, dense = (json.loads(line) for line in (tmp_path / "runs.jsonl").read_text().splitlines())
@@ -138,7 +138,7 @@ def test_a_reshaped_run_trains_on(built, tmp_path, capsys):
     size is refused."""
     assert main(["reshape", f"{built}/m2", f"--out={tmp_path}/reshaped"]) == 0
     assert "their standard deviations times 0." in capsys.readouterr().out
-    train = ["train", f"--tokens={built}/train", *TINY, "--steps=1"]
+    train = ["train", f"--store={built}/train", *TINY, "--steps=1"]
     losses = []
     for k, start in enumerate(([f"--start={built}/m2"], [f"--start={tmp_path}/reshaped"], [])):
         assert main([*train, *start, f"--out={tmp_path}/run{k}"]) == 0
@@ -151,16 +151,16 @@ def test_a_reshaped_run_trains_on(built, tmp_path, capsys):
 def test_a_run_shrinks_and_goes_on(built, tmp_path, capsys):
     """A smaller model comes out of a run, which trains on in its own shape, evaluates and exports nothing of the large
     one; a dry run tells its cost and writes nothing."""
-    store, settings = f"--tokens={built}/train", ["--set=train.seq_len=64", "--set=train.batch_size=8", "--steps=2"]
+    store, settings = f"--store={built}/train", ["--set=train.seq_len=64", "--set=train.batch_size=8", "--steps=2"]
     shrink = ["shrink", f"{built}/m2", "--keep=0.5", store, "--calibration=8", *settings]
     assert main([*shrink, f"--out={tmp_path}/small", "--dry_run"]) == 0
     assert "projection FLOPs a step" in capsys.readouterr().out and not (tmp_path / "small").exists()
-    assert main([*shrink, f"--out={tmp_path}/small", f"--validation_tokens={built}/validation"]) == 0
+    assert main([*shrink, f"--out={tmp_path}/small", f"--validation_store={built}/validation"]) == 0
     assert "d_model 16" in capsys.readouterr().out
     assert main(["train", store, f"--start={tmp_path}/small", f"--out={tmp_path}/more", *settings]) == 0
     assert json.loads((tmp_path / "more" / "config.json").read_text())["model"]["d_model"] == 16
-    evaluate = ["evaluate", f"{tmp_path}/small", f"--codec={built}/codec", f"--tokens={built}/validation"]
-    assert main([*evaluate, f"--train_tokens={built}/train"]) == 0
+    evaluate = ["evaluate", f"{tmp_path}/small", f"--codec={built}/codec", f"--store={built}/validation"]
+    assert main([*evaluate, f"--train_store={built}/train"]) == 0
     assert main([*shrink, f"--out={tmp_path}/small", "--set=model.d_ff=8"]) == 2
     assert "--keep and --aspect" in capsys.readouterr().err
 
@@ -212,15 +212,15 @@ def test_bad_input_is_one_paragraph_and_status_2(built, corpus, tmp_path, capsys
         ([*compress, "--corpus=json:nowhere*.gz", "--codec=bytes"], "nowhere"),
         ([*compress, f"--corpus=json:{tmp_path}/no_text.jsonl", "--codec=bytes"], "text"),
         ([*compress, f"--corpus=json:{tmp_path}/nothing.jsonl", "--codec=bytes"], "no document"),
-        (["train", f"--tokens={tmp_path}/empty", f"--out={tmp_path}/r", "--steps=1"], "no manifest.json"),
-        (["train", f"--tokens={built}/train", f"--out={tmp_path}/r", "--set=train.stepz=1"], "Did you mean steps"),
+        (["train", f"--store={tmp_path}/empty", f"--out={tmp_path}/r", "--steps=1"], "no manifest.json"),
+        (["train", f"--store={built}/train", f"--out={tmp_path}/r", "--set=train.stepz=1"], "Did you mean steps"),
         (
             [
                 "evaluate",
                 f"{built}/m2",
                 "--codec=bytes",
-                f"--tokens={built}/validation",
-                f"--train_tokens={built}/train",
+                f"--store={built}/validation",
+                f"--train_store={built}/train",
             ],
             "another M1",
         ),
@@ -243,5 +243,5 @@ def test_a_larger_vocabulary_than_the_models_is_refused(built, tmp_path, capsys)
         main(["compress", f"--corpus=json:{tmp_path}/a.jsonl", "--codec=bytes", f"--out={tmp_path}/s", "--n_shards=1"])
         == 0
     )
-    assert main(["train", f"--tokens={tmp_path}/s", f"--out={built}/m2", "--steps=10", *TINY]) == 2
+    assert main(["train", f"--store={tmp_path}/s", f"--out={built}/m2", "--steps=10", *TINY]) == 2
     assert "another token store" in capsys.readouterr().err

@@ -18,7 +18,7 @@ CONFIG = CramConfig(n_vectors=2, steps=150, learning_rate=0.05, margin=0.1)
 def fifty(model, texts):
     """Fifty texts of two to four tokens, and what was found for them."""
     given = texts(*[2, 3, 4] * 16, 2, 3, seed=6)
-    return given, cram(model, given, CONFIG, lanes=64)
+    return given, cram(model, given, CONFIG, slots=64)
 
 
 @pytest.fixture(scope="module")

@@ -36,7 +36,7 @@ def test_reading_is_that_of_the_model_with_the_vectors_as_tokens(model, texts):
     token is predicted by the last vector."""
     rng = np.random.default_rng(3)
     given, vectors = texts(1, 5, 8), [rng.normal(0, 0.4, (2, 32)).astype(np.float32) for _ in range(3)]
-    for ids, v, reading in zip(given, vectors, read(model, vectors, given, lanes=2), strict=True):
+    for ids, v, reading in zip(given, vectors, read(model, vectors, given, slots=2), strict=True):
         logits = logits_of(model, v, ids)
         log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
         assert reading.nats.shape == reading.right.shape == ids.shape
@@ -57,7 +57,7 @@ def test_writing_is_greedy(model):
     """Each token that is written is the likeliest one after the vectors and those written before."""
     rng = np.random.default_rng(4)
     vectors = [rng.normal(0, 0.4, (3, 32)).astype(np.float32) for _ in range(3)]
-    written = write(model, vectors, [4, 8, 7], lanes=2)
+    written = write(model, vectors, [4, 8, 7], slots=2)
     assert [len(row) for row in written] == [4, 8, 7]
     for row, reading in zip(written, read(model, vectors, written), strict=True):
         assert reading.right.all(), row

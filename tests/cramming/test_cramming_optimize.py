@@ -21,9 +21,9 @@ SCHEDULED = dataclasses.replace(SHORT, steps=40, warmup_steps=3, schedule="cosin
 
 @pytest.fixture(scope="module")
 def many(model, texts):
-    """Twelve texts of three lengths, some of which fit, and their results in eight lanes."""
+    """Twelve texts of three lengths, some of which fit, and their results in eight slots."""
     given = texts(*[2, 3, 4] * 4)
-    return given, cram(model, given, SHORT, lanes=8)
+    return given, cram(model, given, SHORT, slots=8)
 
 
 def same(a, b):
@@ -93,19 +93,19 @@ def test_the_kept_vectors_are_those_that_were_measured(model, many):
 
 
 def test_neighbours_and_order_do_not_matter(model, many):
-    """In as many lanes, a text's result is the same to the last bit whatever is crammed beside it, in whatever order,
-    and whether it waited for a free lane or not."""
+    """In as many slots, a text's result is the same to the last bit whatever is crammed beside it, in whatever order,
+    and whether it waited for a free slot or not."""
     given, found = many
     order = np.random.default_rng(0).permutation(12)
-    shuffled = cram(model, [given[i] for i in order], SHORT, lanes=8)
+    shuffled = cram(model, [given[i] for i in order], SHORT, slots=8)
     assert all(same(f, found[i]) for f, i in zip(shuffled, order, strict=True))
-    others = cram(model, given[:2] + given[5:11], SHORT, lanes=8)
+    others = cram(model, given[:2] + given[5:11], SHORT, slots=8)
     assert all(same(f, found[i]) for f, i in zip(others, [0, 1, *range(5, 11)], strict=True))
 
 
 @pytest.mark.parametrize("method", ["full", "progressive"])
 def test_batched_is_as_one_at_a_time(model, texts, method):
-    """Every text ends where a plain loop over it alone, without lanes and padding, ends: same score, same step, and
+    """Every text ends where a plain loop over it alone, without slots and padding, ends: same score, same step, and
     numbers that differ by rounding. That is 1e-7 in a gradient; AdamW divides by the gradient's size, which is far
     above that here, so that after 40 steps of 0.05 the numbers agree to 1e-3."""
     config = dataclasses.replace(SCHEDULED, method=method)
@@ -149,18 +149,18 @@ def test_vectors_are_what_is_stored(model, texts):
 def test_progress_is_reported(model, texts):
     """Steps grow to the total, texts that stop early count with all of their steps, and the accuracy is a share."""
     seen = []
-    cram(model, texts(*[2] * 9), SHORT, lanes=8, progress=seen.append)
+    cram(model, texts(*[2] * 9), SHORT, slots=8, progress=seen.append)
     steps = [s.steps for s in seen]
     assert steps == sorted(steps) and steps[-1] == seen[-1].total_steps == 9 * 120 and seen[-1].finished == 9
     assert all(0 <= s.accuracy <= 1 for s in seen)
 
 
 def test_the_last_lanes_are_put_together(model, texts, monkeypatch):
-    """When most texts are done the others go on in fewer lanes, each as if nothing had happened."""
-    monkeypatch.setattr("compressed_lm.cramming.optimize.FEWEST_LANES", 1)
+    """When most texts are done the others go on in fewer slots, each as if nothing had happened."""
+    monkeypatch.setattr("compressed_lm.cramming.optimize.FEWEST_SLOTS", 1)
     given = texts(*[2] * 7, 7, seed=4)
     found = cram(model, given, SHORT)
-    monkeypatch.setattr("compressed_lm.cramming.optimize.FEWEST_LANES", 8)
+    monkeypatch.setattr("compressed_lm.cramming.optimize.FEWEST_SLOTS", 8)
     wanted = cram(model, given, SHORT)
     assert [f.complete for f in found] == [True] * 7 + [False]
     assert all(same(a, b) for a, b in zip(found[:7], wanted, strict=False))
@@ -187,5 +187,5 @@ def test_bad_settings_are_refused(bad, message):
 
 def test_a_seed_for_each_text(model, texts):
     """A wrong number of seeds is an error that says so."""
-    with pytest.raises(InputError, match="1 seeds and lanes=32 were given for 2 texts; expected a seed"):
+    with pytest.raises(InputError, match="1 seeds and slots=32 were given for 2 texts; expected a seed"):
         cram(model, texts(2, 3), SHORT, seeds=[0])

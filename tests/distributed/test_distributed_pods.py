@@ -24,7 +24,7 @@ SETTINGS += ["train.learning_rate=0.003", "train.log_every=1", "train.checkpoint
 SETTINGS += ["model.activation=silu"]
 
 
-LOCAL = pathlib.Path(__file__).parents[2] / "experiments" / "launch" / "local.sh"
+LOCAL = pathlib.Path(__file__).parents[2] / "launch" / "local.sh"
 
 
 def free_port():
@@ -51,7 +51,7 @@ def start(store):
 
 def arguments(store, out, mesh):
     settings = [f"--set={setting}" for setting in SETTINGS]
-    return ["train", "--tokens", str(store.path), "--out", str(out), "--mesh", mesh, *settings]
+    return ["train", "--store", str(store.path), "--out", str(out), "--mesh", mesh, *settings]
 
 
 @pytest.fixture(scope="module")

@@ -148,7 +148,7 @@ def test_tpu_workers_come_from_the_metadata_server(slices, workers):
         (dict(mode="off", process_id=1), "distributed=off was given together with process_id=1"),
         (dict(mode="on", process_id=1), "coordinator_address, num_processes is missing"),
         (dict(coordinator_address="a:1", num_processes=2, process_id=2), "process_id=2 of num_processes=2"),
-        (dict(mode="on"), "not started as one of several. Looked for COMPRESSED_LM_COORDINATOR.*experiments/launch"),
+        (dict(mode="on"), "not started as one of several. Looked for COMPRESSED_LM_COORDINATOR.*launch"),
     ],
 )
 def test_wrong_arguments(arguments, message, monkeypatch):

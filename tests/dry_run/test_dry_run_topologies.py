@@ -19,7 +19,7 @@ from jax.sharding import PartitionSpec as P
 
 from compressed_lm import configuration, models, training
 from compressed_lm.codecs import device_coder, device_dictionary, device_windows
-from compressed_lm.codecs.batch_slots import LANES
+from compressed_lm.codecs.batch_slots import SLOTS
 from compressed_lm.codecs.m1 import M1
 from compressed_lm.codecs.registry import PRETRAINED
 from compressed_lm.dry_run.collectives import collectives
@@ -196,14 +196,14 @@ def test_a_tensor_axis_sends_activations_alone():
 
 @functools.cache
 def pod():
-    """A mesh of one host of chips, the lanes of the codecs split over it."""
+    """A mesh of one host of chips, the slots of the codecs split over it."""
     return Mesh(np.array(tpu_devices("v5e:2x2")), ("devices",))
 
 
-def compiled_lanes(function, constants, rows):
-    """The text of a function of (constants, rows), rows shapes for all lanes of `pod`, and its peak memory.
+def compiled_slots(function, constants, rows):
+    """The text of a function of (constants, rows), rows shapes for all slots of `pod`, and its peak memory.
 
-    As `codecs.lanes.map_over_local_devices` does it, with devices that are there.
+    As `codecs.slots.map_over_local_devices` does it, with devices that are there.
     """
     place = lambda spec: lambda x: jax.ShapeDtypeStruct(np.shape(x), x.dtype, sharding=NamedSharding(pod(), spec))  # noqa: E731
     constants, rows = jax.tree.map(place(P()), constants), jax.tree.map(place(P("devices")), rows)
@@ -224,9 +224,9 @@ def m1():
 def test_the_coder_compiles_without_inexact_products(m1):
     """Decoding with M1 in the loop is one TPU program, without traffic between chips, and every product of matrices in
     it has the precision that carries integers below 2**24 exactly."""
-    lanes, context = LANES[-1] * 4, m1.config.context
-    rows = jnp.zeros((lanes, 3), "uint32"), jnp.zeros((lanes, 2 * context + 4), "uint8")
-    text = compiled_lanes(functools.partial(device_coder.decode_context, m1.config), m1.params, rows)
+    slots, context = SLOTS[-1] * 4, m1.config.context
+    rows = jnp.zeros((slots, 3), "uint32"), jnp.zeros((slots, 2 * context + 4), "uint8")
+    text = compiled_slots(functools.partial(device_coder.decode_context, m1.config), m1.params, rows)
     assert collectives(text, n_devices=4) == []
     products = [line for line in text.splitlines() if " convolution(" in line or " dot(" in line]
     assert products and all("operand_precision={highest,highest}" in line for line in products)
@@ -237,24 +237,24 @@ def test_the_coder_compiles_without_inexact_products(m1):
 def test_windows_decode_on_a_tpu(m1):
     """So is the decoder of windows that are not listed in a dictionary."""
     rules = device_windows.WindowRules(bits=32, fill="node", align="none", m1_reset=1, context=64)
-    lanes = LANES[1] * 4
-    state = device_windows._start(m1.config, lanes, rules) | {"place": np.zeros(lanes, np.int32)}
-    rows = state, jnp.zeros((lanes, device_windows.TURNS, rules.n_limbs), "uint32"), jnp.zeros(lanes, "int32")
+    slots = SLOTS[1] * 4
+    state = device_windows._start(m1.config, slots, rules) | {"place": np.zeros(slots, np.int32)}
+    rows = state, jnp.zeros((slots, device_windows.TURNS, rules.n_limbs), "uint32"), jnp.zeros(slots, "int32")
     decode = functools.partial(device_windows._decode_turns, config=m1.config, rules=rules)
-    assert collectives(compiled_lanes(decode, m1.params, rows), n_devices=4) == []
+    assert collectives(compiled_slots(decode, m1.params, rows), n_devices=4) == []
 
 
 @needs_libtpu
 @pytest.mark.slow
 def test_the_dictionary_compiles():
     """Both directions of the dictionary's device path, for tables of 65,536 entries and documents in full chunks."""
-    lanes, chunk = LANES[-1] * 4, device_dictionary.CHUNK
+    slots, chunk = SLOTS[-1] * 4, device_dictionary.CHUNK
     zeros = lambda *shape, dtype: np.zeros(shape, dtype)  # noqa: E731
     tables = zeros(300_000, dtype="uint32"), zeros(100_000, dtype="int32")
-    rows = {"text": zeros(lanes, chunk, dtype="uint8")}
-    rows |= {"length": zeros(lanes, dtype="int32"), "state": zeros(lanes, dtype="uint32")}
-    assert collectives(compiled_lanes(device_dictionary._encode_chunk, tables, rows), n_devices=4) == []
+    rows = {"text": zeros(slots, chunk, dtype="uint8")}
+    rows |= {"length": zeros(slots, dtype="int32"), "state": zeros(slots, dtype="uint32")}
+    assert collectives(compiled_slots(device_dictionary._encode_chunk, tables, rows), n_devices=4) == []
     tables = zeros(65_536, 16, dtype="uint8"), zeros(65_536, dtype="int32"), zeros(65_536, dtype="int32")
-    rows = {name: zeros(lanes, dtype="int32") for name in ("count", "skip")}
-    rows |= {"numbers": zeros(lanes, chunk, dtype="int32")}
-    assert collectives(compiled_lanes(device_dictionary._decode_chunk, tables, rows), n_devices=4) == []
+    rows = {name: zeros(slots, dtype="int32") for name in ("count", "skip")}
+    rows |= {"numbers": zeros(slots, chunk, dtype="int32")}
+    assert collectives(compiled_slots(device_dictionary._decode_chunk, tables, rows), n_devices=4) == []

@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 ROOT = pathlib.Path(__file__).parents[2]
-LAUNCH = ROOT / "experiments" / "launch"
+LAUNCH = ROOT / "launch"
 SCRIPTS = {
     "local.sh": ["--processes", "2"],
     "tpu_vm.sh": ["run", "--name", "clm", "--zone", "z"],
@@ -26,7 +26,7 @@ SCRIPTS = {
     "skypilot.sh": ["--bucket", "gs://b"],
 }
 # What no shell may touch: spaces, both quotes, a variable, a glob, a backslash, nothing, a line break.
-HARD = ["--tokens", "a b", "--set", "x='$HOME *'", 'a"b', "\\n", "", "two\nlines", "$(date)"]
+HARD = ["--store", "a b", "--set", "x='$HOME *'", 'a"b', "\\n", "", "two\nlines", "$(date)"]
 
 
 def run(script, *arguments, **options):
@@ -66,7 +66,7 @@ def tools(tmp_path):
 def test_help_teaches_and_errors_tell_where(script):
     """Each script explains itself with an example, and refuses wrong or missing arguments with status 2."""
     text = run(script, "--help")
-    assert text.returncode == 0 and "\nexample" in text.stdout and f"experiments/launch/{script}" in text.stdout
+    assert text.returncode == 0 and "\nexample" in text.stdout and f"launch/{script}" in text.stdout
     for arguments in (SCRIPTS[script], [*SCRIPTS[script], "--nonsense"], []):
         result = run(script, *arguments)
         assert result.returncode == 2 and "--help" in result.stderr + result.stdout, arguments
@@ -81,9 +81,9 @@ def test_a_dry_run_runs_nothing(script, tools):
 
 def test_local_prints_one_command_for_each_process():
     """Literal dry run: two processes of 4 virtual devices, or of one GPU each."""
-    arguments = ["--dry-run", "--port", "5000", "--", "--tokens", "a b", "--out", "gs://b/x"]
+    arguments = ["--dry-run", "--port", "5000", "--", "--store", "a b", "--out", "gs://b/x"]
     both = "COMPRESSED_LM_COORDINATOR=127.0.0.1:5000 COMPRESSED_LM_NUM_PROCESSES=2 COMPRESSED_LM_PROCESS_ID="
-    train = "compressed-lm train --tokens 'a b' --out gs://b/x --distributed=on &"
+    train = "compressed-lm train --store 'a b' --out gs://b/x --distributed=on &"
     assert run("local.sh", *arguments).stdout.splitlines() == [
         f"env {both}0 JAX_PLATFORMS=cpu JAX_NUM_CPU_DEVICES=4 {train}",
         f"env {both}1 JAX_PLATFORMS=cpu JAX_NUM_CPU_DEVICES=4 {train}",
@@ -103,7 +103,7 @@ def test_tpu_vm_prints_the_life_of_a_slice():
     options += ["--store", "gs://b/s"]
     where = "--zone=us-west4-a --project=p"
     vm, resources = "gcloud compute tpus tpu-vm", "gcloud compute tpus queued-resources"
-    assert run("tpu_vm.sh", "run", *options, "--", "--tokens", "tokens").stdout.splitlines() == [
+    assert run("tpu_vm.sh", "run", *options, "--", "--store", "tokens").stdout.splitlines() == [
         f"{resources} create clm {where} --node-id=clm --accelerator-type=v6e-16 --runtime-version=v2-alpha-tpuv6e "
         "--spot",
         "# every 30 seconds until it prints ACTIVE:",
@@ -114,7 +114,7 @@ def test_tpu_vm_prints_the_life_of_a_slice():
         "--quiet --clear --python 3.12 ~/venv && python3 -m uv pip install --quiet --python ~/venv/bin/python "
         '"compressed_lm[gcs,tpu] @ file://$HOME/compressed_lm.tar.gz" && mkdir -p tokens && gcloud storage rsync '
         "--recursive gs://b/s tokens'",
-        f"{vm} ssh clm --worker=all {where} '--command=exec ~/venv/bin/compressed-lm train --tokens tokens "
+        f"{vm} ssh clm --worker=all {where} '--command=exec ~/venv/bin/compressed-lm train --store tokens "
         "--distributed=on'",
         "# after a preemption, at most 20 times: the last command below, and again from the first",
         f"{resources} delete clm {where} --force --quiet",
@@ -142,7 +142,7 @@ def test_tpu_vm_trains_on_a_new_slice_after_a_preemption(tools, tmp_path):
   *compressed-lm\\ train*) if [ ! -e {tmp_path}/lost ]; then touch {tmp_path}/lost; exit 255; fi ;;
 esac""",
     )
-    result = run("tpu_vm.sh", *SCRIPTS["tpu_vm.sh"], "--", "--tokens", "t", env=tools.environment())
+    result = run("tpu_vm.sh", *SCRIPTS["tpu_vm.sh"], "--", "--store", "t", env=tools.environment())
     assert result.returncode == 0, result.stderr
     verbs = [
         next(word for word in ("create", "delete", "scp", "venv ", "train") if word in " ".join(call))
@@ -156,7 +156,7 @@ esac""",
 def test_tpu_vm_does_not_repeat_an_error(tools):
     """Where training fails on a slice that is alive, the status is told and nothing is deleted."""
     tools.answer("gcloud", 'case "$*" in *describe*) echo ACTIVE ;; *compressed-lm\\ train*) exit 2 ;; esac')
-    result = run("tpu_vm.sh", *SCRIPTS["tpu_vm.sh"], "--", "--tokens", "t", env=tools.environment())
+    result = run("tpu_vm.sh", *SCRIPTS["tpu_vm.sh"], "--", "--store", "t", env=tools.environment())
     assert result.returncode == 2 and "status 2, and the slice is alive" in result.stderr
     assert not [call for call in tools.calls() if "delete" in call or "create" in call]
 
@@ -165,10 +165,10 @@ def test_xpk_gets_one_command():
     """Literal dry run; the words inside --command are what the shell of the pod reads."""
     arguments = ["--cluster", "tpus", "--name", "n", "--image", "gcr.io/p/i", "--zone", "z", "--spot", "--dry-run"]
     arguments += ["--storage", "b"]
-    assert run("gke_xpk.sh", *arguments, "--", "--tokens", "/bucket/s", "--set", "a b").stdout == (
+    assert run("gke_xpk.sh", *arguments, "--", "--store", "/bucket/s", "--set", "a b").stdout == (
         "xpk workload create --cluster=tpus --workload=n --docker-image=gcr.io/p/i --tpu-type=v5litepod-16 "
         "--num-slices=1 --priority=medium --max-restarts=20 --termination-grace-period-seconds=120 --storage=b "
-        "--zone=z --spot '--command=exec compressed-lm train --tokens /bucket/s --set '\\''a b'\\'' --distributed=on'\n"
+        "--zone=z --spot '--command=exec compressed-lm train --store /bucket/s --set '\\''a b'\\'' --distributed=on'\n"
     )
 
 
@@ -223,7 +223,7 @@ def test_jobset_of_gpus_names_the_coordinator():
 def test_jobset_of_tpus_leaves_the_start_to_gke():
     """A TPU slice is chosen by accelerator and topology, and GKE's own variables name its hosts."""
     tpu = ["--tpu", "tpu-v5-lite-podslice", "--topology", "4x4", "--chips", "4"]
-    jobset = manifest(*SCRIPTS["jobset.sh"], *tpu, "--", "--tokens", "t")
+    jobset = manifest(*SCRIPTS["jobset.sh"], *tpu, "--", "--store", "t")
     pod = jobset["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]
     assert pod["nodeSelector"] == {
         "cloud.google.com/gke-tpu-accelerator": "tpu-v5-lite-podslice",
@@ -235,7 +235,7 @@ def test_jobset_of_tpus_leaves_the_start_to_gke():
 
 def test_jobset_mounts_a_bucket():
     """With --bucket the pods see it as /bucket, as a service account that may."""
-    jobset = manifest(*SCRIPTS["jobset.sh"], "--bucket", "b", "--account", "me", "--", "--tokens", "/bucket/s")
+    jobset = manifest(*SCRIPTS["jobset.sh"], "--bucket", "b", "--account", "me", "--", "--store", "/bucket/s")
     template = jobset["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]
     assert template["metadata"] == {"annotations": {"gke-gcsfuse/volumes": "true"}}
     assert template["spec"]["serviceAccountName"] == "me"
@@ -261,17 +261,17 @@ def test_slurm_requeues_what_can_go_on(status, restarts, again, tools):
     """A run that saved or lost a process goes on in the queue, at most 20 times; a finished or wrong one does not."""
     tools.answer("srun", f"exit {status}")
     environment = tools.environment(SLURM_JOB_ID="7", SLURM_RESTART_COUNT=restarts)
-    result = run("slurm.sbatch", "--", "--tokens", "t", env=environment)
+    result = run("slurm.sbatch", "--", "--store", "t", env=environment)
     assert result.returncode == status
     assert (["scontrol", "requeue", "7"] in tools.calls()) == again
 
 
 def test_skypilot_gives_the_variables_that_its_task_wants():
     """Literal dry run; every variable of skypilot.yaml without a value is given, and the bucket is mounted."""
-    out = run("skypilot.sh", *SCRIPTS["skypilot.sh"], "--nodes", "2", "--dry-run", "--", "--tokens", "t").stdout
+    out = run("skypilot.sh", *SCRIPTS["skypilot.sh"], "--nodes", "2", "--dry-run", "--", "--store", "t").stdout
     assert out == (
         f"sky jobs launch --name=compressed-lm --workdir={ROOT} --gpus=H100:8 --num-nodes=2 --use-spot "
-        "--env BUCKET=gs://b --env 'TRAIN=train --tokens t --distributed=on' --yes "
+        "--env BUCKET=gs://b --env 'TRAIN=train --store t --distributed=on' --yes "
         f"{LAUNCH / 'skypilot.yaml'}\n"
     )
     task = yaml.safe_load((LAUNCH / "skypilot.yaml").read_text())
@@ -364,7 +364,7 @@ import sys
 sys.path.insert(0, {str(ROOT)!r})
 import time
 from compressed_lm.training import distributed, make_mesh
-assert sys.argv[1:] == ["train", "--tokens", "t", "--distributed=on"], sys.argv
+assert sys.argv[1:] == ["train", "--store", "t", "--distributed=on"], sys.argv
 print(distributed.initialize("on"))
 print(distributed.startup_table(make_mesh((4, 2, 1))))
 from jax.experimental import multihost_utils
@@ -382,7 +382,7 @@ for step in range(100_000):
 def test_local_is_a_pod_of_two_processes(tmp_path):
     """Two real JAX processes x 4 virtual devices find each other, compute together, and save on SIGTERM, both."""
     env = os.environ | program(tmp_path, REAL, interpreter=sys.executable)
-    command = [str(LAUNCH / "local.sh"), "--port", str(free_port()), "--", "--tokens", "t"]
+    command = [str(LAUNCH / "local.sh"), "--port", str(free_port()), "--", "--store", "t"]
     running = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True)
     lines, ready = [], 0
     for line in running.stdout:

@@ -9,6 +9,7 @@ import pytest
 from nbclient.exceptions import CellExecutionError
 
 from compressed_lm import scaling
+from compressed_lm.scaling import findings
 
 EXPERIMENTS = pathlib.Path(__file__).parents[2] / "experiments"
 NOTEBOOKS = EXPERIMENTS / "notebooks"
@@ -119,7 +120,7 @@ def test_recorded_demo_is_a_run_table_without_paths():
     """The three recorded tables can be read, belong together, and hold no path."""
     demo = EXPERIMENTS / "recorded" / "demo"
     runs = scaling.load_runs(demo / "runs.jsonl")
-    models = scaling.plots.model_runs(runs)
+    models = findings.model_runs(runs)
     assert (runs["group"] == "m1").sum() == 1 and len(models) == len(runs) - 1
     assert set(models["codec"]) == set(scaling.read_table(demo / "curves.jsonl")["codec"])
     assert set(models["codec"]) <= set(scaling.read_table(demo / "ratios.jsonl")["codec"])

@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from compressed_lm import scaling
 from compressed_lm.cli import main
+from compressed_lm.io import jsonl
 
 FOLDER = "projected_compression"
 
@@ -20,7 +20,7 @@ def test_the_page_claims_only_what_was_run(load):
     assert len(bad) == 2 and {run.shrink_of(label, 0.3).importance for label in bad} == {"index"}
     assert run.shrink_of(run.EQUAL_FLOPS, 0.3) == run.shrink_of("pruned", 0.3)
     root = pathlib.Path(__file__).parents[2] / "experiments"
-    rows = [row for _, row in scaling.read_jsonl(root / "recorded" / FOLDER / "results.jsonl")]
+    rows = [row for _, row in jsonl.read(root / "recorded" / FOLDER / "results.jsonl")]
     lines = (root / FOLDER / "README.md").read_text().splitlines()
     claim = next(line for line in lines if line.startswith("| a bad start is not made up for"))
     assert bool(bad & {row["label"] for row in rows}) != ("**not run.**" in claim)
@@ -40,20 +40,20 @@ def test_each_run_is_trained_once_and_reported(load, tmp_path, monkeypatch, caps
     )
     text = ["--codec=bytes", f"--corpus=text:{argparse.__file__}", "--max_bytes=20000"]
     assert main(["compress", *text, f"--out={tmp_path}/store"]) == 0
-    train = [f"--gin={gin}", f"--tokens={tmp_path}/store", "--steps=2", f"--out={tmp_path}/base"]
+    train = [f"--gin={gin}", f"--store={tmp_path}/store", "--steps=2", f"--out={tmp_path}/base"]
     assert main(["train", *train]) == 0
     run, report = load("run"), load("report")
     monkeypatch.setattr(run, "METHODS", {k: run.METHODS[k] for k in ("projected", "pruned")})
     monkeypatch.setattr(run, "best_rate", lambda *_: 1e-3)
     out = tmp_path / "out"
-    stores = [f"--tokens={tmp_path}/store", f"--validation_tokens={tmp_path}/store", f"--gin={gin}", f"--out={out}"]
+    stores = [f"--store={tmp_path}/store", f"--validation_store={tmp_path}/store", f"--gin={gin}", f"--out={out}"]
     command = ["run.py", f"{tmp_path}/base", *stores, "--steps=4", "--keep", "0.3", "--seed", "0"]
     command += ["--rates_at", "0.3"]
     monkeypatch.setattr(sys, "argv", command)
     assert run.main() == 0
     before = (out / "results.jsonl").read_bytes()
     assert run.main() == 0 and (out / "results.jsonl").read_bytes() == before
-    rows = [row for _, row in scaling.read_jsonl(out / "results.jsonl")]
+    rows = [row for _, row in jsonl.read(out / "results.jsonl")]
     assert [row["label"] for row in rows] == ["projected", "pruned", "pruned, equal FLOPs"]
     assert [row["steps"] > 4 for row in rows] == [False, False, True]
     assert rows[2]["flops"] == pytest.approx(rows[0]["flops"], rel=0.15) and rows[1]["flops"] < rows[0]["flops"]

@@ -17,6 +17,7 @@ from compressed_lm.cramming.vectors import Mapping, pack
 from compressed_lm.data.sources import open_corpus
 from compressed_lm.errors import InputError
 from compressed_lm.io import limits
+from compressed_lm.pipelines import m1 as m1_model
 from compressed_lm.weights import bitstream
 
 MOST = 64 << 20
@@ -136,10 +137,9 @@ def test_m1_has_the_shapes_that_it_says(tmp_path):
     import io
 
     from compressed_lm.codecs.m1 import M1
-    from compressed_lm.pipelines import stages
 
-    good = stages.load_m1("pretrained").to_bytes()
-    assert M1.from_bytes(good).hash == stages.load_m1("pretrained").hash
+    good = m1_model.load_m1("pretrained").to_bytes()
+    assert M1.from_bytes(good).hash == m1_model.load_m1("pretrained").hash
     with np.load(io.BytesIO(good)) as archive:
         arrays = dict(archive)
     config = json.loads(arrays["config"].tobytes())

@@ -35,7 +35,7 @@ def test_step_equals_forward_for_lanes_that_start_at_different_times(model):
     wanted = np.asarray(exact.forward(integers, config, inputs))
     step = jax.jit(lambda *args: exact.step(integers, config, *args))
     cache = exact.init_cache(config, 8, 50)
-    cache = jax.tree.map(lambda x: x + 77, cache)  # a lane that starts at 0 must not see what was there
+    cache = jax.tree.map(lambda x: x + 77, cache)  # a slot that starts at 0 must not see what was there
     for time in range(100):
         clock = time + 5 * np.arange(8)
         positions = (clock % 48).astype(np.int32)

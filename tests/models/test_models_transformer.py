@@ -183,11 +183,11 @@ def test_remat_keeps_less(config):
 
 
 def test_step_with_a_cache_equals_the_whole_pass(config):
-    """Lanes at different positions, one set back to 0 in mid-run, give the logits of the whole pass."""
+    """Slots at different positions, one set back to 0 in mid-run, give the logits of the whole pass."""
     model, params, length = models.Transformer(config), random_params(config), 10
     tokens = np.random.default_rng(1).integers(0, 16, (4, length))
     whole = jax.jit(model.apply)(params, tokens)
-    # Lane 0 runs from the start, lane 1 from time 3, lane 2 is given another row of tokens at time 6.
+    # Lane 0 runs from the start, slot 1 from time 3, slot 2 is given another row of tokens at time 6.
     step = jax.jit(lambda *args: model.apply(params, *args, method=model.step))
     cache = models.init_cache(config, 3, length)
     rows = lambda t: [0, 1, 2 if t < 6 else 3]  # noqa: E731

@@ -15,6 +15,7 @@ import pytest
 from compressed_lm import configuration, scaling
 from compressed_lm.cli import main
 from compressed_lm.errors import InputError
+from compressed_lm.io import jsonl
 from compressed_lm.pipelines import grid
 from compressed_lm.training import run_dir
 
@@ -31,7 +32,7 @@ def arguments(out, *more):
 
 
 def table(out):
-    return [row for _, row in scaling.read_jsonl(out / "runs.jsonl")]
+    return [row for _, row in jsonl.read(out / "runs.jsonl")]
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +105,7 @@ def test_a_sweep_ends_in_one_table(swept, capsys):
     ]
     assert set(runs["tokens"]) == {20 * 8 * 64} and runs["validation_bytes"].nunique() == 1
     assert runs["choices"][0]["model.size"] == "nano"
-    curves = [row for _, row in scaling.read_jsonl(swept / "curves.jsonl")]
+    curves = [row for _, row in jsonl.read(swept / "curves.jsonl")]
     assert [row["step"] for row in curves] == [10, 20] * 4
     assert sorted(path.name for path in (swept / "stores").iterdir()) == ["bytes", "gzip-v256"]
     configuration.load([str(swept / "runs" / "gzip-v256-nano-20steps-s0" / "config.gin")])

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from compressed_lm.errors import InputError
-from compressed_lm.scaling import append_row, check_table, final_runs, load_runs, read_jsonl, split_spec
+from compressed_lm.io import jsonl
+from compressed_lm.scaling import append_row, check_table, final_runs, load_runs, split_spec
 
 
 def make_row(**changes):
@@ -92,7 +93,7 @@ def test_a_damaged_line_does_not_stop_a_resumed_sweep(damage, tmp_path):
         file.write(damage + b"\n")
     append_row(path, make_row(run="second"))
     with pytest.warns(UserWarning, match="line 2 is damaged; it is left out"):
-        assert [row["run"] for _, row in read_jsonl(path, skip_damaged=True)] == ["first", "second"]
+        assert [row["run"] for _, row in jsonl.read(path, skip_damaged=True)] == ["first", "second"]
     with pytest.raises(ValueError, match="line 2 is not a JSON object"):
         load_runs(path)
 

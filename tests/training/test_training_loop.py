@@ -280,7 +280,7 @@ ALONE = """
 import sys
 sys.modules.update(dict.fromkeys({blocked!r}))  # as if they were not installed
 from compressed_lm.cli import main
-sys.exit(main(["train", "--tokens", {store!r}, "--out", {out!r}, "--validation_tokens", {store!r}, "--size", "nano",
+sys.exit(main(["train", "--store", {store!r}, "--out", {out!r}, "--validation_store", {store!r}, "--size", "nano",
                "--steps", "2", "--set", "train.seq_len=16"]))
 """
 

@@ -13,24 +13,13 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
+from compressed_lm.codecs.registry import FAMILIES
 from compressed_lm.scaling.axes import count_ticks, finish, log_loss, new_axes
 from compressed_lm.scaling.findings import bits_per_byte_of_text, model_runs
 from compressed_lm.scaling.fit import FitStatus, fit_power
 from compressed_lm.scaling.formatting import si
 from compressed_lm.scaling.run_table import split_spec
 
-_FAMILIES = {  # family -> color, marker
-    "bytes": ("#808080", "o"),
-    "sentencepiece": ("#E69F00", "s"),
-    "gzip": ("#CC79A7", "v"),
-    "static_ac": ("#A0703C", "P"),
-    "ac": ("#D55E00", "^"),
-    "eiw": ("#0072B2", "D"),
-    "pieces": ("#117733", "p"),
-    "bpe": ("#882255", "X"),
-}
-_WINDOWS = {"12": "#009E73", "16": "#2986CC", "24": "#56B4E9", "32": "#8E7CC3"}
-_VOCABULARIES = {"4096": "h", "65536": "*"}  # other markers of windows; 256 keeps the family's
 _OTHERS = ["#B3A100", "#B2182B", "#5AAE61", "#C51B7D"]
 _LABELS = {
     "flops_per_byte": "FLOPs per byte of text (softmax not counted)",
@@ -64,11 +53,8 @@ class Style:
 def style_of(codec: str) -> Style:
     """The color and marker of a codec, from its spelling."""
     family, options = split_spec(codec)
-    color, marker = _FAMILIES.get(family, (_OTHERS[zlib.crc32(family.encode()) % len(_OTHERS)], "X"))
-    if family == "eiw":
-        color = _WINDOWS.get(options.get("b"), color)
-        marker = _VOCABULARIES.get(options.get("v"), marker)
-    return Style(color, marker, "align" in options)
+    color, marker = FAMILIES[family].style(options) if family in FAMILIES else (None, "X")
+    return Style(color or _OTHERS[zlib.crc32(family.encode()) % len(_OTHERS)], marker, "align" in options)
 
 
 def bits_per_byte_against_flops(

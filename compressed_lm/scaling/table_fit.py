@@ -1,4 +1,4 @@
-"""From the words of a command line to a fit and its report."""
+"""A fit from files and words, as `compressed-lm fit` takes them."""
 
 import math
 import warnings
@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 import pandas as pd
 
 from compressed_lm.errors import InputError
-from compressed_lm.io import check_output
 from compressed_lm.scaling.bootstrap import bootstrap
 from compressed_lm.scaling.capacity import effective_bits, sparsity_gmse
 from compressed_lm.scaling.diagnosis import IdentifiabilityWarning
@@ -29,11 +28,9 @@ def fit_tables(
     loss_space: str = "log",
     samples: int = 0,
     seed: int = 0,
-    report: str | None = None,
-    command: str = "",
     progress: Callable[[int, int], None] | None = None,
 ) -> Fit:
-    """The fit of a law to the rows of one file or more, bootstrapped and reported where asked.
+    """The fit of a law to the rows of one file or more, bootstrapped where asked.
 
     Args:
       paths: CSV, JSON or JSON lines (`tables.read_table`); their rows are joined.
@@ -50,15 +47,11 @@ def fit_tables(
       loss_space: `log` or `raw`.
       samples: of the bootstrap; none for 0.
       seed: of the bootstrap.
-      report: HTML file to write.
-      command: shown in the report.
       progress: of the bootstrap.
 
     Raises:
       InputError: a word, a file or the data cannot be used.
     """
-    if report:
-        check_output(report, "The report")
     runs = pd.concat([read_table(path) for path in paths], ignore_index=True)
     known = {"sparsity_gmse": sparsity_gmse, "effective_bits": effective_bits}
     for expression in let:
@@ -73,10 +66,6 @@ def fit_tables(
         result = fit(runs, law, fixed=values, delta=delta, loss_space=loss_space, **names, **options)
     if samples:
         result = bootstrap(result, samples=samples, seed=seed, progress=progress)
-    if report:
-        from compressed_lm.reports import fit as page  # matplotlib only where figures are drawn
-
-        page.write(result, report, command=command)
     return result
 
 

@@ -9,7 +9,7 @@ Submits a training run to a Kubernetes cluster on which JobSet (https://jobset.s
   jobset.sh --name NAME --image IMAGE --hosts N [options] -- ARGUMENTS OF `compressed-lm train`
 
   --name NAME      of the JobSet
-  --image IMAGE    image with compressed-lm: docker build -f experiments/launch/Dockerfile -t IMAGE . && docker push IMAGE
+  --image IMAGE    image with compressed-lm: docker build -f launch/Dockerfile -t IMAGE . && docker push IMAGE
   --hosts N        pods, one on each host
   --tpu KIND       on GKE: accelerator such as tpu-v5-lite-podslice, with --topology 4x4 and --chips 4 (of one host)
   --gpus N         GPUs of each host, all in one process
@@ -26,9 +26,9 @@ A run that saved on SIGTERM or lost a host is started again and goes on; statuse
 end it. Tokens are read from a folder that every pod has, such as /bucket; out may be a gs:// path.
 
 example, a v5e 4x4:
-  experiments/launch/jobset.sh --name paper-403m --image gcr.io/PROJECT/compressed-lm --hosts 4 \
+  launch/jobset.sh --name paper-403m --image gcr.io/PROJECT/compressed-lm --hosts 4 \
     --tpu tpu-v5-lite-podslice --topology 4x4 --chips 4 --bucket BUCKET -- \
-    --tokens /bucket/stores/c4 --out gs://BUCKET/runs/403m --size 403m --mesh 1,16,1
+    --store /bucket/stores/c4 --out gs://BUCKET/runs/403m --size 403m --mesh 1,16,1
 END
 }
 

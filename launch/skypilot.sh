@@ -22,8 +22,8 @@ Give tokens and out below /bucket: the next machine goes on from the newest chec
 SIGTERM, so save by time as well: --set train.checkpoint_minutes=10.
 
 example:
-  experiments/launch/skypilot.sh --bucket gs://BUCKET --gpus H100:8 --nodes 2 -- \
-    --tokens /bucket/stores/c4 --out /bucket/runs/403m --size 403m --mesh 2,8,1
+  launch/skypilot.sh --bucket gs://BUCKET --gpus H100:8 --nodes 2 -- \
+    --store /bucket/stores/c4 --out /bucket/runs/403m --size 403m --mesh 2,8,1
 END
 }
 
@@ -51,5 +51,5 @@ done
 root=$(cd "$(dirname "$0")/../.." && pwd)
 command=(sky jobs launch "--name=$name" "--workdir=$root" "--gpus=$gpus" "--num-nodes=$nodes" "$spot")
 [ -z "$infra" ] || command+=("--infra=$infra")
-command+=(--env "BUCKET=$bucket" --env "TRAIN=$(quote train "$@" --distributed=on)" --yes "$root/experiments/launch/skypilot.yaml")
+command+=(--env "BUCKET=$bucket" --env "TRAIN=$(quote train "$@" --distributed=on)" --yes "$root/launch/skypilot.yaml")
 if [ -n "$dry" ]; then quote "${command[@]}"; else exec "${command[@]}"; fi

@@ -10,7 +10,7 @@ Submits a training run to a GKE cluster that `xpk cluster create` made (pip inst
 
   --cluster CLUSTER  the cluster
   --name NAME        of the workload
-  --image IMAGE      image with compressed-lm: docker build -f experiments/launch/Dockerfile -t IMAGE . && docker push IMAGE
+  --image IMAGE      image with compressed-lm: docker build -f launch/Dockerfile -t IMAGE . && docker push IMAGE
   --storage NAME     bucket with the tokens, attached to the cluster before:
                      xpk storage attach NAME --cluster=CLUSTER --type=gcsfuse --bucket=BUCKET --size=100 \
                        --mount-point=/bucket --readonly=false --auto-mount=false
@@ -28,8 +28,8 @@ xpk restarts a run on the statuses 42 and 127 to 255, among them 143 (saved on S
 and not on 1 and 2, which are errors that would come again. Give a gs:// path as out.
 
 example:
-  experiments/launch/gke_xpk.sh --cluster tpus --name paper-2b --image gcr.io/PROJECT/compressed-lm \
-    --type v5litepod-256 --storage BUCKET -- --tokens /bucket/stores/c4 --out gs://BUCKET/runs/2b --size 2b --mesh 4,64,1
+  launch/gke_xpk.sh --cluster tpus --name paper-2b --image gcr.io/PROJECT/compressed-lm \
+    --type v5litepod-256 --storage BUCKET -- --store /bucket/stores/c4 --out gs://BUCKET/runs/2b --size 2b --mesh 4,64,1
 END
 }
 

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from compressed_lm.scaling import plots
+from compressed_lm.codecs import plots
 
 SPECS = [
     "bytes",
@@ -108,7 +108,7 @@ def test_plots_need_no_pyplot_and_the_room_needs_no_matplotlib():
 import sys
 from compressed_lm import scaling
 assert "matplotlib" not in sys.modules
-scaling.plots.style_of("ac")
+plots.style_of("ac")
 assert "matplotlib" in sys.modules and "matplotlib.pyplot" not in sys.modules and "jax" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", code], check=True)

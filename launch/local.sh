@@ -21,7 +21,7 @@ it was. When one process fails the others are ended too. The status is the worst
 COMPRESSED_LM names the program (default compressed-lm).
 
 example, 2 processes x 4 virtual devices:
-  experiments/launch/local.sh --processes 2 --devices 4 -- --tokens stores/c4 --out runs/two --size micro --mesh 4,2,1
+  launch/local.sh --processes 2 --devices 4 -- --store stores/c4 --out runs/two --size micro --mesh 4,2,1
 END
 }
 

@@ -32,8 +32,8 @@ Give a gs:// path as out: the next slice goes on from the newest checkpoint ther
 training, so start it in tmux on a machine that does.
 
 example:
-  experiments/launch/tpu_vm.sh run --name clm --zone us-west4-a --type v5litepod-256 --spot \
-    --store gs://BUCKET/stores/c4 -- --tokens tokens --out gs://BUCKET/runs/2b --size 2b --mesh 4,64,1
+  launch/tpu_vm.sh run --name clm --zone us-west4-a --type v5litepod-256 --spot \
+    --store gs://BUCKET/stores/c4 -- --store tokens --out gs://BUCKET/runs/2b --size 2b --mesh 4,64,1
 END
 }
 

@@ -1,0 +1,100 @@
+"""`compressed-lm cram`: a text as K input vectors of a frozen model."""
+
+import sys
+import zlib
+
+from compressed_lm import io
+from compressed_lm.commands import cram_options, options, paths
+from compressed_lm.commands.command import Command
+from compressed_lm.commands.common import messages
+from compressed_lm.errors import InputError
+from compressed_lm.io import locks
+
+
+def add_arguments(parser):
+    parser.add_path("text", kind=paths.READ, help="file of the text, or - for the standard input")
+    cram_options.add_model(parser)
+    parser.add_argument("--k", type=options.whole(1), default=1, help="vectors of the text (default %(default)s)")
+    parser.add_path(
+        "--out", kind=paths.FILE, required=True, help="file to write; only a text that comes back exactly is written"
+    )
+    cram_options.add_optimization(parser)
+    parser.add_argument("--margin", type=options.real(low=0), default=0.1, help=cram_options.MARGIN_HELP)
+    parser.add_argument(
+        "--format",
+        default="dense",
+        help="representation of the vectors: dense (float32), dense(dtype=bfloat16), int(b=8), int(b=4), ...; they are "
+        "optimised through it (default %(default)s)",
+    )
+
+
+def run(arguments):
+    with locks.held(arguments.out):
+        _run(arguments)
+
+
+def _run(arguments):
+    from compressed_lm import cramming
+    from compressed_lm.cramming import code_length, metrics
+
+    data, name = io.read_bytes(arguments.text, "The text"), io.shown(arguments.text)
+    model, codec, longest = cram_options.model(arguments)
+    ids, config = codec.encode(data), cram_options.config(arguments)
+    if not len(ids):
+        raise InputError(f"{name} is empty; give a text of at least one byte.")
+    if len(ids) + config.n_vectors > longest:
+        print(
+            f"note: {config.n_vectors} + {len(ids)} positions; the model was trained on rows of {longest}.",
+            file=sys.stderr,
+        )
+
+    def attempt(config, description):
+        found = _optimized(model, ids, config, description)
+        stored = cramming.CrammedText.of(model, found, config, ids)
+        return metrics.longest_exact_prefix(stored.attempt(model), ids), found, stored
+
+    prefix, found, stored = attempt(config, f"cram {len(ids)} tokens")
+    if prefix < len(ids) and config.method == "full":
+        grown = attempt(cram_options.config(arguments, method="progressive"), "longest prefix that fits")
+        prefix, found, stored = max(grown, (prefix, found, stored), key=lambda result: result[0])
+    if prefix < len(ids):
+        raise InputError(
+            f"{name} does not fit: of its {len(ids)} tokens the model writes the first {prefix} out of "
+            f"{config.n_vectors} vector{'s' * (config.n_vectors > 1)}, {_quoted(codec.decode_partial(ids[:prefix]))}. "
+            f"Nothing was written. Take more vectors (--k {2 * config.n_vectors}) or more steps (--steps "
+            f"{2 * config.steps}), try --method progressive, or cram this much of it."
+        )
+    size = stored.save(arguments.out)
+    coded = int(code_length.coded_bits_alone(model, [ids])) // 8
+    print(
+        f"{arguments.out}: {len(data):,} bytes of text, {len(ids):,} tokens, in {config.n_vectors} x "
+        f"{stored.mapping.stored} numbers of {config.format}, after {found.best_step:,} updates; the model writes them "
+        f"out exactly. The vectors have {stored.packed.nbytes:,} bytes, the file {size:,}; zlib makes "
+        f"{len(zlib.compress(data, 9)):,} of the text, arithmetic coding with this model {coded:,}.",
+        file=messages(arguments.out),
+    )
+
+
+def _optimized(model, ids, config, description):
+    """Returns the result for one text, with progress on stderr."""
+    from compressed_lm.cramming import cram
+    from compressed_lm.tracking.progress import progress
+
+    with progress(description, config.steps, unit="steps") as bar:
+        show = lambda status: bar.advance(status.steps - bar.done, right=f"{status.accuracy:.1%}")  # noqa: E731
+        return cram(model, [ids], config, progress=show)[0]
+
+
+def _quoted(data, most=60):
+    text = data.decode(errors="replace")
+    return repr(text if len(text) <= most else "..." + text[-most:])
+
+
+COMMAND = Command(
+    "cram",
+    "cram a text into K input vectors, from which a frozen model writes it again",
+    "compressed-lm cram note.txt --model runs/eiw --k 1 --out note.clt",
+    add_arguments,
+    run,
+    writes=True,
+)

@@ -1,0 +1,62 @@
+"""`compressed-lm import`: a Hugging Face checkpoint as a run."""
+
+from compressed_lm.commands import options, paths
+from compressed_lm.commands.command import Command
+from compressed_lm.commands.common import load_codec
+
+
+def add_arguments(parser):
+    from compressed_lm.models.huggingface_config import ARCHITECTURES
+
+    parser.add_path(
+        "folder",
+        kind=paths.READ,
+        help="local folder with config.json, *.safetensors and tokenizer.json or tokenizer.model, of the model_type "
+        f"{', '.join(ARCHITECTURES)} (pip: extra [hf])",
+    )
+    parser.add_path(
+        "--out", kind=paths.FOLDER, required=True, help="new folder; the tokenizer becomes the codec OUT/codec"
+    )
+    options.add_codec(parser, required=False, help="codec directory, or bytes, if the folder has no tokenizer")
+    parser.add_argument(
+        "--eod",
+        type=options.whole(),
+        metavar="ID",
+        help="id of end-of-document, put before each row (default: its eos_token_id)",
+    )
+    parser.add_argument(
+        "--seq_len", type=options.whole(1), help="tokens in a row (default: the model's context, at most 2048)"
+    )
+
+
+def run(arguments):
+    from compressed_lm.models import count_params
+    from compressed_lm.post_training import huggingface
+
+    run, codec = huggingface.import_run(
+        arguments.folder,
+        out=arguments.out,
+        codec=load_codec(arguments.codec) if arguments.codec else None,
+        eod=arguments.eod,
+        seq_len=arguments.seq_len,
+    )
+    counts, out = count_params(run.model_config), arguments.out
+    print(
+        f"{out}: {counts.total:,} parameters, {counts.non_embedding:,} of them outside the embeddings; its codec "
+        f"{codec.spec} is in {out}/{huggingface.CODEC}, end-of-document is id {run.eod_id}. Next:\n"
+        f"  compressed-lm generate {out} --codec {out}/{huggingface.CODEC} --prompt 'The array'\n"
+        f"  compressed-lm compress --corpus 'text:*.txt' --codec {out}/{huggingface.CODEC} --out stores/text\n"
+        f"  compressed-lm evaluate {out} --codec {out}/{huggingface.CODEC} --store stores/text --train_store "
+        "stores/text\n"
+        f"  compressed-lm quantize {out} --format 'int(b=4,g=32)' --out {out}-int4"
+    )
+
+
+COMMAND = Command(
+    "import",
+    "import a Hugging Face checkpoint as a run",
+    "compressed-lm import pythia-70m --out runs/pythia",
+    add_arguments,
+    run,
+    writes=True,
+)

@@ -1,0 +1,32 @@
+"""`compressed-lm inspect`: what a token store holds."""
+
+from compressed_lm.commands import options, paths
+from compressed_lm.commands.command import Command
+from compressed_lm.commands.common import load_codec
+
+
+def add_arguments(parser):
+    parser.add_path("store", kind=paths.READ, help="folder of a token store")
+    options.add_codec(parser, required=False, help="codec directory, to decode documents")
+    options.add_corpus(parser, default=None, used="the corpus it was made from, to show the originals")
+    parser.add_argument("--documents", type=options.whole(), default=3, help="documents to show (default %(default)s)")
+
+
+def run(arguments):
+    import rich
+
+    from compressed_lm.data.inspect import inspect_store, render
+    from compressed_lm.data.sources import open_corpus
+
+    corpus = open_corpus(arguments.corpus, validation=arguments.validation) if arguments.corpus else None
+    codec = load_codec(arguments.codec) if arguments.codec else None
+    rich.print(render(inspect_store(arguments.store, codec=codec, corpus=corpus, n_documents=arguments.documents)))
+
+
+COMMAND = Command(
+    "inspect",
+    "show a token store: manifest, counts, original beside decoded text",
+    "compressed-lm inspect stores/c4 --codec codecs/eiw16",
+    add_arguments,
+    run,
+)

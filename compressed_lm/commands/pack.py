@@ -1,0 +1,61 @@
+"""`compressed-lm pack`: a finished run as one file of quantised, entropy-coded weights."""
+
+import math
+import pathlib
+
+from compressed_lm import io
+from compressed_lm.commands import paths
+from compressed_lm.commands.command import Command
+from compressed_lm.commands.common import messages, show_table
+
+
+def add_arguments(parser):
+    from compressed_lm.weights.bitstream import CODERS
+
+    parser.add_path("run", kind=paths.RUN, help="folder of a training run")
+    parser.add_argument(
+        "--step",
+        required=True,
+        help="distance between levels: 0.01, or 0.25std for a multiple of each array's standard deviation",
+    )
+    parser.add_argument("--coder", default="range", help=f"{', '.join(CODERS)} (default %(default)s)")
+    parser.add_path("--out", kind=paths.FILE, required=True, help="new file, or - for the standard output")
+
+
+def run(arguments):
+    from rich.table import Table
+
+    from compressed_lm.post_training.entropy_code import bits_per_weight, pack_run
+    from compressed_lm.terminal import cell
+
+    rows = pack_run(arguments.run, step=arguments.step, coder=arguments.coder, out=arguments.out)
+    table = Table("tensor", "shape", "step", "levels", "entropy", "EG0", "stored bits", "squared error")
+    for column in table.columns[2:]:
+        column.justify = "right"
+    for row in rows:
+        measured, error = ("float32", "", "", ""), "0"
+        if row.step is not None:
+            measured = f"{row.step:.3g}", f"{row.n_levels:,}", f"{row.entropy:.3f}", f"{row.eg0:.3f}"
+            error = f"{row.error:.3g}"
+        table.add_row(cell(row.name), " x ".join(map(str, row.shape)), *measured, f"{row.bits_per_weight:.3f}", error)
+    out, n = messages(arguments.out), sum(math.prod(row.shape) for row in rows)
+    show_table(table, file=out)
+    whole = ""
+    if not io.is_stream(arguments.out):
+        size = pathlib.Path(arguments.out).stat().st_size
+        whole = (
+            f" in {size:,} bytes on disk, everything included: {8 * size / n:.3f} bits a weight, {4 * n / size:.2f} "
+            f"times smaller than float32 and {2 * n / size:.2f} times than bfloat16"
+        )
+    bits = bits_per_weight(rows)
+    print(f"{arguments.out}: {n:,} weights{whole}. The quantised ones take {bits:.3f} bits each.", file=out)
+
+
+COMMAND = Command(
+    "pack",
+    "write a finished run as one file of quantised, entropy-coded weights",
+    "compressed-lm pack runs/eiw --step 0.25std --coder range --out runs/eiw.clb",
+    add_arguments,
+    run,
+    writes=True,
+)

@@ -1,0 +1,124 @@
+"""Rows of the run table: a trained model on the validation documents of its codec."""
+
+import hashlib
+import importlib.metadata
+import pathlib
+
+import jax
+import numpy as np
+
+from compressed_lm.codecs.protocol import Codec
+from compressed_lm.data.store import TokenStore
+from compressed_lm.errors import InputError
+from compressed_lm.evaluation.bits_per_byte import BitsPerByte, predict_fn
+from compressed_lm.evaluation.flops import flops_per_byte
+from compressed_lm.io import jsonl
+from compressed_lm.models import count_params
+from compressed_lm.training import load_run
+from compressed_lm.training.checkpoints import folder
+from compressed_lm.weights import representation
+
+PRINTED = (
+    *("bits_per_byte", "loss_nats_per_token", "bytes_per_token"),
+    *("flops_per_byte", "flops_per_byte_softmax", "flops_per_byte_runtime", "n_nonembed", "step"),
+)
+"""The columns that `compressed-lm evaluate` prints."""
+
+_VERSIONED = ("compressed_lm", "jax", "jaxlib", "flax", "optax", "numpy")
+
+
+def evaluate_run(
+    run_dir, *, codec: Codec, store: TokenStore, train_store: TokenStore, group: str = "m2", batch_size: int = 32
+) -> dict:
+    """One row of the run table: a trained model on the validation documents of its codec.
+
+    Args:
+      run_dir: the training run.
+      codec: the codec its tokens come from.
+      store: validation documents under this codec.
+      train_store: what the run was trained on, which says how many bytes its tokens stand for.
+      group: "m1" for M1 itself, "m2" for models that are compared.
+      batch_size: rows evaluated at a time.
+
+    Raises:
+      InputError: codec, store and run do not belong together.
+    """
+    run = load_run(run_dir, codec=codec, store=store)
+    predict = predict_fn(run.model_config, run.eod_id)
+    values = dict(
+        BitsPerByte(
+            predict, store=store, seq_len=run.train_config.seq_len, batch_size=batch_size, mesh_shape=(1, 1, 1)
+        ).run(run.params)
+    )
+    counts, flops = count_params(run.model_config), flops_per_byte(run.model_config, codec, store)
+    tokens = run.step * run.train_config.batch_size * run.train_config.seq_len
+    return {
+        "run": str(run_dir),
+        "group": group,
+        "codec": run.codec_spec,
+        **_representations(run),
+        "n_params": counts.total,
+        "n_nonembed": counts.non_embedding,
+        "tokens": tokens,
+        "bytes": round(tokens * train_store.n_bytes / (train_store.n_tokens + train_store.n_documents)),
+        "flops_per_byte": flops.paper,
+        "flops_per_byte_softmax": flops.softmax,
+        "flops_per_byte_runtime": flops.runtime,
+        "loss_nats_per_token": values["loss_nats_per_token"],
+        "bits_per_byte": values["bits_per_byte"],
+        "bytes_per_token": store.n_bytes / (store.n_tokens + store.n_documents),
+        "validation_bytes": store.n_bytes,
+        "seed": run.train_config.seed,
+        "step": run.step,
+        "final": run.step == run.train_config.steps,
+        "config_hash": hashlib.sha256((folder(run_dir) / "config.json").read_bytes()).hexdigest()[:16],
+        "versions": versions(),
+    }
+
+
+def _representations(run) -> dict:
+    """Columns on how a run's model is represented: spellings, GMSE, and the stored bits of a weight of the blocks."""
+    columns = {"weights": run.weights, "activations": run.model_config.activations}
+    kernels = [x.shape for path, x in jax.tree.leaves_with_path(run.params["layers"]) if path[-1].key == "kernel"]
+    forms = {name: representation(spec) for name, spec in columns.items()}
+    try:
+        bits = [forms["weights"].bits_per_weight(shape) for shape in kernels]
+        columns["bits_per_weight"] = float(np.average(bits, weights=[np.prod(shape) for shape in kernels]))
+    except InputError:  # noise has no stored form
+        columns["bits_per_weight"] = None
+    described = [run.model_config.dtype, *(f"{name}={form}" for name, form in forms.items() if str(form) != "dense")]
+    gmse = {f"gmse_{name}": form.gmse() for name, form in forms.items()}
+    return {"representation": " ".join(described), "packed": run.packed is not None} | columns | gmse
+
+
+def versions() -> dict[str, str]:
+    """Versions of the packages that results depend on."""
+    return {name: importlib.metadata.version(name) for name in _VERSIONED}
+
+
+def ratio_row(codec: Codec, store: TokenStore, m1_bits_per_byte: float | None) -> dict:
+    """How well a codec compresses a validation store, end-of-document tokens left out."""
+    bytes_per_token = store.n_bytes / store.n_tokens
+    return {
+        "codec": codec.spec,
+        "vocab_size": codec.vocab_size,
+        "bytes_per_token": bytes_per_token,
+        "bits_per_byte_of_text": float(np.log2(codec.vocab_size) / bytes_per_token),
+        "m1_bits_per_byte": m1_bits_per_byte if codec.m1_hash else None,
+    }
+
+
+def curve_rows(run_dir, row: dict) -> list[dict]:
+    """The learning curve of a run, from its metrics.jsonl: validation bits per byte against bytes of text trained
+    on."""
+    bytes_per_training_token = row["bytes"] / row["tokens"]
+    tokens_per_step = row["tokens"] / row["step"]
+    rows = []
+    for _, record in jsonl.read(pathlib.Path(run_dir) / "metrics.jsonl", skip_damaged=True):
+        if "bits_per_byte" in record and "step" in record:
+            tokens = round(record["step"] * tokens_per_step)
+            rows.append(
+                {"codec": row["codec"], "n_params": row["n_params"], "step": record["step"], "tokens": tokens}
+                | {"bytes": round(tokens * bytes_per_training_token), "bits_per_byte": record["bits_per_byte"]}
+            )
+    return rows

@@ -1,0 +1,79 @@
+"""The byte model M1: from a trained run to exact integers, and from a folder."""
+
+import json
+import pathlib
+
+import numpy as np
+
+from compressed_lm import codecs, io
+from compressed_lm.coding import tables
+from compressed_lm.data.store import TokenStore
+from compressed_lm.errors import InputError
+from compressed_lm.models import exact, shift_right
+from compressed_lm.training import load_run
+
+M1_FILE = "m1.npz"
+PRETRAINED = "pretrained"
+CALIBRATION_ROWS = 256
+
+
+def export_m1(run_dir, store: TokenStore) -> codecs.M1:
+    """The exact integer form of a trained byte model, also written to `m1.npz` in its folder.
+
+    Args:
+      run_dir: a finished training run over the `bytes` codec.
+      store: the token store it was trained on; rows from all over it calibrate the ranges of activations.
+    """
+    run = load_run(run_dir)
+    if run.codec_spec != "bytes":
+        raise InputError(
+            f"{run_dir} was trained on the codec {run.codec_spec}. M1 is a model over the codec bytes: train "
+            "one with `compressed-lm train-m1`."
+        )
+    rows = store.rows(run.train_config.seq_len)
+    chosen = np.linspace(0, len(rows) - 1, min(CALIBRATION_ROWS, len(rows))).astype(int)
+    sample = np.stack([rows[int(i)] for i in chosen])
+    m1 = codecs.M1(
+        *exact.quantise(
+            run.params, run.model_config, np.asarray(shift_right(sample, run.eod_id)), context=run.train_config.seq_len
+        )
+    )
+    io.write_atomic(pathlib.Path(run_dir) / M1_FILE, m1.to_bytes())
+    return m1
+
+
+def load_m1(directory) -> codecs.M1:
+    """The exact M1 in a folder that `train-m1` (or the demo) wrote, or the one that comes with the package
+    (`PRETRAINED`)."""
+    known = str(directory) == PRETRAINED
+    path = (codecs.registry.PRETRAINED / "m1-en" if known else io.local_path(directory, "The folder of M1")) / M1_FILE
+    if not path.exists():
+        raise InputError(
+            f"{directory} holds no {M1_FILE}. Give the folder that `compressed-lm train-m1` wrote, or {PRETRAINED}."
+        )
+    return codecs.M1.from_bytes(path.read_bytes())
+
+
+def pretrained_m1(store: TokenStore) -> tuple[codecs.M1, dict]:
+    """The M1 that comes with the package and its row of the run table, measured on a store of raw validation text.
+
+    The row is that of its training; the bits per byte are those of its integer tables on this text.
+    """
+    m1 = load_m1(PRETRAINED)
+    row = json.loads((codecs.registry.PRETRAINED / "m1-en" / "row.json").read_text())
+    documents = [record.ids.astype(np.uint8).tobytes() for record in store.documents()]
+    bits = exact_bits_per_byte(m1, documents)
+    here = {"run": "m1", "bits_per_byte": bits, "m1_exact_bits_per_byte": bits, "representation": "int8"}
+    nats = bits * store.n_bytes / (store.n_tokens + store.n_documents) * np.log(2)
+    return m1, row | here | {"loss_nats_per_token": float(nats), "validation_bytes": store.n_bytes}
+
+
+def exact_bits_per_byte(m1: codecs.M1, documents: list[bytes]) -> float:
+    """Bits per byte that the integer tables assign to documents, ends included: what the coder would reach without
+    rounding its interval."""
+    symbols = [np.append(np.frombuffer(d, np.uint8).astype(np.int32), tables.END) for d in documents]
+    context = m1.config.context
+    rows = [np.pad(s, (0, -len(s) % context), constant_values=tables.END).reshape(-1, context) for s in symbols]
+    freqs = np.split(m1.table_entries(np.concatenate(rows))[..., 1], np.cumsum([len(r) for r in rows])[:-1])
+    bits = sum(16 * len(s) - np.log2(f.reshape(-1)[: len(s)]).sum() for s, f in zip(symbols, freqs, strict=True))
+    return float(bits / max(sum(map(len, documents)), 1))
