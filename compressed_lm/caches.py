@@ -26,8 +26,9 @@ def xla() -> pathlib.Path | None:
     that cannot be written.
 
     Returns:
-      The folder; None where `JAX_COMPILATION_CACHE_DIR` names another, which JAX then uses, or where there is none that
-      only the user can write.
+        The folder; None where `JAX_COMPILATION_CACHE_DIR` names another, which JAX then uses, or where there is none
+            that
+        only the user can write.
     """
     if os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         return None

@@ -21,7 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command.
 
     Returns:
-      The exit status: 0, 2 after an error that the message explains, 130 after Ctrl-C.
+        The exit status: 0, 2 after an error that the message explains, 130 after Ctrl-C.
     """
     command, arguments, known = _parse(sys.argv[1:] if argv is None else list(argv))
     logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax logs the traceback of what it raises

@@ -34,9 +34,9 @@ class Data:
     """What a run is meant to be trained on, known before there is a token store.
 
     Attributes:
-      codec: spelling of the codec; "" where any will do.
-      bytes_per_token: bytes of text that a token stands for, end-of-document included; 0 where that is not known. A
-        token store, where there is one, knows better.
+        codec: spelling of the codec; "" where any will do.
+        bytes_per_token: bytes of text that a token stands for, end-of-document included; 0 where that is not known. A
+            token store, where there is one, knows better.
     """
 
     codec: str = ""
@@ -90,12 +90,12 @@ def register(name: str, make: Callable, fields: dict[str, dataclasses.Field] | N
     """Makes a config dataclass bindable as `name.field = value`.
 
     Args:
-      name: what bindings call it.
-      make: the dataclass, or a function that makes one.
-      fields: its settings, where they are not the fields of the dataclass.
+        name: what bindings call it.
+        make: the dataclass, or a function that makes one.
+        fields: its settings, where they are not the fields of the dataclass.
 
     Returns:
-      A function of a scope and of overrides that calls `make` with what the configuration binds.
+        A function of a scope and of overrides that calls `make` with what the configuration binds.
     """
     CONFIGURABLES[name] = _fields(make) if fields is None else fields
     gin.external_configurable(make, name=name, module=_MODULE)
@@ -155,12 +155,12 @@ def load(files: Sequence[str] = (), bindings: Sequence[str] = (), *, scopes: Seq
     resolved configuration as text.
 
     Args:
-      files: names of gin files, as `find` takes them.
-      bindings: settings over those of the files.
-      scopes: names of the scopes that the caller reads, such as "m1" for `m1/train.steps`; others are refused.
+        files: names of gin files, as `find` takes them.
+        bindings: settings over those of the files.
+        scopes: names of the scopes that the caller reads, such as "m1" for `m1/train.steps`; others are refused.
 
     Raises:
-      InputError: a file, a name, a scope, a value or a macro is wrong, with what was probably meant.
+        InputError: a file, a name, a scope, a value or a macro is wrong, with what was probably meant.
     """
     gin.clear_config()
     overridden = []  # later bindings may hide a wrong value, but not mend it

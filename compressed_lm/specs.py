@@ -25,14 +25,14 @@ def parse(
     """Returns the name of a spelling, and the options that it gives.
 
     Args:
-      spec: the spelling.
-      families: name -> option -> what the option is.
-      noun: what is spelled, for messages.
-      example: a good spelling, for messages.
+        spec: the spelling.
+        families: name -> option -> what the option is.
+        noun: what is spelled, for messages.
+        example: a good spelling, for messages.
 
     Raises:
-      InputError: the name or an option does not exist (with the list of those that do), an option that is needed or
-        given twice, a value of the wrong type, or a spelling that cannot be read.
+        InputError: the name or an option does not exist (with the list of those that do), an option that is needed or
+            given twice, a value of the wrong type, or a spelling that cannot be read.
     """
     match = re.fullmatch(r"\s*(\w+)\s*(?:\(([^()]*)\))?\s*", spec)
     if not match:

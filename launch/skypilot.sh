@@ -48,7 +48,7 @@ done
 [ -n "$bucket" ] || fail '--bucket is needed; see --help'
 [ $# -gt 0 ] || fail 'no arguments for compressed-lm train after --; see --help'
 
-root=$(cd "$(dirname "$0")/../.." && pwd)
+root=$(cd "$(dirname "$0")/.." && pwd)
 command=(sky jobs launch "--name=$name" "--workdir=$root" "--gpus=$gpus" "--num-nodes=$nodes" "$spot")
 [ -z "$infra" ] || command+=("--infra=$infra")
 command+=(--env "BUCKET=$bucket" --env "TRAIN=$(quote train "$@" --distributed=on)" --yes "$root/launch/skypilot.yaml")

@@ -83,7 +83,7 @@ where=("--zone=$zone")
 resources=(gcloud compute tpus queued-resources)
 vm=(gcloud compute tpus tpu-vm)
 archive=compressed_lm.tar.gz
-root=$(cd "$(dirname "$0")/../.." && pwd)
+root=$(cd "$(dirname "$0")/.." && pwd)
 
 # The images bring Python 3.10; uv brings its own.
 remote_install="python3 -m pip install --quiet --user uv && python3 -m uv venv --quiet --clear --python 3.12 ~/venv && \

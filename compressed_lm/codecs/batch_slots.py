@@ -20,13 +20,13 @@ def map_over_local_devices(fn: Callable, **static) -> Callable:
     """`fn` over rows, split among the local devices.
 
     Args:
-      fn: maps (constants, rows), rows a pytree of arrays [slots, ...], to a pytree of arrays [slots, ...]. Pure, no
-        collectives; it must treat rows independently.
-      **static: keyword arguments fixed at compile time.
+        fn: maps (constants, rows), rows a pytree of arrays [slots, ...], to a pytree of arrays [slots, ...]. Pure, no
+            collectives; it must treat rows independently.
+        **static: keyword arguments fixed at compile time.
 
     Returns:
-      The same function of (constants, rows) for any number of rows, with NumPy results. Rows are padded with zeros to
-      fill the devices. Because M1 is exact, how rows fall on devices does not change a bit of the result.
+        The same function of (constants, rows) for any number of rows, with NumPy results. Rows are padded with zeros to
+        fill the devices. Because M1 is exact, how rows fall on devices does not change a bit of the result.
     """
     mapped = jax.pmap(functools.partial(fn, **static), in_axes=(None, 0), axis_name="devices")
     devices = jax.local_device_count()

@@ -22,13 +22,13 @@ class CheckedCodec:
     What lists, help texts, plots, reports and seqio tasks say about a family, they read from its class:
 
     Attributes:
-      name: the family, as specs begin.
-      summary: what it is, in one line.
-      example: the spec that help texts show; "" for a family that is not built from a spec.
-      limits: option -> the values that it takes.
-      color: of its points and lines in plots (hex RGB); None for one derived from the name.
-      marker: of its points in plots, as Matplotlib names them.
-      task_specs: specs that are registered as seqio tasks; one without options means the only codec of the family.
+        name: the family, as specs begin.
+        summary: what it is, in one line.
+        example: the spec that help texts show; "" for a family that is not built from a spec.
+        limits: option -> the values that it takes.
+        color: of its points and lines in plots (hex RGB); None for one derived from the name.
+        marker: of its points in plots, as Matplotlib names them.
+        task_specs: specs that are registered as seqio tasks; one without options means the only codec of the family.
     """
 
     name: ClassVar[str]
@@ -98,11 +98,11 @@ def checked_bytes(data, name: str) -> bytes:
     """One document as bytes.
 
     Args:
-      data: bytes, or another object that holds bytes in one row: a bytearray, a memoryview, a mapped file.
-      name: of what it was given to, for the error.
+        data: bytes, or another object that holds bytes in one row: a bytearray, a memoryview, a mapped file.
+        name: of what it was given to, for the error.
 
     Raises:
-      InputError: it is text, an array, a list or anything else.
+        InputError: it is text, an array, a list or anything else.
     """
     if isinstance(data, bytes):
         return data
@@ -127,7 +127,7 @@ def checked_documents(documents, name: str) -> list[bytes]:
     """Several documents as a list of bytes; see `checked_bytes`.
 
     Raises:
-      InputError: one document instead of several, an array of NumPy's byte strings, or a member that is no bytes.
+        InputError: one document instead of several, an array of NumPy's byte strings, or a member that is no bytes.
     """
     if getattr(getattr(documents, "dtype", None), "kind", "") == "S":
         raise InputError(
@@ -157,13 +157,13 @@ def checked_ids(ids, limit: int, name: str) -> np.ndarray:
     """A sequence of ids as int32[T].
 
     Args:
-      ids: whole numbers in one row: a list, or an array of NumPy, JAX or PyTorch.
-      limit: number of ids; the largest is one less.
-      name: of what they were given to, for the error.
+        ids: whole numbers in one row: a list, or an array of NumPy, JAX or PyTorch.
+        limit: number of ids; the largest is one less.
+        name: of what they were given to, for the error.
 
     Raises:
-      InputError: they are something else (text, fractions, booleans, an array of two dimensions, one number), or one of
-        them is out of range.
+        InputError: they are something else (text, fractions, booleans, an array of two dimensions, one number), or one
+            of them is out of range.
     """
     array = whole_numbers(ids, name)
     if array.size and (array.min() < 0 or array.max() >= limit):
@@ -178,7 +178,7 @@ def whole_numbers(ids, name: str) -> np.ndarray:
     """A sequence of whole numbers as an array [T], of Python's integers where they are too large for another.
 
     Raises:
-      InputError: as `checked_ids`.
+        InputError: as `checked_ids`.
     """
     if isinstance(ids, np.ndarray) and ids.ndim == 1 and ids.dtype.kind in "iu":
         return ids

@@ -20,13 +20,14 @@ def decode_context(config: exact.ExactConfig, params, rows):
     """Decodes up to one context's worth of symbols in each slot.
 
     Args:
-      config, params: M1.
-      rows: (state, stream). state: uint32[B, 3], see `STATE`; stream: uint8[B, 2 * context + 4], the slot's next bytes.
+        config, params: M1.
+        rows: (state, stream). state: uint32[B, 3], see `STATE`; stream: uint8[B, 2 * context + 4], the slot's next
+            bytes.
 
     Returns:
-      (symbols: uint16[B, context], 256 at the end of the document, whatever follows it is meaningless; n_read:
-      uint32[B, context], bytes of the stream read once each symbol is decoded; state: uint32[B, 3], as it was at the
-      end of the document, where it came; with code >= size if no encoder writes such a stream).
+        (symbols: uint16[B, context], 256 at the end of the document, whatever follows it is meaningless; n_read:
+        uint32[B, context], bytes of the stream read once each symbol is decoded; state: uint32[B, 3], as it was at the
+        end of the document, where it came; with code >= size if no encoder writes such a stream).
     """
     state, stream = rows
     slots = jnp.arange(state.shape[0], dtype=jnp.int32)

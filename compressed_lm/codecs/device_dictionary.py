@@ -45,7 +45,7 @@ def decode(dictionary: Dictionary, sequences: Sequence) -> list[bytes]:
     """What `dictionary.decode_batch(sequences)` gives.
 
     Raises:
-      ValueError: a number outside the dictionary.
+        ValueError: a number outside the dictionary.
     """
     sequences = [dictionary.checked(numbers) for numbers in sequences]
     tables = dictionary.tails, dictionary.heads, dictionary.depth
@@ -92,11 +92,11 @@ def _encode_chunk(tables, rows):
     """Parses a chunk of each slot.
 
     Args:
-      tables: cells uint32[C], ids int32[C].
-      rows: "text" uint8[L, K], "length" int32[L] and "state" uint32[L], the cell reached before.
+        tables: cells uint32[C], ids int32[C].
+        rows: "text" uint8[L, K], "length" int32[L] and "state" uint32[L], the cell reached before.
 
     Returns:
-      Numbers int32[L, K] of the tokens that end within the chunk; their count int32[L]; the cell reached.
+        Numbers int32[L, K] of the tokens that end within the chunk; their count int32[L]; the cell reached.
     """
     cells, ids = tables
 
@@ -120,12 +120,12 @@ def _decode_chunk(tables, rows):
     """Writes up to K bytes of each slot.
 
     Args:
-      tables: tails uint8[V, 16], heads int32[V], depth int32[V].
-      rows: "numbers" int32[L, K], "count" int32[L], "skip" int32[L], bytes of the first entry written before.
+        tables: tails uint8[V, 16], heads int32[V], depth int32[V].
+        rows: "numbers" int32[L, K], "count" int32[L], "skip" int32[L], bytes of the first entry written before.
 
     Returns:
-      Text uint8[L, K]; its length int32[L]; the number of entries written to their end int32[L]; how much of
-      the next one was written.
+        Text uint8[L, K]; its length int32[L]; the number of entries written to their end int32[L]; how much of
+        the next one was written.
     """
     tails, heads, depth = tables
     numbers, slot = rows["numbers"], jnp.arange(len(rows["count"]))[:, None]

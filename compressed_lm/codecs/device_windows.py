@@ -29,11 +29,11 @@ class WindowRules:
     """What decides the codes of a text, apart from M1.
 
     Attributes:
-      bits: window size b.
-      fill: "node" (the bijection), "delay" or "paper" (see `coding.windows.CellRule`).
-      align: "none", or "word": a window never runs over the start of a word.
-      m1_reset: M1 starts afresh at every window of this number; 0 lets it read on, in contexts of `context` bytes.
-      context: bytes that M1 may see; past it the table is flat, or M1 starts afresh where `m1_reset` is 0.
+        bits: window size b.
+        fill: "node" (the bijection), "delay" or "paper" (see `coding.windows.CellRule`).
+        align: "none", or "word": a window never runs over the start of a word.
+        m1_reset: M1 starts afresh at every window of this number; 0 lets it read on, in contexts of `context` bytes.
+        context: bytes that M1 may see; past it the table is flat, or M1 starts afresh where `m1_reset` is 0.
     """
 
     bits: int
@@ -212,11 +212,11 @@ def _encode_turns(params, rows, *, config, rules: WindowRules):
     """Lets each slot take `TURNS` turns.
 
     Args:
-      params: M1's weights.
-      rows: (state, text). text: int32[B, T], -1 outside of it; `state["place"]` is the next byte's.
+        params: M1's weights.
+        rows: (state, text). text: int32[B, T], -1 outside of it; `state["place"]` is the next byte's.
 
     Returns:
-      (state, closed: bool[B, TURNS], codes: uint32[B, TURNS, K]): the turns that closed a window, and its code.
+        (state, closed: bool[B, TURNS], codes: uint32[B, TURNS, K]): the turns that closed a window, and its code.
     """
     state, text = rows
     slots = jnp.arange(text.shape[0])
@@ -249,12 +249,12 @@ def _decode_turns(params, rows, *, config, rules: WindowRules):
     """Lets each slot take up to `TURNS` turns.
 
     Args:
-      params: M1's weights.
-      rows: (state, codes, n_codes). codes: uint32[B, W, K], of which the first n_codes int32[B] count and
-        `state["place"]` is the open one.
+        params: M1's weights.
+        rows: (state, codes, n_codes). codes: uint32[B, W, K], of which the first n_codes int32[B] count and
+            `state["place"]` is the open one.
 
     Returns:
-      (state, taken: bool[B, TURNS], symbols: uint8[B, TURNS]): the turns that brought a byte, and the byte.
+        (state, taken: bool[B, TURNS], symbols: uint8[B, TURNS]): the turns that brought a byte, and the byte.
     """
     state, codes, n_codes = rows
     slots = jnp.arange(codes.shape[0])

@@ -51,11 +51,11 @@ class Options:
     """The options of an `eiw` codec, checked.
 
     Attributes:
-      b: bits of a window.
-      v: vocabulary; tokens are log2(v) bits, at most b.
-      align: "none", or "word": a window never runs over the start of a word.
-      fill: see the module's docstring.
-      m1_reset: M1 forgets the text before every window ("1"), every other one ("2") or "never" (the paper's A.2).
+        b: bits of a window.
+        v: vocabulary; tokens are log2(v) bits, at most b.
+        align: "none", or "word": a window never runs over the start of a word.
+        fill: see the module's docstring.
+        m1_reset: M1 forgets the text before every window ("1"), every other one ("2") or "never" (the paper's A.2).
     """
 
     b: int = 16
@@ -112,9 +112,9 @@ class EIW(CheckedCodec):
     """Equal-Info Windows of b bits, cut into tokens of log2(V) bits.
 
     Attributes:
-      options: see `Options`.
-      m1: the byte model; None where a dictionary takes its place.
-      dictionary: all windows, where they are listed; None otherwise.
+        options: see `Options`.
+        m1: the byte model; None where a dictionary takes its place.
+        dictionary: all windows, where they are listed; None otherwise.
     """
 
     name = "eiw"
@@ -180,10 +180,10 @@ class EIW(CheckedCodec):
         """Compiles the dictionary where the options allow it.
 
         Args:
-          b, v, align, fill, m1_reset: see `Options`.
-          m1: the byte model.
-          progress: called with the number of the 2**b codes found so far.
-          dictionary: a dictionary compiled before for the same M1, b, alignment and fill, which another v can share.
+            b, v, align, fill, m1_reset: see `Options`.
+            m1: the byte model.
+            progress: called with the number of the 2**b codes found so far.
+            dictionary: a dictionary compiled before for the same M1, b, alignment and fill, which another v can share.
         """
         options = Options(b=b, v=v, align=align, fill=fill, m1_reset=m1_reset)
         if not options.compiled:

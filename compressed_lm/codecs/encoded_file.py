@@ -41,12 +41,12 @@ def decode_file(content: bytes, codec: Codec, *, name: str = "the file") -> byte
     """The document in an encoded file.
 
     Args:
-      content: what `encode_file` returned.
-      codec: the codec that wrote it.
-      name: how to call the file in an error.
+        content: what `encode_file` returned.
+        codec: the codec that wrote it.
+        name: how to call the file in an error.
 
     Raises:
-      InputError: not an encoded file, another version, truncated, changed, or written by another codec.
+        InputError: not an encoded file, another version, truncated, changed, or written by another codec.
     """
     if not content.startswith(MAGIC):
         raise InputError(

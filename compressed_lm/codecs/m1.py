@@ -22,9 +22,9 @@ class M1:
     """A byte model in exact integer form.
 
     Attributes:
-      params: integer weights.
-      config: their shape.
-      hash: hex digest of both.
+        params: integer weights.
+        config: their shape.
+        hash: hex digest of both.
     """
 
     def __init__(self, params: exact.ExactParams, config: exact.ExactConfig):
@@ -73,10 +73,10 @@ class M1:
         """Frequencies of the next byte after each text, the end of a document left out.
 
         Args:
-          texts: uint8[N, D], 0 <= D < context.
+            texts: uint8[N, D], 0 <= D < context.
 
         Returns:
-          uint32[N, 256], each row summing to 2**16.
+            uint32[N, 256], each row summing to 2**16.
         """
         texts = np.asarray(texts)
         # Few lengths, since each is compiled for itself; most texts are short.
@@ -100,11 +100,11 @@ class M1:
         """Table entries of symbols, each row a context of its own, in one teacher-forced pass.
 
         Args:
-          symbols: int32[N, L], bytes and 256 for the end of a document; L <= context. What stands after the end does
-            not matter.
+            symbols: int32[N, L], bytes and 256 for the end of a document; L <= context. What stands after the end does
+                not matter.
 
         Returns:
-          uint32[N, L, 2]: cumulative frequency below the symbol, and its frequency.
+            uint32[N, L, 2]: cumulative frequency below the symbol, and its frequency.
         """
         return self._entries(self.device_params, (np.asarray(symbols, np.int32),))
 

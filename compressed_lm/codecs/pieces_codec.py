@@ -56,14 +56,14 @@ class PiecesCodec(CheckedCodec):
         """Learns the pieces from documents.
 
         Args:
-          v: number of ids, from 300 to 65,536.
-          marks: "apart", or "within": frequent words are pieces together with the marks before them, which makes texts
-            shorter.
-          documents: the text.
-          progress: called with the number of candidates dropped so far.
+            v: number of ids, from 300 to 65,536.
+            marks: "apart", or "within": frequent words are pieces together with the marks before them, which makes
+                texts shorter.
+            documents: the text.
+            progress: called with the number of candidates dropped so far.
 
         Raises:
-          InputError: v is out of range, or the text too short for it.
+            InputError: v is out of range, or the text too short for it.
         """
         if not MIN_V <= v <= 1 << 16:
             raise InputError(f"pieces(v={v}) was asked for; v from {MIN_V} to 65536 was expected.")

@@ -63,10 +63,10 @@ def bits_per_byte_against_flops(
     """Bits per byte against forward FLOPs per byte of text: a point per run, a line through the sizes of a codec.
 
     Args:
-      runs: the run table; the last final row of each run is drawn, M1 is not.
-      softmax: whether FLOPs include the output softmax, which the paper leaves out.
-      ceiling: bits per byte above which runs are left out, to look closely at the rest.
-      ax: axes to draw on.
+        runs: the run table; the last final row of each run is drawn, M1 is not.
+        softmax: whether FLOPs include the output softmax, which the paper leaves out.
+        ceiling: bits per byte above which runs are left out, to look closely at the rest.
+        ax: axes to draw on.
     """
     ax = new_axes(ax)
     column = "flops_per_byte_softmax" if softmax else "flops_per_byte"
@@ -90,8 +90,8 @@ def learning_curves(curves: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     """Validation bits per byte against bytes of text trained on, one line per codec and size.
 
     Args:
-      curves: `codec`, `n_params`, `bytes`, `bits_per_byte`, a row per evaluation during training.
-      ax: axes to draw on.
+        curves: `codec`, `n_params`, `bytes`, `bits_per_byte`, a row per evaluation during training.
+        ax: axes to draw on.
     """
     ax = new_axes(ax)
     curves = curves[curves["bytes"] > 0]
@@ -123,8 +123,8 @@ def compression_ratios(ratios: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     """Bytes of text per token, a bar per codec; beside it the bits per byte that its tokens occupy.
 
     Args:
-      ratios: `codec`, `vocab_size`, `bytes_per_token`, a row per codec.
-      ax: axes to draw on.
+        ratios: `codec`, `vocab_size`, `bytes_per_token`, a row per codec.
+        ax: axes to draw on.
     """
     ax = new_axes(ax)
     ratios = ratios.assign(bits=bits_per_byte_of_text(ratios)).sort_values("bytes_per_token")
@@ -156,11 +156,11 @@ def fitted_curves(runs: pd.DataFrame, *, x: str = "n_nonembed", ax: Axes | None 
     The curve is solid between the measured sizes and dotted for a factor of 2 beyond them.
 
     Args:
-      runs: the run table.
-      x: the column to fit against: `n_nonembed`, `n_params`, `flops_per_byte` or `flops_per_byte_softmax`. The FLOPs
-        hold M1's
-        constant share, which bends a power law; the size of the model does not.
-      ax: axes to draw on.
+        runs: the run table.
+        x: the column to fit against: `n_nonembed`, `n_params`, `flops_per_byte` or `flops_per_byte_softmax`. The FLOPs
+            hold M1's
+            constant share, which bends a power law; the size of the model does not.
+        ax: axes to draw on.
     """
     ax = new_axes(ax)
     for codec, sizes, bits, fit in fits_by_codec(runs, x=x):

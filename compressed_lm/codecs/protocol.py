@@ -34,18 +34,18 @@ class Codec(Protocol):
     bytes and as ids; everything else raises `InputError`.
 
     Attributes:
-      name: the family, such as "eiw".
-      spec: the full spelling that builds the codec again, such as "eiw(align=word,b=16,v=65536)".
-      vocab_size: V, the number of ids.
-      fingerprint: hex digest of everything the ids depend on (rules, options, weights). Two codecs with equal
-        fingerprints give equal ids (`gzip`: with the same release of zlib).
-      flops_per_byte: floating-point operations the codec itself spends at run time on each byte of text.
-      m1_flops_per_byte: M1's share in the accounting of Lester et al. 2024, section 3.8 (2 N for each byte), whether
-        or not M1 still runs.
-      window_bits: bits per Equal-Info Window, or None.
-      m1_hash: hex digest of M1's weights, or None.
-      restart_tokens: groups of this many tokens decode by themselves, one after the other; None where a token's text
-        may depend on all tokens before it.
+        name: the family, such as "eiw".
+        spec: the full spelling that builds the codec again, such as "eiw(align=word,b=16,v=65536)".
+        vocab_size: V, the number of ids.
+        fingerprint: hex digest of everything the ids depend on (rules, options, weights). Two codecs with equal
+            fingerprints give equal ids (`gzip`: with the same release of zlib).
+        flops_per_byte: floating-point operations the codec itself spends at run time on each byte of text.
+        m1_flops_per_byte: M1's share in the accounting of Lester et al. 2024, section 3.8 (2 N for each byte), whether
+            or not M1 still runs.
+        window_bits: bits per Equal-Info Window, or None.
+        m1_hash: hex digest of M1's weights, or None.
+        restart_tokens: groups of this many tokens decode by themselves, one after the other; None where a token's text
+            may depend on all tokens before it.
     """
 
     name: str
@@ -65,8 +65,8 @@ class Codec(Protocol):
         """The document that these ids stand for.
 
         Raises:
-          InputError: these are no ids of this codec.
-          CorruptStream: they were truncated or changed, as far as the family can tell (see above).
+            InputError: these are no ids of this codec.
+            CorruptStream: they were truncated or changed, as far as the family can tell (see above).
         """
 
     def decode_partial(self, ids: np.ndarray) -> bytes:

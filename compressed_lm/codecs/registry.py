@@ -50,7 +50,8 @@ def parse_spec(spec: str) -> tuple[str, dict[str, int | str]]:
     `eiw(b=inf,v=V)` is `ac(v=V)`: one window without end.
 
     Raises:
-      InputError: the name or an option does not exist (with the list of those that do), or the spelling cannot be read.
+        InputError: the name or an option does not exist (with the list of those that do), or the spelling cannot be
+            read.
     """
     return specs.parse(
         _UNBOUNDED.sub(r"ac(v=\1\2)", spec),
@@ -87,15 +88,15 @@ def create(
     """Builds the codec that a spelling names.
 
     Args:
-      spec: such as `eiw(b=12,v=4096,align=word)`; see `parse_spec`.
-      m1: the byte model, for `ac` and `eiw`.
-      documents: gives the training documents, for `sentencepiece`, `bpe`, `pieces` and `static_ac`.
-      progress: called with the number of windows found, while `eiw` compiles its dictionary, or of candidates dropped,
-        while `pieces` learns.
-      dictionary: for `eiw`, one already compiled with the same M1, b, alignment and fill.
+        spec: such as `eiw(b=12,v=4096,align=word)`; see `parse_spec`.
+        m1: the byte model, for `ac` and `eiw`.
+        documents: gives the training documents, for `sentencepiece`, `bpe`, `pieces` and `static_ac`.
+        progress: called with the number of windows found, while `eiw` compiles its dictionary, or of candidates
+            dropped, while `pieces` learns.
+        dictionary: for `eiw`, one already compiled with the same M1, b, alignment and fill.
 
     Raises:
-      InputError: bad spelling, or something the codec needs was not given.
+        InputError: bad spelling, or something the codec needs was not given.
     """
     name, options = parse_spec(spec)
     needed = inspect.signature(FAMILIES[name].build).parameters
@@ -151,8 +152,8 @@ def load(path) -> Codec:
     comes with the package, by its name (see `shipped`).
 
     Raises:
-      InputError: no codec there, another format version, a missing or changed file, or a codec whose fingerprint is not
-        the recorded one.
+        InputError: no codec there, another format version, a missing or changed file, or a codec whose fingerprint is
+            not the recorded one.
     """
     directory = path if isinstance(path, epath.Path) else local_path(path, "The codec")
     if directory.exists() and not directory.is_dir():

@@ -41,7 +41,7 @@ class SentencePiece(SubwordCodec):
     as Llama 2's tokenizer.model, is used in the same way: where it puts a space before every text, this codec does not.
 
     Attributes:
-      eod_id: the end-of-text of the model where it has one, else `vocab_size`.
+        eod_id: the end-of-text of the model where it has one, else `vocab_size`.
     """
 
     name = "sentencepiece"
@@ -101,9 +101,9 @@ class SentencePiece(SubwordCodec):
         """Trains a model on documents, without those bytes of them that are not UTF-8.
 
         Args:
-          v: number of pieces.
-          model: "unigram" (Kudo 2018) or "bpe".
-          documents: the text.
+            v: number of pieces.
+            model: "unigram" (Kudo 2018) or "bpe".
+            documents: the text.
         """
         if model not in MODELS:
             raise InputError(f"model={model} was given; expected one of {', '.join(MODELS)}.")

@@ -34,13 +34,13 @@ class SubwordCodec(CheckedCodec):
         """Takes the bytes that each id stands for and the id of each single byte.
 
         Args:
-          pieces: bytes by id; empty for ids that stand for no text.
-          byte_ids: 256 ids.
-          eod: the id inside the vocabulary that ends documents, if there is one.
-          source: where the pieces are from, for messages.
+            pieces: bytes by id; empty for ids that stand for no text.
+            byte_ids: 256 ids.
+            eod: the id inside the vocabulary that ends documents, if there is one.
+            source: where the pieces are from, for messages.
 
         Raises:
-          InputError: a byte has no id of its own, or text may have the id that ends documents.
+            InputError: a byte has no id of its own, or text may have the id that ends documents.
         """
         for byte, i in enumerate(byte_ids):
             if i == eod:
@@ -87,12 +87,12 @@ def encode_runs(
     differs is encoded once.
 
     Args:
-      documents: byte strings; surrogates stand for what is no UTF-8.
-      pattern: matches one run after another.
-      encode: the ids of each of some runs.
+        documents: byte strings; surrogates stand for what is no UTF-8.
+        pattern: matches one run after another.
+        encode: the ids of each of some runs.
 
     Returns:
-      int32[T] for each document.
+        int32[T] for each document.
     """
     runs = [pattern.findall(document.decode("utf-8", "surrogateescape")) for document in documents]
     different = list(dict.fromkeys(itertools.chain.from_iterable(runs)))

@@ -33,12 +33,12 @@ class Tokenizers(SubwordCodec):
     def __init__(self, *, v: int, eod: int, tokenizer: bytes):
         """
         Args:
-          v: number of ids, special tokens included; 0 for as many as there are.
-          eod: id of end-of-document, which lies inside the vocabulary.
-          tokenizer: content of tokenizer.json.
+            v: number of ids, special tokens included; 0 for as many as there are.
+            eod: id of end-of-document, which lies inside the vocabulary.
+            tokenizer: content of tokenizer.json.
 
         Raises:
-          InputError: no byte-level BPE, other numbers than asked for, or the package is not installed.
+            InputError: no byte-level BPE, other numbers than asked for, or the package is not installed.
         """
         tokenizers = _package()
         plain = json.dumps(_plain(tokenizer))
@@ -196,7 +196,7 @@ def _pieces(tokenizer) -> list[bytes]:
     """The bytes that each id stands for; none for special tokens and for ids that no token has.
 
     Raises:
-      InputError: two tokens have one id, or ids are far more than tokens.
+        InputError: two tokens have one id, or ids are far more than tokens.
     """
     bytes_of, added = _bytes_of_symbols(), tokenizer.get_added_tokens_decoder()
     vocabulary = tokenizer.get_vocab(with_added_tokens=True)

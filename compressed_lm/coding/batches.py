@@ -37,7 +37,7 @@ def runs_of(items: Sequence, size: int) -> Iterator[tuple[Sequence, np.ndarray]]
     """Groups items in order: as many as fit into `size` together, or one that is longer.
 
     Yields:
-      The items; where each lies in their concatenation, int64[D + 1].
+        The items; where each lies in their concatenation, int64[D + 1].
     """
     bounds, begin = np.zeros(len(items) + 1, np.int64), 0
     np.cumsum(list(map(len, items)), out=bounds[1:])

@@ -19,12 +19,12 @@ def repack(values, from_bits: int, to_bits: int) -> np.ndarray:
     zeros.
 
     Args:
-      values: integers[N] below 2**from_bits.
-      from_bits: width of the given fields, at most 32.
-      to_bits: width of the wanted fields, at most 32.
+        values: integers[N] below 2**from_bits.
+        from_bits: width of the given fields, at most 32.
+        to_bits: width of the wanted fields, at most 32.
 
     Returns:
-      uint32[ceil(N * from_bits / to_bits)].
+        uint32[ceil(N * from_bits / to_bits)].
     """
     values = np.asarray(values, np.uint32)
     if from_bits == to_bits:
@@ -54,12 +54,12 @@ def codes_to_tokens(codes, code_bits: int, token_bits: int) -> np.ndarray:
     """Window codes cut into tokens; the last token is filled up with zeros where its width does not divide.
 
     Args:
-      codes: uint32[N, K], codes below 2**code_bits as 16-bit limbs, most significant first.
-      code_bits: b, at most 16 K.
-      token_bits: log2(V), at most 16.
+        codes: uint32[N, K], codes below 2**code_bits as 16-bit limbs, most significant first.
+        code_bits: b, at most 16 K.
+        token_bits: log2(V), at most 16.
 
     Returns:
-      int32[ceil(N * b / token_bits)].
+        int32[ceil(N * b / token_bits)].
     """
     codes = np.asarray(codes, np.uint32)
     n_limbs = codes.shape[1]

@@ -27,15 +27,15 @@ def compile_windows(
     Walks the trie of window texts level by level; each level asks for the frequency tables of all its texts at once.
 
     Args:
-      frequencies: the byte model.
-      bits: window size b, at most 20.
-      align: "none" or "word".
-      max_bytes: after this many bytes M1 is not asked and the table is flat, so that shares shrink 256-fold and
-        windows end soon.
-      progress: called with the number of codes found so far.
+        frequencies: the byte model.
+        bits: window size b, at most 20.
+        align: "none" or "word".
+        max_bytes: after this many bytes M1 is not asked and the table is flat, so that shares shrink 256-fold and
+            windows end soon.
+        progress: called with the number of codes found so far.
 
     Returns:
-      A dictionary of exactly 2**bits entries.
+        A dictionary of exactly 2**bits entries.
     """
     rule = windows.NodeRule(bits)
     n_codes = 1 << bits
@@ -78,14 +78,14 @@ def compile_best_first(
     prefix-closed dictionary of this size has longer matches on text that follows the model.
 
     Args:
-      frequencies: the byte model.
-      n_entries: size of the dictionary, at least 256.
-      align: "none" or "word".
-      max_bytes: no entry is longer.
-      progress: called with the number of entries settled so far.
+        frequencies: the byte model.
+        n_entries: size of the dictionary, at least 256.
+        align: "none" or "word".
+        max_bytes: no entry is longer.
+        progress: called with the number of entries settled so far.
 
     Returns:
-      A dictionary whose entries are numbered in depth-first order: those with a common prefix are neighbours.
+        A dictionary whose entries are numbered in depth-first order: those with a common prefix are neighbours.
     """
     cost = 16 - np.log2(np.asarray(frequencies(np.zeros((1, 0), np.uint8)), np.float64)[0])
     texts = [bytes([s]) for s in range(256)]

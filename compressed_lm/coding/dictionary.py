@@ -18,25 +18,25 @@ class Dictionary:
     decode(encode(x)) == x.
 
     Attributes:
-      parent: int32[V], number of the entry without its last byte; -1 for single bytes.
-      last: uint8[V], last byte.
-      depth: int32[V], bytes in the entry.
-      cells: uint32[C], the trie as a double array; see `coding.longest_match`.
-      ids: int32[C], entry number at each base of the double array.
-      tails: uint8[V, 16], the entry, padded with zeros; its last 16 bytes where it is longer.
-      heads: int32[V], the longest proper prefix of 16, 32, 48, ... bytes; -1 where there is none.
+        parent: int32[V], number of the entry without its last byte; -1 for single bytes.
+        last: uint8[V], last byte.
+        depth: int32[V], bytes in the entry.
+        cells: uint32[C], the trie as a double array; see `coding.longest_match`.
+        ids: int32[C], entry number at each base of the double array.
+        tails: uint8[V, 16], the entry, padded with zeros; its last 16 bytes where it is longer.
+        heads: int32[V], the longest proper prefix of 16, 32, 48, ... bytes; -1 where there is none.
     """
 
     def __init__(self, parent, last):
         """Lays the dictionary out for use, in tens of milliseconds.
 
         Args:
-          parent: int[V], V at most 1,048,576.
-          last: int[V].
+            parent: int[V], V at most 1,048,576.
+            last: int[V].
 
         Raises:
-          ValueError: lists of different lengths, too many entries, a cycle, a missing single byte, or an entry that
-            stands there twice.
+            ValueError: lists of different lengths, too many entries, a cycle, a missing single byte, or an entry that
+                stands there twice.
         """
         self.parent = np.ascontiguousarray(parent, np.int32)
         self.last = np.ascontiguousarray(last, np.uint8)
@@ -78,11 +78,11 @@ class Dictionary:
         """`encode` of each document, several times faster than one by one where documents are short.
 
         Args:
-          documents: byte strings.
-          threads: how many work at a time; documents are shared out among them, one document stays with one.
+            documents: byte strings.
+            threads: how many work at a time; documents are shared out among them, one document stays with one.
 
         Returns:
-          int32[T] for each document.
+            int32[T] for each document.
         """
 
         def encode(run, bounds):
@@ -94,7 +94,7 @@ class Dictionary:
         """`decode` of each sequence, faster than one by one.
 
         Raises:
-          ValueError: a number outside the dictionary.
+            ValueError: a number outside the dictionary.
         """
         return self._entries.decode_batch(sequences, threads=threads)
 

@@ -32,8 +32,8 @@ def to_bytes(dictionary: Dictionary, header: dict) -> bytes:
     """The file of one dictionary.
 
     Args:
-      dictionary: any; the numbers of its entries are kept.
-      header: what belongs with it, in JSON's types.
+        dictionary: any; the numbers of its entries are kept.
+        header: what belongs with it, in JSON's types.
     """
     places = _alphabetical_places(dictionary)
     by_place = np.argsort(places)
@@ -50,11 +50,11 @@ def from_bytes(data: bytes, name: str = "the file") -> tuple[Dictionary, dict]:
     """The dictionary and the header that `to_bytes` was given.
 
     Args:
-      data: what it returned.
-      name: how to call the file in an error.
+        data: what it returned.
+        name: how to call the file in an error.
 
     Raises:
-      ValueError: not such a file, another version, truncated or changed.
+        ValueError: not such a file, another version, truncated or changed.
     """
     start = len(MAGIC) + _FIELDS.size
     if not data.startswith(MAGIC):

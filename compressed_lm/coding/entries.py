@@ -18,9 +18,9 @@ class Entries:
     """Byte strings numbered 0..V-1, laid out for concatenation.
 
     Attributes:
-      depth: int32[V], bytes in the entry.
-      tails: uint8[V, 16], the entry, padded with zeros; its last 16 bytes where it is longer.
-      heads: int32[V], the entry that is the longest proper prefix of 16, 32, 48, ... bytes; -1 where there is none.
+        depth: int32[V], bytes in the entry.
+        tails: uint8[V, 16], the entry, padded with zeros; its last 16 bytes where it is longer.
+        heads: int32[V], the entry that is the longest proper prefix of 16, 32, 48, ... bytes; -1 where there is none.
     """
 
     def __init__(self, depth: np.ndarray, tails: np.ndarray, heads: np.ndarray):
@@ -40,7 +40,7 @@ class Entries:
         """`decode` of each sequence, faster than one by one.
 
         Raises:
-          ValueError: a number outside 0..V-1.
+            ValueError: a number outside 0..V-1.
         """
         return in_threads(self._decode_run, runs_of(sequences, BLOCK // 4), threads)
 
@@ -122,15 +122,15 @@ def _concatenate(numbers, bounds, document, token, tables, full, text, text_boun
     16 bytes are copied whatever the entry's length, unless it is longer; the next one overwrites what is too much.
 
     Args:
-      numbers: int32[T], of all documents.
-      bounds: int64[D + 1], where each document's numbers lie.
-      document, token: where to begin.
-      tables: tails, lengths, depth and heads of the dictionary.
-      text: uint8[...], with room for the longest entry and 16 bytes above `full`.
-      text_bounds: int64[D + 1], written: [d] to [d + 1] is where document d lies in `text`.
+        numbers: int32[T], of all documents.
+        bounds: int64[D + 1], where each document's numbers lie.
+        document, token: where to begin.
+        tables: tails, lengths, depth and heads of the dictionary.
+        text: uint8[...], with room for the longest entry and 16 bytes above `full`.
+        text_bounds: int64[D + 1], written: [d] to [d + 1] is where document d lies in `text`.
 
     Returns:
-      The document and token to go on with, and the bytes filled; -1 if that token is outside the dictionary.
+        The document and token to go on with, and the bytes filled; -1 if that token is outside the dictionary.
     """
     tails, lengths, depth, heads = tables
     to, slots = np.uint64(text.ctypes.data), np.uint64(tails.ctypes.data)

@@ -30,13 +30,13 @@ def zigzag(levels) -> np.ndarray:
     """Signed levels as numbers >= 0: 0, 1, -1, 2, -2, ... become 0, 1, 2, 3, 4, ...
 
     Args:
-      levels: integers[...], of magnitude at most `MAX_LEVEL`.
+        levels: integers[...], of magnitude at most `MAX_LEVEL`.
 
     Returns:
-      int64[...].
+        int64[...].
 
     Raises:
-      ValueError: a level is too large, or no integer.
+        ValueError: a level is too large, or no integer.
     """
     levels = as_levels(levels)
     return np.where(levels > 0, 2 * levels - 1, -2 * levels)
@@ -81,8 +81,8 @@ def code_lengths(values, *, order=0) -> np.ndarray:
     """Bits of the exp-Golomb code of each number: int64[...].
 
     Args:
-      values: integers[...], at least 0: ranks, or levels after `zigzag`.
-      order: k, 0 to 62; 0 for EG0.
+        values: integers[...], at least 0: ranks, or levels after `zigzag`.
+        order: k, 0 to 62; 0 for EG0.
     """
     return 2 * _bit_length((_numbers(values) >> _checked(order)) + 1) + order - 1
 
@@ -106,11 +106,11 @@ def encode(values, *, order=0) -> bytes:
     """The exp-Golomb codes of numbers, one after the other.
 
     Args:
-      values: integers[T], at least 0.
-      order: k, 0 to 62.
+        values: integers[T], at least 0.
+        order: k, 0 to 62.
 
     Raises:
-      ValueError: a number below 0 or above 2**63 - 2, another order, or a stream of more than `MAX_BITS`.
+        ValueError: a number below 0 or above 2**63 - 2, another order, or a stream of more than `MAX_BITS`.
     """
     return _encode(values, _EXP_GOLOMB, order)
 
@@ -119,15 +119,15 @@ def decode(stream: bytes, n_values: int, *, order=0) -> np.ndarray:
     """The numbers of a stream of exp-Golomb codes: the inverse of `encode`.
 
     Args:
-      stream: what `encode` returned, all of it.
-      n_values: T.
-      order: k.
+        stream: what `encode` returned, all of it.
+        n_values: T.
+        order: k.
 
     Returns:
-      int64[T].
+        int64[T].
 
     Raises:
-      CorruptStream: the stream is not T codes and the zeros that fill up its last byte.
+        CorruptStream: the stream is not T codes and the zeros that fill up its last byte.
     """
     return _decode_all(stream, n_values, _EXP_GOLOMB, order)
 

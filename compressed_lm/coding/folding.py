@@ -59,10 +59,10 @@ def is_unusual(text, begin, i, end, spaced):
     """Whether the segment from i to `end` is a word whose space is not as usual.
 
     Args:
-      text: uint8[N].
-      begin: where the text begins.
-      i, end: where the segment lies.
-      spaced: bool[513], what is usual in each context.
+        text: uint8[N].
+        begin: where the text begins.
+        i, end: where the segment lies.
+        spaced: bool[513], what is usual in each context.
     """
     # "&" as no branch can be foreseen here.
     space = (text[i] == segments.SPACE) & (end > i + 1)
@@ -74,12 +74,12 @@ def fold(text, i, end, unusual, letter_by_letter, folded):
     """Writes a segment in small letters behind marks; returns the number of bytes.
 
     Args:
-      text: uint8[N].
-      i, end: where the segment lies, as `segments.segment_end` has it.
-      unusual: whether its space is not as usual.
-      letter_by_letter: whether each capital has a mark where the longest segment is one of capitals, by the rules of
-        version 1.
-      folded: uint8[MAX_BYTES], written.
+        text: uint8[N].
+        i, end: where the segment lies, as `segments.segment_end` has it.
+        unusual: whether its space is not as usual.
+        letter_by_letter: whether each capital has a mark where the longest segment is one of capitals, by the rules of
+            version 1.
+        folded: uint8[MAX_BYTES], written.
     """
     n, first = 0, i
     while first < end and (text[first] == segments.SPACE or text[first] == segments.APOSTROPHE):
@@ -133,12 +133,12 @@ def unfold(byte, state, spaced, text, begin, filled):
     """Writes what a byte of folded text stands for; returns how far the text is filled.
 
     Args:
-      byte: of folded text.
-      state: int64[STATE], what is known from the bytes before; all 0 at the beginning.
-      spaced: bool[513], what is usual in each context.
-      text: uint8[...], written from index `filled`: at most two bytes, or 8 for each
-        byte of a packed block.
-      begin: where the text begins.
+        byte: of folded text.
+        state: int64[STATE], what is known from the bytes before; all 0 at the beginning.
+        spaced: bool[513], what is usual in each context.
+        text: uint8[...], written from index `filled`: at most two bytes, or 8 for each
+            byte of a packed block.
+        begin: where the text begins.
     """
     if state[literal.MODE]:
         return literal.unspell(byte, state, text, filled)

@@ -33,9 +33,9 @@ class _Table:
     """What a stream brings along.
 
     Attributes:
-      low_bits: k, bits of a level that are not in its symbol.
-      places: int64[S], the levels of the symbols, shifted right by k; sorted.
-      weights: int64[S], at most 2**15: counts, rounded.
+        low_bits: k, bits of a level that are not in its symbol.
+        places: int64[S], the levels of the symbols, shifted right by k; sorted.
+        weights: int64[S], at most 2**15: counts, rounded.
     """
 
     low_bits: int
@@ -73,10 +73,10 @@ def encode_levels(levels) -> bytes:
     """A stream of levels and of the table that it was coded with.
 
     Args:
-      levels: integers[T], of magnitude at most 2**62 - 1.
+        levels: integers[T], of magnitude at most 2**62 - 1.
 
     Raises:
-      ValueError: a level is larger, or no integer.
+        ValueError: a level is larger, or no integer.
     """
     levels = as_levels(levels).reshape(-1)
     if not len(levels):
@@ -100,14 +100,14 @@ def decode_levels(stream: bytes, n_levels: int) -> np.ndarray:
     other levels: what must be safe needs a checksum around it, as files of weights have.
 
     Args:
-      stream: what `encode_levels` returned, all of it.
-      n_levels: T.
+        stream: what `encode_levels` returned, all of it.
+        n_levels: T.
 
     Returns:
-      int64[T].
+        int64[T].
 
     Raises:
-      CorruptStream: the stream is not one of T levels.
+        CorruptStream: the stream is not one of T levels.
     """
     if not n_levels and not stream:
         return np.zeros(0, np.int64)

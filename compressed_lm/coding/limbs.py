@@ -68,9 +68,9 @@ def scale(frequency, total, size: Limbs) -> Limbs:
     """floor(frequency * size / total), at most `size`.
 
     Args:
-      frequency: uint32[...], at most `total`.
-      total: uint32[...] from 1 to 2**16, or None for 2**16, which needs no division.
-      size: the number to scale.
+        frequency: uint32[...], at most `total`.
+        total: uint32[...] from 1 to 2**16, or None for 2**16, which needs no division.
+        size: the number to scale.
     """
     product, carry = [], 0
     for limb in reversed(size):

@@ -108,10 +108,10 @@ def spell(text, i, end, mode, spelled):
     """Writes a segment as it is or swapped; returns the number of bytes.
 
     Args:
-      text: uint8[N].
-      i, end: where the segment lies.
-      mode: `AS_IT_IS` or `SWAPPED`.
-      spelled: uint8[2 L], written.
+        text: uint8[N].
+        i, end: where the segment lies.
+        mode: `AS_IT_IS` or `SWAPPED`.
+        spelled: uint8[2 L], written.
     """
     n = 0
     for j in range(i, end):
@@ -211,9 +211,9 @@ def pack(text, begin, end, digits):
     """Writes bytes as a packed span; returns the number of digits, at most 29 n / 28 + 4 for n bytes.
 
     Args:
-      text: uint8[N].
-      begin, end: where the bytes lie; one at least.
-      digits: uint8[...], written; bytes of `ALPHABET`.
+        text: uint8[N].
+        begin, end: where the bytes lie; one at least.
+        digits: uint8[...], written; bytes of `ALPHABET`.
     """
     different, values, themselves = np.empty(MAX_ALPHABET, np.uint8), np.arange(256), np.arange(256)
     base, n = alphabet(text, begin, end, different), 1
@@ -245,9 +245,9 @@ def unspell(byte, state, text, filled):
     """Writes what a byte of a span stands for; returns how far the text is filled.
 
     Args:
-      byte: of the span.
-      state: int64[...], what is known from the bytes before; that at `MODE` is 0 after the end of a span.
-      text: uint8[...], written from index `filled`: one byte at most, or 8 for each byte of a packed block.
+        byte: of the span.
+        state: int64[...], what is known from the bytes before; that at `MODE` is 0 after the end of a span.
+        text: uint8[...], written from index `filled`: one byte at most, or 8 for each byte of a packed block.
     """
     if state[MODE] == PACKED:
         left = state[_DIGITS]
@@ -363,11 +363,11 @@ def choose(costs, passing, n, come_from, modes):
     """Chooses how each of some segments is written so that all take the least: the marks of spans, and `BIAS`, count.
 
     Args:
-      costs: int32[..., 4], units of cost of each segment, for each way of writing it.
-      passing: int64[4, 4], units of cost to pass from each way to each other.
-      n: number of segments.
-      come_from: uint8[..., 4], for the loop's own use.
-      modes: uint8[...], written.
+        costs: int32[..., 4], units of cost of each segment, for each way of writing it.
+        passing: int64[4, 4], units of cost to pass from each way to each other.
+        n: number of segments.
+        come_from: uint8[..., 4], for the loop's own use.
+        modes: uint8[...], written.
     """
     total, new = np.empty(4, np.int64), np.empty(4, np.int64)
     for mode in range(4):

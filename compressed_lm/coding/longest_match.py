@@ -58,9 +58,9 @@ def _advance(data, cells, states, place, state, n, steps):
     """Steps all lanes by the same number of bytes.
 
     Args:
-      place, n: uint64[LANES], where each lane reads and writes next.
-      state: uint32[LANES], cell each lane has reached.
-      steps: number of bytes.
+        place, n: uint64[LANES], where each lane reads and writes next.
+        state: uint32[LANES], cell each lane has reached.
+        steps: number of bytes.
     """
     p0, p1, p2, p3, p4, p5 = place[0], place[1], place[2], place[3], place[4], place[5]
     s0, s1, s2, s3, s4, s5 = state[0], state[1], state[2], state[3], state[4], state[5]
@@ -84,11 +84,11 @@ def _parse_pieces(data, cells, begins, ends, states, counts, finals):
     """Parses each piece by itself, from the root.
 
     Args:
-      data: uint8[N].
-      begins, ends: int64[P], where each piece lies; none is empty.
-      states: uint32[N], written: piece p's whole tokens, as cells, from index begins[p].
-      counts: int64[P], written: number of these.
-      finals: uint32[P], written: the cell at which the piece ended, whose token may go on.
+        data: uint8[N].
+        begins, ends: int64[P], where each piece lies; none is empty.
+        states: uint32[N], written: piece p's whole tokens, as cells, from index begins[p].
+        counts: int64[P], written: number of these.
+        finals: uint32[P], written: the cell at which the piece ended, whose token may go on.
     """
     place, n = np.zeros(LANES, np.uint64), np.zeros(LANES, np.uint64)
     state = np.zeros(LANES, np.uint32)
@@ -124,7 +124,7 @@ def _cut(bounds):
     """Cuts texts into pieces of about equal length.
 
     Returns:
-      begins, ends: int64[P]; firsts: int64[D + 1], the first piece of each text.
+        begins, ends: int64[P]; firsts: int64[D + 1], the first piece of each text.
     """
     total = bounds[-1] - bounds[0]
     size = min(max(total // LANES, LEAST_PIECE_BYTES), PIECE_BYTES)
@@ -148,11 +148,11 @@ def _join(data, cells, ids, depth, states, begin, end, count, final, state, numb
     they are the same.
 
     Args:
-      state: the cell reached just before the piece.
-      numbers: int32[...], written from index n.
+        state: the cell reached just before the piece.
+        numbers: int32[...], written from index n.
 
     Returns:
-      The new n, and the cell reached at the end of the piece.
+        The new n, and the cell reached at the end of the piece.
     """
     token, stop, boundary = begin, begin + count, begin
     met = state >> np.uint32(8) == 0
@@ -181,18 +181,18 @@ def parse(data, bounds, cells, ids, depth, state, unfinished, states, numbers, t
     """Greedy longest-match parse of texts that stand one after another.
 
     Args:
-      data: uint8[N], the texts.
-      bounds: int64[D + 1], where text d lies: bounds[d] to bounds[d + 1].
-      cells, ids: from `double_array`.
-      depth: int32[V], bytes in each entry.
-      state: the cell at which the text that the first one continues was left; 0 if it begins here.
-      unfinished: whether the last text goes on, so that its last token is not yet known.
-      states: uint32[N], for the loop's own use.
-      numbers: int32[N + 1], written: the tokens of all texts.
-      token_bounds: int64[D + 1], written: where the tokens of text d lie.
+        data: uint8[N], the texts.
+        bounds: int64[D + 1], where text d lies: bounds[d] to bounds[d + 1].
+        cells, ids: from `double_array`.
+        depth: int32[V], bytes in each entry.
+        state: the cell at which the text that the first one continues was left; 0 if it begins here.
+        unfinished: whether the last text goes on, so that its last token is not yet known.
+        states: uint32[N], for the loop's own use.
+        numbers: int32[N + 1], written: the tokens of all texts.
+        token_bounds: int64[D + 1], written: where the tokens of text d lie.
 
     Returns:
-      The cell at which the last text was left.
+        The cell at which the last text was left.
     """
     begins, ends, firsts = _cut(bounds)
     counts, finals = np.empty(len(begins), np.int64), np.empty(len(begins), np.uint32)
@@ -218,12 +218,12 @@ def _place(order, starts, labels):
     Nodes with equally many children are placed at rising bases, which keeps the search linear.
 
     Args:
-      order: int64[I], nodes with children, the most frequent first.
-      starts: int64[V + 1]; labels: int64[E]: bytes of the children of node i are labels[starts[i]:starts[i + 1]].
+        order: int64[I], nodes with children, the most frequent first.
+        starts: int64[V + 1]; labels: int64[E]: bytes of the children of node i are labels[starts[i]:starts[i + 1]].
 
     Returns:
-      bases: int64[V], 0 for nodes not in `order`; unused: uint64[W], a bit for each base, 1 where a node without
-        children may have it. There are at least V of these.
+        bases: int64[V], 0 for nodes not in `order`; unused: uint64[W], a bit for each base, 1 where a node without
+            children may have it. There are at least V of these.
     """
     n_words = len(starts) // 32 // 4 * 4 + 16
     free, unused = np.full(n_words, ~np.uint64(0)), np.full(n_words, ~np.uint64(0))
@@ -279,14 +279,15 @@ def double_array(parent, last, by_depth):
     Nodes with many descendants are laid out first and so stand together: they are the ones most often visited.
 
     Args:
-      parent: int32[V], -1 for single bytes.
-      last: uint8[V].
-      by_depth: int64[V], numbers of the entries, parents before children.
+        parent: int32[V], -1 for single bytes.
+        last: uint8[V].
+        by_depth: int64[V], numbers of the entries, parents before children.
 
     Returns:
-      cells: uint32[C], the byte and the base of the child at each place. A cell without a child holds the one byte that
-        would belong to a base which is 255 modulo 256; no node has such a base, so it is never taken for a child.
-      ids: int32[C], entry number at each base; 0 where there is none.
+        cells: uint32[C], the byte and the base of the child at each place. A cell without a child holds the one byte
+            that would belong to a base which is 255 modulo 256; no node has such a base, so it is never taken for a
+            child.
+        ids: int32[C], entry number at each base; 0 where there is none.
     """
     by_parent = np.lexsort((last, parent))
     starts = np.searchsorted(parent[by_parent], np.arange(len(parent) + 1))

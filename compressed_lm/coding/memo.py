@@ -38,16 +38,16 @@ class Memo(threading.local):
     empty slot) and a tag, its length and how it is written, 8 bits each, and up to seven pieces of 16 bits.
 
     Attributes:
-      slots: uint64[2 ** 18, 4].
-      key: uint64[2], odd.
-      parsed: int64[1], segments that were not remembered so far.
+        slots: uint64[2 ** 18, 4].
+        key: uint64[2], odd.
+        parsed: int64[1], segments that were not remembered so far.
     """
 
     def __init__(self, key: tuple[int, int] | None = None):
         """Makes an empty memory.
 
         Args:
-          key: of the hash; what is found does not depend on it. By default that of the process.
+            key: of the hash; what is found does not depend on it. By default that of the process.
         """
         room = np.zeros((_SLOT_BYTES << BITS) + _LINE, np.uint8)
         begin = -room.ctypes.data % _LINE

@@ -20,8 +20,8 @@ def steps(cells: np.ndarray, number: np.ndarray, costs: np.ndarray) -> np.ndarra
     """The trie as `least_cost` walks it: uint64[C], a cell and, above, what its string costs, 0 where it is no piece.
 
     Args:
-      cells, number: from `pieces.trie`; -1 for strings that are not to be used.
-      costs: integers[V], from 1 to 65,535.
+        cells, number: from `pieces.trie`; -1 for strings that are not to be used.
+        costs: integers[V], from 1 to 65,535.
     """
     found = number[cells >> np.uint32(8)]
     return np.where(found < 0, 0, costs[found].astype(np.uint64)) << np.uint64(32) | cells
@@ -34,11 +34,11 @@ def least_cost(data, begin, end, steps, number, best, back, numbers, n):
     Of parses of equal cost the one is taken that has its last piece from the earliest place, and so on backwards.
 
     Args:
-      data: uint8[N].
-      begin, end: where the folded segment lies.
-      steps: from `steps`; number: from `pieces.trie`.
-      best: int64[L + 1]; back: int32[L + 1, 2] for L bytes; both for the loop's own use.
-      numbers: int32[...], written.
+        data: uint8[N].
+        begin, end: where the folded segment lies.
+        steps: from `steps`; number: from `pieces.trie`.
+        best: int64[L + 1]; back: int32[L + 1, 2] for L bytes; both for the loop's own use.
+        numbers: int32[...], written.
     """
     length = end - begin
     best[0] = 0
@@ -72,17 +72,17 @@ def parse(data, bounds, d, i, n, tables, memory, rules, numbers, places):
     """Parses texts that stand one after another, up to the first place where `with_spans` has to go on.
 
     Args:
-      data: uint8[N + 16], the texts and 16 bytes more.
-      bounds: int64[D + 1], where each text lies.
-      d, i, n: the text and place to begin with, and the number of pieces before it.
-      tables: steps, number, the number of each single byte int32[256], spaced.
-      memory: slots, key and parsed of `memo.Memo`.
-      rules: see `RULES`.
-      numbers: int32[4 N], written from index n.
-      places: int64[D + 1], written but for the first: where the pieces of each text lie.
+        data: uint8[N + 16], the texts and 16 bytes more.
+        bounds: int64[D + 1], where each text lies.
+        d, i, n: the text and place to begin with, and the number of pieces before it.
+        tables: steps, number, the number of each single byte int32[256], spaced.
+        memory: slots, key and parsed of `memo.Memo`.
+        rules: see `RULES`.
+        numbers: int32[4 N], written from index n.
+        places: int64[D + 1], written but for the first: where the pieces of each text lie.
 
     Returns:
-      The text, D if there is none, and place to go on with, and the number of pieces before it.
+        The text, D if there is none, and place to go on with, and the number of pieces before it.
     """
     begins, keys = np.empty(_AHEAD + 1, np.int64), np.empty((_AHEAD, 4), np.uint64)
     work, ends = _work(), np.empty(_AHEAD, np.int64)
@@ -112,11 +112,11 @@ def _cut(data, text, i, limit, stop, spaced, slots, hash_key, begins, keys):
     """Cuts the next segments of a text and asks for the memory where they may be; returns how many, at most 128.
 
     Args:
-      data: uint8[N].
-      text, i, limit, stop: where the text begins, where to go on, before where segments have to begin, where it ends.
-      spaced, slots, hash_key: of the pieces and their memory.
-      begins: int64[129], written: where each segment begins, and where the last ends.
-      keys: uint64[128, 4], written: the two words of each segment, its tag and its first slot.
+        data: uint8[N].
+        text, i, limit, stop: where the text begins, where to go on, before where segments have to begin, where it ends.
+        spaced, slots, hash_key: of the pieces and their memory.
+        begins: int64[129], written: where each segment begins, and where the last ends.
+        keys: uint64[128, 4], written: the two words of each segment, its tag and its first slot.
     """
     address, place, n = np.uint64(data.ctypes.data), np.uint64(slots.ctypes.data), np.int64(0)
     while n < _AHEAD and i < limit:
@@ -137,10 +137,10 @@ def _write(data, begins, keys, n_cut, tables, memory, rules, work, numbers, n, e
     """Writes the pieces of segments that were cut, from index n; returns the index after them.
 
     Args:
-      data, begins, keys, n_cut: from `_cut`.
-      tables, memory, rules: as for `parse`; work: from `_work`.
-      numbers: int32[...], written.
-      ends: int64[...], written: the index after the pieces of each segment.
+        data, begins, keys, n_cut: from `_cut`.
+        tables, memory, rules: as for `parse`; work: from `_work`.
+        numbers: int32[...], written.
+        ends: int64[...], written: the index after the pieces of each segment.
     """
     (steps, number, _, _), (slots, _, parsed), (folded, best, back) = tables, memory, work
     k = np.int64(0)
@@ -186,9 +186,9 @@ def with_spans(data, text, begin, stop, tables, memory, numbers, n):
     of which these 18 are less than 0.5 %.
 
     Args:
-      text: where the text begins.
-      begin, stop: where the window begins, and the text ends.
-      numbers: int32[...], written from index n.
+        text: where the text begins.
+        begin, stop: where the window begins, and the text ends.
+        numbers: int32[...], written from index n.
     """
     data, numbers, tables, memory = borrowed(data), borrowed(numbers), borrowed_all(tables), borrowed_all(memory)
     most, limit = min(_WINDOW + segments.MAX_BYTES, stop - begin), min(begin + _WINDOW, stop)
@@ -239,11 +239,11 @@ def _spell(data, begins, first, last, mode, ways, tables, work, numbers, n, ends
     They are not remembered: what is spelled seldom comes again, and is mostly short.
 
     Args:
-      begins, first, last: where each segment lies, and which are meant.
-      mode: how they are spelled; `literal.FOLDED` for each in the better way.
-      ways: uint8[S], written: the better way, see `literal.best_mode`.
-      numbers: int32[...], written from index n.
-      ends: int64[S + 1], written: the index after the pieces of each segment, at the place after its own.
+        begins, first, last: where each segment lies, and which are meant.
+        mode: how they are spelled; `literal.FOLDED` for each in the better way.
+        ways: uint8[S], written: the better way, see `literal.best_mode`.
+        numbers: int32[...], written from index n.
+        ends: int64[S + 1], written: the index after the pieces of each segment, at the place after its own.
     """
     (steps, number, _, _), (spelled, best, back) = tables, work
     for k in range(first, last):

@@ -34,23 +34,23 @@ class Pieces:
     Any byte string encodes, any sequence of numbers decodes, and decode(encode(x)) == x.
 
     Attributes:
-      strings: the strings by number.
-      costs: uint16[V], what each adds to the cost of a parse.
-      spaced: bool[513], whether words in each context (`folding.CONTEXTS`) usually have a space before them.
-      rules: version of the rules by which texts are encoded (`parsing.RULES`).
+        strings: the strings by number.
+        costs: uint16[V], what each adds to the cost of a parse.
+        spaced: bool[513], whether words in each context (`folding.CONTEXTS`) usually have a space before them.
+        rules: version of the rules by which texts are encoded (`parsing.RULES`).
     """
 
     def __init__(self, strings: Sequence[bytes], costs, spaced=folding.SPACED, *, rules: int = parsing.RULES):
         """Lays the pieces out for use.
 
         Args:
-          strings: at most 65,536, all different.
-          costs: integers from 1 to 65,535; a parse with the least sum is taken.
-          spaced: bool[513].
-          rules: 1 or 2.
+            strings: at most 65,536, all different.
+            costs: integers from 1 to 65,535; a parse with the least sum is taken.
+            spaced: bool[513].
+            rules: 1 or 2.
 
         Raises:
-          ValueError: unknown rules, too many, too long or equal strings, a missing byte, or costs that are none.
+            ValueError: unknown rules, too many, too long or equal strings, a missing byte, or costs that are none.
         """
         self.strings, given = list(strings), np.asarray(costs)
         _check(self.strings, given, rules)
@@ -74,8 +74,8 @@ class Pieces:
         """`encode` of each document, faster than one by one where documents are short.
 
         Args:
-          documents: byte strings.
-          threads: how many work at a time, each with a memory of its own.
+            documents: byte strings.
+            threads: how many work at a time, each with a memory of its own.
         """
         return in_threads(self._encode_run, runs_of(documents, BLOCK), threads)
 
@@ -96,7 +96,7 @@ class Pieces:
         """The text of a sequence of numbers, or what is certain of it where others may follow (`unfinished`).
 
         Raises:
-          ValueError: a number outside 0..V-1.
+            ValueError: a number outside 0..V-1.
         """
         return self._decode_run([numbers], np.array([0, len(numbers)]), unfinished=unfinished)[0]
 
@@ -159,14 +159,14 @@ def _layout(strings: Sequence[bytes], spaced: np.ndarray) -> tuple[np.ndarray, .
     """What decoding looks up for each string, and for each context.
 
     Returns:
-      slots: uint8[V + 1, 16], the strings, and one row more for reading past the last.
-      rows: uint64[V + 1, 4], all that is known of a string side by side, as each place in memory costs time. 16 bytes
-        are what it stands for where nothing is known from before, if that is certain but for the space before a word.
-        The third word has, from its lowest byte on: the length of that, or 0 where it is not certain; 1 where it begins
-        with the space of a word, 2 where that is not as usual, 0 elsewhere; where the string's marks and spaces, and
-        the letter after them, end (what follows stands for itself); the string's length; in 16 bits, one more than the
-        context (`folding.context`) after it, 0 where its last two bytes do not tell.
-      left_out: uint8[513, 3], 1 where, in a context, a space of each of the three kinds is left out.
+        slots: uint8[V + 1, 16], the strings, and one row more for reading past the last.
+        rows: uint64[V + 1, 4], all that is known of a string side by side, as each place in memory costs time. 16 bytes
+            are what it stands for where nothing is known from before, if that is certain but for the space before a
+            word. The third word has, from its lowest byte on: the length of that, or 0 where it is not certain; 1 where
+            it begins with the space of a word, 2 where that is not as usual, 0 elsewhere; where the string's marks and
+            spaces, and the letter after them, end (what follows stands for itself); the string's length; in 16 bits,
+            one more than the context (`folding.context`) after it, 0 where its last two bytes do not tell.
+        left_out: uint8[513, 3], 1 where, in a context, a space of each of the three kinds is left out.
     """
     slots, rows = np.zeros((len(strings) + 1, SLOT_BYTES), np.uint8), np.zeros((len(strings) + 1, 4), np.uint64)
     for i, string in enumerate(strings):
@@ -191,13 +191,13 @@ def _join(numbers, bounds, layout, spaced, unfinished, text, places):
     """Writes the unfolded strings of pieces one after another, 16 bytes at a time where they stand for themselves.
 
     Args:
-      numbers: int32[T], of all texts.
-      bounds: int64[D + 1], where each text's numbers lie.
-      layout: from `_layout`.
-      spaced: bool[513], see `Pieces`.
-      unfinished: whether a last space, which may turn out to be that of a word, is left out.
-      text: uint8[...], written, with 8 bytes of room for each byte of the pieces and 32 more.
-      places: int64[D + 1], written: where each text lies.
+        numbers: int32[T], of all texts.
+        bounds: int64[D + 1], where each text's numbers lie.
+        layout: from `_layout`.
+        spaced: bool[513], see `Pieces`.
+        unfinished: whether a last space, which may turn out to be that of a word, is left out.
+        text: uint8[...], written, with 8 bytes of room for each byte of the pieces and 32 more.
+        places: int64[D + 1], written: where each text lies.
     """
     slots, rows, left_out = layout
     to, plain, folded = np.uint64(text.ctypes.data), np.uint64(rows.ctypes.data), np.uint64(slots.ctypes.data)

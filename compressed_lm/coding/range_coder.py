@@ -138,17 +138,17 @@ def encode(below, freq, *, followed: bool = False, stops: bool = False) -> bytes
     """The stream of a sequence of symbols, each given by its table entries.
 
     Args:
-      below: uint32[T], cumulative frequency up to each symbol.
-      freq: uint32[T], frequency of each symbol, at least 1; tables sum to 2**16.
-      followed: other bytes will come right after the stream. It then decodes whatever they are, and its length depends
-        on the symbols alone; otherwise it is read as if zeros came after it, which saves a byte or so.
-      stops: the last symbol is a stop symbol, for `decode_until`, which reads at most `OVERRUN` bytes past the end.
+        below: uint32[T], cumulative frequency up to each symbol.
+        freq: uint32[T], frequency of each symbol, at least 1; tables sum to 2**16.
+        followed: other bytes will come right after the stream. It then decodes whatever they are, and its length
+            depends on the symbols alone; otherwise it is read as if zeros came after it, which saves a byte or so.
+        stops: the last symbol is a stop symbol, for `decode_until`, which reads at most `OVERRUN` bytes past the end.
 
     Returns:
-      The shortest such stream.
+        The shortest such stream.
 
     Raises:
-      ValueError: an entry has frequency 0 or reaches beyond 2**16.
+        ValueError: an entry has frequency 0 or reaches beyond 2**16.
     """
     return encode_batch(below, freq, (len(below),), followed=followed, stops=stops)[0]
 
@@ -157,15 +157,15 @@ def encode_batch(below, freq, lengths, *, followed: bool = False, stops: bool = 
     """`encode` of many sequences in one call, which pays for short ones.
 
     Args:
-      below, freq: uint32[T], table entries as in `encode`, one sequence after another.
-      lengths: integers[N] that sum to T, symbols of each sequence.
-      followed, stops: as in `encode`.
+        below, freq: uint32[T], table entries as in `encode`, one sequence after another.
+        lengths: integers[N] that sum to T, symbols of each sequence.
+        followed, stops: as in `encode`.
 
     Returns:
-      N streams.
+        N streams.
 
     Raises:
-      ValueError: as in `encode`, or the lengths do not fit.
+        ValueError: as in `encode`, or the lengths do not fit.
     """
     below, freq, lengths = np.asarray(below, np.uint32), np.asarray(freq, np.uint32), np.asarray(lengths, np.int64)
     if lengths.min(initial=0) < 0 or not lengths.sum() == len(below) == len(freq):
@@ -179,12 +179,12 @@ def encode_symbols(symbols, cdfs, *, followed: bool = False, stops: bool = False
     """`encode` of symbols given with their tables; `decode` is the inverse.
 
     Args:
-      symbols: int32[T], below S.
-      cdfs: uint32[T, S + 1], a cumulative table for each symbol, or uint32[S + 1], one for all.
-      followed, stops: as in `encode`.
+        symbols: int32[T], below S.
+        cdfs: uint32[T, S + 1], a cumulative table for each symbol, or uint32[S + 1], one for all.
+        followed, stops: as in `encode`.
 
     Raises:
-      ValueError: a symbol is not in its table, or there are more tables or fewer than symbols.
+        ValueError: a symbol is not in its table, or there are more tables or fewer than symbols.
     """
     symbols, cdfs = np.asarray(symbols, np.int32), np.ascontiguousarray(cdfs, np.uint32)
     if cdfs.ndim == 2 and len(cdfs) != len(symbols):
@@ -306,15 +306,15 @@ def decode(stream: bytes, cdfs, n_symbols: int | None = None) -> np.ndarray:
     symbols, not an error. Sequences that end in a symbol of their own are for `decode_until`.
 
     Args:
-      stream: what an `encode` function returned.
-      cdfs: uint32[T, S + 1], a cumulative table for each symbol, or uint32[S + 1], one for all.
-      n_symbols: T, where one table is given for all.
+        stream: what an `encode` function returned.
+        cdfs: uint32[T, S + 1], a cumulative table for each symbol, or uint32[S + 1], one for all.
+        n_symbols: T, where one table is given for all.
 
     Returns:
-      int32[T].
+        int32[T].
 
     Raises:
-      ValueError: `cdfs` are no cumulative tables, or `n_symbols` is given with many or missing with one.
+        ValueError: `cdfs` are no cumulative tables, or `n_symbols` is given with many or missing with one.
     """
     data, cdfs = np.frombuffer(stream, np.uint8), np.ascontiguousarray(cdfs, np.uint32)
     if (cdfs.ndim == 1) != (n_symbols is not None):
@@ -348,9 +348,9 @@ def rewritten(stream: bytes, code: int, size: int, n_read: int) -> bytes:
     encoder's choice in there is known. A stream that differs from this is not what the encoder wrote.
 
     Args:
-      stream: what was decoded.
-      code, size, n_read: the decoder's state after the last symbol: where the stream lies within the interval, the
-        interval's size, and bytes read.
+        stream: what was decoded.
+        code, size, n_read: the decoder's state after the last symbol: where the stream lies within the interval, the
+            interval's size, and bytes read.
     """
     low, free = int.from_bytes(stream[:n_read].ljust(n_read, b"\0"), "big") - code, 32
     while (value := -(-low >> free) << free) >= low + size:
@@ -364,16 +364,16 @@ def decode_until(stream: bytes, cdf, stop_symbol: int) -> tuple[np.ndarray, byte
     """The symbols of a stream coded with one table throughout, up to and without `stop_symbol`.
 
     Args:
-      stream: what `encode(..., stops=True)` returned.
-      cdf: uint32[S + 1], cumulative table.
-      stop_symbol: the symbol that ends the sequence.
+        stream: what `encode(..., stops=True)` returned.
+        cdf: uint32[S + 1], cumulative table.
+        stop_symbol: the symbol that ends the sequence.
 
     Returns:
-      int32[T], and the stream that `encode` writes for them. If it is not the stream given, but for zeros at the end,
-      that one was changed.
+        int32[T], and the stream that `encode` writes for them. If it is not the stream given, but for zeros at the end,
+        that one was changed.
 
     Raises:
-      CorruptStream: the stream ends before `stop_symbol` comes.
+        CorruptStream: the stream ends before `stop_symbol` comes.
     """
     symbols, stopped, state = _decode_all(stream, cdf, stop_symbol, OVERRUN)
     if not stopped:

@@ -72,9 +72,9 @@ def segment_end(data, i, end):
     """Where the segment that begins at i ends; a text's segments do not depend on what stands before i.
 
     Args:
-      data: uint8[N].
-      i: below `end`.
-      end: where the text ends.
+        data: uint8[N].
+        i: below `end`.
+        end: where the text ends.
     """
     # Most segments are words of small letters, perhaps after a capital. Eight bytes at a time save a branch for each.
     start = i + (data[i] == SPACE)

@@ -17,11 +17,11 @@ def frequencies(weights, *, xp=np):
     (the first of equals). All operations are on integers of 32 bits, so the result is the same on every machine.
 
     Args:
-      weights: uint32[..., S], each at most 2**15, not all zero in a row.
-      xp: numpy or jax.numpy.
+        weights: uint32[..., S], each at most 2**15, not all zero in a row.
+        xp: numpy or jax.numpy.
 
     Returns:
-      uint32[..., S], each at least 1, summing to 2**16 along the last axis.
+        uint32[..., S], each at least 1, summing to 2**16 along the last axis.
     """
     n_symbols = weights.shape[-1]
     weights = weights.astype(xp.uint32)

@@ -31,8 +31,8 @@ class Counts:
     """What is learned from.
 
     Attributes:
-      segments: how often each folded segment occurs.
-      spaced: bool[513], whether words in each context (`folding.CONTEXTS`) mostly have a space before them.
+        segments: how often each folded segment occurs.
+        spaced: bool[513], whether words in each context (`folding.CONTEXTS`) mostly have a space before them.
     """
 
     segments: collections.Counter
@@ -93,17 +93,17 @@ def learn(
     """The pieces that code counted segments in fewest bits.
 
     Args:
-      counts: of the text; segments that occur once are not looked at.
-      n_pieces: V, at most 65,536; `folding.ALPHABET` is among them.
-      marks_within: whether a word and its mark may be one piece. Texts are then shorter, and models have to learn
-        of a word again what they know of its other forms.
-      progress: called with the number of candidates dropped so far.
+        counts: of the text; segments that occur once are not looked at.
+        n_pieces: V, at most 65,536; `folding.ALPHABET` is among them.
+        marks_within: whether a word and its mark may be one piece. Texts are then shorter, and models have to learn
+            of a word again what they know of its other forms.
+        progress: called with the number of candidates dropped so far.
 
     Returns:
-      Pieces in alphabetical order, with costs of -log2 p in units of 1/1024 bit.
+        Pieces in alphabetical order, with costs of -log2 p in units of 1/1024 bit.
 
     Raises:
-      ValueError: the text has too few substrings for so many pieces.
+        ValueError: the text has too few substrings for so many pieces.
     """
     spaced = counts.spaced
     counts = {segment: n for segment, n in counts.segments.items() if n > 1}
@@ -176,11 +176,11 @@ def _matches(data, begin, end, cells, number, firsts, matches):
     """Writes which pieces a segment has, and where: in order of their beginnings, then of their ends.
 
     Args:
-      data: uint8[N].
-      begin, end: where the segment lies; L bytes.
-      cells, number: from `pieces.trie`; -1 for what was dropped.
-      firsts: int64[L + 1], written: which matches begin at each byte.
-      matches: int64[16 L, 2], written: how many bytes from the beginning of the segment a match ends, and its piece.
+        data: uint8[N].
+        begin, end: where the segment lies; L bytes.
+        cells, number: from `pieces.trie`; -1 for what was dropped.
+        firsts: int64[L + 1], written: which matches begin at each byte.
+        matches: int64[16 L, 2], written: how many bytes from the beginning of the segment a match ends, and its piece.
     """
     n = 0
     for i in range(end - begin):
@@ -202,10 +202,10 @@ def _expect(data, bounds, counts, cells, number, weight, expected):
     """Adds up how often each piece is expected in all parses of the segments.
 
     Args:
-      data, bounds, counts: from `_flat`.
-      cells, number: from `pieces.trie`; -1 for what was dropped.
-      weight: float64[V], probabilities, scaled.
-      expected: float64[V], added to.
+        data, bounds, counts: from `_flat`.
+        cells, number: from `pieces.trie`; -1 for what was dropped.
+        weight: float64[V], probabilities, scaled.
+        expected: float64[V], added to.
     """
     forward, backward = np.empty(folding.MAX_BYTES + 1), np.empty(folding.MAX_BYTES + 1)
     firsts, matches = np.empty(folding.MAX_BYTES + 1, np.int64), np.empty((SLOT_BYTES * folding.MAX_BYTES, 2), np.int64)

@@ -46,7 +46,7 @@ class Rule(Protocol):
     it, uint32[...]; `total` is their sum uint32[...], or None for 2**16; intervals are (lo, size), limbs [...] each.
 
     Attributes:
-      bits: b.
+        bits: b.
     """
 
     bits: int

@@ -9,7 +9,7 @@ class Parser(argparse.ArgumentParser):
     """Argument parser that knows which arguments are paths.
 
     Attributes:
-      paths: destination -> (the argument as users write it, its kind in `commands.paths`).
+        paths: destination -> (the argument as users write it, its kind in `commands.paths`).
     """
 
     def __init__(self, *args, **options):
@@ -20,9 +20,9 @@ class Parser(argparse.ArgumentParser):
         """Adds an argument that names a file or folder, checked before the command runs.
 
         Args:
-          name: as for `add_argument`.
-          kind: one of the kinds in `commands.paths`.
-          **options: as for `add_argument`.
+            name: as for `add_argument`.
+            kind: one of the kinds in `commands.paths`.
+            **options: as for `add_argument`.
         """
         action = self.add_argument(name, **options)
         self.paths[action.dest] = (name, kind)
@@ -34,12 +34,12 @@ class Command:
     """A command.
 
     Attributes:
-      name: as users type it.
-      summary: one line of help.
-      example: a complete command.
-      add_arguments: adds the arguments to the parser. What it lists comes from the registries.
-      run: takes the parsed arguments; returns the exit status, None for 0.
-      writes: whether it writes to `--out`, which one command does at a time.
+        name: as users type it.
+        summary: one line of help.
+        example: a complete command.
+        add_arguments: adds the arguments to the parser. What it lists comes from the registries.
+        run: takes the parsed arguments; returns the exit status, None for 0.
+        writes: whether it writes to `--out`, which one command does at a time.
     """
 
     name: str

@@ -20,11 +20,11 @@ def check(arguments: argparse.Namespace, known: Mapping[str, tuple[str, str]]) -
     """Checks every path of a parsed command line, and expands a leading `~`.
 
     Args:
-      arguments: the parsed command line; paths in it are replaced.
-      known: destination -> (name of the argument, kind).
+        arguments: the parsed command line; paths in it are replaced.
+        known: destination -> (name of the argument, kind).
 
     Raises:
-      InputError: a path with a scheme that is not supported there, an empty one, or an output that cannot be written.
+        InputError: a path with a scheme that is not supported there, an empty one, or an output that cannot be written.
     """
     for destination, (name, kind) in known.items():
         given = getattr(arguments, destination)

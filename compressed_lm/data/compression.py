@@ -55,7 +55,7 @@ def check(path: pathlib.Path, spec: str) -> None:
     """Refuses a file that is compressed or packed in a way that is not read, and none that is merely binary.
 
     Raises:
-      InputError: it is, with its name and what to do; or a compressed file is damaged at its very beginning.
+        InputError: it is, with its name and what to do; or a compressed file is damaged at its very beginning.
     """
     with open(path, "rb") as file:
         head = _head(file)

@@ -11,8 +11,8 @@ class Corpus(abc.ABC):
     """Documents by split, in an order that never changes, divisible into shards.
 
     Attributes:
-      spec: the spelling that opens the corpus again.
-      splits: names of the splits.
+        spec: the spelling that opens the corpus again.
+        splits: names of the splits.
     """
 
     spec: str
@@ -25,7 +25,7 @@ class Corpus(abc.ABC):
         either way they are disjoint and complete.
 
         Raises:
-          InputError: there is no such split, it has no document, or a file is damaged.
+            InputError: there is no such split, it has no document, or a file is damaged.
         """
         self._check(split)
         n_documents = 0
@@ -98,8 +98,8 @@ class Opener:
     """How the parts of a corpus are opened.
 
     Attributes:
-      corpus: opens the corpus of another spec.
-      data_dir: where TensorFlow Datasets finds its data; None for its default.
+        corpus: opens the corpus of another spec.
+        data_dir: where TensorFlow Datasets finds its data; None for its default.
     """
 
     corpus: Callable[[str], Corpus]
@@ -111,10 +111,10 @@ class Source:
     """A kind of corpus, for `open_corpus` and for help texts.
 
     Attributes:
-      scheme: what stands before the colon.
-      form: how it is written, such as `json:PATH`.
-      summary: what it reads, in a few words.
-      open: (what stands behind the colon, opener) -> corpus.
+        scheme: what stands before the colon.
+        form: how it is written, such as `json:PATH`.
+        summary: what it reads, in a few words.
+        open: (what stands behind the colon, opener) -> corpus.
     """
 
     scheme: str

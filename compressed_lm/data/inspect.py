@@ -23,12 +23,12 @@ class SampledDocument:
     """One document of a store.
 
     Attributes:
-      index: its number in the store.
-      n_bytes, n_tokens: its lengths.
-      first_ids: the first ids of it.
-      original: the document in its corpus, or None where no corpus was given.
-      decoded: what its tokens decode to.
-      lossless: whether the decoded bytes have the recorded length and checksum.
+        index: its number in the store.
+        n_bytes, n_tokens: its lengths.
+        first_ids: the first ids of it.
+        original: the document in its corpus, or None where no corpus was given.
+        decoded: what its tokens decode to.
+        lossless: whether the decoded bytes have the recorded length and checksum.
     """
 
     index: int
@@ -45,14 +45,14 @@ class Inspection:
     """A store in numbers.
 
     Attributes:
-      path: its folder.
-      manifest: its manifest.
-      fingerprint: its fingerprint.
-      bytes_per_token: bytes of text for each token, end-of-document not counted.
-      bits_per_byte_stored: log2(V) bits for each token, over the bytes of text: the size of the tokens before any
-        model, 8 for plain bytes.
-      tokens_per_document: the mean.
-      sample: its first documents, where a codec was given.
+        path: its folder.
+        manifest: its manifest.
+        fingerprint: its fingerprint.
+        bytes_per_token: bytes of text for each token, end-of-document not counted.
+        bits_per_byte_stored: log2(V) bits for each token, over the bytes of text: the size of the tokens before any
+            model, 8 for plain bytes.
+        tokens_per_document: the mean.
+        sample: its first documents, where a codec was given.
     """
 
     path: pathlib.Path
@@ -70,13 +70,13 @@ def inspect_store(
     """The contents of a store, and with its codec a sample of decoded documents.
 
     Args:
-      path: the folder of the store.
-      codec: the codec that made it; without it no document is decoded.
-      corpus: the corpus it was made from, to show the originals too.
-      n_documents: documents to decode.
+        path: the folder of the store.
+        codec: the codec that made it; without it no document is decoded.
+        corpus: the corpus it was made from, to show the originals too.
+        n_documents: documents to decode.
 
     Raises:
-      InputError: the store is unfinished or damaged, or codec or corpus are not the ones it was made with.
+        InputError: the store is unfinished or damaged, or codec or corpus are not the ones it was made with.
     """
     store = TokenStore.open(path, fingerprint=codec.fingerprint if codec else None)
     recorded = store.manifest["corpus"]

@@ -53,21 +53,22 @@ def compress(
     (`flops_per_byte` above 0) one of a hundred, and at least 8 of each shard. 8 more are read back from the disk.
 
     Args:
-      corpus: where the documents come from.
-      split: which of its splits.
-      codec: what encodes them.
-      out: the folder of the store; created, or continued where an earlier run was stopped.
-      n_shards: number of shards.
-      max_bytes: take documents until there are this many bytes, the same share from each shard; all of them by default.
-      batch_bytes: bytes of text handed to the codec at once; it bounds memory and does not change the tokens.
-      process_index: this process, which takes every `process_count`-th shard; the process that finishes last writes the
-        manifest.
-      process_count: number of processes that work on the same folder.
-      log: receives one line for every shard that an earlier run finished.
+        corpus: where the documents come from.
+        split: which of its splits.
+        codec: what encodes them.
+        out: the folder of the store; created, or continued where an earlier run was stopped.
+        n_shards: number of shards.
+        max_bytes: take documents until there are this many bytes, the same share from each shard; all of them by
+            default.
+        batch_bytes: bytes of text handed to the codec at once; it bounds memory and does not change the tokens.
+        process_index: this process, which takes every `process_count`-th shard; the process that finishes last writes
+            the manifest.
+        process_count: number of processes that work on the same folder.
+        log: receives one line for every shard that an earlier run finished.
 
     Raises:
-      InputError: the corpus is missing, empty or damaged, the folder holds another job or another process works in
-        it, the disk is full, or a document does not decode to itself.
+        InputError: the corpus is missing, empty or damaged, the folder holds another job or another process works in
+            it, the disk is full, or a document does not decode to itself.
     """
     if n_shards < 1 or not 0 <= process_index < process_count:
         raise InputError(

@@ -18,7 +18,7 @@ class Mixture(Corpus):
     Training shuffles the rows of the whole store, so the order of the parts does not matter there.
 
     Attributes:
-      parts: (weight, corpus) pairs.
+        parts: (weight, corpus) pairs.
     """
 
     splits = ("train",)

@@ -38,9 +38,9 @@ class Record:
     """One encoded document.
 
     Attributes:
-      ids: int32[T], without end-of-document.
-      n_bytes: length of the original document in bytes.
-      crc32: checksum of the original document.
+        ids: int32[T], without end-of-document.
+        n_bytes: length of the original document in bytes.
+        crc32: checksum of the original document.
     """
 
     ids: np.ndarray
@@ -246,7 +246,7 @@ class ShardReader:
         """Recomputes both checksums, and compares what the shard was made for. Raises `InputError` where one differs.
 
         Args:
-          job: of the manifest: codec, corpus and options.
+            job: of the manifest: codec, corpus and options.
         """
         self._check_job(job)
         for path, expected in ((self.path, self.entry["sha256"]), (self.lengths_path, self.entry["lengths_sha256"])):

@@ -29,12 +29,12 @@ def open_corpus(spec: str, *, validation: str | None = None, data_dir: str | Non
     """Returns the corpus of a spec.
 
     Args:
-      spec: `SCHEME:REST`, see `SOURCES`.
-      validation: the spec of another corpus, whose validation split (or only split) becomes this one's.
-      data_dir: where `tfds:` finds its data; by default the environment's TFDS_DATA_DIR, then TFDS's own default.
+        spec: `SCHEME:REST`, see `SOURCES`.
+        validation: the spec of another corpus, whose validation split (or only split) becomes this one's.
+        data_dir: where `tfds:` finds its data; by default the environment's TFDS_DATA_DIR, then TFDS's own default.
 
     Raises:
-      InputError: the scheme is unknown, no file matches, or a store or data set cannot be opened.
+        InputError: the scheme is unknown, no file matches, or a store or data set cannot be opened.
     """
     if validation is not None:
         return WithValidation(open_corpus(spec, data_dir=data_dir), open_corpus(validation, data_dir=data_dir))

@@ -82,14 +82,14 @@ class TokenStore:
     """A finished token store, open for reading. It can be pickled.
 
     Attributes:
-      path: the folder.
-      manifest: its manifest, as written.
-      fingerprint: hex digest of the content (codec, corpus, shard checksums).
-      codec_spec: the codec's spelling.
-      codec_fingerprint: the codec's fingerprint.
-      vocab_size: V, the codec's number of ids.
-      eod_id: the id of end-of-document in rows: V, or the codec's own.
-      n_documents, n_tokens, n_bytes: totals; `n_tokens` counts no end-of-document.
+        path: the folder.
+        manifest: its manifest, as written.
+        fingerprint: hex digest of the content (codec, corpus, shard checksums).
+        codec_spec: the codec's spelling.
+        codec_fingerprint: the codec's fingerprint.
+        vocab_size: V, the codec's number of ids.
+        eod_id: the id of end-of-document in rows: V, or the codec's own.
+        n_documents, n_tokens, n_bytes: totals; `n_tokens` counts no end-of-document.
     """
 
     def __init__(self, path: pathlib.Path, manifest: dict):
@@ -113,11 +113,11 @@ class TokenStore:
         """The store in a folder.
 
         Args:
-          path: the folder that the compression job wrote.
-          fingerprint: the fingerprint of the codec that the caller will use; another store is refused.
+            path: the folder that the compression job wrote.
+            fingerprint: the fingerprint of the codec that the caller will use; another store is refused.
 
         Raises:
-          InputError: there is no finished store, it has another format or codec, or a shard is missing or cut short.
+            InputError: there is no finished store, it has another format or codec, or a shard is missing or cut short.
         """
         path = local_path(path, "The token store")
         try:
@@ -211,7 +211,7 @@ class TokenStore:
         """Recomputes the checksum of every shard, and compares the job that made it with the manifest's.
 
         Raises:
-          InputError: at the first shard that differs.
+            InputError: at the first shard that differs.
         """
         job = {key: self.manifest[key] for key in JOB}
         for shard in self._shards:

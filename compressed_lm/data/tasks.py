@@ -53,9 +53,9 @@ def seqio_task(spec: str, *, name: str | None = None, data_dir: str | None = Non
     """The seqio task that gives the documents of a corpus unchanged, as `{"text": bytes}`.
 
     Args:
-      spec: any spec of `open_corpus`.
-      name: the task's name; by default one made from the spec.
-      data_dir: where `tfds:` finds its data.
+        spec: any spec of `open_corpus`.
+        name: the task's name; by default one made from the spec.
+        data_dir: where `tfds:` finds its data.
     """
     scheme, _, rest = spec.partition(":")
     if scheme == "seqio":
@@ -72,10 +72,10 @@ def register_tasks(
     The latter give `{"targets": int32[T]}`, one document an example, ending in 1.
 
     Args:
-      prefix: what the names begin with.
-      spec: any spec of `open_corpus`.
-      codecs: codecs by name, or names to be found, at the first use, in the folder that COMPRESSED_LM_CODECS names.
-      data_dir: where `tfds:` finds its data.
+        prefix: what the names begin with.
+        spec: any spec of `open_corpus`.
+        codecs: codecs by name, or names to be found, at the first use, in the folder that COMPRESSED_LM_CODECS names.
+        data_dir: where `tfds:` finds its data.
     """
     raw = seqio_task(spec, name=f"{prefix}_raw", data_dir=data_dir)
     by_name = codecs if isinstance(codecs, Mapping) else {name: functools.partial(load_codec, name) for name in codecs}
@@ -93,10 +93,10 @@ def register_store_task(name: str, path: str | pathlib.Path, *, codec: Codec | N
     """The task over a finished token store: `{"targets": int32[T]}`, one document an example, ending in 1.
 
     Args:
-      name: the task's name.
-      path: the store.
-      codec: the codec that made it, for decoding; without it the vocabulary passes ids through. Another codec is
-        refused.
+        name: the task's name.
+        path: the store.
+        codec: the codec that made it, for decoding; without it the vocabulary passes ids through. Another codec is
+            refused.
     """
     store = TokenStore.open(path, fingerprint=codec.fingerprint if codec else None)
 

@@ -70,8 +70,8 @@ class CodecVocabulary(seqio.Vocabulary):
         """The document up to the first end-of-sequence; padding is skipped.
 
         Raises:
-          InputError: these are no ids of the vocabulary.
-          CorruptStream: the codec found that they were truncated or changed.
+            InputError: these are no ids of the vocabulary.
+            CorruptStream: the codec found that they were truncated or changed.
         """
         ids = checked_ids(ids, self.vocab_size, repr(self))
         end = np.flatnonzero(ids == EOS_ID)

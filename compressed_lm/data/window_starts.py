@@ -15,19 +15,19 @@ class WindowStarts:
     The first byte of a window is not a random byte of the text: it comes after what the window before could not hold.
 
     Attributes:
-      codec_spec, codec_fingerprint, vocab_size, eod_id: of the codec `bytes`, as the store has them.
-      fingerprint: of the store and the windows.
-      n_documents, n_tokens, n_bytes: of the text in hand; a token is a byte.
-      bytes_per_token: of the windows in it.
+        codec_spec, codec_fingerprint, vocab_size, eod_id: of the codec `bytes`, as the store has them.
+        fingerprint: of the store and the windows.
+        n_documents, n_tokens, n_bytes: of the text in hand; a token is a byte.
+        bytes_per_token: of the windows in it.
     """
 
     def __init__(self, store: TokenStore, codec: Codec, *, max_bytes: int):
         """Parses documents taken evenly from a store.
 
         Args:
-          store: a store of the codec `bytes`.
-          codec: one whose tokens have lengths (`token_byte_lengths`).
-          max_bytes: about how much text to hold in memory.
+            store: a store of the codec `bytes`.
+            codec: one whose tokens have lengths (`token_byte_lengths`).
+            max_bytes: about how much text to hold in memory.
         """
         if store.codec_spec != "bytes":
             raise InputError(

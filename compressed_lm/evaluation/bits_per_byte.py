@@ -40,13 +40,13 @@ class BitsPerByte:
     ):
         """
         Args:
-          predict: from `predict_fn`.
-          store: the validation documents under the model's codec.
-          seq_len: L, tokens in a row.
-          batch_size: B, rows at a time.
-          stride: evaluate every stride-th row only, for a quick estimate; bytes are then counted at the store's
-            average bytes per token.
-          mesh_shape: sizes of the axes data, fsdp, tensor.
+            predict: from `predict_fn`.
+            store: the validation documents under the model's codec.
+            seq_len: L, tokens in a row.
+            batch_size: B, rows at a time.
+            stride: evaluate every stride-th row only, for a quick estimate; bytes are then counted at the store's
+                average bytes per token.
+            mesh_shape: sizes of the axes data, fsdp, tensor.
         """
         if stride < 1:
             raise InputError(f"stride={stride} was given; 1 (every row) or more was expected.")

@@ -20,14 +20,14 @@ def document_bits(
     tokens and of the end-of-document after them.
 
     Args:
-      params: of the model.
-      model_config: its shape.
-      store: the documents.
-      seq_len: L, tokens in a row.
-      batch_size: rows at a time.
+        params: of the model.
+        model_config: its shape.
+        store: the documents.
+        seq_len: L, tokens in a row.
+        batch_size: rows at a time.
 
     Returns:
-      bits float64[D], n_bytes int64[D].
+        bits float64[D], n_bytes int64[D].
     """
     nats_of = jax.jit(functools.partial(eval_nats, model=Transformer(model_config), eod_id=store.eod_id))
     rows = store.rows(seq_len, drop_remainder=False)

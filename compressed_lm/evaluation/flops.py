@@ -15,11 +15,11 @@ class FlopsPerByte:
     """Forward FLOPs for each byte of text.
 
     Attributes:
-      paper: 2 N_nonembed / bytes per token, plus 2 N of M1 for every codec that was made with one, whether or not M1
-        still runs.
-      softmax: the same with the output layer's 2 V D a token.
-      runtime: 2 N_nonembed / bytes per token plus what the codec really spends, which is 0 where M1 was compiled to a
-        dictionary.
+        paper: 2 N_nonembed / bytes per token, plus 2 N of M1 for every codec that was made with one, whether or not M1
+            still runs.
+        softmax: the same with the output layer's 2 V D a token.
+        runtime: 2 N_nonembed / bytes per token plus what the codec really spends, which is 0 where M1 was compiled to a
+            dictionary.
     """
 
     paper: float

@@ -33,14 +33,14 @@ def sample_tokens(
     """Yields int32[<= 16] pieces of a sampled continuation, until the end of the document or `n_tokens`.
 
     Args:
-      params, model_config: the model.
-      prompt: int32[T], ids to continue; may be empty.
-      n_tokens: largest number of new tokens.
-      eod_id: end-of-document, which opens the sequence and ends the sample.
-      n_ids: ids from here on are not sampled; by default those after end-of-document.
-      temperature: divides the logits; 0 takes the most likely token.
-      top_k: sample from this many most likely tokens; 0 for all.
-      seed: of the random numbers.
+        params, model_config: the model.
+        prompt: int32[T], ids to continue; may be empty.
+        n_tokens: largest number of new tokens.
+        eod_id: end-of-document, which opens the sequence and ends the sample.
+        n_ids: ids from here on are not sampled; by default those after end-of-document.
+        temperature: divides the logits; 0 takes the most likely token.
+        top_k: sample from this many most likely tokens; 0 for all.
+        seed: of the random numbers.
     """
     if temperature < 0 or top_k < 0 or n_tokens < 0:
         raise InputError(

@@ -33,15 +33,15 @@ def evaluate_run(
     """One row of the run table: a trained model on the validation documents of its codec.
 
     Args:
-      run_dir: the training run.
-      codec: the codec its tokens come from.
-      store: validation documents under this codec.
-      train_store: what the run was trained on, which says how many bytes its tokens stand for.
-      group: "m1" for M1 itself, "m2" for models that are compared.
-      batch_size: rows evaluated at a time.
+        run_dir: the training run.
+        codec: the codec its tokens come from.
+        store: validation documents under this codec.
+        train_store: what the run was trained on, which says how many bytes its tokens stand for.
+        group: "m1" for M1 itself, "m2" for models that are compared.
+        batch_size: rows evaluated at a time.
 
     Raises:
-      InputError: codec, store and run do not belong together.
+        InputError: codec, store and run do not belong together.
     """
     run = load_run(run_dir, codec=codec, store=store)
     predict = predict_fn(run.model_config, run.eod_id)

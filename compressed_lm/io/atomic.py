@@ -35,8 +35,8 @@ def open_output(path: str | os.PathLike, what: str = "The file") -> Iterator[Bin
     that the umask gives. The folder is made where it is missing.
 
     Raises:
-      InputError: a path with a scheme, or of a folder.
-      OSError: the file cannot be written.
+        InputError: a path with a scheme, or of a folder.
+        OSError: the file cannot be written.
     """
     if os.fspath(path) == STANDARD:
         sys.stdout.flush()
@@ -109,7 +109,7 @@ def temporary_beside(path: str | os.PathLike, *, folder: bool = False) -> tuple[
     """Makes a file or folder beside a path, to be renamed to it; what killed writers have left goes.
 
     Returns:
-      Its path and an open descriptor, for writing where it is a file. As long as this is open, nobody removes it.
+        Its path and an open descriptor, for writing where it is a file. As long as this is open, nobody removes it.
     """
     remove_temporaries(path)
     parent, name = os.path.split(os.path.realpath(path))

@@ -15,7 +15,7 @@ def check_new(out: str | os.PathLike, what: str) -> pathlib.Path:
     """The path of a folder to write, links followed.
 
     Raises:
-      InputError: it is neither new nor empty, or cannot be written.
+        InputError: it is neither new nor empty, or cannot be written.
     """
     path = io.local_path(out, what)
     io.check_output(path, what, folder=True)
@@ -31,11 +31,11 @@ def new(out: str | os.PathLike, what: str) -> Iterator[pathlib.Path]:
     Whatever ends the block otherwise, nothing of it is seen under the name. One writer at a time (see `locks.held`).
 
     Args:
-      out: the folder.
-      what: what it is, for messages, such as "The folder of the run".
+        out: the folder.
+        what: what it is, for messages, such as "The folder of the run".
 
     Raises:
-      InputError: it is not empty, cannot be written, or somebody else writes it.
+        InputError: it is not empty, cannot be written, or somebody else writes it.
     """
     with locks.held(io.local_path(out, what)):
         path = check_new(out, what)

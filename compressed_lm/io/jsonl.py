@@ -17,11 +17,11 @@ def read(path: str | os.PathLike, *, skip_damaged: bool = False) -> Iterator[tup
     Blank lines are skipped, and an unfinished last one with a warning.
 
     Args:
-      path: the file; also an `epath` path of an object store.
-      skip_damaged: skip all lines that hold no object, each with a warning.
+        path: the file; also an `epath` path of an object store.
+        skip_damaged: skip all lines that hold no object, each with a warning.
 
     Raises:
-      InputError: a line that holds no object, unless they are skipped.
+        InputError: a line that holds no object, unless they are skipped.
     """
     with path.open("rb") if hasattr(path, "open") else open(path, "rb") as file:
         for number, line in enumerate(file, start=1):

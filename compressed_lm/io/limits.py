@@ -20,7 +20,7 @@ def document() -> int:
     """Most bytes of one line of JSON, and of what a small file unpacks to.
 
     Raises:
-      InputError: `VARIABLE` is no number of bytes.
+        InputError: `VARIABLE` is no number of bytes.
     """
     given = os.environ.get(VARIABLE)
     if given is None:

@@ -42,12 +42,12 @@ def held(path: str | os.PathLike, *, part: int | None = None) -> Iterator[None]:
     """Holds the lock of a folder or file while the block runs. Blocks of one thread may hold it inside each other.
 
     Args:
-      path: what is written; it need not exist.
-      part: the number of this process among those that share the folder; two of one number exclude each other, and all
-        of them exclude a process without one.
+        path: what is written; it need not exist.
+        part: the number of this process among those that share the folder; two of one number exclude each other, and
+            all of them exclude a process without one.
 
     Raises:
-      InputError: somebody else holds it, and `WAIT` is not set.
+        InputError: somebody else holds it, and `WAIT` is not set.
     """
     if fcntl is None or io.scheme(path) is not None or io.is_stream(path):
         yield
@@ -115,7 +115,7 @@ def _take(lock: pathlib.Path, *, shared: bool) -> int | None:
     """The descriptor of a lock file that is locked now; None where there are no locks.
 
     Raises:
-      BlockingIOError: somebody else holds it.
+        BlockingIOError: somebody else holds it.
     """
     while True:
         descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)

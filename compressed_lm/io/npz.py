@@ -15,7 +15,7 @@ def read_arrays(content: bytes) -> Mapping[str, np.ndarray]:
     """The arrays of an .npz file, by name.
 
     Raises:
-      ValueError: it is none, is damaged, or its arrays have more bytes than `limits.expanded` allows.
+        ValueError: it is none, is damaged, or its arrays have more bytes than `limits.expanded` allows.
     """
     most = limits.expanded(len(content))
     try:
@@ -38,7 +38,7 @@ def read_array(content: bytes) -> np.ndarray:
     """The array of an .npy file.
 
     Raises:
-      ValueError: it is none, holds Python objects, or another number of bytes than its header says.
+        ValueError: it is none, holds Python objects, or another number of bytes than its header says.
     """
     file = io.BytesIO(content)
     try:

@@ -34,11 +34,11 @@ def local_path(path: str | os.PathLike, what: str = "The path") -> pathlib.Path:
     """A path of this machine, a leading `~` expanded unless something of that very name exists.
 
     Args:
-      path: as the user wrote it.
-      what: what it was given for, such as `--out`, for messages.
+        path: as the user wrote it.
+        what: what it was given for, such as `--out`, for messages.
 
     Raises:
-      InputError: the path is empty, or has a scheme.
+        InputError: the path is empty, or has a scheme.
     """
     text = os.fspath(path)
     if not text:
@@ -80,7 +80,7 @@ def read_bytes(path: str | os.PathLike, what: str = "The file") -> bytes:
     """The content of a file, or of the standard input for `-`.
 
     Raises:
-      InputError: a path with a scheme, or of what cannot be read as a file.
+        InputError: a path with a scheme, or of what cannot be read as a file.
     """
     if os.fspath(path) == STANDARD:
         return sys.stdin.buffer.read()
@@ -97,11 +97,11 @@ def inside(folder, name: str):
     """The path of a file that a file in a folder names.
 
     Args:
-      folder: a `pathlib` or `epath` path.
-      name: as the file names it; one part, so that it cannot lead out of the folder.
+        folder: a `pathlib` or `epath` path.
+        name: as the file names it; one part, so that it cannot lead out of the folder.
 
     Raises:
-      InputError: another name, or of something that is no regular file, such as a pipe or a device.
+        InputError: another name, or of something that is no regular file, such as a pipe or a device.
     """
     if not isinstance(name, str) or name in ("", ".", "..") or set(name) & set("/\\\0"):
         raise InputError(

@@ -8,8 +8,8 @@ def parse(text: str | bytes) -> dict:
     """The object that a JSON text holds.
 
     Raises:
-      ValueError: no JSON, not UTF-8, another value than an object, NaN or infinity, which JSON has not, half of a
-        surrogate pair, or nesting that Python cannot follow.
+        ValueError: no JSON, not UTF-8, another value than an object, NaN or infinity, which JSON has not, half of a
+            surrogate pair, or nesting that Python cannot follow.
     """
     try:
         value = json.loads(text, parse_constant=_refuse, parse_float=_finite)

@@ -51,8 +51,8 @@ class ExactConfig:
     """Shape of an exact model.
 
     Attributes:
-      n_layers, d_model, n_heads, d_head, d_ff: as in `TransformerConfig`.
-      context: largest number of positions L; a byte's table depends on at most the L - 1 bytes before it.
+        n_layers, d_model, n_heads, d_head, d_ff: as in `TransformerConfig`.
+        context: largest number of positions L; a byte's table depends on at most the L - 1 bytes before it.
     """
 
     n_layers: int
@@ -115,7 +115,7 @@ def _observe(params, config: TransformerConfig, inputs):
     needs.
 
     Returns:
-      (logits float32[B, L, V], {name: float32[...]}), their ranges over batch and positions, per channel.
+        (logits float32[B, L, V], {name: float32[...]}), their ranges over batch and positions, per channel.
     """
     seen = {}
     rms = lambda x: x * jax.lax.rsqrt(jnp.mean(x * x, -1, keepdims=True) + 1e-6)  # noqa: E731
@@ -172,16 +172,16 @@ def quantise(params, config: TransformerConfig, sample, *, context: int) -> tupl
     """Integer parameters of a trained float model.
 
     Args:
-      params: parameters of a `Transformer` with `config`, trained on the bytes codec.
-      config: its configuration; see `check_exactable`.
-      sample: int32[B, L], inputs (shifted right, as in training) on which the ranges of activations are observed.
-      context: largest number of positions that the exact model will see.
+        params: parameters of a `Transformer` with `config`, trained on the bytes codec.
+        config: its configuration; see `check_exactable`.
+        sample: int32[B, L], inputs (shifted right, as in training) on which the ranges of activations are observed.
+        context: largest number of positions that the exact model will see.
 
     Returns:
-      (parameters as NumPy integers, configuration). Together they define every table bit for bit.
+        (parameters as NumPy integers, configuration). Together they define every table bit for bit.
 
     Raises:
-      InputError: the configuration cannot be carried exactly.
+        InputError: the configuration cannot be carried exactly.
     """
     check_exactable(config, context)
     params = jax.tree.map(lambda x: np.asarray(x, np.float64), params)
@@ -325,11 +325,11 @@ def forward(params: ExactParams, config: ExactConfig, inputs) -> jax.Array:
     """Logits after each input, in units of 2**-8 bits.
 
     Args:
-      params, config: from `quantise`.
-      inputs: int32[B, L], L <= context; the first is the end-of-document id 256, the others are bytes.
+        params, config: from `quantise`.
+        inputs: int32[B, L], L <= context; the first is the end-of-document id 256, the others are bytes.
 
     Returns:
-      int32[B, L, 257].
+        int32[B, L, 257].
     """
     length = inputs.shape[1]
     distance = np.arange(length)[:, None] - np.arange(length)[None]
@@ -353,13 +353,13 @@ def step(params: ExactParams, config: ExactConfig, inputs, positions, cache: Cac
     """Logits after one more input in each slot, equal bit for bit to `forward` on the slot's inputs so far.
 
     Args:
-      params, config: from `quantise`.
-      inputs: int32[B].
-      positions: int32[B], where each slot stands; going back to 0 starts the slot afresh.
-      cache: from `init_cache` or the last step.
+        params, config: from `quantise`.
+        inputs: int32[B].
+        positions: int32[B], where each slot stands; going back to 0 starts the slot afresh.
+        cache: from `init_cache` or the last step.
 
     Returns:
-      (int32[B, 257], cache).
+        (int32[B, 257], cache).
     """
     length = cache[0][0].shape[-1]
     distance = positions[:, None] - jnp.arange(length)

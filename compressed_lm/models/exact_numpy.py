@@ -90,13 +90,13 @@ def logits(params, config, inputs, *, check_bounds: bool = False) -> np.ndarray:
     """Logits after each input, in units of 2**-8 bits: what `models.exact.forward` gives.
 
     Args:
-      params: integer parameters, from `models.exact.quantise` or a saved M1.
-      config: their `ExactConfig`.
-      inputs: integers[B, L], L <= context; the first is 256, the others are bytes.
-      check_bounds: raise OverflowError where a value leaves what 32-bit integers, or float32 in a product, carry.
+        params: integer parameters, from `models.exact.quantise` or a saved M1.
+        config: their `ExactConfig`.
+        inputs: integers[B, L], L <= context; the first is 256, the others are bytes.
+        check_bounds: raise OverflowError where a value leaves what 32-bit integers, or float32 in a product, carry.
 
     Returns:
-      int64[B, L, 257].
+        int64[B, L, 257].
     """
     a, inputs = _Arithmetic(check_bounds), np.asarray(inputs)
     params = {room: {k: np.asarray(v, np.int64) for k, v in group.items()} for room, group in params.items()}

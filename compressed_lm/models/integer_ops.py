@@ -26,9 +26,9 @@ def rescale(x, multiplier, shift):
     """round(x * multiplier / 2**shift), halves up, without a 64-bit product.
 
     Args:
-      x: int32[...], |x| < 2**28.
-      multiplier: int32, broadcast against x, 0 <= multiplier < 2**15 and |x| * multiplier < 2**43.
-      shift: int32 scalar, 13 <= shift <= 42.
+        x: int32[...], |x| < 2**28.
+        multiplier: int32, broadcast against x, 0 <= multiplier < 2**15 and |x| * multiplier < 2**43.
+        shift: int32 scalar, 13 <= shift <= 42.
     """
     high, low = x >> 12, x & 0xFFF
     # x * m = high * m * 2**12 + low * m; what is dropped from the second term is below one unit of the last place kept.
@@ -57,9 +57,9 @@ def normalise(h, multiplier):
     a thousand.
 
     Args:
-      h: int32[..., D], D <= 1024.
-      multiplier: int32[D], below 2**18; 127 * sqrt(D) / (largest normalised entry) puts a channel on the whole int8
-        range.
+        h: int32[..., D], D <= 1024.
+        multiplier: int32[D], below 2**18; 127 * sqrt(D) / (largest normalised entry) puts a channel on the whole int8
+            range.
     """
     largest = jnp.max(jnp.abs(h), axis=-1, keepdims=True)
     shift = (32 - jax.lax.clz(largest)) - 11

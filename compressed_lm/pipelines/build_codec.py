@@ -44,13 +44,13 @@ def build_in(
     """Returns the codec in a directory, built and saved there unless it exists.
 
     Args:
-      directory: where the codec is.
-      spec, m1, documents: as for `codecs.create`.
-      compiled: dictionaries of codecs built before; vocabularies that cut their windows differently share them. This
-        codec's dictionary is added.
+        directory: where the codec is.
+        spec, m1, documents: as for `codecs.create`.
+        compiled: dictionaries of codecs built before; vocabularies that cut their windows differently share them. This
+            codec's dictionary is added.
 
     Raises:
-      InputError: the directory holds a codec of another M1, on which token stores may rest.
+        InputError: the directory holds a codec of another M1, on which token stores may rest.
     """
     _, options = codecs.parse_spec(codecs.canonical_spec(spec))
     windows = tuple(sorted((k, v) for k, v in options.items() if k != "v"))

@@ -38,18 +38,18 @@ class DemoConfig:
     """What the demo runs; M1 and M2 are described by `m1/model`, `m1/train`, `m2/model` and `m2/train`.
 
     Attributes:
-      corpus: source of the training documents, and of the validation documents unless `validation` is set.
-      validation: source of the validation documents.
-      train_bytes: most bytes of text that any model may see.
-      validation_bytes: bytes of validation text.
-      m1: "train", or "pretrained" for the M1 that comes with the package.
-      codecs: spellings of the codecs that get an M2.
-      codecs_shown: codecs that are built, checked and shown in the table of ratios only.
-      curve_codecs: codecs that also get an M2 of each of `curve_sizes`.
-      curve_sizes: model sizes of the fitted curves.
-      curve_points: evaluations during one training run, for the learning curves.
-      n_shards: shards of each token store.
-      sample_tokens: length of the generated samples.
+        corpus: source of the training documents, and of the validation documents unless `validation` is set.
+        validation: source of the validation documents.
+        train_bytes: most bytes of text that any model may see.
+        validation_bytes: bytes of validation text.
+        m1: "train", or "pretrained" for the M1 that comes with the package.
+        codecs: spellings of the codecs that get an M2.
+        codecs_shown: codecs that are built, checked and shown in the table of ratios only.
+        curve_codecs: codecs that also get an M2 of each of `curve_sizes`.
+        curve_sizes: model sizes of the fitted curves.
+        curve_points: evaluations during one training run, for the learning curves.
+        n_shards: shards of each token store.
+        sample_tokens: length of the generated samples.
     """
 
     corpus: str = "installed_docs"
@@ -76,12 +76,12 @@ def run(out, *, gin_files=(GIN,), bindings=(), report=print_flush) -> pathlib.Pa
     """Runs the demo, or what is left of it, in a folder. Returns the path of report.html.
 
     Args:
-      out: the folder.
-      gin_files, bindings: configuration; see `configuration.load`.
-      report: receives one line a stage.
+        out: the folder.
+        gin_files, bindings: configuration; see `configuration.load`.
+        report: receives one line a stage.
 
     Raises:
-      InputError: the corpus or the configuration cannot be used.
+        InputError: the corpus or the configuration cannot be used.
     """
     resolved = configuration.load(gin_files, bindings, scopes=("m1", "m2"))
     config, out = Demo(), io.local_path(out, "The folder of the demo")

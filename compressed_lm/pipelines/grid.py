@@ -23,9 +23,9 @@ class Cell:
     """One run of a grid.
 
     Attributes:
-      label: name of its codec among those of the sweep.
-      choices: its settings, as (name, value).
-      name: of its folder: the codec, the size, the length and the seed, and what else has several values in the grid.
+        label: name of its codec among those of the sweep.
+        choices: its settings, as (name, value).
+        name: of its folder: the codec, the size, the length and the seed, and what else has several values in the grid.
     """
 
     label: str
@@ -44,15 +44,15 @@ def grid(
     """Every combination, codecs outermost.
 
     Args:
-      labels: names of codecs.
-      sizes: model sizes; none where the configuration gives one.
-      tokens: lengths of the runs, such as "20M" (tokens), or any duration (`training.durations`), such as "300MB" of
-        text, which is more or fewer tokens depending on the codec. None where the configuration gives the steps.
-      seeds: seeds.
-      settings: "name=value" or "name=value,value" each.
+        labels: names of codecs.
+        sizes: model sizes; none where the configuration gives one.
+        tokens: lengths of the runs, such as "20M" (tokens), or any duration (`training.durations`), such as "300MB" of
+            text, which is more or fewer tokens depending on the codec. None where the configuration gives the steps.
+        seeds: seeds.
+        settings: "name=value" or "name=value,value" each.
 
     Raises:
-      InputError: a setting has no value, or something is given twice.
+        InputError: a setting has no value, or something is given twice.
     """
     axes = [[("model.size", size) for size in sizes]] if sizes else []
     axes += [[("train.steps", f"{t} tokens" if _COUNT.fullmatch(t) else t) for t in tokens]] if tokens else []
@@ -109,7 +109,7 @@ def labelled(sources: Sequence[str]) -> dict[str, str]:
     """Codecs by what their folders are called: a spelling without brackets, or the name of a directory or file.
 
     Raises:
-      InputError: two would be called the same.
+        InputError: two would be called the same.
     """
     found: dict[str, str] = {}
     for source in sources:
@@ -129,11 +129,11 @@ class Plan:
     """A cell with its configuration.
 
     Attributes:
-      cell: the cell.
-      text: the configuration as gin text, complete.
-      train, model: the run; durations are whole steps where the token stores are known.
-      codec: its codec, once that is needed.
-      stores: split -> token store; empty where they are not made yet.
+        cell: the cell.
+        text: the configuration as gin text, complete.
+        train, model: the run; durations are whole steps where the token stores are known.
+        codec: its codec, once that is needed.
+        stores: split -> token store; empty where they are not made yet.
     """
 
     cell: Cell

@@ -21,8 +21,8 @@ def export_m1(run_dir, store: TokenStore) -> codecs.M1:
     """The exact integer form of a trained byte model, also written to `m1.npz` in its folder.
 
     Args:
-      run_dir: a finished training run over the `bytes` codec.
-      store: the token store it was trained on; rows from all over it calibrate the ranges of activations.
+        run_dir: a finished training run over the `bytes` codec.
+        store: the token store it was trained on; rows from all over it calibrate the ranges of activations.
     """
     run = load_run(run_dir)
     if run.codec_spec != "bytes":

@@ -50,12 +50,12 @@ def refit(
     finished is kept, and the best round, in bytes per token on the training text, is returned.
 
     Args:
-      spec: a compiled codec, such as `eiw(b=16,fill=best,v=65536)`.
-      m1_dir: a folder that `train-m1` wrote.
-      rounds: how often to refit; 0 only compiles.
-      out: folder for the rounds.
-      config: of one round's training.
-      max_bytes: text to parse.
+        spec: a compiled codec, such as `eiw(b=16,fill=best,v=65536)`.
+        m1_dir: a folder that `train-m1` wrote.
+        rounds: how often to refit; 0 only compiles.
+        out: folder for the rounds.
+        config: of one round's training.
+        max_bytes: text to parse.
     """
     spec, out = codecs.canonical_spec(spec), io.local_path(out, "The folder of the rounds")
     run, store = load_run(m1_dir), TokenStore.open(pathlib.Path(m1_dir) / "tokens")
@@ -82,7 +82,7 @@ def _compiled(spec: str, m1: codecs.M1, folder: pathlib.Path) -> codecs.Codec:
     """The codec that an earlier call compiled in a folder with this M1, or a new one.
 
     Raises:
-      InputError: the folder holds the codec of another spec or another M1.
+        InputError: the folder holds the codec of another spec or another M1.
     """
     path = folder / "codec.clmd"
     if path.exists():

@@ -45,21 +45,21 @@ class Sweep:
     """A grid of runs in a folder.
 
     Args:
-      out: the folder.
-      cells: see `grid`.
-      sources: label -> codec directory, dictionary file, name of a codec that ships, or spelling of one to build.
-      corpus: the text; its split "train" is trained on, "validation" evaluated on.
-      m1: for the codecs to build that need one.
-      gin_files: configuration of all runs, under the choices of the grid.
-      max_bytes, validation_bytes: most bytes of text of the two splits.
-      mesh_shape: sizes of the mesh axes of each run.
-      report: receives lines on what happens.
+        out: the folder.
+        cells: see `grid`.
+        sources: label -> codec directory, dictionary file, name of a codec that ships, or spelling of one to build.
+        corpus: the text; its split "train" is trained on, "validation" evaluated on.
+        m1: for the codecs to build that need one.
+        gin_files: configuration of all runs, under the choices of the grid.
+        max_bytes, validation_bytes: most bytes of text of the two splits.
+        mesh_shape: sizes of the mesh axes of each run.
+        report: receives lines on what happens.
 
     Attributes:
-      failed: name of a cell -> what went wrong.
+        failed: name of a cell -> what went wrong.
 
     Raises:
-      InputError: a codec, a size or a setting does not exist.
+        InputError: a codec, a size or a setting does not exist.
     """
 
     def __init__(
@@ -117,7 +117,7 @@ class Sweep:
         """Trains and evaluates every cell that is not finished, one after the other.
 
         Raises:
-          InputError: another process works in the folder.
+            InputError: another process works in the folder.
         """
         with locks.held(self.out):
             self._run()
@@ -150,8 +150,8 @@ class Sweep:
         """Writes one launch command for each cell that is not trained, and evaluates those that are.
 
         Args:
-          launch: what to put before `compressed-lm train ...`; {name} in it becomes the name of the cell.
-          write: receives the commands.
+            launch: what to put before `compressed-lm train ...`; {name} in it becomes the name of the cell.
+            write: receives the commands.
         """
         with locks.held(self.out):
             self._emit(launch, write)

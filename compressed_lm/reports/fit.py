@@ -34,11 +34,11 @@ def write(
     """Writes the report of a fit, self-contained, and returns its path.
 
     Args:
-      fit: a fit, best a bootstrapped one.
-      path: the HTML file, or - for the standard output; its folder is made where missing.
-      command: what to run to make it again; shown as it is.
-      title: heading; the law's name by default.
-      budgets: training FLOPs of the table of optima, for laws that have one; by default those of the figure.
+        fit: a fit, best a bootstrapped one.
+        path: the HTML file, or - for the standard output; its folder is made where missing.
+        command: what to run to make it again; shown as it is.
+        title: heading; the law's name by default.
+        budgets: training FLOPs of the table of optima, for laws that have one; by default those of the figure.
     """
     title = title or f"The law {fit.law.name!r} fitted to {len(fit.residuals)} runs"
     parts = [f"<h1>{html.escape(title)}</h1>", f"<pre>{html.escape(formula(fit))}</pre>"]

@@ -46,7 +46,7 @@ def report(run_dir: str | os.PathLike) -> ReportPaths:
     """Rebuilds the report of a run directory from its files, with findings computed anew.
 
     Raises:
-      InputError: there is no run directory or no runs.jsonl in it, or a file cannot be read.
+        InputError: there is no run directory or no runs.jsonl in it, or a file cannot be read.
     """
     run_dir = local_path(run_dir, "The folder of the report")
     if not (run_dir / "runs.jsonl").is_file():
@@ -86,18 +86,18 @@ def write_report(
     """The paths of report.html (one self-contained file), report.md and figures/*.png, written into `out_dir`.
 
     Args:
-      out_dir: the folder; made where missing.
-      runs: the run table (`scaling.load_runs`).
-      curves: codec, n_params, step, tokens, bytes, bits_per_byte: a row per evaluation during training. May be empty.
-      ratios: codec, vocab_size, bytes_per_token, bits_per_byte_of_text, m1_bits_per_byte: a row per codec. May be
-        empty.
-      stages: (name, seconds, what it did).
-      findings: (claim, verdict, detail), as `check_theory` gives them.
-      meta: title, corpus, validation_bytes, and anything else worth a line.
-      samples: codec -> generated text.
+        out_dir: the folder; made where missing.
+        runs: the run table (`scaling.load_runs`).
+        curves: codec, n_params, step, tokens, bytes, bits_per_byte: a row per evaluation during training. May be empty.
+        ratios: codec, vocab_size, bytes_per_token, bits_per_byte_of_text, m1_bits_per_byte: a row per codec. May be
+            empty.
+        stages: (name, seconds, what it did).
+        findings: (claim, verdict, detail), as `check_theory` gives them.
+        meta: title, corpus, validation_bytes, and anything else worth a line.
+        samples: codec -> generated text.
 
     Raises:
-      InputError: a table lacks a column, or there is no final run to report.
+        InputError: a table lacks a column, or there is no final run to report.
     """
     for name, frame, columns in (("curves", curves, _CURVES), ("ratios", ratios, _RATIOS)):
         missing = [column for column in columns if column not in frame] if len(frame) else []

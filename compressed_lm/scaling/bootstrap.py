@@ -46,11 +46,11 @@ def bootstrap(
     value of it; fits that do not end at a stationary point count as missing.
 
     Args:
-      fit: a fit.
-      samples: resampled tables.
-      level: share of the samples within each interval, the same tail on both sides.
-      seed: of the resampling.
-      progress: called with (done, all) now and then.
+        fit: a fit.
+        samples: resampled tables.
+        level: share of the samples within each interval, the same tail on both sides.
+        seed: of the resampling.
+        progress: called with (done, all) now and then.
     """
     problem, units = tables.problem(
         fit.law, fit.data, fixed={}, loss_space=fit.loss_space, exponent_range=fit.exponent_range
@@ -94,9 +94,9 @@ def estimate(fit: Fit, quantity: Quantity, *, level: float = 0.95) -> Estimate:
     """A quantity with its interval.
 
     Args:
-      fit: a bootstrapped fit.
-      quantity: name of a parameter, or a function of the parameters (a mapping; floats or arrays float64[b]).
-      level: of the interval.
+        fit: a bootstrapped fit.
+        quantity: name of a parameter, or a function of the parameters (a mapping; floats or arrays float64[b]).
+        level: of the interval.
     """
     return _estimate(*_both(fit, quantity), level)
 
@@ -113,14 +113,14 @@ def difference(
         difference(fit_a, loss_at(fit_a, row), loss_at(fit_b, row), other_fit=fit_b)
 
     Args:
-      fit: a bootstrapped fit.
-      quantity: as in `estimate`.
-      other: what is subtracted; the same quantity by default, of `other_fit`.
-      other_fit: where it is taken from.
-      level: of the interval.
+        fit: a bootstrapped fit.
+        quantity: as in `estimate`.
+        other: what is subtracted; the same quantity by default, of `other_fit`.
+        other_fit: where it is taken from.
+        level: of the interval.
 
     Raises:
-      InputError: a fit has no samples, or nothing is left to subtract.
+        InputError: a fit has no samples, or nothing is left to subtract.
     """
     if other is None and other_fit is None:
         raise InputError("A difference of one quantity within one fit is 0. Give another quantity or another fit.")

@@ -36,11 +36,11 @@ def isoflop(
     16 from the sizes of the runs (more for budgets that no run was given) is left out: the runs do not determine it.
 
     Args:
-      fit: of a law with an optimum (`frontier.optimum`).
-      budgets: training FLOPs; by default up to seven that most runs were given.
-      per_parameter_and_token: FLOPs of training.
-      ax: axes to draw on.
-      **at: values of the law's other columns, dense where not given.
+        fit: of a law with an optimum (`frontier.optimum`).
+        budgets: training FLOPs; by default up to seven that most runs were given.
+        per_parameter_and_token: FLOPs of training.
+        ax: axes to draw on.
+        **at: values of the law's other columns, dense where not given.
     """
     ax = new_axes(ax)
     n, d = fit.data[SIZE].astype(float), fit.data[DATA].astype(float)
@@ -89,11 +89,11 @@ def iso_loss(
     """Contours of equal loss over training FLOPs and size, the runs, and the frontier of the best size for each budget.
 
     Args:
-      fit: of a law with an optimum.
-      levels: how many contours, about.
-      per_parameter_and_token: FLOPs of training.
-      ax: axes to draw on.
-      **at: values of the law's other columns, dense where not given; only runs with these are drawn.
+        fit: of a law with an optimum.
+        levels: how many contours, about.
+        per_parameter_and_token: FLOPs of training.
+        ax: axes to draw on.
+        **at: values of the law's other columns, dense where not given; only runs with these are drawn.
     """
     ax = new_axes(ax)
     shown = _same(fit, at)

@@ -57,10 +57,10 @@ def rho(gmse: np.ndarray, *, F: float, C: float, L: float = 1.0) -> np.ndarray: 
     """Capacity `L tanh(F log_{1/4} GMSE)^C` (arXiv 2506.01863, equation 3), and 1 where GMSE is 0.
 
     Args:
-      gmse: mean squared error on N(0, 1), from 0 (dense) to 1 (nothing is left, rho is 0); any shape.
-      F: how fast bits turn into capacity.
-      C: how sharply it breaks down at low bits.
-      L: what many bits reach.
+        gmse: mean squared error on N(0, 1), from 0 (dense) to 1 (nothing is left, rho is 0); any shape.
+        F: how fast bits turn into capacity.
+        C: how sharply it breaks down at low bits.
+        L: what many bits reach.
     """
     gmse = np.asarray(gmse, float)
     return np.where(gmse == 0, 1.0, L * np.tanh(F * effective_bits(gmse)) ** C)
@@ -78,9 +78,9 @@ class Factor(abc.ABC):
     """ln rho as a function of one column.
 
     Attributes:
-      column: name of the column of the run table.
-      suffix: added to the names of the parameters, which tells the factors of a product apart; factors without one
-        share their parameters.
+        column: name of the column of the run table.
+        suffix: added to the names of the parameters, which tells the factors of a product apart; factors without one
+            share their parameters.
     """
 
     column: str
@@ -223,9 +223,9 @@ class Free(Factor):
     """A capacity of its own for each format, 1 for the reference: the law that no curve of capacities can beat.
 
     Attributes:
-      reference: the value of the column that is not compressed.
-      symbol: name of the parameters, `rho[int4]`.
-      formats: the other values; filled in by `bind`.
+        reference: the value of the column that is not compressed.
+        symbol: name of the parameters, `rho[int4]`.
+        formats: the other values; filled in by `bind`.
     """
 
     reference: object = "dense"

@@ -23,11 +23,11 @@ class Comparison:
     """Two codecs read at the same FLOPs per byte.
 
     Attributes:
-      codec_a, codec_b: their spellings.
-      flops_per_byte: float64[n], the costs at which both were read, ascending.
-      bits_a, bits_b: float64[n], bits per byte there.
-      extrapolated: whether one of the two was read outside its measured range, because the ranges share no cost.
-      crossing: FLOPs per byte at which the two curves cross, None where they do not inside the shared range.
+        codec_a, codec_b: their spellings.
+        flops_per_byte: float64[n], the costs at which both were read, ascending.
+        bits_a, bits_b: float64[n], bits per byte there.
+        extrapolated: whether one of the two was read outside its measured range, because the ranges share no cost.
+        crossing: FLOPs per byte at which the two curves cross, None where they do not inside the shared range.
     """
 
     codec_a: str
@@ -48,7 +48,7 @@ def codec_points(runs: pd.DataFrame, codec: str, *, column: str = "flops_per_byt
     """Costs (ascending) and mean bits per byte over seeds of a codec's sizes, two float64[n].
 
     Raises:
-      InputError: the table has no row of this codec.
+        InputError: the table has no row of this codec.
     """
     wanted = split_spec(codec)
     rows = runs.loc[np.array([split_spec(spec) == wanted for spec in runs["codec"]], bool)]
@@ -63,13 +63,13 @@ def bits_at(runs: pd.DataFrame, codec: str, *, flops_per_byte: float, column: st
     """Bits per byte of a codec at a cost: linear in log FLOPs between its sizes, extended along the nearest segment.
 
     Args:
-      runs: rows of the run table, one per run (see `final_runs`).
-      codec: its spelling.
-      flops_per_byte: where to read.
-      column: `flops_per_byte` or `flops_per_byte_softmax`.
+        runs: rows of the run table, one per run (see `final_runs`).
+        codec: its spelling.
+        flops_per_byte: where to read.
+        column: `flops_per_byte` or `flops_per_byte_softmax`.
 
     Raises:
-      InputError: the table has no row of this codec, or only one size and another cost is asked for.
+        InputError: the table has no row of this codec, or only one size and another cost is asked for.
     """
     cost, bits = codec_points(runs, codec, column=column)
     value, outside = _read(cost, bits, np.array([flops_per_byte], float), codec)
@@ -85,7 +85,7 @@ def compare_at_equal_flops(
     of them, and the result says `extrapolated`.
 
     Raises:
-      InputError: a codec has no row, or both have a single size and these differ in cost.
+        InputError: a codec has no row, or both have a single size and these differ in cost.
     """
     cost_a, bits_a = codec_points(runs, codec_a, column=column)
     cost_b, bits_b = codec_points(runs, codec_b, column=column)

@@ -42,13 +42,13 @@ def coverage(
     """Share of simulated comparisons whose 95 % interval holds the truth.
 
     Args:
-      runs: number of seeds of either method.
-      n_documents: documents, of log-normal lengths.
-      ratio: standard deviation that seeds give to the difference over the one that documents give to it.
-      freedom: of Student's t, from which the effects of documents are drawn; infinite for Gaussian ones.
-      equal_seeds: whether the seeds of both methods vary alike; those of the first do not vary at all where not.
-      samples: simulated comparisons.
-      seed: of the simulation.
+        runs: number of seeds of either method.
+        n_documents: documents, of log-normal lengths.
+        ratio: standard deviation that seeds give to the difference over the one that documents give to it.
+        freedom: of Student's t, from which the effects of documents are drawn; infinite for Gaussian ones.
+        equal_seeds: whether the seeds of both methods vary alike; those of the first do not vary at all where not.
+        samples: simulated comparisons.
+        seed: of the simulation.
     """
     rng = np.random.default_rng(seed)
     held = 0

@@ -27,13 +27,13 @@ class Diagnosis:
     """How well a table determines a law.
 
     Attributes:
-      condition_number: of the Jacobian of the log losses, columns scaled to length 1; linear parameters and those of
-        factors in logs.
-      correlation: of ln N and ln D over the runs; NaN where the law has not both.
-      exponent: name of the exponent of size; None where it is fixed.
-      profile: float64[m, 2], values of it and twice the drop of the log-likelihood when all else is fitted again.
-      interval: where this stays below 3.84 (95 %); an end is infinite or 0 where it does within a factor of 8.
-      warnings: what is not determined, a sentence each.
+        condition_number: of the Jacobian of the log losses, columns scaled to length 1; linear parameters and those of
+            factors in logs.
+        correlation: of ln N and ln D over the runs; NaN where the law has not both.
+        exponent: name of the exponent of size; None where it is fixed.
+        profile: float64[m, 2], values of it and twice the drop of the log-likelihood when all else is fitted again.
+        interval: where this stays below 3.84 (95 %); an end is infinite or 0 where it does within a factor of 8.
+        warnings: what is not determined, a sentence each.
     """
 
     condition_number: float
@@ -48,10 +48,10 @@ def diagnose(problem: newton.Problem, theta: np.ndarray, delta: float, *, data) 
     """The diagnosis of a fit.
 
     Args:
-      problem: what was fitted.
-      theta: float64[p], the minimum.
-      delta: threshold of the Huber loss, in units of the problem.
-      data: the columns of the law.
+        problem: what was fitted.
+        theta: float64[p], the minimum.
+        delta: threshold of the Huber loss, in units of the problem.
+        data: the columns of the law.
     """
     condition = _condition_number(problem, theta)
     correlation = float("nan")

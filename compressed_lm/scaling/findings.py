@@ -38,8 +38,9 @@ def check_theory(runs: pd.DataFrame, ratios: pd.DataFrame) -> list[Finding]:
     """One finding per prediction, each verdict computed from the two tables.
 
     Args:
-      runs: the run table; final rows are used, and rows whose `group` is "m1" are left out.
-      ratios: `codec`, `vocab_size`, `bytes_per_token`, and `m1_bits_per_byte` where M1 codes the text (NaN elsewhere).
+        runs: the run table; final rows are used, and rows whose `group` is "m1" are left out.
+        ratios: `codec`, `vocab_size`, `bytes_per_token`, and `m1_bits_per_byte` where M1 codes the text (NaN
+            elsewhere).
     """
     models = model_runs(runs)
     return [

@@ -33,21 +33,21 @@ class Fit:
     """A fitted law.
 
     Attributes:
-      law: what was fitted.
-      params: value of each parameter, in the units of the table.
-      status: whether to believe it.
-      at_bounds: names of the parameters at the edge of their range.
-      objective: summed Huber loss of the residuals.
-      residuals: float64[n], log(measured) - log(predicted), or measured - predicted where `loss_space` is raw.
-      delta: threshold of the Huber loss.
-      loss_space: `log` or `raw`.
-      exponent_range: lowest and highest exponent that were allowed.
-      columns: the name in the table of each column of the law, and of `loss`.
-      data: the columns that were fitted, by the law's names, and `loss`.
-      theta: float64[p], the minimum in the coordinates of the search (`newton.Problem`).
-      diagnosis: how well the table determines the parameters; None where `diagnose` was off.
-      intervals: (low, high) of each parameter; None before `bootstrap`.
-      samples: parameter -> float64[b], its values on resampled tables; None before `bootstrap`.
+        law: what was fitted.
+        params: value of each parameter, in the units of the table.
+        status: whether to believe it.
+        at_bounds: names of the parameters at the edge of their range.
+        objective: summed Huber loss of the residuals.
+        residuals: float64[n], log(measured) - log(predicted), or measured - predicted where `loss_space` is raw.
+        delta: threshold of the Huber loss.
+        loss_space: `log` or `raw`.
+        exponent_range: lowest and highest exponent that were allowed.
+        columns: the name in the table of each column of the law, and of `loss`.
+        data: the columns that were fitted, by the law's names, and `loss`.
+        theta: float64[p], the minimum in the coordinates of the search (`newton.Problem`).
+        diagnosis: how well the table determines the parameters; None where `diagnose` was off.
+        intervals: (low, high) of each parameter; None before `bootstrap`.
+        samples: parameter -> float64[b], its values on resampled tables; None before `bootstrap`.
     """
 
     law: PowerSum
@@ -129,21 +129,21 @@ def fit(
         fit(runs, "tanh", gmse=("gmse_w", "gmse_a"), shared=True, fixed={"alpha": 0.13, "beta": 0.33})
 
     Args:
-      runs: a row per run; which rows count is chosen before, with pandas.
-      law: a name (see `laws.LAWS`) or a law.
-      fixed: parameters that are given instead of fitted; None frees one that the law holds (`{"L": None}`).
-      delta: residuals below it are squared, larger ones count by their size. Towards 0 this becomes least absolute
-        deviations.
-      loss_space: `log`: residuals of log loss; `raw`: of the loss itself, with delta in its unit.
-      exponent_range: lowest and highest exponent.
-      starts: how many of the searched nodes, the best first, are refined.
-      diagnose: whether to look at how well the runs determine the parameters, and warn (`IdentifiabilityWarning`).
-      **columns: where the table's names differ from the law's: `n_params="Model Size"`, `loss="val"`; the columns
-        that hold `gmse`, `format` or `bits`, several for a product; and options of the law such as `shared`.
+        runs: a row per run; which rows count is chosen before, with pandas.
+        law: a name (see `laws.LAWS`) or a law.
+        fixed: parameters that are given instead of fitted; None frees one that the law holds (`{"L": None}`).
+        delta: residuals below it are squared, larger ones count by their size. Towards 0 this becomes least absolute
+            deviations.
+        loss_space: `log`: residuals of log loss; `raw`: of the loss itself, with delta in its unit.
+        exponent_range: lowest and highest exponent.
+        starts: how many of the searched nodes, the best first, are refined.
+        diagnose: whether to look at how well the runs determine the parameters, and warn (`IdentifiabilityWarning`).
+        **columns: where the table's names differ from the law's: `n_params="Model Size"`, `loss="val"`; the columns
+            that hold `gmse`, `format` or `bits`, several for a product; and options of the law such as `shared`.
 
     Raises:
-      InputError: the data cannot be fitted: wrong names or values, fewer rows than parameters, or rows that differ in
-        a codec, a format or another kind of compression that the law does not read (`pooling.check`).
+        InputError: the data cannot be fitted: wrong names or values, fewer rows than parameters, or rows that differ in
+            a codec, a format or another kind of compression that the law does not read (`pooling.check`).
     """
     law, columns = _resolve(law, columns)
     names = tables.column_names(law, columns, runs)

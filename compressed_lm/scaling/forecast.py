@@ -15,10 +15,10 @@ class Extrapolation:
     """A fit to the smaller runs, held against the largest.
 
     Attributes:
-      fit: of the smaller runs.
-      table: the held-out rows with `predicted` and `error`, ln(measured) - ln(predicted).
-      mean_absolute: of these errors.
-      fitted: the same of the runs that were fitted.
+        fit: of the smaller runs.
+        table: the held-out rows with `predicted` and `error`, ln(measured) - ln(predicted).
+        mean_absolute: of these errors.
+        fitted: the same of the runs that were fitted.
     """
 
     fit: Fit
@@ -33,14 +33,14 @@ def extrapolation(
     """How well a law that has seen the smaller runs only foretells the larger ones.
 
     Args:
-      runs: the table.
-      law: as in `fit`.
-      above: rows with more than this are held out.
-      column: of which column; the law's or the table's name, or any other column of the table.
-      **options: of `fit`.
+        runs: the table.
+        law: as in `fit`.
+        above: rows with more than this are held out.
+        column: of which column; the law's or the table's name, or any other column of the table.
+        **options: of `fit`.
 
     Raises:
-      InputError: no row, or every row, is held out.
+        InputError: no row, or every row, is held out.
     """
     name = options.get(column, column)
     held = runs[name].to_numpy(float) > above

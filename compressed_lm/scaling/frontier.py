@@ -25,10 +25,10 @@ class Optimum:
     """The best model for a training budget.
 
     Attributes:
-      flops: the budget.
-      n_params, tokens: size and data that minimise the loss.
-      loss: the loss there.
-      exponent: d ln N* / d ln C, `beta / (alpha + beta)`.
+        flops: the budget.
+        n_params, tokens: size and data that minimise the loss.
+        loss: the loss there.
+        exponent: d ln N* / d ln C, `beta / (alpha + beta)`.
     """
 
     flops: float
@@ -42,15 +42,15 @@ def optimum(fit: Fit, flops: float, *, per_parameter_and_token: float = _FLOPS, 
     """`N*(C), D*(C)`: least loss under `C = 6 N D` (Hoffmann et al. 2022, equation 4).
 
     Args:
-      fit: of a law with one term in N alone (times a capacity) and one in D alone; intervals are NaN unless it is
-        bootstrapped.
-      flops: the budget C.
-      per_parameter_and_token: FLOPs of training.
-      level: of the intervals.
-      **at: values of the law's other columns, `format="int4"` or `gmse=0.0115`; dense where not given.
+        fit: of a law with one term in N alone (times a capacity) and one in D alone; intervals are NaN unless it is
+            bootstrapped.
+        flops: the budget C.
+        per_parameter_and_token: FLOPs of training.
+        level: of the intervals.
+        **at: values of the law's other columns, `format="int4"` or `gmse=0.0115`; dense where not given.
 
     Raises:
-      InputError: the law has another form.
+        InputError: the law has another form.
     """
     law = fit.law
     exponents = []
@@ -116,8 +116,8 @@ def capacity_points(fit: Fit, gmse: Mapping[object, float]) -> pd.DataFrame:
     """The free capacities of a fit beside the errors of their formats: `format`, `gmse`, `rho`, `low`, `high`.
 
     Args:
-      fit: of the law `decoupled` or `frantar2025` with one column of formats.
-      gmse: format -> its GMSE; the reference is left out.
+        fit: of the law `decoupled` or `frantar2025` with one column of formats.
+        gmse: format -> its GMSE; the reference is left out.
     """
     factor = fit.law.factors[0]
     rows = []

@@ -43,9 +43,9 @@ def residuals(fit: Fit, *, x: str = SIZE, ax: Axes | None = None) -> Axes:
     """Measured over predicted loss in percent, against a column of the law; a good fit has no pattern.
 
     Args:
-      fit: a fit.
-      x: `n_params`, `tokens`, `loss` (the predicted one) or another numeric column of the law.
-      ax: axes to draw on.
+        fit: a fit.
+        x: `n_params`, `tokens`, `loss` (the predicted one) or another numeric column of the law.
+        ax: axes to draw on.
     """
     ax = new_axes(ax)
     predicted = fit.predict(fit.data)
@@ -74,10 +74,10 @@ def capacity_against_bits(
     """Capacity rho against effective bits `log_{1/4} GMSE`: the law's curve for each factor, and free capacities.
 
     Args:
-      fit: of a law with factors of GMSE; its curve has a band where it is bootstrapped.
-      points: `gmse`, `rho`, and where known `low`, `high` and `format`, as `frontier.capacity_points` gives them.
-      bits: effective bits from and to.
-      ax: axes to draw on.
+        fit: of a law with factors of GMSE; its curve has a band where it is bootstrapped.
+        points: `gmse`, `rho`, and where known `low`, `high` and `format`, as `frontier.capacity_points` gives them.
+        bits: effective bits from and to.
+        ax: axes to draw on.
     """
     ax = new_axes(ax)
     grid = np.linspace(*bits, 300)

@@ -39,12 +39,12 @@ class PowerSum:
     """A law.
 
     Attributes:
-      name: short name.
-      terms: the c_k and their powers.
-      offset: whether the law has a floor E, the loss that no scale removes.
-      factors: capacities, whose product multiplies the size.
-      held: parameters with a value that is not fitted unless `fit` frees them (`fixed={"L": None}`).
-      scales: (name, coefficient, exponent) of further parameters `name = coefficient^(1 / exponent)`, reported only.
+        name: short name.
+        terms: the c_k and their powers.
+        offset: whether the law has a floor E, the loss that no scale removes.
+        factors: capacities, whose product multiplies the size.
+        held: parameters with a value that is not fitted unless `fit` frees them (`fixed={"L": None}`).
+        scales: (name, coefficient, exponent) of further parameters `name = coefficient^(1 / exponent)`, reported only.
     """
 
     name: str
@@ -173,10 +173,10 @@ def unified(
     """`L = A (N rho)^-alpha + B D^-beta + E` (arXiv 2506.01863, equation 1), rho a product over columns.
 
     Args:
-      form: of the capacity: `free` (one value for each format), `tanh`, `logistic` or `logistic10` (its section C.2).
-      factors: the column of each factor, one name or several; default `format` for `free` and `gmse` for the others.
-      shared: whether the factors of a product have the same parameters.
-      reference: for `free`, the format whose capacity is 1.
+        form: of the capacity: `free` (one value for each format), `tanh`, `logistic` or `logistic10` (its section C.2).
+        factors: the column of each factor, one name or several; default `format` for `free` and `gmse` for the others.
+        shared: whether the factors of a product have the same parameters.
+        reference: for `free`, the format whose capacity is 1.
     """
     kinds = {
         "free": lambda column, suffix: Free(column, suffix, reference=reference),
@@ -199,11 +199,11 @@ def kumar(
     """The law of Kumar et al. 2024 (arXiv 2411.04330): `rho = prod_P (1 - exp(-(P / gamma_P + n_P)))`.
 
     Args:
-      bits: columns with the bits of weights, activations, key-value cache; infinity (or many) where not quantised.
-      tied: whether size and data share one exponent alpha, as in their fits.
-      post_bits: adds `C_T D^gamma_D / N^gamma_N e^(-post_bits decay_post)`, the cost of quantising after training
-        (1 / decay_post is their gamma_post), with N not multiplied by rho.
-      offsets: whether the n_P are fitted; they are 0 where not.
+        bits: columns with the bits of weights, activations, key-value cache; infinity (or many) where not quantised.
+        tied: whether size and data share one exponent alpha, as in their fits.
+        post_bits: adds `C_T D^gamma_D / N^gamma_N e^(-post_bits decay_post)`, the cost of quantising after training
+            (1 / decay_post is their gamma_post), with N not multiplied by rho.
+        offsets: whether the n_P are fitted; they are 0 where not.
     """
     bits = (bits,) if isinstance(bits, str) else tuple(bits)
     made = tuple(Exponential(column, f"[{column}]") for column in bits)
@@ -235,9 +235,9 @@ def law_named(name: str, *, columns: Mapping[str, object] = {}, **options) -> Po
     """The law of a name in `LAWS` (or `power`, `line`).
 
     Args:
-      name: which.
-      columns: `gmse`, `format` or `bits`, each a column's name or a tuple of several for a product.
-      **options: those of `unified`, `kumar` or `frantar2025`.
+        name: which.
+        columns: `gmse`, `format` or `bits`, each a column's name or a tuple of several for a product.
+        **options: those of `unified`, `kumar` or `frantar2025`.
     """
     fixed_laws = {law.name: law for law in (CHINCHILLA, POWER, LINE, FRANTAR_2023)}
     if name in fixed_laws and not options:

@@ -27,16 +27,16 @@ class Problem:
     between its bounds for each of the others.
 
     Attributes:
-      law: the law.
-      logs: float64[i, n], ln of the inputs.
-      columns: the encoded column of each factor.
-      loss: float64[n], losses.
-      raw: whether residuals are of the loss instead of its log.
-      low, high: float64[p], bounds in the coordinate of the search; not finite where there is none.
-      is_log: bool[p], whether this coordinate is a log of the parameter (its place between the bounds is).
-      start: float64[p], values of what is fixed.
-      free: bool[p].
-      likely: float64[p, 2], where to look for each bounded parameter first.
+        law: the law.
+        logs: float64[i, n], ln of the inputs.
+        columns: the encoded column of each factor.
+        loss: float64[n], losses.
+        raw: whether residuals are of the loss instead of its log.
+        low, high: float64[p], bounds in the coordinate of the search; not finite where there is none.
+        is_log: bool[p], whether this coordinate is a log of the parameter (its place between the bounds is).
+        start: float64[p], values of what is fixed.
+        free: bool[p].
+        likely: float64[p, 2], where to look for each bounded parameter first.
     """
 
     law: PowerSum
@@ -207,15 +207,16 @@ def minimise(
     """A local minimum from each start.
 
     Args:
-      problem: what is fitted.
-      theta: float64[b, p], starts.
-      delta: threshold of the Huber loss.
-      weights: float64[b, n], how often each row counts; once without it.
-      stages: multiples of delta that are gone through, ending with 1.
-      max_steps: in each stage.
+        problem: what is fitted.
+        theta: float64[b, p], starts.
+        delta: threshold of the Huber loss.
+        weights: float64[b, n], how often each row counts; once without it.
+        stages: multiples of delta that are gone through, ending with 1.
+        max_steps: in each stage.
 
     Returns:
-      theta float64[b, p], summed Huber loss float64[b], and the largest gradient per row in units of delta, float64[b].
+        theta float64[b, p], summed Huber loss float64[b], and the largest gradient per row in units of delta,
+            float64[b].
     """
     chunk = max(1, _CHUNK_NUMBERS // len(problem.loss))
     parts = []

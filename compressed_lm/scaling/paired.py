@@ -15,10 +15,10 @@ class PairedDifference(Estimate):
     """A difference with its interval.
 
     Attributes:
-      sd: standard error of the difference.
-      degrees_of_freedom: of the t distribution whose quantile times `sd` is half the interval.
-      over_seeds: whether the interval covers other seeds as well as other documents. False where a method has one run:
-        it then holds for these very runs, and another seed may lie outside of it.
+        sd: standard error of the difference.
+        degrees_of_freedom: of the t distribution whose quantile times `sd` is half the interval.
+        over_seeds: whether the interval covers other seeds as well as other documents. False where a method has one
+            run: it then holds for these very runs, and another seed may lie outside of it.
     """
 
     degrees_of_freedom: float
@@ -52,13 +52,13 @@ def paired_difference(
     table is smaller than among seeds.
 
     Args:
-      bits_a, bits_b: float64[runs, D], bits of each document under each run (another seed); numbers of runs may differ.
-        With one run of either method the interval is over documents only (`over_seeds` is False).
-      n_bytes: int64[D], bytes of each document.
-      level: share of such intervals that hold the true difference.
+        bits_a, bits_b: float64[runs, D], bits of each document under each run (another seed); numbers of runs may
+            differ. With one run of either method the interval is over documents only (`over_seeds` is False).
+        n_bytes: int64[D], bytes of each document.
+        level: share of such intervals that hold the true difference.
 
     Raises:
-      InputError: the arrays are not about the same documents, or there are fewer than two documents.
+        InputError: the arrays are not about the same documents, or there are fewer than two documents.
     """
     bits_a, bits_b, n_bytes = np.atleast_2d(bits_a), np.atleast_2d(bits_b), np.asarray(n_bytes, float)
     if not bits_a.shape[1] == bits_b.shape[1] == len(n_bytes):

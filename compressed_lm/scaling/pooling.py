@@ -39,12 +39,12 @@ def check(law: PowerSum, names: Mapping[str, str], runs: pd.DataFrame) -> None:
     beside `gmse_weights`), or where what the law reads determines it (activations with as many bits as the weights).
 
     Args:
-      law: what is to be fitted.
-      names: the table's name of each column of the law.
-      runs: the rows to be fitted.
+        law: what is to be fitted.
+        names: the table's name of each column of the law.
+        runs: the rows to be fitted.
 
     Raises:
-      InputError: runs are pooled; the message says which, and what to write instead.
+        InputError: runs are pooled; the message says which, and what to write instead.
     """
     runs = pd.DataFrame(runs).drop(columns=[names[name] for name in (SIZE, DATA, "loss") if name in names])
     read = [names[name] for name in law.columns if name not in (SIZE, DATA, "x")]

@@ -74,13 +74,13 @@ def append_row(path: str | os.PathLike, row: Mapping[str, Any]) -> None:
     file that merely lacks its last newline gets one.
 
     Args:
-      path: the JSONL file; it and its folder are made where missing. A pipe, and - for the standard output, get the
-        line as it is.
-      row: every column of `COLUMNS`, and any others, as Python or NumPy scalars, strings and mappings.
+        path: the JSONL file; it and its folder are made where missing. A pipe, and - for the standard output, get the
+            line as it is.
+        row: every column of `COLUMNS`, and any others, as Python or NumPy scalars, strings and mappings.
 
     Raises:
-      InputError: a column is missing, has another type, lies outside its range, or contradicts another one.
-      InputError: the file is no run table; it stays as it is.
+        InputError: a column is missing, has another type, lies outside its range, or contradicts another one.
+        InputError: the file is no run table; it stays as it is.
     """
     row = {name: value.item() if isinstance(value, np.generic) else value for name, value in row.items()}
     _check_row(row, where="The row to append")
@@ -122,10 +122,10 @@ def load_runs(pattern: str | os.PathLike) -> pd.DataFrame:
     skipped with a warning.
 
     Args:
-      pattern: a file of this very name, else a glob in which `**` crosses folders.
+        pattern: a file of this very name, else a glob in which `**` crosses folders.
 
     Raises:
-      InputError: nothing matches, or a line is not a valid row; the message names file and line.
+        InputError: nothing matches, or a line is not a valid row; the message names file and line.
     """
     pattern = os.fspath(pattern)
     paths = [os.fspath(path) for path in io.matching(io.local_path(pattern, "The run table"))]

@@ -33,24 +33,24 @@ def fit_tables(
     """The fit of a law to the rows of one file or more, bootstrapped where asked.
 
     Args:
-      paths: CSV, JSON or JSON lines (`tables.read_table`); their rows are joined.
-      law: its name.
-      columns: `NAME=COLUMN` where the table's name differs from the law's; several columns, for a product of
-        capacities, with commas: `gmse=gmse_w,gmse_a`.
-      let: `COLUMN = EXPRESSION` of pandas, adding columns in this order: "tokens = `Training FLOP` / (6 * N)"; the
-        functions `@sparsity_gmse` and `@effective_bits` are known.
-      where: an expression of pandas; rows for which it is true are fitted.
-      fixed: `NAME=VALUE` of parameters that are given; `NAME=free` frees one that the law holds.
-      shared: whether the factors of a product have the same parameters.
-      reference: the format whose capacity is 1.
-      delta: threshold of the Huber loss.
-      loss_space: `log` or `raw`.
-      samples: of the bootstrap; none for 0.
-      seed: of the bootstrap.
-      progress: of the bootstrap.
+        paths: CSV, JSON or JSON lines (`tables.read_table`); their rows are joined.
+        law: its name.
+        columns: `NAME=COLUMN` where the table's name differs from the law's; several columns, for a product of
+            capacities, with commas: `gmse=gmse_w,gmse_a`.
+        let: `COLUMN = EXPRESSION` of pandas, adding columns in this order: "tokens = `Training FLOP` / (6 * N)"; the
+            functions `@sparsity_gmse` and `@effective_bits` are known.
+        where: an expression of pandas; rows for which it is true are fitted.
+        fixed: `NAME=VALUE` of parameters that are given; `NAME=free` frees one that the law holds.
+        shared: whether the factors of a product have the same parameters.
+        reference: the format whose capacity is 1.
+        delta: threshold of the Huber loss.
+        loss_space: `log` or `raw`.
+        samples: of the bootstrap; none for 0.
+        seed: of the bootstrap.
+        progress: of the bootstrap.
 
     Raises:
-      InputError: a word, a file or the data cannot be used.
+        InputError: a word, a file or the data cannot be used.
     """
     runs = pd.concat([read_table(path) for path in paths], ignore_index=True)
     known = {"sparsity_gmse": sparsity_gmse, "effective_bits": effective_bits}

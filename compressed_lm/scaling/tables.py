@@ -32,7 +32,7 @@ def read_table(path: str) -> pd.DataFrame:
     the standard input (`-`) or a pipe, by its first character.
 
     Raises:
-      InputError: the file has another ending or cannot be read.
+        InputError: the file has another ending or cannot be read.
     """
     readers = {
         ".csv": pd.read_csv,
@@ -61,7 +61,7 @@ def column_names(law: PowerSum, given: Mapping[str, str], runs: pd.DataFrame) ->
     """The table's name of each column of the law and of the loss.
 
     Raises:
-      InputError: a keyword names no column of the law, or the table lacks a column.
+        InputError: a keyword names no column of the law, or the table lacks a column.
     """
     wanted = (*law.columns, "loss")
     unknown = [name for name in given if name not in wanted]
@@ -87,13 +87,13 @@ def read(law: PowerSum, names: Mapping[str, str], table, *, loss: bool = False) 
     """The columns of the law, and the loss where asked, as arrays of one length, by the law's names.
 
     Args:
-      law: what reads them.
-      names: the table's name of each.
-      table: a DataFrame or a mapping of arrays and scalars, with the table's names or the law's.
-      loss: whether to read the loss too.
+        law: what reads them.
+        names: the table's name of each.
+        table: a DataFrame or a mapping of arrays and scalars, with the table's names or the law's.
+        loss: whether to read the loss too.
 
     Raises:
-      InputError: a column is missing, or lengths differ.
+        InputError: a column is missing, or lengths differ.
     """
     found = {}
     for name in (*law.columns, *(("loss",) if loss else ())):
@@ -159,7 +159,7 @@ def problem(
     """What is minimised, and the units to undo.
 
     Raises:
-      InputError: values, names or counts that cannot be fitted.
+        InputError: values, names or counts that cannot be fitted.
     """
     if loss_space not in ("log", "raw"):
         raise InputError(f"loss_space is {loss_space!r}. Expected 'log' or 'raw'.")

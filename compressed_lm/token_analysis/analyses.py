@@ -40,23 +40,24 @@ def analyse(
     `runs`, `token_positions` as CSV; the summary as `summary.jsonl`; and the figures of `token_figures` as PNG.
 
     Args:
-      codecs: the codecs.
-      documents: the text.
-      out_dir: the folder; it is made.
-      fit_documents: other text for the unigram model.
-      runs: codec spelling -> (folder of a trained model, its validation store).
-      sentence, n_prefixes: for `prefix_stability`; the prefixes are drawn from the documents.
-      text_documents, text_bytes, min_count: `token_texts` and `attested_ids` read the first `text_bytes` of that many
-        documents.
-      n_bits, n_partitions: for `ngram_uniformity`.
-      seed: of the prefixes and the random bits.
-      say: called with a line for each codec.
+        codecs: the codecs.
+        documents: the text.
+        out_dir: the folder; it is made.
+        fit_documents: other text for the unigram model.
+        runs: codec spelling -> (folder of a trained model, its validation store).
+        sentence, n_prefixes: for `prefix_stability`; the prefixes are drawn from the documents.
+        text_documents, text_bytes, min_count: `token_texts` and `attested_ids` read the first `text_bytes` of that many
+            documents.
+        n_bits, n_partitions: for `ngram_uniformity`.
+        seed: of the prefixes and the random bits.
+        say: called with a line for each codec.
 
     Returns:
-      A row per codec: `codec`, `bytes_per_token`, `distance` (median over pairs of prefixes), `usual_tokens`,
-      `stable_ids` and `repeated` (all positions), `kl_aligned` and `kl_control` (median, bits per n-gram of the largest
-      n up to 8, for which short texts suffice), `uniform`, `unigram`, `gain` (bits per byte, fitted on the same
-      documents).
+        A row per codec: `codec`, `bytes_per_token`, `distance` (median over pairs of prefixes), `usual_tokens`,
+        `stable_ids` and `repeated` (all positions), `kl_aligned` and `kl_control` (median, bits per n-gram of the
+            largest
+        n up to 8, for which short texts suffice), `uniform`, `unigram`, `gain` (bits per byte, fitted on the same
+        documents).
     """
     out_dir = local_path(out_dir, "The folder of the tables")
     prefixes = stability.random_prefixes(documents, n_prefixes, seed=seed)

@@ -18,7 +18,7 @@ def plot_prefix_stability(histogram: pd.DataFrame) -> Figure:
     """Distributions of distances between the ids of one sentence after different prefixes, one panel per codec.
 
     Args:
-      histogram: from `distance_histogram`.
+        histogram: from `distance_histogram`.
     """
     names = list(histogram["codec"].unique())
     figure = Figure(figsize=(8.6, 0.8 + 0.75 * len(names)), layout="constrained")
@@ -41,7 +41,7 @@ def plot_text_stability(stability: pd.DataFrame) -> Figure:
     """Share of tokens with their id's most common text, a bar per codec and place in the window.
 
     Args:
-      stability: from `text_stability`.
+        stability: from `text_stability`.
     """
     shown = stability.iloc[::-1]
     labels = [c if p == _TOGETHER else f"token {p + 1}" for c, p in zip(shown["codec"], shown["position"], strict=True)]
@@ -55,7 +55,7 @@ def plot_uniformity(uniformity: pd.DataFrame) -> Figure:
     below 1e-6 bits are drawn there.
 
     Args:
-      uniformity: from `ngram_uniformity`.
+        uniformity: from `ngram_uniformity`.
     """
     figure = Figure(figsize=(11, 4.8), layout="constrained")
     axes = figure.subplots(1, 2, sharey=True)
@@ -88,7 +88,7 @@ def plot_token_positions(positions: pd.DataFrame) -> Figure:
     """Loss, and accuracy above that of a constant guess, against the place of a token in its window.
 
     Args:
-      positions: from `bits_by_token_position`.
+        positions: from `bits_by_token_position`.
     """
     figure = Figure(figsize=(11, 4.4), layout="constrained")
     axes = figure.subplots(1, 2)
@@ -114,7 +114,7 @@ def plot_unigram_gain(gain: pd.DataFrame) -> Figure:
     """Bits per byte of a uniform (light) and a unigram model (full color), a bar per codec and way to fit.
 
     Args:
-      gain: from `unigram_gain`.
+        gain: from `unigram_gain`.
     """
     shown = gain.iloc[::-1]
     one_fit = gain["fit"].nunique() == 1

@@ -27,15 +27,15 @@ def bits_by_token_position(
     """A model's loss and accuracy by the place of a token in its window.
 
     Args:
-      predict: targets int32[B, L] -> (loss float[B, L] in nats, likeliest id int32[B, L]).
-      batches: (targets int32[B, L], positions int32[B, L]); targets at negative positions do not count.
-      tokens_per_window: number of positions.
-      codec: spelling for the table.
+        predict: targets int32[B, L] -> (loss float[B, L] in nats, likeliest id int32[B, L]).
+        batches: (targets int32[B, L], positions int32[B, L]); targets at negative positions do not count.
+        tokens_per_window: number of positions.
+        codec: spelling for the table.
 
     Returns:
-      A row per position: `codec`, `position` (from 0), `n` (tokens), `bits` (mean loss, bits per token), `accuracy`,
-      `trivial_accuracy` (of the best constant guess at this position on the same tokens; the paper takes the best
-      accuracy of the first 2,000 updates, which also learns no more than that), `gain` (their difference).
+        A row per position: `codec`, `position` (from 0), `n` (tokens), `bits` (mean loss, bits per token), `accuracy`,
+        `trivial_accuracy` (of the best constant guess at this position on the same tokens; the paper takes the best
+        accuracy of the first 2,000 updates, which also learns no more than that), `gain` (their difference).
     """
     n, nats, right = (np.zeros(tokens_per_window) for _ in range(3))
     seen = [np.zeros(0, np.int64) for _ in range(tokens_per_window)]
@@ -66,7 +66,7 @@ def positioned_rows(
     window that the row before began, since the model does not see how it began.
 
     Yields:
-      (targets int32[L], positions int32[L]), the first `max_rows` of them.
+        (targets int32[L], positions int32[L]), the first `max_rows` of them.
     """
     n_rows = len(store.rows(seq_len, drop_remainder=False))
     left = n_rows if max_rows is None else min(max_rows, n_rows)
@@ -101,16 +101,16 @@ def run_bits_by_token_position(
     """`bits_by_token_position` of a trained model on the rows of a validation store, cut as in its training.
 
     Args:
-      run_dir: the training run.
-      codec: the codec of its tokens.
-      store: validation documents under this codec.
-      batch_size: rows at a time.
-      max_rows: rows evaluated; all if None.
-      n_positions: positions counted; `tokens_per_window(codec)` if None. More than one shows, for a codec without
-        windows, that nothing depends on the place.
+        run_dir: the training run.
+        codec: the codec of its tokens.
+        store: validation documents under this codec.
+        batch_size: rows at a time.
+        max_rows: rows evaluated; all if None.
+        n_positions: positions counted; `tokens_per_window(codec)` if None. More than one shows, for a codec without
+            windows, that nothing depends on the place.
 
     Raises:
-      InputError: codec, store and run do not belong together.
+        InputError: codec, store and run do not belong together.
     """
     run = load_run(run_dir, codec=codec, store=store)
 

@@ -17,7 +17,7 @@ def random_prefixes(documents: Sequence[bytes], n: int = 500, *, max_words: int 
     """n prefixes of 1 to `max_words` consecutive words of the documents, each with a space after its last word.
 
     Raises:
-      InputError: the documents hold no word.
+        InputError: the documents hold no word.
     """
     texts = [words for words in (document.split() for document in documents) if words]
     if not texts:
@@ -39,8 +39,9 @@ def prefix_stability(codec: Codec, sentence: bytes, prefixes: Sequence[bytes]) -
     first one (of a window, if there are windows) in which the prefix with the sentence differs from the prefix alone.
 
     Returns:
-      A row per pair of prefixes: `codec`, `first` and `second` (places in `prefixes`), `distance` (Levenshtein distance
-      of the two id sequences / length of the longer one, 0 to 1).
+        A row per pair of prefixes: `codec`, `first` and `second` (places in `prefixes`), `distance` (Levenshtein
+            distance
+        of the two id sequences / length of the longer one, 0 to 1).
     """
     sequences = sentence_ids(codec, sentence, prefixes)
     first, second = np.triu_indices(len(sequences), 1)
@@ -64,7 +65,7 @@ def normalised_levenshtein(sequences: Sequence[np.ndarray]) -> np.ndarray:
     """Edit distance / longer length of each pair of sequences, in the order of `np.triu_indices(n, 1)`.
 
     Returns:
-      float64[n (n - 1) / 2]; 0 for two empty sequences.
+        float64[n (n - 1) / 2]; 0 for two empty sequences.
     """
     offsets = np.concatenate([[0], np.cumsum([len(s) for s in sequences], dtype=np.int64)]).astype(np.int64)
     flat = np.concatenate([np.zeros(0, np.int32), *sequences]).astype(np.int32)
@@ -100,7 +101,8 @@ def distance_histogram(pairs: pd.DataFrame, n_bins: int = 50) -> pd.DataFrame:
     """The table of `prefix_stability` made small: a row per bin of distances, and nothing for a codec without pairs.
 
     Returns:
-      `codec`, `low` and `high` (edges of the bin), `share` (of the codec's pairs), `mean` (distance of all its pairs).
+        `codec`, `low` and `high` (edges of the bin), `share` (of the codec's pairs), `mean` (distance of all its
+            pairs).
     """
     edges = np.linspace(0, 1, n_bins + 1)
     tables = []

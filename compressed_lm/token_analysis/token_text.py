@@ -22,16 +22,19 @@ def token_texts(codec: Codec, documents: Sequence[bytes], *, min_count: int = 2,
     as one with the id's usual text.
 
     Args:
-      codec: the codec.
-      documents: text, all of it in memory.
-      min_count: ids seen less often (at a position) are left out; the shares of rare ids are flattering.
-      max_ids: for the other codecs, each of whose ids costs a call of `decode_partial` (with M1, milliseconds to tenths
-        of a second): whole documents are taken in order until they have this many ids.
+        codec: the codec.
+        documents: text, all of it in memory.
+        min_count: ids seen less often (at a position) are left out; the shares of rare ids are flattering.
+        max_ids: for the other codecs, each of whose ids costs a call of `decode_partial` (with M1, milliseconds to
+            tenths of a second): whole documents are taken in order until they have this many ids.
 
     Returns:
-      A row per position and id: `codec`, `position` (place in the window from 0, or -1 for all of them together), `id`,
-      `n` (occurrences), `n_texts` (different texts, "no text" among them), `share` (of occurrences with the most common
-      text), `n_bytes` (mean length of its texts, bytes), `text` (the most common one, other bytes than UTF-8 escaped).
+        A row per position and id: `codec`, `position` (place in the window from 0, or -1 for all of them together),
+            `id`,
+        `n` (occurrences), `n_texts` (different texts, "no text" among them), `share` (of occurrences with the most
+            common
+        text), `n_bytes` (mean length of its texts, bytes), `text` (the most common one, other bytes than UTF-8
+            escaped).
     """
     return texts_of_ids(codec, codec.encode_batch(documents), min_count=min_count, max_ids=max_ids)
 
@@ -131,8 +134,8 @@ def attested_ids(codec: Codec, documents: Sequence[bytes]) -> pd.DataFrame:
     """Which part of the vocabulary is used, and used again (appendix D.8).
 
     Returns:
-      A row per position as in `token_texts`: `codec`, `position`, `n_tokens`, `n_ids` (different ones), `attested`
-      (share of the vocabulary), `repeated` (share of the attested ids that occur twice or more).
+        A row per position as in `token_texts`: `codec`, `position`, `n_tokens`, `n_ids` (different ones), `attested`
+        (share of the vocabulary), `repeated` (share of the attested ids that occur twice or more).
     """
     return attested_of_ids(codec, codec.encode_batch(documents))
 

@@ -28,17 +28,18 @@ def ngram_uniformity(
     than some 2^n n-grams in a part it is too high; `control_*` then says by how much.
 
     Args:
-      codec, documents: the stream, as ids in memory.
-      n_bits: the n's, 1 to 24.
-      n_partitions: parts, over which the percentiles run.
-      seed: of the random bits.
+        codec, documents: the stream, as ids in memory.
+        n_bits: the n's, 1 to 24.
+        n_partitions: parts, over which the percentiles run.
+        seed: of the random bits.
 
     Returns:
-      A row per kind and n: `codec`, `kind`, `n_bits`, `n_ngrams` (in each part), and `p5`, `p50`, `p95`, `control_p5`,
-      `control_p50`, `control_p95` (percentiles over the parts of the Kullback-Leibler divergence in bits per n-gram).
+        A row per kind and n: `codec`, `kind`, `n_bits`, `n_ngrams` (in each part), and `p5`, `p50`, `p95`,
+            `control_p5`,
+        `control_p50`, `control_p95` (percentiles over the parts of the Kullback-Leibler divergence in bits per n-gram).
 
     Raises:
-      InputError: the text is too short for the parts.
+        InputError: the text is too short for the parts.
     """
     ids = np.concatenate([np.zeros(0, np.int32), *codec.encode_batch(documents)])
     return uniformity_of_ids(codec, ids, n_bits, n_partitions=n_partitions, seed=seed)

@@ -18,15 +18,17 @@ def unigram_gain(
     """Bits per byte of a uniform and of a unigram model over the ids (table 3); end-of-document is not counted.
 
     Args:
-      codec: the codec.
-      documents: text that is measured.
-      fit_documents: other text to fit the unigram on.
+        codec: the codec.
+        documents: text that is measured.
+        fit_documents: other text to fit the unigram on.
 
     Returns:
-      `codec`, `fit`, `n_bytes`, `n_tokens`, `uniform` (bits per byte), `unigram` (bits per byte), `gain` (their
-      difference): a row with the entropy of the documents' own ids, corrected as Miller and Madow do (`SAME`), and with
-      `fit_documents` one with frequencies counted there, one added to each (`SEPARATE`). Where the vocabulary is large
-      for the text, the first is too hopeful and the second, which gives most of its mass to ids not seen, too bleak.
+        `codec`, `fit`, `n_bytes`, `n_tokens`, `uniform` (bits per byte), `unigram` (bits per byte), `gain` (their
+        difference): a row with the entropy of the documents' own ids, corrected as Miller and Madow do (`SAME`), and
+            with
+        `fit_documents` one with frequencies counted there, one added to each (`SEPARATE`). Where the vocabulary is
+            large
+        for the text, the first is too hopeful and the second, which gives most of its mass to ids not seen, too bleak.
     """
     fit = None if fit_documents is None else codec.encode_batch(fit_documents)
     return gain_of_ids(codec, codec.encode_batch(documents), sum(map(len, documents)), fit)
