@@ -14,10 +14,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from compressed_lm.codecs.registry import FAMILIES
+from compressed_lm.formatting import si
 from compressed_lm.scaling.axes import count_ticks, finish, log_loss, new_axes
 from compressed_lm.scaling.findings import bits_per_byte_of_text, model_runs
 from compressed_lm.scaling.fit import FitStatus, fit_power
-from compressed_lm.scaling.formatting import si
 from compressed_lm.scaling.run_table import split_spec
 
 _OTHERS = ["#B3A100", "#B2182B", "#5AAE61", "#C51B7D"]

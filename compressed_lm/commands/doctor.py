@@ -5,6 +5,7 @@ import platform
 import shutil
 
 from compressed_lm.commands.command import Command
+from compressed_lm.formatting import byte_size
 
 
 def add_arguments(parser):
@@ -23,7 +24,7 @@ def run(arguments):
     problems += _known_pairs()
     free = shutil.disk_usage(".").free
     if free < 2e9:
-        problems.append(f"Only {free / 1e9:.1f} GB are free on this disk; the demo wants 1 GB.")
+        problems.append(f"Only {byte_size(free)} are free on this disk; the demo wants 1 GB.")
     print(
         f"Python {platform.python_version()} on {platform.system()} {platform.machine()}; JAX runs on "
         f"{jax.device_count()} x {jax.devices()[0].device_kind} ({jax.default_backend()})."

@@ -93,7 +93,7 @@ def run(arguments):
     if arguments.report:
         from compressed_lm.reports import fit
 
-        fit.write(result, arguments.report, command=shlex.join(["compressed-lm", *sys.argv[1:]]))
+        fit.write_report(result, arguments.report, command=shlex.join(["compressed-lm", *sys.argv[1:]]))
         written = f"\n\nThe report is {arguments.report}."
     print(result.summary() + written, file=messages(arguments.report))
 

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from compressed_lm.dry_run.program import DryRun
-from compressed_lm.tracking.progress import duration
+from compressed_lm.formatting import byte_size, duration
 
 # Parts of an operation's path that name no parameter.
 _SCAFFOLD = {"while", "body", "closed_call", "checkpoint", "rematted_computation", "Block"}
@@ -34,8 +34,8 @@ def verdict(run: DryRun) -> str:
     """Returns one sentence: whether the program fits the device, and if not, what to change."""
     memory = run.memory
     if memory.limit is None:
-        return f"Memory of {run.device_kind} is not known: compare {_bytes(memory.peak)} a device with it yourself."
-    share = f"{_bytes(memory.peak)} of {_bytes(memory.limit)} a device"
+        return f"Memory of {run.device_kind} is not known: compare {byte_size(memory.peak)} a device with it yourself."
+    share = f"{byte_size(memory.peak)} of {byte_size(memory.limit)} a device"
     if memory.fits:
         return f"It fits: {share}, {memory.peak / memory.limit:.0%}."
     return f"It does not fit: it needs {share}. What helps: {'; '.join(remedies(run))}."
@@ -72,7 +72,7 @@ def _model(run):
         per_byte = run.forward_flops(softmax=False) / run.bytes_per_token
         table.add_row("forward FLOPs a byte", f"{per_byte:.4g} at {run.bytes_per_token:.3f} bytes a token")
     tokens = c.steps * run.tokens_per_step
-    text = f", {_bytes(tokens * run.bytes_per_token)} of text" if run.bytes_per_token else ""
+    text = f", {byte_size(tokens * run.bytes_per_token)} of text" if run.bytes_per_token else ""
     table.add_row("run", f"{c.steps:,} steps of {c.batch_size} x {c.seq_len} tokens: {tokens:,} tokens{text}")
     table.add_row("training FLOPs in all", f"{run.training_flops * tokens:.4g}")
     return table
@@ -81,15 +81,15 @@ def _model(run):
 def _memory(run):
     m = run.memory
     table = _table("memory of a device", "")
-    table.add_row("parameters", _bytes(m.params))
+    table.add_row("parameters", byte_size(m.params))
     if m.frozen:
-        table.add_row("frozen", _bytes(m.frozen))
-    table.add_row(f"optimizer ({run.config.optimizer})", _bytes(m.optimizer))
-    table.add_row("batch", _bytes(m.batch))
-    table.add_row("temporaries, laid out", "not compiled" if m.temporaries is None else _bytes(m.temporaries))
-    table.add_row("most at a time", _bytes(m.peak))
+        table.add_row("frozen", byte_size(m.frozen))
+    table.add_row(f"optimizer ({run.config.optimizer})", byte_size(m.optimizer))
+    table.add_row("batch", byte_size(m.batch))
+    table.add_row("temporaries, laid out", "not compiled" if m.temporaries is None else byte_size(m.temporaries))
+    table.add_row("most at a time", byte_size(m.peak))
     if m.limit is not None:
-        table.add_row("available", _bytes(m.limit))
+        table.add_row("available", byte_size(m.limit))
     return table
 
 
@@ -109,12 +109,12 @@ def _collectives(run):
         names = sorted(names, key=names.get, reverse=True)
         more = f" and {len(names) - 4} more" if len(names) > 4 else ""
         table.add_row(
-            *(kind, where, ", ".join(names[:4]) + more, str(size), f"{count:,}", _bytes(sent)),
+            *(kind, where, ", ".join(names[:4]) + more, str(size), f"{count:,}", byte_size(sent)),
             f"{1000 * time:.2f} ms" if run.network_seconds else "-",
         )
     total = sum(c.sent for c in run.collectives)
     time = f"{1000 * sum(seconds):.2f} ms" if run.network_seconds else "-"
-    table.add_row("all", "", "", "", f"{sum(c.count for c in run.collectives):,}", _bytes(total), time)
+    table.add_row("all", "", "", "", f"{sum(c.count for c in run.collectives):,}", byte_size(total), time)
     return table
 
 
@@ -126,7 +126,7 @@ def _time(run):
     table = _table("a step at the chip's limits (estimates)", "overlapped", "one after another")
     why = {
         "compute": f"{run.executed_flops / run.n_devices:.4g} FLOPs at {c.bf16_flops:.4g}/s; {again:.2f} x the model's",
-        "memory": f"{_bytes(run.traffic)} at {_bytes(c.memory_bandwidth)}/s",
+        "memory": f"{byte_size(run.traffic)} at {byte_size(c.memory_bandwidth)}/s",
         "network": "collectives at the links' full speed",
     }
     for name, seconds in parts.items():
@@ -150,14 +150,6 @@ def _place(op_name):
     parts = ["embed" if part == "Transformer._table" else part for part in parts]
     name = "/".join(part for part in parts if "." not in part)
     return where + (", each layer" if "/while/" in op_name else ""), name or "-"
-
-
-def _bytes(n):
-    """Returns bytes as "1.5 GB" (decimal)."""
-    for unit in ("B", "kB", "MB", "GB", "TB"):
-        if n < 1000 or unit == "TB":
-            return f"{n:.0f} {unit}" if unit == "B" else f"{n:.3g} {unit}"
-        n /= 1000
 
 
 def _table(*columns):

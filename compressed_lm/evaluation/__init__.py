@@ -1,4 +1,4 @@
-"""What a trained model is worth: bits per byte, FLOPs per byte, generated text, and the report that compares codecs."""
+"""Evaluation of trained models: bits per byte, FLOPs per byte, rows of the run table, generated text."""
 
 from compressed_lm.evaluation.bits_per_byte import BitsPerByte, predict_fn
 from compressed_lm.evaluation.document_bits import document_bits

@@ -1,8 +1,8 @@
-"""Bits per byte on a validation store: the only loss that is compared across codecs."""
+"""Bits per byte on a validation store, the only loss that is comparable across codecs."""
 
 import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import numpy as np
@@ -13,19 +13,31 @@ from compressed_lm.errors import InputError
 from compressed_lm.models import Transformer, TransformerConfig
 from compressed_lm.models.partitioning import BATCH
 from compressed_lm.training.mesh import make_mesh
-from compressed_lm.training.step import eval_step
+from compressed_lm.training.step import Params, eval_step
 
 
 def predict_fn(model_config: TransformerConfig, eod_id: int) -> Callable:
-    """The compiled function (params, targets int32[B, L]) -> (total nats, number of targets) of a model."""
+    """Returns the compiled function (params, targets int32[B, L]) -> (total nats, number of targets) of a model."""
     return jax.jit(functools.partial(eval_step, model=Transformer(model_config), eod_id=eod_id))
 
 
 class BitsPerByte:
-    """Evaluator: total nats / (ln 2 x bytes) over a token store.
+    """Evaluator of bits per byte: total nats / (ln 2 x bytes) over a token store.
 
-    Every token counts, the end-of-document tokens among them, and every byte of the documents. A model sees the rows of
-    `seq_len` tokens that it was trained on, without overlap (Lester et al. 2024, section 3.8).
+    All tokens count, including end-of-document tokens, and all bytes of the documents. Rows have the `seq_len` tokens
+    of training, without overlap (Lester et al. 2024, section 3.8).
+
+    Args:
+        predict: from `predict_fn`.
+        store: the validation documents under the model's codec.
+        seq_len: L, tokens per row.
+        batch_size: B, rows at a time.
+        stride: evaluate every stride-th row only, for a quick estimate; the bytes are then estimated from the store's
+            average bytes per token.
+        mesh_shape: sizes of the mesh axes data, fsdp, tensor.
+
+    Raises:
+        InputError: `stride` is below 1.
     """
 
     def __init__(
@@ -36,20 +48,10 @@ class BitsPerByte:
         seq_len: int,
         batch_size: int = 32,
         stride: int = 1,
-        mesh_shape: tuple[int, ...] | None = None,
+        mesh_shape: Sequence[int] | None = None,
     ):
-        """
-        Args:
-            predict: from `predict_fn`.
-            store: the validation documents under the model's codec.
-            seq_len: L, tokens in a row.
-            batch_size: B, rows at a time.
-            stride: evaluate every stride-th row only, for a quick estimate; bytes are then counted at the store's
-                average bytes per token.
-            mesh_shape: sizes of the axes data, fsdp, tensor.
-        """
         if stride < 1:
-            raise InputError(f"stride={stride} was given; 1 (every row) or more was expected.")
+            raise InputError(f"stride={stride} was given. Expected at least 1 (every row).")
         self._predict, self._store = predict, store
         self._sharding = NamedSharding(make_mesh(mesh_shape), PartitionSpec(BATCH))
         rows = store.rows(seq_len, drop_remainder=False)
@@ -57,8 +59,8 @@ class BitsPerByte:
         chosen += [np.full(seq_len, -1, np.int32)] * (-len(chosen) % batch_size)
         self._batches = np.stack(chosen).reshape(-1, batch_size, seq_len)
 
-    def run(self, params) -> Iterator[tuple[str, float]]:
-        """Yields `loss_nats_per_token`, `bits_per_byte` and `n_tokens` (evaluated) of a parameter tree."""
+    def run(self, params: Params) -> Iterator[tuple[str, float]]:
+        """Yields `loss_nats_per_token`, `bits_per_byte` and `n_tokens` (tokens evaluated) of a parameter tree."""
         sums = [self._predict(params, jax.device_put(batch, self._sharding)) for batch in self._batches]
         nats, n_tokens = (math.fsum(float(s[i]) for s in sums) for i in (0, 1))
         tokens_per_byte = (self._store.n_tokens + self._store.n_documents) / max(self._store.n_bytes, 1)

@@ -1,4 +1,4 @@
-"""Bits of each document of a store under a model: what comparisons over the same documents are made of."""
+"""Bits of each document of a store under a model, for comparisons on the same documents."""
 
 import functools
 import math
@@ -14,16 +14,16 @@ from compressed_lm.training.step import Params, eval_nats
 def document_bits(
     params: Params, model_config: TransformerConfig, store: TokenStore, *, seq_len: int, batch_size: int = 16
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Bits and bytes of each document.
+    """Returns bits and bytes of each document.
 
-    A model sees rows as `BitsPerByte` has them, so the sums of both are the same; a document's bits are those of its
-    tokens and of the end-of-document after them.
+    Rows are those of `BitsPerByte`, so the sums are equal. The bits of a document are those of its tokens and of the
+    end-of-document token that follows.
 
     Args:
-        params: of the model.
-        model_config: its shape.
+        params: parameters of the model.
+        model_config: shape of the model.
         store: the documents.
-        seq_len: L, tokens in a row.
+        seq_len: L, tokens per row.
         batch_size: rows at a time.
 
     Returns:

@@ -1,4 +1,4 @@
-"""FLOPs per byte of raw text, in the accounting of Lester et al. 2024 (section 3.8) and with what it leaves out."""
+"""FLOPs per byte of raw text, as in Lester et al. 2024 (section 3.8), with softmax, and as run."""
 
 import dataclasses
 from typing import TYPE_CHECKING
@@ -6,19 +6,19 @@ from typing import TYPE_CHECKING
 from compressed_lm.data.store import TokenStore
 from compressed_lm.models import TransformerConfig, flops_per_token
 
-if TYPE_CHECKING:  # training evaluates without the packages that codecs need
+if TYPE_CHECKING:  # training evaluates without the dependencies of codecs
     from compressed_lm.codecs.protocol import Codec
 
 
 @dataclasses.dataclass(frozen=True)
 class FlopsPerByte:
-    """Forward FLOPs for each byte of text.
+    """Forward FLOPs per byte of text.
 
     Attributes:
-        paper: 2 N_nonembed / bytes per token, plus 2 N of M1 for every codec that was made with one, whether or not M1
-            still runs.
-        softmax: the same with the output layer's 2 V D a token.
-        runtime: 2 N_nonembed / bytes per token plus what the codec really spends, which is 0 where M1 was compiled to a
+        paper: 2 N_nonembed / bytes per token, plus 2 N of M1 for every codec made with an M1, even if M1 is compiled to
+            a dictionary.
+        softmax: the same plus 2 V D per token for the output layer.
+        runtime: 2 N_nonembed / bytes per token plus the actual FLOPs of the codec, which are 0 if M1 is compiled to a
             dictionary.
     """
 
@@ -28,7 +28,7 @@ class FlopsPerByte:
 
 
 def flops_per_byte(model_config: TransformerConfig, codec: "Codec", store: TokenStore) -> FlopsPerByte:
-    """Cost of a model over a codec, at the bytes per token of a store (end-of-document tokens included)."""
+    """Returns the cost of a model over a codec, at the bytes per token of a store (end-of-document included)."""
     tokens_per_byte = (store.n_tokens + store.n_documents) / max(store.n_bytes, 1)
     model, with_softmax = (flops_per_token(model_config, softmax=s) * tokens_per_byte for s in (False, True))
     return FlopsPerByte(

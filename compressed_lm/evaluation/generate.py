@@ -1,4 +1,4 @@
-"""Text from an M2, decoded while it is sampled."""
+"""Text generation with an M2, decoded while it is sampled."""
 
 import functools
 from collections.abc import Iterator
@@ -10,16 +10,17 @@ import numpy as np
 
 from compressed_lm.errors import InputError
 from compressed_lm.models import Transformer, TransformerConfig, init_cache
+from compressed_lm.training.step import Params
 
-if TYPE_CHECKING:  # training evaluates without the packages that codecs need
+if TYPE_CHECKING:  # training evaluates without the dependencies of codecs
     from compressed_lm.codecs.protocol import Codec
 
 TOKENS_PER_CALL = 16
-"""Tokens sampled by one call of the compiled loop, and so the granularity of the stream."""
+"""Tokens sampled by one call of the compiled loop: the granularity of the stream."""
 
 
 def sample_tokens(
-    params,
+    params: Params,
     model_config: TransformerConfig,
     prompt: np.ndarray,
     *,
@@ -30,21 +31,27 @@ def sample_tokens(
     top_k: int = 0,
     seed: int = 0,
 ) -> Iterator[np.ndarray]:
-    """Yields int32[<= 16] pieces of a sampled continuation, until the end of the document or `n_tokens`.
+    """Samples a continuation of a prompt.
 
     Args:
         params, model_config: the model.
         prompt: int32[T], ids to continue; may be empty.
-        n_tokens: largest number of new tokens.
-        eod_id: end-of-document, which opens the sequence and ends the sample.
-        n_ids: ids from here on are not sampled; by default those after end-of-document.
-        temperature: divides the logits; 0 takes the most likely token.
-        top_k: sample from this many most likely tokens; 0 for all.
-        seed: of the random numbers.
+        n_tokens: maximum number of new tokens.
+        eod_id: end-of-document; it starts the sequence and ends the sample.
+        n_ids: ids from this one on are not sampled; by default those above end-of-document.
+        temperature: divisor of the logits; 0 takes the most likely token.
+        top_k: number of most likely tokens to sample from; 0 for all.
+        seed: random seed.
+
+    Yields:
+        int32[<= 16] chunks of the continuation, until end-of-document or `n_tokens`.
+
+    Raises:
+        InputError: a number is negative.
     """
     if temperature < 0 or top_k < 0 or n_tokens < 0:
         raise InputError(
-            f"temperature={temperature}, top_k={top_k}, n_tokens={n_tokens} were given; expected 0 or more for each."
+            f"temperature={temperature}, top_k={top_k}, n_tokens={n_tokens} were given. Expected numbers of at least 0."
         )
     forced = np.append(np.int32(eod_id), np.asarray(prompt, np.int32))
     length = -(-(len(forced) + n_tokens) // TOKENS_PER_CALL) * TOKENS_PER_CALL
@@ -56,7 +63,7 @@ def sample_tokens(
     left = n_tokens
     for start in range(0, length, TOKENS_PER_CALL):
         carry, tokens = advance(params, carry, jnp.asarray(padded[start : start + TOKENS_PER_CALL]))
-        # The token sampled after input i is what stands at place i + 1.
+        # The token sampled after input i is at position i + 1.
         new = np.asarray(tokens)[max(0, len(forced) - 1 - start) :][:left]
         ends = np.flatnonzero(new == eod_id)
         if len(ends):
@@ -69,8 +76,7 @@ def sample_tokens(
 
 
 def _advance(model, n_ids, temperature, top_k, params, carry, forced):
-    """Feeds the forced inputs where there are any (not -1), the sampled ones elsewhere: (carry, int32[16] sampled after
-    each)."""
+    """Returns (carry, int32[16] sampled after each input); inputs are forced ids, or sampled ones where forced is -1."""
 
     def one(carry, given):
         last, position, cache, key = carry
@@ -88,7 +94,7 @@ def _advance(model, n_ids, temperature, top_k, params, carry, forced):
 
 
 def generate(
-    params,
+    params: Params,
     model_config: TransformerConfig,
     codec: "Codec",
     *,
@@ -98,9 +104,9 @@ def generate(
     top_k: int = 0,
     seed: int = 0,
 ) -> Iterator[str]:
-    """Yields pieces of text as they become certain: the prompt, then its sampled continuation.
+    """Yields text as soon as it is determined: the prompt, then its sampled continuation.
 
-    Bytes that are not UTF-8 (a model may sample any) come out as U+FFFD.
+    Bytes that are not UTF-8 (a model may sample any bytes) become U+FFFD. Arguments as of `sample_tokens`.
     """
     from compressed_lm.codecs.protocol import eod_id
     from compressed_lm.codecs.streaming import StreamDecoder

@@ -1,8 +1,11 @@
-"""Rows of the run table: a trained model on the validation documents of its codec."""
+"""Rows of the run table for trained models."""
 
 import hashlib
 import importlib.metadata
+import os
 import pathlib
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import numpy as np
@@ -14,7 +17,7 @@ from compressed_lm.evaluation.bits_per_byte import BitsPerByte, predict_fn
 from compressed_lm.evaluation.flops import flops_per_byte
 from compressed_lm.io import jsonl
 from compressed_lm.models import count_params
-from compressed_lm.training import load_run
+from compressed_lm.training import Run, load_run
 from compressed_lm.training.checkpoints import folder
 from compressed_lm.weights import representation
 
@@ -22,21 +25,27 @@ PRINTED = (
     *("bits_per_byte", "loss_nats_per_token", "bytes_per_token"),
     *("flops_per_byte", "flops_per_byte_softmax", "flops_per_byte_runtime", "n_nonembed", "step"),
 )
-"""The columns that `compressed-lm evaluate` prints."""
+"""Columns printed by `compressed-lm evaluate`."""
 
 _VERSIONED = ("compressed_lm", "jax", "jaxlib", "flax", "optax", "numpy")
 
 
 def evaluate_run(
-    run_dir, *, codec: Codec, store: TokenStore, train_store: TokenStore, group: str = "m2", batch_size: int = 32
-) -> dict:
-    """One row of the run table: a trained model on the validation documents of its codec.
+    run_dir: str | os.PathLike,
+    *,
+    codec: Codec,
+    store: TokenStore,
+    train_store: TokenStore,
+    group: str = "m2",
+    batch_size: int = 32,
+) -> dict[str, Any]:
+    """Returns one row of the run table: a trained model on the validation documents of its codec.
 
     Args:
         run_dir: the training run.
-        codec: the codec its tokens come from.
+        codec: the codec of its tokens.
         store: validation documents under this codec.
-        train_store: what the run was trained on, which says how many bytes its tokens stand for.
+        train_store: the store that the run was trained on; gives the bytes of its training tokens.
         group: "m1" for M1 itself, "m2" for models that are compared.
         batch_size: rows evaluated at a time.
 
@@ -76,15 +85,15 @@ def evaluate_run(
     }
 
 
-def _representations(run) -> dict:
-    """Columns on how a run's model is represented: spellings, GMSE, and the stored bits of a weight of the blocks."""
-    columns = {"weights": run.weights, "activations": run.model_config.activations}
+def _representations(run: Run) -> dict[str, Any]:
+    """Returns columns on number formats: their specs, GMSE, and stored bits per weight of the blocks."""
+    columns: dict[str, Any] = {"weights": run.weights, "activations": run.model_config.activations}
     kernels = [x.shape for path, x in jax.tree.leaves_with_path(run.params["layers"]) if path[-1].key == "kernel"]
     forms = {name: representation(spec) for name, spec in columns.items()}
     try:
         bits = [forms["weights"].bits_per_weight(shape) for shape in kernels]
         columns["bits_per_weight"] = float(np.average(bits, weights=[np.prod(shape) for shape in kernels]))
-    except InputError:  # noise has no stored form
+    except InputError:  # noise cannot be stored
         columns["bits_per_weight"] = None
     described = [run.model_config.dtype, *(f"{name}={form}" for name, form in forms.items() if str(form) != "dense")]
     gmse = {f"gmse_{name}": form.gmse() for name, form in forms.items()}
@@ -92,12 +101,12 @@ def _representations(run) -> dict:
 
 
 def versions() -> dict[str, str]:
-    """Versions of the packages that results depend on."""
+    """Returns the versions of the packages that results depend on."""
     return {name: importlib.metadata.version(name) for name in _VERSIONED}
 
 
-def ratio_row(codec: Codec, store: TokenStore, m1_bits_per_byte: float | None) -> dict:
-    """How well a codec compresses a validation store, end-of-document tokens left out."""
+def ratio_row(codec: Codec, store: TokenStore, m1_bits_per_byte: float | None) -> dict[str, Any]:
+    """Returns the compression of a validation store by its codec, without end-of-document tokens."""
     bytes_per_token = store.n_bytes / store.n_tokens
     return {
         "codec": codec.spec,
@@ -108,9 +117,13 @@ def ratio_row(codec: Codec, store: TokenStore, m1_bits_per_byte: float | None) -
     }
 
 
-def curve_rows(run_dir, row: dict) -> list[dict]:
-    """The learning curve of a run, from its metrics.jsonl: validation bits per byte against bytes of text trained
-    on."""
+def curve_rows(run_dir: str | os.PathLike, row: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Returns the learning curve of a run: validation bits per byte against bytes of training text.
+
+    Args:
+        run_dir: the training run; its metrics.jsonl is read.
+        row: its row of the run table.
+    """
     bytes_per_training_token = row["bytes"] / row["tokens"]
     tokens_per_step = row["tokens"] / row["step"]
     rows = []

@@ -99,7 +99,7 @@ def _setting(text: str) -> tuple[str, list[str]]:
     return name.strip(), [value.strip() for value in values]
 
 
-def is_spelling(source: str) -> bool:
+def is_spec(source: str) -> bool:
     """Whether a codec is named by its spelling, to be built; if not, by directory, file or the name it ships under."""
     is_path = "/" in source or source in codecs.shipped() or pathlib.Path(source).exists()
     return source.split("(")[0].strip() in codecs.FAMILIES or not is_path
@@ -114,7 +114,7 @@ def labelled(sources: Sequence[str]) -> dict[str, str]:
     found: dict[str, str] = {}
     for source in sources:
         path = pathlib.Path(source).name.removesuffix(".clmd")
-        label = codec_folder(source) if is_spelling(source) else path
+        label = codec_folder(source) if is_spec(source) else path
         if label in found:
             raise InputError(
                 f"The codecs {found[label]} and {source} were given, and both would be called {label}. Give each codec "

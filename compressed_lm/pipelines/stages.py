@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 
 import jax
 
+from compressed_lm.formatting import duration
 from compressed_lm.terminal import print_flush
 
 
@@ -20,7 +21,7 @@ def stage(name: str, log: list[dict], *, report: Callable[[str], None] = print_f
     seconds = time.monotonic() - start
     line = " ".join(done)
     log.append({"name": name, "seconds": round(seconds, 1), "line": line})
-    report(f"[{name}] {seconds:.0f} s: {line}")
+    report(f"[{name}] {duration(seconds)}: {line}")
 
 
 def describe_devices() -> str:

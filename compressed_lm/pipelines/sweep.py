@@ -25,12 +25,12 @@ from compressed_lm.data.job import compress, take_bytes
 from compressed_lm.data.store import MANIFEST, TokenStore
 from compressed_lm.errors import InputError
 from compressed_lm.evaluation import BitsPerByte, predict_fn, run_row
+from compressed_lm.formatting import duration
 from compressed_lm.io import jsonl, locks
 from compressed_lm.models import count_params, model_vocab_size
 from compressed_lm.pipelines.build_codec import build_in
-from compressed_lm.pipelines.grid import Cell, Plan, is_spelling
+from compressed_lm.pipelines.grid import Cell, Plan, is_spec
 from compressed_lm.terminal import print_flush
-from compressed_lm.tracking.progress import duration
 from compressed_lm.training import durations, load_run, run_dir, train
 
 TABLE = "runs.jsonl"
@@ -83,7 +83,7 @@ class Sweep:
         self.failed: dict[str, str] = {}
         self._compiled: dict = {}
         self._specs = {
-            label: codecs.canonical_spec(source) if is_spelling(source) else codecs.load(source).spec
+            label: codecs.canonical_spec(source) if is_spec(source) else codecs.load(source).spec
             for label, source in sources.items()
         }
         for cell in cells:  # a misspelt setting or length stops the sweep before anything is compressed
@@ -208,7 +208,7 @@ class Sweep:
     def _make(self, label: str) -> tuple[Codec, dict[str, TokenStore]]:
         """A codec and its token stores, made unless they are there."""
         source, learn = self.sources[label], min(self.limits["train"] or LEARN_BYTES, LEARN_BYTES)
-        if is_spelling(source):
+        if is_spec(source):
             codec = build_in(
                 self.out / "codecs" / label,
                 source,

@@ -1,68 +1,60 @@
-"""A fit as one HTML file: parameters with intervals, what is not determined, figures, and the command that made it."""
+"""Report of a scaling-law fit: parameters with intervals, warnings, figures, and the command that made it."""
 
-import base64
-import html
-import io
 import os
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
-from matplotlib.axes import Axes
 
 from compressed_lm.io import write_atomic
+from compressed_lm.reports.page import Alert, Block, Code, Figure, Heading, Page, Paragraph, Table
 from compressed_lm.scaling import budget_plots, law_plots, summary
 from compressed_lm.scaling.capacity import Exponential, Free
 from compressed_lm.scaling.fit import Fit
-from compressed_lm.scaling.frontier import Optimum, optimum
+from compressed_lm.scaling.frontier import optimum
 from compressed_lm.scaling.laws import DATA, SIZE
 
-_STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #1a1a1a; }
-h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2.2rem; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-td, th { padding: .25rem .9rem .25rem 0; text-align: left; border-bottom: 1px solid #ddd; }
-figure { margin: 1.2rem 0; } figcaption { color: #555; font-size: .9rem; } img { max-width: 100%; }
-pre { background: #f4f4f4; padding: .8rem; white-space: pre-wrap; overflow-wrap: anywhere; }
-.warning { border-left: 4px solid #D55E00; padding: .2rem .8rem; background: #fdf3ec; }
-"""
 
-
-def write(
+def write_report(
     fit: Fit, path: str | os.PathLike, *, command: str, title: str | None = None, budgets: Sequence[float] | None = None
 ) -> pathlib.Path:
-    """Writes the report of a fit, self-contained, and returns its path.
+    """Writes the report of a fit as one self-contained HTML file and returns its path.
 
     Args:
-        fit: a fit, best a bootstrapped one.
-        path: the HTML file, or - for the standard output; its folder is made where missing.
-        command: what to run to make it again; shown as it is.
-        title: heading; the law's name by default.
-        budgets: training FLOPs of the table of optima, for laws that have one; by default those of the figure.
+        fit: a fit, preferably bootstrapped.
+        path: the HTML file, or - for the standard output; its folder is created if missing.
+        command: the command that makes the report again; shown unchanged.
+        title: heading; by default the name of the law.
+        budgets: training FLOPs of the table of optima, for laws that have an optimum; by default those of the figure.
     """
     title = title or f"The law {fit.law.name!r} fitted to {len(fit.residuals)} runs"
-    parts = [f"<h1>{html.escape(title)}</h1>", f"<pre>{html.escape(formula(fit))}</pre>"]
-    parts += [f'<p class="warning">{html.escape(text)}</p>' for text in fit.warnings]
-    parts += ["<h2>Parameters</h2>", _table(("parameter", "value", "interval", ""), summary.rows(fit))]
-    if fit.samples is None:
-        parts.append("<p>No intervals: the fit was not bootstrapped.</p>")
-    parts += ["<h2>Quality</h2>", _table(None, summary.quality(fit))]
-    parts.append("<h2>Figures</h2>")
-    parts += [_figure(draw, words) for draw, words in _figures(fit, budgets)]
-    if _has_optimum(fit):
-        chosen = budget_plots.common_budgets(fit) if budgets is None else budgets
-        parts += ["<h2>Best size and data for a budget</h2>", _optima([optimum(fit, budget) for budget in chosen])]
-    parts += ["<h2>Made by</h2>", f"<pre>{html.escape(command)}</pre>"]
-    page = (
-        f'<!doctype html>\n<html lang="en">\n<head><meta charset="utf-8"><title>{html.escape(title)}</title>'
-        f"<style>{_STYLE}</style></head>\n<body>\n" + "\n".join(parts) + "\n</body>\n</html>\n"
-    )
-    write_atomic(path, page, "The report")
+    write_atomic(path, page(fit, command=command, title=title, budgets=budgets).html(), "The report")
     return pathlib.Path(path)
 
 
+def page(fit: Fit, *, command: str, title: str, budgets: Sequence[float] | None = None) -> Page:
+    """Returns the report of a fit as a page; arguments as of `write_report`."""
+    intervals = "intervals by bootstrap" if fit.samples is not None else "no intervals"
+    lead = f"{len(fit.residuals)} runs, status {fit.status.replace('_', ' ')}, {intervals}."
+    blocks: list[Block] = [
+        Code(formula(fit)),
+        *map(Alert, fit.warnings),
+        Heading("Parameters"),
+        Table(("parameter", "value", "interval", ""), summary.rows(fit), "llll"),
+    ]
+    if fit.samples is None:
+        blocks.append(Paragraph("No intervals: the fit was not bootstrapped."))
+    blocks += [Heading("Quality"), Table(("measure", "value"), summary.quality(fit), "ll")]
+    blocks += [Heading("Figures"), *_figures(fit, budgets)]
+    if _has_optimum(fit):
+        chosen = budget_plots.common_budgets(fit) if budgets is None else budgets
+        blocks += [Heading("Best size and data for a budget"), _optima(fit, chosen)]
+    blocks += [Heading("Made by"), Code(command)]
+    return Page(title, lead, blocks)
+
+
 def formula(fit: Fit) -> str:
-    """The law as one line, `loss = A (n_params rho)^-alpha + ...`."""
+    """Returns the law as one line, such as `loss = A (n_params rho)^-alpha + ...`."""
     terms = []
     for term in fit.law.terms:
         parts = [term.coefficient]
@@ -80,25 +72,38 @@ def formula(fit: Fit) -> str:
     return f"loss = {line}" + (f"\nrho = capacity from {columns}" if columns else "")
 
 
-def _figures(fit: Fit, budgets) -> list[tuple[Callable[[], Axes], str]]:
+def _figures(fit: Fit, budgets: Sequence[float] | None) -> list[Figure]:
     found = [
-        (lambda: law_plots.measured_against_predicted(fit), "Measured against predicted loss."),
-        (lambda: law_plots.residuals(fit, x="loss"), "Residuals; a law that holds leaves no pattern."),
+        Figure(
+            "measured",
+            lambda ax: law_plots.measured_against_predicted(fit, ax=ax),
+            "Measured against predicted loss.",
+        ),
+        Figure(
+            "residuals",
+            lambda ax: law_plots.residuals(fit, x="loss", ax=ax),
+            "Residuals; a law that holds leaves no pattern.",
+        ),
     ]
-    gmse = [factor for factor in fit.law.factors if not isinstance(factor, Free | Exponential)]
-    if gmse:
-        found.append((lambda: law_plots.capacity_against_bits(fit), "Capacity against effective bits."))
+    if any(not isinstance(factor, Free | Exponential) for factor in fit.law.factors):
+        caption = "Capacity against effective bits."
+        found.append(Figure("capacity", lambda ax: law_plots.capacity_against_bits(fit, ax=ax), caption))
     if _has_optimum(fit):
         found += [
-            (
-                lambda: budget_plots.isoflop(fit, budgets=budgets),
+            Figure(
+                "isoflop",
+                lambda ax: budget_plots.isoflop(fit, budgets=budgets, ax=ax),
                 "Loss at constant training FLOPs, with minima.",
             ),
-            (lambda: budget_plots.iso_loss(fit), "Equal loss over FLOPs and size, with the frontier."),
+            Figure(
+                "iso_loss",
+                lambda ax: budget_plots.iso_loss(fit, ax=ax),
+                "Equal loss over FLOPs and size, with the frontier.",
+            ),
         ]
     if fit.diagnosis is not None and fit.diagnosis.exponent is not None:
-        words = "Profile likelihood of the exponent: flat means not determined."
-        found.append((lambda: law_plots.profile(fit), words))
+        caption = "Profile likelihood of the exponent: flat means not determined."
+        found.append(Figure("profile", lambda ax: law_plots.profile(fit, ax=ax), caption))
     return found
 
 
@@ -107,25 +112,9 @@ def _has_optimum(fit: Fit) -> bool:
     return SIZE in fit.law.inputs and DATA in fit.law.inputs and not mixed
 
 
-def _figure(draw: Callable[[], Axes], words: str) -> str:
-    file = io.BytesIO()
-    draw().figure.savefig(file, format="png", dpi=140, metadata={"Software": None})
-    data = base64.b64encode(file.getvalue()).decode()
-    words = html.escape(words)
-    return f'<figure><img alt="{words}" src="data:image/png;base64,{data}"><figcaption>{words}</figcaption></figure>'
-
-
-def _table(head: Sequence[str] | None, rows: Sequence[Sequence[str]]) -> str:
-    lines = ["<table>"]
-    if head:
-        lines.append("<tr>" + "".join(f"<th>{html.escape(cell)}</th>" for cell in head) + "</tr>")
-    lines += ["<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows]
-    return "\n".join([*lines, "</table>"])
-
-
-def _optima(found: Sequence[Optimum]) -> str:
+def _optima(fit: Fit, budgets: Sequence[float]) -> Table:
     rows = []
-    for top in found:
+    for top in (optimum(fit, budget) for budget in budgets):
         cells = [f"{top.flops:.3g}"]
         for estimate in (top.n_params, top.tokens, top.loss):
             if not 0 < estimate.value < np.inf:
@@ -134,4 +123,4 @@ def _optima(found: Sequence[Optimum]) -> str:
             spread = f" ({estimate.low:.4g} to {estimate.high:.4g})" if estimate.low > 0 else ""
             cells.append(f"{estimate.value:.4g}{spread}")
         rows.append(cells)
-    return _table(("training FLOPs", "parameters", "tokens", "loss"), rows)
+    return Table(("training FLOPs", "parameters", "tokens", "loss"), rows, "llll")

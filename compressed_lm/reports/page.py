@@ -1,6 +1,6 @@
-"""A page of headings, paragraphs, tables and figures that renders itself as one HTML file and as Markdown.
+"""Report page: blocks of text, tables and figures, rendered as one HTML file and as Markdown.
 
-Text may hold `code` and **bold**; everything else in it is shown as it is.
+In texts, `code` and **bold** are formatted; everything else is shown unchanged.
 """
 
 import base64
@@ -11,7 +11,7 @@ import pathlib
 import re
 import unicodedata
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -61,6 +61,7 @@ th, td { padding: .42rem .8rem .42rem 0; }
 .right { text-align: right; }
 td.right, .verdict { white-space: nowrap; }
 .verdict { font-weight: 600; }
+.warning { border-left: 4px solid var(--bad); padding: .2rem .8rem; background: var(--card); }
 .good { color: var(--good); }
 .bad { color: var(--bad); }
 .none { color: var(--soft); }
@@ -76,23 +77,24 @@ pre { background: var(--card); border: 1px solid var(--line); border-radius: 8px
 
 
 class Block(Protocol):
-    """One piece of the page."""
+    """One block of a page."""
 
     def html(self) -> str:
-        """The piece as HTML."""
+        """Returns the block as HTML."""
 
     def markdown(self) -> str:
-        """The piece as GitHub-flavoured Markdown."""
+        """Returns the block as GitHub-flavoured Markdown."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Heading:
-    """A section's title; the table of contents lists it."""
+    """Section heading, listed in the table of contents."""
 
     text: str
 
     @property
     def anchor(self) -> str:
+        """Target of links to this heading."""
         return re.sub(r"[^a-z0-9]+", "-", self.text.lower()).strip("-")
 
     def html(self) -> str:
@@ -104,7 +106,7 @@ class Heading:
 
 @dataclasses.dataclass(frozen=True)
 class Paragraph:
-    """Running text."""
+    """Paragraph of text."""
 
     text: str
 
@@ -116,8 +118,21 @@ class Paragraph:
 
 
 @dataclasses.dataclass(frozen=True)
+class Alert:
+    """Highlighted paragraph for a problem."""
+
+    text: str
+
+    def html(self) -> str:
+        return f'<p class="warning">{_inline(self.text)}</p>'
+
+    def markdown(self) -> str:
+        return f"> **Warning:** {_text(self.text)}"
+
+
+@dataclasses.dataclass(frozen=True)
 class Bullets:
-    """A list of sentences."""
+    """Bullet list."""
 
     items: Sequence[str]
 
@@ -130,7 +145,7 @@ class Bullets:
 
 @dataclasses.dataclass(frozen=True)
 class Tiles:
-    """A few numbers that matter most, each with what it is."""
+    """Key figures: (value, description) pairs."""
 
     items: Sequence[tuple[str, str]]
 
@@ -147,7 +162,14 @@ class Tiles:
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """Rows of text. `align` has a letter per column, l or r. A cell that is a key of `marks` is drawn in that class."""
+    """Table of text cells.
+
+    Attributes:
+        header: column titles.
+        rows: cells of each row.
+        align: one letter per column, l (left) or r (right).
+        marks: cell text -> CSS class of cells with this text.
+    """
 
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -168,7 +190,7 @@ class Table:
         return f'<span class="verdict {mark}">{_inline(cell)}</span>' if mark else _inline(cell)
 
     def markdown(self) -> str:
-        def line(cells):
+        def line(cells: Sequence[str]) -> str:
             return "| " + " | ".join(_text(cell).replace("|", "\\|") for cell in cells) + " |"
 
         rule = "|" + "|".join("---:" if letter == "r" else "---" for letter in self.align) + "|"
@@ -177,7 +199,14 @@ class Table:
 
 @dataclasses.dataclass(frozen=True)
 class Figure:
-    """A plot with its caption. `draw` gets the axes to draw on; `name` is the stem of the picture's file."""
+    """Plot with a caption.
+
+    Attributes:
+        name: file name of the picture, without extension.
+        draw: draws on the given axes.
+        caption: text below the plot.
+        size: width and height (inches).
+    """
 
     name: str
     draw: Callable[[Axes], Axes]
@@ -196,10 +225,16 @@ class Figure:
     def markdown(self) -> str:
         return f"![{_plain(self.caption)}](figures/{self.name}.png)\n\n*{_text(self.caption)}*"
 
-    def picture(self, kind: str, ink: str, **options) -> bytes:
-        """The plot as a file of the given kind ("svg" or "png"), lines and letters in `ink`; always the same bytes."""
+    def picture(self, kind: str, ink: str, **options: Any) -> bytes:
+        """Returns the plot as a file; equal arguments give equal bytes.
+
+        Args:
+            kind: "svg" or "png".
+            ink: color of text and axes.
+            **options: passed to `savefig`.
+        """
         colors = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
-        settings = {
+        settings: dict[Any, Any] = {
             **dict.fromkeys(colors, ink),
             "grid.color": "#808a96",
             "axes.facecolor": "none",
@@ -211,13 +246,13 @@ class Figure:
             self.draw(canvas.add_subplot())
             buffer = io.BytesIO()
             metadata = {"Date": None} if kind == "svg" else {"Software": None}
-            canvas.savefig(buffer, format=kind, metadata=metadata, **{"facecolor": "none", **options})
+            canvas.savefig(buffer, **{"format": kind, "metadata": metadata, "facecolor": "none", **options})
         return buffer.getvalue()
 
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-    """Text as a model wrote it, character by character; control characters are shown as pictures of themselves."""
+    """Generated text, unchanged; control characters are shown as visible symbols."""
 
     label: str
     text: str
@@ -226,21 +261,38 @@ class Sample:
         return f'<div class="sample"><b>{_inline(self.label)}</b><pre>{html.escape(_printable(self.text))}</pre></div>'
 
     def markdown(self) -> str:
-        text = _printable(self.text)
-        fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", text)), default=0))
-        return f"{_text(self.label)}\n\n{fence}text\n{text}\n{fence}"
+        return f"{_text(self.label)}\n\n{_fenced(self.text)}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Code:
+    """Preformatted text, such as a formula or a command."""
+
+    text: str
+
+    def html(self) -> str:
+        return f"<pre>{html.escape(_printable(self.text))}</pre>"
+
+    def markdown(self) -> str:
+        return _fenced(self.text)
 
 
 @dataclasses.dataclass(frozen=True)
 class Page:
-    """A title, a sentence under it, and blocks."""
+    """Report page.
+
+    Attributes:
+        title: heading of the page.
+        lead: sentence below the title.
+        blocks: content, in order.
+    """
 
     title: str
     lead: str
     blocks: Sequence[Block]
 
     def html(self) -> str:
-        """One file that needs neither network nor scripts."""
+        """Returns the page as one HTML file without scripts or external files."""
         headings = [block for block in self.blocks if isinstance(block, Heading)]
         contents = "".join(f'<li><a href="#{h.anchor}">{_inline(h.text)}</a></li>' for h in headings)
         return (
@@ -255,13 +307,16 @@ class Page:
         )
 
     def markdown(self) -> str:
-        """The same page; its pictures lie in `figures/`."""
+        """Returns the page as Markdown; its pictures are in `figures/`."""
         contents = "\n".join(f"- [{_plain(b.text)}](#{b.anchor})" for b in self.blocks if isinstance(b, Heading))
         parts = [f"# {_text(self.title)}", _text(self.lead), contents, *(block.markdown() for block in self.blocks)]
         return "\n\n".join(parts) + "\n"
 
     def write(self, out: pathlib.Path) -> list[pathlib.Path]:
-        """Paths of report.html, report.md and figures/*.png, in this order, each written by an atomic rename."""
+        """Writes report.html, report.md and figures/*.png into a folder and returns their paths in this order.
+
+        Each file is written to a temporary name and renamed.
+        """
         files = {out / "report.html": self.html().encode(), out / "report.md": self.markdown().encode()}
         for block in self.blocks:
             if isinstance(block, Figure):
@@ -272,15 +327,22 @@ class Page:
         return list(files)
 
 
+def _fenced(text: str) -> str:
+    """Returns a Markdown code block; its fence is longer than any run of backticks in the text."""
+    text = _printable(text)
+    fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", text)), default=0))
+    return f"{fence}text\n{text}\n{fence}"
+
+
 def _inline(text: str) -> str:
-    """HTML of a text with `code` and **bold**."""
+    """Returns a text with `code` and **bold** as HTML."""
     escaped = html.escape(_printable(text))
     escaped = re.sub(r"`([^`]+)`", r"<code>\1</code>", escaped)
     return re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", escaped)
 
 
 def _text(text: str) -> str:
-    """Markdown of a text with `code` and **bold**: one line, tags made harmless."""
+    """Returns a text with `code` and **bold** as one line of Markdown; HTML tags are escaped."""
     return " ".join(_printable(text).split()).replace("<", "&lt;")
 
 
@@ -289,9 +351,9 @@ def _plain(text: str) -> str:
 
 
 def _printable(text: str) -> str:
-    """Control characters (but newline and tab) and lone surrogates as visible characters."""
+    """Replaces control characters (except newline and tab) and lone surrogates by visible characters."""
 
-    def visible(c):
+    def visible(c: str) -> str:
         if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cs"):
             return c
         return chr(0x2400 + ord(c)) if ord(c) < 32 else "\N{REPLACEMENT CHARACTER}"

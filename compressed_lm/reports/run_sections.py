@@ -1,7 +1,9 @@
-"""The sections of a report, one function each: tables in, blocks of the page out."""
+"""Sections of the report of a run: one function each, listed in `SECTIONS`."""
 
+import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -9,17 +11,46 @@ import pandas as pd
 from compressed_lm import scaling
 from compressed_lm.codecs import plots
 from compressed_lm.codecs.registry import FAMILIES
+from compressed_lm.formatting import duration, si
 from compressed_lm.reports.page import Block, Bullets, Figure, Heading, Paragraph, Sample, Table, Tiles
 from compressed_lm.scaling import findings as theory
-from compressed_lm.scaling.formatting import si
 
-_CLOSE = 1.4  # times the lowest bits per byte: what the close-up of the plot shows
+_CLOSE = 1.4  # upper limit of the close-up plot, relative to the lowest bits per byte
 
 
-def summary(
-    models: pd.DataFrame, findings: Sequence[tuple[str, str, str]], meta: Mapping[str, object], seconds: float
-) -> list[Block]:
-    """The numbers that matter most, and the verdicts."""
+@dataclasses.dataclass(frozen=True)
+class RunData:
+    """Data of a report.
+
+    Attributes:
+        runs: the run table, every row.
+        models: the final rows of the models that compare codecs (`findings.model_runs`).
+        curves: rows of curves.jsonl; may be empty.
+        ratios: rows of ratios.jsonl; may be empty.
+        stages: (name, seconds, what it did).
+        findings: (claim, verdict, detail).
+        meta: description of the run.
+        samples: codec -> generated text.
+    """
+
+    runs: pd.DataFrame
+    models: pd.DataFrame
+    curves: pd.DataFrame
+    ratios: pd.DataFrame
+    stages: Sequence[tuple[str, float, str]]
+    findings: Sequence[tuple[str, str, str]]
+    meta: Mapping[str, Any]
+    samples: Mapping[str, str]
+
+    @property
+    def seconds(self) -> float:
+        """Duration of all stages (seconds)."""
+        return sum(seconds for _, seconds, _ in self.stages)
+
+
+def summary(data: RunData) -> list[Block]:
+    """Returns the key figures and the verdicts."""
+    models, findings, meta = data.models, data.findings, data.meta
     best = models.loc[models["bits_per_byte"].idxmin()]
     held = sum(verdict == theory.HOLDS for _, verdict, _ in findings)
     decided = sum(verdict != theory.UNKNOWN for _, verdict, _ in findings)
@@ -28,9 +59,9 @@ def summary(
         tiles.append((si(float(meta["validation_bytes"]), unit="B"), "of validation text, the same for every codec"))
     if findings:
         tiles.append((f"{held} of {decided}", "predictions of the theory that hold in this run"))
-    if seconds:
-        tiles.append((duration(seconds), "for the whole run"))
-    blocks = [Tiles(tiles)]
+    if data.seconds:
+        tiles.append((duration(data.seconds), "for the whole run"))
+    blocks: list[Block] = [Tiles(tiles)]
     if findings:
         marks = {theory.HOLDS: "good", theory.FAILS: "bad", theory.UNKNOWN: "none"}
         rows = [(claim, verdict, detail) for claim, verdict, detail in findings]
@@ -42,33 +73,35 @@ def summary(
     return blocks
 
 
-def compared(models: pd.DataFrame) -> list[Block]:
-    """What a codec is, which ones there are, and in what the models are alike."""
+def compared(data: RunData) -> list[Block]:
+    """Returns the codecs that are compared and what their models have in common."""
+    models = data.models
     alike = models[models["n_nonembed"] == _common_size(models)]
     fairness = (
-        f"All codecs have one with {si(alike['n_nonembed'].iloc[0])} parameters (embedding tables apart) that saw "
-        f"{si(alike['tokens'].iloc[0])} training tokens; there only the codec differs. A codec that packs more text "
-        "into a token therefore shows its model more text, and needs fewer steps for the same text."
+        f"All codecs have one with {si(alike['n_nonembed'].iloc[0])} parameters (without embedding tables) that saw "
+        f"{si(alike['tokens'].iloc[0])} training tokens; there only the codec differs. A codec with more text per "
+        "token therefore shows its model more text, and needs fewer steps for the same text."
         if alike["tokens"].nunique() == 1
-        else "Their sizes or their numbers of training tokens differ; the table of results has both: compare with care."
+        else "Their sizes or their numbers of training tokens differ (see the table of results): compare with care."
     )
     present = {scaling.split_spec(codec)[0] for codec in models["codec"]}
     return [
         Heading("What is compared"),
         Paragraph(
-            "A language model reads tokens, and a codec decides what a token is. Every codec here is lossless: it "
-            "turns any byte string into tokens and back. The models are decoder-only Transformers, trained in one way. "
+            "A codec turns text into the tokens that a language model reads. Every codec here is lossless: it encodes "
+            "and decodes any byte string exactly. The models are decoder-only Transformers with the same training. "
             + fairness
         ),
         Bullets([f"`{name}`: {family.summary}." for name, family in FAMILIES.items() if name in present]),
         Paragraph(
-            "In a spelling such as `eiw(b=12,v=4096)`, v is the number of different tokens and b the bits of a window."
+            "In a spec such as `eiw(b=12,v=4096)`, v is the vocabulary size and b the number of bits of a window."
         ),
     ]
 
 
-def results(runs: pd.DataFrame, models: pd.DataFrame) -> list[Block]:
-    """A row per model, the largest models first, the best of each size on top."""
+def results(data: RunData) -> list[Block]:
+    """Returns a row per model: large models first, then by bits per byte."""
+    models = data.models
     header = ["Codec", "Parameters", "Bytes per token", "Bits per byte", "FLOPs per byte", "with softmax"]
     header += ["Tokens", "Text", "Time"]
     lowest = models["bits_per_byte"].min()
@@ -88,8 +121,8 @@ def results(runs: pd.DataFrame, models: pd.DataFrame) -> list[Block]:
                 duration(row["seconds"]) if row.get("seconds", 0) > 0 else "–",
             )
         )
-    text = "Parameters exclude the embedding tables. Tokens and text are what a model was trained on. "
-    m1 = scaling.final_runs(runs)
+    text = "Parameters exclude the embedding tables. Tokens and text are those of training. "
+    m1 = scaling.final_runs(data.runs)
     m1 = m1[m1["group"] == "m1"] if "group" in m1 else m1[:0]
     if len(m1):
         last = m1.iloc[-1]
@@ -98,35 +131,37 @@ def results(runs: pd.DataFrame, models: pd.DataFrame) -> list[Block]:
     return [Heading("Results"), Table(header, rows, "lrrrrrrrr"), Paragraph(text)]
 
 
-def cost(models: pd.DataFrame) -> list[Block]:
-    """Bits per byte against FLOPs per byte: all codecs, close up, and with the softmax."""
+def cost(data: RunData) -> list[Block]:
+    """Returns plots of bits per byte against FLOPs per byte: all codecs, close-up, and with softmax."""
+    models = data.models
     best = models.groupby("codec")["bits_per_byte"].min().sort_values()
     ceiling = _CLOSE * best.min()
     hidden = [f"`{codec}`" for codec in best.index[best > ceiling]]
 
-    def figure(name, caption, **options):
+    def figure(name: str, caption: str, **options) -> Figure:
         return Figure(name, lambda ax: plots.bits_per_byte_against_flops(models, ax=ax, **options), caption)
 
-    blocks = [
+    blocks: list[Block] = [
         Heading("Quality against cost"),
         Paragraph(
-            "Up and down: bits per byte on the validation text, so lower is better. Left and right: floating-point "
-            "operations that a model spends to read one byte of text, so further left is cheaper. A line joins the "
-            "sizes of one codec. Codecs that M1 drives also pay for M1, on every byte; that share does not shrink with "
-            "the model, so small models carry it worst."
+            "Vertical axis: bits per byte on the validation text; lower is better. Horizontal axis: floating-point "
+            "operations of the model per byte of text; further left is cheaper. A line joins the sizes of one codec. "
+            "Codecs driven by M1 also include the cost of M1 for every byte. It does not depend on the model, so its "
+            "share is largest for small models."
         ),
         figure("bits_per_byte_flops", "All codecs. The softmax is not counted, as in Lester et al. 2024."),
     ]
     if hidden:
-        caption = f"The same, close up: without what lies above {ceiling:.2f} bits per byte ({', '.join(hidden)})."
+        caption = f"Close-up, without codecs above {ceiling:.2f} bits per byte ({', '.join(hidden)})."
         blocks.append(figure("bits_per_byte_flops_close", caption, ceiling=ceiling))
-    caption = "With the output softmax counted: in small models a large vocabulary is a large part of the cost."
+    caption = "With the output softmax: in small models a large vocabulary is a large part of the cost."
     close = {"ceiling": ceiling} if hidden else {}
     return [*blocks, figure("bits_per_byte_flops_softmax", caption, softmax=True, **close)]
 
 
-def learning(models: pd.DataFrame, curves: pd.DataFrame) -> list[Block]:
-    """Bits per byte against text seen, the models of the size that all codecs share."""
+def learning(data: RunData) -> list[Block]:
+    """Returns bits per byte against training text, for models of the size that all codecs share."""
+    models, curves = data.models, data.curves
     if curves.empty:
         return [
             Heading("Learning curves"),
@@ -141,14 +176,15 @@ def learning(models: pd.DataFrame, curves: pd.DataFrame) -> list[Block]:
         Figure(
             "learning_curves",
             lambda ax: plots.learning_curves(curves, ax=ax),
-            "Validation bits per byte against bytes of text trained on, both axes logarithmic. At one number of "
-            "training tokens, a curve ends further right the more text a token holds.",
+            "Validation bits per byte against bytes of training text, both axes logarithmic. At an equal number of "
+            "training tokens, a curve of more bytes per token ends further right.",
         ),
     ]
 
 
-def compression(ratios: pd.DataFrame) -> list[Block]:
-    """Bytes per token of each codec."""
+def compression(data: RunData) -> list[Block]:
+    """Returns the bytes per token of each codec."""
+    ratios = data.ratios
     if ratios.empty:
         return [
             Heading("Compression"),
@@ -157,21 +193,22 @@ def compression(ratios: pd.DataFrame) -> list[Block]:
     return [
         Heading("Compression"),
         Paragraph(
-            "How much text one token holds, on the validation text. In brackets: the bits that tokens occupy per byte "
-            "of text, log2(v) / bytes per token (8 / ratio for v = 256). A model that has learned nothing pays this "
-            "much; what it saves below it, it has learned."
+            "Bytes per token on the validation text. In brackets: bits of the tokens per byte of text, "
+            "log2(v) / bytes per token (8 / ratio for v = 256). This is the loss of a model that has learned nothing; "
+            "the difference to it is what a model has learned."
         ),
         Figure(
             "compression",
             lambda ax: plots.compression_ratios(ratios, ax=ax),
-            "Bytes of text per token; a hollow bar is a word-aligned codec.",
+            "Bytes of text per token; hollow bars are word-aligned codecs.",
             (8.8, 0.9 + 0.4 * len(ratios)),
         ),
     ]
 
 
-def sizes(models: pd.DataFrame) -> list[Block]:
-    """Power laws in the size of the model, where there is more than one."""
+def sizes(data: RunData) -> list[Block]:
+    """Returns power laws in the model size, if there is more than one size."""
+    models = data.models
     fits = list(plots.fits_by_codec(models))
     if not fits:
         return []
@@ -190,9 +227,9 @@ def sizes(models: pd.DataFrame) -> list[Block]:
     return [
         Heading("Size of the model"),
         Paragraph(
-            "The power law `A x^-alpha + E` in the number of parameters without embeddings, fitted to the codecs that "
-            "were run in more than one size. With fewer than four sizes the floor E is fixed at 0, a straight line on "
-            "these axes. It summarises the points; so few cannot tell its error, and the dotted ends are no forecast."
+            "The power law `A x^-alpha + E` in the number of parameters without embeddings, fitted to codecs with more "
+            "than one model size. With fewer than four sizes the floor E is fixed at 0: a straight line on these axes. "
+            "The fit summarises the points. So few points do not determine its error; the dotted ends are no forecast."
         ),
         Figure(
             "sizes",
@@ -203,59 +240,73 @@ def sizes(models: pd.DataFrame) -> list[Block]:
     ]
 
 
-def generated(samples: Mapping[str, str]) -> list[Block]:
-    """Text that the models wrote."""
-    if not samples:
+def generated(data: RunData) -> list[Block]:
+    """Returns text generated by the models."""
+    if not data.samples:
         return []
-    text = "What each model writes when left alone, decoded by its codec. Small models write odd text."
+    text = "Text generated by each model without a prompt, decoded by its codec. Small models write little sense."
     return [
         Heading("Generated text"),
         Paragraph(text),
-        *(Sample(f"`{codec}`", sample) for codec, sample in samples.items()),
+        *(Sample(f"`{codec}`", sample) for codec, sample in data.samples.items()),
     ]
 
 
-def measures() -> list[Block]:
-    """How each number comes about."""
+def measures(data: RunData) -> list[Block]:
+    """Returns the definition of each measure."""
     return [
         Heading("How it is measured"),
         Bullets(
             [
                 "**Bits per byte** = total nats / (ln 2 × bytes). The nats are the model's loss summed over every "
                 "token of the validation documents, end-of-document tokens included; the bytes are those of the raw "
-                "text. Losses per token cannot be compared across codecs, bits per byte can: all are judged on the "
-                "same bytes.",
+                "text. Losses per token cannot be compared across codecs; bits per byte can, because all codecs are "
+                "evaluated on the same bytes.",
                 "**FLOPs per byte** = 2 × parameters without embeddings / bytes per token, plus M1's share, 2 × its "
-                "parameters for each byte, where M1 drives the codec: one forward pass, counted as by Lester et al. "
+                "parameters for each byte, if M1 drives the codec: one forward pass, counted as by Lester et al. "
                 "2024 (arXiv 2404.03626, section 3.8).",
-                "**With softmax**, 2 × width × vocabulary is added for each token.",
-                "**Bytes per token** = bytes of raw text / tokens without the ends of documents.",
-                "At **equal FLOPs per byte**, bits per byte are read off straight lines over log FLOPs between the "
-                "measured sizes of a codec; where the costs of two codecs do not overlap, the finding says that it "
-                "extrapolates.",
+                "**With softmax**: plus 2 × width × vocabulary for each token.",
+                "**Bytes per token** = bytes of raw text / tokens without end-of-document tokens.",
+                "At **equal FLOPs per byte**, bits per byte are interpolated linearly in log FLOPs between measured "
+                "sizes of a codec. If the costs of two codecs do not overlap, the finding says that it is an "
+                "extrapolation.",
             ]
         ),
     ]
 
 
-def record(stages: Sequence[tuple[str, float, str]], meta: Mapping[str, object], seconds: float) -> list[Block]:
-    """Stages, their durations, and the settings of the run."""
+def record(data: RunData) -> list[Block]:
+    """Returns the stages of the run, their durations, and its settings."""
     blocks: list[Block] = [Heading("What was run")]
-    if stages:
-        rows = [(name, duration(spent), line) for name, spent, line in stages]
-        blocks.append(
-            Table(("Stage", "Time", "What it did"), [*rows, ("**total**", f"**{duration(seconds)}**", "")], "lrl")
-        )
+    if data.stages:
+        rows = [(name, duration(spent), line) for name, spent, line in data.stages]
+        rows.append(("**total**", f"**{duration(data.seconds)}**", ""))
+        blocks.append(Table(("Stage", "Time", "What it did"), rows, "lrl"))
     else:
         blocks.append(Paragraph("The stages of this run were not recorded (`stages.jsonl`)."))
-    settings = [(str(name).replace("_", " "), _setting(value)) for name, value in meta.items() if name != "title"]
+    settings = [(str(name).replace("_", " "), _setting(value)) for name, value in data.meta.items() if name != "title"]
     if settings:
         blocks.append(Table(("Setting", "Value"), settings, "ll"))
     return blocks
 
 
+SECTIONS: tuple[Callable[[RunData], list[Block]], ...] = (
+    summary,
+    compared,
+    results,
+    cost,
+    learning,
+    compression,
+    sizes,
+    generated,
+    measures,
+    record,
+)
+"""Sections in the order of the report. To add one, write a function and list it here."""
+
+
 def _common_size(models: pd.DataFrame) -> int | None:
-    """The largest number of parameters without embeddings that every codec was run with."""
+    """Returns the largest number of parameters without embeddings that every codec was trained with."""
     shared = set.intersection(*(set(sizes) for _, sizes in models.groupby("codec")["n_nonembed"]))
     return max(shared, default=None)
 
@@ -266,15 +317,6 @@ def _setting(value: object) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(_setting(inner) for inner in value)
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
-
-
-def duration(seconds: float) -> str:
-    """Seconds as people say them: 41 s, 8 min 44 s, 3 h 5 min."""
-    if seconds < 59.5:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
 
 
 def _optional(row: pd.Series, name: str, form: str) -> str:

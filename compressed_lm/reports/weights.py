@@ -11,10 +11,10 @@ from matplotlib.axes import Axes
 from rich.table import Table as TerminalTable
 
 from compressed_lm.errors import InputError
+from compressed_lm.formatting import si
 from compressed_lm.io import write_atomic
 from compressed_lm.models.partitioning import by_name
 from compressed_lm.reports.page import Bullets, Figure, Heading, Page, Paragraph, Table, Tiles
-from compressed_lm.scaling.formatting import si
 from compressed_lm.terminal import cell
 from compressed_lm.training import load_run
 from compressed_lm.weights import fits

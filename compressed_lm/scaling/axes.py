@@ -1,24 +1,25 @@
-"""Axes of plots: made, ticked and finished the same way in every figure."""
+"""Axes of plots: creation, scales, ticks and legend."""
 
 from collections.abc import Callable
 
+import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from compressed_lm.scaling.formatting import si
+from compressed_lm.formatting import si
 
-_SHORTEST = 2e-3  # length of an axis of losses, as a share of the loss
+_SHORTEST = 2e-3  # smallest length of an axis of losses, relative to the loss
 
 
 def new_axes(ax: Axes | None) -> Axes:
-    """The axes given, or those of a new figure."""
+    """Returns the given axes, or those of a new figure."""
     return Figure(figsize=(8.6, 4.6), layout="constrained").add_subplot() if ax is None else ax
 
 
 def finish(ax: Axes) -> Axes:
-    """The axes with grid and legend, or a note that there is nothing to draw."""
+    """Adds grid and legend, or a note if nothing was drawn, and returns the axes."""
     ax.grid(alpha=0.25)
     ax.set_axisbelow(True)
     ax.spines[["top", "right"]].set_visible(False)
@@ -29,8 +30,13 @@ def finish(ax: Axes) -> Axes:
     return ax
 
 
+def ink() -> str:
+    """Returns the color of reference lines and fitted points: matplotlib's text color."""
+    return matplotlib.rcParams["text.color"]
+
+
 def log_loss(ax: Axes, *, which: str = "y") -> None:
-    """A logarithmic axis (`x` or `y`) of losses with round numbers on it, at least 0.2 % of the loss long."""
+    """Makes an axis (`x` or `y`) of losses logarithmic, with round ticks and a length of at least 0.2 % of the loss."""
     (ax.set_xscale if which == "x" else ax.set_yscale)("log")
     low, high = ax.get_xlim() if which == "x" else ax.get_ylim()
     if low > 0 and high / low < 1 + _SHORTEST:
@@ -40,14 +46,14 @@ def log_loss(ax: Axes, *, which: str = "y") -> None:
 
 
 def count_ticks(ax: Axes, *, which: str = "x", form: Callable[[float], str] | None = None, unit: str = "") -> None:
-    """Ticks of a log axis at round numbers, written 200k, 5M, 1G, or by `form`; two or more on any axis."""
+    """Sets at least two round ticks on a log axis, formatted as 200k, 5M, 1G, or by `form`."""
     _ticks(ax, which, form or (lambda value: si(value, unit=unit)), most=6)
 
 
 def _ticks(ax: Axes, which: str, form: Callable[[float], str], *, most: int) -> None:
     axis, (low, high) = (ax.xaxis, ax.get_xlim()) if which == "x" else (ax.yaxis, ax.get_ylim())
-    decades = np.log10(high / low) if low > 0 else 1.0  # nothing is drawn yet
-    if decades < 1:  # too short for two of 1, 2 and 5 times a power of ten
+    decades = np.log10(high / low) if low > 0 else 1.0  # nothing drawn yet
+    if decades < 1:  # too short for two ticks at 1, 2 or 5 times a power of ten
         axis.set_major_locator(MaxNLocator(most))
     else:
         axis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 3 else (1,)))

@@ -10,7 +10,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 
-from compressed_lm.scaling.axes import count_ticks, finish, log_loss, new_axes
+from compressed_lm.scaling.axes import count_ticks, finish, ink, log_loss, new_axes
 from compressed_lm.scaling.fit import Fit
 from compressed_lm.scaling.frontier import dense_values, optimum
 from compressed_lm.scaling.law_plots import label_of
@@ -65,12 +65,12 @@ def isoflop(
         ax.plot(n[rows], fit.data["loss"][rows], "o", color=color, markersize=4, markeredgewidth=0)
         error = np.array([[top.n_params.value - top.n_params.low], [top.n_params.high - top.n_params.value]])
         if inside and np.isfinite(error).all():
-            ax.errorbar(top.n_params.value, top.loss.value, xerr=np.maximum(error, 0), color="black", capsize=2, lw=1)
+            ax.errorbar(top.n_params.value, top.loss.value, xerr=np.maximum(error, 0), color=ink(), capsize=2, lw=1)
     ax.plot([], [], "o", color="grey", markersize=4, markeredgewidth=0, label="runs")
     drawn = [top for top, (low, high) in zip(best, ends, strict=True) if low < top.n_params.value < high]
     words = "minimum" if drawn else "minimum: not determined by these runs"
     line = [top.n_params.value for top in drawn], [top.loss.value for top in drawn]
-    ax.plot(*line, "*-", color="black", markersize=9, linewidth=1, label=words)
+    ax.plot(*line, "*-", color=ink(), markersize=9, linewidth=1, label=words)
     ax.set_xscale("log")
     ax.set_xlim(
         max(min(low for low, _ in ends), ax.get_xlim()[0]), min(max(high for _, high in ends), ax.get_xlim()[1])
@@ -116,7 +116,7 @@ def iso_loss(
     ax.set_ylim(sizes[0], sizes[-1])
     if steps[-1] > steps[0] * (1 + 1e-4):
         _contours(ax, (c, size, loss), steps, best)
-    ax.plot(spent, n, "o", color="black", markersize=4, markeredgewidth=0, alpha=0.6, linestyle="none", label="runs")
+    ax.plot(spent, n, "o", color=ink(), markersize=4, markeredgewidth=0, alpha=0.6, linestyle="none", label="runs")
     frontier = np.array([[e.value, e.low, e.high] for e in (top.n_params for top in best)])
     inside = (sizes[0] < frontier[:, 0]) & (frontier[:, 0] < sizes[-1])
     words = "best size for the budget" if inside.any() else "best size: not determined by these runs"

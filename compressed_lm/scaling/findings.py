@@ -5,8 +5,8 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from compressed_lm.formatting import si
 from compressed_lm.scaling.compare import compare_at_equal_flops
-from compressed_lm.scaling.formatting import si
 from compressed_lm.scaling.run_table import final_runs, split_spec
 
 HOLDS = "holds"

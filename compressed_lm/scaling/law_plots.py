@@ -18,7 +18,7 @@ from compressed_lm.scaling.laws import DATA, SIZE
 
 if TYPE_CHECKING:
     from compressed_lm.scaling.fit import Fit
-from compressed_lm.scaling.axes import count_ticks, finish, log_loss, new_axes
+from compressed_lm.scaling.axes import count_ticks, finish, ink, log_loss, new_axes
 
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8E7CC3", "#A0703C", "#808080")
 _MARKERS = "osD^vPX*h"
@@ -31,7 +31,7 @@ def measured_against_predicted(fit: Fit, *, ax: Axes | None = None) -> Axes:
     for label, rows, style in _groups(fit):
         ax.plot(predicted[rows], measured[rows], label=label, **style)
     ends = [min(predicted.min(), measured.min()), max(predicted.max(), measured.max())]
-    ax.plot(ends, ends, color="black", linewidth=1, zorder=0)
+    ax.plot(ends, ends, color=ink(), linewidth=1, zorder=0)
     log_loss(ax, which="x")
     log_loss(ax)
     ax.set_xlabel("predicted loss")
@@ -53,7 +53,7 @@ def residuals(fit: Fit, *, x: str = SIZE, ax: Axes | None = None) -> Axes:
     across = predicted if x == "loss" else fit.data[x].astype(float)
     for label, rows, style in _groups(fit):
         ax.plot(across[rows], percent[rows], label=label, **style)
-    ax.axhline(0, color="black", linewidth=1, zorder=0)
+    ax.axhline(0, color=ink(), linewidth=1, zorder=0)
     if x == "loss":
         log_loss(ax, which="x")
     elif (across > 0).all():
@@ -97,14 +97,14 @@ def capacity_against_bits(
         at = effective_bits(points["gmse"])
         if "low" in points and np.isfinite(points["low"]).all():
             error = np.abs(np.stack([points["rho"] - points["low"], points["high"] - points["rho"]]))
-            ax.errorbar(at, points["rho"], yerr=error, fmt="o", color="black", capsize=2, lw=1, label="free capacity")
+            ax.errorbar(at, points["rho"], yerr=error, fmt="o", color=ink(), capsize=2, lw=1, label="free capacity")
         else:
-            ax.plot(at, points["rho"], "o", color="black", label="free capacity")
+            ax.plot(at, points["rho"], "o", color=ink(), label="free capacity")
         # Neighbours' names stand on both sides of their points.
         names = points.get("format", pd.Series([""] * len(points)))
         for k, (x, y, name) in enumerate(sorted(zip(at, points["rho"], names, strict=True))):
             ax.annotate(str(name), (x, y), xytext=(5, (-10, 4)[k % 2]), textcoords="offset points", fontsize="small")
-    ax.axhline(1, color="black", linewidth=0.8, linestyle=":")
+    ax.axhline(1, color=ink(), linewidth=0.8, linestyle=":")
     ax.set_xlim(*bits)
     ax.set_ylim(bottom=0)
     ax.set_xlabel("effective bits, log$_{1/4}$ GMSE")

@@ -1,4 +1,4 @@
-"""Where the numbers of a run go; progress bars are in `tracking.progress`."""
+"""Trackers of the numbers of a run, and progress bars (`tracking.progress`)."""
 
 from compressed_lm.tracking.json_lines import JSONLines, read_json_lines
 from compressed_lm.tracking.trackers import TensorBoard, Terminal, Tracker, Wandb

@@ -1,31 +1,31 @@
-"""Records of a run as a file of JSON lines, on a disk or in an object store."""
+"""Records of a run as a file of JSON lines, on disk or in an object store."""
 
 import json
 import math
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from etils import epath
 
 from compressed_lm.io import jsonl, write_atomic
 
-REWRITE_SECONDS = 60.0  # between two writes of an object
+REWRITE_SECONDS = 60.0  # between two writes of an object (seconds)
 
 
 class JSONLines:
-    """Writes one JSON object a record: `{"step": 20, "loss_nats_per_token": 3.1}`.
+    """Tracker that writes one JSON object per record: `{"step": 20, "loss_nats_per_token": 3.1}`.
 
-    On a disk each record is appended and flushed at once. An object store (gs://, s3://) cannot append: there the
-    records are held and the whole object is written again at most every `rewrite_seconds`, by `flush` (which belongs
-    before a checkpoint, lest a killed run lose records that it will not write again) and by `close`.
+    On disk each record is appended and flushed at once. An object store (gs://, s3://) cannot append: records are
+    buffered and the whole object is written again at most every `rewrite_seconds`, by `flush` and by `close`. Call
+    `flush` before a checkpoint; otherwise a killed run loses records that it will not write again.
 
     Args:
-        path: the file or object; it is made if missing.
-        last_step: where a run resumes. Records of later steps, which the run will write again, and a last line cut
-            short by a crash are removed first; so are damaged lines, with a warning.
-        rewrite_seconds: see above.
-        now: clock, in seconds.
+        path: the file or object; created if missing.
+        last_step: step from which a run resumes. Records of later steps (the run will write them again), an unfinished
+            last line, and damaged lines (with a warning) are removed first.
+        rewrite_seconds: seconds between two writes of an object.
+        now: clock (seconds).
     """
 
     def __init__(
@@ -47,27 +47,30 @@ class JSONLines:
                 write_atomic(self._path, "".join(kept))
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._file = None if remote else open(self._path, "a", encoding="utf-8")
-        self._lines, self._held = kept, 0  # of an object: all its lines, and how many of them are not in it yet
+        self._lines, self._held = kept, 0  # of an object: all lines, and the number of unwritten ones
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Writes named numbers of a step."""
         self._write({"step": step, **{name: float(value) for name, value in values.items()}})
 
     def text(self, step: int, name: str, value: str) -> None:
+        """Writes a named text of a step."""
         self._write({"step": step, name: value})
 
     def flush(self) -> None:
-        """Writes out the records that are still held."""
+        """Writes the buffered records."""
         if self._held:
             self._path.write_text("".join(self._lines))
             self._written, self._held = self._now(), 0
 
     def close(self) -> None:
+        """Writes the buffered records and closes the file."""
         self.flush()
         if self._file:
             self._file.close()
 
-    def _write(self, record):
-        # JSON has no numbers that are not finite.
+    def _write(self, record: dict) -> None:
+        # JSON has no NaN or infinity.
         unknown = {k: None for k, v in record.items() if isinstance(v, float) and not math.isfinite(v)}
         line = json.dumps(record | unknown) + "\n"
         if self._file:
@@ -81,12 +84,12 @@ class JSONLines:
 
 
 def read_json_lines(path: str | os.PathLike) -> list[dict]:
-    """Returns the records of a `JSONLines` file, without those that are damaged and a last one that was cut short."""
+    """Returns the records of a `JSONLines` file, without damaged lines and an unfinished last line."""
     return list(_records(epath.Path(path)))
 
 
-def _records(path):
-    """Yields the record of each whole line that has a step."""
+def _records(path: epath.Path) -> Iterator[dict]:
+    """Yields the record of each valid line that has a step."""
     for _, record in jsonl.read(path, skip_damaged=True):
         if isinstance(record.get("step"), int):
             yield record

@@ -1,9 +1,9 @@
-"""Where numbers of a run go, beside its file of JSON lines: the terminal, TensorBoard, Weights & Biases."""
+"""Trackers of the numbers of a run: terminal, TensorBoard, Weights & Biases."""
 
 import os
 import uuid
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 from etils import epath
 
@@ -14,36 +14,41 @@ WANDB_ID = "wandb_id.txt"
 
 
 class Tracker(Protocol):
-    """Receives the numbers of a run. Steps never decrease."""
+    """Receiver of the numbers of a run. Steps never decrease."""
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Records named numbers of one step."""
+        """Records named numbers of a step."""
 
     def text(self, step: int, name: str, value: str) -> None:
-        """Records a named text of one step."""
+        """Records a named text of a step."""
 
     def close(self) -> None:
-        """Writes out what is still held back; the tracker receives nothing afterwards."""
+        """Writes buffered records. No records may follow."""
 
 
 class Terminal:
-    """Prints one line a record."""
+    """Tracker that prints one line per record."""
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Prints named numbers of a step."""
         print(f"step {step:,}", *(f"{name} {value:.4g}" for name, value in values.items()), sep="  ", flush=True)
 
     def text(self, step: int, name: str, value: str) -> None:
+        """Prints a named text of a step."""
         print(f"step {step:,}  {name}: {value}", flush=True)
 
     def close(self) -> None:
-        pass
+        """Does nothing."""
 
 
 class TensorBoard:
-    """Writes TensorBoard event files with tensorboardX, without TensorFlow.
+    """Tracker that writes TensorBoard event files with tensorboardX, without TensorFlow.
+
+    Args:
+        directory: folder of the event files, local or gs://.
 
     Raises:
-        InputError: tensorboardX is not installed.
+        InputError: tensorboardX, or google-cloud-storage for gs://, is not installed.
     """
 
     def __init__(self, directory: str | os.PathLike):
@@ -51,74 +56,80 @@ class TensorBoard:
             import tensorboardX
         except ImportError as error:
             raise InputError(
-                "A TensorBoard tracker was asked for, but the package tensorboardX is not installed; "
+                "A TensorBoard tracker was requested, but the package tensorboardX is not installed; "
                 "run `pip install compressed_lm[tensorboard]`."
             ) from error
         if io.scheme(directory) == "gs":
             try:
-                import google.cloud.storage  # noqa: F401  which tensorboardX writes with
+                import google.cloud.storage  # noqa: F401  (tensorboardX writes with it)
             except ImportError as error:
-                raise ValueError(
+                raise InputError(
                     f"TensorBoard events were to be written to {os.fspath(directory)}, but the package "
                     "google-cloud-storage is not installed; run `pip install google-cloud-storage`."
                 ) from error
-        # Made with the first record, since it makes the folder.
-        self._writer, self._make = None, lambda: tensorboardX.SummaryWriter(os.fspath(directory))
+        self._make = lambda: tensorboardX.SummaryWriter(os.fspath(directory))
+        self._writer: Any = None  # created with the first record, because it creates the folder
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Writes named numbers of a step."""
         self._writer = self._writer or self._make()
         for name, value in values.items():
             self._writer.add_scalar(name, value, step)
 
     def text(self, step: int, name: str, value: str) -> None:
+        """Writes a named text of a step."""
         self._writer = self._writer or self._make()
         self._writer.add_text(name, value, step)
 
     def close(self) -> None:
+        """Closes the event file."""
         if self._writer:
             self._writer.close()
 
 
 class Wandb:
-    """Sends records to Weights & Biases; with WANDB_MODE=offline it keeps them in `directory` for `wandb sync`.
+    """Tracker that sends records to Weights & Biases.
 
-    A run that is started again goes on in the same W&B run: its id is made once and stays in the run's folder. (An id
-    made out of the folder's name would mix two runs of that name, on two machines or one after the other.) W&B refuses
-    steps below the last one it saw; those are the ones that an exact restart repeats.
+    With WANDB_MODE=offline, records are kept in `directory` for `wandb sync`. A restarted run continues the same W&B
+    run: its id is created once and kept in the run's folder. (An id made from the folder's name would mix two runs of
+    the same name.) W&B refuses steps below the last one it received; these are the steps that an exact restart repeats.
 
     Args:
-        directory: the run's folder.
-        init: more keywords of `wandb.init`, such as project and config. Name and group are by default the names of the
-            run's folder and of the folder around it.
+        directory: folder of the run.
+        **init: more keywords of `wandb.init`, such as project and config. By default, name and group are the names of
+            the run's folder and of its parent.
 
     Raises:
         InputError: wandb is not installed.
     """
 
-    def __init__(self, directory: str | os.PathLike, **init):
+    def __init__(self, directory: str | os.PathLike, **init: Any):
         try:
             import wandb
         except ImportError as error:
             raise InputError(
-                "A Weights & Biases tracker was asked for, but the package wandb is not installed; "
+                "A Weights & Biases tracker was requested, but the package wandb is not installed; "
                 "run `pip install compressed_lm[wandb]`."
             ) from error
-        directory = epath.Path(directory)
-        directory.mkdir(parents=True, exist_ok=True)
-        path = directory / WANDB_ID
+        folder = epath.Path(directory)
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / WANDB_ID
         if not path.exists():
             made = uuid.uuid4().hex[:16]
             path.write_text(made) if "://" in os.fspath(path) else io.write_atomic(path, made)
-        names = {"name": directory.name, "group": directory.parent.name or None}
-        if "://" not in os.fspath(directory):  # wandb's own files stay on this machine
-            names["dir"] = os.fspath(directory)
+        names = {"name": folder.name, "group": folder.parent.name or None}
+        if "://" not in os.fspath(folder):  # wandb writes its own files to local folders only
+            names["dir"] = os.fspath(folder)
         self._run = wandb.init(id=path.read_text().strip(), resume="allow", **(names | init))
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Sends named numbers of a step."""
         self._run.log(dict(values), step=step)
 
     def text(self, step: int, name: str, value: str) -> None:
+        """Sends a named text of a step."""
         self._run.log({name: value}, step=step)
 
     def close(self) -> None:
+        """Finishes the W&B run."""
         self._run.finish()

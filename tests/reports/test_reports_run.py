@@ -8,7 +8,6 @@ import pandas as pd
 import pytest
 
 from compressed_lm.errors import InputError
-from compressed_lm.reports import run_sections
 from compressed_lm.reports.page import Figure, Sample
 from compressed_lm.reports.run import check_theory, report, write_report
 from compressed_lm.scaling import append_row
@@ -195,16 +194,3 @@ def test_figures_follow_the_theme_without_touching_global_settings():
     figure = Figure("x", lambda ax: ax.plot([1, 2]), "caption")
     assert figure.picture("svg", "#ffffff") != figure.picture("svg", "#000000")
     assert matplotlib.rcParams["text.color"] == before
-
-
-def test_durations_read_like_speech():
-    """Seconds, minutes and hours are chosen by size; nothing reads 60 s."""
-    cases = [
-        (0.25, "0.2 s"),
-        (9.97, "10.0 s"),
-        (41.2, "41 s"),
-        (59.7, "1 min 0 s"),
-        (524, "8 min 44 s"),
-        (11_100, "3 h 5 min"),
-    ]
-    assert [run_sections.duration(seconds) for seconds, _ in cases] == [text for _, text in cases]

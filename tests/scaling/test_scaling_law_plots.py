@@ -1,15 +1,12 @@
-"""Plots and report of a fit show its numbers, on the axes they are given, in one file."""
+"""Plots of a fit: values, given axes, and undetermined fits."""
 
-import html
 import itertools
-import re
 
 import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from compressed_lm import scaling
 from compressed_lm.scaling import bootstrap, budget_plots, fit, law_plots, optimum, read_table, rho, unified
 
 TRUTH = {"A": 406.4, "B": 410.7, "E": 1.69, "alpha": 0.34, "beta": 0.28, "F": 0.41, "C": 1.39, "L": 1.0}
@@ -92,24 +89,6 @@ def test_plots_use_the_axes_they_are_given(fitted, draw):
     assert fitted.plot(ax=ax) is ax
 
 
-def test_the_report_is_one_file_with_parameters_warnings_and_command(fitted, tmp_path):
-    """Every parameter with its interval, the figures inlined, the command as given, and nothing from elsewhere."""
-    command = "compressed-lm fit 'a & b.csv' --law tanh --report out.html"
-    path = fit.write(fitted, tmp_path / "new" / "fit.html", command=command)
-    page = path.read_text(encoding="utf-8")
-    assert html.escape(command) in page and "loss = A (n_params rho)^-alpha + B tokens^-beta + E" in page
-    low, high = fitted.intervals["alpha"]
-    assert f"<td>alpha</td><td>{fitted.params['alpha']:.5g}</td><td>{low:.4g} to {high:.4g}</td>" in page
-    assert page.count('src="data:image/png;base64,') == 6 and not re.search(r'(src|href)="(?!data:)', page)
-    assert "warning" not in page.partition("<body>")[2]
-    flat = runs().assign(tokens=lambda t: 20 * t["n_params"])
-    flat["loss"] = unified()(TRUTH, flat)
-    with pytest.warns(scaling.IdentifiabilityWarning):
-        warned = fit(flat, "decoupled")
-    page = fit.write(warned, tmp_path / "warned.html", command="x").read_text(encoding="utf-8")
-    assert '<p class="warning">tokens is proportional to n_params' in page and "was not bootstrapped" in page
-
-
 SIX = pd.DataFrame({"n_params": np.linspace(1e6, 2e6, 6), "tokens": np.array([1.0, 2.2, 1.4, 3.0, 1.8, 2.6]) * 1e8})
 UNDETERMINED = {
     "noise": SIX.assign(loss=[4.01, 3.95, 4.03, 3.97, 4.06, 3.99]),
@@ -140,13 +119,6 @@ def test_plots_of_undetermined_fits_stay_with_the_runs(name):
         assert draw is law_plots.residuals or ax.get_xlim()[1] / ax.get_xlim()[0] < 1e4
         if draw is budget_plots.iso_loss and np.ptp(fitted.predict(fitted.data)) > 0.01:
             assert len(ax.texts) > 5
-
-
-def test_the_report_of_an_undetermined_fit_is_whole(tmp_path):
-    """All four figures are there, and the table of optima says that there is none."""
-    fitted = fit(UNDETERMINED["data alone"], diagnose=False, starts=6)
-    page = fit.write(fitted, tmp_path / "fit.html", command="x").read_text(encoding="utf-8")
-    assert page.count('src="data:image/png;base64,') == 4 and "not determined" in page
 
 
 def test_minima_far_from_the_runs_are_left_out_and_said():

@@ -29,8 +29,10 @@ def steps(path):
 
 
 def test_an_object_is_written_now_and_then_and_at_the_end(bucket):
-    """Records are held for the given time, then the whole object is written; `flush` and `close` write what is left,
-    and nothing is written twice."""
+    """Records are buffered for the given time, then the whole object is written; nothing is written twice.
+
+    `flush` and `close` write the buffered rest.
+    """
     times = [0.0]
     tracker = JSONLines("gs://runs/a/metrics.jsonl", rewrite_seconds=60, now=lambda: times[0])
     path = bucket.folder / "runs" / "a" / "metrics.jsonl"
@@ -54,7 +56,7 @@ def test_an_object_is_written_now_and_then_and_at_the_end(bucket):
 
 @pytest.mark.parametrize("last_step, kept", [(None, [10, 20, 30]), (20, [10, 20]), (0, [])])
 def test_a_resumed_object_keeps_its_records(bucket, last_step, kept):
-    """A second process reads what is there, drops what it will write again, and continues."""
+    """A second process reads what is there, drops records that it will write again, and continues."""
     first = JSONLines("gs://runs/metrics.jsonl")
     for step in (10, 20, 30):
         first.scalars(step, {"loss": 1})
@@ -68,12 +70,12 @@ def test_a_resumed_object_keeps_its_records(bucket, last_step, kept):
 @pytest.mark.parametrize(
     "damage", [b"\x00" * 50, b'{"step": 15, "lo\xff', b"[" * 100_000, b"[]", b'{"loss": 1}', b"NaN"]
 )
-def test_a_damaged_line_is_told_and_left_out(damage, tmp_path):
-    """A run whose metrics have a damaged line resumes: the line is named, and the records around it stay."""
+def test_a_damaged_line_is_reported_and_skipped(damage, tmp_path):
+    """A run whose metrics have a damaged line resumes: the line is reported, and the other records are kept."""
     path = tmp_path / "metrics.jsonl"
     path.write_bytes(b'{"step": 10, "loss": 1}\n' + damage + b'\n{"step": 20, "loss": 2}\n')
     if damage != b'{"loss": 1}':
-        with pytest.warns(UserWarning, match="metrics.jsonl line 2 is damaged .* it is left out"):
+        with pytest.warns(UserWarning, match="metrics.jsonl line 2 is damaged .* it is skipped"):
             assert [r["step"] for r in read_json_lines(path)] == [10, 20]
     with warnings.catch_warnings(action="ignore"):
         resumed = JSONLines(path, last_step=20)
