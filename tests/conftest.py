@@ -2,6 +2,7 @@
 
 import argparse
 import atexit
+import collections
 import dataclasses
 import os
 import pathlib
@@ -36,17 +37,48 @@ LONGEST = (
 )
 """Files that take longest. They come first, or else one of two workers would wait for the other at the end."""
 
+MOST_MEMORY = 3 << 30  # bytes of a worker; compiled programs are dropped above it
+
 
 def pytest_collection_modifyitems(items):
     ranks = {name: rank for rank, name in enumerate(LONGEST)}
     items.sort(key=lambda item: ranks.get(f"{item.path.parent.name}/{item.path.stem}", len(ranks)))
 
 
+LEFT_OUT = collections.Counter()
+"""Tests of each folder that `-m "not slow"` leaves out."""
+
+
+def pytest_deselected(items):
+    for item in items:
+        if item.get_closest_marker("slow"):
+            LEFT_OUT[item.path.parent.name] += 1
+
+
+def pytest_sessionfinish(session):
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["left_out"] = dict(LEFT_OUT)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node):
+    LEFT_OUT.update(getattr(node, "workeroutput", {}).get("left_out", {}) if not LEFT_OUT else {})
+
+
+def pytest_terminal_summary(terminalreporter):
+    if LEFT_OUT:
+        folders = ", ".join(f"{name} {n}" for name, n in sorted(LEFT_OUT.items()))
+        terminalreporter.line(f"{LEFT_OUT.total():,} slow tests were left out ({folders}); `make test-all` runs them.")
+
+
 @pytest.fixture(scope="module", autouse=True)
-def _compiled_programs_go():
-    """Compiled programs stay until their module's tests are over: kept for the whole suite they take gigabytes."""
+def _bounded_memory():
+    """Compiled programs stay while they are few: kept for the whole suite they take gigabytes."""
     yield
-    jax.clear_caches()
+    statm = pathlib.Path("/proc/self/statm")
+    resident = int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if statm.exists() else MOST_MEMORY + 1
+    if resident > MOST_MEMORY:
+        jax.clear_caches()
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 from compressed_lm.commands import options, paths
 from compressed_lm.commands.command import Command
 from compressed_lm.commands.common import load_codec
+from compressed_lm.errors import InputError
 
 
 def add_arguments(parser):
@@ -18,6 +19,8 @@ def run(arguments):
     from compressed_lm.data.inspect import inspect_store, render
     from compressed_lm.data.sources import open_corpus
 
+    if arguments.validation and not arguments.corpus:
+        raise InputError(f"--validation {arguments.validation} was given without --corpus; give both, or neither.")
     corpus = open_corpus(arguments.corpus, validation=arguments.validation) if arguments.corpus else None
     codec = load_codec(arguments.codec) if arguments.codec else None
     rich.print(render(inspect_store(arguments.store, codec=codec, corpus=corpus, n_documents=arguments.documents)))

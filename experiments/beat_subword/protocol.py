@@ -123,7 +123,7 @@ def encoded(spec: str, texts: Texts, out: pathlib.Path, codec: codecs.Codec | No
     if codec is None:
         learn = lambda: texts.documents("learn")  # noqa: E731
         m1 = m1_model.load_m1(m1_model.PRETRAINED) if spec.startswith("eiw") else None
-        codec = build_codec.build_in(spec, folder / "codec", m1=m1, documents=learn, compiled={})
+        codec = build_codec.build_in(folder / "codec", spec, m1=m1, documents=learn, compiled={})
     stores = {
         name: compress(texts.corpus(name), "train", codec, folder / name, n_shards=1, log=lambda line: None)
         for name in ("train", "dev", "c4", "mixed")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from compressed_lm.cli import main
-from compressed_lm.commands import cramming
+from compressed_lm.commands import cram
 from compressed_lm.models import Transformer, TransformerConfig, huggingface_config
 from compressed_lm.models.huggingface_tensors import tensors_of
 from compressed_lm.models.partitioning import by_name
@@ -77,14 +77,14 @@ def test_what_does_not_fit_is_told(tmp_path, capfd):
 def test_a_text_that_fits_only_when_it_is_grown_is_written(tmp_path, monkeypatch, capfdbinary):
     """Where the whole text at once leads nowhere and growing it does, `cram` writes what growing found."""
     run, out = imported(tmp_path, LLAMA), tmp_path / "out.clt"
-    optimized, methods = cramming._optimized, []
+    optimized, methods = cram._optimized, []
 
     def whole_text_fails(model, ids, config, description):
         methods.append(config.method)
         found = optimized(model, ids, config, description)
         return dataclasses.replace(found, numbers=0 * found.numbers) if config.method == "full" else found
 
-    monkeypatch.setattr(cramming, "_optimized", whole_text_fails)
+    monkeypatch.setattr(cram, "_optimized", whole_text_fails)
     (text := tmp_path / "text").write_bytes(b"AB")
     options = [f"--model={run}", f"--out={out}", "--k=4", "--steps=400", "--learning_rate=0.05"]
     assert main(["cram", str(text), *options]) == 0 and methods == ["full", "progressive"]

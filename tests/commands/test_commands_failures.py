@@ -1,5 +1,6 @@
 """What the command line says when something fails: advice for mistakes, a traceback for bugs."""
 
+import dataclasses
 import errno
 import os
 import subprocess
@@ -8,7 +9,7 @@ import sys
 import pytest
 
 from compressed_lm import cli
-from compressed_lm.commands import failures, text
+from compressed_lm.commands import failures, verify
 
 VERIFY = ["verify", __file__, "--codec=bytes"]
 
@@ -19,7 +20,7 @@ def fails_with(error, monkeypatch):
     def fail(arguments):
         raise error
 
-    monkeypatch.setattr(text, "verify", fail)
+    monkeypatch.setattr(verify, "COMMAND", dataclasses.replace(verify.COMMAND, run=fail))
     return cli.main(VERIFY)
 
 

@@ -1,4 +1,4 @@
-"""The verbs `import` and `export`, and what they must not cost those who do not use them."""
+"""The commands `import` and `export`, and what they must not cost those who do not use them."""
 
 import json
 import subprocess
@@ -118,7 +118,7 @@ def test_other_things_than_a_checkpoint_folder_are_named(tmp_path, capsys):
 
 
 def test_others_do_not_import_the_packages_of_hugging_face():
-    """Training, codecs and the verbs load neither safetensors nor tokenizers, transformers or torch."""
+    """Training, codecs and the commands load neither safetensors nor tokenizers, transformers or torch."""
     code = """
 import sys
 import compressed_lm.cli, compressed_lm.codecs, compressed_lm.evaluation, compressed_lm.post_training.huggingface

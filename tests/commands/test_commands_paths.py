@@ -1,6 +1,5 @@
 """Paths on the command line: schemes are refused before any work, pipes are streams, refusals change nothing."""
 
-import argparse
 import io as stdlib_io
 import json
 import os
@@ -10,9 +9,9 @@ import types
 
 import pytest
 
-from compressed_lm import cli, codecs, configuration, scaling, weights
+from compressed_lm import codecs, configuration, scaling, weights
 from compressed_lm.cli import main
-from compressed_lm.commands import paths
+from compressed_lm.commands import commands, paths
 from compressed_lm.cramming import CrammedText
 from compressed_lm.data import job, sources
 from compressed_lm.data.store import TokenStore
@@ -27,21 +26,16 @@ from compressed_lm.training import checkpoints, load_run, run_dir
 NO_PATHS = {
     *("align", "aspect", "b", "batch", "bootstrap", "beyond", "calibration", "coder", "column", "debug", "delta"),
     *("devices", "dimensions", "distributed", "documents", "dry_run", "eod", "file_gb", "fill", "fix", "format"),
-    *("formats", "hang_seconds", "help", "importance", "k", "keep", "lanes", "launch", "law", "learning_rate"),
+    *("formats", "hang_seconds", "help", "importance", "k", "keep", "launch", "law", "learning_rate"),
     *("lengths", "let", "loss_space", "margin", "max_bytes", "mesh", "method", "multiple", "n_shards", "n_tokens"),
     *("others", "patience", "pooled", "process_count", "process_index", "profile", "prompt", "reference", "restarts"),
-    *("rounds", "scale_factor", "schedule", "seed", "seq_len", "set", "shape_factor", "shared", "size", "sources"),
-    *("split", "step", "steps", "temperature", "tensorboard", "texts", "top_k", "tpu", "trained_formats", "v"),
+    *("rounds", "scale_factor", "schedule", "seed", "seq_len", "set", "shape_factor", "shared", "size", "slots"),
+    *("sources", "split", "step", "steps", "temperature", "tensorboard", "texts", "top_k", "tpu"),
+    *("trained_formats", "v"),
     *("validation_bytes", "wait", "wandb", "warmup_steps", "where", "words"),
 }
 
-PARSER = cli._parser()
-
-
-def commands():
-    """(name, its options and arguments) of every command."""
-    (group,) = [action for action in PARSER._actions if isinstance(action, argparse._SubParsersAction)]
-    return {name: parser._actions for name, parser in group.choices.items()}
+PARSERS = {name: command.parser() for name, command in commands().items()}
 
 
 def given(action, value):
@@ -51,7 +45,7 @@ def given(action, value):
 def command_line(name, dest, value):
     """A command with one argument of this value, and a plausible one for all others that it needs."""
     argv = [name]
-    for action in commands()[name]:
+    for action in PARSERS[name]._actions:
         if action.dest == dest:
             argv += given(action, value)
         elif action.required:
@@ -60,17 +54,20 @@ def command_line(name, dest, value):
 
 
 CASES = [
-    (name, action)
-    for name, actions in commands().items()
-    for action in actions
-    if action.dest in paths.ARGUMENTS and not action.choices
+    (name, action) for name, parser in PARSERS.items() for action in parser._actions if action.dest in parser.paths
 ]
 
 
 def test_every_argument_is_known_to_be_a_path_or_none():
     """A new option that takes a path cannot miss the check of paths."""
-    names = {action.dest for actions in commands().values() for action in actions}
-    assert not names - set(paths.ARGUMENTS) - NO_PATHS
+    others = {
+        (name, action.dest)
+        for name, parser in PARSERS.items()
+        for action in parser._actions
+        if action.dest not in parser.paths
+    }
+    assert {dest for _, dest in others} - NO_PATHS == {"codec", "m1", "tokens"}
+    assert others >= {("build-codec", "codec"), ("demo", "m1"), ("sweep", "tokens")}  # a spec, a choice, lengths
     assert len(CASES) > 80
 
 
@@ -78,10 +75,10 @@ def test_every_argument_is_known_to_be_a_path_or_none():
 def test_schemes_are_refused_in_every_argument_of_every_command(name, action, tmp_path, monkeypatch, capsys):
     """Status 2 and one paragraph that names the argument, before anything is read or made."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(cli, "_parser", lambda: PARSER)
     what = action.option_strings[-1] if action.option_strings else action.dest
-    corpus = paths.ARGUMENTS[action.dest] == paths.CORPUS
-    run = paths.ARGUMENTS[action.dest] == paths.RUN or (name, what) == ("train", "--out")
+    label, kind = PARSERS[name].paths[action.dest]
+    assert label == what
+    corpus, run = kind == paths.CORPUS, kind in (paths.RUN, paths.NEW_RUN)
     values = ["gs://b/x", "s3://b/x", "file:///x"][run:]  # gs:// is supported for runs
     if corpus:
         values = ["json:gs://b/x", "text:s3://b/x", "mix:2*json:a,json:hdfs://b/x", "https://b/x"]
@@ -359,7 +356,7 @@ def test_codecs_of_another_m1_are_not_replaced(tmp_path):
     codecs.save_dictionary(dictionary, tmp_path / "codec.clmd")
     before = snapshot(tmp_path)
     with pytest.raises(InputError, match="holds the codec eiw.* of the M1 .* and the M1 given is 000000000000"):
-        build_codec.build_in(dictionary.spec, tmp_path / "codec", m1=other, documents=list, compiled={})
+        build_codec.build_in(tmp_path / "codec", dictionary.spec, m1=other, documents=list, compiled={})
     with pytest.raises(InputError, match="Give the settings that its rounds were started with"):
         refit._compiled(dictionary.spec, other, tmp_path)
     assert snapshot(tmp_path) == before

@@ -1,4 +1,4 @@
-"""The verbs, on a small corpus of real text, in the order in which a user meets them."""
+"""The commands, on a small corpus of real text, in the order in which a user meets them."""
 
 import dataclasses
 import json
@@ -10,7 +10,7 @@ from compressed_lm import codecs
 from compressed_lm.cli import main
 from compressed_lm.data.store import TokenStore
 from compressed_lm.data.window_starts import WindowStarts
-from compressed_lm.pipelines import refit, stages
+from compressed_lm.pipelines import refit
 
 TINY = [
     "--set=model.size=nano",
@@ -63,7 +63,7 @@ def test_encode_decode_verify(built, tmp_path, capsys):
 
 
 def test_compile_writes_one_file_that_is_a_codec(built, tmp_path, capsys, monkeypatch):
-    """`compile` gives the dictionary of `build-codec` as one file, which every verb takes for a codec; a refit starts
+    """`compile` gives the dictionary of `build-codec` as one file, which every command takes for a codec; a refit starts
     M1 from its own windows, and a second call finds its rounds done."""
     assert main(["compile", f"--m1={built}/m1", "--b=9", f"--out={tmp_path}/node.clmd"]) == 0
     compiled, directory = codecs.load(tmp_path / "node.clmd"), codecs.load(built / "codec")
@@ -71,7 +71,7 @@ def test_compile_writes_one_file_that_is_a_codec(built, tmp_path, capsys, monkey
     (tmp_path / "in").write_bytes(b"argparse \xff\x00 text")
     assert main(["verify", f"{tmp_path}/in", f"--codec={tmp_path}/node.clmd"]) == 0
 
-    monkeypatch.setattr(stages, "CALIBRATION_ROWS", 16)  # with all of them ranges take most of the time
+    monkeypatch.setattr(refit, "CALIBRATION_ROWS", 16)  # with all of them ranges take most of the time
     config = dataclasses.replace(refit.REFIT, steps=3, batch_size=8)
     arguments = dict(rounds=1, out=tmp_path / "rounds", config=config, max_bytes=30_000)
     refitted = refit.refit("eiw(b=9,fill=best,v=512)", built / "m1", **arguments)
@@ -86,7 +86,7 @@ def test_compile_writes_one_file_that_is_a_codec(built, tmp_path, capsys, monkey
 
 
 def test_inspect_evaluate_generate_report(built, tmp_path, capsys):
-    """The rest of the verbs print what they promise, and the run table makes a report."""
+    """The rest of the commands print what they promise, and the run table makes a report."""
     codec = f"--codec={built}/codec"
     assert main(["inspect", f"{built}/validation", codec]) == 0
     table = f"--table={tmp_path}/runs.jsonl"

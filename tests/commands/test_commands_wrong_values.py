@@ -1,6 +1,6 @@
 """Every command with wrong values of every option and argument: one message each, and status 2.
 
-The options are those of the parser. Numbers, choices and paths (`verbs.paths`) say themselves what is wrong for them;
+The options are those of the parser. Wrong numbers, choices and paths (`commands.paths`) follow from their types; wrong
 texts are listed here, and an option that is none of these fails the test until it is.
 """
 
@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from compressed_lm import cli, codecs, weights
-from compressed_lm.commands import options, paths
+from compressed_lm.commands import commands, options, paths
 from compressed_lm.cramming import CramConfig, CrammedText, FrozenModel
 from compressed_lm.models import Transformer, TransformerConfig, huggingface_config
 from compressed_lm.models.huggingface_tensors import tensors_of
@@ -72,6 +72,7 @@ ACCEPTED = {
     ("demo", "gin", ""),
 }
 CODEC = codecs.Bytes()
+PARSERS = {name: command.parser() for name, command in commands().items()}
 
 
 @pytest.fixture(scope="module")
@@ -114,15 +115,13 @@ def given(tmp_path_factory):
         runs=str(folder / "runs.csv"),
         folder=str(folder / "checkpoint"),
         run=run,
-        run_dir=str(folder / "empty"),
         store=store,
         model=run,
         out=str(folder / "new"),
         codec="bytes",
         corpus=f"json:{folder}/text.jsonl",
         m1="pretrained",
-        tokens=store,
-        train_tokens=store,
+        train_store=store,
         format="int(b=4)",
         step="0.25std",
         keep="0.5",
@@ -134,16 +133,17 @@ def given(tmp_path_factory):
             "sweep tokens": "1000",
             "sweep corpus": f"json:{folder}/text.jsonl",
             "train size": "nano",
-            "train tokens": store,
+            "train store": store,
+            "report folder": str(folder / "empty"),
             "train out": str(folder / "new"),
         },
-        **{f"{verb} steps": "1" for verb in ("train", "train-m1", "shrink")},
+        **{f"{command} steps": "1" for command in ("train", "train-m1", "shrink")},
         **{"train-m1 size": "nano", "sweep size": "nano", "cram-study unseen": f"json:{folder}/text.jsonl"},
         root=str(folder),
     )
 
 
-def wrong_values(verb: str, action: argparse.Action, root: str):
+def wrong_values(command: str, action: argparse.Action, root: str):
     """Yields wrong values of an option or argument."""
     name = action.dest
     if isinstance(action, argparse._StoreTrueAction):
@@ -157,42 +157,36 @@ def wrong_values(verb: str, action: argparse.Action, root: str):
         low = limits.above if limits.low is None else limits.low - (1 if whole else 1e-3)
         high = limits.below if limits.high is None else limits.high + 1
         yield from (f"{bound:.17g}" if not whole else str(bound) for bound in (low, high) if bound is not None)
-    elif action.type in (options.mesh, options.first_and_last):
+    elif action.type in (options.mesh_shape, options.first_and_last):
         yield from ("x", "", "1", "1,x", "1,2,3,4", "0,-1,1", "1.5,2,2")
-    elif (verb, name) in TEXTS or name in TEXTS and name not in FREE:
-        yield from TEXTS.get((verb, name)) or TEXTS[name]
-        if (verb, name) == ("train", "set"):
+    elif (command, name) in TEXTS or name in TEXTS and name not in FREE:
+        yield from TEXTS.get((command, name)) or TEXTS[name]
+        if (command, name) == ("train", "set"):
             yield from MODEL_SETTINGS
-    elif name in paths.ARGUMENTS:
-        kind = paths.ARGUMENTS[name]
+    elif name in PARSERS[command].paths:
+        kind = PARSERS[command].paths[name][1]
         yield from ("s3://bucket/x", "hdfs://x", f"{root}/text.txt/x", "")
         if kind == paths.CORPUS:
             yield from (f"json:{root}/empty/*", "no_such_source", f"json:{root}/empty", "json:s3://bucket/x", "json:")
         elif kind in (paths.READ, paths.RUN):
             yield from (f"{root}/missing", f"{root}/empty", "/dev/null", "gs://")
-        elif verb in paths.FILES or kind == paths.WRITTEN:
+        elif kind == paths.FILE:
             yield from ("/proc/nowhere/x", f"{root}/empty")
         else:
             yield from ("/proc/nowhere", f"{root}/text.txt", "/dev/null")
     else:
-        assert name in FREE, f"{verb} has a new argument {name}: say in TEXTS which texts are wrong for it"
-
-
-def commands():
-    """Yields (command, its parser)."""
-    (subparsers,) = (a for a in cli._parser()._actions if isinstance(a, argparse._SubParsersAction))
-    yield from subparsers.choices.items()
+        assert name in FREE, f"{command} has a new argument {name}: say in TEXTS which texts are wrong for it"
 
 
 def arguments_of(parser):
     return [a for a in parser._actions if not isinstance(a, argparse._HelpAction) and a.help != argparse.SUPPRESS]
 
 
-def line(verb: str, parser, given: dict, wrong: argparse.Action | None = None, value: str = "") -> list[str]:
+def line(command: str, parser, given: dict, wrong: argparse.Action | None = None, value: str = "") -> list[str]:
     """Returns a command line whose arguments are valid, but for one."""
     argv, positional = [], []
     for action in arguments_of(parser):
-        valid = given.get(f"{verb} {action.dest}", given.get(action.dest) if action.required else None)
+        valid = given.get(f"{command} {action.dest}", given.get(action.dest) if action.required else None)
         if action is not wrong and valid is None:
             continue
         word = value if action is wrong else valid
@@ -200,19 +194,19 @@ def line(verb: str, parser, given: dict, wrong: argparse.Action | None = None, v
             positional.append(word)
         else:
             argv.append(f"{action.option_strings[0]}={word}")
-    return [verb, *argv, "--", *positional] if positional else [verb, *argv]
+    return [command, *argv, "--", *positional] if positional else [command, *argv]
 
 
-@pytest.mark.parametrize("verb", [verb for verb, _ in commands()])
-def test_wrong_values_end_in_one_message(verb, given, capsys, monkeypatch):
+@pytest.mark.parametrize("command", PARSERS)
+def test_wrong_values_end_in_one_message(command, given, capsys, monkeypatch):
     """Each wrong value of each option of a command ends in status 2 and one paragraph, which names the value."""
     monkeypatch.chdir(given["root"])
-    parser, n = dict(commands())[verb], 0
+    parser, n = PARSERS[command], 0
     for action in arguments_of(parser):
-        for value in wrong_values(verb, action, given["root"]):
-            if (verb, action.dest, value) in ACCEPTED:
+        for value in wrong_values(command, action, given["root"]):
+            if (command, action.dest, value) in ACCEPTED:
                 continue
-            argv = line(verb, parser, given, action, value)
+            argv = line(command, parser, given, action, value)
             try:
                 status = cli.main(argv)
             except SystemExit as stopped:  # argparse
@@ -225,13 +219,13 @@ def test_wrong_values_end_in_one_message(verb, given, capsys, monkeypatch):
             parts = [part[:40] for part in re.findall(r"[\w./%-]+", value)]
             assert any(part in errors[0] for part in [*parts, repr(value), action.dest]), (argv, said)
             n += 1
-    assert n >= 8 or verb == "doctor"  # which takes nothing
+    assert n >= 8 or command == "doctor"  # which takes nothing
 
 
 def test_every_command_has_many_wrong_values(given):
     """The walk over all commands has at least 1,600 wrong values, and every argument that has a type has some."""
     counted = {
-        verb: sum(len(list(wrong_values(verb, action, given["root"]))) for action in arguments_of(parser))
-        for verb, parser in commands()
+        command: sum(len(list(wrong_values(command, action, given["root"]))) for action in arguments_of(parser))
+        for command, parser in PARSERS.items()
     }
     assert sum(counted.values()) >= 1600, counted

@@ -1,0 +1,97 @@
+"""Files that version 0.1.0 wrote are read by this one (tests/data/v0.1.0/README.md has the commands)."""
+
+import json
+import pathlib
+import shutil
+
+import numpy as np
+import pytest
+
+from compressed_lm import codecs, cramming, scaling
+from compressed_lm.cli import main
+from compressed_lm.codecs import encoded_file
+from compressed_lm.data.store import TokenStore
+from compressed_lm.post_training import entropy_code
+from compressed_lm.training import load_run
+
+OLD = pathlib.Path(__file__).parent / "data" / "v0.1.0"
+FINGERPRINTS = {"codec": "1e55ba90b0a7", "codec-static_ac": "3466bda253b4", "codec-gzip": "3f9ba99e83f2"}
+DOCUMENTS = [json.loads(line)["text"].encode() for line in (OLD / "documents.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def codec():
+    return codecs.load(OLD / "codec")
+
+
+@pytest.fixture(scope="module")
+def store(codec):
+    return TokenStore.open(OLD / "store", fingerprint=codec.fingerprint)
+
+
+@pytest.mark.parametrize("name", FINGERPRINTS)
+def test_codecs_are_read(name):
+    """Directories of codecs load with the fingerprint that they had, and are lossless."""
+    loaded = codecs.load(OLD / name)
+    assert loaded.fingerprint.startswith(FINGERPRINTS[name])
+    assert [loaded.decode(loaded.encode(d)) for d in DOCUMENTS] == DOCUMENTS
+
+
+def test_dictionary_files_are_read():
+    """A compiled dictionary loads with its fingerprint, and is lossless."""
+    loaded = codecs.load(OLD / "eiw.clmd")
+    assert (loaded.spec, loaded.fingerprint[:12]) == ("eiw(b=8,v=256)", "08b47cddb6fb")
+    assert [loaded.decode(loaded.encode(d)) for d in DOCUMENTS] == DOCUMENTS
+
+
+def test_encoded_files_are_read(codec):
+    """An encoded file decodes to the text it was made from, and encoding gives the same bytes today."""
+    text, content = (OLD / "text.txt").read_bytes(), (OLD / "text.clm").read_bytes()
+    assert encoded_file.decode_file(content, codec, name="text.clm") == text
+    assert encoded_file.encode_file(text, codec) == content
+
+
+def test_stores_are_read(codec, store):
+    """A token store passes its checksums, and holds the documents' ids as they are encoded today."""
+    store.verify()
+    assert [codec.decode(record.ids) for record in store.documents()] == DOCUMENTS
+    assert all(
+        np.array_equal(record.ids, codec.encode(d)) for record, d in zip(store.documents(), DOCUMENTS, strict=True)
+    )
+
+
+def test_runs_are_read_and_evaluated(codec, store, tmp_path):
+    """A run loads, evaluates to the row that 0.1.0 recorded, and training goes on from it."""
+    shutil.copytree(OLD / "run", tmp_path / "run")
+    run = load_run(tmp_path / "run", codec=codec, store=store)
+    assert run.step == 20
+    stores = [f"--store={OLD}/store", f"--train_store={OLD}/store"]
+    assert main(["evaluate", f"{OLD}/run", f"--codec={OLD}/codec", *stores, f"--table={tmp_path}/runs.jsonl"]) == 0
+    (row,), (old,) = (
+        scaling.load_runs(path).to_dict("records") for path in (tmp_path / "runs.jsonl", OLD / "runs.jsonl")
+    )
+    assert row["bits_per_byte"] == pytest.approx(old["bits_per_byte"], rel=1e-5)
+    for name in ("codec", "n_params", "n_nonembed", "tokens", "bytes", "flops_per_byte", "config_hash", "step"):
+        assert row[name] == old[name]
+    gin = [f"--gin={tmp_path}/run/config.gin"]
+    assert main(["train", *gin, f"--store={OLD}/store", f"--out={tmp_path}/run"]) == 0
+    assert load_run(tmp_path / "run").step == 20
+
+
+def test_packed_runs_are_read(codec, store, tmp_path):
+    """Weights packed in a format, and weights coded into one file, are read as runs of the same model."""
+    run = load_run(OLD / "run")
+    packed = load_run(OLD / "run-int4", codec=codec, store=store)
+    assert (packed.packed["format"], packed.model_config) == ("int(b=4,g=16)", run.model_config)
+    entropy_code.unpack_run(OLD / "run.clb", out=tmp_path / "unpacked")
+    unpacked = load_run(tmp_path / "unpacked", codec=codec, store=store)
+    kernels = [r.params["layers"]["mlp"]["up"]["kernel"] for r in (run, packed, unpacked)]
+    error = [float(np.mean((k - kernels[0]) ** 2) / np.mean(kernels[0] ** 2)) for k in kernels]
+    assert 0 < error[1] < 0.02 and 0 < error[2] < 0.01  # int4, and a step of a quarter of a standard deviation
+
+
+def test_crammed_texts_are_read(codec):
+    """A crammed text loads for the model that it was made for, whose writing is checked where it was made."""
+    crammed = cramming.CrammedText.load(OLD / "short.clt")
+    model = cramming.FrozenModel.from_run(load_run(OLD / "run", codec=codec))
+    assert codec.decode(crammed.write(model)) == (OLD / "short.txt").read_bytes()
