@@ -1,4 +1,4 @@
-"""Training on a mesh, exactly resumable: configuration, optimizers, step, data, checkpoints, loop."""
+"""Exactly resumable training on a mesh: configuration, optimizers, step, data, checkpoints, loop."""
 
 from compressed_lm.training.clock import Clock
 from compressed_lm.training.config import TrainConfig

@@ -1,4 +1,4 @@
-"""Checkpoints of a run: written in the background, never half visible, and read past a damaged one."""
+"""Checkpoint manager: asynchronous atomic writes, checksums, fallback to an older checkpoint."""
 
 import contextlib
 import errno
@@ -8,6 +8,7 @@ import os
 import re
 import sys
 import warnings
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,20 +19,23 @@ from compressed_lm import io
 from compressed_lm.errors import InputError
 from compressed_lm.training.step import TrainState
 
-_REASON_LETTERS = 300  # of an error of the storage library's own, which may be thousands
+_REASON_LETTERS = 300  # most letters shown of a storage error, which may have thousands
 _FULL = re.compile("|".join(os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT)))
 
 
 class Checkpoints:
     """The checkpoints of one run, a folder for each step.
 
-    A checkpoint holds `params`, `optimizer` (what else changes of the state) and `data`, a dictionary of plain values.
-    It gets its name only when it is whole, so a run may be killed at any time.
+    A checkpoint holds `params`, `optimizer` (optimizer state and step) and `data`, a dictionary of plain values. It
+    gets its name only when it is complete, so a run may be killed at any time.
 
     Args:
-        directory: their folder.
-        keep: how many of the newest stay.
-        keep_every: those of its multiples stay for good; 0 for none.
+        directory: folder of the checkpoints.
+        keep: number of the newest checkpoints that are kept.
+        keep_every: checkpoints at multiples of this step are kept permanently; 0 for none.
+
+    Attributes:
+        directory: folder of the checkpoints.
     """
 
     def __init__(self, directory: str | os.PathLike, *, keep: int, keep_every: int = 0):
@@ -44,18 +48,18 @@ class Checkpoints:
         self._saving = None
 
     def save(self, state: TrainState, data: dict) -> None:
-        """Starts to write the state; returns as soon as it may be overwritten. A failure shows at the next call."""
+        """Starts to write the state; returns as soon as it may be overwritten. The next call reports a failure."""
         self.wait()
         _drop_late_callbacks()
         parts = {"params": state.params, "optimizer": (state.opt_state, state.step)}
         parts["data"] = data | {"digests": {name: digest(part) for name, part in parts.items()}}
-        # A damaged checkpoint of the same step, passed over by `restore`, is replaced.
+        # A damaged checkpoint of the same step, which `restore` skipped, is replaced.
         self._saving = self._orbax.save_checkpointables_async(
             int(data["next_index"]), parts, force=True, overwrite=True
         )
 
     def wait(self) -> None:
-        """Returns when the last checkpoint is on disk.
+        """Waits until the last checkpoint is on disk.
 
         Raises:
             InputError: it could not be written.
@@ -64,13 +68,13 @@ class Checkpoints:
         try:
             if saving is not None:
                 saving.result()
-        except Exception as error:  # a full disk reaches us as an error of the storage library's own
+        except Exception as error:  # a full disk raises an error type of the storage library
             reason = (str(error).strip() or type(error).__name__).splitlines()[0][:_REASON_LETTERS]
-            action = "start the run again, it goes on by itself"
+            action = "start the run again, it resumes"
             if full := _FULL.search(str(error)):
                 reason, action = full[0], f"make room on the disk and {action}"
             raise InputError(
-                f"A checkpoint could not be written to {self.directory} ({reason}). Those before it are untouched: "
+                f"A checkpoint could not be written to {self.directory} ({reason}). Earlier checkpoints are intact: "
                 f"{action}."
             ) from error
 
@@ -79,31 +83,33 @@ class Checkpoints:
         return max((checkpoint.step for checkpoint in self._orbax.checkpoints), default=None)
 
     def close(self) -> None:
-        """Waits, then lets go of the folder."""
+        """Waits for the last checkpoint, then closes the folder."""
         try:
             self.wait()
         finally:
-            with contextlib.suppress(Exception):  # raises a failed save, which `wait` has told, once more
+            with contextlib.suppress(Exception):  # raises a failed save again, which `wait` has already reported
                 self._orbax.close()
 
     def restore(self, abstract: TrainState) -> tuple[TrainState, dict] | None:
-        """Returns (state without what is frozen, data) of the newest readable checkpoint, None if there is none.
+        """Returns (state without frozen parameters, data) of the newest readable checkpoint, None if there is none.
 
         Args:
             abstract: shapes, types and shardings of the state.
 
         Raises:
-            InputError: there are checkpoints, and none can be read.
+            InputError: there are checkpoints, but none can be read.
         """
         parts = {"params": abstract.params, "optimizer": (abstract.opt_state, abstract.step), "data": None}
         loaded = _newest(self._orbax, parts)
-        return loaded and (TrainState(loaded["params"], *loaded["optimizer"]), loaded["data"])
+        return (TrainState(loaded["params"], *loaded["optimizer"]), loaded["data"]) if loaded else None
 
 
-@functools.cache  # once for a process
-def _drop_late_callbacks():
-    """Keeps the storage library's threads quiet: after a failed save each of them prints a traceback, through
-    `sys.unraisablehook`, because the event loop that it reports to was closed meanwhile. The failure itself is raised.
+@functools.cache  # once per process
+def _drop_late_callbacks() -> None:
+    """Silences the storage library's threads after a failed save.
+
+    Each thread would print a traceback through `sys.unraisablehook`, because its event loop is already closed. The
+    failure itself is raised by `wait`.
     """
     before = sys.unraisablehook
 
@@ -114,22 +120,26 @@ def _drop_late_callbacks():
     sys.unraisablehook = hook
 
 
-def restore_params(directory: str | os.PathLike, abstract_params) -> tuple[dict, dict] | None:
-    """Returns (params, data) of the newest checkpoint in a folder that can be read, None if there is none.
+def restore_params(directory: str | os.PathLike, abstract_params: Any) -> tuple[dict, dict] | None:
+    """Returns (params, data) of the newest readable checkpoint in a folder, None if there is none.
+
+    Args:
+        directory: folder of the checkpoints.
+        abstract_params: shapes, types and shardings of the parameters.
 
     Raises:
-        InputError: there are checkpoints, and none can be read.
+        InputError: there are checkpoints, but none can be read.
     """
-    directory = folder(directory)
-    if not directory.is_dir():
+    path = folder(directory)
+    if not path.is_dir():
         return None
-    with ocp.training.Checkpointer(directory) as reader:
+    with ocp.training.Checkpointer(path) as reader:
         loaded = _newest(reader, {"params": abstract_params, "data": None})
-        return loaded and (loaded["params"], loaded["data"])
+        return (loaded["params"], loaded["data"]) if loaded else None
 
 
 def folder(path: str | os.PathLike) -> epath.Path:
-    """Returns the path of a run's folder, absolute where it is local: `gs://bucket/run` stays as it is.
+    """Returns the path of a run's folder: absolute if it is local, unchanged if it is `gs://bucket/run`.
 
     Raises:
         InputError: another scheme, or gs:// without a package that reads it.
@@ -138,14 +148,14 @@ def folder(path: str | os.PathLike) -> epath.Path:
         return epath.Path(io.local_path(path, "The folder of a run")).absolute()
     if not any(importlib.util.find_spec(package) for package in ("gcsfs", "tensorflow")):
         raise InputError(
-            f"{os.fspath(path)} was given, and gs:// needs the package gcsfs (or tensorflow), which is not installed. "
+            f"{os.fspath(path)} was given, but gs:// needs the package gcsfs (or tensorflow), which is not installed. "
             "Install it: pip install 'compressed_lm[gcs]'."
         )
     return epath.Path(path)
 
 
 def write(path: epath.Path, content: str | bytes) -> None:
-    """Writes a file of a run's folder at once or not at all, as an object is written anyway."""
+    """Writes a file of a run's folder atomically; writes to buckets are atomic anyway."""
     if io.scheme(path) is None:
         io.write_atomic(path, content)
     else:
@@ -153,10 +163,10 @@ def write(path: epath.Path, content: str | bytes) -> None:
         path.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
-def digest(tree) -> int:
-    """Returns the sum of all 32-bit words of a tree of arrays modulo 2**32: any one damaged number changes it.
+def digest(tree: Any) -> int:
+    """Returns the sum of all 32-bit words of a tree of arrays modulo 2**32; any single damaged number changes it.
 
-    The storage format has no checksum for the numbers themselves. Integer sums are the same on every mesh.
+    The storage format has no checksum of the numbers. Integer sums are the same on every mesh.
     """
     return sum(int(words) for words in jax.device_get([_sum_words(leaf) for leaf in jax.tree.leaves(tree)])) % 2**32
 
@@ -168,26 +178,24 @@ def _sum_words(x):
     return jnp.sum(x, dtype=jnp.uint32)
 
 
-def _newest(checkpointer, parts):
-    """Returns the parts of the newest readable checkpoint; warns of each damaged one; None if there is none at all."""
+def _newest(checkpointer: ocp.training.Checkpointer, parts: dict[str, Any]) -> dict[str, Any] | None:
+    """Returns the parts of the newest readable checkpoint, None if there is none; warns of each damaged one."""
     steps = sorted((checkpoint.step for checkpoint in checkpointer.checkpoints), reverse=True)
     for step in steps:
         try:
             loaded = checkpointer.load_checkpointables(step, parts)
             for name in parts.keys() - {"data"}:
                 if digest(loaded[name]) != loaded["data"]["digests"][name]:
-                    raise ValueError(f"the numbers of {name} are not those that were saved")
+                    raise ValueError(f"the checksum of {name} differs")
             return loaded
-        except (
-            Exception
-        ) as error:  # whatever a damaged file makes of the reader; the next older checkpoint is the answer
+        except Exception as error:  # a damaged file may raise any error; the next older checkpoint is tried
             reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
             warnings.warn(
-                f"The checkpoint of step {step} cannot be read and is passed over ({reason[:200]}).", stacklevel=3
+                f"The checkpoint of step {step} cannot be read and is skipped ({reason[:200]}).", stacklevel=3
             )
     if steps:
         raise InputError(
             f"None of the checkpoints in {checkpointer.directory} (steps {steps}) can be read; the warnings say why. "
-            "Restore the folder from a copy, or remove the run's folder to start again."
+            "Restore the folder from a copy, or remove the run's folder to start from the beginning."
         )
     return None

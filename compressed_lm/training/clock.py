@@ -1,4 +1,4 @@
-"""Where the time of a run goes, over all its restarts."""
+"""Time of a run by phase, summed over all restarts."""
 
 import contextlib
 import time
@@ -11,8 +11,11 @@ class Clock:
     """Seconds spent in each phase: compiling, training, waiting for data, and pauses (evaluation, checkpoints).
 
     Args:
-        seconds: what earlier runs spent, as `.seconds` of their clock.
+        seconds: `.seconds` of the clock before the restart.
         now: clock, in seconds.
+
+    Attributes:
+        seconds: seconds by phase (`PHASES`).
     """
 
     def __init__(self, seconds: Mapping[str, float] | None = None, *, now: Callable[[], float] = time.monotonic):
@@ -21,7 +24,7 @@ class Clock:
 
     @contextlib.contextmanager
     def measure(self, phase: str) -> Iterator[None]:
-        """Adds the time inside the block to a phase."""
+        """Adds the time spent in the block to a phase."""
         start = self._now()
         try:
             yield
@@ -29,13 +32,13 @@ class Clock:
             self.seconds[phase] += self._now() - start
 
     def steady(self) -> float:
-        """Returns the seconds that steps took, reading included, compiling and pauses left out."""
+        """Returns the seconds of the steps: training and waiting for data, without compiling and pauses."""
         return self.seconds["train"] + self.seconds["input_wait"]
 
     def rate(self, n: float) -> float:
-        """Returns n divided by the steady seconds, such as tokens per second."""
+        """Returns n divided by `steady()`, such as tokens per second."""
         return n / max(self.steady(), 1e-9)
 
     def eta(self, done: int, total: int) -> float:
-        """Returns the seconds that the steps after `done` will take, pauses included at the rate so far."""
+        """Returns the estimated seconds for the remaining steps, pauses included at the rate so far."""
         return (self.steady() + self.seconds["pause"]) / max(done, 1) * (total - done)

@@ -1,6 +1,7 @@
-"""What a training run is told."""
+"""Training configuration."""
 
 import dataclasses
+from typing import Any
 
 from compressed_lm import settings
 from compressed_lm.errors import InputError
@@ -8,13 +9,13 @@ from compressed_lm.settings import setting
 from compressed_lm.training import durations, penalties
 from compressed_lm.training.optimizers import OPTIMIZERS, SCHEDULES
 
-# Fields, of the model too, that do not change what is learned, but for rounding: a run may go on with other values.
+# Fields of the run and the model that change what is learned only by rounding: a run may resume with other values.
 FREE_FIELDS = (
     *("log_every", "checkpoint_every", "checkpoint_minutes", "keep", "keep_every", "eval_every"),
     *("micro_batches", "attention", "remat", "scan_layers"),
 )
-# Fields, of the model too, that came later, and the values that say what runs did before: a record with these values
-# and one without the fields are the same run.
+# Fields of the run and the model that were added later, with the values that describe older runs: a record with these
+# values and one without the fields are the same run.
 LATER_FIELDS = {
     "penalty": "none",
     "init_shape": 0,
@@ -25,43 +26,45 @@ LATER_FIELDS = {
 Duration = int | str
 
 
-def _duration(default=dataclasses.MISSING, *, low: int):
+def _duration(default: Any = dataclasses.MISSING, *, low: int) -> Any:
     return setting(default, low=low, parse=durations.check)
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
-    """A training run, apart from its model and data.
+    """Configuration of a training run, without its model and data.
 
-    Durations are steps, or strings such as "20M tokens", "1.5 GB" (of raw text), "2 epochs", "10%" (of all steps):
-    `durations.resolve` makes steps of them, and `train` calls it.
+    Durations are steps, or strings such as "20M tokens", "1.5 GB" (of raw text), "2 epochs", "10%" (of all steps).
+    `train` converts them to steps by `durations.resolve`.
 
     Attributes:
         steps: number of updates, or a duration.
         batch_size: B, rows in a batch over all devices.
         seq_len: L, tokens in a row.
-        micro_batches: parts of a batch whose gradients are summed one after the other, to save memory; 0 for one, but
-            on a single CPU device for parts of two rows and 512 tokens or a little more, which are faster there.
-        learning_rate: its highest value, reached after the warm-up; for "rsqrt" what 1/sqrt(step) is multiplied by.
-        warmup_steps: the learning rate grows linearly over these; for "rsqrt" it stays (a duration).
-        schedule: after the warm-up "cosine" (to a tenth), "wsd" (stays, then falls linearly to 0 over the last fifth)
+        micro_batches: parts of a batch whose gradients are summed one after the other, to save memory. 0 means one
+            part; on a single CPU device it means parts of at least two rows and 512 tokens, which are faster there.
+        learning_rate: its highest value, reached after the warm-up; for "rsqrt" the factor of 1/sqrt(step).
+        warmup_steps: the learning rate grows linearly over these; for "rsqrt" it is constant (a duration).
+        schedule: after the warm-up "cosine" (to a tenth), "wsd" (constant, then linearly to 0 over the last fifth)
             or "constant"; or "rsqrt", T5's learning_rate / sqrt(max(step, warmup_steps)).
         optimizer: "adamw", "adafactor" or "muon".
         weight_decay: decoupled, on matrices only; multiplied by the learning rate.
-        b1, b2: decay rates of Adam's moments (adamw, and muon's part that is not a matrix).
+        b1, b2: decay rates of Adam's moments (adamw, and the parameters that muon trains by Adam).
         grad_clip: largest global norm of a gradient; 0 for no limit.
-        penalty: what the bits of the weights cost besides: "none", "backslash(rate=...)" or "l1(rate=...)", see
+        penalty: penalty on the bits of the weights: "none", "backslash(rate=...)" or "l1(rate=...)", see
             `training.penalties`.
-        distillation: part of the loss that is the divergence from a larger model instead, 0 to 1, where a run has one
-            to learn from (`compressed-lm shrink`).
+        distillation: share of the loss, 0 to 1, that is the divergence from a larger model (`compressed-lm shrink`).
         z_loss: weight of log(Z)^2 in the loss, which keeps logits from drifting (papers/000 section 4.2).
         seed: of the initial parameters and of the order of the data.
         log_every: steps between records in metrics.jsonl.
         checkpoint_every: duration between checkpoints; there is always one at the end.
-        checkpoint_minutes: also one when so many minutes went by since the last; 0 for none.
-        keep: number of the newest checkpoints that stay on disk.
-        keep_every: duration between checkpoints that stay for good; 0 for none.
+        checkpoint_minutes: also save when the last checkpoint is this many minutes old; 0 for never.
+        keep: number of the newest checkpoints that are kept.
+        keep_every: duration between checkpoints that are kept permanently; 0 for none.
         eval_every: duration between calls of `eval_fn`; 0 for the end only.
+
+    Raises:
+        InputError: a value has the wrong type or is out of range.
     """
 
     steps: Duration = _duration(low=1)
@@ -87,7 +90,7 @@ class TrainConfig:
     keep_every: Duration = _duration(0, low=0)
     eval_every: Duration = _duration(0, low=0)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         settings.check(self)
         object.__setattr__(self, "penalty", penalties.canonical(self.penalty))
         if self.micro_batches and self.batch_size % self.micro_batches:

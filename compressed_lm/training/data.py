@@ -1,8 +1,9 @@
-"""Batches of a token store in an order that is a function of the step alone."""
+"""Batches of a token store, in an order that depends only on the seed and the step."""
 
 import collections
 import concurrent.futures
-from collections.abc import Iterator
+from collections.abc import Generator
+from typing import Protocol
 
 import grain
 import jax
@@ -12,23 +13,51 @@ from jax.sharding import NamedSharding
 from compressed_lm.errors import InputError
 
 
-class Batches:
-    """Random access to the batches of a run: epochs of all rows, each epoch in an order of its own.
+class Rows(Protocol):
+    """Random access to rows int32[L] of tokens."""
 
-    Which rows a step gets depends only on the store, the seed and the step, so the state of the data is one integer.
+    def __len__(self) -> int:
+        """Returns the number of rows."""
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        """Returns a row."""
+
+
+class TrainingStore(Protocol):
+    """The part of a token store (`data.store.TokenStore`) that training uses."""
+
+    fingerprint: str
+    codec_spec: str
+    codec_fingerprint: str
+    eod_id: int
+    n_documents: int
+    n_tokens: int
+    n_bytes: int
+
+    def rows(self, seq_len: int) -> Rows:
+        """Returns the rows of `seq_len` tokens."""
+
+
+class Batches:
+    """Random access to the batches of a run: epochs of all rows, each epoch in its own order.
+
+    The rows of a step depend only on the store, the seed and the step, so the state of the data is one integer.
 
     Args:
-        store: a `corpora.TokenStore`, or anything with `rows(seq_len)`.
+        store: a token store.
         batch_size: B, over all processes.
         seq_len: L.
         seed: of the order.
-        sharding: where the rows of a batch live; each process reads only its own.
+        sharding: of a batch; each process reads only its own rows.
+
+    Attributes:
+        rows_per_epoch: number of rows in the store.
 
     Raises:
         InputError: the store has no whole row.
     """
 
-    def __init__(self, store, *, batch_size: int, seq_len: int, seed: int, sharding: NamedSharding):
+    def __init__(self, store: TrainingStore, *, batch_size: int, seq_len: int, seed: int, sharding: NamedSharding):
         rows = store.rows(seq_len)
         if not len(rows):
             raise InputError(
@@ -38,19 +67,18 @@ class Batches:
         self.rows_per_epoch = len(rows)
         self._dataset = grain.MapDataset.source(rows).seed(seed).shuffle().repeat()
         self._shape, self._sharding = (batch_size, seq_len), sharding
-        local = [
-            index[0].indices(batch_size) for index in sharding.addressable_devices_indices_map(self._shape).values()
-        ]
+        places = sharding.addressable_devices_indices_map(self._shape).values()
+        local = [place[0].indices(batch_size) for place in places if place is not None]
         self._first, self._last = min(i[0] for i in local), max(i[1] for i in local)
 
     def __getitem__(self, step: int) -> jax.Array:
-        """Returns the targets int32[B, L] of the update that follows `step` updates."""
+        """Returns the targets int32[B, L] of the update after `step` updates."""
         start = step * self._shape[0]
         local = np.stack([self._dataset[start + i] for i in range(self._first, self._last)])
         return jax.make_array_from_process_local_data(self._sharding, local.astype(np.int32), self._shape)
 
-    def prefetch(self, first: int, last: int, *, ahead: int = 2) -> Iterator[jax.Array]:
-        """Yields the batches of steps first..last-1, reading up to `ahead` of them in a thread."""
+    def prefetch(self, first: int, last: int, *, ahead: int = 2) -> Generator[jax.Array, None, None]:
+        """Yields the batches of steps first..last-1; a thread reads up to `ahead` of them in advance."""
         with concurrent.futures.ThreadPoolExecutor(1, "batches") as pool:
             pending = collections.deque(
                 pool.submit(self.__getitem__, i) for i in range(first, min(first + ahead, last))

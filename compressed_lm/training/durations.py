@@ -1,9 +1,9 @@
-"""How long something lasts, in whatever unit suits: steps, a share of the run, tokens, bytes of text, epochs.
+"""Durations in steps, percent of the run, tokens, bytes of text or epochs.
 
 500, "500 steps"        updates
 "10%"                   of the steps of the run
 "20M tokens"            tokens of training
-"1.5GB", "300M bytes"   raw text, in the bytes that a token stands for
+"1.5GB", "300M bytes"   raw text, converted by the bytes per token
 "2 epochs"              passes over the token store
 
 Prefixes are decimal: k, M, G (or B before a word) and T.
@@ -13,12 +13,16 @@ import dataclasses
 import math
 import re
 from fractions import Fraction
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypedDict, TypeVar
 
 from compressed_lm.errors import InputError
 from compressed_lm.settings import shown
 
+if TYPE_CHECKING:
+    from compressed_lm.training.data import TrainingStore
+
 FIELDS = ("steps", "warmup_steps", "log_every", "checkpoint_every", "keep_every", "eval_every")
-"""The settings of a run that are durations; `steps` is the one that percentages refer to."""
+"""The settings of a run that are durations; percentages refer to `steps`."""
 
 UNITS = "steps, % (of the steps), tokens, bytes (kB, MB, GB, TB) or epochs"
 _PREFIXES = {"": 1, "k": 10**3, "K": 10**3, "M": 10**6, "G": 10**9, "B": 10**9, "T": 10**12}
@@ -26,6 +30,23 @@ _DURATION = re.compile(
     r"(?P<number>\d[\d_,]{0,39}(?:\.\d{1,39})?(?:e\+?\d{1,2})?)\s*"
     r"(?:(?P<percent>%)|(?P<prefix>[kKMGBT]?)\s*(?P<unit>steps?|tokens?|bytes?|epochs?)|(?P<scale>[kKMGT])B|)"
 )
+
+
+class _Durations(Protocol):
+    """The fields of a `TrainConfig` that `resolve` reads."""
+
+    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
+
+    @property
+    def batch_size(self) -> int:
+        """Rows in a batch."""
+
+    @property
+    def seq_len(self) -> int:
+        """Tokens in a row."""
+
+
+Config = TypeVar("Config", bound=_Durations)
 
 
 def to_steps(
@@ -37,18 +58,18 @@ def to_steps(
     bytes_per_token: float | None = None,
     tokens_per_epoch: int | None = None,
 ) -> int:
-    """Returns a duration in whole steps: rounded up, at least 1, but 0 stays 0.
+    """Returns a duration in whole steps, rounded up.
 
     Args:
         duration: see the module's docstring; a number counts steps.
-        field: the setting it was given for, for messages.
+        field: name of the setting, for messages.
         tokens_per_step: tokens in a batch, B L.
         total_steps: steps of the run, for percentages; None for the setting `steps` itself.
-        bytes_per_token: bytes of text that a token of the training data stands for, if known.
+        bytes_per_token: mean bytes of text in a token of the training data, if known.
         tokens_per_epoch: tokens of the training data, end-of-document included, if known.
 
     Raises:
-        InputError: it is no duration, or its unit needs something that is not known.
+        InputError: it is not a duration, or its unit needs a number that is not known.
     """
     number, unit = _parse(duration, field)
     match unit:
@@ -57,8 +78,8 @@ def to_steps(
         case "%":
             if total_steps is None:
                 raise InputError(
-                    f"{field}={duration!r} was given; percentages are shares of {field} itself, so expected another "
-                    f"unit here: {UNITS.replace('% (of the steps), ', '')}."
+                    f"{field}={duration!r} was given, but percentages refer to {field} itself; expected another "
+                    f"unit: {UNITS.replace('% (of the steps), ', '')}."
                 )
             steps = number * total_steps / 100
         case "token":
@@ -66,51 +87,73 @@ def to_steps(
         case "byte":
             if not bytes_per_token:
                 raise InputError(
-                    f"{field}={duration!r} was given, and how many bytes a token stands for is not known here. Give "
-                    "a token store, which says so, or data.bytes_per_token, or a duration in steps or tokens."
+                    f"{field}={duration!r} was given, but the bytes per token are not known. Give a token store, "
+                    "data.bytes_per_token, or a duration in steps or tokens."
                 )
             steps = number / Fraction(bytes_per_token) / tokens_per_step
         case "epoch":
             if not tokens_per_epoch:
                 raise InputError(
-                    f"{field}={duration!r} was given, and how many tokens an epoch has is not known here. Give a token "
-                    "store, which says so, or a duration in steps or tokens."
+                    f"{field}={duration!r} was given, but the tokens per epoch are not known. Give a token store, or "
+                    "a duration in steps or tokens."
                 )
             steps = number * tokens_per_epoch / tokens_per_step
     return math.ceil(steps)
 
 
 def check(duration: str, field: str) -> None:
-    """Raises InputError unless text names a duration."""
+    """Raises InputError unless the text is a duration."""
     _parse(duration, field)
 
 
-def resolve(config, *, bytes_per_token: float | None = None, tokens_per_epoch: int | None = None):
+def resolve(config: Config, *, bytes_per_token: float | None = None, tokens_per_epoch: int | None = None) -> Config:
     """Returns a `TrainConfig` whose durations (`FIELDS`) are whole steps. See `to_steps` for arguments and errors."""
-    known = dict(
-        tokens_per_step=config.batch_size * config.seq_len,
-        bytes_per_token=bytes_per_token,
-        tokens_per_epoch=tokens_per_epoch,
-    )
-    total = to_steps(config.steps, field="steps", **known)
+
+    def steps(name: str, total: int | None = None) -> int:
+        return to_steps(
+            getattr(config, name),
+            field=name,
+            tokens_per_step=config.batch_size * config.seq_len,
+            total_steps=total,
+            bytes_per_token=bytes_per_token,
+            tokens_per_epoch=tokens_per_epoch,
+        )
+
+    total = steps("steps")
     names = {field.name for field in dataclasses.fields(config)}
-    steps = {
-        name: to_steps(getattr(config, name), field=name, total_steps=total, **known)
-        for name in FIELDS
-        if name in names and name != "steps"
-    }
-    return dataclasses.replace(config, steps=total, **steps)
+    others = {name: steps(name, total) for name in FIELDS if name in names and name != "steps"}
+    return dataclasses.replace(config, steps=total, **others)
 
 
-def rates(store) -> dict[str, float]:
-    """Returns what a token store knows of its tokens: `bytes_per_token` and `tokens_per_epoch`, arguments of
-    `to_steps`. Both count the end-of-document tokens, since the model is trained on them too."""
+def whole(duration: int | str) -> int:
+    """Returns a duration of a resolved config, which is a number of steps.
+
+    Raises:
+        InputError: it is still text.
+    """
+    if isinstance(duration, str):
+        raise InputError(f"The duration {duration!r} was given; expected steps. Call `durations.resolve` first.")
+    return duration
+
+
+class Rates(TypedDict):
+    """Sizes of the tokens of a store, as arguments of `to_steps`."""
+
+    bytes_per_token: float
+    tokens_per_epoch: int
+
+
+def rates(store: "TrainingStore") -> Rates:
+    """Returns the mean bytes per token and the tokens per epoch of a token store.
+
+    Both count the end-of-document tokens, since the model is trained on them too.
+    """
     tokens = store.n_tokens + store.n_documents
     return {"bytes_per_token": store.n_bytes / max(tokens, 1), "tokens_per_epoch": tokens}
 
 
-def _parse(duration, field: str) -> tuple[Fraction, str]:
-    """Returns (number, one of step, %, token, byte, epoch)."""
+def _parse(duration: int | float | str, field: str) -> tuple[Fraction, str]:
+    """Returns (number, unit); the unit is one of step, %, token, byte, epoch."""
     if isinstance(duration, str):
         found = _DURATION.fullmatch(duration.strip())
         if found:

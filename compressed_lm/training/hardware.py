@@ -1,4 +1,4 @@
-"""What the chips of a mesh can do at best, for MFU and for estimates before a run."""
+"""Peak performance of chips, for MFU and for estimates before a run."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -8,16 +8,16 @@ import jax
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """One kind of device as JAX counts devices; a chip that JAX sees as two is entered by halves.
+    """Peak performance of one JAX device; a chip that JAX sees as two devices has half of its numbers.
 
     Attributes:
-        name: as people call it.
+        name: common name.
         bf16_flops: peak dense bfloat16 FLOP/s, accumulated in float32.
-        memory_bytes: of its large memory (HBM), as far as a program gets it.
+        memory_bytes: bytes of its large memory (HBM) that a program can use.
         memory_bandwidth: bytes/s of that memory.
         link_bandwidth: bytes/s that it sends over all its links to other chips.
-        torus: dimensions of the torus that the links form, two in each; 0 for a switch.
-        wraps: length from which a dimension of the torus is closed to a ring.
+        torus: dimensions of the torus that the links form, two links in each; 0 for a switch.
+        wraps: length from which a dimension of the torus is a ring.
     """
 
     name: str
@@ -36,14 +36,6 @@ _V5P = Chip("TPU v5p", 459e12, 95.74 * GiB, 2765e9, 600e9, 3, 4)
 _V6E = Chip("TPU v6e", 918e12, 31.25 * GiB, 1638e9, 400e9, 2, 16)
 _V7X = Chip("TPU7x", 2307e12 / 2, 94.75 * GiB, 7380e9 / 2, 600e9 / 2, 3, 4)
 
-# By `device_kind`; the longest name that it begins with counts. Sources:
-# TPU: docs.cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e,tpu7x}, tables "key specifications"; the documented interconnect
-#   bandwidth counts both directions, here is one. TPU7x has two devices a chip; the two cores of v4 and v5p are one
-#   ("megacore"). Memory is what libtpu 0.0.42 leaves to a program, as its message says about one that does not fit; the
-#   documents say 32, 16, 95, 32 and 192 GiB a chip.
-#   Where a dimension closes to a ring: jax-ml.github.io/scaling-book/tpus, "TPU networking".
-# NVIDIA: data sheets of A100, H100, H200, HGX B200, L4 and L40S at nvidia.com/data-center; dense figures. Links are
-#   NVLink (PCIe for L4 and L40S) in one direction, to the GPUs of one host only.
 CHIPS = {
     "TPU v4": _V4,
     "TPU v5 lite": _V5E,
@@ -64,31 +56,42 @@ CHIPS = {
     "NVIDIA L4": Chip("L4", 121e12, 24e9, 300e9, 32e9),
     "NVIDIA L40S": Chip("L40S", 362e12, 48e9, 864e9, 32e9),
 }
+"""Chips by the beginning of `device_kind`; the longest match counts.
+
+Sources:
+TPU: docs.cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e,tpu7x}, tables "key specifications". The documented interconnect
+  bandwidth counts both directions; here it is one direction. TPU7x has two devices per chip; the two cores of v4 and
+  v5p are one device ("megacore"). Memory is what libtpu 0.0.42 gives to a program, from its error about a program that
+  does not fit; the documents say 32, 16, 95, 32 and 192 GiB per chip.
+  `wraps`: jax-ml.github.io/scaling-book/tpus, "TPU networking".
+NVIDIA: data sheets of A100, H100, H200, HGX B200, L4 and L40S at nvidia.com/data-center; dense figures. Links are
+  NVLink (PCIe for L4 and L40S) in one direction, to the GPUs of one host only.
+"""
 
 
 def chip_of(device: jax.Device) -> Chip | None:
-    """Returns what is known of a device's kind, or None (a CPU, a kind that is not in `CHIPS`)."""
+    """Returns the chip of a device, or None if it is not in `CHIPS` (such as a CPU)."""
     kind = device.device_kind
     names = [name for name in CHIPS if kind == name or kind.startswith(name + " ")]
     return CHIPS[max(names, key=len)] if names else None
 
 
 def peak_flops(device: jax.Device) -> float | None:
-    """Returns the peak bfloat16 FLOP/s of a device, or None where that is not known."""
+    """Returns the peak bfloat16 FLOP/s of a device, or None if it is not known."""
     chip = chip_of(device)
-    return chip and chip.bf16_flops
+    return chip.bf16_flops if chip else None
 
 
 def send_bandwidth(chip: Chip, group: Sequence[jax.Device], mesh: Sequence[jax.Device]) -> float:
-    """Returns the bytes/s that each device of a group can send to the others of it, at best.
+    """Returns the peak bytes/s that each device of a group sends to the others.
 
-    In a torus only the dimensions that the group extends over count: both links of one that is closed to a ring, and
-    one link otherwise, since the data of the far end passes through.
+    In a torus only the dimensions that the group extends over count: two links if the dimension is a ring, otherwise
+    one link, since data for the far end passes through.
 
     Args:
-        chip: what the devices are.
-        group: the devices that exchange.
-        mesh: all devices of the program, which tell how long the torus is.
+        chip: kind of the devices.
+        group: the devices that exchange data.
+        mesh: all devices of the program, which give the lengths of the torus.
     """
     if not chip.torus or not all(hasattr(device, "coords") for device in mesh):
         return chip.link_bandwidth

@@ -1,13 +1,15 @@
-"""Optimizers and learning-rate schedules of optax, by name."""
+"""Optax optimizers and learning-rate schedules by name."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import optax
+
+from compressed_lm.training.durations import whole
 
 if TYPE_CHECKING:
     from compressed_lm.training.config import TrainConfig
@@ -29,15 +31,18 @@ def optimizer(config: TrainConfig) -> optax.GradientTransformation:
 
 
 def _cosine(config: TrainConfig) -> Schedule:
+    steps, warmup = whole(config.steps), whole(config.warmup_steps)
+
     def shape(step):
-        progress = jnp.clip((step - config.warmup_steps) / max(config.steps - config.warmup_steps, 1), 0, 1)
+        progress = jnp.clip((step - warmup) / max(steps - warmup, 1), 0, 1)
         return FINAL_COSINE + (1 - FINAL_COSINE) * 0.5 * (1 + jnp.cos(jnp.pi * progress))
 
     return _warmed(config, shape)
 
 
 def _wsd(config: TrainConfig) -> Schedule:
-    return _warmed(config, lambda step: jnp.clip((config.steps - step) / max(WSD_DECAY * config.steps, 1), 0, 1))
+    steps = whole(config.steps)
+    return _warmed(config, lambda step: jnp.clip((steps - step) / max(WSD_DECAY * steps, 1), 0, 1))
 
 
 def _constant(config: TrainConfig) -> Schedule:
@@ -45,12 +50,13 @@ def _constant(config: TrainConfig) -> Schedule:
 
 
 def _rsqrt(config: TrainConfig) -> Schedule:
-    # T5's: constant until the warm-up is over (papers/000 section 3.2)
-    return lambda step: config.learning_rate / jnp.sqrt(jnp.maximum(step, max(config.warmup_steps, 1)))
+    # T5's schedule: constant during the warm-up (papers/000 section 3.2)
+    peak, warmup = config.learning_rate, max(whole(config.warmup_steps), 1)
+    return lambda step: peak / jnp.sqrt(jnp.maximum(step, warmup))
 
 
 def _warmed(config: TrainConfig, shape: Schedule) -> Schedule:
-    peak, warmup = config.learning_rate, max(config.warmup_steps, 1)
+    peak, warmup = config.learning_rate, max(whole(config.warmup_steps), 1)
     return lambda step: peak * jnp.minimum(1, (step + 1) / warmup) * shape(step)
 
 
@@ -60,7 +66,7 @@ SCHEDULES: dict[str, Callable[[TrainConfig], Schedule]] = {
     "constant": _constant,
     "rsqrt": _rsqrt,
 }
-"""Schedules by name: config -> learning rate of a step."""
+"""Schedules by name: config -> function from step to learning rate."""
 
 
 def _adamw(config: TrainConfig, rate: Schedule) -> optax.GradientTransformation:
@@ -80,7 +86,7 @@ def _muon(config: TrainConfig, rate: Schedule) -> optax.GradientTransformation:
         adam_b1=config.b1,
         adam_b2=config.b2,
         muon_weight_dimension_numbers=matrix_axes,
-        consistent_rms=0.2,  # updates of the size of AdamW's, so that a learning rate serves both
+        consistent_rms=0.2,  # updates as large as AdamW's, so that both use the same learning rates
     )
 
 
@@ -96,13 +102,13 @@ OPTIMIZERS: dict[str, Callable[[TrainConfig, Schedule], optax.GradientTransforma
     "adafactor": _adafactor,
     "muon": _muon,
 }
-"""Optimizers by name: (config, learning rate) -> rule."""
+"""Optimizers by name: (config, learning rate) -> gradient transformation."""
 
 
 def per_layer(rule: optax.GradientTransformation) -> optax.GradientTransformation:
-    """Returns a rule that treats each layer of the stack on its own.
+    """Returns an optimizer that treats each layer of the stack separately.
 
-    What Adafactor takes from a whole array (the scale of a parameter, the clipping of an update) is that of one matrix.
+    So the values that Adafactor computes over a whole array (parameter scale, update clipping) are per matrix.
     """
 
     def parts(tree):
@@ -121,24 +127,26 @@ def per_layer(rule: optax.GradientTransformation) -> optax.GradientTransformatio
     return optax.GradientTransformation(init, update)
 
 
-def is_matrix(params):
-    """Returns a tree of booleans: True for the kernels, which decay, and for what projections have in their place;
-    False for norms, embeddings and bias tables."""
+def is_matrix(params: Any) -> Any:
+    """Returns a tree of booleans: True for parameters with weight decay.
+
+    These are the kernels and the factors of projected kernels; norms, embeddings and bias tables do not decay.
+    """
     return jax.tree.map_with_path(lambda path, _: _in_kernel(path), params)
 
 
-def is_layer_kernel(path) -> bool:
-    """Returns whether the parameter at a path is a matrix of the layers."""
+def is_layer_kernel(path: tuple[Any, ...]) -> bool:
+    """Returns whether the parameter at a key path is a matrix of the layers."""
     return path[0].key == "layers" and _in_kernel(path)
 
 
-def matrix_axes(params):
-    """Returns Muon's dimension numbers: which axes of a kernel are inputs and outputs; None for what Adam trains."""
+def matrix_axes(params: Any) -> Any:
+    """Returns Muon's dimension numbers: input and output axes of each kernel, None for parameters trained by Adam."""
 
     def axes(path, leaf):
         if not is_layer_kernel(path):
             return None
-        return optax.contrib.MuonDimensionNumbers((leaf.ndim - 2,), (leaf.ndim - 1,))  # a stack of layers comes first
+        return optax.contrib.MuonDimensionNumbers((leaf.ndim - 2,), (leaf.ndim - 1,))  # the first axis is the layer
 
     return jax.tree.map_with_path(axes, params)
 

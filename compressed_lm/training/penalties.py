@@ -1,21 +1,21 @@
-"""BackSlash: training that also pays for the bits of the weights, by a generalized Gaussian (papers/002 section 3).
+"""BackSlash: penalty on the bits of the weights under a generalized Gaussian (papers/002 section 3).
 
-A weight w of a tensor with shape v and scale a costs (|w| / a)**v + log(2 a Gamma(1 / v) / v) nats, but for the step of
-quantisation. `TrainConfig.penalty` names how that is minimised next to the loss:
+A weight w of a tensor with shape v and scale a costs (|w| / a)**v + log(2 a Gamma(1 / v) / v) nats, plus a constant for
+the step of quantisation. `TrainConfig.penalty` selects how this cost is minimised together with the loss:
 
-    none                             not at all
-    backslash(rate=0.1,arm=loss)     as a term of the loss; the gradient passes through clipping and the optimizer
+    none                             no penalty
+    backslash(rate=0.1,arm=loss)     a term of the loss; its gradient passes through clipping and the optimizer
     backslash(rate=1)                arm=prox: a proximal step after each update, which makes exact zeros
-    backslash(rate=10,arm=decoupled) the authors' own step after each update
-    l1(rate=1)                       any arm with the shape held at 1, the same as backslash(rate=1,shape=1)
+    backslash(rate=10,arm=decoupled) the authors' step after each update
+    l1(rate=1)                       any arm with the shape fixed at 1, the same as backslash(rate=1,shape=1)
 
-A rate of 0 changes nothing and records the shapes. Each layer of a stack is a tensor of its own. What `rate` means in
-each arm stands with `BackSlash`.
+A rate of 0 changes nothing and records the shapes. Each layer of a stack is a separate tensor. `BackSlash` explains
+`rate` for each arm.
 """
 
 import dataclasses
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,50 +29,54 @@ from compressed_lm.specs import Option, text
 from compressed_lm.weights.gennorm import BOUNDS, shape_from_ratio
 
 EPS = {"loss": 0.01, "decoupled": 1.0, "prox": 0.01}
-"""The arms, and what each adds to |w| by default: a part of the tensor's root mean square, for decoupled a weight."""
+"""Default `eps` of each arm: relative to the tensor's root mean square, absolute for decoupled."""
 
 EVERY = 1
 EXAMPLE = "none, backslash(rate=0.1,arm=loss) or l1(rate=1)"
-_TINY = 1e-12  # the least scale, that of a tensor of zeros
+_TINY = 1e-12  # smallest scale, used for a tensor of zeros
 _SHARED = {"arm": Option(str, "prox"), "every": Option(int, EVERY), "embed": Option(int, 0)}
 _SHAPED = {"shape": Option(float, 0), "eps": Option(float, 0.01), "pool": Option(int, 0)}
-_FAMILIES = {
+_FAMILIES: dict[str, dict[str, Option]] = {
     "none": {},
     "backslash": {"rate": Option(float), **_SHARED, **_SHAPED},
     "l1": {"rate": Option(float), **_SHARED},
 }
-Tensors = dict[str, jax.Array]  # the penalised parameters by their paths, or a number for each of their matrices
+Params = dict  # the tree in "params", as in models/transformer.py
+Tensors = dict[str, jax.Array]  # penalised parameters, or one number for each of their matrices, by path
 
 
 @dataclasses.dataclass(frozen=True)
 class BackSlash:
-    """A penalty on the kernels of the layers; norms and bias tables are never penalised.
+    """Penalty on the kernels of the layers; norms and bias tables are never penalised.
 
     With s the root mean square of a tensor, v its shape and n the number of penalised weights:
 
-    loss: the objective is D + rate * R, D in nats per token and R the mean over the weights of ((|w| + eps s) / a)**v,
-        a**v = v mean((|w| + eps s)**v) being the scale of greatest likelihood; its gradient is that of the mean code
-        length in nats per weight. So `rate` is a price: the nats per token that a nat per weight (a bit for a bit) may
-        cost, and at the optimum minus the slope of the curve of loss against rate. Loss depends on the relative error
-        of the weights, not on how many there are, so a rate means about the same at every size (the tests hold it to a
-        factor of 2 in bits saved, from width 64 to 128); rate = n / tokens of training minimises the description length
+    loss: the objective is D + rate * R, D in nats per token and R the mean over the weights of ((|w| + eps s) / a)**v.
+        a**v = v mean((|w| + eps s)**v) is the maximum-likelihood scale; the gradient is that of the mean code length in
+        nats per weight. So `rate` is a price: the nats per token that a nat per weight (a bit for a bit) may cost. At
+        the optimum it is minus the slope of loss against code length. Loss depends on the relative error of the
+        weights, not on their number, so a rate has about the same effect at every size (the tests require a factor of
+        at most 2 in bits saved, from width 64 to 128). rate = n / tokens of training minimises the description length
         of weights and text together.
     prox: after each update of the optimizer, w <- sign(w) max(|w| - t, 0) with t = learning rate * rate * s * v *
-        (|w| / s + eps)**(v - 1). `rate` is relative shrinkage per unit of learning rate, as `weight_decay` is: v = 2 is
-        a weight decay of 2 rate. It knows neither size nor steps: only the sum of the learning rates counts. An
-        estimate above 1 counts as 1: a penalty that is flat at 0 makes no zeros.
-    decoupled: the authors' code: after each update, w <- w - rate * v / n * sign(w) * (|w| + eps)**(v - 1), eps = 1 and
-        no learning rate. Their n counts all parameters, norms too. `rate` / n is a weight per update, so it has to be
-        chosen anew for another size, another number of steps, or another scale of the weights.
+        (|w| / s + eps)**(v - 1). `rate` is relative shrinkage per unit of learning rate, like `weight_decay`: v = 2 is
+        a weight decay of 2 rate. It does not depend on size or steps, only on the sum of the learning rates. An
+        estimated shape above 1 counts as 1, because a penalty that is flat at 0 makes no zeros.
+    decoupled: the authors' code: after each update, w <- w - rate * v / n * sign(w) * (|w| + eps)**(v - 1), eps = 1,
+        without the learning rate. Their n counts all parameters, norms too. `rate` / n is a weight per update, so it
+        must be chosen again for another size, another number of steps, or another scale of the weights.
 
     Attributes:
-        rate: strength, 0 or more.
+        rate: strength, at least 0.
         arm: loss, prox or decoupled.
         shape: v; 0 to estimate it from the weights by the ratio of moments.
-        every: updates from one estimate of shapes and root mean squares to the next.
-        eps: what keeps the slope at 0 finite where v < 1; None for `EPS[arm]`.
-        pool: 1 for one shape, estimated from all penalised weights together as the authors do, 0 for one per tensor.
-        embed: 1 to penalise the tables of embeddings and the output's matrix too.
+        every: steps between estimates of shapes and root mean squares.
+        eps: keeps the slope at 0 finite if v < 1; None for `EPS[arm]`.
+        pool: 1 for one shape, estimated from all penalised weights together as the authors do; 0 for one per tensor.
+        embed: 1 to penalise the embedding tables and the output matrix too.
+
+    Raises:
+        InputError: an unknown arm, or a value out of range.
     """
 
     rate: float
@@ -83,7 +87,7 @@ class BackSlash:
     pool: int = 0
     embed: int = 0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.arm not in EPS:
             raise InputError(
                 f"arm={self.arm} was given to a penalty.{specs.did_you_mean(self.arm, EPS)} Valid: {', '.join(EPS)}."
@@ -104,7 +108,7 @@ class BackSlash:
                 f"shape={self.shape} was given to a penalty; expected 0, to estimate it, or a number from {BOUNDS[0]} "
                 f"to {BOUNDS[1]}."
             )
-        # What has no effect is left at its default, so that equal settings have equal records.
+        # Options without effect get their default, so that equal settings have equal records.
         if self.shape:
             object.__setattr__(self, "pool", 0)
         if self.shape == 1 and self.arm != "loss":
@@ -112,15 +116,15 @@ class BackSlash:
         if self.shape and self.arm == "decoupled":
             object.__setattr__(self, "every", EVERY)
 
-    def __str__(self):
-        """The canonical spelling: the options that are not the default."""
+    def __str__(self) -> str:
+        """Returns the canonical spec, with the options that are not the default."""
         l1 = self.shape == 1 and self.eps == EPS[self.arm]
         defaults = dict(arm="prox", shape=1 if l1 else 0, every=EVERY, eps=EPS[self.arm], pool=0, embed=0)
         changed = [f"{k}={text(getattr(self, k))}" for k, default in defaults.items() if getattr(self, k) != default]
         return f"{'l1' if l1 else 'backslash'}({','.join([f'rate={text(self.rate)}', *changed])})"
 
-    def select(self, params) -> Tensors:
-        """Returns the parameters that are penalised, [..., N, M] each, by their paths."""
+    def select(self, params: Params) -> Tensors:
+        """Returns the penalised parameters, [..., N, M] each, by path."""
 
         def chosen(path):
             in_layers = path[0].key == "layers"
@@ -128,7 +132,7 @@ class BackSlash:
 
         return {path_name(path): leaf for path, leaf in jax.tree.leaves_with_path(params) if chosen(path)}
 
-    def fit(self, params) -> tuple[Tensors, Tensors]:
+    def fit(self, params: Params) -> tuple[Tensors, Tensors]:
         """Returns (shapes, root mean squares) of the penalised tensors, float32[...] for kernels [..., N, M]."""
         own, pooled, scales = _estimates(self.select(params))
         if self.shape or self.pool:
@@ -138,8 +142,8 @@ class BackSlash:
             own = {name: jnp.minimum(shape, 1.0) for name, shape in own.items()}
         return own, scales
 
-    def gradient(self, params, shapes: Tensors, scales: Tensors) -> Tensors:
-        """Returns the gradient of `rate` R by the penalised parameters: arm=loss."""
+    def gradient(self, params: Params, shapes: Tensors, scales: Tensors) -> Tensors:
+        """Returns the gradient of `rate` R with respect to the penalised parameters, for arm=loss."""
         tensors = self.select(params)
         n = _count(tensors)
 
@@ -150,7 +154,7 @@ class BackSlash:
 
         return {name: one(w, _wide(shapes[name]), _wide(scales[name])) for name, w in tensors.items()}
 
-    def shrink(self, params, shapes: Tensors, scales: Tensors, learning_rate: jax.Array) -> Tensors:
+    def shrink(self, params: Params, shapes: Tensors, scales: Tensors, learning_rate: jax.Array) -> Tensors:
         """Returns the penalised parameters after the step of arm=prox or arm=decoupled."""
         tensors = self.select(params)
         n = _count(tensors)
@@ -163,10 +167,12 @@ class BackSlash:
 
         return {name: one(w, _wide(shapes[name]), _wide(scales[name])) for name, w in tensors.items()}
 
-    def metrics(self, params) -> dict[str, jax.Array]:
-        """Returns float32[] each: `weight_shape`, the mean over the penalised weights of their tensors' shapes;
-        `weight_shape_pooled`, that of all of them together, which is lower where scales differ; and `zeros`, the share
-        of exact zeros."""
+    def metrics(self, params: Params) -> dict[str, jax.Array]:
+        """Returns metrics of the penalised weights, float32[] each.
+
+        `weight_shape` is the mean over the weights of their tensors' shapes, `weight_shape_pooled` the shape of all
+        weights together (lower if scales differ), and `zeros` the share of exact zeros.
+        """
         tensors = self.select(params)
         own, pooled, _ = _estimates(tensors)
         n = _count(tensors)
@@ -178,19 +184,20 @@ class BackSlash:
 
 
 def penalty(spec: str) -> BackSlash | None:
-    """Returns the penalty that a spelling names, None for `none`.
+    """Returns the penalty of a spec, None for `none`.
 
     Raises:
-        InputError: an unknown name, option or arm (with the list of those that exist), or a value out of range.
+        InputError: an unknown name, option or arm (the message lists the known ones), or a value out of range.
     """
-    name, options = specs.parse(spec, _FAMILIES, noun="penalty", example=EXAMPLE)
+    name, parsed = specs.parse(spec, _FAMILIES, noun="penalty", example=EXAMPLE)
     if name == "none":
         return None
-    return BackSlash(**options, **({"shape": 1.0} if name == "l1" else {}))
+    options: dict[str, Any] = {**parsed, **({"shape": 1.0} if name == "l1" else {})}
+    return BackSlash(**options)
 
 
 def canonical(spec: str) -> str:
-    """Returns the one spelling of a penalty that all of the same meaning have."""
+    """Returns the canonical spec of a penalty; equal penalties have equal specs."""
     return str(penalty(spec) or "none")
 
 
@@ -198,9 +205,9 @@ class PenaltyState(NamedTuple):
     """State of `penalised`.
 
     Attributes:
-        inner: that of the optimizer within.
-        shapes, scales: of the penalised tensors by their paths, as `BackSlash.fit` returned them last.
-        step: updates done.
+        inner: state of the inner optimizer.
+        shapes, scales: last result of `BackSlash.fit`.
+        step: updates done, int32[].
     """
 
     inner: optax.OptState
@@ -212,12 +219,12 @@ class PenaltyState(NamedTuple):
 def penalised(
     inner: optax.GradientTransformation, rule: BackSlash, learning_rate: Callable[[jax.Array], jax.Array]
 ) -> optax.GradientTransformation:
-    """Returns an optimizer that minimises the penalty as well.
+    """Returns an optimizer that also minimises the penalty.
 
     Args:
         inner: the optimizer, clipping included.
         rule: the penalty.
-        learning_rate: of each update, from the number of updates done.
+        learning_rate: function from the number of updates done to the learning rate.
     """
 
     def init(params):
@@ -247,7 +254,7 @@ def penalised(
 
 
 def _map_chosen(function, tree, chosen):
-    """Returns a tree with function(leaf, chosen[path]) where that path exists."""
+    """Returns a tree with function(leaf, chosen[path]) for the paths in `chosen`, other leaves unchanged."""
     return jax.tree.map_with_path(lambda p, x: function(x, chosen[path_name(p)]) if path_name(p) in chosen else x, tree)
 
 
@@ -256,17 +263,17 @@ def _count(tensors):
 
 
 def _estimates(tensors):
-    """Returns (shapes, the shape of all weights together, root mean squares); shapes by the ratio of moments."""
+    """Returns (shapes, shape of all weights together, root mean squares); shapes by the ratio of moments."""
     first = {name: jnp.mean(jnp.abs(w), axis=(-2, -1)) for name, w in tensors.items()}
     second = {name: jnp.mean(w**2, axis=(-2, -1)) for name, w in tensors.items()}
 
-    def ratios(first, second):  # 0 / 0 of a tensor of zeros counts as that of a uniform one
+    def ratios(first, second):  # a tensor of zeros (0 / 0) counts as a uniform one
         return jnp.ravel(second / jnp.maximum(first**2, _TINY**2))
 
     def pooled(moments):
         return sum(jnp.mean(moments[name]) * (w.size / _count(tensors)) for name, w in tensors.items())
 
-    # Inverted all at once, since that takes many small operations.
+    # One inversion for all tensors, because it takes many small operations.
     flat = [ratios(first[name], second[name]) for name in tensors] + [ratios(pooled(first), pooled(second))]
     shapes = shape_from_ratio(jnp.concatenate(flat))
     *parts, together = jnp.split(shapes, np.cumsum([len(part) for part in flat])[:-1])

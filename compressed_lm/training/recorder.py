@@ -1,4 +1,4 @@
-"""The numbers of a run: fetched one step late, checked, and handed to the trackers."""
+"""Training metrics: fetched one step late, checked for NaN, sent to the trackers."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -12,32 +12,33 @@ from compressed_lm.tracking.progress import Job
 from compressed_lm.training.checkpoints import Checkpoints
 from compressed_lm.training.clock import Clock
 from compressed_lm.training.config import TrainConfig
+from compressed_lm.training.durations import whole
 from compressed_lm.training.optimizers import schedule
 
 
 class TrainingDiverged(InputError):
-    """The loss or the gradient became infinite or not a number."""
+    """Error raised if the loss or the gradient is infinite or NaN."""
 
 
 class Recorder:
     """Fetches the metrics of a step after the next one was started, so that the device never waits for the host.
 
     Every `log_every` steps the trackers get loss_nats_per_token, grad_norm, learning_rate, tokens, bytes (of text),
-    tokens_per_second, bytes_per_second, input_wait (share of the time of a step), eta_seconds and, where the peak of
-    the chip is known, mfu.
+    tokens_per_second, bytes_per_second, input_wait (share of the step time), eta_seconds and, if the chip's peak is
+    known, mfu.
 
     Args:
-        config: the run, in steps.
+        config: the run; durations are whole steps.
         model_config: its model.
-        trackers: who gets the numbers.
-        clock: where the time goes.
-        bar: shows each step.
+        trackers: receive the metrics.
+        clock: time by phase.
+        bar: progress bar.
         checkpoints: of the run, to name the last good one.
-        bytes_per_token: bytes of text that a token stands for.
-        peak_flops: of all devices together, bfloat16, a second; None where it is not known.
+        bytes_per_token: mean bytes of text in a token.
+        peak_flops: bfloat16 FLOP/s of all devices together; None if not known.
 
     Attributes:
-        loss: nats per token of the last step that was fetched.
+        loss: loss of the last fetched step (nats per token).
     """
 
     def __init__(
@@ -56,20 +57,21 @@ class Recorder:
         self._checkpoints, self._bytes_per_token, self._peak = checkpoints, bytes_per_token, peak_flops
         self._flops_per_token = training_flops_per_token(model_config, seq_len=config.seq_len)
         self._rate = schedule(config)
-        self._pending = None
+        self._log_every, self._steps = whole(config.log_every), whole(config.steps)
+        self._pending: tuple[int, Mapping[str, jax.Array]] | None = None
         self.loss = math.nan
 
     def push(self, step: int, metrics: Mapping[str, jax.Array]) -> None:
-        """Takes the metrics of a step that was started, and fetches those of the one before.
+        """Stores the metrics of a step that was started, and fetches those of the step before.
 
         Raises:
-            TrainingDiverged: one of those is not finite.
+            TrainingDiverged: a fetched number is not finite.
         """
         self.flush()
         self._pending = step, metrics
 
     def flush(self) -> None:
-        """Fetches what is pending.
+        """Fetches the pending metrics.
 
         Raises:
             TrainingDiverged: a number is not finite.
@@ -83,11 +85,11 @@ class Recorder:
             raise TrainingDiverged(self._diverged(step, values))
         self.loss = values["loss_nats_per_token"]
         self._bar.advance(1, loss=self.loss)
-        if step % self._config.log_every == 0 or step == self._config.steps:
+        if step % self._log_every == 0 or step == self._steps:
             self.report(step, values | self._speed(step))
 
     def report(self, step: int, values: Mapping[str, float]) -> None:
-        """Hands the numbers of a step to every tracker."""
+        """Sends the metrics of a step to every tracker."""
         for tracker in self._trackers:
             tracker.scalars(step, values)
 
@@ -101,18 +103,16 @@ class Recorder:
             "tokens_per_second": rate,
             "bytes_per_second": rate * self._bytes_per_token,
             "input_wait": self._clock.seconds["input_wait"] / max(self._clock.steady(), 1e-9),
-            "eta_seconds": self._clock.eta(step, self._config.steps),
+            "eta_seconds": self._clock.eta(step, self._steps),
         }
         return values | ({"mfu": rate * self._flops_per_token / self._peak} if self._peak else {})
 
     def _diverged(self, step, values):
         self._checkpoints.wait()
         good = self._checkpoints.newest_step()
-        kept = (
-            "There is no checkpoint before it" if good is None else f"The last good checkpoint is that of step {good}"
-        )
+        kept = "There is no earlier checkpoint" if good is None else f"The last good checkpoint is that of step {good}"
         numbers = ", ".join(f"{name} {value}" for name, value in values.items())
         return (
             f"Training diverged at step {step} ({numbers}). {kept} in {self._checkpoints.directory}. Start a new "
-            "run with a lower learning_rate, a longer warm-up or a smaller grad_clip; this one would diverge again."
+            "run with a lower learning_rate, a longer warm-up or a smaller grad_clip; this run would diverge again."
         )

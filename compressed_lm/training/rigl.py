@@ -1,4 +1,4 @@
-"""RigL: sparse training whose mask moves by magnitudes and gradients (Evci et al. 2020, "Rigging the Lottery")."""
+"""RigL: sparse training with masks updated by magnitude and gradient (Evci et al. 2020, "Rigging the Lottery")."""
 
 from typing import Any, NamedTuple
 
@@ -9,17 +9,17 @@ import optax
 from compressed_lm.training.optimizers import is_layer_kernel
 from compressed_lm.weights.sparsity import magnitude_mask
 
-DROP = 0.3  # share of the kept weights that change places at the first move; it falls to 0 along a cosine
-UNTIL = 0.75  # part of the run after which the masks stay as they are
+DROP = 0.3  # share of the kept weights that the first mask update replaces; it falls to 0 along a cosine
+UNTIL = 0.75  # fraction of the run after which the masks are fixed
 
 
 class RigLState(NamedTuple):
     """State of `rigl`.
 
     Attributes:
-        inner: that of the optimizer within.
-        masks: like the parameters, bool arrays for the kernels of the layers and one True for each other array.
-        step: updates done.
+        inner: state of the inner optimizer.
+        masks: tree like the parameters: bool arrays for the kernels of the layers, a scalar True for other arrays.
+        step: updates done, int32[].
     """
 
     inner: optax.OptState
@@ -30,16 +30,16 @@ class RigLState(NamedTuple):
 def rigl(
     inner: optax.GradientTransformation, *, sparsity: float, every: int, n_steps: int
 ) -> optax.GradientTransformation:
-    """Returns an optimizer that trains a share of each kernel of the layers and holds the rest at 0.
+    """Returns an optimizer that trains a share of each kernel of the layers and keeps the rest at 0.
 
-    It starts from the largest weights. Now and then it drops the smallest of those kept and takes as many with the
-    largest gradients in their place. Gradients must be those of all weights, kept or not.
+    The first mask keeps the largest weights. Each mask update drops the smallest kept weights and adds as many with the
+    largest gradients. Gradients must be dense: those of all weights, kept or not.
 
     Args:
-        inner: what updates the weights that are kept.
+        inner: optimizer of the kept weights.
         sparsity: share of zeros in each matrix.
-        every: updates from one move of the masks to the next.
-        n_steps: updates of the run.
+        every: steps between mask updates.
+        n_steps: steps of the run.
     """
 
     def ones(w):
@@ -72,8 +72,8 @@ def rigl(
 
 
 def _moved(mask, gradient, w, share, ones):
-    """Returns the mask [..., N, M] with a share of its `ones` in other places."""
+    """Returns the mask [..., N, M] with a share of its `ones` moved."""
     stay = ones - jnp.round(share * ones).astype(jnp.int32)
-    size = jnp.where(mask, jnp.abs(w) + jnp.finfo(w.dtype).tiny, 0)  # a kept 0 comes before one that is not kept
+    size = jnp.where(mask, jnp.abs(w) + jnp.finfo(w.dtype).tiny, 0)  # a kept 0 ranks above a dropped one
     kept, _ = magnitude_mask(size, stay)
     return magnitude_mask(jnp.where(kept, jnp.inf, jnp.abs(gradient)), ones)[0]

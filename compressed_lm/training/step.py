@@ -1,9 +1,9 @@
-"""One update and one evaluation, as pure functions, and their compiled form."""
+"""Training and evaluation steps as pure functions, and the compiled program of a run."""
 
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -18,19 +18,27 @@ from compressed_lm.models import Transformer, TransformerConfig, shift_right
 from compressed_lm.models.partitioning import BATCH, pinned
 from compressed_lm.training import optimizers
 from compressed_lm.training.config import TrainConfig
+from compressed_lm.training.durations import whole
 from compressed_lm.training.mesh import shardings
 from compressed_lm.training.penalties import BackSlash, penalised, penalty
 from compressed_lm.training.rigl import rigl
 
-PART_TOKENS, PART_ROWS = 512, 2  # at least so many in a micro-batch on CPU
-# On CPU as much as malloc keeps: larger arrays go back to the system, which clears every page of them at the next.
+PART_TOKENS, PART_ROWS = 512, 2  # at least so many tokens and rows in a micro-batch on CPU
+# On CPU at most what malloc keeps: larger arrays go back to the system, which clears each of their pages at next use.
 EVAL_LOGIT_BYTES, EVAL_LOGIT_BYTES_CPU = 2**28, 2**25
-Params = dict  # the tree inside "params", as in models/transformer.py
+Params = dict  # the tree in "params", as in models/transformer.py
+Measured = TypeVar("Measured", bound=jax.Array | tuple[jax.Array, ...])
 
 
 class TrainState(NamedTuple):
-    """What an update changes: parameters, the optimizer's state, updates done int32[]; and what it does not change: the
-    frozen parameters of a larger model, where the run projects or imitates one."""
+    """Training state.
+
+    Attributes:
+        params: trained parameters.
+        opt_state: state of the optimizer.
+        step: updates done, int32[].
+        frozen: parameters of a larger model that the run projects or learns from; never updated.
+    """
 
     params: Params
     opt_state: optax.OptState
@@ -39,14 +47,14 @@ class TrainState(NamedTuple):
 
 
 def token_nats(logits: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Returns (-log p(target), log Z), both float32[...] in nats; -log p is 0 where a target is negative (padding).
+    """Returns (-log p(target), log Z), both float32[...] in nats; -log p is 0 for negative targets (padding).
 
     Args:
         logits: float32[..., V].
         targets: int32[...].
     """
     log_z = jax.nn.logsumexp(logits, axis=-1)
-    # A masked sum, since the gradient of a gather would be a scatter into an array of the logits' size.
+    # A masked sum, because the gradient of a gather is a scatter into an array as large as the logits.
     ids = jax.lax.broadcasted_iota(targets.dtype, logits.shape, logits.ndim - 1)
     chosen = jnp.sum(jnp.where(ids == targets[..., None], logits, 0), axis=-1)
     return jnp.where(targets < 0, 0, log_z - chosen), log_z
@@ -72,22 +80,36 @@ def train_step(
     teacher: Transformer | None = None,
     distillation: float = 0.0,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
-    """Returns (state after one update on targets int32[B, L], metrics before it).
+    """Returns (state after one update, metrics).
 
-    `seed` is that of the noise of representations that have any, `n_steps` the length of the run for those that change
-    in its course. Metrics: `loss_nats_per_token` without the z-loss, and `grad_norm` before clipping, both without the
-    penalty; with a `penalty`, which the optimizer applies, also its metrics of the weights after the update.
+    If the parameters are projections (`weights.projection`), the model's parameters are built from them once. Their
+    gradient, summed over the micro-batches, is clipped by `clip` and pulled back (papers/004 section 4).
 
-    Where the parameters are projections (`weights.projection`), the model's own are built from them once, and the
-    gradient of these, summed over the micro-batches, is clipped by `clip` and pulled back (papers/004 section 4). With
-    a `teacher`, which has the frozen parameters, a part `distillation` of the loss is the divergence KL(teacher ||
-    model) in nats per token instead; `loss_nats_per_token` is that of the text all the same.
+    Args:
+        state: the state before the update.
+        targets: int32[B, L]; negative for padding.
+        model: the model.
+        optimizer: the optimizer; it applies the penalty, if any.
+        eod_id: the id put before a row.
+        z_loss: weight of log(Z)^2 in the loss.
+        micro_batches: parts of the batch whose gradients are summed one after the other.
+        seed: of the noise of representations that use any.
+        n_steps: length of the run, for representations that change during it.
+        penalty: adds its metrics of the weights after the update.
+        clip: clips the gradient of projected runs.
+        teacher: a larger model with the frozen parameters.
+        distillation: share of the loss that is the divergence KL(teacher || model), in nats per token.
+
+    Returns:
+        The new state and the metrics `loss_nats_per_token` (of the text alone, without z-loss, penalty and
+        distillation) and `grad_norm` (before clipping, without the penalty).
     """
     n_tokens = jnp.maximum(jnp.sum(targets >= 0), 1)
     key = jax.random.fold_in(jax.random.key(seed), state.step)
     progress = state.step / n_steps
     projected = weights.holds_factors(state.params)
-    model_params = weights.merge(state.params, state.frozen, pin=pinned) if projected else state.params
+    frozen = {} if state.frozen is None else state.frozen
+    model_params = weights.merge(state.params, frozen, pin=pinned) if projected else state.params
 
     def loss_fn(params, targets, key):
         logits = model.apply({"params": params}, _inputs(targets, eod_id), key=key, progress=progress)
@@ -95,7 +117,7 @@ def train_step(
         loss = jnp.sum(nats) / n_tokens
         goal = loss
         if teacher is not None:
-            expected = jax.nn.log_softmax(teacher.apply({"params": state.frozen}, _inputs(targets, eod_id)))
+            expected = jax.nn.log_softmax(teacher.apply({"params": frozen}, _inputs(targets, eod_id)))
             divergence = jnp.sum(jnp.exp(expected) * (expected - logits + log_z[..., None]), axis=-1)
             divergence = jnp.sum(jnp.where(targets >= 0, divergence, 0)) / n_tokens
             goal = (1 - distillation) * loss + distillation * divergence
@@ -105,7 +127,7 @@ def train_step(
     if micro_batches == 1:
         gradient, loss = grad_fn(model_params, targets, key)
     else:
-        # Rows dealt out like cards, so that each part holds rows of every device and none has to move.
+        # Rows are interleaved, so that each part has rows of every device and no row moves between devices.
         parts = jnp.swapaxes(targets.reshape(-1, micro_batches, targets.shape[1]), 0, 1)
         keys = jax.random.split(key, micro_batches)
         add = lambda total, part: (jax.tree.map(jnp.add, total, grad_fn(model_params, *part)), None)  # noqa: E731
@@ -114,7 +136,7 @@ def train_step(
     metrics = {"loss_nats_per_token": loss, "grad_norm": optax.tree.norm(gradient)}
     if projected:
         gradient, _ = clip.update(gradient, clip.init(model_params)) if clip else (gradient, None)
-        gradient = weights.pull_back(state.params, state.frozen, gradient, pin=pinned)
+        gradient = weights.pull_back(state.params, frozen, gradient, pin=pinned)
     updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     metrics |= penalty.metrics(params) if penalty else {}
@@ -122,26 +144,36 @@ def train_step(
 
 
 def map_logits(
-    measure: Callable, params: Params, targets: jax.Array, *, model: Transformer, eod_id: int
-) -> jax.Array | tuple[jax.Array, ...]:
-    """Returns what `measure` gives for logits float32[B, V] and targets int32[B] of a place, for all places: [B, L].
+    measure: Callable[[jax.Array, jax.Array], Measured],
+    params: Params,
+    targets: jax.Array,
+    *,
+    model: Transformer,
+    eod_id: int,
+) -> Measured:
+    """Returns `measure` of the logits and targets of each position, as arrays [B, L].
 
-    Logits are made for some places of all rows at a time: with a large vocabulary, those of a whole batch would take
-    many times the memory of all else.
+    Logits are computed for a few positions of all rows at a time: with a large vocabulary, the logits of a whole batch
+    take many times the memory of everything else.
 
     Args:
-        measure: returns an array [B] or several.
+        measure: function of logits float32[B, V] and targets int32[B] that returns one or several arrays [B].
         params: of the model.
-        targets: int32[B, L]; negative where there is none.
+        targets: int32[B, L]; negative for padding.
         model: the model.
         eod_id: the id put before a row.
     """
-    x = model.apply({"params": params}, _inputs(targets, eod_id), method="features")
-    n_rows, n_places = targets.shape
+
+    def apply(x: jax.Array, method: str) -> jax.Array:
+        # Flax annotates `apply` as if it might also return mutated variables.
+        return cast(jax.Array, model.apply({"params": params}, x, method=method))
+
+    x = apply(_inputs(targets, eod_id), "features")
+    n_rows, length = targets.shape
     n_bytes = EVAL_LOGIT_BYTES_CPU if jax.default_backend() == "cpu" else EVAL_LOGIT_BYTES
-    at_a_time = min(max(n_bytes // (4 * n_rows * model.config.vocab_size), 1), n_places)
+    at_a_time = min(max(n_bytes // (4 * n_rows * model.config.vocab_size), 1), length)
     found = jax.lax.map(
-        lambda place: measure(model.apply({"params": params}, place[0], method="logits"), place[1]),
+        lambda position: measure(apply(position[0], "logits"), position[1]),
         (jnp.swapaxes(x, 0, 1), targets.T),
         batch_size=at_a_time,
     )
@@ -149,23 +181,24 @@ def map_logits(
 
 
 def eval_nats(params: Params, targets: jax.Array, *, model: Transformer, eod_id: int) -> jax.Array:
-    """Returns the nats float32[B, L] of the targets int32[B, L]; 0 where these are negative."""
-    return map_logits(lambda *place: token_nats(*place)[0], params, targets, model=model, eod_id=eod_id)
+    """Returns -log p in nats, float32[B, L], of the targets int32[B, L]; 0 for negative targets."""
+    return map_logits(lambda logits, ids: token_nats(logits, ids)[0], params, targets, model=model, eod_id=eod_id)
 
 
 def eval_step(params: Params, targets: jax.Array, *, model: Transformer, eod_id: int) -> tuple[jax.Array, jax.Array]:
-    """Returns (total nats float32[], number int32[]) of the targets int32[B, L] that are not negative."""
+    """Returns (total nats float32[], number int32[]) of the non-negative targets in int32[B, L]."""
     return jnp.sum(eval_nats(params, targets, model=model, eod_id=eod_id)), jnp.sum(targets >= 0)
 
 
 @dataclasses.dataclass(frozen=True)
 class Start:
-    """What a run starts from, where that is not random.
+    """Initial parameters of a run.
 
     Attributes:
-        params: parameters of the run's model, or a projected tree over `frozen` (`weights.projection`).
-        frozen: parameters of a larger model that stay as they are.
-        frozen_config: its shape, where `TrainConfig.distillation` makes it the teacher.
+        params: parameters of the run's model, or a projected tree over `frozen` (`weights.projection`); None for random
+            ones.
+        frozen: parameters of a larger model, not trained.
+        frozen_config: config of that model, if it is the teacher (`TrainConfig.distillation`).
     """
 
     params: Params | None = None
@@ -175,13 +208,16 @@ class Start:
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """The compiled form of a run on a mesh.
+    """Training program of a run on a mesh.
 
     Attributes:
         config, model_config: the run.
-        eod_id: the id put before a row, that of end-of-document.
+        eod_id: id of end-of-document, put before a row.
         mesh: the devices.
-        start: what it starts from; arrays or their shapes.
+        start: initial parameters, arrays or their shapes.
+
+    Raises:
+        InputError: the parts do not fit each other.
     """
 
     config: TrainConfig
@@ -190,38 +226,37 @@ class Program:
     mesh: Mesh
     start: Start = Start()
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.config.distillation and not (self.start.frozen_config and self.start.frozen):
             raise InputError(
-                f"distillation={self.config.distillation} was given, but no larger model to learn from; it is a "
-                "setting of `compressed-lm shrink`."
+                f"distillation={self.config.distillation} was given, but there is no larger model to learn from; use "
+                "it with `compressed-lm shrink`."
             )
         if self.projects and (self.penalty or self.model_config.weights != "dense"):
             raise InputError(
                 f"penalty={self.config.penalty} and weights={self.model_config.weights} were given for a run that "
-                "trains projections, which are not weights of the model; expected none and dense. Train on from the "
-                "merged model with them."
+                "trains projections; expected none and dense. Use them to continue training from the merged model."
             )
         rows = self.mesh.shape["data"] * self.mesh.shape["fsdp"] * self.micro_batches
         if self.config.batch_size % rows:
             raise InputError(
-                f"batch_size={self.config.batch_size} was given for a mesh that splits a batch {rows} ways "
-                f"({dict(self.mesh.shape)}, micro_batches {self.micro_batches}); expected a multiple of {rows}."
+                f"batch_size={self.config.batch_size} was given, but the mesh {dict(self.mesh.shape)} and "
+                f"micro_batches={self.micro_batches} split a batch into {rows} parts; expected a multiple of {rows}."
             )
         if self.eod_id >= self.model_config.vocab_size:
             raise InputError(
                 f"The model has vocab_size={self.model_config.vocab_size}, but the token store's ids go up to "
-                f"{self.eod_id} (end of document); build the model with model_vocab_size of the store's codec."
+                f"{self.eod_id} (end of document); build the model with `model_vocab_size` of the store's codec."
             )
 
     @property
     def micro_batches(self) -> int:
-        """Number of parts of a batch."""
+        """Number of micro-batches of a batch."""
         c = self.config
         if c.micro_batches or self.mesh.size > 1 or self.mesh.devices.flat[0].platform != "cpu":
             return c.micro_batches or 1
-        # What a small part needs stays in the caches, and malloc keeps it: the arrays of a whole batch go back to the
-        # system after each step, which clears every page of them again at the next.
+        # The arrays of a small part stay in the caches, and malloc keeps them. Those of a whole batch go back to the
+        # system after each step, which clears each of their pages in the next step.
         most = max(min(c.batch_size * c.seq_len // PART_TOKENS, c.batch_size // PART_ROWS), 1)
         return max(n for n in range(1, most + 1) if c.batch_size % n == 0)
 
@@ -232,22 +267,21 @@ class Program:
 
     @property
     def penalty(self) -> BackSlash | None:
-        """The penalty of the config."""
+        """The penalty of the config, or None."""
         return penalty(self.config.penalty)
 
     @property
     def optimizer(self) -> optax.GradientTransformation:
-        """The optimizer of the config with its penalty; where the weights are `sparse(rule=rigl)`, it also moves their
-        masks."""
-        # Projections get a gradient that is clipped before: its norm is that of the model's, as in any other run.
+        """The optimizer of the config with its penalty; for weights `sparse(rule=rigl)` it also updates the masks."""
+        # The gradient of projections is clipped earlier, by the norm of the model's gradient as in other runs.
         config = dataclasses.replace(self.config, grad_clip=0.0) if self.projects else self.config
         rule, form = optimizers.optimizer(config), weights.representation(self.model_config.weights)
         if self.penalty:
             rule = penalised(rule, self.penalty, optimizers.schedule(self.config))
-        form = getattr(form, "first", form)
-        if getattr(form, "rule", None) != "rigl":
+        first: Any = getattr(form, "first", form)
+        if getattr(first, "rule", None) != "rigl":
             return rule
-        return rigl(rule, sparsity=form.s, every=form.every, n_steps=self.config.steps)
+        return rigl(rule, sparsity=first.s, every=first.every, n_steps=whole(self.config.steps))
 
     @functools.cached_property
     def abstract_state(self) -> TrainState:
@@ -262,13 +296,13 @@ class Program:
 
     @property
     def batch_sharding(self) -> NamedSharding:
-        """Where the rows of a batch live."""
+        """Sharding of a batch."""
         return NamedSharding(self.mesh, P(BATCH))
 
     def init(self) -> TrainState:
         """Returns the state before the first update, placed on the mesh."""
         placement = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state)
-        # It runs once, and random numbers take long to compile with full optimization on CPU.
+        # It runs once, and random numbers compile slowly with full optimization on CPU.
         options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
         compiled = functools.partial(jax.jit, out_shardings=placement, compiler_options=options)
         frozen = self.place_frozen()
@@ -283,7 +317,7 @@ class Program:
         return jax.device_put(jax.tree.map(np.asarray, self.start.frozen), placement)
 
     def model_params(self, state: TrainState) -> Params:
-        """Returns the parameters of the run's model: what projections make, or those of the state."""
+        """Returns the parameters of the run's model, merged if the run trains projections."""
         if not self.projects:
             return state.params
         shapes = jax.eval_shape(weights.merge, state.params, state.frozen)
@@ -293,7 +327,8 @@ class Program:
 
     @property
     def step(self) -> Callable[[TrainState, jax.Array], tuple[TrainState, dict[str, jax.Array]]]:
-        """`train_step` of this run as a plain function of (state, targets)."""
+        """`train_step` of this run as a function of (state, targets)."""
+        teacher = self.start.frozen_config
         return functools.partial(
             train_step,
             model=Transformer(self.model_config),
@@ -302,15 +337,15 @@ class Program:
             z_loss=self.config.z_loss,
             micro_batches=self.micro_batches,
             seed=self.config.seed,
-            n_steps=self.config.steps,
+            n_steps=whole(self.config.steps),
             penalty=self.penalty,
             clip=optax.clip_by_global_norm(self.config.grad_clip) if self.config.grad_clip else None,
-            teacher=Transformer(self.start.frozen_config) if self.config.distillation else None,
+            teacher=Transformer(teacher) if teacher is not None and self.config.distillation else None,
             distillation=self.config.distillation,
         )
 
     def lower(self) -> jax.stages.Lowered:
-        """Returns `step` lowered for the mesh, whose devices need not be there; it reuses the memory of its state."""
+        """Returns `step` lowered for the mesh, also for described devices; the state is donated."""
         c = self.config
         placement = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state)
         targets = jax.ShapeDtypeStruct((c.batch_size, c.seq_len), jnp.int32, sharding=self.batch_sharding)

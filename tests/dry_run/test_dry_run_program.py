@@ -68,7 +68,7 @@ def test_durations_are_resolved(split):
     """A run may be told in tokens, or in bytes where it is known what a token stands for."""
     assert split.config.steps == -(-2_000_000 // 512)
     assert split.config.log_every == -(-split.config.steps // 10)
-    with pytest.raises(InputError, match="how many bytes a token stands for is not known"):
+    with pytest.raises(InputError, match="the bytes per token are not known"):
         run(mesh=(1, 1, 1), config=dataclasses.replace(CONFIG, steps="5MB"))
 
 

@@ -59,7 +59,7 @@ def test_what_is_no_duration_is_refused_with_the_units(duration):
 
 def test_a_unit_that_needs_more_says_what():
     """A share of the steps themselves, bytes without bytes per token, and epochs without a store are explained."""
-    with pytest.raises(InputError, match="steps='10%' was given; percentages are shares of steps itself"):
+    with pytest.raises(InputError, match="steps='10%' was given, but percentages refer to steps itself"):
         to_steps("10%", field="steps", tokens_per_step=200)
     with pytest.raises(InputError, match="log_every='1GB' was given.*Give a token store.*data.bytes_per_token"):
         to_steps("1GB", field="log_every", tokens_per_step=200, total_steps=10)

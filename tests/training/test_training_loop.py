@@ -161,7 +161,7 @@ def test_a_damaged_checkpoint_is_passed_over(damage, small_run, uninterrupted, s
         small_run(tmp_path, log_every=1, trackers=[SignalAt(12, signal.SIGTERM)])
     files = [file for file in (tmp_path / "checkpoints" / "13" / "params").rglob("d/*") if file.is_file()]
     DAMAGES[damage](max(files, key=lambda file: file.stat().st_size))
-    with pytest.warns(UserWarning, match="checkpoint of step 13 cannot be read and is passed over"):
+    with pytest.warns(UserWarning, match="checkpoint of step 13 cannot be read and is skipped"):
         resumed = small_run(tmp_path)
     assert same_bits(resumed, uninterrupted)
 
