@@ -1,1 +1,1 @@
-"""Joining the processes of a pod or cluster, and noticing when one of them hangs."""
+"""Multi-process runs: joining the processes of a pod or cluster, and detecting hangs."""

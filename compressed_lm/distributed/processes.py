@@ -1,4 +1,4 @@
-"""The processes of one run, and what they tell each other through JAX's coordinator, without any device."""
+"""Communication between the processes of a run through JAX's coordinator, without devices."""
 
 import collections
 import itertools
@@ -7,39 +7,48 @@ import os
 import socket
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 
 from compressed_lm.errors import InputError
 
-_sequence = collections.defaultdict(itertools.count)  # makes the names of barriers unique: JAX lets each pass once
+# Makes the names of barriers unique, because JAX accepts each name only once.
+_sequence: "collections.defaultdict[str, itertools.count[int]]" = collections.defaultdict(itertools.count)
 
 
 def _state():
-    """Returns JAX's record of the run's processes: its key-value store has no public name, and orbax takes it from
-    here too."""
+    """Returns JAX's state of the run's processes.
+
+    Its key-value store has no public name; Orbax reads it from here too.
+    """
     from jax._src.distributed import global_state
 
     return global_state
 
 
-def client():
-    """Returns the client of the store that all processes share, or None in a run of one process."""
+def client() -> Any:
+    """Returns the client of the key-value store that all processes share, or None in a run of one process."""
     return _state().client if _state().num_processes > 1 else None
 
 
 def here() -> tuple[int, int]:
-    """Returns (index of this process, number of processes), without starting the devices as JAX's own do."""
+    """Returns (index of this process, number of processes) without starting devices, unlike JAX's functions."""
     return _state().process_id, _state().num_processes
 
 
 def gather(name: str, value: str, *, timeout_seconds: float = 300) -> list[str]:
-    """Returns the values that the processes gave, in their order. All processes must call it, with the same name.
+    """Returns the values of all processes, in their order. All processes must call it, with the same name.
 
-    It goes through the coordinator and needs no device, and so works before devices do.
+    It uses the coordinator and no device, so it works before devices start.
+
+    Args:
+        name: of the barrier, also for messages.
+        value: of this process.
+        timeout_seconds: longest wait for the other processes.
 
     Raises:
-        InputError: processes that did not call it in time, by index.
+        InputError: some processes did not call it in time; the message lists their indices.
     """
     if client() is None:
         return [value]
@@ -51,7 +60,7 @@ def gather(name: str, value: str, *, timeout_seconds: float = 300) -> list[str]:
         missing = sorted(set(range(count)) - _by_process(client().key_value_dir_get(key + "/")).keys())
         raise InputError(
             f"{name}: waited {timeout_seconds:g} s for process{'es' * (len(missing) > 1)} "
-            f"{', '.join(map(str, missing))} of {count}, which did not come this far. Their own logs say why."
+            f"{', '.join(map(str, missing))} of {count}, which did not reach this point. Read their logs."
         ) from error
     values = _by_process(client().key_value_dir_get(key + "/"))
     return [values[i] for i in range(count)]
@@ -64,10 +73,14 @@ def _by_process(pairs) -> dict[int, str]:
 def check_same(name: str, value: str) -> None:
     """Checks that all processes have the same value, such as the hash of the configuration.
 
-    Processes that run different programs wait for each other for ever, without an error.
+    Processes that run different programs wait for each other forever, without an error.
+
+    Args:
+        name: of the value, for messages.
+        value: of this process.
 
     Raises:
-        InputError: in every process, naming those that differ and their hosts.
+        InputError: in every process; the message names the processes that differ and their hosts.
     """
     records = gather(f"check/{name}", json.dumps([socket.gethostname(), value]))
     hosts, values = zip(*map(json.loads, records), strict=True)
@@ -75,7 +88,13 @@ def check_same(name: str, value: str) -> None:
 
 
 def refuse_differences(name: str, hosts: Sequence[str], values: Sequence[str]) -> None:
-    """Raises InputError where the processes' values differ: names those that are not like most."""
+    """Raises InputError if the processes' values differ, with the processes that differ from the majority.
+
+    Args:
+        name: of the value, for messages.
+        hosts: host name of each process.
+        values: value of each process.
+    """
     usual, _ = collections.Counter(values).most_common(1)[0]
     odd = [i for i, value in enumerate(values) if value != usual]
     if not odd:
@@ -84,16 +103,20 @@ def refuse_differences(name: str, hosts: Sequence[str], values: Sequence[str]) -
     more = f"; and {len(odd) - 8} more" if len(odd) > 8 else ""
     raise InputError(
         f"The processes of this run differ in {name}: {who}{more}; the other {len(values) - len(odd)} have {usual}. "
-        "They would wait for each other for ever. Start all with the same command, files and packages."
+        "They would wait for each other forever. Start all with the same command, files and packages."
     )
 
 
 def leave(status: int, *, seconds: float = 10) -> None:
-    """Ends this process after an error, in a run of several that do not all end; call it after the message.
+    """Ends this process after an error if other processes continue; call it after printing the error.
 
-    A process that ends as usual waits for the others in JAX's exit, and they wait for it in the step: five minutes of
-    silence, and no restart. Where all come here in `seconds`, as after an error that all have, this returns, and all
-    end as usual.
+    A process that exits normally waits for the others in JAX's exit, while they wait for it in the step: five minutes
+    without output or restart. If all processes call this within `seconds`, as after an error in all of them, it returns
+    and all exit normally.
+
+    Args:
+        status: exit status.
+        seconds: longest wait for the other processes.
     """
     if client() is None:
         return
@@ -102,8 +125,8 @@ def leave(status: int, *, seconds: float = 10) -> None:
     except jax.errors.JaxRuntimeError:
         index, count = here()
         print(
-            f"Process {index} of {count} ({socket.gethostname()}) ends with status {status} and leaves the others, "
-            f"which did not end within {seconds:g} s; JAX aborts them when it misses this one.",
+            f"Process {index} of {count} ({socket.gethostname()}) exits with status {status}; the others did not exit "
+            f"within {seconds:g} s. JAX aborts them when it misses this one.",
             file=sys.stderr,
         )
         sys.stdout.flush()

@@ -1,7 +1,7 @@
-"""Starting one run on many hosts: who belongs to it, what they are, and whether they are the same.
+"""Start of a multi-host run: joining the processes, comparing their versions, start-up table.
 
-JAX aborts in C++ where a process cannot join, and waits minutes where one raised an exception. Here the first is an
-`InputError`, and the second ends in seconds.
+JAX aborts in C++ if a process cannot join, and waits minutes if one raised an exception. Here the first raises
+`InputError`, and the second ends within seconds.
 """
 
 import collections
@@ -18,6 +18,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 
@@ -26,7 +27,7 @@ from compressed_lm.distributed import clusters, processes
 from compressed_lm.errors import InputError
 
 PACKAGES = ("jax", "jaxlib", "libtpu", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
-FOREVER = 7 * 86_400  # seconds that JAX may wait: where it gives up itself, it aborts the process without a word
+FOREVER = 7 * 86_400  # timeout of JAX itself (s), which it must not reach: it aborts the process without a message
 
 
 def initialize(
@@ -38,21 +39,25 @@ def initialize(
     timeout_seconds: float = 300,
     heartbeat_seconds: int = 100,
 ) -> str:
-    """Joins the run's processes, before JAX is first used. Returns a sentence for the user, or "" for one process.
+    """Joins the processes of the run; call it before JAX is first used.
 
-    Afterwards SIGTERM no longer ends a process: JAX takes it as a notice of preemption, of which
-    `multihost_utils.reached_preemption_sync_point` tells every process. A Python handler for it would hide it from JAX.
+    Afterwards SIGTERM no longer ends a process: JAX takes it as a preemption notice and reports it to every process by
+    `multihost_utils.reached_preemption_sync_point`. A Python handler would hide the signal from JAX.
 
     Args:
-        mode: "on"; "off"; or "auto": on where a cluster started this process as one of several. What only looks like
-            a cluster is left alone and named in the sentence.
+        mode: "on", "off" or "auto". "auto" means on if a launcher started this process as one of several; an
+            incomplete launcher environment is ignored and named in the returned sentence.
         coordinator_address, num_processes, process_id: "host:port" of process 0, number of processes, index of this
-            one; by default those that the cluster or COMPRESSED_LM_* environment variables name.
-        timeout_seconds: how long to wait for the other processes.
-        heartbeat_seconds: a process that is silent for so long is dead, and JAX aborts all others.
+            one; by default from the launcher or the COMPRESSED_LM_* environment variables.
+        timeout_seconds: longest wait for the other processes.
+        heartbeat_seconds: a process that is silent this long counts as dead, and JAX aborts all others.
+
+    Returns:
+        A sentence for the user, "" for one process.
 
     Raises:
-        InputError: the arguments do not fit, there is no cluster, JAX is already running, or the others do not come.
+        InputError: the arguments do not fit each other, there is no launcher, JAX is already running, or the other
+            processes do not join in time.
     """
     given = {"coordinator_address": coordinator_address, "num_processes": num_processes, "process_id": process_id}
     explicit = {name: value for name, value in given.items() if value is not None}
@@ -62,6 +67,7 @@ def initialize(
         if explicit:
             raise InputError(f"distributed=off was given together with {_pairs(explicit)}; give one of the two.")
         return ""
+    settings: Mapping[str, Any]
     if explicit:
         settings, method, found = clusters.check(given), "deactivate", "arguments"
     else:
@@ -72,11 +78,11 @@ def initialize(
         if not cluster.name:
             raise InputError(
                 "distributed=on was given, but this process was not started as one of several. "
-                f"{cluster.note}{' ' * bool(cluster.note)}Looked for {clusters.LOOKED_FOR}. Start it by a script of "
+                f"{cluster.note}{' ' * bool(cluster.note)}Looked for {clusters.LOOKED_FOR}. Start it by a script in "
                 f"launch, set {', '.join(clusters.VARIABLES)}, or give distributed=off."
             )
     if jax.distributed.is_initialized():
-        return ""  # the caller did it
+        return ""  # the caller has joined them
     started = time.monotonic()
     if settings.get("process_id"):
         _reach(settings, timeout_seconds)
@@ -86,7 +92,7 @@ def initialize(
 
 
 def _reach(settings, timeout_seconds):
-    """Waits until the coordinator's port answers."""
+    """Waits until the coordinator accepts connections."""
     host, _, port = settings["coordinator_address"].rpartition(":")
     deadline, error = time.monotonic() + timeout_seconds, "no time was left"
     while time.monotonic() < deadline:
@@ -99,7 +105,7 @@ def _reach(settings, timeout_seconds):
 
 
 def _join(settings, method, timeout_seconds, waited, heartbeat_seconds):
-    """Calls JAX in a thread, since it would abort the process where it gives up."""
+    """Calls JAX in a thread, because JAX aborts the process after its own timeout."""
     failure = []
 
     def join():
@@ -118,18 +124,18 @@ def _join(settings, method, timeout_seconds, waited, heartbeat_seconds):
     thread.join(max(timeout_seconds - waited, 0))
     if thread.is_alive():
         where = settings.get("coordinator_address", "of the cluster")
-        raise _timeout(settings, timeout_seconds, f"not all processes came to the coordinator {where}")
+        raise _timeout(settings, timeout_seconds, f"not all processes reached the coordinator {where}")
     if not failure:
         return
     if "before any JAX calls" in str(failure[0]):
         raise InputError(
-            "JAX already runs in this process, with only its own devices; processes must be joined before anything "
-            "uses JAX. Call compressed_lm.distributed.startup.initialize first, before jax.devices and any array."
+            "JAX already runs in this process; processes must be joined before anything uses JAX. Call "
+            "compressed_lm.distributed.startup.initialize first, before jax.devices and any array."
         ) from failure[0]
     if "RPC server" in str(failure[0]):
         raise InputError(
-            f"Process 0 could not listen on the port of {settings.get('coordinator_address')}: another program, "
-            "perhaps an earlier run, has it. End that one, or choose another port."
+            f"Process 0 cannot listen on the port of {settings.get('coordinator_address')}: another program, perhaps "
+            "an earlier run, uses it. End that program, or choose another port."
         ) from failure[0]
     raise failure[0]
 
@@ -140,12 +146,12 @@ def _timeout(settings, seconds, what):
     return InputError(
         f"{who} waited {seconds:g} s: {what}. Read the logs of the other processes for an earlier error; check that "
         "all are started, with the same number of processes, and that the port is open between the hosts"
-        + (f"; {proxies} may stand between them, unset them." if proxies else ".")
+        + (f"; unset {proxies}, which may block the connection." if proxies else ".")
     )
 
 
 def versions() -> dict[str, str]:
-    """Returns what must be the same everywhere: Python, packages, and a hash of this package's own source."""
+    """Returns what must be equal in all processes: versions of Python and packages, hash of this package's source."""
     source = hashlib.sha256()
     root = pathlib.Path(compressed_lm.__file__).parent
     for path in sorted(root.rglob("*.py")):
@@ -162,7 +168,7 @@ def versions() -> dict[str, str]:
 
 @dataclasses.dataclass(frozen=True)
 class Member:
-    """One process of a run: host, process id of the system, and how many devices of which kind it drives."""
+    """Process of a run: host, operating system's process id, number and kind of its devices."""
 
     host: str
     pid: int
@@ -171,10 +177,10 @@ class Member:
 
 
 def startup_table(mesh: jax.sharding.Mesh | None = None) -> str:
-    """Returns the processes, hosts and devices of the run, and its mesh and versions. All processes must call it.
+    """Returns a table of the run's processes, hosts, devices, mesh and versions. All processes must call it.
 
     Raises:
-        InputError: the versions differ between processes, or one did not come.
+        InputError: the versions differ between processes, or a process is missing.
     """
     devices = jax.local_devices()
     member = Member(socket.gethostname(), os.getpid(), len(devices), devices[0].device_kind)
@@ -195,7 +201,7 @@ def render(members: Sequence[Member], *, installed: Mapping[str, str], mesh_shap
     rows += [(str(i), m.host, str(m.pid), f"{m.n_devices} {m.kind}") for i, m in enumerate(members)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    kinds = collections.Counter()
+    kinds: collections.Counter[str] = collections.Counter()
     for member in members:
         kinds[member.kind] += member.n_devices
     hosts = len({member.host for member in members})

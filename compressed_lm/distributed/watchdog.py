@@ -1,8 +1,8 @@
-"""A thread that notices when training hangs, and says which process the others wait for.
+"""Watchdog: a thread that detects a hung training loop and names the process the others wait for.
 
-A process that dies is JAX's to notice: its coordinator misses the heartbeats for 100 seconds (`initialize`), names the
-process by index and aborts the others. A process that lives but does not get on keeps its heart beating, and its run
-would wait for ever without a word. With less than 100 seconds the watchdog speaks first in both cases, and names hosts.
+JAX detects dead processes: its coordinator misses their heartbeats for 100 seconds (`initialize`), names the process by
+index and aborts the others. A hung process still sends heartbeats, and its run would wait forever without a message.
+With a limit below 100 seconds the watchdog reports first in both cases, with host names.
 """
 
 import dataclasses
@@ -19,22 +19,22 @@ from typing import Protocol
 
 from compressed_lm.distributed import processes
 
-ABORT_STATUS = 128 + signal.SIGALRM  # 142, a status on which launchers start again
-READ_SECONDS = 10.0  # a coordinator whose host hangs does not answer at all
+ABORT_STATUS = 128 + signal.SIGALRM  # 142, a status after which launchers restart
+READ_SECONDS = 10.0  # longest wait for the coordinator, which may hang
 
 
 class Store(Protocol):
-    """Where the processes of a run leave notes for each other."""
+    """Storage of one note per process, which all processes of a run can read."""
 
     def publish(self, index: int, note: str) -> None:
         """Replaces the note of a process."""
 
     def read(self) -> dict[int, str]:
-        """Returns the newest note of each process that left one."""
+        """Returns the newest note of each process that wrote one."""
 
 
 class CoordinatorStore:
-    """Notes in the key-value store of JAX's coordinator, which runs beside process 0 and answers without its Python."""
+    """Notes in the key-value store of JAX's coordinator, which answers even if process 0 hangs in Python."""
 
     _FOLDER = "compressed_lm/watchdog/"
 
@@ -48,16 +48,16 @@ class CoordinatorStore:
 
 @dataclasses.dataclass(frozen=True)
 class Note:
-    """What a process says of itself.
+    """State of a process in the training loop.
 
     Attributes:
-        host: its host's name.
-        beats: how often it got on; all processes of a run get on in the same way, so that fewer means behind.
-        step: the step it was at, or None before the first.
-        doing: what it began then, "" if it does not say.
-        since: when it got on last, in seconds of the clock.
-        written: when it wrote this.
-        left: whether it is out of the loop.
+        host: host name.
+        beats: number of beats; all processes of a run beat equally often, so fewer means behind.
+        step: step of the last beat, None before the first.
+        doing: part of the step that began at the last beat, "" if not given.
+        since: time of the last beat, in seconds of the clock.
+        written: time of this note, in seconds of the clock.
+        left: whether the process has left the loop.
     """
 
     host: str
@@ -72,18 +72,20 @@ class Note:
 class Watchdog:
     """Watches a loop: `with Watchdog(60) as dog: ... dog.beat(step)`.
 
-    Where `beat` is not called for `seconds`, it prints once which processes are behind or silent and the Python stacks
-    of this process, and goes on waiting. `kill -USR1 PID` prints the stacks at any time.
+    If `beat` is not called for `seconds`, it prints once which processes are behind or silent and the Python stacks of
+    this process, and keeps waiting. `kill -USR1 PID` prints the stacks at any time.
 
     Args:
-        seconds: longest time between two beats, evaluation and checkpoints included; 0 watches nothing.
-        first_seconds: longest time before the first beat, in which programs compile.
-        abort: end the process with status 142 after `seconds` more, so that a launcher starts it again.
-        interval: seconds between two looks, and between two notes to the other processes.
-        index, n_processes, host: this process; by default as JAX knows it.
-        store: where processes leave notes; by default JAX's coordinator, if there are several.
-        now: clock, in seconds since 1970 since hosts compare them.
-        write: prints a line. dump: prints the stacks. end: ends the process.
+        seconds: longest time between two beats, evaluation and checkpoints included; 0 disables the watchdog.
+        first_seconds: longest time before the first beat, which includes compilation.
+        abort: end the process with status 142 after another `seconds`, so that a launcher restarts it.
+        interval: seconds between two checks, and between two notes to the other processes.
+        index, n_processes, host: this process; by default from JAX and the operating system.
+        store: storage of notes; by default JAX's coordinator, if there are several processes.
+        now: clock, in seconds since 1970, because times of several hosts are compared.
+        write: prints a line.
+        dump: prints the stacks.
+        end: ends the process.
     """
 
     def __init__(
@@ -99,28 +101,29 @@ class Watchdog:
         store: Store | None = None,
         now: Callable[[], float] = time.time,
         write: Callable[[str], None] = lambda line: print(line, file=sys.stderr, flush=True),
-        dump: Callable[[], None] = lambda: faulthandler.dump_traceback(sys.__stderr__),
+        dump: Callable[[], None] = lambda: faulthandler.dump_traceback(sys.__stderr__ or sys.stderr),
         end: Callable[[int], None] = os._exit,
     ):
         self.seconds, self.first_seconds, self.abort = seconds, first_seconds, abort
         self.interval = min(5.0, seconds / 4) if interval is None else interval
         here = processes.here()
-        self._index, self._n = (index, n_processes) if n_processes else here
+        self._index, self._n = (index or 0, n_processes) if n_processes else here
         self._host = host or socket.gethostname()
         self._store = store or (CoordinatorStore() if self._n > 1 else None)
         self._now, self._write, self._dump, self._end = now, write, dump, end
         self._note = Note(self._host, 0, None, "", now(), now())
         self._reported = False
-        self._stop, self._threads = threading.Event(), []
+        self._stop = threading.Event()
+        self._threads: list[threading.Thread] = []
 
     def beat(self, step: int, doing: str = "") -> None:
-        """Says that the loop got on: it is at `step` and begins `doing`, such as "input" or "step"."""
+        """Records progress: the loop is at `step` and begins `doing`, such as "input" or "step"."""
         self._note = Note(self._host, self._note.beats + 1, step, doing, self._now(), 0)
 
     def __enter__(self) -> "Watchdog":
         if self.seconds:
-            faulthandler.register(signal.SIGUSR1, file=sys.__stderr__)
-            # Two threads, since a coordinator that hangs holds the one that writes to it.
+            faulthandler.register(signal.SIGUSR1, file=sys.__stderr__ or sys.stderr)
+            # Two threads, because a hung coordinator blocks the thread that writes to it.
             for task in (self.publish, self.check):
                 thread = threading.Thread(target=self._repeat, args=(task,), name=f"watchdog {task.__name__}")
                 thread.daemon = True
@@ -128,7 +131,7 @@ class Watchdog:
                 self._threads.append(thread)
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         if self.seconds:
             self._stop.set()
             for thread in self._threads:
@@ -143,35 +146,35 @@ class Watchdog:
             self._stop.wait(self.interval)
 
     def publish(self) -> None:
-        """Leaves a note for the other processes."""
+        """Writes the note of this process."""
         if self._store is None:
             return
         note = dataclasses.asdict(dataclasses.replace(self._note, written=self._now()))
         try:
             self._store.publish(self._index, json.dumps(note))
-        except Exception:  # the coordinator is gone, of which JAX tells, and ends the process
+        except Exception:  # the coordinator is gone; JAX reports it and ends the process
             self._stop.wait(self.interval)
 
     def check(self) -> None:
-        """Reports a hang, once, and its end."""
+        """Reports a hang once, and its end."""
         note = self._note
         limit = self.seconds if note.beats else self.first_seconds
         waited = self._now() - note.since
         if waited < limit:
             if self._reported:
-                self._write(f"watchdog: process {self._index} ({self._host}) goes on, {_at(note)}.")
+                self._write(f"watchdog: process {self._index} ({self._host}) makes progress again, {_at(note)}.")
             self._reported = False
         elif not self._reported:
             self._reported = True
             self._write(
-                f"watchdog: process {self._index} of {self._n} ({self._host}) does not get on: {_at(note)} "
+                f"watchdog: process {self._index} of {self._n} ({self._host}) is not making progress: {_at(note)} "
                 f"{_since(note.since, self._now())}. Its Python stacks follow."
             )
             for line in self._others(note):
                 self._write("watchdog:   " + line)
             self._dump()
         elif self.abort and waited >= limit + self.seconds:
-            self._write(f"watchdog: process {self._index} ({self._host}) ends with status {ABORT_STATUS}.")
+            self._write(f"watchdog: process {self._index} ({self._host}) exits with status {ABORT_STATUS}.")
             self._end(ABORT_STATUS)
 
     def _others(self, own) -> list[str]:
@@ -179,7 +182,7 @@ class Watchdog:
             return ["it is the only process of the run"]
         found = _within(READ_SECONDS, self._store.read)
         if found is None:
-            return ["the coordinator of process 0 does not answer: its host is gone or hangs, and JAX will abort"]
+            return ["the coordinator of process 0 does not answer: its host is dead or hangs, and JAX will abort"]
         notes = {index: Note(**json.loads(note)) for index, note in found.items()} | {self._index: own}
         now, most = self._now(), max(note.beats for note in notes.values())
         lines, like = [], 0
@@ -187,9 +190,9 @@ class Watchdog:
             note = notes.get(index)
             who = f"process {index}" + (f" ({note.host})" if note else "")
             if note is None:
-                lines.append(f"{who} never came to the loop")
+                lines.append(f"{who} has not reached the loop")
             elif note.left:
-                lines.append(f"{who} left the loop {_at(note)}; its own log says why")
+                lines.append(f"{who} left the loop {_at(note)}; read its log")
             elif index != self._index and now - note.written > 2 * self.interval + 1:
                 lines.append(f"{who} is silent {_since(note.written, now)}, {_at(note)}: it is dead or frozen")
             elif note.beats < most:
@@ -197,9 +200,9 @@ class Watchdog:
             else:
                 like += 1
         if not lines:
-            return [f"all {self._n} processes live and are {_at(own)}: compare their stacks, one may be elsewhere"]
+            return [f"all {self._n} processes are alive and {_at(own)}: compare their stacks, which may differ"]
         waiting = "the other one waits" if like == 1 else f"the other {like} wait"
-        return lines + [waiting if like else "no process is ahead of those"]
+        return lines + [waiting if like else "no process is ahead of these"]
 
 
 def _at(note):
@@ -213,7 +216,7 @@ def _since(then, now):
 
 
 def _within(seconds, call):
-    """Returns what a call returns, or None if that takes longer or fails."""
+    """Returns the result of a call, or None if it takes longer than `seconds` or fails."""
     result = []
 
     def run():

@@ -81,7 +81,7 @@ def test_a_shell_inside_a_slurm_job_is_not_a_task(changes, why):
     environ = {k: v for k, v in (SRUN | {"SLURM_PROCID": "0"} | changes).items() if v is not None}
     cluster = clusters.detect(environ)
     assert not cluster.several and cluster.note == (
-        f"Slurm job 77 has 4 tasks, but this process is none that srun started: {why}. It runs alone; start it by srun "
+        f"Slurm job 77 has 4 tasks, but this process was not started by srun: {why}. It runs alone; start it by srun "
         "to run on all tasks."
     )
 
@@ -96,7 +96,10 @@ def test_a_shell_on_a_node_of_a_job_for_one_process_says_nothing():
     [
         (OWN | {"COMPRESSED_LM_PROCESS_ID": ""}, "process_id is missing; give all of coordinator_address"),
         (OWN | {"COMPRESSED_LM_PROCESS_ID": "4"}, "process_id=4 of num_processes=4 .* at most 3"),
-        (OWN | {"COMPRESSED_LM_NUM_PROCESSES": "four"}, "COMPRESSED_LM_NUM_PROCESSES=four.*invalid literal"),
+        (
+            OWN | {"COMPRESSED_LM_NUM_PROCESSES": "four"},
+            "COMPRESSED_LM_NUM_PROCESSES=four.*num_processes='four' .* expected whole numbers",
+        ),
         (OWN | {"COMPRESSED_LM_COORDINATOR": "node1"}, "'node1' was given; expected host:port"),
         ({k: v for k, v in SRUN.items() if k != "SLURM_NTASKS"}, "task 2 of Slurm job 77.*SLURM_NTASKS is not set"),
         ({"KUBERNETES_SERVICE_HOST": "h", "JOB_COMPLETION_INDEX": "1"}, "process 1 of a Kubernetes .*jobset.sh"),
@@ -289,7 +292,7 @@ def test_the_coordinator_that_is_not_there():
 def test_the_processes_that_do_not_come():
     """Process 0 alone ends with an error that says that others are missing."""
     ((status, log),) = run_two('distributed.initialize("on", timeout_seconds=2)', indices=[0])
-    assert status == 1 and "waited 2 s: not all processes came to the coordinator 127.0.0.1:" in log
+    assert status == 1 and "waited 2 s: not all processes reached the coordinator 127.0.0.1:" in log
     assert "Check failure stack trace" not in log
 
 
@@ -307,7 +310,7 @@ else:
         print(type(error).__name__, error)
 """
     (status, log), _ = run_two(script)
-    assert "InputError meeting: waited 1 s for process 1 of 2, which did not come this far." in log
+    assert "InputError meeting: waited 1 s for process 1 of 2, which did not reach this point." in log
 
 
 @pytest.mark.slow
@@ -324,7 +327,7 @@ multihost_utils.sync_global_devices("step")
     start = time.monotonic()
     (status_0, _), (status_1, log_1) = run_two(script)
     assert status_1 == 1 and "ValueError: boom" in log_1
-    assert "Process 1 of 2" in log_1 and "leaves the others, which did not end within 10 s" in log_1
+    assert "Process 1 of 2" in log_1 and "exits with status 1; the others did not exit within 10 s" in log_1
     assert status_0 != 0
     assert time.monotonic() - start < 45
 

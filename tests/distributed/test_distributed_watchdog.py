@@ -79,7 +79,7 @@ def test_the_process_that_stays_behind_is_named_with_its_host_and_step():
             dog.beat(11, "step")
     pod.wait(60)
     assert pod.lines[0] == [
-        "watchdog: process 0 of 3 (node-a) does not get on: at step 11 (step) since 01:46:40 UTC (60 s). "
+        "watchdog: process 0 of 3 (node-a) is not making progress: at step 11 (step) since 01:46:40 UTC (60 s). "
         "Its Python stacks follow.",
         "watchdog:   process 1 (node-b) is behind, at step 11 (input) since 01:46:40 UTC (60 s)",
         "watchdog:   the other 2 wait",
@@ -95,13 +95,13 @@ def test_it_reports_once_and_again_after_progress():
         dog.beat(1)
     for _ in range(5):
         pod.wait(60)
-    assert [line for line in pod.lines[0] if "does not get on" in line] == pod.lines[0][:1]
+    assert [line for line in pod.lines[0] if "is not making progress" in line] == pod.lines[0][:1]
     for dog in pod.dogs:
         dog.beat(2)
     pod.wait(1)
-    assert pod.lines[0][-1] == "watchdog: process 0 (node-a) goes on, at step 2."
+    assert pod.lines[0][-1] == "watchdog: process 0 (node-a) makes progress again, at step 2."
     pod.wait(60)
-    assert len([line for line in pod.lines[0] if "does not get on" in line]) == 2
+    assert len([line for line in pod.lines[0] if "is not making progress" in line]) == 2
 
 
 def test_a_dead_process_is_silent_and_a_missing_one_never_came():
@@ -113,7 +113,7 @@ def test_a_dead_process_is_silent_and_a_missing_one_never_came():
     pod.wait(60, frozen={1, 2})
     assert pod.lines[0][1:-1] == [
         "watchdog:   process 1 (node-b) is silent since 01:46:40 UTC (60 s), at step 7: it is dead or frozen",
-        "watchdog:   process 2 never came to the loop",
+        "watchdog:   process 2 has not reached the loop",
         "watchdog:   the other one waits",
     ]
 
@@ -126,7 +126,7 @@ def test_a_process_that_left_the_loop_is_named():
     with pod.dogs[1]:
         pass
     pod.wait(60, frozen={1})
-    assert pod.lines[0][1] == "watchdog:   process 1 (node-b) left the loop at step 3; its own log says why"
+    assert pod.lines[0][1] == "watchdog:   process 1 (node-b) left the loop at step 3; read its log"
 
 
 def test_all_at_the_same_place_says_that_no_host_is_to_blame():
@@ -136,7 +136,7 @@ def test_all_at_the_same_place_says_that_no_host_is_to_blame():
         dog.beat(4)
     pod.wait(60)
     assert pod.lines[2][1] == (
-        "watchdog:   all 3 processes live and are at step 4: compare their stacks, one may be elsewhere"
+        "watchdog:   all 3 processes are alive and at step 4: compare their stacks, which may differ"
     )
 
 
@@ -146,7 +146,7 @@ def test_compiling_may_take_longer():
     pod.wait(599)
     assert pod.lines == [[]]
     pod.wait(1)
-    assert "does not get on: before the first step since 01:46:40 UTC (600 s)" in pod.lines[0][0]
+    assert "is not making progress: before the first step since 01:46:40 UTC (600 s)" in pod.lines[0][0]
     assert pod.lines[0][1] == "watchdog:   it is the only process of the run"
 
 
@@ -175,7 +175,7 @@ def test_a_coordinator_that_does_not_answer_is_no_second_hang():
     pod.dogs[0].beat(1)
     pod.wait(60)
     assert pod.lines[0][1:] == [
-        "watchdog:   the coordinator of process 0 does not answer: its host is gone or hangs, and JAX will abort",
+        "watchdog:   the coordinator of process 0 does not answer: its host is dead or hangs, and JAX will abort",
         "<stacks>",
     ]
 
