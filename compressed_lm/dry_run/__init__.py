@@ -1,1 +1,1 @@
-"""Compiled training steps, read instead of run: memory, collectives, costs, on devices that need not be there."""
+"""Dry runs: memory, collectives and costs of compiled training steps, without TPU or GPU hardware."""

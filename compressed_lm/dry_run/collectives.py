@@ -1,4 +1,4 @@
-"""What the devices of a compiled program send each other, read from its text."""
+"""Collectives of a compiled program, parsed from its text."""
 
 import collections
 import dataclasses
@@ -18,14 +18,14 @@ class Collective:
     """One operation between devices.
 
     Attributes:
-        kind: one of `KINDS`. A collective-permute of a TPU program is mostly a piece of a gather or a scatter that
-            travels around a ring while a matrix product is computed; `part_of` then says of which.
-        shapes: dimensions of the arrays as they are when they are together: gathered, or not yet scattered.
-        bytes: of these arrays.
-        group: positions in the mesh, flattened, of the first group of devices that exchange; () where all of them do.
+        kind: one of `KINDS`. A collective-permute of a TPU program is usually one step of a gather or scatter in a
+            ring that overlaps with a matrix product; see `part_of`.
+        shapes: dimensions of the whole arrays: gathered, or not yet scattered.
+        bytes: size of these arrays.
+        group: positions in the flattened mesh of the first group of devices that exchange data; () for all devices.
         size: devices in a group.
-        count: how often it runs in one step.
-        op_name: path of the JAX operation it was made for, which names the layer and the parameter.
+        count: executions in one step.
+        op_name: path of the JAX operation, which names the layer and the parameter.
         part_of: "all-gather" or "reduce-scatter" for the steps of a ring, otherwise "".
     """
 
@@ -40,27 +40,26 @@ class Collective:
 
     @property
     def sent(self) -> float:
-        """Bytes that a device sends in one step, with the algorithms that send least (rings)."""
+        """Bytes that a device sends in one step, with ring algorithms, which send least."""
         others = (self.size - 1) / max(self.size, 1)
         share = {"all-reduce": 2 * others, "collective-permute": 1}.get(self.kind, others)
         return self.count * self.bytes * share
 
 
 def collectives(text: str, *, n_devices: int) -> list[Collective]:
-    """Returns every collective in `compiled.as_text()` that runs.
+    """Returns every executed collective in `compiled.as_text()`.
 
     Args:
         text: the program of one device.
-        n_devices: how many run it.
+        n_devices: devices that run it.
     """
     module = hlo.parse(text)
-    found = {}
+    found: dict[tuple, Collective] = {}
     for name, instruction, runs in module.executed():
         kind = instruction.opcode.removesuffix("-start")
         if kind not in KINDS:
             continue
-        # TPU compilers write a collective that runs beside others once into each of these fusions, always with the same
-        # channel.
+        # TPU compilers repeat an asynchronous collective in each fusion that it overlaps, with the same channel.
         fused = name in module.fused
         key = (kind, instruction.integer("channel_id")) if fused else (name, instruction.name)
         collective = _collective(kind, instruction, runs, computation=name, n_devices=n_devices)
@@ -71,8 +70,8 @@ def collectives(text: str, *, n_devices: int) -> list[Collective]:
 
 
 def totals(found: Iterable[Collective]) -> Mapping[str, tuple[int, float, float]]:
-    """Returns {kind: (operations, bytes, bytes sent by a device) in one step}, pieces of rings under their own kind."""
-    table = collections.defaultdict(lambda: (0, 0.0, 0.0))
+    """Returns {kind: (operations, bytes, bytes sent by a device) in one step}; ring steps are not regrouped."""
+    table: dict[str, tuple[int, float, float]] = collections.defaultdict(lambda: (0, 0.0, 0.0))
     for c in found:
         n, whole, sent = table[c.kind]
         table[c.kind] = n + c.count, whole + c.count * c.bytes, sent + c.sent
@@ -81,7 +80,7 @@ def totals(found: Iterable[Collective]) -> Mapping[str, tuple[int, float, float]
 
 def _collective(kind, instruction, runs, *, computation, n_devices):
     n = len(instruction.operands)
-    # The asynchronous forms give their operands back, then the result.
+    # Asynchronous forms return their operands, then the result.
     asynchronous = instruction.opcode.endswith("-start") and len(instruction.shapes) >= 2 * n
     shapes = instruction.shapes[n : 2 * n] if asynchronous else instruction.shapes
     if kind == "collective-permute":
@@ -91,7 +90,7 @@ def _collective(kind, instruction, runs, *, computation, n_devices):
         group = _first_group(instruction.attributes)
         size = len(group) or n_devices
     if kind == "all-reduce" and computation.startswith("all-reduce-scatter"):
-        kind = "reduce-scatter"  # the TPU's form: the fusion keeps a slice of the sum
+        kind = "reduce-scatter"  # on TPU: the fusion keeps a slice of the sum
     elif kind == "reduce-scatter":
         dimension = instruction.attributes.partition("dimensions={")[2].partition("}")[0]
         shapes = [_times(shape, int(dimension or 0), size) for shape in shapes]
@@ -109,7 +108,7 @@ def _collective(kind, instruction, runs, *, computation, n_devices):
 
 
 def _with_ends_of_rings(found):
-    """Returns the collectives, the steps before and after a ring's loop known as parts of it too."""
+    """Returns the collectives with `part_of` also set for the ring steps before and after a ring's loop."""
     rings = {(c.kind, c.op_name): c.part_of for c in found if c.part_of}
     return [dataclasses.replace(c, part_of=c.part_of or rings.get((c.kind, c.op_name), "")) for c in found]
 
@@ -120,7 +119,7 @@ def _times(shape, axis, n):
 
 
 def _first_group(attributes):
-    """Returns the first of the groups in `replica_groups`, which is written in three ways; () for all devices."""
+    """Returns the first group in `replica_groups`, which has three formats; () for all devices."""
     text = attributes.partition("replica_groups=")[2]
     if listed := re.match(r"\{\{([\d,]+)\}", text):  # {{0,1},{2,3}}
         return tuple(int(i) for i in listed[1].split(","))
@@ -135,10 +134,10 @@ def _first_group(attributes):
 
 
 def _mesh_group(axes, ids, order, chosen):
-    """Returns the first group along some axes of a mesh: `mesh['a'=4,'b'=2] {'a'}`, an axis in parts as `'a':(2)2`."""
+    """Returns the first group along axes of a mesh: `mesh['a'=4,'b'=2] {'a'}`; part of an axis is `'a':(2)2`."""
     axes = {name: int(size) for name, size in re.findall(r"'(\w+)'=(\d+)", axes)}
     devices = np.arange(math.prod(axes.values()))
-    if order:  # the numbers 0, 1, ... laid out in these dimensions, then turned
+    if order:  # 0, 1, ... reshaped to these dimensions, then transposed
         devices = devices.reshape([int(i) for i in ids.split(",")]).transpose([int(i) for i in order.split(",")])
     elif ids:
         devices = np.array([int(i) for i in ids.split(",")])

@@ -1,14 +1,15 @@
-"""What a step costs a device: products of matrices counted in its JAX program, traffic in its compiled one."""
+"""Costs of a step: FLOPs of matrix products from the jaxpr, memory traffic from the compiled program."""
 
 import math
 import re
+from typing import Any
 
 from jax.extend import core
 from jax.interpreters import partial_eval
 
 from compressed_lm.dry_run import hlo
 
-# Names for what is there already, and operations whose parts are counted where they run.
+# Operations that move no data, and operations whose parts are counted separately.
 _FREE = {
     *("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "partition-id", "replica-id"),
     *("while", "conditional", "call", "async-start", "async-update", "async-done", "optimization-barrier", "domain"),
@@ -18,10 +19,10 @@ _COLLECTIVES = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "col
 
 
 def matrix_flops(jaxpr: core.ClosedJaxpr | core.Jaxpr) -> int:
-    """Returns the FLOPs of all products of matrices in a program, what it computes again (remat) included, but not what
-    nobody uses, which compilers leave out.
+    """Returns the FLOPs of all matrix products in a program.
 
-    Products inside kernels that JAX does not see into, such as cuDNN's attention, are not counted.
+    Rematerialisation is included; unused results, which compilers remove, are not. Products inside opaque kernels, such
+    as cuDNN's attention, are not counted.
     """
     if isinstance(jaxpr, core.ClosedJaxpr):
         jaxpr, _ = partial_eval.dce_jaxpr(jaxpr.jaxpr, [True] * len(jaxpr.jaxpr.outvars))
@@ -29,8 +30,8 @@ def matrix_flops(jaxpr: core.ClosedJaxpr | core.Jaxpr) -> int:
     for equation in jaxpr.eqns:
         if equation.primitive.name == "dot_general":
             contracted = equation.params["dimension_numbers"][0][0]
-            lhs = equation.invars[0].aval.shape
-            total += 2 * equation.outvars[0].aval.size * math.prod(lhs[axis] for axis in contracted)
+            lhs, out = _shape(equation.invars[0].aval), _shape(equation.outvars[0].aval)
+            total += 2 * math.prod(out) * math.prod(lhs[axis] for axis in contracted)
             continue
         inner = [matrix_flops(sub) for sub in _jaxprs(equation.params)]
         if equation.primitive.name == "cond":
@@ -41,11 +42,11 @@ def matrix_flops(jaxpr: core.ClosedJaxpr | core.Jaxpr) -> int:
 
 
 def memory_traffic(text: str) -> int:
-    """Returns the bytes that one execution of `compiled.as_text()` reads from and writes to the large memory.
+    """Returns the bytes that one execution of `compiled.as_text()` reads from and writes to the large memory (HBM).
 
-    An estimate: every operation reads its operands and writes its results once, as XLA's own cost analysis has it,
-    but operations in loops count each time, of what is sliced only the slice does, and what stays on the chip (the
-    TPU's VMEM) does not.
+    An estimate: every operation reads its operands and writes its results once, as in XLA's cost analysis. Unlike
+    there, operations in loops count each time, slicing counts only the slice, and data in on-chip memory (the TPU's
+    VMEM) does not count.
     """
     module = hlo.parse(text)
     total = 0
@@ -53,6 +54,10 @@ def memory_traffic(text: str) -> int:
         if name not in module.fused:
             total += runs * _moved(module, module.computations[name], instruction)
     return total
+
+
+def _shape(value: Any) -> tuple[int, ...]:
+    return value.shape
 
 
 def _jaxprs(params):
@@ -63,7 +68,7 @@ def _jaxprs(params):
 
 
 def _moved(module, computation, instruction):
-    """Returns the bytes that one execution of an instruction outside of fusions moves."""
+    """Returns the bytes moved by one execution of an instruction outside of fusions."""
     opcode = instruction.opcode
     if opcode in _FREE or opcode.endswith("-done") or _NOTHING.search(instruction.attributes):
         return 0
@@ -82,7 +87,7 @@ def _moved(module, computation, instruction):
         return sum(shape.bytes for shape in instruction.shapes[:1]) if operands[0] or result else 0
     if opcode.endswith("-start"):
         return 2 * sum(operands)
-    if opcode == "custom-call":  # what follows the first result is room to work in
+    if opcode == "custom-call":  # the other results are scratch space
         result = _in_memory(instruction.shapes[:1])
     return sum(operands) + result
 
@@ -92,7 +97,7 @@ def _in_memory(shapes):
 
 
 def _read(module, body, index, size):
-    """Returns how much of its operand `index`, of `size` bytes, a fusion reads."""
+    """Returns the bytes that a fusion reads of its operand `index`, which has `size` bytes."""
     parameter = next((i for i in body.values() if i.opcode == "parameter" and i.literal == str(index)), None)
     if not size or parameter is None:
         return 0
@@ -113,8 +118,8 @@ def _used(module, body, value):
             whole = sum(shape.bytes for shape in value.shapes)
             total += _read(module, inner, user.operands.index(value.name), whole)
         elif user.opcode == "dynamic-update-slice" and user.operands[0] == value.name:
-            continue  # changed in place
-        elif user.opcode != "tuple" and not user.opcode.startswith(_COLLECTIVES):  # those only pass it on
+            continue  # updated in place
+        elif user.opcode != "tuple" and not user.opcode.startswith(_COLLECTIVES):  # the others only pass it on
             total += sum(shape.bytes for shape in value.shapes)
     return total
 

@@ -1,4 +1,4 @@
-"""The text of a compiled program, read as instructions and how often each of them runs."""
+"""HLO parser: the instructions of a compiled program and how often each runs."""
 
 import collections
 import dataclasses
@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 
-# Bits of a number; what is not listed has them in its name (bf16, s32, f8e4m3fn).
+# Bits of a number, for types without the bits in their name (unlike bf16, s32, f8e4m3fn).
 _BITS = {"pred": 8, "token": 0, "opaque": 0}
 _SHAPE = re.compile(r"(\w+)\[([\d,<=]*)\](?:\{([^{}]*)\})?")
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) .*\{$")
@@ -18,7 +18,7 @@ _COPIES = ("copy", "bitcast", "convert", "optimization-barrier", "copy-start", "
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-    """Type and dimensions of an array, and the memory that it is in: 0 is the large one (HBM), 1 is on the chip."""
+    """Type and dimensions of an array, and its memory: 0 is the large one (HBM), 1 is on the chip."""
 
     dtype: str
     dims: tuple[int, ...]
@@ -26,7 +26,7 @@ class Shape:
 
     @property
     def bytes(self) -> int:
-        """Bytes of its numbers, without padding."""
+        """Bytes of the array, without padding."""
         name = re.match(r"[a-z]+(\d+)", self.dtype)
         return -(-math.prod(self.dims) * _BITS.get(self.dtype, int(name[1]) if name else 0) // 8)
 
@@ -37,10 +37,10 @@ class Instruction:
 
     Attributes:
         name, opcode: such as "all-gather.3" and "all-gather".
-        shapes: of its result; several for a tuple, of which nested ones are laid flat.
+        shapes: of the result; several for a tuple, nested tuples flattened.
         operands: names of the instructions it reads.
-        literal: the text between its parentheses, for a constant its value.
-        attributes: the text after them.
+        literal: the text in the parentheses, for a constant its value.
+        attributes: the text after the parentheses.
         root: whether it is the result of its computation.
     """
 
@@ -54,17 +54,17 @@ class Instruction:
 
     @property
     def op_name(self) -> str:
-        """Path of the JAX operation it was made for, or ""."""
+        """Path of the JAX operation, or ""."""
         found = re.search(r'op_name="([^"]*)"', self.attributes)
         return found[1] if found else ""
 
     def computation(self, role: str) -> str:
-        """Returns the computation named as `calls`, `body` or `condition`, or ""."""
+        """Returns the computation in the attribute `role`, such as `calls`, `body` or `condition`, or ""."""
         found = re.search(rf"\b{role}=%?([\w.\-]+)", self.attributes)
         return found[1] if found else ""
 
     def integer(self, attribute: str, default: int | None = None) -> int | None:
-        """Returns an attribute that is one number, such as channel_id."""
+        """Returns an integer attribute, such as channel_id."""
         found = re.search(rf"\b{attribute}=(\d+)", self.attributes)
         return int(found[1]) if found else default
 
@@ -74,10 +74,10 @@ class Module:
     """A program.
 
     Attributes:
-        computations: instructions of each, by name; what calls comes after what is called.
-        runs: how often each computation runs in one execution of the program. A loop whose number of rounds cannot be
-            read counts once.
-        fused: for the computations that are one operation with others, the `op_name` of the fusion.
+        computations: instructions of each computation by name; callees come before callers.
+        runs: executions of each computation in one execution of the program. A loop with an unknown trip count counts
+            once.
+        fused: `op_name` of the fusion, for the computations that are part of one.
     """
 
     computations: Mapping[str, Mapping[str, Instruction]]
@@ -85,7 +85,7 @@ class Module:
     fused: Mapping[str, str]
 
     def executed(self) -> Iterator[tuple[str, Instruction, int]]:
-        """Yields (computation, instruction, how often it runs) of everything that runs."""
+        """Yields (computation, instruction, number of executions) of all executed instructions."""
         for name, instructions in self.computations.items():
             if runs := self.runs.get(name, 0):
                 yield from ((name, instruction, runs) for instruction in instructions.values())
@@ -93,7 +93,8 @@ class Module:
 
 def parse(text: str) -> Module:
     """Returns the program in `compiled.as_text()`."""
-    computations, entry, current = {}, None, None
+    computations: dict[str, dict[str, Instruction]] = {}
+    entry, current = "", None
     for line in text.splitlines():
         if found := _COMPUTATION.match(line):
             current = computations.setdefault(found[2], {})
@@ -102,7 +103,7 @@ def parse(text: str) -> Module:
             instruction = _instruction(found[2], found[3], root=bool(found[1]))
             current[instruction.name] = instruction
     runs = collections.Counter({entry: 1})
-    fused = {}
+    fused: dict[str, str] = {}
     for name in reversed(computations):
         for instruction in computations[name].values():
             called, times = _called(instruction), 1
@@ -115,11 +116,16 @@ def parse(text: str) -> Module:
     return Module(computations, dict(runs), fused)
 
 
-def trip_count(computations, loop: Instruction, *, inside: str) -> int | None:
-    """Returns the number of rounds of a while instruction, or None where its condition is not a counter's bound.
+def trip_count(computations: Mapping[str, Mapping[str, Instruction]], loop: Instruction, *, inside: str) -> int | None:
+    """Returns the trip count of a while instruction, or None if its condition is not a bound of a counter.
 
-    CPU and GPU compilers write it down. In a TPU program it follows from the first value, the step and the bound of the
-    counter.
+    CPU and GPU compilers write it into the program. In a TPU program it is computed from the first value, the step and
+    the bound of the counter.
+
+    Args:
+        computations: of the program.
+        loop: the while instruction.
+        inside: the computation that contains it.
     """
     if known := re.search(r'"?known_trip_count"?[:=]\{"n":"(\d+)"', loop.attributes):
         return int(known[1])
@@ -127,8 +133,8 @@ def trip_count(computations, loop: Instruction, *, inside: str) -> int | None:
     test = next((i for i in condition.values() if i.root), None)
     if test is None or test.opcode != "compare" or "direction=LT" not in test.attributes:
         return None
-    counter, bound = (condition.get(name) for name in test.operands)
-    index, bound = counter and counter.integer("index"), _constant(condition, bound)
+    counter, limit = (condition.get(name) for name in test.operands)
+    index, bound = counter.integer("index") if counter else None, _constant(condition, limit)
     start = computations[inside].get(loop.operands[0])
     end = next((i for i in body.values() if i.root), None)
     if index is None or bound is None or start is None or end is None or end.opcode != "tuple":
@@ -141,17 +147,17 @@ def trip_count(computations, loop: Instruction, *, inside: str) -> int | None:
 
 
 def _called(instruction):
-    """Returns the computations that an instruction runs once each time it runs."""
+    """Returns the computations that an instruction runs."""
     if instruction.opcode == "while":
         return [instruction.computation("body")]
     if instruction.opcode.endswith("-start") and instruction.opcode != "async-start":
-        return []  # written as if it were the operation itself
+        return []  # the instruction stands for the operation itself
     branches = ",".join(_CALLED_LIST.findall(instruction.attributes))
     return _CALLED.findall(instruction.attributes) + re.findall(r"[\w.\-]+", branches)
 
 
 def _source(computation, instruction):
-    """Returns the instruction whose value this one passes on."""
+    """Returns the instruction that an instruction copies, through several copies."""
     while instruction is not None and instruction.opcode in _COPIES:
         instruction = computation.get(instruction.operands[0])
     return instruction
@@ -181,7 +187,7 @@ def _shape(dtype, dims, layout):
 
 
 def _closing(text, start):
-    """Returns where the bracket that opens at `start` is closed."""
+    """Returns the index of the parenthesis that closes the one at `start`."""
     depth = 0
     for match in re.finditer(r"[()]", text[start:]):
         depth += 1 if match[0] == "(" else -1

@@ -1,4 +1,4 @@
-"""A run before it starts: its program is compiled for the mesh, real or not, and read instead of run."""
+"""Dry run: memory, traffic and time of a run from its compiled program, without executing it."""
 
 import dataclasses
 import math
@@ -19,7 +19,7 @@ from compressed_lm.training.hardware import Chip, chip_of, send_bandwidth
 from compressed_lm.training.step import Program, Start
 
 QUICK = {"exec_time_optimization_effort": -1.0}
-"""Compiler options that make a TPU program compile several times faster, and run somewhat slower in more memory."""
+"""Compiler options for several times faster TPU compilation; the program is somewhat slower and uses more memory."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,13 +27,13 @@ class Memory:
     """Bytes on each device.
 
     Attributes:
-        params, optimizer: the state, by shapes and shardings.
+        params, optimizer: the state, from shapes and shardings.
         batch: the tokens of an update.
-        temporaries: activations, gradients and buffers, as the compiler lays them out, padding and gaps included; None
-            if it refused the program. On TPUs this may exceed `peak`, by which libtpu decides what fits.
-        peak: the most that is in use at one time, all of the above included.
-        limit: what a program may use; None for an unknown device.
-        frozen: parameters of a larger model, which are not trained.
+        temporaries: activations, gradients and buffers as allocated by the compiler, padding and gaps included; None if
+            it rejected the program. On TPUs this may exceed `peak`, by which libtpu decides what fits.
+        peak: maximum in use at one time, all of the above included.
+        limit: memory that a program may use; None for an unknown device.
+        frozen: parameters of a larger model that are not trained.
     """
 
     params: int
@@ -52,24 +52,25 @@ class Memory:
 
 @dataclasses.dataclass(frozen=True)
 class DryRun:
-    """What is known of a run without running it. Times are estimates, see `step_seconds`.
+    """Result of a dry run. Times are estimates, see `step_seconds`.
 
     Attributes:
         config, model_config: the run; durations are whole steps.
         mesh: sizes of the mesh axes.
         device_kind, n_devices: the devices as JAX counts them.
-        chip: what such a device can do, or None.
-        params: numbers of parameters of the model.
-        trainable, frozen: numbers that are trained, which are others where the run trains projections, and that are
-            not: of a larger model that is projected or that teaches.
-        projections: what making the model of them costs in a step, or None.
+        chip: peak performance of a device, or None if not known.
+        params: parameter counts of the model.
+        trainable: number of trained parameters, the factors if the run trains projections.
+        frozen: number of frozen parameters of a larger model that is projected or the teacher.
+        projections: cost of merging the projections in a step, or None.
         bytes_per_token: of the training data, or None.
         memory: bytes on each device.
-        collectives: what the devices send each other in one step; () if the compiler refused the program.
-        executed_flops: FLOPs of all products of matrices in one step, over all devices.
-        traffic: bytes that a device reads from and writes to its memory in one step, an estimate; None as above.
-        network_seconds: of each collective in one step, in the order of `collectives`; () if the chip is not known.
-        compile_seconds: time that compiling took here.
+        collectives: the collectives of one step; () if the compiler rejected the program.
+        executed_flops: FLOPs of all matrix products in one step, over all devices.
+        traffic: estimated bytes that a device reads from and writes to its memory in one step; None if the compiler
+            rejected the program.
+        network_seconds: time of each of the `collectives` in one step; () if the chip is not known.
+        compile_seconds: compilation time on this machine.
         quick: whether it was compiled with `QUICK`.
     """
 
@@ -99,21 +100,21 @@ class DryRun:
 
     @property
     def training_flops(self) -> int:
-        """FLOPs that a token's share of an update needs (`models.training_flops_per_token`)."""
+        """Model FLOPs per token of an update (`models.training_flops_per_token`)."""
         return training_flops_per_token(self.model_config, seq_len=self.config.seq_len)
 
     @property
     def projection_flops(self) -> int:
-        """FLOPs that projections need in a step, however many tokens it has (papers/004 section 4)."""
+        """FLOPs of the projections in a step, independent of its tokens (papers/004 section 4)."""
         return self.projections.forward + self.projections.pull_back if self.projections else 0
 
     def forward_flops(self, *, softmax: bool) -> int:
-        """Returns the FLOPs of a token's forward pass as the paper counts them (`models.flops_per_token`)."""
+        """Returns the forward FLOPs per token as the paper counts them (`models.flops_per_token`)."""
         return flops_per_token(self.model_config, softmax=softmax)
 
     @property
     def parts(self) -> Mapping[str, float] | None:
-        """Seconds of a step that each part of the machine needs at its peak: compute, memory, network."""
+        """Seconds of a step at peak performance, for compute, memory and network; None if not known."""
         if self.chip is None or self.traffic is None:
             return None
         return {
@@ -124,14 +125,18 @@ class DryRun:
 
     @property
     def step_seconds(self) -> tuple[float, float] | None:
-        """(with everything overlapped, with nothing overlapped), each part at its peak: a real step lies above the
-        first, seldom above the second by much."""
-        return self.parts and (max(self.parts.values()), sum(self.parts.values()))
+        """Seconds of a step (with full overlap, without overlap) at peak performance; None if not known.
+
+        A real step takes longer than the first, and rarely much longer than the second.
+        """
+        if self.parts is None:
+            return None
+        return max(self.parts.values()), sum(self.parts.values())
 
     @property
     def mfu(self) -> tuple[float, float] | None:
-        """Model FLOPs utilisation at the two times of `step_seconds`."""
-        if self.step_seconds is None:
+        """Model FLOPs utilisation for the two times of `step_seconds`; None if not known."""
+        if self.step_seconds is None or self.chip is None:
             return None
         ideal = self.training_flops * self.tokens_per_step / (self.n_devices * self.chip.bf16_flops)
         return ideal / self.step_seconds[0], ideal / self.step_seconds[1]
@@ -148,16 +153,17 @@ def dry_run(
     quick: bool = False,
     start: Start | None = None,
 ) -> DryRun:
-    """Returns what a run would need, after compiling its step for the devices of a mesh. It reads no data, and neither
-    parameters nor batches come into being.
+    """Returns the memory, traffic and time of a run, after compiling its step for a mesh.
+
+    It reads no data and creates no parameters or batches.
 
     Args:
         config, model_config: the run.
         eod_id: id of end-of-document.
-        mesh: of devices that are there, or of `topologies.tpu_devices`.
+        mesh: of real devices, or of `topologies.tpu_devices`.
         bytes_per_token, tokens_per_epoch: of the training data, if known (`durations.rates`).
-        quick: compile with least effort (`QUICK`). Same collectives, but more memory and traffic than will be needed.
-        start: what the run starts from, arrays or their shapes, where it trains projections or has a teacher.
+        quick: compile faster (`QUICK`), with the same collectives but more memory and traffic than the real program.
+        start: initial parameters, arrays or their shapes, if the run trains projections or has a teacher.
 
     Raises:
         InputError: run and mesh do not fit each other.
@@ -169,10 +175,11 @@ def dry_run(
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
         targets = jax.ShapeDtypeStruct((config.batch_size, config.seq_len), "int32", sharding=program.batch_sharding)
         flops = costs.matrix_flops(jax.make_jaxpr(program.step)(state, targets))
-    start = time.monotonic()
+    started = time.monotonic()
     compiled, needed, limit = _compile(program.lower(), quick)
-    seconds = time.monotonic() - start
-    found, traffic, temporaries = (), None, None
+    seconds = time.monotonic() - started
+    found: tuple[Collective, ...] = ()
+    traffic = temporaries = None
     if compiled is not None:
         text, analysis = compiled.as_text(), compiled.memory_analysis()
         found, traffic = tuple(collectives(text, n_devices=len(devices))), costs.memory_traffic(text)
@@ -191,7 +198,7 @@ def dry_run(
         params=count_params(model_config),
         trainable=_size(state.params),
         frozen=_size(state.frozen),
-        projections=weights.merge_cost(state.params, state.frozen) if program.projects else None,
+        projections=weights.merge_cost(state.params, state.frozen or {}) if program.projects else None,
         bytes_per_token=bytes_per_token,
         memory=Memory(
             params=_device_bytes(state.params),
@@ -200,7 +207,7 @@ def dry_run(
             batch=_device_bytes(targets),
             temporaries=temporaries,
             peak=needed,
-            limit=limit or (chip and chip.memory_bytes),
+            limit=limit or (chip.memory_bytes if chip else None),
         ),
         collectives=found,
         executed_flops=flops,
@@ -212,7 +219,7 @@ def dry_run(
 
 
 def _compile(lowered, quick):
-    """Returns (compiled program, None, None), or (None, bytes it needs, bytes there are) where it does not fit."""
+    """Returns (compiled program, None, None), or (None, needed bytes, available bytes) if it does not fit."""
     try:
         return lowered.compile(QUICK if quick else None), None, None
     except jax.errors.JaxRuntimeError as error:
@@ -229,7 +236,7 @@ def _size(tree) -> int:
 
 
 def _device_bytes(tree) -> int:
-    """Returns the bytes that a tree of shapes with shardings takes on each device."""
+    """Returns the bytes on each device of a tree of shapes with shardings."""
     leaves = jax.tree.leaves(tree)
     return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in leaves)
 

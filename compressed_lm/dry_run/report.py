@@ -1,4 +1,4 @@
-"""A dry run in print: tables of the model, memory, collectives and time."""
+"""Report of a dry run: tables of the model, memory, collectives and time."""
 
 import collections
 import re
@@ -9,7 +9,7 @@ from rich.table import Table
 from compressed_lm.dry_run.program import DryRun
 from compressed_lm.formatting import byte_size, duration
 
-# Parts of an operation's path that name no parameter.
+# Parts of an operation's path that are not names of parameters.
 _SCAFFOLD = {"while", "body", "closed_call", "checkpoint", "rematted_computation", "Block"}
 
 
@@ -21,38 +21,38 @@ def show(run: DryRun, *, console: Console | None = None) -> None:
     axes = ", ".join(f"{axis} {size}" for axis, size in run.mesh.items())
     known = f" ({run.chip.name})" if run.chip else ""
     where = f"{run.n_devices} x {run.device_kind}{known}, mesh {axes}"
-    console.print(f"Dry run on {where}. No data was read, nothing ran.", soft_wrap=True, highlight=False)
+    console.print(f"Dry run on {where}. No data was read, and nothing was executed.", soft_wrap=True, highlight=False)
     for table in (_model(run), _memory(run), _collectives(run), _time(run)):
         if table is not None:
             console.print(table)
     console.print(verdict(run), soft_wrap=True, highlight=False)
-    effort = " with least effort (the real program needs less memory)" if run.quick else ""
+    effort = " with low effort (the real program needs less memory)" if run.quick else ""
     console.print(f"Compiled in {run.compile_seconds:.0f} s{effort}.")
 
 
 def verdict(run: DryRun) -> str:
-    """Returns one sentence: whether the program fits the device, and if not, what to change."""
+    """Returns whether the program fits the device, and if not, what to change."""
     memory = run.memory
     if memory.limit is None:
-        return f"Memory of {run.device_kind} is not known: compare {byte_size(memory.peak)} a device with it yourself."
-    share = f"{byte_size(memory.peak)} of {byte_size(memory.limit)} a device"
+        return f"The memory of {run.device_kind} is not known; the program needs {byte_size(memory.peak)} per device."
+    share = f"{byte_size(memory.peak)} of {byte_size(memory.limit)} per device"
     if memory.fits:
         return f"It fits: {share}, {memory.peak / memory.limit:.0%}."
-    return f"It does not fit: it needs {share}. What helps: {'; '.join(remedies(run))}."
+    return f"It does not fit: it needs {share}. Fix: {'; '.join(remedies(run))}."
 
 
 def remedies(run: DryRun) -> list[str]:
-    """Returns what to change so that less memory is needed, the cheapest first."""
+    """Returns changes that reduce memory, the cheapest first."""
     config, mesh, found = run.config, run.mesh, []
     if run.model_config.remat != "full":
-        found.append("model.remat=full computes activations again instead of keeping them")
+        found.append("model.remat=full recomputes activations instead of storing them")
     parts = 2 * max(config.micro_batches, 1)
     if config.batch_size % (parts * mesh["data"] * mesh["fsdp"]) == 0:
-        found.append(f"train.micro_batches={parts} sends the batch through in parts")
+        found.append(f"train.micro_batches={parts} processes the batch in parts")
     if mesh["data"] > 1:
         shape = f"1,{mesh['data'] * mesh['fsdp']},{mesh['tensor']}"
-        found.append(f"--mesh {shape} splits parameters and optimizer over all devices that now have copies")
-    found.append("a larger topology, or a tensor axis, which splits activations too")
+        found.append(f"--mesh {shape} splits parameters and optimizer state over the devices that now hold copies")
+    found.append("use a larger topology, or a tensor axis, which also splits activations")
     return found
 
 
@@ -61,33 +61,35 @@ def _model(run):
     table = _table("model and run", "")
     table.add_row("parameters", f"{params.total:,} ({params.embedding:,} in embeddings, {params.non_embedding:,} not)")
     if run.frozen:
-        table.add_row("trained", f"{run.trainable:,} numbers, over {run.frozen:,} that stay as they are")
-    table.add_row("forward FLOPs a token", f"{run.forward_flops(softmax=False):.4g} (2 N, as the paper counts)")
+        table.add_row("trained", f"{run.trainable:,}, and {run.frozen:,} frozen")
+    table.add_row("forward FLOPs per token", f"{run.forward_flops(softmax=False):.4g} (2 N, as the paper counts)")
     table.add_row("  with the output layer", f"{run.forward_flops(softmax=True):.4g}")
-    table.add_row("training FLOPs a token", f"{run.training_flops:.4g} (forward and backward, attention included)")
+    table.add_row("training FLOPs per token", f"{run.training_flops:.4g} (forward and backward, attention included)")
     if run.projections:
         share = run.projection_flops / (run.training_flops * run.tokens_per_step)
-        table.add_row("projection FLOPs a step", f"{run.projection_flops:.4g}, {share:.1%} of those of its tokens")
+        table.add_row(
+            "projection FLOPs per step", f"{run.projection_flops:.4g}, {share:.1%} of the FLOPs of its tokens"
+        )
     if run.bytes_per_token:
         per_byte = run.forward_flops(softmax=False) / run.bytes_per_token
-        table.add_row("forward FLOPs a byte", f"{per_byte:.4g} at {run.bytes_per_token:.3f} bytes a token")
+        table.add_row("forward FLOPs per byte", f"{per_byte:.4g} at {run.bytes_per_token:.3f} bytes per token")
     tokens = c.steps * run.tokens_per_step
     text = f", {byte_size(tokens * run.bytes_per_token)} of text" if run.bytes_per_token else ""
     table.add_row("run", f"{c.steps:,} steps of {c.batch_size} x {c.seq_len} tokens: {tokens:,} tokens{text}")
-    table.add_row("training FLOPs in all", f"{run.training_flops * tokens:.4g}")
+    table.add_row("training FLOPs, total", f"{run.training_flops * tokens:.4g}")
     return table
 
 
 def _memory(run):
     m = run.memory
-    table = _table("memory of a device", "")
+    table = _table("memory per device", "")
     table.add_row("parameters", byte_size(m.params))
     if m.frozen:
         table.add_row("frozen", byte_size(m.frozen))
     table.add_row(f"optimizer ({run.config.optimizer})", byte_size(m.optimizer))
     table.add_row("batch", byte_size(m.batch))
-    table.add_row("temporaries, laid out", "not compiled" if m.temporaries is None else byte_size(m.temporaries))
-    table.add_row("most at a time", byte_size(m.peak))
+    table.add_row("temporaries, as allocated", "not compiled" if m.temporaries is None else byte_size(m.temporaries))
+    table.add_row("peak", byte_size(m.peak))
     if m.limit is not None:
         table.add_row("available", byte_size(m.limit))
     return table
@@ -104,7 +106,7 @@ def _collectives(run):
         row = rows[kind, where, c.size]
         row[0], row[1], row[2] = row[0] + c.count, row[1] + c.sent, row[2] + time
         row[3][what] = row[3].get(what, 0) + c.sent
-    table = _table("collective", "where", "of", "devices", "times a step", "a device sends", "estimated")
+    table = _table("collective", "where", "of", "devices", "times per step", "sent per device", "estimated")
     for (kind, where, size), (count, sent, time, names) in sorted(rows.items(), key=lambda item: -item[1][1]):
         names = sorted(names, key=names.get, reverse=True)
         more = f" and {len(names) - 4} more" if len(names) > 4 else ""
@@ -123,29 +125,29 @@ def _time(run):
         return None
     c, parts = run.chip, run.parts
     again = run.executed_flops / (run.training_flops * run.tokens_per_step)
-    table = _table("a step at the chip's limits (estimates)", "overlapped", "one after another")
+    table = _table("step at peak performance (estimates)", "with overlap", "without overlap")
     why = {
         "compute": f"{run.executed_flops / run.n_devices:.4g} FLOPs at {c.bf16_flops:.4g}/s; {again:.2f} x the model's",
         "memory": f"{byte_size(run.traffic)} at {byte_size(c.memory_bandwidth)}/s",
-        "network": "collectives at the links' full speed",
+        "network": "collectives at the full speed of the links",
     }
     for name, seconds in parts.items():
         table.add_row(f"{name}: {why[name]}", f"{1000 * seconds:.2f} ms", "")
     best, worst = run.step_seconds
     table.add_row("step", f"{1000 * best:.2f} ms", f"{1000 * worst:.2f} ms")
-    table.add_row("tokens a second", *(f"{run.tokens_per_step / seconds:,.0f}" for seconds in (best, worst)))
+    table.add_row("tokens per second", *(f"{run.tokens_per_step / seconds:,.0f}" for seconds in (best, worst)))
     table.add_row("MFU", *(f"{share:.1%}" for share in run.mfu))
     table.add_row("whole run", *(duration(run.config.steps * seconds) for seconds in (best, worst)))
     return table
 
 
 def _place(op_name):
-    """Returns (part of the step, parameter or layer) of an operation's path."""
+    """Returns (part of the step, parameter or layer) from an operation's path."""
     if not op_name:
         return "not named", "-"
     where = "backward" if "transpose(" in op_name else "forward" if "jvp(" in op_name else "update"
     if "rematted" in op_name:
-        where = "again"
+        where = "recomputed"
     parts = [part for part in op_name.split("/")[:-1] if part not in _SCAFFOLD and not re.search(r"[()]", part)]
     parts = ["embed" if part == "Transformer._table" else part for part in parts]
     name = "/".join(part for part in parts if "." not in part)

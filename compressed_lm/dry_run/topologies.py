@@ -1,4 +1,4 @@
-"""Devices of a TPU that is not there: programs compile for them, and nothing runs."""
+"""Described TPU devices, for compilation without TPU hardware."""
 
 import importlib.util
 import math
@@ -6,12 +6,13 @@ import os
 import pathlib
 import re
 import sys
+from typing import Any
 
 import jax
 
 from compressed_lm.errors import InputError
 
-# Dimensions of a generation's torus, and the longest that one gets where libtpu would accept more than is built.
+# Number of dimensions of the torus, and its longest dimension if libtpu accepts larger ones than are built.
 GENERATIONS = {"v4": (3, None), "v5e": (2, 16), "v5p": (3, None), "v6e": (2, 16), "tpu7x": (3, None)}
 EXAMPLES = (
     *("v4:2x2x1", "v4:4x4x4", "v5e:1x1", "v5e:2x2", "v5e:4x4", "v5e:16x16", "v5p:2x2x1", "v5p:4x4x4", "v5p:8x8x8"),
@@ -24,11 +25,11 @@ _EXPECTED = (
 
 # libtpu reads these when it is loaded, at the first topology.
 ENVIRONMENT = {
-    "TPU_SKIP_MDS_QUERY": "1",  # do not ask the cloud which TPU this machine has
+    "TPU_SKIP_MDS_QUERY": "1",  # do not ask the metadata server for the TPU of this machine
     "TPU_WORKER_HOSTNAMES": "localhost",
-    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # without a TPU, several processes may compile
-    "TPU_ACCELERATOR_TYPE": "v5litepod-4",  # any known name; without one libtpu prints a warning
-    "TPU_LOG_DIR": "disabled",  # else a folder of logs in /tmp
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # several processes may compile, because none uses a TPU
+    "TPU_ACCELERATOR_TYPE": "v5litepod-4",  # any known name; otherwise libtpu prints a warning
+    "TPU_LOG_DIR": "disabled",  # otherwise libtpu writes logs to /tmp
     "TPU_STDERR_LOG_LEVEL": "3",
 }
 
@@ -36,22 +37,26 @@ ENVIRONMENT = {
 def library() -> pathlib.Path | None:
     """Returns the file of libtpu, or None if there is none.
 
-    It is the file that TPU_LIBRARY_PATH names, the package libtpu, or that of `make test`, in the folder "tpu" of the
-    environment: where libtpu can be imported, each program that uses JAX loads it, and it complains without a TPU.
+    It is the file in TPU_LIBRARY_PATH, the package libtpu, or the copy that `make test` puts into the folder "tpu" of
+    the environment. The copy is not importable, because JAX loads an importable libtpu in every program, and libtpu
+    prints warnings without a TPU.
     """
     named = os.environ.get("TPU_LIBRARY_PATH")
     package = importlib.util.find_spec("libtpu")
-    folders = [*(package.submodule_search_locations if package else ()), pathlib.Path(sys.prefix, "tpu", "libtpu")]
+    installed = package.submodule_search_locations if package else None
+    folders = [*(installed or ()), pathlib.Path(sys.prefix, "tpu", "libtpu")]
     files = [*([named] if named else ()), *(pathlib.Path(folder, "libtpu.so") for folder in folders)]
     return next((pathlib.Path(file) for file in files if pathlib.Path(file).is_file()), None)
 
 
 def tpu_devices(name: str) -> list[jax.Device]:
-    """Returns the devices of a TPU by the name of its topology, such as "v5e:4x4": generation and chips in each
-    dimension.
+    """Returns the described devices of a TPU topology.
 
-    They serve for a mesh, shardings, `lower` and `compile`. JAX runs on the CPU from here on, unless it already runs on
-    something else, and `ENVIRONMENT` is set where it is not.
+    Use them for a mesh, shardings, `lower` and `compile`. Afterwards JAX runs on the CPU, unless it already runs on
+    another backend, and the unset variables of `ENVIRONMENT` are set.
+
+    Args:
+        name: generation and number of chips in each dimension, such as "v5e:4x4".
 
     Raises:
         InputError: libtpu is not installed, there is no such topology, or libtpu cannot start in this process.
@@ -64,8 +69,8 @@ def tpu_devices(name: str) -> list[jax.Device]:
     file = library()
     if file is None:
         raise InputError(
-            f"Compiling for {name} needs libtpu, the compiler of TPUs, which is not installed (it needs no TPU, but "
-            'Linux on x86): pip install "compressed_lm[tpu]".'
+            f"Compiling for {name} needs libtpu, the TPU compiler, which is not installed. Install it (no TPU needed, "
+            'but Linux on x86): pip install "compressed_lm[tpu]".'
         )
     os.environ["TPU_LIBRARY_PATH"] = str(file)
     for variable, value in ENVIRONMENT.items():
@@ -74,9 +79,9 @@ def tpu_devices(name: str) -> list[jax.Device]:
         jax.config.update("jax_platforms", "cpu")
     from jax.experimental import topologies
 
-    options = {"chips_per_host_bounds": [min(size, 2) for size in sizes[:2]] + [1]}
+    options: dict[str, Any] = {"chips_per_host_bounds": [min(size, 2) for size in sizes[:2]] + [1]}
     if generation == "v4":
-        options["chip_config_name"] = "megacore"  # as in the cloud: two cores, one device
+        options["chip_config_name"] = "megacore"  # as on Google Cloud: the two cores are one device
     try:
         devices = topologies.get_topology_desc(platform="tpu", topology_name=name.lower(), **options).devices
     except jax.errors.JaxRuntimeError as error:
@@ -84,7 +89,7 @@ def tpu_devices(name: str) -> list[jax.Device]:
         if "INVALID_ARGUMENT" in message:
             raise InputError(f"The TPU topology {name!r} was given; {_EXPECTED} libtpu says: {message}") from error
         raise InputError(
-            f"libtpu cannot start for {name} ({message}). Start a new process in which nothing uses a TPU before, with "
-            "JAX_PLATFORMS=cpu in its environment."
+            f"libtpu cannot start for {name} ({message}). Start a new process with JAX_PLATFORMS=cpu in its "
+            "environment, and use no TPU in it before."
         ) from error
     return list(devices)

@@ -214,7 +214,7 @@ def test_differences_name_process_and_host():
         processes.refuse_differences("the config", ["a", "b", "c"], ["91bc", "3f2a", "91bc"])
     assert str(error.value) == (
         "The processes of this run differ in the config: process 1 (b) has 3f2a; the other 2 have 91bc. They would "
-        "wait for each other for ever. Start all with the same command, files and packages."
+        "wait for each other forever. Start all with the same command, files and packages."
     )
 
 

@@ -87,12 +87,12 @@ def printed(result) -> str:
 def test_the_report_says_what_is_known(split):
     """Parameters, FLOPs a byte, collectives by parameter, memory; no times for a CPU, whose peak is not known."""
     text = printed(split)
-    assert "Dry run on 8 x cpu, mesh data 2, fsdp 2, tensor 2. No data was read, nothing ran." in text
+    assert "Dry run on 8 x cpu, mesh data 2, fsdp 2, tensor 2. No data was read, and nothing was executed." in text
     assert f"{split.params.total:,}" in text
-    assert "at 2.500 bytes a token" in text
+    assert "at 2.500 bytes per token" in text
     assert "all-gather" in text and "mlp/up" in text and "forward, each layer" in text
     assert split.parts is None and split.mfu is None and "MFU" not in text
-    assert "Memory of cpu is not known" in text
+    assert "memory of cpu is not known" in text
 
 
 def on_chip(result, name, **memory):
@@ -119,7 +119,7 @@ def test_a_program_that_does_not_fit_is_told_what_helps(split):
     result = on_chip(split, "TPU v5 lite", peak=int(20e9))
     assert result.memory.fits is False
     verdict = report.verdict(result)
-    assert verdict.startswith("It does not fit: it needs 20 GB of 16.9 GB a device. What helps: model.remat=full")
+    assert verdict.startswith("It does not fit: it needs 20 GB of 16.9 GB per device. Fix: model.remat=full")
     assert "train.micro_batches=2" in verdict and "--mesh 1,4,2" in verdict
     changed = dict(model_config=dataclasses.replace(MODEL, remat="full"), mesh=dict(result.mesh, data=1))
     full = dataclasses.replace(result, **changed)

@@ -82,5 +82,5 @@ def test_other_rules_train_as_before_and_activations_have_no_masks():
         return hasattr(program.abstract_state.opt_state, "masks")
 
     assert [masks(spec) for spec in ("dense", "sparse(s=0.5)", "sparse(s=0.5,rule=rigl)+int(b=4)")] == [0, 0, 1]
-    with pytest.raises(InputError, match="activations do not last"):
+    with pytest.raises(InputError, match="activations change at every step"):
         dataclasses.replace(model, activations="sparse(s=0.5,rule=rigl)")
