@@ -21,6 +21,7 @@ BASE = [
     "pandas>=2.3,<3.2",
     "matplotlib>=3.10,<3.13",
     "sentencepiece>=0.2.1,<0.3",
+    "jaxtyping>=0.3,<0.4",
     "numba>=0.62,<0.70",
     "rich>=14,<16",
 ]
@@ -43,11 +44,13 @@ EXTRAS = {
     "hf": ["safetensors>=0.6,<1", "tokenizers>=0.22,<0.25"],
     # What tests and benchmarks compare the models with.
     "bench": ["torch==2.13.0", "transformers>=5.23,<6"],
+    "docs": ["mkdocs>=1.6.1,<2", "mkdocs-material>=9.7,<10", "mkdocstrings[python]>=1.0,<2"],
     "dev": [
         "pytest>=8.4,<10",
         "pytest-xdist>=3.6,<4",
         "hypothesis>=6.130,<7",
         "ruff>=0.15,<0.18",
+        "beartype>=0.21,<0.23",
         "constriction>=0.4.2,<0.6",
         "tiktoken>=0.12,<0.16",
         "tokenizers>=0.22,<0.25",
@@ -60,7 +63,7 @@ GIN_FOLDERS = ("m1", "recipes", "runs")
 
 setup(
     name="compressed_lm",
-    version="0.1.0",
+    version="0.2.0",
     description="Train language models over compressed representations, in JAX and Flax.",
     long_description=pathlib.Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",

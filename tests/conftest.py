@@ -4,6 +4,7 @@ import argparse
 import atexit
 import collections
 import dataclasses
+import importlib.util
 import os
 import pathlib
 import shutil
@@ -43,6 +44,14 @@ MOST_MEMORY = 3 << 30  # bytes of a worker; compiled programs are dropped above 
 def pytest_collection_modifyitems(items):
     ranks = {name: rank for rank, name in enumerate(LONGEST)}
     items.sort(key=lambda item: ranks.get(f"{item.path.parent.name}/{item.path.stem}", len(ranks)))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    """Ends the test run on SIGTERM, which a training loop turns into SystemExit after it has saved."""
+    if call.excinfo and call.excinfo.type is SystemExit and call.excinfo.value.code == 128 + signal.SIGTERM:
+        pytest.exit("SIGTERM")
+    return (yield)
 
 
 LEFT_OUT = collections.Counter()
@@ -170,6 +179,17 @@ def same_bits():
         return a.loss_nats_per_token == b.loss_nats_per_token and all(np.array_equal(x, y) for x, y in pairs)
 
     return compare
+
+
+@pytest.fixture(scope="session")
+def exact_numpy():
+    """Returns the module `tests/models/exact_numpy.py`, exact inference in NumPy."""
+    spec = importlib.util.spec_from_file_location(
+        "exact_numpy", pathlib.Path(__file__).parent / "models/exact_numpy.py"
+    )
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture(scope="session")

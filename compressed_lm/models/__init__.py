@@ -1,4 +1,4 @@
-"""One decoder-only Flax transformer, its sizes, and exact integer inference for M1."""
+"""A decoder-only Flax Transformer, its sizes, width pruning, and exact integer inference for M1."""
 
 from compressed_lm.models.baselines import low_rank, random_base
 from compressed_lm.models.config import (

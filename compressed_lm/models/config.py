@@ -1,7 +1,8 @@
-"""The shape of a Transformer, and what follows from it by arithmetic: parameters and FLOPs."""
+"""Configuration of a Transformer, and its numbers of parameters and FLOPs."""
 
 import dataclasses
 import math
+from typing import Any
 
 from compressed_lm import settings, specs
 from compressed_lm.errors import InputError
@@ -15,7 +16,7 @@ BIASES = ("none", "qkv", "all")
 DTYPES = ("float32", "bfloat16")
 ATTENTION = ("auto", "xla", "cudnn")
 REMAT = ("none", "dots", "full")
-MAX_LAYERS, MAX_WIDTH = 10_000, 2**22  # an order of magnitude above any model there is: a slip is told at once
+MAX_LAYERS, MAX_WIDTH = 10_000, 2**22  # ten times any existing model: typing errors are reported at once
 _ROPE_SCALINGS = {
     "none": {},
     "llama3": {
@@ -32,39 +33,40 @@ class TransformerConfig:
     """Shape of a Transformer.
 
     Attributes:
-        vocab_size: V, as `model_vocab_size` gives it.
+        vocab_size: V, from `model_vocab_size`.
         d_model: D, width of the residual stream.
         n_layers: number of blocks.
         n_heads: H.
         d_head: K; H * K need not equal D.
         d_ff: F, width of the MLP.
-        n_kv_heads: heads of keys and values, each for as many heads of queries (grouped-query attention); 0 for H.
+        n_kv_heads: heads of keys and values, each shared by H / n_kv_heads query heads (grouped-query attention); 0 for
+            H.
         gated_mlp: down(up(x) * act(gate(x))) instead of down(act(up(x))).
-        activation: relu, gelu (approximated by a tanh), silu or gelu_erf (gelu as it is defined).
+        activation: relu, gelu (tanh approximation), silu or gelu_erf (exact gelu).
         position: "relative" (T5 buckets) or "rotary".
         n_buckets: rows of a relative-position table.
-        max_distance: distances from here on share the last bucket.
-        qk_norm: queries and keys are normalised, which keeps attention from saturating at high learning rates.
-        tie_embeddings: logits use the input embedding instead of a matrix of their own.
+        max_distance: distances from this value on share the last bucket.
+        qk_norm: normalise queries and keys, so that attention does not saturate at high learning rates.
+        tie_embeddings: use the input embedding as the output layer.
         norm: "rms" (RMSNorm, a scale) or "layer" (LayerNorm, a scale and a bias).
-        norm_eps: what a norm adds to the mean square.
+        norm_eps: number added to the mean square in a norm.
         bias: which matrices of the blocks have a bias: "none", "qkv" (queries, keys and values) or "all".
-        parallel_residual: attention and MLP both read what comes into the block, instead of one after the other.
+        parallel_residual: attention and MLP both read the input of the block, instead of one after the other.
         rope_theta: base of the rotary frequencies.
-        rope_scaling: how these were changed for longer texts: "none" or "llama3(factor=8,low=1,high=4,length=8192)":
-            wavelengths above length / low are multiplied by `factor`, those below length / high stay.
-        rotary_fraction: part of each head, from its first number on, that rotary positions turn.
+        rope_scaling: change of the frequencies for longer texts: "none" or "llama3(factor=8,low=1,high=4,length=8192)":
+            wavelengths above length / low are multiplied by `factor`, those below length / high are unchanged.
+        rotary_fraction: share of each head, counted from its first number, that rotary positions rotate.
         dtype: type of the matrix products, float32 or bfloat16.
-        weights, activations: representation of the matrices of the blocks and of what they are multiplied with, such as
-            "int(b=4)" (see `compressed_lm.weights`); embeddings and the output layer stay as they are.
-        init_shape: shape of the generalized Gaussian that the matrices of the blocks and the output layer start from,
-            with the variance they have otherwise (`weights.gennorm.gg_initializer`); 0 for a truncated normal.
-        attention: "xla", "cudnn" (flash attention on NVIDIA GPUs, bfloat16 only) or "auto": cudnn where it can run and
-            no relative-position bias needs a gradient through it, xla elsewhere. cudnn has not been run yet.
-        remat: what the backward pass computes again instead of keeping: "none", "dots" (everything but the products
-            with matrices) or "full" (whole layers).
-        scan_layers: one compiled layer in a loop instead of a copy for each layer: it compiles in the time of one. The
-            parameters are the same.
+        weights, activations: representations of the blocks' matrices and of their inputs, such as "int(b=4)" (see
+            `compressed_lm.weights`). Embeddings and the output layer stay dense.
+        init_shape: shape of the generalized Gaussian that initialises the blocks' matrices and the output layer; the
+            variance is unchanged (`weights.gennorm.gg_initializer`). 0 for a truncated normal.
+        attention: "xla", "cudnn" (flash attention on NVIDIA GPUs, bfloat16 only) or "auto": cudnn if it can run and
+            no relative-position bias needs a gradient through it, otherwise xla. cudnn has not been run yet.
+        remat: what the backward pass recomputes: "none", "dots" (everything except products with matrices) or "full"
+            (whole layers).
+        scan_layers: compile one layer and loop over it, instead of compiling a copy per layer. Compile time is that of
+            one layer. The parameters are the same.
     """
 
     vocab_size: int = setting(low=1)
@@ -96,27 +98,28 @@ class TransformerConfig:
     remat: str = setting("none", choices=REMAT)
     scan_layers: bool = True
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         settings.check(self)
         if self.n_heads % self.kv_heads:
             raise InputError(
-                f"n_kv_heads={self.n_kv_heads} was given for n_heads={self.n_heads}; expected 0, for as many, or a "
-                "number that divides it."
+                f"n_kv_heads={self.n_kv_heads} was given with n_heads={self.n_heads}; expected 0 (the same number) or "
+                "a divisor of n_heads."
             )
         if self.position == "rotary" and (self.rotary_dims % 2 or not self.rotary_dims):
             raise InputError(
-                f"d_head={self.d_head} was given; rotary positions turn pairs of numbers, so use an even d_head."
+                f"d_head={self.d_head} was given; rotary positions rotate pairs of numbers, so use an even d_head."
                 if self.rotary_fraction == 1
-                else f"d_head={self.d_head} and rotary_fraction={self.rotary_fraction} were given, of which rotary "
-                f"positions turn {self.rotary_dims} numbers; they turn pairs, so choose an even number."
+                else f"d_head={self.d_head} and rotary_fraction={self.rotary_fraction} were given, so rotary positions "
+                f"rotate {self.rotary_dims} numbers; expected an even number, because they rotate pairs. Change one of "
+                "the two."
             )
         if self.position == "relative" and not self.n_buckets < 2 * self.max_distance:
             raise InputError(
                 f"n_buckets={self.n_buckets} and max_distance={self.max_distance} were given; expected a "
-                "max_distance above n_buckets / 2: the first half of the buckets holds one distance each."
+                "max_distance above n_buckets / 2, because the first half of the buckets holds one distance each."
             )
         if self.attention == "cudnn" and self.dtype != "bfloat16":
-            raise InputError(f"attention='cudnn' was given with dtype={self.dtype!r}; it needs dtype='bfloat16'.")
+            raise InputError(f"attention='cudnn' was given with dtype={self.dtype!r}; expected dtype='bfloat16'.")
         if not (self.init_shape == 0 or 0.1 <= self.init_shape < math.inf):
             raise InputError(
                 f"init_shape={self.init_shape} was given; expected the shape of a generalized Gaussian, 0.1 or more "
@@ -126,17 +129,17 @@ class TransformerConfig:
         for field in ("init_shape", "norm_eps", "rope_theta", "rotary_fraction"):
             object.__setattr__(self, field, float(getattr(self, field)))
         object.__setattr__(self, "rope_scaling", _canonical(self.rope_scaling))
-        for field in ("weights", "activations"):  # one spelling for each, so that equal runs have equal records
+        for field in ("weights", "activations"):  # canonical specs, so that equal runs have equal records
             object.__setattr__(self, field, str(representation(getattr(self, field))))
         if "rule=rigl" in self.activations:
             raise InputError(
-                f"activations={self.activations} was given: rule=rigl chooses weights over many steps, which "
-                "activations do not last. Use another rule for them."
+                f"activations={self.activations} was given; rule=rigl chooses weights over many steps, but activations "
+                "change at every step. Use another rule for activations."
             )
 
     @property
     def noisy(self) -> bool:
-        """Whether a representation adds noise, and so needs random numbers."""
+        """Whether a representation adds noise and needs a random key."""
         return any(representation(spec).needs_key for spec in (self.weights, self.activations))
 
     @property
@@ -146,34 +149,34 @@ class TransformerConfig:
 
     @property
     def rotary_dims(self) -> int:
-        """Numbers of each head that rotary positions turn."""
+        """Numbers of each head that rotary positions rotate."""
         return int(self.d_head * self.rotary_fraction)
 
 
 def parse_rope_scaling(spec: str) -> dict[str, int | float]:
-    """Returns the options of a `rope_scaling`: factor, low, high and length; none of them for "none".
+    """Returns the options of a `rope_scaling` spec: factor, low, high and length (tokens); empty for "none".
 
     Raises:
-        InputError: it cannot be read, or its numbers are not those of a scaling.
+        InputError: the spec cannot be read, or its numbers are out of range.
     """
     example = "llama3(factor=8,low=1,high=4,length=8192)"
     name, given = specs.parse(spec, _ROPE_SCALINGS, noun="rope_scaling", example=example)
-    options = {k: option.default for k, option in _ROPE_SCALINGS[name].items()} | given
+    options: dict[str, Any] = {k: option.default for k, option in _ROPE_SCALINGS[name].items()} | given
     if options and not (1 <= options["factor"] < math.inf and 0 < options["low"] < options["high"] < math.inf):
-        raise InputError(f"rope_scaling={spec!r} was given; expected a factor of 1 or more and 0 < low < high.")
+        raise InputError(f"rope_scaling={spec!r} was given; expected a factor of at least 1 and 0 < low < high.")
     if options and options["length"] < 1:
         raise InputError(f"rope_scaling={spec!r} was given; expected a length of at least one token.")
     return options
 
 
-def _canonical(rope_scaling):
+def _canonical(rope_scaling: str) -> str:
     options = parse_rope_scaling(rope_scaling)
     return f"llama3({','.join(f'{k}={specs.text(v)}' for k, v in sorted(options.items()))})" if options else "none"
 
 
 @dataclasses.dataclass(frozen=True)
 class ParamCounts:
-    """Numbers of parameters; `embedding` is the input table plus the output table where that is separate."""
+    """Numbers of parameters; `embedding` is the input table, plus the output table if it is separate."""
 
     total: int
     embedding: int
@@ -181,14 +184,14 @@ class ParamCounts:
 
 
 def model_vocab_size(codec_vocab_size: int) -> int:
-    """Returns V for a codec: its ids, one end-of-document id, rounded up to a multiple of 8."""
+    """Returns V for a codec: its ids and one end-of-document id, rounded up to a multiple of 8."""
     return -(-(codec_vocab_size + 1) // 8) * 8
 
 
 def count_params(config: TransformerConfig) -> ParamCounts:
-    """Returns the numbers of parameters of a config, by arithmetic alone."""
+    """Returns the numbers of parameters of a config, computed without building the model."""
     c = config
-    norm = 2 if c.norm == "layer" else 1  # numbers for each that is normalised
+    norm = 2 if c.norm == "layer" else 1  # parameters per normalised number
     attention = 2 * c.d_model * (c.n_heads + c.kv_heads) * c.d_head + (2 * norm * c.d_head if c.qk_norm else 0)
     if c.position == "relative":
         attention += c.n_buckets * c.n_heads
@@ -204,18 +207,18 @@ def count_params(config: TransformerConfig) -> ParamCounts:
 
 
 def flops_per_token(config: TransformerConfig, *, softmax: bool) -> int:
-    """Returns the FLOPs of a token's forward pass: 2 N_nonembed, plus the output layer's 2 V D if `softmax`.
+    """Returns the FLOPs of one token's forward pass: 2 N_nonembed, plus 2 V D of the output layer if `softmax`.
 
-    Source: papers/000 section 4.3; attention's own products are not counted there, norms and biases are.
+    Source: papers/000 section 4.3. It counts norms and biases, but not the products of queries, keys and values.
     """
     return 2 * count_params(config).non_embedding + (2 * config.vocab_size * config.d_model if softmax else 0)
 
 
 def training_flops_per_token(config: TransformerConfig, *, seq_len: int) -> int:
-    """Returns the FLOPs that an update needs for each token, what a model FLOPs utilisation (MFU) counts.
+    """Returns the FLOPs of a training step per token, as counted in model FLOPs utilisation (MFU).
 
-    Forward and twice as much backward: the matrices, the output layer, and the two products of attention, of which only
-    the part below the diagonal is counted. What is computed again (remat) is not.
+    One forward pass and twice as much for the backward pass: all matrices, the output layer, and the two products of
+    attention (only the part below the diagonal). Recomputation (remat) is not counted.
     """
     attention = 2 * config.n_layers * config.n_heads * config.d_head * seq_len  # 2 products, 2 FLOPs, L / 2 keys
     return 3 * (flops_per_token(config, softmax=True) + attention)

@@ -1,13 +1,13 @@
-"""Exact inference for M1: the coder's tables as a function of the integer weights alone.
+"""Exact integer inference for M1: the coder's tables depend on the integer weights alone.
 
-Float kernels promise no bits: another batch size, compiler or device moves the logits, and one changed table entry
-breaks a decoder (Lester et al. 2024, section 3.7). Here a trained `Transformer` is turned, after training, into
-integers: int8 weights and activations with scales fixed by calibration, an int32 residual stream, and integer
-normalisation, attention and softmax (`models.integer_ops`). Teacher-forced and cached, alone or in a batch, jitted or
-not, on one device or many, the tables come out the same.
+Float kernels are not reproducible: another batch size, compiler or device changes the logits, and one changed table
+entry breaks a decoder (Lester et al. 2024, section 3.7). Therefore a trained `Transformer` is converted to integers:
+int8 weights and activations with scales fixed by calibration, an int32 residual stream, and integer normalisation,
+attention and softmax (`models.integer_ops`). The tables are the same for teacher forcing and cached steps, any batch
+size, with or without jit, and on any number of devices.
 
-The price is measured, not assumed: `compressed-lm demo` prints the bits per byte of the M1 that it trains, as a float
-model and through its integer tables. A codec is built from the integers alone, so `build-codec` cannot print both.
+The cost in quality is measured: `compressed-lm demo` prints the bits per byte of the M1 that it trains, as a float
+model and as an integer model. A codec is built from the integers alone, so `build-codec` cannot print both.
 """
 
 import dataclasses
@@ -15,35 +15,36 @@ import functools
 import hashlib
 import json
 import math
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Bool, Float, Int, Int8, Int32, UInt32
 
-from compressed_lm.errors import InputError
 from compressed_lm.models import integer_ops as ops
 from compressed_lm.models.config import TransformerConfig
-from compressed_lm.models.exact_shapes import N_SYMBOLS
+from compressed_lm.models.exact_shapes import N_SYMBOLS, check_exactable
 from compressed_lm.models.positions import relative_buckets
 from compressed_lm.models.transformer import unstack
 
 KEPT = 0.9995
-"""Share of the calibration sample within an activation's integer range; 1 and 0.995 both cost more bits per byte."""
+"""Share of the calibration sample inside an activation's integer range; 1 and 0.995 both cost more bits per byte."""
 
 STREAM_SCALE = 1 << 10
 """Integers per unit of the residual stream."""
 
 GATE_RANGE = 2047
-"""Range of the two factors of a gated MLP, whose product stays below 2**22."""
+"""Range of the two factors of a gated MLP; their product stays below 2**22."""
 
 AVERAGE_SCALE = 8
-"""Attention outputs are kept to one eighth of a value unit before they are cut to int8."""
+"""Attention outputs have a resolution of one eighth of a value unit before they are rounded to int8."""
 
 FORBIDDEN = -(1 << 30)
-"""Score of a position that must not be attended to."""
+"""Score of a masked position."""
 
 ExactParams = dict[str, dict[str, np.ndarray]]
-Cache = tuple[tuple[jax.Array, jax.Array], ...]
+Cache = tuple[tuple[Int8[Array, "B H K S"], Int8[Array, "B H K S"]], ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +54,7 @@ class ExactConfig:
     Attributes:
         n_layers, d_model, n_heads, d_head, d_ff: as in `TransformerConfig`.
         context: largest number of positions L; a byte's table depends on at most the L - 1 bytes before it.
-    """
+    """  # `fingerprint` hashes these names
 
     n_layers: int
     d_model: int
@@ -64,58 +65,25 @@ class ExactConfig:
 
     @property
     def n_params(self) -> int:
-        """Weights outside the embeddings, the N of 2 N operations a byte."""
+        """Number of weights without embeddings: the N in 2 N operations per byte."""
         return self.n_layers * (4 * self.d_model * self.n_heads * self.d_head + 3 * self.d_model * self.d_ff)
 
 
-def check_exactable(config: TransformerConfig, context: int) -> None:
-    """Raises InputError where a model's shape leaves the bounds within which float32 carries integers exactly."""
-    problems = []
-    if config.position != "relative":
-        problems.append(f"position={config.position} (relative is needed: its bias is a table of integers)")
-    if not config.gated_mlp or config.activation != "relu":
-        problems.append(f"gated_mlp={config.gated_mlp}, activation={config.activation} (gated relu is needed)")
-    if (config.norm, config.norm_eps, config.qk_norm) != ("rms", 1e-6, False):
-        problems.append(
-            f"norm={config.norm}, norm_eps={config.norm_eps}, qk_norm={config.qk_norm} (rms, 1e-06, False is needed)"
-        )
-    if config.bias != "none" or config.parallel_residual:
-        problems.append(f"bias={config.bias}, parallel_residual={config.parallel_residual} (none, False is needed)")
-    if config.kv_heads != config.n_heads:
-        problems.append(f"n_kv_heads={config.n_kv_heads} (as many as n_heads={config.n_heads} are needed)")
-    if (config.weights, config.activations) != ("dense", "dense"):
-        problems.append(f"weights={config.weights}, activations={config.activations} (dense is needed)")
-    widths = {
-        "d_model": config.d_model,
-        "d_ff": config.d_ff,
-        "n_heads * d_head": config.n_heads * config.d_head,
-        "context": context,
-    }
-    problems += [f"{name}={width} (at most 1024)" for name, width in widths.items() if width > 1024]
-    if config.vocab_size < N_SYMBOLS:
-        problems.append(f"vocab_size={config.vocab_size} (at least {N_SYMBOLS}: M1 is a model over the bytes codec)")
-    if problems:
-        raise InputError(
-            "This model cannot serve as M1, because its integer form would not be exact: "
-            + "; ".join(problems)
-            + ". Train M1 with a configuration within these bounds."
-        )
+# --- float forward pass that records ranges, for calibration ---
 
 
-# --- float forward pass with observation, for calibration ---
-
-
-def _largest(x):
-    """Range of each channel of x[B, L, ...]: the rarest magnitudes are cut, so that the others keep fine steps."""
+def _largest(x: Float[Array, "B L *channels"]) -> Float[Array, "*channels"]:
+    """Returns the range of each channel; the largest magnitudes are cut, so that the others have a fine resolution."""
     return jnp.quantile(jnp.abs(x.reshape(-1, *x.shape[2:])), KEPT, axis=0)
 
 
-def _observe(params, config: TransformerConfig, inputs):
-    """Largest magnitudes of everything that gets an integer range, from the float model: the statistics that `quantise`
-    needs.
+def _observe(
+    params: dict, config: TransformerConfig, inputs: Int[Array, "B L"]
+) -> tuple[Float[Array, "B L V"], dict[str, dict[str, jax.Array]]]:
+    """Runs the float model and records the range of every activation, for `quantise`.
 
     Returns:
-        (logits float32[B, L, V], {name: float32[...]}), their ranges over batch and positions, per channel.
+        (logits, {layer: {name: float32[...]}}): ranges over batch and positions, per channel.
     """
     seen = {}
     rms = lambda x: x * jax.lax.rsqrt(jnp.mean(x * x, -1, keepdims=True) + 1e-6)  # noqa: E731
@@ -150,38 +118,40 @@ def _observe(params, config: TransformerConfig, inputs):
 # --- quantisation ---
 
 
-def _input_range(largest, width: int):
-    """Multipliers for `ops.normalise` and the real value of one unit of each channel."""
+def _input_range(largest: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns (multipliers for `ops.normalise`, the real value of one unit), both per channel."""
     multiplier = np.clip(np.round(127 * math.sqrt(width) / np.maximum(largest, 1e-3)), 1, (1 << 18) - 1)
     return multiplier.astype(np.int32), math.sqrt(width) / multiplier
 
 
-def _weights(w):
-    """int8 weights and the real value of one unit of each output channel, from float64[K, N]."""
+def _weights(w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns (int8[K, N] weights, the real value of one unit float64[N] per output channel) of float64[K, N]."""
     unit = np.maximum(np.abs(w).max(0), 1e-9) / 127
     return np.round(w / unit).astype(np.int8), unit
 
 
-def _rescaler(ratio):
-    """(multiplier int32[...], shift int32) such that x * ratio ~ x * multiplier / 2**shift with 15-bit multipliers."""
+def _rescaler(ratio: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns (multiplier int32[...], shift): x * multiplier / 2**shift ~ x * ratio, with 15-bit multipliers."""
     shift = int(np.clip(math.floor(math.log2(32767 / max(float(np.max(ratio)), 1e-12))), 13, 42))
-    return np.minimum(np.round(np.asarray(ratio) * 2.0**shift), 32767).astype(np.int32), np.int32(shift)
+    return np.minimum(np.round(np.asarray(ratio) * 2.0**shift), 32767).astype(np.int32), np.array(shift, np.int32)
 
 
-def quantise(params, config: TransformerConfig, sample, *, context: int) -> tuple[ExactParams, ExactConfig]:
-    """Integer parameters of a trained float model.
+def quantise(
+    params: dict, config: TransformerConfig, sample: Int[Array | np.ndarray, "B L"], *, context: int
+) -> tuple[ExactParams, ExactConfig]:
+    """Returns the integer parameters of a trained float model.
 
     Args:
         params: parameters of a `Transformer` with `config`, trained on the bytes codec.
         config: its configuration; see `check_exactable`.
-        sample: int32[B, L], inputs (shifted right, as in training) on which the ranges of activations are observed.
+        sample: int32[B, L], inputs (shifted right, as in training) that calibrate the ranges of activations.
         context: largest number of positions that the exact model will see.
 
     Returns:
         (parameters as NumPy integers, configuration). Together they define every table bit for bit.
 
     Raises:
-        InputError: the configuration cannot be carried exactly.
+        InputError: the configuration has no exact integer form.
     """
     check_exactable(config, context)
     params = jax.tree.map(lambda x: np.asarray(x, np.float64), params)
@@ -203,7 +173,7 @@ def quantise(params, config: TransformerConfig, sample, *, context: int) -> tupl
 
         out["attention_in"], unit = _input_range(ranges["attention_in"], d)
         gain = (layer["attention_norm"]["scale"] * unit)[:, None]
-        # Queries and keys meet only in their product, so each channel's range can be shared out evenly between the two.
+        # Only the product of queries and keys matters, so each channel's range is split evenly between the two.
         balance = np.sqrt(ranges["k"] / ranges["q"])
         q_unit = np.broadcast_to((ranges["q"] * balance).max(-1, keepdims=True) / 127, (n_heads, d_head))
         k_unit = np.broadcast_to((ranges["k"] / balance).max(-1, keepdims=True) / 127, (n_heads, d_head))
@@ -247,46 +217,55 @@ def quantise(params, config: TransformerConfig, sample, *, context: int) -> tupl
 
 
 def fingerprint(params: ExactParams, config: ExactConfig) -> str:
-    """Hex digest of everything the tables depend on."""
+    """Returns a SHA-256 hex digest of everything that the tables depend on."""
     digest = hashlib.sha256(b"compressed_lm exact 1" + json.dumps(dataclasses.asdict(config), sort_keys=True).encode())
-    for room in sorted(params):
-        for name in sorted(params[room]):
-            value = np.ascontiguousarray(params[room][name])
-            digest.update(f"{room}/{name}:{value.dtype.str}:{value.shape}".encode() + value.tobytes())
+    for group in sorted(params):
+        for name in sorted(params[group]):
+            value = np.ascontiguousarray(params[group][name])
+            digest.update(f"{group}/{name}:{value.dtype.str}:{value.shape}".encode() + value.tobytes())
     return digest.hexdigest()
 
 
 # --- inference ---
 
 
-def _project(p, name, x):
+def _project(p: dict, name: str, x: Int32[Array, "*rows inputs"]) -> Int32[Array, "*rows outputs"]:
     return ops.rescale(ops.matmul(x, p[name]), p[f"{name}_multiplier"], p[f"{name}_shift"])
 
 
-def _attention_weights(p, scores, bias, allowed):
-    """14-bit weights int32[..., Q, S] from products of queries and keys int32[..., Q, S]; the largest is 2**14."""
+def _attention_weights(
+    p: dict, scores: Int32[Array, "B H Q S"], bias: Int32[Array, "#B H Q S"], allowed: jax.Array | np.ndarray
+) -> Int32[Array, "B H Q S"]:
+    """Returns 14-bit weights (the largest is 2**14) from products of Q queries and S keys."""
     scores = jnp.where(
         allowed, ops.rescale(scores, p["score_multiplier"][:, None, None], p["score_shift"]) + bias, FORBIDDEN
     )
     return ops.exp2_negative(jnp.max(scores, -1, keepdims=True) - scores) >> 1
 
 
-def _average(p, total, weights):
-    """int8 averages int32[..., H * K] from weighted sums of values int32[..., H, K] and their weights int32[..., H,
-    S]."""
-    # Both lose four bits so that one eighth of a value unit fits; a sum of weights is at least 2**14, that of the
-    # largest.
+def _average(
+    p: dict, total: Int32[Array, "*rows H K"], weights: Int32[Array, "*rows H S"]
+) -> Int32[Array, "*rows H*K"]:
+    """Returns averages in the int8 range from weighted sums of values and their weights."""
+    # Both lose four bits, so that one eighth of a value unit fits. A sum of weights is at least 2**14, the largest one.
     weight = jnp.sum(weights, -1, dtype=jnp.int32)[..., None] >> 4
     average = ((total >> 4) * AVERAGE_SCALE + (weight >> 1)) // weight
     return ops.clip8(ops.rescale(average.reshape(*average.shape[:-2], -1), p["average_multiplier"], p["average_shift"]))
 
 
-def _attend_all(p, q, k, v, bias, allowed):
-    """Causal attention over whole rows: int32[B, L, H * K] from q, k, v int32[B, L, H, K]."""
+def _attend_all(
+    p: dict,
+    q: Int32[Array, "B L H K"],
+    k: Int32[Array, "B L H K"],
+    v: Int32[Array, "B L H K"],
+    bias: Int32[Array, "H L L"],
+    allowed: Bool[np.ndarray, "L L"],
+) -> Int32[Array, "B L H*K"]:
+    """Returns causal attention over whole rows."""
     product = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST, preferred_element_type=jnp.float32)
     q, k, v = (x.astype(jnp.float32) for x in (q, k, v))
     weights = _attention_weights(p, product("bqhk,bshk->bhqs", q, k).astype(jnp.int32), bias, allowed)
-    # Two 7-bit halves of a 14-bit weight: each sum of products stays below 2**24 for up to 1,032 positions.
+    # Two 7-bit halves of a 14-bit weight: each sum of products stays below 2**24 for at most 1,032 positions.
     high, low = (
         product("bhqs,bshk->bqhk", half.astype(jnp.float32), v).astype(jnp.int32)
         for half in (weights >> 7, weights & 127)
@@ -294,16 +273,22 @@ def _attend_all(p, q, k, v, bias, allowed):
     return _average(p, (high << 7) + low, jnp.swapaxes(weights, 1, 2))
 
 
-def _attend_one(p, q, keys, values, bias, allowed):
-    """Attention of one position a slot: int32[B, H * K] from q int32[B, H, K] and int8[B, H, K, S]."""
-    # Written as sums, which XLA fuses with the conversion from int8: on CPU many times faster than batched matrix-
-    # vector products.
+def _attend_one(
+    p: dict,
+    q: Int32[Array, "B H K"],
+    keys: Int8[Array, "B H K S"],
+    values: Int8[Array, "B H K S"],
+    bias: Int32[Array, "B H S"],
+    allowed: Bool[Array | np.ndarray, "B S"],
+) -> Int32[Array, "B H*K"]:
+    """Returns the attention of one position per slot."""
+    # XLA fuses sums with the conversion from int8: on CPU many times faster than batched matrix-vector products.
     scores = jnp.sum(q[..., None] * keys.astype(jnp.int32), axis=-2, dtype=jnp.int32)
     weights = _attention_weights(p, scores[:, :, None], bias[:, :, None], allowed[:, None, None])[:, :, 0]
     return _average(p, jnp.sum(weights[:, :, None] * values.astype(jnp.int32), axis=-1, dtype=jnp.int32), weights)
 
 
-def _feed_forward(p, h):
+def _feed_forward(p: dict, h: Int32[Array, "*rows D"]) -> Int32[Array, "*rows D"]:
     x = ops.normalise(h, p["mlp_in"])
     up = jnp.clip(_project(p, "up", x), -GATE_RANGE, GATE_RANGE)
     gate = jnp.clip(_project(p, "gate", x), 0, GATE_RANGE)
@@ -311,25 +296,26 @@ def _feed_forward(p, h):
     return h + _project(p, "down", product)
 
 
-def _queries_keys_values(config, p, h):
+def _queries_keys_values(
+    config: ExactConfig, p: dict, h: Int32[Array, "*rows D"]
+) -> Iterator[Int32[Array, "*rows H K"]]:
     x = ops.normalise(h, p["attention_in"])
     return (ops.clip8(_project(p, name, x)).reshape(*h.shape[:-1], config.n_heads, config.d_head) for name in "qkv")
 
 
-def _logits(params, h):
+def _logits(params: ExactParams, h: Int32[Array, "*rows D"]) -> Int32[Array, "*rows 257"]:
     p = params["final"]
     return ops.rescale(ops.matmul(ops.normalise(h, p["in"]), p["unembed"]), p["logit_multiplier"], p["logit_shift"])
 
 
-def forward(params: ExactParams, config: ExactConfig, inputs) -> jax.Array:
-    """Logits after each input, in units of 2**-8 bits.
+def forward(
+    params: ExactParams, config: ExactConfig, inputs: Int[Array | np.ndarray, "B L"]
+) -> Int32[Array, "B L 257"]:
+    """Returns the logits after each input, in units of 2**-8 bits.
 
     Args:
         params, config: from `quantise`.
-        inputs: int32[B, L], L <= context; the first is the end-of-document id 256, the others are bytes.
-
-    Returns:
-        int32[B, L, 257].
+        inputs: ids, L <= context. The first id of a row is the end-of-document id 256, the others are bytes.
     """
     length = inputs.shape[1]
     distance = np.arange(length)[:, None] - np.arange(length)[None]
@@ -344,22 +330,25 @@ def forward(params: ExactParams, config: ExactConfig, inputs) -> jax.Array:
 
 
 def init_cache(config: ExactConfig, slots: int, length: int) -> Cache:
-    """An empty key/value cache: for each layer a pair of int8[slots, H, K, length]."""
+    """Returns an empty cache of keys and values: for each layer a pair of int8[slots, H, K, length]."""
     shape = (slots, config.n_heads, config.d_head, length)
     return tuple((jnp.zeros(shape, jnp.int8), jnp.zeros(shape, jnp.int8)) for _ in range(config.n_layers))
 
 
-def step(params: ExactParams, config: ExactConfig, inputs, positions, cache: Cache) -> tuple[jax.Array, Cache]:
-    """Logits after one more input in each slot, equal bit for bit to `forward` on the slot's inputs so far.
+def step(
+    params: ExactParams,
+    config: ExactConfig,
+    inputs: Int[Array | np.ndarray, " B"],
+    positions: Int[Array | np.ndarray, " B"],
+    cache: Cache,
+) -> tuple[Int32[Array, "B 257"], Cache]:
+    """Returns (logits, cache) after one more input per slot; the logits equal `forward` on its inputs bit for bit.
 
     Args:
         params, config: from `quantise`.
-        inputs: int32[B].
-        positions: int32[B], where each slot stands; going back to 0 starts the slot afresh.
+        inputs: the next id of each slot.
+        positions: the position of each slot; position 0 restarts the slot.
         cache: from `init_cache` or the last step.
-
-    Returns:
-        (int32[B, 257], cache).
     """
     length = cache[0][0].shape[-1]
     distance = positions[:, None] - jnp.arange(length)
@@ -377,6 +366,6 @@ def step(params: ExactParams, config: ExactConfig, inputs, positions, cache: Cac
     return _logits(params, h), tuple(new_cache)
 
 
-def weights_of(logits):
-    """Integer weights of the symbols for `coding.tables.frequencies`: uint32[..., S] from logits int32[..., S]."""
+def weights_of(logits: Int32[Array | np.ndarray, "*rows S"]) -> UInt32[Array, "*rows S"]:
+    """Returns the integer weights of the S symbols for `coding.tables.frequencies`."""
     return ops.exp2_negative(jnp.max(logits, -1, keepdims=True) - logits).astype(jnp.uint32)

@@ -1,45 +1,96 @@
-"""What the parameters of an exact model have to be: shapes, types and ranges, for files of somebody else.
+"""Checks of exact models: shapes that have an exact form, and the parameters in files from untrusted sources.
 
-Outside of these ranges integers would overflow, or float32 would round them, and tables would differ between machines.
+Outside these ranges integers overflow or float32 rounds them, and tables differ between machines.
 """
+
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
 from compressed_lm.coding.tables import END
+from compressed_lm.errors import InputError
+from compressed_lm.models.config import TransformerConfig
 
 N_SYMBOLS = END + 1
-"""The 256 bytes and the end of a document."""
+"""256 bytes and the end of a document."""
 
 MAX_LAYERS, MAX_WIDTH = 256, 1024
 _WEIGHT, _INPUT, _FACTOR, _SHIFT, _VALUE = (-127, 127), (1, (1 << 18) - 1), (0, 32767), (13, 42), (-(1 << 24), 1 << 24)
 
 
-def check(params, config) -> None:
-    """Raises ValueError unless the parameters are those of an exact model of this configuration."""
+def check_exactable(config: TransformerConfig, context: int) -> None:
+    """Checks that float32 can hold all integers of the exact form of a model.
+
+    Raises:
+        InputError: the shape is out of bounds; the message lists all problems.
+    """
+    problems = []
+    if config.position != "relative":
+        problems.append(f"position={config.position} (relative is needed: its bias becomes a table of integers)")
+    if not config.gated_mlp or config.activation != "relu":
+        problems.append(f"gated_mlp={config.gated_mlp}, activation={config.activation} (gated relu is needed)")
+    if (config.norm, config.norm_eps, config.qk_norm) != ("rms", 1e-6, False):
+        problems.append(
+            f"norm={config.norm}, norm_eps={config.norm_eps}, qk_norm={config.qk_norm} (rms, 1e-06, False is needed)"
+        )
+    if config.bias != "none" or config.parallel_residual:
+        problems.append(f"bias={config.bias}, parallel_residual={config.parallel_residual} (none, False is needed)")
+    if config.kv_heads != config.n_heads:
+        problems.append(f"n_kv_heads={config.n_kv_heads} (n_heads={config.n_heads} is needed)")
+    if (config.weights, config.activations) != ("dense", "dense"):
+        problems.append(f"weights={config.weights}, activations={config.activations} (dense is needed)")
+    widths = {
+        "d_model": config.d_model,
+        "d_ff": config.d_ff,
+        "n_heads * d_head": config.n_heads * config.d_head,
+        "context": context,
+    }
+    problems += [f"{name}={width} (at most 1024)" for name, width in widths.items() if width > 1024]
+    if config.vocab_size < N_SYMBOLS:
+        problems.append(f"vocab_size={config.vocab_size} (at least {N_SYMBOLS}: M1 is a model over the bytes codec)")
+    if problems:
+        raise InputError(
+            "This model cannot be used as M1, because its integer form would not be exact: "
+            + "; ".join(problems)
+            + ". Train M1 with a configuration within these bounds."
+        )
+
+
+def check(params: Mapping[str, Mapping[str, np.ndarray]], config: Any) -> None:
+    """Checks that parameters are those of an exact model of a configuration.
+
+    Args:
+        params: integer arrays by part and name.
+        config: an `exact.ExactConfig`; its fields may have any value.
+
+    Raises:
+        ValueError: a wrong field, name, shape, type or value.
+    """
     for name, value in vars(config).items():
         high = MAX_LAYERS if name == "n_layers" else MAX_WIDTH
         if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= high:
-            raise ValueError(f"{name} is {value!r:.40}, and a whole number from 1 to {high} was expected")
+            raise ValueError(f"{name} is {value!r:.40}; expected a whole number from 1 to {high}")
     if config.n_heads * config.d_head > MAX_WIDTH:
-        raise ValueError(f"n_heads * d_head is {config.n_heads * config.d_head}, and at most {MAX_WIDTH} was expected")
+        raise ValueError(f"n_heads * d_head is {config.n_heads * config.d_head}; expected at most {MAX_WIDTH}")
     expected = _expected(config)
     if params.keys() != expected.keys():
         raise ValueError(f"its parts are {', '.join(sorted(params))[:80]}; expected {', '.join(expected)[:80]}")
-    for room, arrays in expected.items():
-        if params[room].keys() != arrays.keys():
-            raise ValueError(f"{room} has {', '.join(sorted(params[room]))[:80]}; expected {', '.join(arrays)[:80]}")
+    for part, arrays in expected.items():
+        if params[part].keys() != arrays.keys():
+            raise ValueError(f"{part} has {', '.join(sorted(params[part]))[:80]}; expected {', '.join(arrays)[:80]}")
         for name, (shape, dtype, (low, high)) in arrays.items():
-            found = params[room][name]
+            found = params[part][name]
             if found.shape != shape or found.dtype != dtype:
-                raise ValueError(f"{room}/{name} is {found.dtype}{found.shape}; expected {np.dtype(dtype)}{shape}")
+                raise ValueError(f"{part}/{name} is {found.dtype}{found.shape}; expected {np.dtype(dtype)}{shape}")
             if found.size and not low <= found.min() <= found.max() <= high:
                 raise ValueError(
-                    f"{room}/{name} has values from {found.min()} to {found.max()}, outside {low} to {high}"
+                    f"{part}/{name} has values from {found.min()} to {found.max()}; expected {low} to {high}"
                 )
 
 
-def _expected(c) -> dict[str, dict[str, tuple]]:
-    """Shape, type and range of each array, by part and name."""
+def _expected(c: Any) -> dict[str, dict[str, tuple]]:
+    """Returns (shape, type, range) of each array, by part and name."""
     inner = c.n_heads * c.d_head
     layer = {
         "attention_in": ((c.d_model,), "i4", _INPUT),

@@ -1,12 +1,12 @@
-"""Models of Hugging Face `transformers` as ours and back: the fields of config.json.
+"""Conversion between TransformerConfig and config.json of Hugging Face `transformers`.
 
-Llama and what has its shape (Mistral, Qwen2 with biases of queries, keys and values, Qwen3 with normalised queries and
-keys), and GPT-NeoX (Pythia). Source: transformers' configuration_*.py and modeling_*.py of these names. The tensors are
-in `huggingface_tensors`.
+Supported: Llama and models of the same shape (Mistral, Qwen2 with biases of queries, keys and values, Qwen3 with
+normalised queries and keys), and GPT-NeoX (Pythia). Source: transformers' configuration_*.py and modeling_*.py of these
+names. The tensors are in `huggingface_tensors`.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from compressed_lm.errors import InputError
@@ -20,7 +20,7 @@ ARCHITECTURES = {
     "qwen3": "Qwen3ForCausalLM",
     "gpt_neox": "GPTNeoXForCausalLM",
 }
-"""The `model_type` of each architecture that is read and written, and its class."""
+"""The class of each supported architecture, by `model_type`."""
 
 ACTIVATIONS = {
     "silu": "silu",
@@ -30,7 +30,7 @@ ACTIVATIONS = {
     "gelu_pytorch_tanh": "gelu",
     "gelu_new": "gelu",
 }
-"""Our name of each `hidden_act`."""
+"""Our activation of each `hidden_act`."""
 
 _SIZES = {
     "vocab_size": "vocab_size",
@@ -39,7 +39,7 @@ _SIZES = {
     "n_heads": "num_attention_heads",
     "d_ff": "intermediate_size",
 }
-_FIELDS = {
+_FIELDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     **dict.fromkeys(
         (*_SIZES.values(), "num_key_value_heads", "head_dim", "max_position_embeddings", "sliding_window")
         + ("original_max_position_embeddings",),
@@ -66,26 +66,26 @@ _FIELDS = {
         lambda value: isinstance(value, list) and all(isinstance(kind, str) for kind in value),
     ),
 }
-"""What each field that is read has to be, if it is not null: in words, and as a test."""
+"""(Expected value in words, check) of each field that is read, if it is not null."""
 
 _LLAMA3 = {"factor": "factor", "low_freq_factor": "low", "high_freq_factor": "high"}
-"""Our option of each number of a rotary scaling."""
+"""Our option of each field of a rotary scaling."""
 
 
 def config_from(values: Mapping[str, Any]) -> TransformerConfig:
-    """Returns the shape that a config.json describes.
+    """Returns the TransformerConfig of a config.json.
 
     Args:
-        values: its content.
+        values: content of the file.
 
     Raises:
-        InputError: another architecture, a field is missing, or it asks for something that our Transformer does not do.
+        InputError: unsupported architecture, a field is missing or wrong, or an unsupported feature.
     """
     kind = values.get("model_type")
     if not isinstance(kind, str) or kind not in ARCHITECTURES:
         raise InputError(
             f"A checkpoint of the architecture {kind!r} was given, which is not supported.{_meant(str(kind))} "
-            f"Supported: {', '.join(ARCHITECTURES)}. Give a checkpoint of one of them."
+            f"Supported: {', '.join(ARCHITECTURES)}. Use a checkpoint of one of them."
         )
     _check_types(values)
     missing = [theirs for theirs in _SIZES.values() if values.get(theirs) is None]
@@ -97,16 +97,16 @@ def config_from(values: Mapping[str, Any]) -> TransformerConfig:
     act = values.get("hidden_act", "gelu" if neox else "silu")
     if problems := list(_unsupported(values, kind, act, rope)):
         raise InputError(
-            f"config.json of a {kind} model asks for what is not supported: {'; '.join(problems)}. Only checkpoints "
-            "without it can be imported."
+            f"config.json of a {kind} model uses unsupported features: {'; '.join(problems)}. Import a checkpoint "
+            "without them."
         )
-    settings = dict(
+    settings: dict[str, Any] = dict(
         activation=ACTIVATIONS[act],
         position="rotary",
         tie_embeddings=values.get("tie_word_embeddings", False),
         rope_theta=rope.get("rope_theta", values.get("rotary_emb_base", values.get("rope_theta", 10_000.0))),
         rope_scaling=_scaling(rope, values),
-        scan_layers=sizes["n_layers"] > 3,  # as in `sizes`: a loop over few layers costs more than it saves
+        scan_layers=sizes["n_layers"] > 3,  # as in `models.sizes`: a loop over few layers costs more than it saves
     )
     if neox:
         settings |= dict(
@@ -130,8 +130,8 @@ def config_from(values: Mapping[str, Any]) -> TransformerConfig:
     return TransformerConfig(**sizes, **settings)
 
 
-def _check_types(values):
-    """Raises InputError where a field that is read has a value of another type than configurations give it."""
+def _check_types(values: Mapping[str, Any]) -> None:
+    """Raises InputError if a field that is read has a value of the wrong type."""
     given = dict(values)
     for name in ("rope_scaling", "rope_parameters"):
         given |= {f"{name}.{k}": v for k, v in values[name].items()} if isinstance(values.get(name), dict) else {}
@@ -144,11 +144,13 @@ def _check_types(values):
             )
 
 
-def _meant(kind):
-    """Returns " Did you mean x?" where a name is that of an architecture but for case, punctuation and an inner letter
-    left out. Anything else may be another architecture: gpt_neo, mixtral and llama4 are."""
+def _meant(kind: str) -> str:
+    """Returns " Did you mean x?" if a name differs from x only in case, punctuation or one missing inner letter.
 
-    def plain(name):
+    Any other name may be another architecture, such as gpt_neo, mixtral or llama4.
+    """
+
+    def plain(name: str) -> str:
         return "".join(c for c in name.lower() if c.isalnum())
 
     for known in map(plain, ARCHITECTURES):
@@ -158,8 +160,8 @@ def _meant(kind):
     return ""
 
 
-def _unsupported(values, kind, act, rope):
-    """Yields what a config.json asks for that our Transformer does not do."""
+def _unsupported(values: Mapping[str, Any], kind: str, act: str, rope: Mapping[str, Any]) -> Iterator[str]:
+    """Yields the features of a config.json that our Transformer does not support."""
     if act not in ACTIVATIONS:
         yield f"hidden_act={act!r} (known: {', '.join(ACTIVATIONS)})"
     scaling = rope.get("rope_type", rope.get("type", "default"))
@@ -168,15 +170,15 @@ def _unsupported(values, kind, act, rope):
     elif scaling == "llama3" and (missing := sorted(set(_LLAMA3) - rope.keys())):
         yield f"rotary positions of type 'llama3' without {', '.join(missing)}"
     if kind != "gpt_neox" and rope.get("partial_rotary_factor", values.get("partial_rotary_factor", 1.0)) != 1:
-        yield "partial_rotary_factor, which is read for gpt_neox only"
+        yield "partial_rotary_factor (supported for gpt_neox only)"
     if values.get("quantization_config"):
         yield "quantised weights (quantization_config)"
     if kind == "mistral":
         window = values.get("sliding_window", 4096)
         if window is not None and window < values.get("max_position_embeddings", 4096 * 32):
-            yield f"sliding_window={window} (null is needed: every token sees all before it)"
+            yield f"sliding_window={window} (null is needed: each token attends to all tokens before it)"
     if values.get("use_sliding_window") or "sliding_attention" in (values.get("layer_types") or ()):
-        yield "a sliding window (every token must see all before it)"
+        yield "a sliding window (each token must attend to all tokens before it)"
     if kind == "llama" and bool(values.get("attention_bias")) != bool(values.get("mlp_bias")):
         yield "attention_bias and mlp_bias that differ (both or none are needed)"
     if kind in ("mistral", "qwen3") and values.get("attention_bias"):
@@ -185,8 +187,8 @@ def _unsupported(values, kind, act, rope):
         yield "attention_bias=false"
 
 
-def _scaling(rope, values):
-    """Returns the `rope_scaling` of ours; `rope` passed `_unsupported`."""
+def _scaling(rope: Mapping[str, Any], values: Mapping[str, Any]) -> str:
+    """Returns our `rope_scaling` spec; `rope` has passed `_unsupported`."""
     if rope.get("rope_type", rope.get("type")) != "llama3":
         return "none"
     length = rope.get("original_max_position_embeddings") or values.get("max_position_embeddings", 8192)
@@ -194,16 +196,17 @@ def _scaling(rope, values):
 
 
 def model_type(config: TransformerConfig) -> str:
-    """Returns the architecture that a shape of ours can be written as.
+    """Returns the architecture that a config can be exported to.
 
     Raises:
-        InputError: there is none, with the reasons.
+        InputError: there is none; the message gives the reasons.
     """
     c, problems = config, []
+    needed: dict[str, Any]
     if c.position != "rotary":
         problems.append(f"position={c.position} (rotary is needed)")
     if c.activations != "dense":
-        problems.append(f"activations={c.activations} (dense is needed: those architectures have no other)")
+        problems.append(f"activations={c.activations} (dense is needed: these architectures support nothing else)")
     if c.norm == "layer":  # as in GPT-NeoX
         needed = dict(gated_mlp=False, bias="all", qk_norm=False)
         if c.kv_heads != c.n_heads:
@@ -219,31 +222,31 @@ def model_type(config: TransformerConfig) -> str:
     problems += [f"{k}={getattr(c, k)} ({v} is needed)" for k, v in needed.items() if getattr(c, k) != v]
     if problems:
         raise InputError(
-            f"This model cannot be written as {'gpt_neox' if c.norm == 'layer' else 'llama or one of its family'}, the "
-            f"nearest architecture of Hugging Face: {'; '.join(problems)}. Known: {', '.join(ARCHITECTURES)}."
+            f"This model cannot be exported as {'gpt_neox' if c.norm == 'layer' else 'llama or one of its family'}, "
+            f"the nearest Hugging Face architecture: {'; '.join(problems)}. Supported: {', '.join(ARCHITECTURES)}."
         )
     if c.norm == "layer":
         return "gpt_neox"
     if c.qk_norm or c.bias == "qkv":
         return "qwen3" if c.qk_norm else "qwen2"
-    # The same formulas; Mistral's configuration does not insist that the heads divide the width.
+    # The same formulas, but Mistral does not require that n_heads divides d_model.
     return "mistral" if c.d_model % c.n_heads else "llama"
 
 
 def config_of(config: TransformerConfig, *, max_length: int, eod_id: int) -> dict[str, Any]:
-    """Returns the content of config.json for a shape of ours.
+    """Returns the content of config.json for a TransformerConfig.
 
     Args:
-        config: the shape.
-        max_length: longest text that the model is meant for, in tokens.
-        eod_id: id of end-of-document, which opens and ends a text.
+        config: the TransformerConfig.
+        max_length: largest intended length of a text, in tokens.
+        eod_id: end-of-document id, which begins and ends a text.
 
     Raises:
         InputError: no architecture has this shape.
     """
     c, kind = config, model_type(config)
     act = {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}[c.activation]
-    values = {"architectures": [ARCHITECTURES[kind]], "model_type": kind}
+    values: dict[str, Any] = {"architectures": [ARCHITECTURES[kind]], "model_type": kind}
     values |= {theirs: getattr(c, ours) for ours, theirs in _SIZES.items()}
     values |= dict(hidden_act=act, max_position_embeddings=max_length, tie_word_embeddings=c.tie_embeddings)
     values |= dict(bos_token_id=eod_id, eos_token_id=eod_id, torch_dtype="float32", use_cache=True)

@@ -1,12 +1,12 @@
-"""Parameters of ours as the tensors of a Hugging Face checkpoint and back.
+"""Conversion between our parameters and the tensors of a Hugging Face checkpoint.
 
-Matrices are stored [outputs, inputs] there and a layer at a time, and GPT-NeoX keeps queries, keys and values of a head
-together in one matrix [heads, 3, d_head, inputs] (transformers' modeling_llama.py and modeling_gpt_neox.py).
+Checkpoints store matrices as [outputs, inputs], one layer at a time. GPT-NeoX stores queries, keys and values together
+in one matrix [heads, 3, d_head, inputs] (transformers' modeling_llama.py and modeling_gpt_neox.py).
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -41,12 +41,12 @@ _GPT_NEOX = {
     "layers/mlp/down": "gpt_neox.layers.{}.mlp.dense_4h_to_h",
 }
 _HEADS = ("lm_head.weight", "embed_out.weight")
-_NOT_WEIGHTS = re.compile(r"(rotary_emb\.inv_freq|attention\.(masked_)?bias)$")  # what older versions stored besides
+_NOT_WEIGHTS = re.compile(r"(rotary_emb\.inv_freq|attention\.(masked_)?bias)$")  # extra tensors of older versions
 _SHOWN = 5  # names in a message
 
 
 class _Place(NamedTuple):
-    """Where a parameter of one layer is: the tensor, its shape, and which third of each head (None for all of it)."""
+    """Place of one layer's parameter in a checkpoint: tensor, its shape, third of each head (None for the whole)."""
 
     path: str
     layer: int
@@ -62,51 +62,51 @@ def params_from(
 
     Args:
         shapes: shape of each tensor, by name.
-        read: gives a tensor by its name, float32.
-        config: from `huggingface.config_from`.
+        read: returns a tensor by its name, float32.
+        config: from `huggingface_config.config_from`.
 
     Raises:
-        InputError: a tensor is missing, unknown or of another shape than the config says.
+        InputError: a tensor is missing, unknown or has another shape than in the config.
     """
     tokens = jax.ShapeDtypeStruct((1, 1), "int32")
     ours = jax.eval_shape(Transformer(config).init, jax.random.key(0), tokens)["params"]
-    head = next((name for name in _HEADS if name in shapes), None)  # newer versions call every head lm_head
-    places = {}
+    head = next((name for name in _HEADS if name in shapes), None)  # newer versions name every head lm_head
+    places: dict[str, list[_Place]] = {}
     for place in _places(by_name(ours), config):
         place = place._replace(tensor=head) if head and place.tensor in _HEADS else place
         places.setdefault(place.path, []).append(place)
     _check_shapes(shapes, [place for group in places.values() for place in group], head, config)
 
-    def piece(place):
+    def piece(place: _Place) -> np.ndarray:
         x = read(place.tensor)
         if place.third is not None:
             x = x.reshape(config.n_heads, 3, config.d_head, *x.shape[1:])[:, place.third].reshape(-1, *x.shape[1:])
         return x.T if place.path.endswith("/kernel") else x
 
-    def leaf(keys, _):
+    def leaf(keys: tuple, _: jax.ShapeDtypeStruct) -> np.ndarray:
         pieces = [piece(place) for place in places[path_name(keys)]]
         return np.stack(pieces) if path_name(keys).startswith("layers/") else np.ascontiguousarray(pieces[0])
 
     params = jax.tree.map_with_path(leaf, ours)
     if config.tie_embeddings and head and not np.array_equal(read(head), params["embed"]["embedding"]):
         raise InputError(
-            f"config.json says tie_word_embeddings, and {head} is not the table of the embeddings. Set "
-            "tie_word_embeddings to false in it where the head is a matrix of its own."
+            f"config.json has tie_word_embeddings = true, but {head} differs from the embedding table. Set "
+            "tie_word_embeddings to false if the head is a separate matrix."
         )
     return params
 
 
 def tensors_of(leaves: Mapping[str, np.ndarray], config: TransformerConfig) -> dict[str, np.ndarray]:
-    """Returns the tensors of a checkpoint by their names, float32.
+    """Returns the tensors of a checkpoint by name, float32.
 
     Args:
-        leaves: our parameters by their names (`partitioning.by_name`).
-        config: their shape.
+        leaves: our parameters by name (`partitioning.by_name`).
+        config: the model's config.
 
     Raises:
         InputError: no architecture has this shape.
     """
-    tensors = {}
+    tensors: dict[str, np.ndarray] = {}
     for place in _places(leaves, config):
         leaf = np.asarray(leaves[place.path], np.float32)
         x = leaf[place.layer] if place.path.startswith("layers/") else leaf
@@ -120,8 +120,8 @@ def tensors_of(leaves: Mapping[str, np.ndarray], config: TransformerConfig) -> d
     return tensors
 
 
-def _places(leaves, config) -> Iterator[_Place]:
-    """Yields where each layer of each parameter is stored; `leaves` are arrays or their shapes."""
+def _places(leaves: Mapping[str, Any], config: TransformerConfig) -> Iterator[_Place]:
+    """Yields the place of each layer of each parameter; `leaves` are arrays or `jax.ShapeDtypeStruct`."""
     names = _GPT_NEOX if model_type(config) == "gpt_neox" else _LLAMA
     for path, leaf in leaves.items():
         (module, kind), stacked = path.rsplit("/", 1), path.startswith("layers/")
@@ -134,16 +134,20 @@ def _places(leaves, config) -> Iterator[_Place]:
             yield _Place(path, layer, tensor, shape, third)
 
 
-def _check_shapes(shapes, places, head, config):
+def _check_shapes(
+    shapes: Mapping[str, tuple[int, ...]], places: Sequence[_Place], head: str | None, config: TransformerConfig
+) -> None:
     """Raises InputError unless a checkpoint has the tensors of the places and no others."""
     wanted = {place.tensor: place.shape for place in places}
     found = {name: tuple(shape) for name, shape in shapes.items() if not _NOT_WEIGHTS.search(name)}
     unknown = found.keys() - wanted.keys() - ({head} if config.tie_embeddings else set())
     problems = {
         "lacks": [name for name in wanted if name not in found],
-        "has, beyond that architecture,": sorted(unknown),
-        "has another shape than config.json says of": [
-            f"{name} {found[name]}, not {shape}" for name, shape in wanted.items() if found.get(name, shape) != shape
+        "has the unknown tensors": sorted(unknown),
+        "has shapes that differ from config.json:": [
+            f"{name} {found[name]}, expected {shape}"
+            for name, shape in wanted.items()
+            if found.get(name, shape) != shape
         ],
     }
     text = [
@@ -153,6 +157,6 @@ def _check_shapes(shapes, places, head, config):
     ]
     if text:
         raise InputError(
-            f"The {model_type(config)} checkpoint {'; it '.join(text)}. Its files and its config.json do not belong "
-            "together: copy the whole checkpoint again."
+            f"The {model_type(config)} checkpoint {'; it '.join(text)}. Its files and its config.json are not of the "
+            "same model: copy the whole checkpoint again."
         )

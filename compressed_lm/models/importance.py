@@ -1,16 +1,17 @@
-"""Which dimensions of a model matter most: the scores by which a small model's widths are chosen from a large one's.
+"""Importance scores of a model's dimensions, for the selection of a small model's dimensions.
 
-papers/004 section 2. One score for each dimension of the residual stream (one set for the whole model, since all its
-matrices meet there) and, layer by layer, one for each hidden unit of the MLP. Higher is kept.
+papers/004 section 2. There is one score per dimension of the residual stream (one set for the whole model, because all
+its matrices share the stream) and one per hidden unit of each layer's MLP. The highest scores are kept.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Int, PyTree
 
 from compressed_lm.errors import InputError
 from compressed_lm.models.config import TransformerConfig
@@ -18,87 +19,86 @@ from compressed_lm.models.layers import NOISE, Block
 from compressed_lm.models.partitioning import by_name
 from compressed_lm.models.width_pruning import Selection, sides
 
+_Seen = dict[str, tuple[jax.Array, jax.Array]]  # module -> (input, output)
+
 
 class Scores(NamedTuple):
-    """Importance: `d_model` float64[D], of the residual stream; `d_ff` float64[n_layers, F], of the hidden units."""
+    """Importance scores of residual dimensions and of the hidden units of each layer."""
 
-    d_model: np.ndarray
-    d_ff: np.ndarray
+    d_model: Float[np.ndarray, " D"]
+    d_ff: Float[np.ndarray, "n_layers F"]
 
 
 def select(scores: Scores, *, d_model: int, d_ff: int) -> Selection:
-    """Returns the dimensions with the highest scores, in the order in which they stand in the model.
-
-    Of equal scores the first are kept.
+    """Returns the dimensions with the highest scores, in the order of the model; of equal scores, the first.
 
     Raises:
-        InputError: more dimensions are asked for than there are, or none, or scores are not finite.
+        InputError: `d_model` or `d_ff` is below 1 or above the model's, or scores are not finite.
     """
     for name, asked, given in (("d_model", d_model, scores.d_model), ("d_ff", d_ff, scores.d_ff)):
         if not 1 <= asked <= given.shape[-1]:
             raise InputError(
-                f"{name}={asked} was given for a model that has {given.shape[-1]}; expected 1 to {given.shape[-1]}."
+                f"{name}={asked} was given for a model with {given.shape[-1]}; expected 1 to {given.shape[-1]}."
             )
         if not np.all(np.isfinite(given)):
             raise InputError(
-                f"The importance scores of {name} are not all finite; the model computes NaN or infinity on these "
-                "tokens. Give a checkpoint whose training did not diverge, or scores by magnitude or index."
+                f"The importance scores of {name} are not all finite: the model computes NaN or infinity on these "
+                "tokens. Use a checkpoint whose training did not diverge, or scores by magnitude or index."
             )
     highest = lambda x, n: np.sort(np.argsort(-x, axis=-1, kind="stable")[..., :n], axis=-1).astype(np.int32)  # noqa: E731
     return Selection(highest(scores.d_model, d_model), highest(scores.d_ff, d_ff))
 
 
 def index_scores(config: TransformerConfig) -> Scores:
-    """Returns scores that keep the first dimensions, whatever they hold: a control.
+    """Returns scores that keep the first dimensions, as a control.
 
-    The authors' program has such a control, too, called "dummy" (papers/004 section 2 says that it keeps the last).
+    The authors' program has the same control, called "dummy" (papers/004 section 2 says that it keeps the last).
     """
     falling = lambda n: -np.arange(n, dtype=np.float64)  # noqa: E731
     return Scores(falling(config.d_model), np.tile(falling(config.d_ff), (config.n_layers, 1)))
 
 
 def magnitude_scores(params: dict) -> Scores:
-    """Returns scores by the weights alone, without data.
+    """Returns scores from the weights alone, without data.
 
-    A residual dimension has the mean over the matrices that read or write it (those of the blocks, embedding, output
-    layer) of the L2 norms of its rows or columns; a hidden unit has the sum of the norms of its columns in up and gate
-    and its row in down.
+    Score of a residual dimension: the mean L2 norm of its rows or columns over all matrices that read or write it
+    (blocks, embedding, output layer). Score of a hidden unit: the sum of the L2 norms of its columns in up and gate and
+    its row in down.
     """
-    norms = {"d": [], "f": []}
+    norms: dict[str, list[np.ndarray]] = {"d": [], "f": []}
     for name, leaf in by_name(params).items():
         if not name.endswith(("/kernel", "embed/embedding")):
             continue
         x = np.asarray(leaf, np.float64)
         for axis, side in zip((-2, -1), sides(name), strict=True):
             if side is not None:
-                lengths = np.sqrt(np.sum(x**2, axis=-3 - axis))  # over the other axis
+                lengths = np.sqrt(np.sum(x**2, axis=-3 - axis))  # sums over the other axis
                 norms[side] += [lengths] if side == "f" else list(np.atleast_2d(lengths))
     return Scores(np.mean(norms["d"], axis=0), np.sum(norms["f"], axis=0))
 
 
 def activation_scores(
     params: dict,
-    inputs: np.ndarray,
+    inputs: Int[Array | np.ndarray, "N L"],
     *,
     config: TransformerConfig,
     batch: int = 8,
     progress: Callable[[int], None] | None = None,
 ) -> Scores:
-    """Returns scores by what a model computes on text ("minitron-style", the paper's choice).
+    """Returns scores from a model's activations on text ("minitron-style", the paper's choice).
 
-    A residual dimension has the sum over blocks, both norms, rows and positions of its absolute value after the norm; a
-    hidden unit has the sum of the absolute values of the up-projection, before activation and gate.
+    Score of a residual dimension: the sum over blocks, both norms, rows and positions of its absolute value after the
+    norm. Score of a hidden unit: the sum of the absolute values of the up-projection, before activation and gate.
 
     Args:
         params: the tree inside "params".
-        inputs: int32[N, L], tokens as the model reads them (`shift_right`). The paper takes 8192 rows of 1024 and finds
-            that more do not help.
-        config: of the model.
-        batch: rows that are run at once.
-        progress: called with the number of rows done.
+        inputs: N rows of model inputs (`shift_right`). The paper uses 8192 rows of 1024 tokens; more rows do not help.
+        config: the model's config.
+        batch: number of rows per forward pass.
+        progress: called with the number of finished rows.
     """
 
-    def reduce(seen, rows):
+    def reduce(seen: _Seen, rows: jax.Array) -> tuple[jax.Array, jax.Array]:
         total = lambda name: jnp.einsum("b,bld->d", rows, jnp.abs(seen[name][1].astype(jnp.float32)))  # noqa: E731
         return total("attention_norm") + total("mlp_norm"), total("mlp/up")
 
@@ -108,21 +108,22 @@ def activation_scores(
 
 def residual_moment(
     params: dict,
-    inputs: np.ndarray,
+    inputs: Int[Array | np.ndarray, "N L"],
     *,
     config: TransformerConfig,
     batch: int = 8,
     progress: Callable[[int], None] | None = None,
-) -> np.ndarray:
-    """Returns float64[D, D], the mean of x x^T over text, x being what the norms of the blocks make of their inputs
-    before their gains: the residual stream at a root mean square of 1. For `projected(start="svd")`.
+) -> Float[np.ndarray, "D D"]:
+    """Returns the second moment of the residual stream on text, for `projected(start="svd")`.
+
+    This is the mean of x x^T, where x are the inputs of the blocks' norms, scaled to a root mean square of 1.
 
     Args:
         params, inputs, config, batch, progress: as for `activation_scores`.
     """
 
-    def reduce(seen, rows):
-        def moment(name):
+    def reduce(seen: _Seen, rows: jax.Array) -> jax.Array:
+        def moment(name: str) -> jax.Array:
             x = seen[name][0].astype(jnp.float32)
             x = x * jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + 1e-6)
             return jnp.einsum("b,bld,ble->de", rows, x, x)
@@ -133,16 +134,29 @@ def residual_moment(
     return sum(layers) / (2 * config.n_layers * np.size(inputs))
 
 
-def _walk(params, inputs, reduce, *, config, batch, progress):
-    """Returns, for each layer, the sum over batches of reduce({module: (input, output)}, 1 for each row), float64."""
+def _walk(
+    params: dict,
+    inputs: Array | np.ndarray,
+    reduce: Callable[[_Seen, jax.Array], PyTree],
+    *,
+    config: TransformerConfig,
+    batch: int,
+    progress: Callable[[int], None] | None,
+) -> list[PyTree]:
+    """Runs the model and returns per layer the sum over batches of `reduce`, float64.
+
+    Args:
+        params, inputs, config, batch, progress: as for `activation_scores`.
+        reduce: called with {module: (input, output)} and float32[batch], 1 for each row of text and 0 for padding.
+    """
     block, progress = Block(config, parent=None), progress or (lambda done: None)
     inputs = np.asarray(inputs)
     if inputs.ndim != 2 or not inputs.size:
-        raise InputError(f"Calibration tokens of shape {inputs.shape} were given; expected rows of tokens, [N, L].")
+        raise InputError(f"Calibration tokens of shape {inputs.shape} were given; expected rows of tokens [N, L].")
 
     @jax.jit
-    def step(layers, i, x, rows):
-        seen = {}
+    def step(layers: PyTree, i: int, x: jax.Array, rows: jax.Array) -> tuple[jax.Array, PyTree]:
+        seen: _Seen = {}
 
         def observe(next_fun, args, kwargs, context):
             result = next_fun(*args, **kwargs)
@@ -152,10 +166,10 @@ def _walk(params, inputs, reduce, *, config, batch, progress):
 
         layer = jax.tree.map(lambda stack: jax.lax.dynamic_index_in_dim(stack, i, keepdims=False), layers)
         with nn.intercept_methods(observe):
-            x = block.apply({"params": layer}, x, rngs={NOISE: jax.random.key(0)})
-        return x, reduce(seen, rows)
+            result: Any = block.apply({"params": layer}, x, rngs={NOISE: jax.random.key(0)})
+        return result, reduce(seen, rows)
 
-    totals = [None] * config.n_layers
+    totals: list[PyTree] = [None] * config.n_layers
     for first in range(0, len(inputs), batch):
         part = inputs[first : first + batch]
         rows = (np.arange(batch) < len(part)).astype(np.float32)

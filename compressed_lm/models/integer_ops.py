@@ -1,13 +1,14 @@
-"""Integer building blocks of exact inference: every function gives the same bits on every backend, in any order,
-under any compiler.
+"""Integer operations for exact inference, with the same bits on every backend and compiler and in any order.
 
-Allowed are add, subtract, multiply, shift, compare, select and floor division on 32-bit integers, and matrix products
-whose partial sums stay below 2**24 when they are carried in float32 (such sums are exact, so their order does not
-matter). Nothing here calls exp, rsqrt or a float division.
+They use add, subtract, multiply, shift, compare, select and floor division of 32-bit integers, and matrix products in
+float32 whose partial sums stay below 2**24 (such sums are exact, so their order does not matter). They never call exp,
+rsqrt or a float division.
 """
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Int, Int32, UInt32
 
 FRACTION_BITS = 8
 """Scores and logits are integers in units of 2**-8 bits (base-2 logarithms)."""
@@ -16,33 +17,37 @@ EXP_BITS = 15
 """`exp2_negative(0)` is 2**15."""
 
 
-def matmul(x, w):
-    """x @ w exactly: int32[..., N] from integers x[..., K] and w[K, N] with K * max|x| * max|w| < 2**24."""
+def matmul(
+    x: Int[Array, "*rows inputs"], w: Int[Array | np.ndarray, "inputs outputs"]
+) -> Int32[Array, "*rows outputs"]:
+    """Returns the exact product x @ w, if inputs * max|x| * max|w| < 2**24."""
     product = jnp.matmul(x.astype(jnp.float32), w.astype(jnp.float32), precision=jax.lax.Precision.HIGHEST)
     return product.astype(jnp.int32)
 
 
-def rescale(x, multiplier, shift):
-    """round(x * multiplier / 2**shift), halves up, without a 64-bit product.
+def rescale(
+    x: Int32[Array, "*shape"], multiplier: Int32[Array | np.ndarray, "..."], shift: Array | np.ndarray | np.int32 | int
+) -> Int32[Array, "*shape"]:
+    """Returns round(x * multiplier / 2**shift), halves up, without a 64-bit product.
 
     Args:
-        x: int32[...], |x| < 2**28.
-        multiplier: int32, broadcast against x, 0 <= multiplier < 2**15 and |x| * multiplier < 2**43.
+        x: |x| < 2**28.
+        multiplier: broadcasts against x, 0 <= multiplier < 2**15 and |x| * multiplier < 2**43.
         shift: int32 scalar, 13 <= shift <= 42.
     """
     high, low = x >> 12, x & 0xFFF
-    # x * m = high * m * 2**12 + low * m; what is dropped from the second term is below one unit of the last place kept.
+    # x * m = high * m * 2**12 + low * m; the part dropped from the second term is below one unit of the last place.
     partial = high * multiplier + ((low * multiplier) >> 12)
     return (partial + (1 << (shift - 13))) >> (shift - 12)
 
 
-def clip8(x):
-    """Clipped to the symmetric int8 range, still int32."""
+def clip8(x: Int32[Array, "*shape"]) -> Int32[Array, "*shape"]:
+    """Returns x clipped to the symmetric int8 range, -127 to 127."""
     return jnp.clip(x, -127, 127)
 
 
-def isqrt(x):
-    """floor(sqrt(x)) for uint32[...], bit by bit."""
+def isqrt(x: UInt32[Array | np.ndarray, "*shape"]) -> UInt32[Array, "*shape"]:
+    """Returns floor(sqrt(x)), computed bit by bit."""
     root = jnp.zeros_like(x)
     for bit in range(15, -1, -1):
         trial = root | jnp.uint32(1 << bit)
@@ -50,16 +55,14 @@ def isqrt(x):
     return root
 
 
-def normalise(h, multiplier):
-    """RMS normalisation to int8 range: round(h_c * multiplier_c / |h|) with |h| the Euclidean norm over the last axis.
+def normalise(h: Int32[Array, "*rows D"], multiplier: Int32[Array | np.ndarray, " D"]) -> Int32[Array, "*rows D"]:
+    """Returns round(h_c * multiplier_c / |h|) in the int8 range, with |h| the Euclidean norm over the last axis.
 
-    The vector is first shifted so that its largest entry has 11 bits; its norm is then found to better than one part in
-    a thousand.
+    The vector is first shifted so that its largest entry has 11 bits; the error of its norm is then below 0.1 %.
 
     Args:
-        h: int32[..., D], D <= 1024.
-        multiplier: int32[D], below 2**18; 127 * sqrt(D) / (largest normalised entry) puts a channel on the whole int8
-            range.
+        h: D <= 1024.
+        multiplier: below 2**18; with 127 * sqrt(D) / (largest normalised entry) a channel uses the whole int8 range.
     """
     largest = jnp.max(jnp.abs(h), axis=-1, keepdims=True)
     shift = (32 - jax.lax.clz(largest)) - 11
@@ -71,11 +74,11 @@ def normalise(h, multiplier):
     return clip8((2 * shifted * multiplier + norm) // (2 * norm))
 
 
-def exp2_negative(x):
-    """2**15 * 2**(-x / 2**8) to about 1e-4, for int32 x >= 0; 0 once it falls below one half.
+def exp2_negative(x: Int32[Array, "*shape"]) -> Int32[Array, "*shape"]:
+    """Returns 2**15 * 2**(-x / 2**8) for x >= 0, with an error of about 1e-4; 0 if the value is below one half.
 
-    A cubic in the fraction, evaluated in integers (coefficients fitted to 2**-t on [0, 1] with the end points kept
-    exact).
+    A cubic polynomial of the fraction in integer arithmetic; its coefficients are fitted to 2**-t on [0, 1] with exact
+    end points.
     """
     t = x & ((1 << FRACTION_BITS) - 1)
     whole = jnp.minimum(x >> FRACTION_BITS, EXP_BITS + 2)

@@ -1,40 +1,41 @@
-"""The parts of a Transformer block: linear maps, attention, MLP."""
+"""Parts of a Transformer block: linear maps, attention, MLP."""
 
 import functools
+from collections.abc import Callable, Mapping
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Int
 
 from compressed_lm.models.config import TransformerConfig
 from compressed_lm.models.partitioning import BATCH, batch_parts, constrain, gathered
 from compressed_lm.models.positions import relative_buckets, rotary_frequencies, rotate
-from compressed_lm.weights import representation
+from compressed_lm.weights import Representation, representation
 from compressed_lm.weights.gennorm import gg_initializer
 
-MASKED = -1e30  # added to the score of a future token; exp() of it is exactly 0, and unlike -inf it cannot make a NaN
-SHORTEST_PIECE = 32  # queries that attend at once
-# What some representations need besides parameters: random numbers, and a collection that tells how far the run is.
-NOISE, RUN = "noise", "run"
+MASKED = -1e30  # added to the score of a future token: exp() of it is exactly 0, and unlike -inf it cannot cause NaN
+SHORTEST_PIECE = 32  # least number of queries computed at once
+NOISE, RUN = "noise", "run"  # random stream, and collection with the progress of the run, for some representations
 
 
-def activation(name: str):
+def activation(name: str) -> Callable[[Array], Array]:
     """Returns the function relu, gelu, silu or gelu_erf."""
     return functools.partial(jax.nn.gelu, approximate=False) if name == "gelu_erf" else getattr(jax.nn, name)
 
 
 def residual_scale(config: TransformerConfig) -> float:
-    """Returns the initial variance of what a layer adds to the residual stream: less in deeper models."""
+    """Returns the initial variance that each layer adds to the residual stream: less in deeper models."""
     return 0.5 / config.n_layers
 
 
 class Norm(nn.Module):
-    """RMSNorm: [..., N] divided by its root mean square, times a scale for each of N; computed in float32.
+    """RMSNorm: [..., N] divided by its root mean square, times N scales; computed in float32.
 
     Attributes:
-        dtype: type of what it returns.
-        kind: "rms", or "layer" for LayerNorm: the mean is taken off before, and a bias added after.
+        dtype: type of the result.
+        kind: "rms", or "layer" for LayerNorm, which first subtracts the mean and finally adds a bias.
         eps: added to the mean square.
     """
 
@@ -43,20 +44,20 @@ class Norm(nn.Module):
     eps: float = 1e-6
 
     @nn.compact
-    def __call__(self, x):
-        # Not flax's: that multiplies the scale into the reciprocals, one array of x's size more in both passes.
+    def __call__(self, x: Float[Array, "*rows N"]) -> Float[Array, "*rows N"]:
+        # Flax's norm multiplies the scale into the reciprocals: one more array of x's size in both passes.
         scale, x = self._vector("scale", nn.initializers.ones, x), x.astype(jnp.float32)
         if self.kind == "layer":
             x = x - jnp.mean(x, axis=-1, keepdims=True)
         x = x * jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + self.eps) * scale
         return (x + self._vector("bias", nn.initializers.zeros, x) if self.kind == "layer" else x).astype(self.dtype)
 
-    def _vector(self, name, initializer, x):
+    def _vector(self, name: str, initializer: nn.initializers.Initializer, x: Array) -> Array:
         return self.param(name, initializer, x.shape[-1:]).reshape(*(1,) * (x.ndim - 1), -1)
 
 
-def norm_of(config: TransformerConfig):
-    """Returns `Norm` with what a config says of every norm."""
+def norm_of(config: TransformerConfig) -> Callable[..., Norm]:
+    """Returns `Norm` with the norm settings of a config."""
     return functools.partial(Norm, dtype=config.dtype, kind=config.norm, eps=config.norm_eps)
 
 
@@ -66,10 +67,10 @@ class Dense(nn.Module):
     Attributes:
         features: length of an output.
         dtype: type of the product.
-        use_bias: a bias is added to the product.
-        scale: variance of an output at the start, for inputs of variance 1.
-        weights, activations: representations of the matrix and of the inputs, as `weights.representation` spells them.
-        init_shape: shape of the generalized Gaussian that the matrix starts from; 0 for a truncated normal.
+        use_bias: whether a bias is added to the product.
+        scale: initial variance of an output, for inputs of variance 1.
+        weights, activations: specs of the representations of the matrix and of the inputs (`weights.representation`).
+        init_shape: shape of the generalized Gaussian that initialises the matrix; 0 for a truncated normal.
     """
 
     features: int
@@ -81,38 +82,39 @@ class Dense(nn.Module):
     init_shape: float = 0.0
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: Float[Array, "*rows N"]) -> Float[Array, "*rows features"]:
         initializer = nn.initializers.variance_scaling(self.scale, "fan_in", "truncated_normal")
         if self.init_shape:
             initializer = gg_initializer(self.init_shape, self.scale)
         kernel = self.param("kernel", initializer, (x.shape[-1], self.features))
-        # One Hadamard transform on both operands cancels in their product, so neither is turned back.
+        # The same Hadamard transform of both operands cancels in their product, so no inverse is needed.
         rotated = 0 < self._form("weights").rotation == self._form("activations").rotation
         kernel = self._represented("weights", kernel, axis=-2, rotated=rotated)
         x = self._represented("activations", x, axis=-1, rotated=rotated)
         kernel = gathered(kernel, "/".join((*self.path, "kernel")), dtype=self.dtype)
-        # One product of two matrices: its gradient is a quarter faster on CPU than that of a product with batch axes.
+        # As one product of two matrices, the gradient is a quarter faster on CPU than with batch axes.
         y = x.reshape(-1, x.shape[-1]).astype(self.dtype) @ kernel
         if self.use_bias:
             y = y + self.param("bias", nn.initializers.zeros, (self.features,))[None].astype(self.dtype)
         return y.reshape(*x.shape[:-1], self.features)
 
-    def _form(self, what):
+    def _form(self, what: str) -> Representation:
         return representation(getattr(self, what))
 
-    def _represented(self, what, x, *, axis, rotated):
-        """Returns x as its representation has it; `axis` is summed over in the product."""
+    def _represented(self, what: str, x: Array, *, axis: int, rotated: bool) -> Array:
+        """Returns x in its representation; `axis` is the axis that the product sums over."""
         form = self._form(what)
         first = form.init_params(x, axis=axis)
         params = {name: self.param(f"{what}_{name}", lambda _, name=name: first[name]) for name in first}
-        if (run := self.scope.root.get_variable(RUN, "progress")) is not None:
-            params |= form.schedule(run)
+        progress = None if self.scope is None else self.scope.root.get_variable(RUN, "progress")
+        if progress is not None:
+            params |= form.schedule(progress)
         key = self.make_rng(NOISE) if form.needs_key else None
         return form.quantize(x, axis=axis, key=key, params=params, rotated=rotated)
 
 
-def dense_of(config: TransformerConfig):
-    """Returns `Dense` with what a config says of every matrix of the blocks."""
+def dense_of(config: TransformerConfig) -> Callable[..., Dense]:
+    """Returns `Dense` with the settings of a config for the blocks' matrices."""
     c = config
     return functools.partial(
         Dense, dtype=c.dtype, weights=c.weights, activations=c.activations, init_shape=c.init_shape
@@ -120,11 +122,11 @@ def dense_of(config: TransformerConfig):
 
 
 class Attention(nn.Module):
-    """Causal multi-head attention, its keys and values shared by groups of heads where `n_kv_heads` says so."""
+    """Causal multi-head attention; groups of query heads share keys and values if `n_kv_heads` is set."""
 
     config: TransformerConfig
 
-    def setup(self):
+    def setup(self) -> None:
         c = self.config
         dense = functools.partial(dense_of(c), use_bias=c.bias in ("qkv", "all"))
         self.q = dense(c.n_heads * c.d_head)
@@ -135,29 +137,29 @@ class Attention(nn.Module):
         if c.position == "relative":
             self.relative_bias = nn.Embed(c.n_buckets, c.n_heads, embedding_init=nn.initializers.normal(0.02))
 
-    def __call__(self, x):
+    def __call__(self, x: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
         c, (batch, length, _) = self.config, x.shape
         q, k, v = (constrain(y, BATCH, None, "tensor", None) for y in self._heads(x, jnp.arange(length)[None]))
         kernel = _implementation(c)
-        attend = (
-            _in_pieces
-            if kernel == "xla"
-            else functools.partial(jax.nn.dot_product_attention, is_causal=True, implementation=kernel)
-        )
+        attend: Callable[..., Array] = _in_pieces
+        if kernel != "xla":
+            attend = functools.partial(jax.nn.dot_product_attention, is_causal=True, implementation=kernel)
         if c.position == "rotary":
             mixed = attend(q, k, v)
-        elif (parts := batch_parts(batch)) == 1:  # as below, without an axis of one that is slow on CPU
+        elif (parts := batch_parts(batch)) == 1:  # as below, without an axis of size 1, which is slow on CPU
             mixed = attend(q, k, v, self._square_bias(length, self.relative_bias.embedding)[None])
         else:
-            # A table for each part of the batch: devices then sum gradients of [n_buckets, H] and not of [H, L, L].
+            # One table per part of the batch: devices then sum gradients of [n_buckets, H] instead of [H, L, L].
             tables = jnp.broadcast_to(self.relative_bias.embedding, (parts, c.n_buckets, c.n_heads))
             bias = jax.vmap(lambda table: self._square_bias(length, table))(constrain(tables, BATCH, None, "tensor"))
             split = (y.reshape(parts, -1, *y.shape[1:]) for y in (q, k, v))
             mixed = jax.vmap(attend)(*split, bias[:, None])
         return self.out(mixed.reshape(batch, length, -1))
 
-    def step(self, x, positions, cache):
-        """Returns (out [B, D], cache) for one token a slot, x [B, D], stored in slot positions int32[B]."""
+    def step(
+        self, x: Float[Array, "B D"], positions: Int[Array, " B"], cache: Mapping[str, Float[Array, "B kv_heads S K"]]
+    ) -> tuple[Float[Array, "B D"], dict[str, Float[Array, "B kv_heads S K"]]]:
+        """Returns (output, cache) for one token per batch slot; its key and value are stored at `positions`."""
         c, slots = self.config, jnp.arange(x.shape[0])
         q, k, v = self._heads(x, positions)  # [B, heads, K]
         length = cache["k"].shape[2]
@@ -173,8 +175,10 @@ class Attention(nn.Module):
         grouped = weights.reshape(x.shape[0], c.kv_heads, -1, length)
         return self.out(jnp.einsum("bhgs,bhsk->bhgk", grouped, cache["v"]).reshape(x.shape[0], -1)), cache
 
-    def _heads(self, x, positions):
-        """Returns queries, keys and values [..., heads, K] of x [..., D] at positions int32[...]."""
+    def _heads(
+        self, x: Float[Array, "*rows D"], positions: Int[Array, "..."]
+    ) -> tuple[Float[Array, "*rows H K"], Float[Array, "*rows kv_heads K"], Float[Array, "*rows kv_heads K"]]:
+        """Returns queries, keys and values of x; `positions` broadcasts to its rows."""
         q, k, v = (dense(x).reshape(*x.shape[:-1], -1, self.config.d_head) for dense in (self.q, self.k, self.v))
         if self.config.qk_norm:
             q, k = self.q_norm(q), self.k_norm(k)
@@ -183,35 +187,40 @@ class Attention(nn.Module):
             q, k = (rotate(y, positions, frequencies) for y in (q, k))
         return q, k, v
 
-    def _bias(self, length, table):
-        """Returns float32[H or 1, 2L]: what a score gets at distances L-1, ..., 0, then L times the mask.
+    def _bias(self, length: int, table: Float[Array, "buckets H"] | None) -> Float[Array, "heads periods"]:
+        """Returns float32[H or 1, 2L]: the biases of scores at distances L-1, ..., 0, then L times the mask.
 
         Args:
             length: L.
-            table: [n_buckets, H], or None for no bias.
+            table: biases by bucket, or None for no bias.
         """
         c = self.config
         past = jnp.zeros((length, 1))
         if table is not None:
             buckets = relative_buckets(length, n_buckets=c.n_buckets, max_distance=c.max_distance)
-            # Not a gather, since the gradient of that, a scatter, is slow on CPU and not deterministic on GPU.
+            # Not a gather: its gradient, a scatter, is slow on CPU and not deterministic on GPU.
             past = jax.nn.one_hot(buckets, c.n_buckets) @ table
         return jnp.concatenate([past[::-1], jnp.full_like(past, MASKED)]).T
 
-    def _square_bias(self, length, table):
-        """Returns float32[H, L, L], row i of which is `_bias(L, table)[:, L-1-i : 2L-1-i]`."""
-        # Rows of 2L-1 cut from a sequence of period 2L move by one place a row: a Toeplitz matrix without a gather.
+    def _square_bias(self, length: int, table: Float[Array, "buckets H"]) -> Float[Array, "H {length} {length}"]:
+        """Returns biases and mask of all scores; row i is `_bias(L, table)[:, L-1-i : 2L-1-i]`."""
+        # Rows of 2L-1 from a sequence of period 2L shift by one place per row: a Toeplitz matrix without a gather.
         periodic = jnp.tile(self._bias(length, table), (1, length))[
             :, length - 1 : length - 1 + length * (2 * length - 1)
         ]
         return periodic.reshape(-1, length, 2 * length - 1)[:, :, :length]
 
 
-def _in_pieces(q, k, v, bias=None):
-    """Returns causal attention [B, L, H, K], for a piece of the queries after the other, with the keys up to its end.
+def _in_pieces(
+    q: Float[Array, "B L H K"],
+    k: Float[Array, "B L kv_heads K"],
+    v: Float[Array, "B L kv_heads K"],
+    bias: Float[Array, "1 H L L"] | None = None,
+) -> Float[Array, "B L H K"]:
+    """Returns causal attention, computed for one piece of the queries at a time with the keys up to its end.
 
-    Of the half of the scores above the diagonal, which one product of all queries and keys computes in vain, little is
-    left.
+    One product of all queries and keys would compute the half of the scores above the diagonal for nothing; pieces skip
+    most of it.
     """
     length, groups = q.shape[1], q.shape[2] // k.shape[2]
     if groups > 1:
@@ -237,17 +246,16 @@ def _in_pieces(q, k, v, bias=None):
 
 
 @jax.custom_vjp
-def _add_to_rows(x, y):
-    """Returns x [B, ...] + y [...]."""
+def _add_to_rows(x: Float[Array, "B ..."], y: Float[Array, "..."]) -> Float[Array, "B ..."]:
     return x + y[None]
 
 
-def _add_to_rows_fwd(x, y):
+def _add_to_rows_fwd(x: Array, y: Array) -> tuple[Array, None]:
     return _add_to_rows(x, y), None
 
 
-def _add_to_rows_bwd(_, gradient):
-    # On CPU as a product, since XLA sums over the first axis slowly there.
+def _add_to_rows_bwd(_: None, gradient: Array) -> tuple[Array, Array]:
+    # As a product on CPU, where XLA sums over the first axis slowly.
     product = lambda x: jnp.einsum("b...,b->...", x, jnp.ones(len(x), x.dtype))  # noqa: E731
     return gradient, jax.lax.platform_dependent(gradient, cpu=product, default=lambda x: jnp.sum(x, axis=0))
 
@@ -255,8 +263,8 @@ def _add_to_rows_bwd(_, gradient):
 _add_to_rows.defvjp(_add_to_rows_fwd, _add_to_rows_bwd)
 
 
-def _implementation(config):
-    """Returns the kernel of `jax.nn.dot_product_attention`."""
+def _implementation(config: TransformerConfig) -> str:
+    """Returns "xla" or the kernel of `jax.nn.dot_product_attention`."""
     if config.attention != "auto":
         return config.attention
     fits = config.dtype == "bfloat16" and config.position == "rotary" and config.d_head % 8 == 0
@@ -269,7 +277,7 @@ class MLP(nn.Module):
     config: TransformerConfig
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x: Float[Array, "*rows D"]) -> Float[Array, "*rows D"]:
         c = self.config
         act = activation(c.activation)
         dense = functools.partial(dense_of(c), use_bias=c.bias == "all")
@@ -280,21 +288,23 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and MLP, each added to the residual stream, one after the other or both at once."""
+    """Attention and MLP, each added to the residual stream, one after the other or in parallel."""
 
     config: TransformerConfig
 
-    def setup(self):
+    def setup(self) -> None:
         self.attention_norm, self.mlp_norm = (norm_of(self.config)() for _ in range(2))
         self.attention, self.mlp = Attention(self.config), MLP(self.config)
 
-    def __call__(self, x):
+    def __call__(self, x: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
         attended = constrain(x + self.attention(self.attention_norm(x)), BATCH, None, None)
         read = x if self.config.parallel_residual else attended
         return constrain(attended + self.mlp(self.mlp_norm(read)), BATCH, None, None)
 
-    def step(self, x, positions, cache):
-        """Returns (x [B, D], cache) for one token a slot."""
+    def step(
+        self, x: Float[Array, "B D"], positions: Int[Array, " B"], cache: Mapping[str, Float[Array, "B kv_heads S K"]]
+    ) -> tuple[Float[Array, "B D"], dict[str, Float[Array, "B kv_heads S K"]]]:
+        """Returns (x, cache) for one token per batch slot."""
         added, cache = self.attention.step(self.attention_norm(x), positions, cache)
         attended = x + added
         read = x if self.config.parallel_residual else attended

@@ -1,24 +1,29 @@
-"""How parameters and activations are split over the axes of a mesh.
+"""Sharding of parameters and activations over the axes of a mesh.
 
-`data` copies the parameters and splits the batch; `fsdp` splits both: a layer's matrices are put together just before
-they are used, and their gradients are summed and split again; `tensor` splits heads, MLP and vocabulary. Outside
-`jax.set_mesh` nothing here does anything.
+- `data` copies the parameters and splits the batch.
+- `fsdp` splits both: a layer's matrices are gathered just before use; their gradients are summed and split again.
+- `tensor` splits heads, MLP and vocabulary.
+
+Outside `jax.set_mesh` these functions have no effect.
 """
 
 import functools
 import math
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import jax
+from jax.sharding import AbstractMesh, Mesh
 from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Float, PyTree, Shaped
 
 AXES = ("data", "fsdp", "tensor")
 BATCH = ("data", "fsdp")  # axes that split the rows of a batch
 
-# (pattern searched for in a parameter's path, axes of its dimensions); the first that is found counts. A stack of
-# layers has one dimension more in front, which is not split. Optimizer states carry the path of their parameter and so
-# live beside it; so do the factors of a projected matrix (weights/projection.py), which are split like the matrix.
+# (pattern searched for in a parameter's path, axes of its dimensions); the first match is used. A stack of layers has
+# one more dimension in front, which is not split. The path of an optimizer state, or of a factor of a projected matrix
+# (weights/projection.py), contains the path of its parameter, so it is split in the same way.
 Rules = Sequence[tuple[str, P]]
 RULES: Rules = (
     (r"\bembed/embedding", P("tensor", "fsdp")),
@@ -30,11 +35,11 @@ RULES: Rules = (
 )
 
 
-def partition(path: str, shape: Sequence[int], mesh, *, rules: Rules = RULES) -> P:
-    """Returns where an array lives, by its path and shape.
+def partition(path: str, shape: Sequence[int], mesh: Mesh | AbstractMesh, *, rules: Rules = RULES) -> P:
+    """Returns the PartitionSpec of an array, from its path and shape.
 
-    What no rule names is whole on every device, and so is a dimension that its axes do not divide, or an array that has
-    not the dimensions of its rule (Adafactor's factored moments).
+    An array is replicated if no rule matches or if its rank is not that of its rule (Adafactor's factored moments). A
+    dimension is not split if its axes do not divide it.
     """
     spec = next((spec for pattern, spec in rules if re.search(pattern, path)), P())
     stacked = (None,) if re.search(r"\blayers\b", path) else ()
@@ -44,8 +49,8 @@ def partition(path: str, shape: Sequence[int], mesh, *, rules: Rules = RULES) ->
     return P(*(axis if size % _ways(mesh, axis) == 0 else None for axis, size in axes))
 
 
-def constrain(x: jax.Array, *axes) -> jax.Array:
-    """Returns x, split as the axes of its dimensions say: a name, several or None each, `BATCH` for rows."""
+def constrain(x: Shaped[Array, "*shape"], *axes: str | tuple[str, ...] | None) -> Shaped[Array, "*shape"]:
+    """Returns x, sharded by the axes of each dimension: a name, several names or None; `BATCH` for rows."""
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
         return x
@@ -53,42 +58,43 @@ def constrain(x: jax.Array, *axes) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, P(*fitting))
 
 
-def path_name(path) -> str:
+def path_name(path: tuple) -> str:
     """Returns the name of a parameter from its path in the tree, such as "layers/mlp/up/kernel"."""
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
-def by_name(params) -> dict:
-    """Returns the leaves of a tree of parameters by their names."""
+def by_name(params: PyTree) -> dict[str, Any]:
+    """Returns the leaves of a tree of parameters by name."""
     return {path_name(path): leaf for path, leaf in jax.tree.leaves_with_path(params)}
 
 
-def pinned(layer):
-    """Returns the parameters of one layer, each split as the rules say.
+def pinned(layer: PyTree) -> PyTree:
+    """Returns the parameters of one layer, sharded by the rules.
 
-    Inside a loop the TPU compiler would choose for itself: it splits norms over `tensor`, and activations follow.
+    Inside a loop, the TPU compiler otherwise chooses the sharding itself: it splits norms over `tensor`, and then the
+    activations too.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
         return layer
 
-    def pin(path, leaf):
+    def pin(path: tuple, leaf: jax.Array) -> jax.Array:
         return jax.lax.with_sharding_constraint(leaf, partition(path_name(path), leaf.shape, mesh))
 
     return jax.tree.map_with_path(pin, layer)
 
 
 def batch_parts(batch: int) -> int:
-    """Returns the number of pieces that the mesh makes of a batch's rows; 1 if they do not come out even."""
+    """Returns the number of parts into which the mesh splits a batch's rows; 1 if it does not divide them."""
     mesh = jax.sharding.get_abstract_mesh()
     parts = 1 if mesh.empty else _ways(mesh, BATCH)
     return parts if batch % parts == 0 else 1
 
 
-def gathered(kernel: jax.Array, path: str, *, dtype: str) -> jax.Array:
-    """Returns a matrix in the type of its product, put together from the pieces that `fsdp` made of it.
+def gathered(kernel: Float[Array, "M N"], path: str, *, dtype: str) -> Float[Array, "M N"]:
+    """Returns a matrix in the type of its product, gathered from its `fsdp` shards.
 
-    The conversion comes first, so that bfloat16 travels; the gradient is split as the parameter is while it is summed.
+    It is converted first, so that bfloat16 is sent; the gradient is sharded like the parameter while it is summed.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.shape["fsdp"] == 1:
@@ -98,24 +104,24 @@ def gathered(kernel: jax.Array, path: str, *, dtype: str) -> jax.Array:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
-def _gathered(kernel, spec, whole, dtype):
-    # First where it lives: the compiler must convert the piece, not the whole.
+def _gathered(kernel: Array, spec: P, whole: P, dtype: str) -> Array:
+    # First with the sharding of the parameter: the compiler must convert the shard, not the whole matrix.
     piece = jax.lax.with_sharding_constraint(kernel.astype(dtype), spec)
     return jax.lax.with_sharding_constraint(piece, whole)
 
 
-def _gathered_fwd(kernel, spec, whole, dtype):
+def _gathered_fwd(kernel: Array, spec: P, whole: P, dtype: str) -> tuple[Array, None]:
     return _gathered(kernel, spec, whole, dtype), None
 
 
-def _gathered_bwd(spec, whole, dtype, _, gradient):
-    # Summed over the devices in the type of the product, as it travels.
+def _gathered_bwd(spec: P, whole: P, dtype: str, _: None, gradient: Array) -> tuple[Array]:
+    # Sent and summed over the devices in the type of the product.
     return (jax.lax.with_sharding_constraint(gradient, spec).astype("float32"),)
 
 
 _gathered.defvjp(_gathered_fwd, _gathered_bwd)
 
 
-def _ways(mesh, axes):
-    """Returns the number of pieces that a dimension's entry of a PartitionSpec (None, a name or several) makes."""
+def _ways(mesh: Mesh | AbstractMesh, axes: str | tuple[str, ...] | None) -> int:
+    """Returns the number of parts of a dimension with an entry of a PartitionSpec: None, a name or several names."""
     return math.prod(mesh.shape[axis] for axis in ((axes,) if isinstance(axes, str) else axes or ()))

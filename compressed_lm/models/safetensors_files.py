@@ -1,4 +1,4 @@
-"""Folders of safetensors files: one `model.safetensors`, or several with an index, as Hugging Face writes them.
+"""Folders of safetensors files as Hugging Face writes them: one `model.safetensors`, or several files with an index.
 
 The package `safetensors` (extra [hf]) is imported when a folder is read or written.
 """
@@ -7,8 +7,10 @@ import errno
 import json
 import os
 from collections.abc import Mapping
+from types import ModuleType
+from typing import Any
 
-import ml_dtypes  # noqa: F401  teaches NumPy bfloat16
+import ml_dtypes  # noqa: F401  registers bfloat16 with NumPy
 import numpy as np
 from etils import epath
 
@@ -21,63 +23,70 @@ DTYPES = ("F64", "F32", "F16", "BF16")
 
 
 class Tensors:
-    """The tensors of a folder, read when they are asked for.
+    """Tensors of a folder, each read on access.
 
     Attributes:
-        shapes: shape of each, by name.
+        shapes: shape of each tensor, by name.
 
     Raises:
-        InputError: there are no safetensors files, or one is missing, cut short or of another format.
+        InputError: there are no safetensors files, or one is missing, truncated or of another format.
     """
 
+    shapes: dict[str, tuple[int, ...]]
+    _files: dict[str, Any]
+
     def __init__(self, folder: str | os.PathLike):
-        package, folder = _safetensors(), epath.Path(local_path(folder, "The checkpoint"))
-        names, self._files, self.shapes = _names(folder), {}, {}
-        for path in names or [folder / SINGLE]:
+        package, root = _safetensors(), epath.Path(local_path(folder, "The checkpoint"))
+        names, self._files, self.shapes = _names(root), {}, {}
+        for path in names or [root / SINGLE]:
             if not path.exists() and names:
-                raise InputError(f"{path} is missing, and {folder / INDEX} names it. Copy the whole checkpoint.")
+                raise InputError(f"{path} is missing, but {root / INDEX} lists it. Copy the whole checkpoint again.")
             if not path.exists():
-                pickled = " but pickled ones (.bin), which are not read" if any(folder.glob("*.bin")) else ""
+                pickled = ", only pickled files (.bin), which are not supported" if any(root.glob("*.bin")) else ""
                 raise InputError(
-                    f"{folder} holds no safetensors files{pickled}; expected {SINGLE}, or several with {INDEX}."
+                    f"{root} has no safetensors files{pickled}; expected {SINGLE}, or several files with {INDEX}."
                 )
             try:
                 file = package.safe_open(os.fspath(path), framework="np")
             except package.SafetensorError as error:
                 raise InputError(
-                    f"{path} cannot be read ({error}): it was cut short or is no safetensors file. Copy it again."
+                    f"{path} cannot be read ({error}): it was truncated or is not a safetensors file. Copy it again."
                 ) from error
-            for name in file.keys():  # noqa: SIM118  it is no mapping
+            for name in file.keys():  # noqa: SIM118  the file is not a mapping
                 self._files[name], self.shapes[name] = file, tuple(file.get_slice(name).get_shape())
         lost = sorted({name for group in names.values() for name in group} - self.shapes.keys())
         if lost:
-            raise InputError(f"{folder / INDEX} names {lost[0]}, which none of its files holds. Copy the checkpoint.")
+            raise InputError(
+                f"{root / INDEX} lists {lost[0]}, but none of its files has it. Copy the whole checkpoint again."
+            )
 
     def __getitem__(self, name: str) -> np.ndarray:
-        """Returns float32[...], converted where the file has other floats."""
+        """Returns a tensor as float32; other float types are converted."""
         found = self._files[name].get_slice(name).get_dtype()
         if found not in DTYPES:
-            raise InputError(f"The tensor {name} is of type {found}; expected one of {', '.join(DTYPES)}.")
+            raise InputError(
+                f"The tensor {name} has the type {found}; expected one of {', '.join(DTYPES)}. Convert the checkpoint."
+            )
         return self._files[name].get_tensor(name).astype(np.float32)
 
 
-def _safetensors():
-    """Returns the package of that name."""
+def _safetensors() -> ModuleType:
+    """Returns the package safetensors."""
     try:
         import safetensors.numpy  # `safe_open` is in `safetensors` itself
     except ImportError:
         raise InputError(
-            "The package safetensors is not installed, and checkpoints of Hugging Face need it. Install it: "
+            "The package safetensors is not installed, but Hugging Face checkpoints need it. Install it: "
             "pip install 'compressed_lm[hf]'."
         ) from None
     return safetensors
 
 
-def _names(folder):
-    """Returns the names of the tensors of each file as the index has them; {} where there is no index."""
+def _names(folder: epath.Path) -> dict[epath.Path, list[str]]:
+    """Returns the names of the tensors in each file, from the index; {} if there is no index."""
     if not (folder / INDEX).exists():
         return {}
-    files = {}
+    files: dict[epath.Path, list[str]] = {}
     try:
         for name, file in strict_json.parse(io.inside(folder, INDEX).read_text())["weight_map"].items():
             files.setdefault(io.inside(folder, file), []).append(name)
@@ -89,36 +98,37 @@ def _names(folder):
 
 
 def write_tensors(folder: str | os.PathLike, tensors: Mapping[str, np.ndarray], *, max_bytes: int) -> list[str]:
-    """Writes tensors in as many files as they need; with more than one, an index.
+    """Writes tensors to one file, or to several files and an index.
 
     Args:
-        folder: where; it exists.
+        folder: an existing folder.
         tensors: float32 arrays by name.
-        max_bytes: most bytes of a file, but for a tensor that is larger by itself.
+        max_bytes: largest size of a file in bytes, unless one tensor is larger.
 
     Returns:
         The names of the files.
     """
-    package, folder, parts, room = _safetensors(), epath.Path(folder), [], 0
+    package, root, left = _safetensors(), epath.Path(folder), 0
+    parts: list[list[str]] = []
     for name, tensor in tensors.items():
-        if tensor.nbytes > room:
+        if tensor.nbytes > left:
             parts.append([])
-            room = max_bytes
+            left = max_bytes
         parts[-1].append(name)
-        room -= tensor.nbytes
+        left -= tensor.nbytes
     several = [f"model-{i + 1:05d}-of-{len(parts):05d}.safetensors" for i in range(len(parts))]
     files = several if len(parts) > 1 else [SINGLE]
     for file, names in zip(files, parts, strict=True):
         content = {name: np.ascontiguousarray(tensors[name]) for name in names}
         try:
-            package.numpy.save_file(content, os.fspath(folder / file), metadata={"format": "pt"})
-        except package.SafetensorError as error:  # it has the system's message inside
+            package.numpy.save_file(content, os.fspath(root / file), metadata={"format": "pt"})
+        except package.SafetensorError as error:  # its text contains the system's message
             full = os.strerror(errno.ENOSPC) in str(error)
-            raise OSError(errno.ENOSPC if full else errno.EIO, str(error), os.fspath(folder / file)) from error
+            raise OSError(errno.ENOSPC if full else errno.EIO, str(error), os.fspath(root / file)) from error
     if len(files) > 1:
         index = {
             "metadata": {"total_size": sum(tensor.nbytes for tensor in tensors.values())},
             "weight_map": {name: file for file, names in zip(files, parts, strict=True) for name in names},
         }
-        (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+        (root / INDEX).write_text(json.dumps(index, indent=2) + "\n")
     return files

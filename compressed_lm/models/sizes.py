@@ -1,11 +1,13 @@
-"""Named model shapes: those of papers/000 (Table 4) and small ones for a laptop."""
+"""Named model sizes: those of papers/000 (Table 4) and small ones for a laptop."""
+
+from typing import Any
 
 from compressed_lm.errors import InputError
 from compressed_lm.models.config import TransformerConfig
 
-SIZES = {
-    # For two CPU cores: about 0.13M, 0.3M and 0.5M parameters without embeddings. Unrolled: a loop over two layers
-    # costs more than it saves.
+SIZES: dict[str, dict[str, Any]] = {
+    # For two CPU cores: about 0.13M, 0.3M and 0.5M parameters without embeddings. Layers are unrolled, because a loop
+    # over two layers costs more than it saves.
     "nano": dict(d_model=64, n_heads=2, n_layers=2, d_head=32, d_ff=256, scan_layers=False),
     "micro": dict(d_model=96, n_heads=3, n_layers=2, d_head=32, d_ff=384, scan_layers=False),
     "mini": dict(d_model=128, n_heads=4, n_layers=2, d_head=32, d_ff=512, scan_layers=False),
@@ -18,11 +20,11 @@ SIZES = {
 }
 
 
-def model_config(size: str, vocab_size: int, **overrides) -> TransformerConfig:
-    """Returns the TransformerConfig of a named size for a vocabulary of V ids; `overrides` replace single fields.
+def model_config(size: str, vocab_size: int, **overrides: Any) -> TransformerConfig:
+    """Returns the TransformerConfig of a named size for a vocabulary of V ids; `overrides` replace fields.
 
     Raises:
-        InputError: there is no such size.
+        InputError: the size does not exist.
     """
     if size not in SIZES:
         raise InputError(f"The model size {size!r} was given; expected one of {', '.join(SIZES)}.")

@@ -14,7 +14,7 @@ from compressed_lm.codecs import device_windows
 from compressed_lm.codecs.device_windows import WindowRules
 from compressed_lm.coding import tables
 from compressed_lm.coding.pieces import Pieces
-from compressed_lm.models import exact, exact_numpy
+from compressed_lm.models import exact
 from compressed_lm.pipelines import m1 as m1_model
 
 TEXT = (
@@ -50,7 +50,7 @@ def test_shipped_codecs_load_without_jax():
     assert done.stdout.strip() == "[]"
 
 
-def test_shipped_m1_gives_its_golden_tables(m1):
+def test_shipped_m1_gives_its_golden_tables(m1, exact_numpy):
     """The tables of the shipped M1 are the same bits in every version and on every machine, and the NumPy oracle's."""
     texts = np.frombuffer(TEXT[:256], np.uint8).reshape(4, 64)[:, :40]
     freqs = m1.byte_frequencies(texts).astype("<u4")
@@ -71,7 +71,8 @@ def test_delay_is_lossless_where_codes_come_back(m1):
 
 def test_ids_of_english_are_those_of_version_1(tmp_path):
     """A vocabulary of rules 1, as folders of earlier versions hold it, loads with its old fingerprint; it and the one
-    that ships give English the same ids, and decode each other's, though other text may be written otherwise."""
+    that ships give English the same ids, and decode each other's, though other text may be written otherwise.
+    """
     shipped = codecs.load("pieces16-en")
     old = type(shipped)(
         Pieces(shipped.pieces.strings, shipped.pieces.costs, shipped.pieces.spaced, rules=1), marks="within"

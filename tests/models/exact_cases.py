@@ -1,8 +1,8 @@
-"""One process of `test_models_exact_settings`: M1's tables by every way to them, and files encoded and decoded.
+"""One process of `test_models_exact_settings`: computes M1's tables in every way, and encodes and decodes files.
 
     python tests/models/exact_cases.py NAME N_DEVICES FOLDER
 
-Prints one line of JSON: what the process runs under, and a SHA-256 for each way.
+It prints one line of JSON: the settings of the process, and a SHA-256 for each way.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ SPECS = {"ac": "ac(v=256)", "eiw": "eiw(b=24,v=256)"}
 
 
 def table_digests(params, n_devices: int, *, every_way: bool) -> dict[str, str]:
-    """way -> SHA-256 of the tables of 64 rows of 64 positions."""
+    """Returns {way: SHA-256 of the tables of 64 rows of 64 positions}."""
     inputs = golden_inputs(SMALL, 64)
     to_tables = lambda logits: tables.frequencies(exact.weights_of(logits), xp=jnp)  # noqa: E731
     forward = lambda p, x: to_tables(exact.forward(p, SMALL, x))  # noqa: E731
@@ -64,12 +64,12 @@ def main() -> None:
     encoded = {}
     for family, spec in SPECS.items():
         if name == "loose" and family == "eiw":
-            continue  # fast math and precision are of the tables, which both families share
+            continue  # fast math and precision only affect the tables, which both families share
         codec = codecs.create(spec, m1=codecs.M1(params, SMALL))
         content = encoded_file.encode_file(DOCUMENT, codec)
         (folder / f"{name}.{family}").write_bytes(content)
         encoded[family] = hashlib.sha256(content).hexdigest()
-        for path in folder.glob(f"*.{family}"):  # its own file and those of the processes before
+        for path in folder.glob(f"*.{family}"):  # its own file and those of earlier processes
             assert encoded_file.decode_file(path.read_bytes(), codec, name=str(path)) == DOCUMENT
     ways = table_digests(params, n_devices, every_way=name == "default")
     settings = {

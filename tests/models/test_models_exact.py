@@ -1,4 +1,4 @@
-"""Exact inference: integers that depend on the weights alone, close to the float model."""
+"""Exact inference: integers that depend only on the weights and are close to the float model."""
 
 import jax
 import jax.numpy as jnp
@@ -22,20 +22,20 @@ def model():
 
 
 def test_close_to_the_float_model(model):
-    """Quantised logits follow the float ones to 5 % even with random weights at a width of 32, the hardest case."""
+    """Quantised logits are within 5 % of the float ones even with random weights and width 32, the hardest case."""
     params, integers, config, inputs = model
     float_logits = Transformer(CONFIG).apply({"params": params}, inputs)[..., : exact.N_SYMBOLS] / np.log(2)
     logits = np.asarray(exact.forward(integers, config, inputs)) / 2**ops.FRACTION_BITS
     assert np.abs(logits - float_logits).mean() < 0.05 * np.abs(float_logits).mean()
 
 
-def test_step_equals_forward_for_lanes_that_start_at_different_times(model):
-    """The cached loop gives the teacher-forced logits bit for bit, after resets too."""
+def test_step_equals_forward_for_slots_that_start_at_different_times(model):
+    """The cached loop gives the teacher-forced logits bit for bit, also after restarts."""
     _, integers, config, inputs = model
     wanted = np.asarray(exact.forward(integers, config, inputs))
     step = jax.jit(lambda *args: exact.step(integers, config, *args))
     cache = exact.init_cache(config, 8, 50)
-    cache = jax.tree.map(lambda x: x + 77, cache)  # a slot that starts at 0 must not see what was there
+    cache = jax.tree.map(lambda x: x + 77, cache)  # a slot that starts at 0 must not read old content
     for time in range(100):
         clock = time + 5 * np.arange(8)
         positions = (clock % 48).astype(np.int32)
@@ -45,7 +45,7 @@ def test_step_equals_forward_for_lanes_that_start_at_different_times(model):
 
 
 def test_bits_do_not_depend_on_batch_length_jit_or_devices(model):
-    """Rows alone, padded, unjitted and split over devices give the same integers."""
+    """Single rows, shorter rows, no jit and several devices give the same integers."""
     _, integers, config, inputs = model
     forward = lambda x: exact.forward(integers, config, x)  # noqa: E731
     wanted = np.asarray(jax.jit(forward)(inputs))
@@ -57,7 +57,7 @@ def test_bits_do_not_depend_on_batch_length_jit_or_devices(model):
 
 
 def test_tables_sum_exactly_and_follow_the_logits():
-    """Tables of arbitrary logits sum to 2**16 with no zero, and weights are 2**-x to four units in 2**15."""
+    """Tables of arbitrary logits sum to 2**16 without zeros, and weights are 2**-x within 4 / 2**15."""
     rng = np.random.default_rng(5)
     logits = rng.integers(-3000, 3000, (3, 257)).astype(np.int32)
     freqs = np.asarray(tables.frequencies(exact.weights_of(jnp.asarray(logits)), xp=jnp))
@@ -67,7 +67,7 @@ def test_tables_sum_exactly_and_follow_the_logits():
 
 
 def test_integer_ops_equal_python_integers():
-    """rescale, isqrt and normalise are the formulas they claim, at the corners and in between."""
+    """The results of rescale, isqrt and normalise equal their formulas, also at the limits of their range."""
     rng = np.random.default_rng(1)
     x = np.concatenate([rng.integers(-(2**27), 2**27, 500), [0, 1, -1, 2**28 - 1, -(2**28) + 1]]).astype(np.int32)
     m = np.concatenate([rng.integers(0, 2**15, 504), [32767]]).astype(np.int32)
@@ -85,7 +85,7 @@ def test_integer_ops_equal_python_integers():
 
 
 def test_exp2_is_accurate_monotone_and_ends_in_zero():
-    """The integer exponential follows 2**-x to 1e-4 of its start value and never rises."""
+    """The integer exponential equals 2**-x within 2e-4 of its value at 0 and never rises."""
     x = np.arange(0, 20 * 256)
     got = np.asarray(ops.exp2_negative(jnp.asarray(x)))
     assert np.abs(got / 2**15 - 2.0 ** (-x / 256)).max() < 2e-4
@@ -94,7 +94,7 @@ def test_exp2_is_accurate_monotone_and_ends_in_zero():
 
 
 def test_models_outside_the_bounds_are_refused():
-    """Rotary, ungated and too wide models are refused with every reason at once."""
+    """Rotary, ungated and too wide models are refused; the error lists all reasons."""
     config = TransformerConfig(vocab_size=264, d_model=2048, position="rotary", gated_mlp=False)
     with pytest.raises(InputError, match=r"position=rotary.*gated_mlp=False.*d_model=2048 \(at most 1024\)"):
         exact.check_exactable(config, 64)

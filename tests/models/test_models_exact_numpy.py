@@ -1,5 +1,4 @@
-"""The exact program in JAX equals its formulas in NumPy's 64-bit integers, within bounds that are checked, and both
-give tables that are recorded here."""
+"""Exact inference in JAX equals the same formulas in 64-bit NumPy, within checked bounds and with recorded tables."""
 
 import hashlib
 import math
@@ -10,7 +9,7 @@ import numpy as np
 import pytest
 
 from compressed_lm.coding import tables
-from compressed_lm.models import Transformer, TransformerConfig, exact, exact_numpy, shift_right
+from compressed_lm.models import Transformer, TransformerConfig, exact, shift_right
 from compressed_lm.models import integer_ops as ops
 
 SMALL = exact.ExactConfig(n_layers=2, d_model=32, n_heads=2, d_head=16, d_ff=64, context=64)
@@ -18,11 +17,11 @@ WIDE = exact.ExactConfig(n_layers=2, d_model=256, n_heads=4, d_head=64, d_ff=102
 
 
 def golden_model(config: exact.ExactConfig) -> exact.ExactParams:
-    """An exact model from integers alone, so that it is the same wherever it is made.
+    """Returns an exact model made from integers alone, so that it is the same on every machine.
 
     Weights and embeddings are hashes of their positions (splitmix64); multipliers keep typical activations within their
-    range. The first layer reaches for the bounds: head 0 attends evenly to values of 127, and the MLP has columns of
-    equal weights, whose products saturate and meet weights of 127.
+    range. The first layer reaches the bounds: head 0 attends evenly to values of 127, and the MLP has columns of equal
+    weights, whose products saturate and are multiplied by weights of 127.
     """
     count = 0
 
@@ -35,7 +34,7 @@ def golden_model(config: exact.ExactConfig) -> exact.ExactParams:
         return (low + ((z ^ (z >> np.uint64(31))) % np.uint64(high - low + 1)).astype(np.int64)).reshape(shape)
 
     def linear(name, n_in, n_out, numerator, shift):
-        """Weights of full range, and multipliers numerator / sqrt(n_in), each up to a tenth larger or smaller."""
+        """Returns weights of full range, and multipliers numerator / sqrt(n_in) +- 10 %."""
         middle = numerator // math.isqrt(n_in)
         return {
             name: integers((n_in, n_out), -127, 127).astype(np.int8),
@@ -46,7 +45,7 @@ def golden_model(config: exact.ExactConfig) -> exact.ExactParams:
     d, width, heads = config.d_model, config.n_heads * config.d_head, config.n_heads
     input_range = lambda: (42 * math.isqrt(d) + integers((d,), -20, 20)).astype(np.int32)  # noqa: E731
     embedding = integers((257, d), -1500, 1500).astype(np.int32)
-    embedding[:, :4] = 6000  # a part that all positions share, for the values of head 0
+    embedding[:, :4] = 6000  # equal at all positions, for the values of head 0
     params = {"embed": {"table": embedding}}
     for i in range(config.n_layers):
         p = {"attention_in": input_range(), "mlp_in": input_range()}
@@ -77,7 +76,7 @@ def golden_model(config: exact.ExactConfig) -> exact.ExactParams:
 
 
 def golden_inputs(config: exact.ExactConfig, batch: int) -> np.ndarray:
-    """int32[B, L]: the end-of-document id and bytes from a fixed formula."""
+    """Returns int32[B, L]: the end-of-document id, and bytes from a fixed formula."""
     rows, columns = np.arange(batch)[:, None], np.arange(config.context)[None]
     inputs = (rows * 31 + columns * columns * 7 + columns * (rows + 3)) // 3 % 256
     inputs[:, 0] = 256
@@ -85,7 +84,7 @@ def golden_inputs(config: exact.ExactConfig, batch: int) -> np.ndarray:
 
 
 def digest(freqs) -> str:
-    """SHA-256 of the tables, as little-endian uint32."""
+    """Returns the SHA-256 of the tables as little-endian uint32."""
     return hashlib.sha256(np.ascontiguousarray(freqs, "<u4").tobytes()).hexdigest()
 
 
@@ -98,8 +97,8 @@ SMALL_TABLES = "5126fc331c2255d07456904f694690bbcebc9e30e2ecba6b8a7394a32fbd7c31
 WIDE_TABLES = "1a35c958ac88674e36cf40ad50ac5f628ef4226d03d46ed4acb8d64fa63b9a3f"
 
 
-def test_golden_tables_of_a_small_model():
-    """64 rows of 64 positions give the recorded tables in NumPy and in JAX: old encoded files stay readable."""
+def test_golden_tables_of_a_small_model(exact_numpy):
+    """64 rows of 64 positions give the recorded tables in NumPy and in JAX, so old encoded files stay readable."""
     params, inputs = golden_model(SMALL), golden_inputs(SMALL, 64)
     freqs = exact_numpy.frequencies(params, SMALL, inputs, check_bounds=True)
     assert freqs.dtype == np.uint32 and (freqs.sum(-1) == 65536).all() and freqs.min() >= 1
@@ -108,34 +107,32 @@ def test_golden_tables_of_a_small_model():
 
 
 def test_golden_tables_at_context_1024_in_jax():
-    """A width of 256, an MLP of 1,024 and a context of 1,024, where float32 sums come within 1 % of 2**24, give the
-    recorded tables in JAX."""
+    """Width 256, MLP 1,024 and context 1,024 give the recorded tables in JAX; float32 sums come within 1 % of 2**24."""
     assert digest(jax_frequencies(golden_model(WIDE), WIDE, golden_inputs(WIDE, 1))) == WIDE_TABLES
 
 
 @pytest.mark.slow
-def test_golden_tables_at_context_1024_in_numpy():
-    """The same tables come from 64-bit integers, with no bound broken on the way."""
+def test_golden_tables_at_context_1024_in_numpy(exact_numpy):
+    """64-bit integers give the same tables, and no value is out of bounds."""
     freqs = exact_numpy.frequencies(golden_model(WIDE), WIDE, golden_inputs(WIDE, 1), check_bounds=True)
     assert digest(freqs) == WIDE_TABLES
 
 
-def test_the_golden_models_reach_the_bounds(monkeypatch):
-    """The largest sums that n products of int8, and of 7-bit weights, can give do occur in the golden models, so
-    that their tables tell whether such sums are exact."""
+def test_the_golden_models_reach_the_bounds(monkeypatch, exact_numpy):
+    """The largest possible sums of products occur in the golden models, so their tables show if sums are exact."""
     params, inputs = golden_model(SMALL), golden_inputs(SMALL, 4)
     monkeypatch.setattr(exact_numpy, "EXACT_SUM", 64 * 128 * 127)
     with pytest.raises(OverflowError, match="attention, high half runs from .* to 1040384"):
         exact_numpy.logits(params, SMALL, inputs, check_bounds=True)
-    params["layer_0"]["bias"][0] = -np.arange(64) * 999  # head 0 now looks at one position
+    params["layer_0"]["bias"][0] = -np.arange(64) * 999  # head 0 now attends to one position
     monkeypatch.setattr(exact_numpy, "EXACT_SUM", 64 * 127 * 127)
     with pytest.raises(OverflowError, match="down runs from .* to 1032256"):
         exact_numpy.logits(params, SMALL, inputs, check_bounds=True)
     assert 1024 * 128 * 127 < 1 << 24, "the same at 1,024 positions and an MLP of 1,024"
 
 
-def test_a_quantised_model_equals_the_oracle_within_bounds():
-    """What `quantise` makes of a float model with random weights keeps every bound, and JAX's logits are NumPy's."""
+def test_a_quantised_model_equals_the_oracle_within_bounds(exact_numpy):
+    """A quantised model with random weights stays within every bound, and its logits in JAX and NumPy are equal."""
     config = TransformerConfig(vocab_size=264, d_model=48, n_layers=2, n_heads=3, d_head=16, d_ff=96)
     params = Transformer(config).init(jax.random.key(3), jnp.zeros((1, 4), jnp.int32))["params"]
     rows = np.random.default_rng(3).integers(0, 256, (8, 64))
@@ -145,9 +142,8 @@ def test_a_quantised_model_equals_the_oracle_within_bounds():
     np.testing.assert_array_equal(np.asarray(jax.jit(exact.forward, static_argnums=1)(integers, shape, inputs)), wanted)
 
 
-def test_operations_equal_the_oracles_over_their_ranges():
-    """Every integer operation of the exact program gives the 64-bit result at random points and corners of all it
-    admits."""
+def test_operations_equal_the_oracles_over_their_ranges(exact_numpy):
+    """Every integer operation gives the 64-bit result at random points and corners of its valid range."""
     rng = np.random.default_rng(7)
     oracle = exact_numpy._Arithmetic(check=True)
     multiplier = np.concatenate([rng.integers(0, 1 << 15, 2000), [0, 1, 32767, 32767, 32767]])
@@ -167,7 +163,7 @@ def test_operations_equal_the_oracles_over_their_ranges():
 
 
 @pytest.mark.parametrize(
-    "room, name, value, message",
+    "part, name, value, message",
     [
         ("layer_0", "q_multiplier", 32768, "q: multiplier runs from 32768 to 32768; the bound is 0 to 32767"),
         ("layer_1", "down_shift", 12, "down: shift runs from 12 to 12; the bound is 13 to 42"),
@@ -176,9 +172,9 @@ def test_operations_equal_the_oracles_over_their_ranges():
         ("embed", "table", 1 << 31, "residual stream runs from 2147483648"),
     ],
 )
-def test_broken_bounds_are_told(room, name, value, message):
-    """The check would notice: a parameter outside its range raises with the name of what it breaks."""
+def test_broken_bounds_are_reported(part, name, value, message, exact_numpy):
+    """A parameter out of range raises an error that names the broken bound."""
     params = golden_model(SMALL)
-    params[room] = params[room] | {name: np.full_like(np.asarray(params[room][name], np.int64), value)}
+    params[part] = params[part] | {name: np.full_like(np.asarray(params[part][name], np.int64), value)}
     with pytest.raises(OverflowError, match=message):
         exact_numpy.logits(params, SMALL, golden_inputs(SMALL, 1), check_bounds=True)

@@ -1,4 +1,4 @@
-"""M1's tables, and files coded with them, are the same under every setting that moves floats."""
+"""M1's tables and files coded with them are the same under all settings that change float results."""
 
 import json
 import os
@@ -10,7 +10,7 @@ import sys
 import jax
 import pytest
 
-TABLES = "5126fc331c2255d07456904f694690bbcebc9e30e2ecba6b8a7394a32fbd7c31"  # as NumPy gives, test_models_exact_numpy
+TABLES = "5126fc331c2255d07456904f694690bbcebc9e30e2ecba6b8a7394a32fbd7c31"  # as in test_models_exact_numpy
 SETTINGS = {
     "default": (8, {}),
     "loose": (
@@ -26,7 +26,7 @@ EVERY_WAY = ["batch 64", "cached", "devices", "batch 1", "batch 7", "lengths", "
 
 
 def test_the_set_of_instructions_reaches_the_compiler():
-    """`--xla_cpu_max_isa` in XLA_FLAGS, as `make test-isa` sets it, is what programs of this process compile for."""
+    """Programs of this process are compiled for `--xla_cpu_max_isa` in XLA_FLAGS, which `make test-isa` sets."""
     asked = re.findall(r"--xla_cpu_max_isa=(\w+)", os.environ.get("XLA_FLAGS", ""))
     program = jax.jit(lambda x: x * x + 1).lower(jax.ShapeDtypeStruct((64,), "float32")).compile()
     built_for = program.runtime_executable().serialize()
@@ -35,7 +35,7 @@ def test_the_set_of_instructions_reaches_the_compiler():
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
-    """What `exact_cases.py` prints under each of the settings; each process decodes the files of those before it."""
+    """Returns the output of `exact_cases.py` for each setting; each process also decodes the files of earlier ones."""
     folder, results = tmp_path_factory.mktemp("files"), {}
     for name, (devices, variables) in SETTINGS.items():
         script = str(pathlib.Path(__file__).with_name("exact_cases.py"))
@@ -54,7 +54,7 @@ def results(tmp_path_factory):
 
 @pytest.mark.slow
 def test_settings_took_effect(results):
-    """The processes did run with 1, 2 and 8 devices, with float64, and with reduced precision as the default."""
+    """The processes ran with 1, 2 and 8 devices, with float64, and with reduced default precision."""
     assert {name: result["settings"] for name, result in results.items()} == {
         "default": {"devices": 8, "float64": False, "precision": None},
         "loose": {"devices": 1, "float64": False, "precision": "bfloat16"},
@@ -64,8 +64,11 @@ def test_settings_took_effect(results):
 
 @pytest.mark.slow
 def test_tables_are_the_same_under_every_setting(results):
-    """Batches of 1, 7 and 64, other lengths, the cached loop, no jit, 1, 2 and 8 devices, fast math, older processors,
-    float64 and reduced matmul precision all give the recorded tables."""
+    """All ways and settings give the recorded tables.
+
+    Batches of 1, 7 and 64, other lengths, the cached loop, no jit, 1, 2 and 8 devices, fast math, older processors,
+    float64 and reduced matmul precision.
+    """
     assert {name: result["tables"] for name, result in results.items()} == {
         name: dict.fromkeys(EVERY_WAY if name == "default" else ["devices"], TABLES) for name in SETTINGS
     }
@@ -73,7 +76,6 @@ def test_tables_are_the_same_under_every_setting(results):
 
 @pytest.mark.slow
 def test_files_are_the_same_under_every_setting(results):
-    """A document encodes to the same bytes, and each process has decoded the files of those before it: what one setting
-    encodes, every other one decodes."""
+    """A document encodes to the same bytes under all settings, and each setting decodes the files of the others."""
     assert [list(result["files"]) for result in results.values()] == [["ac", "eiw"], ["ac"], ["ac", "eiw"]]
     assert all(result["files"].items() <= results["default"]["files"].items() for result in results.values()), results

@@ -1,4 +1,4 @@
-"""Generalized-Gaussian initial weights: matrices keep their variances, take the shape, and 0 leaves all as it was."""
+"""Generalized-Gaussian initial weights: variances are unchanged, shapes are as given, and 0 changes nothing."""
 
 import dataclasses
 
@@ -36,8 +36,7 @@ def initial(config, **jit):
 
 
 def test_without_a_shape_the_weights_are_those_of_before():
-    """`init_shape=0` draws the numbers that it drew before there was a choice, but for what processors round
-    differently."""
+    """`init_shape=0` draws the recorded numbers, except for rounding differences between processors."""
     matrices = {name: leaf for name, leaf in initial(models.TransformerConfig(**SMALL)).items() if "norm" not in name}
     found = {name: (float(leaf.flat[0]), float(np.abs(leaf).sum())) for name, leaf in matrices.items()}
     assert found.keys() == DRAWN.keys()
@@ -52,8 +51,10 @@ def shaped(request):
 
 
 def test_every_matrix_has_the_shape_and_the_variance_it_had(shaped):
-    """Kernels of the blocks and the output layer are gain / fan_in within six standard errors, of the shape asked for;
-    embeddings, biases and norms stay as they are to the bit."""
+    """Kernels have the given shape and the variance gain / fan_in within six standard errors.
+
+    Embeddings, biases and norms are unchanged to the bit.
+    """
     shape, found = shaped
     before = initial(WIDE)
     gains = {name: 0.5 / 2 if "/out/" in name or "/down/" in name else 1.0 for name in found}
@@ -74,7 +75,7 @@ def test_every_matrix_has_the_shape_and_the_variance_it_had(shaped):
 
 @pytest.mark.slow
 def test_a_sharded_model_starts_from_the_same_bits(shaped):
-    """Parameters drawn onto a mesh of eight devices are those drawn on one."""
+    """Parameters drawn on a mesh of eight devices are those drawn on one."""
     shape, alone = shaped
     config = dataclasses.replace(WIDE, init_shape=shape)
     mesh = training.make_mesh((2, 2, 2))
@@ -86,7 +87,7 @@ def test_a_sharded_model_starts_from_the_same_bits(shaped):
 
 
 def test_a_shape_is_written_and_checked():
-    """Whole numbers become floats, so that equal runs have equal records; negative and tiny shapes are refused."""
+    """Whole numbers become floats, so equal runs have equal records; negative and tiny shapes are refused."""
     assert dataclasses.asdict(dataclasses.replace(WIDE, init_shape=1))["init_shape"] == 1.0
     assert isinstance(dataclasses.replace(WIDE, init_shape=1).init_shape, float)
     for shape in (-1.0, 0.01, float("inf"), float("nan")):

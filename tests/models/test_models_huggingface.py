@@ -1,4 +1,4 @@
-"""Models of Hugging Face compute here what they compute there, and come back as they were."""
+"""Imported Hugging Face models give the logits of `transformers`, and exported models are equal to the originals."""
 
 import dataclasses
 import json
@@ -42,7 +42,7 @@ CASES = {
         "gpt_neox",
         dict(rotary_pct=0.5, use_parallel_residual=False, tie_word_embeddings=True),
     ),
-    # Widths that the heads do not divide, as those of shrunk models.
+    # Widths that the heads do not divide, as in width-pruned models.
     "mistral": ("mistral", dict(hidden_size=30, num_key_value_heads=2, sliding_window=None, head_dim=6)),
     "qwen2": ("qwen2", dict(hidden_size=30, num_key_value_heads=2, head_dim=8, tie_word_embeddings=True)),
     "qwen3": ("qwen3", dict(hidden_size=30, num_key_value_heads=2, head_dim=10)),
@@ -78,7 +78,7 @@ LLAMA = TransformerConfig(
 
 
 def made(config, seed=0):
-    """Returns parameters in which norms and biases too are random."""
+    """Returns parameters with random norms and biases."""
     shapes = jax.eval_shape(Transformer(config).init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
     rng = np.random.default_rng(seed)
     return jax.tree.map(lambda leaf: rng.normal(0, 0.3, leaf.shape).astype(np.float32), shapes)
@@ -86,8 +86,10 @@ def made(config, seed=0):
 
 @pytest.mark.parametrize("case", CASES)
 def test_logits_are_those_of_transformers_and_come_back(case, tmp_path):
-    """A random model has the same logits here, to 1e-5, and again when it was written in several files and loaded
-    there, to 1e-6, with no tensor missing and none left over."""
+    """Logits of a random model are those of `transformers`, to 1e-5 after import and to 1e-6 after export.
+
+    The export has several files, no missing tensor and no extra tensor.
+    """
     transformers, torch = pytest.importorskip("transformers"), pytest.importorskip("torch")
     kind, settings = CASES[case]
     torch.manual_seed(0)
@@ -105,7 +107,7 @@ def test_logits_are_those_of_transformers_and_come_back(case, tmp_path):
     params = params_from(tensors.shapes, tensors.__getitem__, config)
     found = jax.jit(Transformer(config).apply)({"params": params}, jnp.asarray(IDS))
     np.testing.assert_allclose(found, expected, atol=1e-5, rtol=0)
-    assert np.abs(expected).max() > 1  # so that 1e-5 means something
+    assert np.abs(expected).max() > 1  # so that 1e-5 is a strict bound
     assert count_params(config).total == sum(p.numel() for p in theirs.parameters())
 
     out = tmp_path / "back"
@@ -157,7 +159,7 @@ def test_logits_are_those_of_transformers_and_come_back(case, tmp_path):
     ],
 )
 def test_published_models_have_their_published_sizes(values, n_params):
-    """Llama-3.2-1B (papers/004) and Pythia-70m have as many parameters as they are said to have."""
+    """Llama-3.2-1B (papers/004) and Pythia-70m have their published numbers of parameters."""
     assert count_params(huggingface_config.config_from(values)).total == n_params
 
 
@@ -173,7 +175,7 @@ def test_published_models_have_their_published_sizes(values, n_params):
     ],
 )
 def test_shapes_and_parameters_come_back(config, kind):
-    """A shape of ours, written as config.json and read, is the same, and its parameters are the same bits."""
+    """A config written as config.json and read again is equal, and its parameters are the same bits."""
     assert huggingface_config.model_type(config) == kind
     params = made(config)
     tensors = tensors_of(by_name(params), config)
@@ -185,7 +187,7 @@ def test_shapes_and_parameters_come_back(config, kind):
 
 
 def test_one_token_at_a_time_is_as_all_at_once():
-    """Parallel residuals, biases and partly turned heads compute the same with a cache, as text is generated."""
+    """Parallel residuals, biases and partly rotated heads give the same logits with a cache."""
     params, ids = made(NEOX), jnp.asarray(IDS[:, :5] % NEOX.vocab_size)
     cache, step = init_cache(NEOX, 2, 5), jax.jit(lambda *x: Transformer(NEOX).apply(*x, method="step"))
     whole = jax.jit(Transformer(NEOX).apply)({"params": params}, ids)
@@ -200,7 +202,7 @@ def test_one_token_at_a_time_is_as_all_at_once():
         (dict(model_type="gpt_neo"), "the architecture 'gpt_neo' was given, which is not supported. Supported: llama"),
         (dict(model_type=None), "the architecture None was given.* Supported: llama, mistral"),
         (dict(hidden_size=None), "has no hidden_size. Restore the file"),
-        (dict(hidden_act="quick_gelu"), "asks for what is not supported: hidden_act='quick_gelu'"),
+        (dict(hidden_act="quick_gelu"), "uses unsupported features: hidden_act='quick_gelu'"),
         (dict(rope_scaling=dict(rope_type="yarn", factor=4.0)), "rotary positions of type 'yarn'"),
         (dict(rope_scaling=dict(rope_type="llama3", factor=4.0)), "without high_freq_factor, low_freq_factor"),
         (dict(partial_rotary_factor=0.5), "partial_rotary_factor"),
@@ -212,8 +214,8 @@ def test_one_token_at_a_time_is_as_all_at_once():
         (dict(model_type="gpt_neox", attention_bias=False), "attention_bias=false"),
     ],
 )
-def test_what_our_transformer_does_not_do_is_refused(changes, message):
-    """No checkpoint is read as something that it is not."""
+def test_unsupported_features_are_refused(changes, message):
+    """A checkpoint with unsupported features is refused, not read wrongly."""
     with pytest.raises(InputError, match=message):
         huggingface_config.config_from(dict(model_type="llama", **SIZES) | changes)
 
@@ -232,13 +234,13 @@ def test_what_our_transformer_does_not_do_is_refused(changes, message):
     ],
 )
 def test_shapes_that_no_architecture_has_are_refused(config, message):
-    """The error names the nearest architecture and everything that stands in the way."""
+    """The error names the nearest architecture and all reasons."""
     with pytest.raises(InputError, match=message):
         huggingface_config.model_type(config)
 
 
-def test_tensors_that_do_not_fit_are_named():
-    """A tensor that is missing, left over, of another shape, or a second head of a tied model."""
+def test_tensors_that_do_not_fit_are_reported():
+    """Errors name a tensor that is missing, unknown or of another shape, and a second head of a tied model."""
     tensors = tensors_of(by_name(made(LLAMA)), LLAMA)
 
     def read(changes, config=LLAMA):
@@ -247,19 +249,19 @@ def test_tensors_that_do_not_fit_are_named():
 
     with pytest.raises(InputError, match="lacks model.layers.1.mlp.up_proj.weight. Its files and its config.json"):
         read({"model.layers.1.mlp.up_proj.weight": None})
-    with pytest.raises(InputError, match="has, beyond that architecture, model.layers.0.self_attn.q_proj.bias"):
+    with pytest.raises(InputError, match="has the unknown tensors model.layers.0.self_attn.q_proj.bias"):
         read({"model.layers.0.self_attn.q_proj.bias": np.zeros(32)})
-    with pytest.raises(InputError, match=r"of model.norm.weight \(17,\), not \(16,\)"):
+    with pytest.raises(InputError, match=r"config.json: model.norm.weight \(17,\), expected \(16,\)"):
         read({"model.norm.weight": np.zeros(17)})
     tied = dataclasses.replace(LLAMA, tie_embeddings=True)
-    with pytest.raises(InputError, match="says tie_word_embeddings, and lm_head.weight is not the table"):
+    with pytest.raises(InputError, match="has tie_word_embeddings = true, but lm_head.weight differs"):
         read({}, tied)
     read({"lm_head.weight": tensors["model.embed_tokens.weight"]}, tied)
     read({"model.layers.0.self_attn.rotary_emb.inv_freq": np.zeros(4)})  # older versions stored it
 
 
 def test_such_models_do_not_become_integers():
-    """Exact inference refuses the norms, biases, grouped heads and residuals that it would leave out."""
+    """Exact inference refuses unsupported norms, biases, grouped heads and parallel residuals."""
     config = TransformerConfig(vocab_size=264, norm="layer", bias="all", parallel_residual=True, n_kv_heads=2)
     with pytest.raises(InputError, match="norm=layer.*bias=all, parallel_residual=True.*n_kv_heads=2"):
         exact.check_exactable(config, 64)

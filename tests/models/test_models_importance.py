@@ -1,4 +1,4 @@
-"""Importance scores, and the baselines that projections are compared with."""
+"""Importance scores, and baselines for projections."""
 
 import dataclasses
 
@@ -28,10 +28,10 @@ def params_of(config):
 
 
 def test_activation_scores_are_sums_of_absolute_activations():
-    """Scores equal a NumPy forward pass of one layer, and a last batch that is not full counts its rows once."""
+    """Scores equal those of a NumPy forward pass of one layer, and padding of the last batch is not counted."""
     config = dataclasses.replace(CONFIG, n_layers=1)
     params = params_of(config)
-    params["layers"]["attention"]["out"]["kernel"][:] = 0  # so that attention adds nothing, and NumPy need not know it
+    params["layers"]["attention"]["out"]["kernel"][:] = 0  # attention adds nothing, so NumPy need not compute it
     done = []
     found = models.activation_scores(params, TOKENS, config=config, batch=2, progress=done.append)
     assert done == [2, 4, 5]
@@ -46,7 +46,7 @@ def test_activation_scores_are_sums_of_absolute_activations():
 
 
 def test_activation_scores_follow_the_model_through_its_layers():
-    """The second layer sees what the first makes: its scores change with the first one's weights."""
+    """The scores of the second layer change with the weights of the first."""
     params = params_of(CONFIG)
     before = models.activation_scores(params, TOKENS, config=CONFIG, batch=5)
     params["layers"]["mlp"]["down"]["kernel"][0] *= 5
@@ -56,7 +56,7 @@ def test_activation_scores_follow_the_model_through_its_layers():
 
 
 def test_magnitude_scores_by_hand():
-    """d has the mean of the norms of a dimension's rows and columns, f the sum over up, gate and down."""
+    """Scores of d are the mean norm of a dimension's rows and columns, scores of f the sum over up, gate and down."""
     params = params_of(CONFIG)
     layers = params["layers"]
     attention, mlp = layers["attention"], layers["mlp"]
@@ -74,7 +74,7 @@ def test_magnitude_scores_by_hand():
 
 
 def test_the_highest_are_kept_in_their_order():
-    """Selections are sorted, layers choose for themselves, and index scores keep the first."""
+    """Selections are sorted and separate for each layer, and index scores keep the first dimensions."""
     scores = models.Scores(np.array([1.0, 5, 3, 5, 0]), np.array([[3.0, 1, 2], [1, 2, 3]]))
     kept = models.select(scores, d_model=3, d_ff=2)
     np.testing.assert_array_equal(kept.d_model, [1, 2, 3])
@@ -86,7 +86,7 @@ def test_the_highest_are_kept_in_their_order():
 
 
 def test_low_rank_factors_keep_the_share():
-    """Parameters come near the share, and factors are the best of their rank (Eckart-Young)."""
+    """The number of parameters is near the share, and factors are the best of their rank (Eckart-Young)."""
     params = params_of(CONFIG)
     total = models.count_params(CONFIG).total
     tree = models.low_rank(params, keep=0.5)
@@ -100,7 +100,7 @@ def test_low_rank_factors_keep_the_share():
 
 
 def test_a_random_base_starts_at_the_same_model():
-    """Noise of the same norm is frozen, w_a takes up the difference, and the merged model is the hard-pruned one."""
+    """The frozen base is noise of the same norm, w_a stores the difference, and the merged model is hard-pruned."""
     params = params_of(CONFIG)
     projected, frozen = models.random_base(params, models.projected(params, KEPT), key=jax.random.key(0))
     pruned = models.hard_pruned(params, KEPT)
@@ -113,9 +113,9 @@ def test_a_random_base_starts_at_the_same_model():
 
 
 def test_wrong_inputs_say_what_to_do():
-    """Errors name what was given and what is possible."""
+    """Errors say what was given and what was expected."""
     scores = models.index_scores(CONFIG)
-    with pytest.raises(InputError, match="d_ff=65 was given for a model that has 64; expected 1 to 64"):
+    with pytest.raises(InputError, match="d_ff=65 was given for a model with 64; expected 1 to 64"):
         models.select(scores, d_model=8, d_ff=65)
     with pytest.raises(InputError, match="scores of d_model are not all finite.*magnitude"):
         models.select(scores._replace(d_model=np.full(32, np.nan)), d_model=8, d_ff=8)

@@ -1,4 +1,4 @@
-"""Rotary positions turn what they should, by how much they should."""
+"""Rotary positions rotate the right numbers by the right angles."""
 
 import math
 
@@ -16,7 +16,7 @@ def config(**settings):
 
 
 def test_a_pair_turns_like_a_complex_number():
-    """Number i and number i + R / 2 of the first R are multiplied by exp(i position frequency); the rest stays."""
+    """Numbers i and i + R / 2 of the first R are multiplied by exp(i position frequency); the rest is unchanged."""
     x, positions = np.random.default_rng(0).normal(size=(2, 3, 4, 8)).astype(np.float32), np.array([0, 1, 70])
     for fraction, r in ((1.0, 8), (0.5, 4)):
         frequencies = rotary_frequencies(config(rotary_fraction=fraction))
@@ -28,15 +28,17 @@ def test_a_pair_turns_like_a_complex_number():
 
 
 def test_frequencies_are_powers_of_theta():
-    """The default base is 10,000, as it always was here, to the bit."""
+    """The default base is 10,000, to the bit."""
     expected = 10_000.0 ** (-jnp.arange(4) / 4)
     np.testing.assert_array_equal(rotary_frequencies(config()), expected)
     np.testing.assert_allclose(rotary_frequencies(config(rope_theta=16)), [1, 0.5, 0.25, 0.125], rtol=1e-6)
 
 
 def test_llama3_stretches_long_wavelengths_only():
-    """Wavelengths above length / low are multiplied by the factor, those below length / high stay, and between them
-    the frequency is a mixture that grows with length / wavelength."""
+    """Wavelengths above length / low are multiplied by the factor, those below length / high are unchanged.
+
+    Between them the frequency is interpolated linearly in length / wavelength.
+    """
     plain = rotary_frequencies(config(d_head=32)).tolist()
     expected = []
     for frequency in plain:
@@ -50,8 +52,8 @@ def test_llama3_stretches_long_wavelengths_only():
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
-def test_one_scaling_has_one_spelling():
-    """Equal settings make equal configurations: defaults are written out."""
+def test_one_scaling_has_one_spec():
+    """Equal settings make equal configs: defaults are written out."""
     expected = "llama3(factor=32,high=4,length=8192,low=1)"
     assert config(rope_scaling="llama3(factor=32.0)").rope_scaling == expected
     assert config(rope_scaling=expected) == config(rope_scaling=" llama3( low=1, factor=32 ) ")
@@ -61,9 +63,9 @@ def test_one_scaling_has_one_spelling():
     "settings, message",
     [
         (dict(rope_scaling="lama3(factor=8)"), "no rope_scaling 'lama3'. Did you mean llama3"),
-        (dict(rope_scaling="llama3(factor=0.5)"), "expected a factor of 1 or more and 0 < low < high"),
+        (dict(rope_scaling="llama3(factor=0.5)"), "expected a factor of at least 1 and 0 < low < high"),
         (dict(rope_scaling="llama3(length=0)"), "expected a length of at least one token"),
-        (dict(rotary_fraction=0.4), "rotary positions turn 3 numbers; they turn pairs"),
+        (dict(rotary_fraction=0.4), "rotary positions rotate 3 numbers; expected an even number"),
         (dict(rotary_fraction=1.5), "rotary_fraction=1.5 was given; expected a number above 0, at most 1"),
         (dict(rope_theta=1.0), "rope_theta=1.0 was given; expected a number above 1"),
         (dict(norm_eps=0.0), "norm_eps=0.0 was given; expected a number above 0"),

@@ -1,4 +1,4 @@
-"""Dense layers take representations of weights and activations by configuration alone."""
+"""Representations of weights and activations, selected by the config."""
 
 import dataclasses
 
@@ -22,7 +22,7 @@ def changed(**changes):
 
 @pytest.mark.parametrize("spec", ["int(b=4)", "int(b=2,rule=quest)", "e2m1", "mxfp4", "sparse(s=0.5)+int(b=4)"])
 def test_the_matrices_of_the_blocks_are_what_the_format_makes_of_them(spec):
-    """A model with a format computes what a dense model computes with the quantised matrices; nothing else changes."""
+    """A model with a format equals a dense model with the quantised matrices; nothing else changes."""
     model, params = changed(weights=spec)
     form = weights.representation(spec)
     by_hand = jax.tree.map_with_path(
@@ -36,7 +36,7 @@ def test_the_matrices_of_the_blocks_are_what_the_format_makes_of_them(spec):
 
 @pytest.mark.parametrize("spec", ["int(b=8,scale=absmax)", "int(b=8,rule=quest)"])
 def test_eight_bits_of_both_are_nearly_exact(spec):
-    """Weights and activations of 8 bits, with and without Hadamard transform on both, change logits by percents."""
+    """Weights and activations of 8 bits, with and without a Hadamard transform, change logits by less than 5 %."""
     model, params = changed(weights=spec, activations=spec)
     dense = models.Transformer(CONFIG).apply({"params": params}, TOKENS)
     error = model.apply({"params": params}, TOKENS) - dense
@@ -45,7 +45,7 @@ def test_eight_bits_of_both_are_nearly_exact(spec):
 
 @pytest.mark.parametrize("scan_layers", [False, True])
 def test_noise_is_fresh_with_each_key_and_differs_between_layers(scan_layers):
-    """A key names the noise of a pass; without one it is always the same; both ways of running layers draw the same."""
+    """The key determines the noise; without a key it is constant; scanned and unrolled layers draw the same noise."""
     model, params = changed(weights="noise(gmse=0.01)", scan_layers=scan_layers)
     one, again = (model.apply({"params": params}, TOKENS, key=jax.random.key(1)) for _ in range(2))
     other = model.apply({"params": params}, TOKENS, key=jax.random.key(2))
@@ -58,7 +58,7 @@ def test_noise_is_fresh_with_each_key_and_differs_between_layers(scan_layers):
 
 
 def test_a_ramp_follows_the_run():
-    """Sparsity with a ramp is none at the start of a run and whole at its end, which is what a model has by default."""
+    """Sparsity with a ramp is zero at the start of a run and full at its end; full is the default of a model."""
     model, params = changed(weights="sparse(s=0.8,ramp=0.5)")
     at = {progress: model.apply({"params": params}, TOKENS, progress=progress) for progress in (0.0, 0.1, 0.5, 1.0)}
     dense = models.Transformer(CONFIG).apply({"params": params}, TOKENS)
@@ -69,7 +69,7 @@ def test_a_ramp_follows_the_run():
 
 
 def test_learned_steps_are_parameters_with_gradients():
-    """rule=lsq adds a scale for each matrix and each layer's inputs, positive at the start, and trains them."""
+    """rule=lsq adds a trained scale for each matrix and each layer's inputs, positive at the start."""
     model, params = changed(weights="int(b=4,rule=lsq)", activations="int(b=4,rule=lsq)")
     up = params["layers"]["mlp"]["up"]
     assert up["weights_scale"].shape == up["activations_scale"].shape == (2,)
@@ -81,8 +81,8 @@ def test_learned_steps_are_parameters_with_gradients():
     )
 
 
-def test_equal_formats_have_one_spelling_and_wrong_ones_are_refused():
-    """Configurations that mean the same are equal; a wrong spelling names the ones that exist."""
+def test_equal_formats_have_one_spec_and_wrong_ones_are_refused():
+    """Equivalent specs give equal configs; the error for a wrong spec lists the valid names."""
     assert dataclasses.replace(CONFIG, weights=" int( b=4 ) ") == dataclasses.replace(CONFIG, weights="int(b=4)")
     with pytest.raises(InputError, match="Did you mean int"):
         dataclasses.replace(CONFIG, weights="imt(b=4)")
@@ -92,8 +92,7 @@ def test_equal_formats_have_one_spelling_and_wrong_ones_are_refused():
     "weights, activations", [("int(b=4,rule=quest)", "int(b=8,rule=quest)"), ("noise(gmse=0.01)", "dense")]
 )
 def test_a_step_with_a_cache_quantises_as_the_whole_pass(weights, activations):
-    """Scales of activations belong to single tokens, so decoding one by one computes what the whole pass does; noise
-    of weights is by default always the same."""
+    """Steps with a cache equal the whole pass: activation scales belong to single tokens, noise is constant."""
     model, params = changed(weights=weights, activations=activations)
     whole, cache = model.apply({"params": params}, TOKENS), models.init_cache(CONFIG, 2, 12)
     for t in range(12):

@@ -1,4 +1,4 @@
-"""The model reads only the past, counts its parameters rightly, and decodes step by step what it computes at once."""
+"""The model is causal, its parameter counts are right, and steps with a cache equal the whole pass."""
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,7 @@ VARIANTS = {
 
 @pytest.fixture(autouse=True)
 def no_silent_broadcast():
-    """Arrays of different rank never meet by accident in the model."""
+    """Makes operations on arrays of different rank an error."""
     with jax.numpy_rank_promotion("raise"):
         yield
 
@@ -34,7 +34,7 @@ def config(request):
 
 
 def random_params(config):
-    """Returns parameters far from their initial values, so that no term of the model is too small to be seen."""
+    """Returns parameters far from their initial values, so that every term of the model has a visible effect."""
     shapes = jax.eval_shape(models.Transformer(config).init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))
     rng = np.random.default_rng(0)
     return jax.tree.map(lambda s: jnp.asarray(rng.normal(0, 0.4, s.shape), s.dtype), shapes)
@@ -45,7 +45,7 @@ def names(params):
 
 
 def test_parameter_tree_is_the_documented_one():
-    """Other modules read parameters by name, so names and shapes are a contract."""
+    """Names and shapes of parameters are fixed, because other modules read parameters by name."""
     block = {
         "attention_norm/scale": (12,),
         "attention/q/kernel": (12, 12),
@@ -68,7 +68,7 @@ def test_parameter_tree_is_the_documented_one():
 
 
 def test_logits_match_a_plain_numpy_forward_pass():
-    """Pre-norm, RMSNorm, gated ReLU, T5 bias and scaled scores are what the model computes."""
+    """The model computes pre-norm, RMSNorm, gated ReLU, T5 bias and scaled scores as plain NumPy does."""
     config, params = VARIANTS["relative"], random_params(VARIANTS["relative"])
     p = jax.tree.map(np.asarray, params["params"])
     inputs = np.array([3, 0, 7, 7, 15, 2, 9, 1, 4, 4])
@@ -99,15 +99,15 @@ def test_logits_match_a_plain_numpy_forward_pass():
 
 
 def test_no_logit_depends_on_a_later_token(config):
-    """Causality: the gradient of logits i with respect to the embedded token j is zero exactly when j > i."""
+    """The gradient of logits i with respect to the embedded token j is zero exactly if j > i."""
     params, model, length = random_params(config), models.Transformer(config), 7
 
-    def logits(table):  # one vocabulary row for each position, so a row's gradient is a position's gradient
+    def logits(table):  # one vocabulary row per position, so a row's gradient is a position's gradient
         changed = {"params": params["params"] | {"embed": {"embedding": table}}}
         return model.apply(changed, jnp.arange(length)[None])[0]
 
     model_config = config
-    if config.tie_embeddings:  # a tied table would also reach the logits through the output layer
+    if config.tie_embeddings:  # a tied table also affects the logits through the output layer
         model_config = TransformerConfig(**{**vars(config), "tie_embeddings": False})
         model, params = models.Transformer(model_config), random_params(model_config)
     jacobian = jax.jit(jax.jacrev(logits))(params["params"]["embed"]["embedding"])  # [L, V, V, D]
@@ -132,7 +132,7 @@ def test_queries_share_keys_and_values_in_order():
 
 @pytest.mark.parametrize("length", [64, 96, 256])
 def test_attention_in_pieces_is_attention(config, length):
-    """Rows long enough to be cut into pieces, evenly or not, have the logits of the uncut computation within 1e-4."""
+    """Attention computed in pieces, of even or uneven lengths, gives the logits of one computation within 1e-4."""
     params, inputs = random_params(config), np.random.default_rng(3).integers(0, 16, (2, length))
     apply = lambda: models.Transformer(config).apply(params, inputs)  # noqa: E731
     whole, shortest = apply(), models.layers.SHORTEST_PIECE
@@ -160,7 +160,7 @@ def loss_and_gradient(config, params):
     ],
 )
 def test_how_it_is_computed_does_not_change_the_gradient(config, dtype, changes):
-    """Unrolled equals scanned, and what is computed again equals what was kept: 1e-5 of the gradient in float32."""
+    """Unrolled equals scanned, and recomputed equals stored, to 1e-5 of the gradient in float32."""
     params = random_params(config)
     loss, gradient = loss_and_gradient(TransformerConfig(**{**vars(config), "dtype": dtype}), params)
     other = loss_and_gradient(TransformerConfig(**{**vars(config), "dtype": dtype, **changes}), params)
@@ -171,7 +171,7 @@ def test_how_it_is_computed_does_not_change_the_gradient(config, dtype, changes)
 
 
 def test_remat_keeps_less(config):
-    """The policies are in force: the backward pass of "full" computes more than "dots", that more than "none"."""
+    """The policies take effect: the backward pass of "full" computes more than "dots", and "dots" more than "none"."""
 
     def flops(remat):
         inputs = jnp.zeros((1, 9), jnp.int32)
@@ -183,11 +183,11 @@ def test_remat_keeps_less(config):
 
 
 def test_step_with_a_cache_equals_the_whole_pass(config):
-    """Slots at different positions, one set back to 0 in mid-run, give the logits of the whole pass."""
+    """Batch slots at different positions, one of them restarted, give the logits of the whole pass."""
     model, params, length = models.Transformer(config), random_params(config), 10
     tokens = np.random.default_rng(1).integers(0, 16, (4, length))
     whole = jax.jit(model.apply)(params, tokens)
-    # Lane 0 runs from the start, slot 1 from time 3, slot 2 is given another row of tokens at time 6.
+    # Slot 0 runs from the start, slot 1 from time 3, slot 2 gets another row of tokens at time 6.
     step = jax.jit(lambda *args: model.apply(params, *args, method=model.step))
     cache = models.init_cache(config, 3, length)
     rows = lambda t: [0, 1, 2 if t < 6 else 3]  # noqa: E731
@@ -199,8 +199,7 @@ def test_step_with_a_cache_equals_the_whole_pass(config):
 
 
 def test_vectors_before_the_tokens_are_read_like_embeddings(config):
-    """Embeddings of the first tokens, given as vectors, give the logits that those tokens give, at once and step by
-    step; other vectors give others."""
+    """Embeddings of the first tokens, given as prefix vectors, give the logits of those tokens; others do not."""
     params, model = random_params(config), models.Transformer(config)
     tokens = jax.random.randint(jax.random.key(1), (2, 7), 0, 16)
     whole = model.apply(params, tokens)
@@ -217,7 +216,7 @@ def test_vectors_before_the_tokens_are_read_like_embeddings(config):
 
 
 def test_bfloat16_computes_close_to_float32_and_returns_float32_logits():
-    """Compute type is a setting; parameters and logits stay float32."""
+    """The type of products is a setting; parameters and logits stay float32."""
     low = models.Transformer(TransformerConfig(**SMALL, dtype="bfloat16"))
     params = jax.tree.map(lambda x: x / 2, random_params(low.config))
     initial = jax.eval_shape(low.init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))
@@ -227,11 +226,11 @@ def test_bfloat16_computes_close_to_float32_and_returns_float32_logits():
     assert logits.dtype == jnp.float32
     expected = jax.jit(models.Transformer(VARIANTS["relative"]).apply)(params, inputs)
     error = np.abs(logits - expected).max()
-    assert 1e-4 < error < 0.05  # above 1e-4, or nothing was computed in bfloat16
+    assert 1e-4 < error < 0.05  # below 1e-4, nothing was computed in bfloat16
 
 
 def test_param_count_equals_the_arrays(config):
-    """The analytic count is the number of numbers in the tree, and its embedding part the two tables."""
+    """The computed count equals the size of the parameter tree, and its embedding part that of the two tables."""
     sizes = {name: np.prod(shape) for name, shape in names(random_params(config)).items()}
     counts = models.count_params(config)
     assert counts.total == sum(sizes.values())
@@ -249,14 +248,14 @@ def test_paper_sizes(size, millions):
 
 
 def test_flops_per_token_with_and_without_softmax():
-    """FLOPs are twice the non-embedding parameters, plus the output product when asked for."""
+    """FLOPs are twice the non-embedding parameters, plus the output product with `softmax`."""
     config = VARIANTS["relative"]
     assert models.flops_per_token(config, softmax=False) == 2 * models.count_params(config).non_embedding
     assert models.flops_per_token(config, softmax=True) - models.flops_per_token(config, softmax=False) == 2 * 16 * 12
 
 
 def test_training_flops_count_what_an_update_needs():
-    """Six FLOPs a weight that a token meets, and attention's two products over half a row, three times."""
+    """Training FLOPs per token are 6 per weight, plus three times the two products of attention over half a row."""
     config = models.model_config("25m", 264)
     attention = 6 * 8 * 64 * 2 * 2 * 512 // 2
     expected = 3 * (2 * models.count_params(config).non_embedding + 2 * 264 * 512 + attention)
@@ -273,7 +272,7 @@ def test_relative_buckets_are_t5s():
 
 
 def test_shift_right_and_vocabulary():
-    """Inputs are the targets one place later, behind the end-of-document id; V leaves room for that id."""
+    """Inputs are the end-of-document id and the targets one place later; V includes that id."""
     assert models.shift_right(jnp.array([[5, 6, 7], [1, 2, 3]]), 9).tolist() == [[9, 5, 6], [9, 1, 2]]
     assert [models.model_vocab_size(v) for v in (255, 256, 4096, 65536)] == [256, 264, 4104, 65544]
 
@@ -287,18 +286,18 @@ def test_shift_right_and_vocabulary():
         (dict(n_layers=0), "n_layers=0 was given; expected a whole number from 1 to 10,000"),
         (dict(position="rotary", d_head=5), "use an even d_head"),
         (dict(max_distance=3), "max_distance above n_buckets / 2"),
-        (dict(n_kv_heads=2), "n_kv_heads=2 was given for n_heads=3; expected 0, for as many, or a number that divides"),
-        (dict(attention="cudnn"), "it needs dtype='bfloat16'"),
+        (dict(n_kv_heads=2), "n_kv_heads=2 was given with n_heads=3; expected 0 .the same number. or a divisor"),
+        (dict(attention="cudnn"), "expected dtype='bfloat16'"),
         (dict(remat="all"), "expected one of none, dots, full"),
     ],
 )
 def test_bad_config_is_refused(bad, message):
-    """A shape that cannot be built says which field is wrong and what is valid."""
+    """The error for an impossible shape says which field is wrong and what was expected."""
     with pytest.raises(InputError, match=message):
         TransformerConfig(**{**SMALL, **bad})
 
 
 def test_unknown_size_lists_the_valid_ones():
-    """A misspelt size name is answered with the names there are."""
+    """The error for an unknown size lists the valid names."""
     with pytest.raises(InputError, match="'3M' was given; expected one of nano, .*, 2b"):
         models.model_config("3M", 256)

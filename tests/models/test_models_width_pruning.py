@@ -1,4 +1,4 @@
-"""Widths, hard pruning and the starts of projections for the models of this package."""
+"""Widths, hard pruning and initial projections."""
 
 import dataclasses
 
@@ -32,7 +32,7 @@ SMOL_360M = dataclasses.replace(
 
 
 def trained_like(config, *, biases=False):
-    """Returns parameters of the sizes that training leaves, with biases where GPT-NeoX has them."""
+    """Returns parameters as large as trained ones, with biases as in GPT-NeoX."""
     rng = np.random.default_rng(1)
     params = jax.eval_shape(models.Transformer(config).init, jax.random.key(0), TOKENS)["params"]
     params = jax.tree.map(lambda x: rng.normal(size=x.shape, scale=0.25).astype(np.float32), params)
@@ -74,10 +74,10 @@ def logits(params, config, **widths):
     ],
 )
 def test_sizes_are_those_of_the_paper(config, total, widths, paper_kept, paper_removed, removed):
-    """Counts equal the authors' (papers/004 section 3) to the last parameter, once their one slip is taken out.
+    """Parameter counts equal the authors' (papers/004 section 3) exactly, after one error of theirs is corrected.
 
-    Their notebook counts the attention's output matrix of the small model as d_c x d_c, but heads are kept, so that it
-    is (heads times head size) x d_c: the shapes themselves hold 1 or 2 points more.
+    Their notebook counts the attention's output matrix of the small model as d_c x d_c, but heads are kept, so it is
+    (heads * head width) x d_c: the real shapes have 1 or 2 percentage points more.
     """
     d_c, f_c = widths
     small = models.small_config(config, d_model=d_c, d_ff=f_c)
@@ -95,7 +95,7 @@ def test_sizes_are_those_of_the_paper(config, total, widths, paper_kept, paper_r
     ("widths", "trainable"), [((1344, 5376), 3.23e9), ((960, 3840), 2.24e9), ((448, 1728), 0.97e9)]
 )
 def test_projections_of_llama_have_the_size_that_the_paper_s_digest_derives(widths, trainable):
-    """Trainable numbers for Llama-3.2-1B are those of papers/004 section 4; merged they are the small model's."""
+    """Trainable parameters for Llama-3.2-1B are those of papers/004 section 4; merged, those of the small model."""
     d_model, d_ff = widths
     kept = models.Selection(np.arange(d_model), np.tile(np.arange(d_ff), (16, 1)))
     base = jax.eval_shape(models.Transformer(LLAMA_1B).init, jax.random.key(0), TOKENS)["params"]
@@ -108,7 +108,7 @@ def test_projections_of_llama_have_the_size_that_the_paper_s_digest_derives(widt
 
 @pytest.mark.parametrize("keep", [0.1, 0.3, 0.5, 0.75, 1.0])
 def test_widths_keep_the_share_and_the_aspect(keep):
-    """No other multiple of 8 comes nearer to the share, and the aspect is the large model's."""
+    """No other multiple of 8 is nearer to the share, and the aspect is the large model's."""
     found = models.widths(LLAMA_1B, keep=keep)
     assert found.d_model % 8 == 0
     assert found.d_ff == 4 * found.d_model
@@ -122,13 +122,13 @@ def test_widths_keep_the_share_and_the_aspect(keep):
 
 
 def test_widths_of_another_aspect():
-    """An aspect of 3, Minitron's for Llama-3.1-8B, finds the paper's shape from the share that it keeps."""
+    """With an aspect of 3 (Minitron's for Llama-3.1-8B), the share gives the paper's shape."""
     assert models.widths(LLAMA_8B, keep=1 - 0.676, aspect=3.0)[:2] == (2160, 6480)
 
 
 @pytest.mark.parametrize("variant", ["relative", "tied", "plain", "biases"])
 def test_projections_start_at_the_hard_pruned_model(variant):
-    """Merged one-hot projections are the slices of the base, bit for bit, and slices are what indexing gives."""
+    """Merged one-hot projections equal the hard-pruned model bit for bit, and that equals plain indexing."""
     config = dataclasses.replace(
         CONFIG, tie_embeddings=variant == "tied", gated_mlp=variant != "plain", activation="relu"
     )
@@ -160,7 +160,7 @@ def test_projections_start_at_the_hard_pruned_model(variant):
 
 
 def test_which_matrices_have_which_projections():
-    """Heads and vocabulary are not projected, and without w_a there are projections alone."""
+    """Heads and vocabulary are not projected, and with w_a=False there are only projections."""
     base = jax.eval_shape(models.Transformer(CONFIG).init, jax.random.key(0), TOKENS)["params"]
     tree = jax.eval_shape(lambda params: models.projected(params, KEPT, w_a=False), base)
     attention, mlp = tree["layers"]["attention"], tree["layers"]["mlp"]
@@ -201,7 +201,7 @@ def uneven(config):
 @pytest.mark.parametrize("tie_embeddings", [False, True])
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_svd_start_of_full_width_computes_the_large_model(variant, tie_embeddings):
-    """In the basis of all directions nothing is lost, with whatever gains, with a table of its own or not."""
+    """With all directions nothing is lost, for any gains, with tied or separate embeddings."""
     config = dataclasses.replace(CONFIG, tie_embeddings=tie_embeddings, **VARIANTS[variant])
     params = uneven(config)
     merged = jax.jit(lambda params: merge(models.projected(params, EVERYTHING, start="svd"), params))(params)
@@ -212,7 +212,7 @@ def test_svd_start_of_full_width_computes_the_large_model(variant, tie_embedding
 
 @pytest.mark.parametrize("tie_embeddings", [False, True])
 def test_svd_start_loses_nothing_of_a_stream_that_lives_in_fewer_dimensions(tie_embeddings):
-    """Where the residual stream fills 8 of 32 directions, 8 dimensions compute what 32 did; selection does not."""
+    """If the residual stream uses 8 of 32 directions, 8 dimensions give the same logits; a selection does not."""
     config = dataclasses.replace(CONFIG, tie_embeddings=tie_embeddings)
     params = uneven(config)
     directions = np.linalg.qr(np.random.default_rng(2).normal(size=(32, 8)))[0].astype(np.float32)
@@ -227,7 +227,7 @@ def test_svd_start_loses_nothing_of_a_stream_that_lives_in_fewer_dimensions(tie_
 
 
 def test_an_untied_output_layer_is_counted():
-    """The shape of a start that unties has the parameters that its tree has; a share counts them; 1 removes none."""
+    """The untied config has the parameters of its tree, `widths` counts them, and keep=1 removes none."""
     config = dataclasses.replace(CONFIG, tie_embeddings=True)
     base = jax.eval_shape(models.Transformer(config).init, jax.random.key(0), TOKENS)["params"]
     shapes = jax.eval_shape(lambda params: merge(models.projected(params, KEPT, start="svd"), params), base)
@@ -244,7 +244,7 @@ def test_an_untied_output_layer_is_counted():
 
 
 def test_wrong_inputs_say_what_to_do():
-    """Errors name what was given and what is possible."""
+    """Errors say what was given and what was expected."""
     with pytest.raises(InputError, match=r"keep=1\.5 was given; expected the share"):
         models.widths(CONFIG, keep=1.5)
     with pytest.raises(InputError, match=r"narrowest model \(d_model=16, d_ff=32\).*smaller multiple than 16"):

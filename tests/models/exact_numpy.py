@@ -1,14 +1,14 @@
-"""Exact inference once more, in plain NumPy int64: the oracle for `models.exact`; nothing is compiled.
+"""Reference implementation of `models.exact` in NumPy int64, without compilation.
 
-Written from the formulas of the exact program, not from its code: a rescaling here is one 64-bit product, a square root
-is `math`'s, and matrix products are of integers. Both programs give the same bits as long as nothing in the other one
-leaves its 32 bits or, in a matrix product carried in float32, 2**24; `check_bounds` proves that for given inputs.
+It is written from the formulas, not from the code of `models.exact`: a rescaling is one 64-bit product, a square root
+is NumPy's, and matrix products are of integers. Both programs give the same bits if no value in `models.exact` exceeds
+32 bits or, in a matrix product in float32, 2**24; `check_bounds` proves this for given inputs.
 """
 
 import numpy as np
 
 EXACT_SUM = 1 << 24
-"""Below this, float32 carries every integer: no partial sum of a matrix product may reach it, in whatever order."""
+"""float32 holds every integer below this: no partial sum of a matrix product may reach it, in any order."""
 
 N_SYMBOLS = 257
 FRACTION_BITS = 8
@@ -17,13 +17,13 @@ AVERAGE_SCALE = 8
 
 
 class _Arithmetic:
-    """The operations of the exact program, which raise OverflowError where `check` finds a bound broken."""
+    """Operations of exact inference; with `check`, they raise OverflowError if a value is out of bounds."""
 
     def __init__(self, check: bool):
         self.check = check
 
     def bound(self, what: str, x, low: int, high: int):
-        """x, of which low <= x < high was promised."""
+        """Returns x after a check of low <= x < high."""
         if self.check and np.size(x) and not low <= np.min(x) <= np.max(x) < high:
             raise OverflowError(
                 f"{what} runs from {int(np.min(x))} to {int(np.max(x))}; the bound is {low} to {high - 1}."
@@ -34,13 +34,13 @@ class _Arithmetic:
         return self.bound(what, x, -(1 << 31), 1 << 31)
 
     def product(self, what: str, x, w):
-        """x @ w of int64; the sum of magnitudes (exact in float64, which is fast) bounds every partial sum."""
+        """Returns x @ w of int64; the sum of magnitudes (exact in float64, which is fast) bounds every partial sum."""
         if self.check:
             self.bound(what, np.abs(x).astype(np.float64) @ np.abs(w).astype(np.float64), 0, EXACT_SUM)
         return x @ w
 
     def rescale(self, what: str, x, multiplier, shift):
-        """round(x * multiplier / 2**shift), halves up."""
+        """Returns round(x * multiplier / 2**shift), halves up."""
         self.bound(f"{what}: input", x, -(1 << 28) + 1, 1 << 28)
         self.bound(f"{what}: multiplier", multiplier, 0, 1 << 15)
         self.bound(f"{what}: shift", shift, 13, 43)
@@ -49,7 +49,7 @@ class _Arithmetic:
         return (x * multiplier + half) >> int(shift)
 
     def normalise(self, what: str, h, multiplier):
-        """round(h * multiplier / norm of h) clipped to int8, h first cut to 11 bits."""
+        """Returns round(h * multiplier / norm of h) clipped to int8; h is first rounded to 11 bits."""
         self.bound(f"{what}: multiplier", multiplier, 0, 1 << 18)
         largest = np.abs(h).max(-1, keepdims=True)
         shift = np.frexp(largest.astype(np.float64))[1].astype(np.int64) - 11  # bits of the largest, without sign
@@ -62,7 +62,7 @@ class _Arithmetic:
         return np.clip(numerator // (2 * norm), -127, 127)
 
     def exp2_negative(self, x):
-        """2**15 * 2**(-x / 2**8) for x >= 0, by a cubic in the fraction."""
+        """Returns 2**15 * 2**(-x / 2**8) for x >= 0, with a cubic polynomial of the fraction."""
         self.bound("exponent", x, 0, 1 << 31)
         t, whole = x % 256, np.minimum(x // 256, 17)
         value = 32768 - (22662 - (7575 - 1296 * t // 256) * t // 256) * t // 256
@@ -70,7 +70,7 @@ class _Arithmetic:
 
 
 def _attention(a: _Arithmetic, p: dict, q, k, v, distance):
-    """int64[B, L, H * K] from q, k, v int64[B, H, L, K]."""
+    """Returns causal attention int64[B, L, H * K] of q, k, v int64[B, H, L, K]."""
     scores = a.product("scores", q, k.swapaxes(-1, -2))
     scores = a.rescale("scores", scores, p["score_multiplier"][:, None, None], p["score_shift"])
     bias = a.bound("bias", p["bias"], -(1 << 29), 1 << 29)[:, np.maximum(distance, 0)]
@@ -87,19 +87,16 @@ def _attention(a: _Arithmetic, p: dict, q, k, v, distance):
 
 
 def logits(params, config, inputs, *, check_bounds: bool = False) -> np.ndarray:
-    """Logits after each input, in units of 2**-8 bits: what `models.exact.forward` gives.
+    """Returns int64[B, L, 257], the logits after each input in units of 2**-8 bits, as `models.exact.forward` does.
 
     Args:
         params: integer parameters, from `models.exact.quantise` or a saved M1.
         config: their `ExactConfig`.
-        inputs: integers[B, L], L <= context; the first is 256, the others are bytes.
-        check_bounds: raise OverflowError where a value leaves what 32-bit integers, or float32 in a product, carry.
-
-    Returns:
-        int64[B, L, 257].
+        inputs: integers[B, L], L <= context; the first of a row is 256, the others are bytes.
+        check_bounds: raise OverflowError if 32-bit integers, or float32 in a product, cannot hold a value.
     """
     a, inputs = _Arithmetic(check_bounds), np.asarray(inputs)
-    params = {room: {k: np.asarray(v, np.int64) for k, v in group.items()} for room, group in params.items()}
+    params = {part: {k: np.asarray(v, np.int64) for k, v in group.items()} for part, group in params.items()}
     batch, length = inputs.shape
     a.bound("length", length, 1, min(config.context, 1024) + 1)
     distance = np.arange(length)[:, None] - np.arange(length)[None]
@@ -129,8 +126,10 @@ def logits(params, config, inputs, *, check_bounds: bool = False) -> np.ndarray:
 
 
 def frequencies(params, config, inputs, *, check_bounds: bool = False) -> np.ndarray:
-    """The coder's tables after each input: uint32[B, L, 257], each at least 1, summing to 2**16; arguments as in
-    `logits`."""
+    """Returns the coder's tables after each input: uint32[B, L, 257], each entry at least 1, with sum 2**16.
+
+    The arguments are those of `logits`.
+    """
     scores = logits(params, config, inputs, check_bounds=check_bounds)
     a = _Arithmetic(check_bounds)
     weights = a.exp2_negative(scores.max(-1, keepdims=True) - scores)
