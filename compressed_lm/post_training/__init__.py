@@ -1,1 +1,1 @@
-"""What is done to finished runs: quantize, entropy-code, shrink, exchange with Hugging Face."""
+"""Operations on finished runs: quantize, entropy-code, shrink, exchange with Hugging Face."""

@@ -1,4 +1,4 @@
-"""A finished run in one file of coded weights, and back into a folder that `load_run` reads like any run."""
+"""Entropy-coded runs: a finished run in one file, and back to a folder that `load_run` reads."""
 
 import dataclasses
 import math
@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from compressed_lm import io, weights
+from compressed_lm import io
 from compressed_lm.coding import exp_golomb, levels
 from compressed_lm.errors import InputError
 from compressed_lm.io import folders, locks
 from compressed_lm.models.partitioning import by_name
-from compressed_lm.post_training.quantize import write
+from compressed_lm.post_training.quantize import dense, write
 from compressed_lm.training.checkpoints import folder
 from compressed_lm.training.run_dir import CODEC, check_record, load_run, read_record
 from compressed_lm.weights import bitstream
@@ -23,17 +23,17 @@ if TYPE_CHECKING:  # training works without the packages that codecs need
 
 @dataclasses.dataclass(frozen=True)
 class Coded:
-    """What coding did to a parameter, that of all layers together.
+    """Result of coding one parameter, all layers together.
 
     Attributes:
         name: path of the parameter.
-        shape: of the parameter; layers come first.
-        step: distance between its levels; None where it is kept in float32.
-        n_levels: distinct levels that occur; None in float32, as are the next three.
-        entropy: bits a weight of the histogram of its levels.
-        eg0: bits a weight under the exp-Golomb code of order 0.
-        error: mean squared error over mean square, 0 for a parameter of zeros.
-        bits_per_weight: stored bits, tables included, over weights.
+        shape: of the parameter; the first axis is the layer.
+        step: distance between its levels; None if it is stored in float32.
+        n_levels: number of distinct levels; None in float32, as are the next three.
+        entropy: entropy of the histogram of its levels (bits per weight).
+        eg0: length under the exp-Golomb code of order 0 (bits per weight).
+        error: mean squared error divided by mean square; 0 for a parameter of zeros.
+        bits_per_weight: stored bits, tables included, divided by the number of weights.
     """
 
     name: str
@@ -49,36 +49,36 @@ class Coded:
 def pack_run(
     directory: str | os.PathLike, *, step: str | bitstream.Step, out: str | os.PathLike, coder: str = "range"
 ) -> list[Coded]:
-    """Codes the newest checkpoint of a run.
+    """Entropy-codes the newest checkpoint of a run into one file.
 
-    Kernels and embeddings are quantised with a step each, one for all layers of a stack; norm scales, biases and what
-    a representation of training needed stay float32. The file holds the record of the run, too.
+    Each kernel and embedding is quantised with one step for all layers of a stack. Norm scales, biases and the learned
+    parameters of representations stay float32. The file also holds the record of the run.
 
     Args:
         directory: the run.
         step: distance between levels, such as 0.01 or 0.25std; see `bitstream.parse_step`.
-        out: file to write, or - for the standard output; its size is that of the packed run.
+        out: file to write, or - for the standard output; its size is the size of the packed run.
         coder: range, eg0, eg, rice, raw or float32; see `bitstream.pack`.
 
     Returns:
         One entry for each parameter.
 
     Raises:
-        InputError: no run, an unknown coder, a step that cannot be read or is too small, weights that are not finite,
+        InputError: no run, an unknown coder, a step that cannot be parsed or is too small, weights that are not finite,
             or an `out` that exists.
     """
-    step = bitstream.parse_step(step)
+    parsed = bitstream.parse_step(step)
     with locks.held(out):
         io.check_output(out, "The packed file")
         if not io.is_stream(out) and io.local_path(out).exists():
             raise InputError(f"{out} was given for the packed run and exists; give a new file.")
-        tensors, record, rows = _coded(directory, step, coder)
+        tensors, record, rows = _coded(directory, parsed, coder)
         bitstream.save(out, tensors, record=record)
     return rows
 
 
 def _coded(directory, step, coder):
-    """Returns the parameters of a run as they are stored, its record, and their descriptions."""
+    """Returns the coded parameters of a run, its record, and the descriptions of the parameters."""
     run = load_run(directory)
     tensors, rows = {}, []
     for name, leaf in by_name(run.params).items():
@@ -101,17 +101,17 @@ def _coded(directory, step, coder):
 
 
 def unpack_run(file: str | os.PathLike, *, out: str | os.PathLike, codec: "Codec | None" = None) -> None:
-    """Writes the run of a file that `pack_run` wrote as a folder that `load_run` opens.
+    """Writes the run in a file of `pack_run` as a folder that `load_run` opens.
 
-    Its parameters are the quantised ones, in float32, bit for bit.
+    Its parameters are exactly the quantised ones, in float32.
 
     Args:
         file: the file.
         out: new folder.
-        codec: the run's codec, to be saved in `codec` in it.
+        codec: the run's codec, to be saved in the subfolder `codec`.
 
     Raises:
-        InputError: another codec, a file that `bitstream.load` refuses or that holds no run, or an `out` that is in
+        InputError: another codec, a file that `bitstream.load` rejects or that holds no run, or an `out` that is in
             use.
     """
     with folders.new(out, "The folder of the unpacked run") as new:
@@ -121,23 +121,22 @@ def unpack_run(file: str | os.PathLike, *, out: str | os.PathLike, codec: "Codec
 def _unpack(file, codec, out):
     tensors, record = bitstream.load(file)
     if "packed" not in record:
-        raise InputError(f"{file} holds coded weights but no run; give a file that `compressed-lm pack` wrote.")
+        raise InputError(f"{file} holds coded weights but no run; give a file of `compressed-lm pack`.")
     check_record(record, file)
     if codec is not None:
         if codec.fingerprint != record["data"]["codec_fingerprint"]:
             raise InputError(
-                f"The run in {file} was trained on {record['data']['codec_spec']}, and the codec {codec.spec} with "
-                "another fingerprint was given. Give the codec that it was trained with."
+                f"The run in {file} was trained on {record['data']['codec_spec']}, but the codec {codec.spec} with "
+                "another fingerprint was given. Give the codec that the run was trained with."
             )
         from compressed_lm import codecs
 
         codecs.save(codec, out / CODEC)
-    restored = {name: weights.pack(bitstream.unpack(t), "dense", axis=-1) for name, t in tensors.items()}
-    write(out, record, restored)
+    write(out, record, dense({name: bitstream.unpack(tensor) for name, tensor in tensors.items()}))
 
 
 def bits_per_weight(rows: list[Coded]) -> float:
-    """Returns the stored bits of the quantised parameters over their weights; of all, where none is quantised."""
+    """Returns the stored bits per weight of the quantised parameters, or of all if none is quantised."""
     rows = [row for row in rows if row.step is not None] or rows
     sizes = [math.prod(row.shape) for row in rows]
     return sum(row.bits_per_weight * size for row, size in zip(rows, sizes, strict=True)) / sum(sizes)
@@ -148,7 +147,7 @@ def _quantised(name: str) -> bool:
 
 
 def _row(name, w, coded):
-    """Returns the entry of a parameter."""
+    """Returns the description of a coded parameter."""
     if coded.step is None:
         return Coded(name, w.shape, None, None, None, None, None, coded.bits_per_weight)
     found = bitstream.to_levels(w, coded.step)

@@ -1,4 +1,4 @@
-"""Runs from checkpoints of Hugging Face, and checkpoints of Hugging Face from runs. Folders only, no network."""
+"""Import and export of Hugging Face checkpoints, in local folders without network."""
 
 import dataclasses
 import json
@@ -25,7 +25,7 @@ if TYPE_CHECKING:  # training works without the packages that codecs need
 CONFIG, GENERATION = "config.json", "generation_config.json"
 LONGEST_ROW = 2048
 FILE_BYTES = 5_000_000_000
-_KEPT = ("model_type", "max_position_embeddings", "bos_token_id", "eos_token_id")  # what our config has no field for
+_KEPT = ("model_type", "max_position_embeddings", "bos_token_id", "eos_token_id")  # not in our config
 
 
 def import_run(
@@ -36,28 +36,28 @@ def import_run(
     eod: int | None = None,
     seq_len: int | None = None,
 ) -> tuple[Run, "Codec"]:
-    """Writes a checkpoint of Hugging Face as a run, which `load_run` opens.
+    """Writes a Hugging Face checkpoint as a run that `load_run` opens.
 
     Args:
         source: folder with config.json, *.safetensors and, unless a codec is given, tokenizer.json or tokenizer.model.
-        out: new folder for the run; the codec is in `codec` in it.
-        codec: what makes the model's ids out of text; by default its own tokenizer.
-        eod: id of end-of-document; by default the end of text of config.json.
-        seq_len: tokens in a row, for evaluation and for training on; by default what the model reads, at most 2048.
+        out: new folder for the run; the codec is saved in its subfolder `codec`.
+        codec: codec of the model's ids; by default the model's tokenizer.
+        eod: id of end-of-document; by default `eos_token_id` of config.json.
+        seq_len: tokens in a row, for evaluation and further training; by default the model's length, at most 2048.
 
     Returns:
-        The run as `load_run` gives it, and its codec.
+        The run as `load_run` returns it, and its codec.
 
     Raises:
-        InputError: the folder is none of a supported model, or `out` is in use.
+        InputError: the folder holds no supported model, or `out` is in use.
     """
     with folders.new(out, "The folder of the imported run") as new:
-        codec = _import(io.local_path(source, "The checkpoint"), new, codec, eod, seq_len)
-    return load_run(out), codec
+        used = _import(io.local_path(source, "The checkpoint"), new, codec, eod, seq_len)
+    return load_run(out), used
 
 
-def _import(source, out, codec, eod, seq_len):
-    """Writes the run of a checkpoint to a folder, and returns its codec."""
+def _import(source, out, codec, eod, seq_len) -> "Codec":
+    """Writes a checkpoint as a run to a folder, and returns its codec."""
     from compressed_lm import codecs
 
     _check_source(source)
@@ -67,14 +67,14 @@ def _import(source, out, codec, eod, seq_len):
         codec = codecs.read_tokenizer(source, eod=_end_of_text(source, values) if eod is None else eod)
     if codec is None:
         raise InputError(
-            f"{source} holds no tokenizer.json and no tokenizer.model, so nothing says which ids a text has. Copy the "
-            "tokenizer there, or give the codec that the model was trained with: --codec DIR."
+            f"{source} has no tokenizer.json and no tokenizer.model. Copy the tokenizer there, or give the codec that "
+            "the model was trained with: --codec DIR."
         )
     end, highest = codecs.eod_id(codec), max(codec.vocab_size - 1, codecs.eod_id(codec))
     if highest >= config.vocab_size:
         raise InputError(
-            f"The codec {codec.spec} has ids up to {highest}, and the model of {source} has {config.vocab_size} rows "
-            "of embeddings. Give the codec that it was trained with."
+            f"The codec {codec.spec} has ids up to {highest}, but the model in {source} has {config.vocab_size} rows "
+            "of embeddings. Give the codec that the model was trained with."
         )
     longest = values.get("max_position_embeddings") or LONGEST_ROW
     train = TrainConfig(steps=1, seq_len=min(longest, LONGEST_ROW) if seq_len is None else seq_len)
@@ -86,7 +86,7 @@ def _import(source, out, codec, eod, seq_len):
         "data": {
             "codec_spec": codec.spec,
             "codec_fingerprint": codec.fingerprint,
-            "store_fingerprint": "",  # what it was trained on is not known
+            "store_fingerprint": "",  # the training data is not known
             "eod_id": int(end),
         },
         "imported": {name: values.get(name) for name in _KEPT},
@@ -100,7 +100,7 @@ def _import(source, out, codec, eod, seq_len):
     }
     check_finite(params, source)
     codecs.save(codec, out / CODEC)
-    quantize.write(out, record, {name: weights.pack(x, "dense", axis=-1) for name, x in by_name(params).items()})
+    quantize.write(out, record, quantize.dense(by_name(params)))
     return codec
 
 
@@ -111,22 +111,22 @@ def export_run(
     codec: "Codec | None" = None,
     file_bytes: int = FILE_BYTES,
 ) -> dict[str, Any]:
-    """Writes the newest checkpoint of a run as `AutoModelForCausalLM.from_pretrained` reads it.
+    """Writes the newest checkpoint of a run in the format of `AutoModelForCausalLM.from_pretrained`.
 
-    Matrices are written as the model uses them: those of a representation such as "int(b=4)" as the numbers that it
-    makes of them, in float32.
+    Matrices are written in float32 as the model uses them: quantised, if it has a representation such as "int(b=4)".
 
     Args:
         directory: the run.
-        out: new folder. It gets its name when it is whole.
-        codec: the run's codec, to write the tokenizer too; by default that in the run's folder, if any.
-        file_bytes: most bytes of a file of tensors.
+        out: new folder; it appears only when it is complete.
+        codec: the run's codec, to write the tokenizer too; by default the codec in the run's folder, if any.
+        file_bytes: largest size of a file of tensors (bytes).
 
     Returns:
-        The content of config.json, under "files" the names of all files, and under "has_codec" whether there was one.
+        The content of config.json; in addition "files" has the names of all files, and "has_codec" whether there was a
+        codec.
 
     Raises:
-        InputError: no run, one whose model no architecture expresses, another codec, or an `out` that is in use.
+        InputError: no run, a model that no supported architecture expresses, another codec, or an `out` that is in use.
     """
     if file_bytes < 1:
         raise InputError(f"file_bytes={file_bytes} was given; expected a positive number of bytes.")
@@ -135,7 +135,7 @@ def export_run(
 
 
 def _export(directory, out, codec, file_bytes):
-    """Writes a run to a folder, and returns what `export_run` does."""
+    """Writes a run to a folder, and returns the result of `export_run`."""
     from compressed_lm import codecs
 
     if codec is None and (own := own_codec(directory)):
@@ -156,7 +156,7 @@ def _export(directory, out, codec, file_bytes):
 
 
 def _as_used(run):
-    """Returns the parameters by name, every matrix as its representation has it, without what that has learned."""
+    """Returns the parameters by name as the model uses them: quantised, without parameters of representations."""
     form, leaves = weights.representation(run.model_config.weights), by_name(jax.device_get(run.params))
     used = {}
     for name, leaf in leaves.items():
@@ -169,26 +169,26 @@ def _as_used(run):
 
 
 def _check_source(source):
-    """Raises InputError where something else than the folder of a checkpoint was given, and says what it is."""
+    """Raises InputError if `source` is not the folder of a checkpoint; the message says what it is."""
     wanted = "give the folder of the checkpoint, with config.json and *.safetensors, as `save_pretrained` writes it"
     if source.is_file():
         with source.open("rb") as file:
             start = file.read(8)
         if start.startswith(b"GGUF"):
-            what = "a GGUF file, which is not read yet"
+            what = "a GGUF file, which is not supported yet"
         elif start.startswith(b"PK") or start.startswith(b"\x80") or source.suffix in (".bin", ".pt", ".pth"):
-            what = "a pickled checkpoint, which is not read: it could run any code"
+            what = "a pickled checkpoint, which is not supported because it could run any code"
         else:
             what = "a file of a checkpoint" if source.suffix in (".safetensors", ".json", ".model") else "a file"
         raise InputError(f"{source} is {what}; {wanted}.")
     if source.is_dir() and not (source / CONFIG).exists() and (found := sorted(source.glob("*.gguf"))):
-        raise InputError(f"{source} holds {found[0].name}, a GGUF file, which is not read yet; {wanted}.")
+        raise InputError(f"{source} holds {found[0].name}, a GGUF file, which is not supported yet; {wanted}.")
     if not source.is_dir():
         raise InputError(f"There is no folder {source}; {wanted}. Nothing is downloaded.")
 
 
 def _end_of_text(source, values):
-    """Returns the id of the first end of text that a checkpoint names, or None."""
+    """Returns the first `eos_token_id` of a checkpoint, or None."""
     if values.get("eos_token_id") is None and (source / GENERATION).exists():
         values = _read(source / GENERATION)
     named = values.get("eos_token_id")
@@ -196,21 +196,21 @@ def _end_of_text(source, values):
     found = ids[0] if ids else None
     if found is not None and (type(found) is not int or found < 0):
         raise InputError(
-            f"{source} names {found!r:.60} as eos_token_id, and the id of a token was expected. Restore its "
-            f"{CONFIG}, or give the id: --eod ID."
+            f"{source} has eos_token_id {found!r:.60}; expected the id of a token. Restore its {CONFIG}, or give the "
+            "id: --eod ID."
         )
     return found
 
 
 def _read(path):
-    """Returns the content of a JSON file, a dictionary."""
+    """Returns the object in a JSON file."""
     try:
         return strict_json.parse(io.inside(path.parent, path.name).read_text(encoding="utf-8"))
     except InputError:
         raise
     except FileNotFoundError:
         raise InputError(
-            f"{path.parent} was given as a checkpoint of Hugging Face and has no {path.name}; give a folder with "
+            f"{path.parent} was given as a Hugging Face checkpoint, but has no {path.name}; give a folder with "
             "config.json and *.safetensors, as `save_pretrained` writes it."
         ) from None
     except ValueError as error:

@@ -1,12 +1,16 @@
-"""A finished run with its matrices packed: config.json and weights.clw, which `load_run` reads like any run."""
+"""Packed runs: a finished run as config.json and weights.clw, which `load_run` reads like any run."""
 
 import dataclasses
 import json
 import math
 import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import numpy as np
+from etils import epath
 
 from compressed_lm import io, weights
 from compressed_lm.io import folders
@@ -18,13 +22,13 @@ from compressed_lm.training.run_dir import CONFIG, WEIGHTS, copy_codec, learned_
 
 @dataclasses.dataclass(frozen=True)
 class Matrix:
-    """What packing did to the matrices of one name, those of all layers together.
+    """Result of packing the matrices of one name, all layers together.
 
     Attributes:
         name: path of the parameter.
         shape: [n_layers, inputs, outputs].
-        bits_per_weight: stored bits, scales and indices included, over weights.
-        error: mean squared error over mean square, which the format's GMSE is for Gaussian weights.
+        bits_per_weight: stored bits, scales and indices included, divided by the number of weights.
+        error: mean squared error divided by mean square; for Gaussian weights the format's GMSE.
     """
 
     name: str
@@ -41,8 +45,8 @@ def quantize_run(
     Args:
         directory: the run.
         form: representation of the matrices of its blocks, such as "int(b=4,g=32)"; see `weights.representation`.
-        out: folder for the packed run, which `load_run` opens; its parameters are what the formats make of the weights.
-        others: representation of everything else: embeddings, output layer, norms, biases.
+        out: folder for the packed run, which `load_run` opens; its parameters are the quantised weights.
+        others: representation of all other parameters: embeddings, output layer, norms, biases.
 
     Returns:
         One entry for each matrix of the blocks.
@@ -50,16 +54,22 @@ def quantize_run(
     Raises:
         InputError: no run, an unknown representation, one that cannot be stored, or an `out` that is in use.
     """
-    form, others = weights.representation(form), weights.representation(others)
+    block_format, other_format = weights.representation(form), weights.representation(others)
     with folders.new(out, "The folder of the packed run") as new:
-        record, packed, matrices = _quantized(directory, form, others)
-        write(new, record, packed, source=directory)
+        run = load_run(directory)
+        packed, matrices = _quantized(run, block_format, other_format)
+        n_weights = sum(math.prod(matrix.shape) for matrix in matrices)
+        entry = {
+            "format": str(block_format),
+            "others": str(other_format),
+            "bits_per_weight": sum(8 * packed[matrix.name].nbytes for matrix in matrices) / n_weights,
+        }
+        _write_derived(new, directory, run, packed, entry, weights="dense")
     return matrices
 
 
-def _quantized(directory, form, others):
-    """Returns the record, the parameters and the descriptions of a run's matrices in another form."""
-    run = load_run(directory)
+def _quantized(run, form, others):
+    """Returns the packed parameters of a run by name, and the descriptions of its matrices."""
     leaves = by_name(jax.device_get(run.params))
     packed, matrices = {}, []
     for name, leaf in leaves.items():
@@ -70,68 +80,83 @@ def _quantized(directory, form, others):
             packed[name] = weights.pack(leaf, form, params=params)
             error = np.mean(np.square(weights.unpack(packed[name]) - leaf)) / np.mean(np.square(leaf))
             matrices.append(Matrix(name, leaf.shape, packed[name].bits_per_weight, float(error)))
-        elif "weights_" not in name:  # what the representation of training needed is in the packed values now
+        elif "weights_" not in name:  # the packed values include the learned parameters of the representation
             packed[name] = weights.pack(leaf, others, axis=-1)
-    record = read_record(folder(directory))
-    record["model"] |= {"weights": "dense"}
-    record["packed"] = {
-        "format": str(form),
-        "others": str(others),
-        "bits_per_weight": sum(8 * packed[m.name].nbytes for m in matrices) / sum(math.prod(m.shape) for m in matrices),
-        "next_index": run.step,
-        "loss_nats_per_token": run.loss_nats_per_token,
-    }
-    return record, packed, matrices
+    return packed, matrices
 
 
 def reshape_run(
-    directory: str | os.PathLike, *, out: str | os.PathLike, pooled: bool = False, **settings
+    directory: str | os.PathLike, *, out: str | os.PathLike, pooled: bool = False, **settings: Any
 ) -> dict[str, tuple[float, float]]:
     """Reshapes the matrices of the blocks of a run (DeepShape, `weights.reshape_weights`).
 
     Args:
         directory: the run.
-        out: new folder for a run with these weights in float32, which `load_run` opens: to store, or to train on from.
-        pooled: one fit for all matrices, as the authors have it, or one for each.
+        out: new folder for a run with these weights in float32, which `load_run` opens, to store or to train further.
+        pooled: one fit for all matrices, as the authors do, or one for each.
         settings: of `weights.reshape_weights`.
 
     Returns:
-        Standard deviation of each matrix before and after, by its path and layer.
+        Standard deviation of each matrix before and after, by path and layer.
 
     Raises:
         InputError: no run, weights that cannot be reshaped, or an `out` that is in use.
     """
     with folders.new(out, "The folder of the reshaped run") as new:
-        record, packed, widths = _reshaped(directory, pooled, settings)
-        write(new, record, packed, source=directory)
-    return widths
+        run = load_run(directory)
+        leaves, deviations = _reshaped(run, pooled, settings)
+        entry = {"format": run.weights, "reshaped": {"pooled": pooled, **settings}, "bits_per_weight": 32.0}
+        _write_derived(new, directory, run, dense(leaves), entry)
+    return deviations
 
 
-def _reshaped(directory, pooled, settings):
-    """Returns the record and the parameters of a run with reshaped matrices, and their widths before and after."""
-    run = load_run(directory)
+def _reshaped(run, pooled, settings):
+    """Returns the parameters of a run by name with reshaped matrices, and the standard deviations before and after."""
     leaves = by_name(jax.device_get(run.params))
     kernels = {name: w for name, w in leaves.items() if name.startswith("layers/") and name.endswith("/kernel")}
     before = {f"{name}/{i}": layer for name, w in kernels.items() for i, layer in enumerate(w)}
     after = weights.reshape_tensors(before, pooled=pooled, **settings)
     leaves |= {name: np.stack([after[f"{name}/{i}"] for i in range(len(w))]) for name, w in kernels.items()}
-    record = read_record(folder(directory))
-    record["packed"] = {
-        "format": run.weights,
-        "reshaped": {"pooled": pooled, **settings},
-        "bits_per_weight": 32.0,
-        "next_index": run.step,
-        "loss_nats_per_token": run.loss_nats_per_token,
-    }
-    packed = {name: weights.pack(w, "dense", axis=-1) for name, w in leaves.items()}
-    return record, packed, {name: (float(before[name].std()), float(after[name].std())) for name in before}
+    return leaves, {name: (float(before[name].std()), float(after[name].std())) for name in before}
+
+
+def _write_derived(out, source, run, packed, entry, **model):
+    """Writes the packed run that was derived from `run`, which is in the folder `source`.
+
+    Args:
+        out: folder to write.
+        source: folder of the original run.
+        run: the original run.
+        packed: the packed parameters by name.
+        entry: the format, for the entry "packed" of the record.
+        model: changed settings of the model.
+    """
+    record = read_record(folder(source))
+    record["model"] |= model
+    record["packed"] = entry | {"next_index": run.step, "loss_nats_per_token": run.loss_nats_per_token}
+    write(out, record, packed, source=source)
+
+
+def dense(leaves: Mapping[str, Any]) -> dict[str, weights.PackedTensor]:
+    """Returns parameters packed in float32, by name."""
+    return {name: weights.pack(leaf, "dense", axis=-1) for name, leaf in leaves.items()}
 
 
 def write(
-    out, record: dict, packed: dict[str, weights.PackedTensor], *, source: str | os.PathLike | None = None
+    out: pathlib.Path | epath.Path,
+    record: dict,
+    packed: dict[str, weights.PackedTensor],
+    *,
+    source: str | os.PathLike | None = None,
 ) -> None:
-    """Writes the folder of a packed run: its record, with the entry "packed", and all of its parameters. A run that was
-    made out of another one, `source`, keeps its codec."""
+    """Writes the folder of a packed run.
+
+    Args:
+        out: the folder.
+        record: of the run, with the entry "packed".
+        packed: all parameters by name.
+        source: folder of the run that it was derived from, whose codec is copied.
+    """
     if source is not None:
         copy_codec(source, out)
     weights.save_packed(out / WEIGHTS, packed)

@@ -1,10 +1,10 @@
-"""A smaller model out of a run: projected compression, and what it is compared with (papers/004), as a run again.
+"""Width pruning of a run: projected compression and its baselines (papers/004).
 
 The folder OUT of a shrunk run holds
 
-    selection.npz   what is kept of the large model, chosen once
-    training/       the run that trains: metrics, checkpoints (of projections, where there are any)
-    config.json, weights.clw   the small model, merged, in float32: `load_run`, and every verb, takes OUT like any run
+    selection.npz              selected dimensions of the large model
+    training/                  the training run: metrics, checkpoints (of the projections, if any)
+    config.json, weights.clw   the merged small model in float32; `load_run` and every command read OUT like any run
 """
 
 import contextlib
@@ -27,11 +27,12 @@ from compressed_lm.models.partitioning import by_name
 from compressed_lm.post_training import quantize
 from compressed_lm.settings import setting
 from compressed_lm.specs import Option
+from compressed_lm.tracking.progress import Job
 from compressed_lm.tracking.progress import progress as default_progress
 from compressed_lm.training.checkpoints import digest, folder
 from compressed_lm.training.config import TrainConfig
-from compressed_lm.training.data import Batches
-from compressed_lm.training.loop import train
+from compressed_lm.training.data import Batches, TrainingStore
+from compressed_lm.training.loop import EvalFn, train
 from compressed_lm.training.mesh import make_mesh, on_host
 from compressed_lm.training.run_dir import load_run, read_record
 from compressed_lm.training.step import Start
@@ -42,9 +43,14 @@ METHODS = {
     "scratch": {},
     "low_rank": {},
 }
-"""Spellings of methods, such as "projected(w_a=0)": trained projections of the frozen weights, with the additive matrix
-w_a or without, from a one_hot or an svd start, over the frozen base or over a random one; what they start from as plain
-weights, which is hard pruning, or slicing where the start is svd; random weights; low-rank factors."""
+"""Methods and their options, in specs such as "projected(w_a=0)".
+
+projected: trained projections of the frozen weights, with or without the additive matrix w_a, from a one_hot or svd
+  start, over the frozen base or a random one.
+pruned: the merged start of `projected` as plain weights: hard pruning for one_hot, slicing for svd.
+scratch: random weights.
+low_rank: trained low-rank factors.
+"""
 CHOICES = {"w_a": (0, 1), "start": width_pruning.STARTS, "base": ("frozen", "random")}
 IMPORTANCE = ("activations", "magnitude", "index")
 SELECTION, TRAINING = "selection.npz", "training"
@@ -52,17 +58,20 @@ SELECTION, TRAINING = "selection.npz", "training"
 
 @dataclasses.dataclass(frozen=True)
 class Shrink:
-    """How a model is made smaller.
+    """Settings of shrinking.
 
     Attributes:
-        keep: share of its parameters, embeddings counted, that the small model has. An output layer that start=svd
-            unties from the embedding is counted with the small model.
-        method: spelling of one of `METHODS`.
-        importance: what says which dimensions are kept: "activations" on calibration text, "magnitude" of the weights,
+        keep: share of the large model's parameters, embeddings included, that the small model has. An output layer that
+            start=svd unties from the embedding counts as part of the small model.
+        method: spec of one of `METHODS`.
+        importance: score by which dimensions are kept: "activations" on calibration text, "magnitude" of the weights,
             or "index", the first ones (a control).
-        calibration: rows of the training text for activations. The paper takes 8192 and finds that more do not help.
+        calibration: rows of the training text for activations. The paper uses 8192 and finds that more do not help.
         aspect: d_ff / d_model of the small model; by default that of the large one.
         multiple: both widths are multiples of it.
+
+    Raises:
+        InputError: an unknown method or option, or a value out of range.
     """
 
     keep: float = setting(above=0, high=1)
@@ -72,7 +81,7 @@ class Shrink:
     aspect: float | None = setting(None, above=0)
     multiple: int = setting(8, low=1)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         settings.check(self)
         _, options = self.parsed
         for name, value in options.items():
@@ -81,8 +90,8 @@ class Shrink:
                 raise InputError(f"{name}={value} was given to the method {self.method!r}; expected {expected}.")
         if options.get("base") == "random" and not options["w_a"]:
             raise InputError(
-                f"The method {self.method!r} has a random base and no w_a, so it would start from noise; expected "
-                "w_a=1 with base=random."
+                f"The method {self.method!r} has base=random without w_a, so it would start from noise; expected w_a=1 "
+                "with base=random."
             )
 
     @property
@@ -93,25 +102,25 @@ class Shrink:
 
     @property
     def selects(self) -> bool:
-        """Whether the method begins with selected dimensions of the large model."""
+        """Whether the method starts from selected dimensions of the large model."""
         return self.parsed[0] in ("projected", "pruned")
 
     @property
     def turns(self) -> bool:
-        """Whether the residual stream is turned to another basis first, which unties embedding and output layer."""
+        """Whether the basis of the residual stream is changed first, which unties embedding and output layer."""
         return self.parsed[1].get("start") == "svd"
 
 
 @dataclasses.dataclass(frozen=True)
 class Shrunk:
-    """A small model that is trained.
+    """A trained small model.
 
     Attributes:
-        model_config: its shape.
-        kept: share of the large model's parameters that it has (for low_rank: that its factors have).
-        trainable, frozen: numbers that were trained and not.
-        untied: those of an output layer that the large model has not: its embedding table is both.
-        loss_nats_per_token: of the last batch.
+        model_config: its config.
+        kept: its parameters divided by the large model's (for low_rank: the parameters of its factors).
+        trainable, frozen: number of trained and of frozen parameters.
+        untied: parameters of an output layer that the large model shares with its embedding table.
+        loss_nats_per_token: training loss of the last batch.
     """
 
     model_config: models.TransformerConfig
@@ -124,45 +133,45 @@ class Shrunk:
 
 def shrink_run(
     directory: str | os.PathLike,
-    store,
+    store: TrainingStore,
     shrink: Shrink,
     config: TrainConfig,
     *,
     out: str | os.PathLike,
-    progress=default_progress,
-    eval_fn_of=lambda model_config: None,
+    progress: Callable[..., contextlib.AbstractContextManager[Job]] = default_progress,
+    eval_fn_of: Callable[[models.TransformerConfig], EvalFn | None] = lambda model_config: None,
     accepted: Callable[[], None] = lambda: None,
-    **settings,
+    **settings: Any,
 ) -> Shrunk:
-    """Makes the model of a run smaller, trains it, and writes it as a run. Killed and started again, it goes on.
+    """Makes the model of a run smaller, trains it, and writes it as a run. Resumes if interrupted.
 
     Args:
         directory: the run.
-        store: `corpora.TokenStore` of the run's codec: text for calibration, and to train on.
-        shrink: how.
-        config: the training. Its `distillation` makes the large model the teacher.
-        out: the folder of the small run.
+        store: token store of the run's codec, for calibration and training.
+        shrink: settings of shrinking.
+        config: the training; with `distillation` the large model is the teacher.
+        out: folder of the small run.
         progress: context manager with the arguments of `tracking.progress.progress`.
-        accepted: called by process 0 once nothing refuses the run any more, before anything in `out` changes.
-        eval_fn_of: from the small model's shape, the `eval_fn` of `train`.
+        eval_fn_of: function from the small model's config to the `eval_fn` of `train`.
+        accepted: called by process 0 after all checks, before anything in `out` changes.
         settings: of `train`: mesh_shape, trackers, compilation_cache, ...
 
     Raises:
-        InputError: no run, another codec, a model or a share that the method does not fit, or an `out` with another
+        InputError: no run, another codec, a model or a share that does not suit the method, or an `out` with another
             run.
     """
-    out = folder(local_path(out, "The folder of the small run"))
-    with locks.held(out) if jax.process_index() == 0 else contextlib.nullcontext():
-        return _shrink_run(directory, store, shrink, config, out, progress, eval_fn_of, accepted, settings)
+    target = folder(local_path(out, "The folder of the small run"))
+    with locks.held(target) if jax.process_index() == 0 else contextlib.nullcontext():
+        return _shrink_run(directory, store, shrink, config, target, progress, eval_fn_of, accepted, settings)
 
 
 def _shrink_run(directory, store, shrink, config, out, progress, eval_fn_of, accepted, settings):
     run = load_run(directory, store=store)
     if run.model_config.weights != "dense":
         raise InputError(
-            f"The matrices of the run {directory} are {run.model_config.weights}, and a shrunk model starts from plain "
-            f"ones. Run `compressed-lm quantize {directory} --format '{run.model_config.weights}' --out ...` first and "
-            "shrink what that writes."
+            f"The matrices of the run {directory} are {run.model_config.weights}; expected dense ones. First run "
+            f"`compressed-lm quantize {directory} --format '{run.model_config.weights}' --out ...`, then shrink its "
+            "output."
         )
     if "shrunk" not in (read_record(out) or {"shrunk"}):
         raise InputError(f"{out} holds a run that was not made by shrinking one; give another `out` folder.")
@@ -214,76 +223,85 @@ def _shrink_run(directory, store, shrink, config, out, progress, eval_fn_of, acc
             "next_index": result.step,
             "loss_nats_per_token": result.loss_nats_per_token,
         }
-        stored = {name: weights.pack(x, "dense", axis=-1) for name, x in by_name(params).items()}
-        quantize.write(out, record, stored, source=directory)
+        quantize.write(out, record, quantize.dense(by_name(params)), source=directory)
     return found
 
 
 class Kept(NamedTuple):
-    """What of the large model the small one begins with: a selection, and for svd starts the second moment of the
-    residual stream, or None."""
+    """Part of the large model that the small one starts from.
+
+    Attributes:
+        selection: the selected dimensions.
+        moment: second moment of the residual stream, for svd starts.
+    """
 
     selection: models.Selection
     moment: np.ndarray | None = None
 
 
 def shape(large: models.TransformerConfig, shrink: Shrink) -> models.TransformerConfig:
-    """Returns the config of the small model; for low_rank it is the large one's, whose factors are small.
+    """Returns the config of the small model; for low_rank it is that of the large model.
 
     Raises:
-        InputError: a share of parameters that no width keeps, or start=svd for a model that has no other basis.
+        InputError: a share of parameters that no width has, or start=svd for a model that does not allow a change of
+            basis.
     """
     if shrink.parsed[0] == "low_rank":
         return large
     if shrink.turns:
         _check_turns(large, shrink)
-    sizes = dict(keep=shrink.keep, aspect=shrink.aspect, multiple=shrink.multiple)
-    found = models.widths(large, **sizes, untie=shrink.turns)
+    found = models.widths(large, keep=shrink.keep, aspect=shrink.aspect, multiple=shrink.multiple, untie=shrink.turns)
     return models.small_config(large, d_model=found.d_model, d_ff=found.d_ff, untie=shrink.turns)
 
 
 def _check_turns(large, shrink):
-    """Raises InputError for a model that computes something else when its residual stream is in another basis."""
+    """Raises InputError if a change of basis of the residual stream changes what a model computes."""
     if large.norm == "layer":
-        reason = "norm=layer, which subtracts a mean that another basis does not keep"
+        reason = "norm=layer, which subtracts a mean that differs in another basis"
     elif large.activations != "dense":
         reason = f"activations={large.activations}, which another basis rounds to other levels"
     else:
         return
-    raise InputError(f"The method {shrink.method!r} was given for a model with {reason}. Use start=one_hot.")
+    raise InputError(f"The method {shrink.method!r} was given, but the model has {reason}. Use start=one_hot.")
 
 
 def untied(large: models.TransformerConfig, small: models.TransformerConfig) -> int:
-    """Returns how many numbers the small model's output layer has where the large one's is its embedding table; 0 where
-    both or neither have one of their own."""
+    """Returns the number of parameters of the small model's output layer if only the large model ties it, else 0."""
     return small.vocab_size * small.d_model if large.tie_embeddings and not small.tie_embeddings else 0
 
 
 def start_of(
     params: dict, large: models.TransformerConfig, shrink: Shrink, config: TrainConfig, kept: Kept | None
 ) -> Start:
-    """Returns what the training of a small model starts from.
+    """Returns the initial parameters of the training of a small model.
 
     Args:
         params: of the large model.
-        large: its shape.
+        large: its config.
         shrink, config: as for `shrink_run`.
-        kept: needed by methods that select (`Shrink.selects`).
+        kept: required by methods that select (`Shrink.selects`).
+
+    Raises:
+        InputError: `kept` is missing, or distillation from a random base.
     """
     method, options = shrink.parsed
     start = Start()
     if method == "low_rank":
         start = Start(models.low_rank(params, keep=shrink.keep), {})
+    elif not shrink.selects:
+        pass
+    elif kept is None:
+        raise InputError(f"The method {shrink.method!r} was given without `kept`; expected selected dimensions.")
     elif method == "pruned" and options["start"] == "one_hot":
         start = Start(models.hard_pruned(params, kept.selection))
-    elif shrink.selects:
+    else:
         w_a = bool(options.get("w_a"))
         projected = models.projected(params, kept.selection, w_a=w_a, start=options["start"], moment=kept.moment)
         start = Start(weights.merge(projected, params)) if method == "pruned" else Start(projected, params)
         if options.get("base") == "random" and config.distillation:
             raise InputError(
                 f"distillation={config.distillation} was given with the method {shrink.method!r}, whose large model is "
-                "noise and has nothing to teach; expected 0."
+                "random and has nothing to teach; expected 0."
             )
         if options.get("base") == "random":
             start = Start(*models.random_base(params, projected, key=jax.random.key(config.seed)))
@@ -293,7 +311,7 @@ def start_of(
 def shapes_of(
     params: dict, large: models.TransformerConfig, shrink: Shrink, config: TrainConfig
 ) -> tuple[models.TransformerConfig, Start]:
-    """Returns (the small model's shape, the shapes of what its training starts from), without computing anything."""
+    """Returns (config of the small model, shapes of its initial parameters), without computing them."""
     small = shape(large, shrink)
     kept = Kept(models.select(models.index_scores(large), d_model=small.d_model, d_ff=small.d_ff))
 
@@ -301,12 +319,15 @@ def shapes_of(
         start = start_of(params, large, shrink, config, kept)
         return start.params, start.frozen
 
-    return small, Start(*jax.eval_shape(trees, params), frozen_config=large)
+    trained, frozen = jax.eval_shape(trees, params)
+    return small, Start(trained, frozen, large)
 
 
 def _chosen(run, store, shrink, config, small, *, path, progress):
-    """Returns what is kept, from the file at `path` if it is there, and a function that writes this file: calibration
-    is not done twice, and a run goes on from what it began with."""
+    """Returns what is kept, from the file at `path` if it exists, and a function that writes this file.
+
+    So calibration runs only once, and a run resumes with its own selection.
+    """
     settings = dataclasses.asdict(shrink) | {"seq_len": config.seq_len, "seed": config.seed}
     base = {"base": digest(run.params), "store": store.fingerprint}
     asked = json.dumps(settings | base, sort_keys=True)
@@ -321,15 +342,14 @@ def _chosen(run, store, shrink, config, small, *, path, progress):
         same = str(saved["asked"]) == asked
     except (ValueError, KeyError) as error:
         raise InputError(
-            f"{path} cannot be read ({error}). Remove it to choose anew what is kept, if nothing was trained yet; else "
-            "restore it."
+            f"{path} cannot be read ({error}). Restore it, or remove it to select again if nothing was trained yet."
         ) from error
     if same:
         selection = models.Selection(saved["d_model"], saved["d_ff"])
         return Kept(selection, saved.get("moment")), lambda: None
     raise InputError(
-        f"{path} was made from another model, other text or other settings. Give those that {path.parent} was started "
-        "with to go on, or another `out` folder to start anew."
+        f"{path} was made from another model, other text or other settings. Give the original ones of {path.parent} to "
+        "resume, or another `out` folder to start a new run."
     )
 
 
@@ -350,7 +370,7 @@ def _choose(run, store, shrink, config, small, progress):
 
 
 def _calibration(store, run, n_rows, config):
-    """Returns the first rows of training as the model reads them, int32[N, L]."""
+    """Returns the first rows of training as inputs of the model, int32[N, L]."""
     here = jax.sharding.NamedSharding(
         make_mesh((1, 1, 1), devices=jax.local_devices()[:1]), jax.sharding.PartitionSpec()
     )

@@ -169,7 +169,7 @@ def test_checkpoints_that_cannot_be_imported_are_named(checkpoint, tmp_path):
             import_run(source, out=out, **settings)
         assert not out.exists()
 
-    refused("tmp.*was given as a checkpoint of Hugging Face and has no config.json", tmp_path)
+    refused("tmp.*was given as a Hugging Face checkpoint, but has no config.json", tmp_path)
     refused("config.json is not valid JSON", changed(checkpoint, tmp_path / "a", config=b"{"))
     refused("config.json is not valid JSON .it holds .. where", changed(checkpoint, tmp_path / "b", config=b"[]"))
     refused("the architecture 'gpt2'", changed(checkpoint, tmp_path / "c", config=b'{"model_type": "gpt2"}'))
@@ -179,9 +179,9 @@ def test_checkpoints_that_cannot_be_imported_are_named(checkpoint, tmp_path):
     lost = {"model-00002-of-00003": None}
     refused("model-00002-of-00003.safetensors is missing", changed(checkpoint, tmp_path / "e", **lost))
     alone = changed(checkpoint, tmp_path / "f", tokenizer=None)
-    refused("holds no tokenizer.json and no tokenizer.model.* --codec DIR", alone)
+    refused("has no tokenizer.json and no tokenizer.model.* --codec DIR", alone)
     gzip = codecs.create("gzip(v=4096)")
-    refused("gzip.v=4096. has ids up to 4096, and the model .* has 304 rows", alone, codec=gzip)
+    refused("gzip.v=4096. has ids up to 4096, but the model .* has 304 rows", alone, codec=gzip)
     ended = json.loads((checkpoint / "config.json").read_text()) | {"eos_token_id": None}
     endless = changed(checkpoint, tmp_path / "g", config=json.dumps(ended).encode())
     refused("does not say which id ends a text .* --eod ID", endless)
