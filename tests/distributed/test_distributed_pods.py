@@ -124,8 +124,11 @@ def test_two_processes_learn_what_one_does(one_process, two_processes):
 
 @pytest.mark.slow
 def test_sigterm_to_both_and_a_restart_change_no_bit(start_locally, stopped, two_processes, tmp_path):
-    """`local.sh` hands SIGTERM to both processes, which save the same step and leave with 143; started again, every
-    loss is logged once and is that of the unbroken run."""
+    """SIGTERM to `local.sh` reaches both processes, and a restart resumes exactly.
+
+    Both save the same step and exit with 143. After the restart every loss is logged once and equals that of the
+    uninterrupted run.
+    """
     out = shutil.copytree(stopped, tmp_path / "run")
     finish([start_locally(out)])
     assert losses(out) == losses(two_processes) and len(losses(out)) == STEPS
@@ -134,8 +137,10 @@ def test_sigterm_to_both_and_a_restart_change_no_bit(start_locally, stopped, two
 
 @pytest.mark.slow
 def test_a_checkpoint_moves_to_another_mesh(start, stopped, two_processes, one_process, tmp_path):
-    """A checkpoint of two processes on (data 8) goes on in one on (fsdp 4, tensor 2), and the losses stay within 1e-5
-    of the unbroken run's."""
+    """A checkpoint of two processes on (data 8) resumes in one process on (fsdp 4, tensor 2).
+
+    The losses stay within 1e-5 of those of the uninterrupted run.
+    """
     out = shutil.copytree(stopped, tmp_path / "run")
     step = training.load_run(out).step
     finish(start(out, mesh="1,4,2"))

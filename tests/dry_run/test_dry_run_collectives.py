@@ -182,8 +182,10 @@ def test_an_asynchronous_wrapper_counts_what_it_wraps_once():
 
 
 def test_a_real_program_gathers_each_layer_in_its_loop():
-    """Compiled for 8 devices, a scan over 5 layers split by fsdp gathers one matrix 5 times forward and 5 backward, and
-    never the stack of all."""
+    """A scan over 5 layers split by fsdp on 8 devices gathers one matrix at a time.
+
+    It is gathered 5 times forward and 5 times backward, and the stack of all layers never.
+    """
     mesh = training.make_mesh((2, 4, 1))
 
     def loss(stack, x):

@@ -78,6 +78,8 @@ ENTRY %main (p: (s32[], f32[6,100], f32[6,100])) -> (s32[], f32[6,100], f32[6,10
 
 
 def test_a_loop_moves_slices_and_not_whole_arrays():
-    """6 rounds that read a row of 400 bytes and write one, what is between staying on the chip; 4 bytes of index each
-    time that one is read."""
+    """6 iterations that read a row of 400 bytes and write one.
+
+    Intermediate values stay on the chip; each read of the index adds 4 bytes.
+    """
     assert costs.memory_traffic(LOOP) == 6 * (400 + 400 + 4 + 4)

@@ -44,8 +44,10 @@ def test_memory_of_the_state_is_what_a_device_then_holds(split):
 
 
 def test_fsdp_gathers_a_layer_at_a_time_and_allocates_nothing():
-    """Each matrix of a layer is gathered within the loops over the layers, forward and again backward; no array is
-    gathered that holds all layers, and no state of the optimizer. Meanwhile no array comes into being."""
+    """Each matrix of a layer is gathered inside the loops over the layers, forward and again backward.
+
+    No array with all layers and no optimizer state is gathered, and no array is allocated.
+    """
     before = {id(x) for x in jax.live_arrays()}
     found = [c for c in run(mesh=(1, 8, 1)).collectives if c.kind == "all-gather"]
     assert sum(x.size for x in jax.live_arrays() if id(x) not in before) < 10
@@ -58,8 +60,11 @@ def test_fsdp_gathers_a_layer_at_a_time_and_allocates_nothing():
 
 
 def test_executed_flops_are_those_of_the_model_and_the_rest_of_attention(split):
-    """Of attention the model needs the half below the diagonal, and the program computes both; within 1 %, since norms
-    and tables of relative positions count as parameters but are no products of matrices."""
+    """Executed FLOPs are those of the model plus the masked half of attention, within 1 %.
+
+    The model needs only the half below the diagonal. Norms and tables of relative positions count as parameters but are
+    not matrix products.
+    """
     other_half = 3 * 2 * 3 * 2 * 32 * 32  # backward and forward, 2 products of L / 2 keys, 3 layers of 2 heads of 32
     assert split.executed_flops == pytest.approx((split.training_flops + other_half) * 16 * 32, rel=0.01)
 

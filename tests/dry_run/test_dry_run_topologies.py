@@ -149,9 +149,10 @@ def sent(run, kinds, *where):
     ],
 )
 def test_models_of_the_paper_fit_and_travel_layer_by_layer(codec, size, topology, shape, bindings):
-    """With fsdp, each chip receives the other chips' parts of each layer's matrices once forward and once again
-    backward, in bfloat16, and their gradients are summed to the parts; nothing larger is ever put together than one
-    matrix of one layer or of the embeddings, and of the optimizer's state only what Adafactor keeps per row and column.
+    """With fsdp, matrices are gathered one layer at a time, once forward and once backward, in bfloat16.
+
+    Their gradients are summed to the parts. Nothing larger than one matrix of one layer or of the embeddings is
+    gathered, and of the optimizer state only what Adafactor keeps per row and column.
     """
     run = paper(codec, size, topology, shape, *bindings)
     assert run.memory.fits, run.memory
@@ -184,8 +185,10 @@ def test_adamw_gathers_no_state():
 @needs_libtpu
 @pytest.mark.slow
 def test_a_tensor_axis_sends_activations_alone():
-    """With tensor alone no matrix travels: attention and MLP of each layer sum their outputs forward and the gradients
-    of their inputs backward."""
+    """With tensor alone no matrix is sent between devices.
+
+    Attention and MLP of each layer sum their outputs forward and the gradients of their inputs backward.
+    """
     run = paper("bytes", "25m", "v5e:2x2", (1, 1, 4), "model.n_layers=2", "train.batch_size=32")
     in_layers = [c for c in run.collectives if phase(c)[1]]
     activations = 32 * 512 * 512
@@ -222,8 +225,10 @@ def m1():
 @needs_libtpu
 @pytest.mark.slow
 def test_the_coder_compiles_without_inexact_products(m1):
-    """Decoding with M1 in the loop is one TPU program, without traffic between chips, and every product of matrices in
-    it has the precision that carries integers below 2**24 exactly."""
+    """Decoding with M1 in the loop is one TPU program without traffic between chips.
+
+    Every matrix product in it has the precision that represents integers below 2**24 exactly.
+    """
     slots, context = SLOTS[-1] * 4, m1.config.context
     rows = jnp.zeros((slots, 3), "uint32"), jnp.zeros((slots, 2 * context + 4), "uint8")
     text = compiled_slots(functools.partial(device_coder.decode_context, m1.config), m1.params, rows)

@@ -143,8 +143,10 @@ def test_a_quantized_run_exports_as_what_the_format_makes_of_it(imported, tmp_pa
 
 
 def test_a_run_of_ours_loads_in_transformers(small_run, tmp_path):
-    """A trained Llama-shaped model, with 4-bit weights and learned steps, has the same logits there; its codec is one
-    for which there is no tokenizer."""
+    """A trained Llama-shaped model with 4-bit weights and learned steps has the same logits in transformers.
+
+    Its codec has no tokenizer.
+    """
     transformers, torch = pytest.importorskip("transformers"), pytest.importorskip("torch")
     model = dataclasses.replace(LLAMA, vocab_size=264, weights="int(b=4,rule=lsq)")
     config = dataclasses.replace(small_run.config, steps=1, warmup_steps=0)

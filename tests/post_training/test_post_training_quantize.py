@@ -83,8 +83,7 @@ def test_what_cannot_be_packed_is_refused(run, tmp_path):
 
 
 def test_weights_of_another_run_are_refused(small_run, run, tmp_path):
-    """A weights.clw that another run of the same shape was packed to, with a right checksum of its own, is no part of
-    this run."""
+    """A weights.clw of another run of the same shape is refused, although its own checksum is right."""
     small_run(tmp_path / "other", seed=4)
     for source, name in ((run, "a"), (tmp_path / "other", "b")):
         quantize_run(source, "int(b=4,g=16)", out=tmp_path / name)

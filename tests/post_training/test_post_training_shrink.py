@@ -75,8 +75,10 @@ def dot_flops(text):
 
 @pytest.mark.parametrize("method", ["projected", "low_rank"])
 def test_every_method_ends_in_a_plain_run(base, shrunk, small_run, method, tmp_path):
-    """The merged model is one of the small shape that opens, packs and quantises like any run, and has the
-    share of parameters that was asked for."""
+    """The merged model opens, packs and quantises like any run.
+
+    It has the small shape and the requested share of parameters.
+    """
     found = shrunk(method=method)
     run, large = training.load_run(tmp_path / "small", store=small_run.store), training.load_run(base)
     assert run.model_config == found.model_config and run.model_config.n_heads == large.model_config.n_heads
@@ -100,8 +102,10 @@ def test_training_begins_at_the_hard_pruned_model():
 
 
 def test_svd_unties_a_model_and_loses_nothing(shrunk, base, monkeypatch, tmp_path):
-    """Nothing removed and nothing learned, a model with tied embeddings ends as an untied run with its logits, which
-    opens, is exported as untied, and says how many numbers its own output layer has."""
+    """Without pruning and training, a model with tied embeddings becomes an untied run with the same logits.
+
+    The run opens, is exported as untied, and reports the number of parameters of its output layer.
+    """
     run = training.load_run(base)
     rng = np.random.default_rng(0)
     tied = {name: part for name, part in run.params.items() if name != "unembed"}
@@ -162,8 +166,10 @@ def test_split_projections_train_as_whole_ones():
 
 
 def test_flops_of_the_compiled_program_are_those_of_the_formula():
-    """What projections add to a step, counted in the compiled program, is what merge and pull_back cost by shapes, and
-    so it is in the traced one; the whole step is the formula's, with attention as it is computed, to 5 %."""
+    """The FLOPs of projections in the compiled and the traced step equal the costs of merge and pull_back.
+
+    The whole step equals the formula, with attention as it is computed, within 5 %.
+    """
     run, pruned = program("projected"), program("pruned")
     found = dry_run(run.config, run.model_config, eod_id=256, mesh=run.mesh, start=run.start)
     programs = [dot_flops(p.compile().as_text()) for p in (run, pruned)]

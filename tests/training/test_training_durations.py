@@ -87,8 +87,10 @@ def test_every_field_of_a_training_run_is_covered():
 
 
 def test_rates_count_the_ends_of_documents(store):
-    """Bytes per token and tokens per epoch are those of the stream that a model reads: for bytes, a token a document
-    more than there is text."""
+    """Bytes per token and tokens per epoch count the end-of-document tokens.
+
+    For the codec bytes, there is one token per document more than bytes of text.
+    """
     known = rates(store)
     assert known["tokens_per_epoch"] == store.n_bytes + store.n_documents
     assert known["bytes_per_token"] == store.n_bytes / (store.n_bytes + store.n_documents) < 1

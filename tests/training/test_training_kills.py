@@ -81,8 +81,11 @@ assert os.waitpid(live([]), 0)[1] == 0
 
 @pytest.mark.slow
 def test_kills_at_every_kind_of_moment_leave_no_trace(small_run, same_bits, tmp_path):
-    """SIGKILL while a checkpoint is written (the first and a later one), while a run restores and compiles, and between
-    steps: each restart continues, and the end has the same bits."""
+    """A run killed by SIGKILL at any time resumes and ends with the same bits.
+
+    The kills hit while a checkpoint is written (the first and a later one), while a run restores and compiles, and
+    between steps.
+    """
     here = pathlib.Path(__file__).parent
     script = SCRIPT.format(
         path=[str(here), str(here.parents[1])],

@@ -58,8 +58,10 @@ def test_a_run_learns_and_leaves_what_it_promises(uninterrupted, small_run, tmp_
     ("section", "name", "value"), [("model", "activation", "silu"), ("model", "norm_eps", 1e-3), ("data", "eod_id", 3)]
 )
 def test_a_configuration_that_was_edited_is_refused(section, name, value, small_run, tmp_path):
-    """What a checkpoint or packed weights were trained with is what config.json says, or they do not load; settings
-    that only observe a run may differ."""
+    """Checkpoints and packed weights load only with the config.json they were trained with.
+
+    Settings that only observe a run may differ.
+    """
     out = tmp_path / "run"
     small_run(out, steps=4)
     quantize_run(out, "int(b=4,g=16)", out=tmp_path / "packed")
@@ -244,8 +246,10 @@ def test_a_trace_of_chosen_steps_is_written(small_run, tmp_path):
 
 
 def test_debug_computes_the_same_and_names_the_first_nan(small_run, tmp_path):
-    """Without compilation the losses of two steps of the warm-up are those of the compiled run within 1e-4; a NaN
-    raises where it arises."""
+    """Two uncompiled steps of the warm-up have the losses of the compiled run within 1e-4.
+
+    A NaN raises where it arises.
+    """
     small_run(tmp_path / "compiled", log_every=1)
     small_run(tmp_path / "debug", steps=2, log_every=1, options={"debug": True})
     losses = [

@@ -99,8 +99,11 @@ def signs(n_ones, n=20):
 
 
 def test_shapes_are_those_of_each_layer_or_of_all():
-    """By the ratio of moments: 10 of 20 weights +-1 is 2, shape 1; 6 of 20 is 10/3, shape 1/2; together 16 of 40 is
-    2.5. In the proximal arm shapes above 1 count as 1; a tensor of zeros gives numbers."""
+    """Shapes by the ratio of moments, per layer or pooled.
+
+    10 of 20 weights +-1 is ratio 2, shape 1; 6 of 20 is ratio 10/3, shape 1/2; together 16 of 40 is ratio 2.5. In the
+    proximal arm shapes above 1 count as 1; a tensor of zeros gives finite numbers.
+    """
     params = tree(np.stack([signs(10), 3 * signs(6), signs(20), np.zeros((4, 5))]))
     (shapes,), (scales,) = (list(part.values()) for part in jax.jit(BackSlash(1.0, "loss").fit)(params))
     np.testing.assert_allclose(shapes, [1, 0.5, 3, 3], rtol=1e-4)
@@ -117,8 +120,11 @@ def test_shapes_are_those_of_each_layer_or_of_all():
 
 
 def test_proximal_step_by_hand():
-    """Soft threshold: with root mean square 2 and shape 1 the threshold is rate * learning rate * 2, and what is below
-    becomes exactly 0; with shape 1/2 it falls with |w|; only kernels of the layers move."""
+    """The proximal step is a soft threshold on the kernels of the layers.
+
+    With root mean square 2 and shape 1 the threshold is rate * learning rate * 2, and smaller weights become exactly 0;
+    with shape 1/2 the threshold falls with |w|.
+    """
     w = [[[3.0, -0.25], [2.0, -(2.9375**0.5)]]]  # squares sum to 16
     params, _ = after(BackSlash(1.5, shape=1.0), tree(w))  # threshold 0.1 * 1.5 * 2 = 0.3
     np.testing.assert_allclose(kernel_of(params), [[[2.7, 0], [1.7, -(2.9375**0.5) + 0.3]]], rtol=1e-6)
@@ -131,8 +137,10 @@ def test_proximal_step_by_hand():
 
 
 def test_decoupled_step_is_the_authors():
-    """w - rate * v / n * sign(w) * (|w| + 1)**(v - 1), whatever the learning rate, v being that of the weights after
-    the optimizer's update; 0 stays, and small weights step over 0 and back."""
+    """The decoupled step is w - rate * v / n * sign(w) * (|w| + 1)**(v - 1), for any learning rate.
+
+    v is the shape of the weights after the optimizer's update. 0 stays 0, and small weights step across 0 and back.
+    """
     start = np.stack([signs(10), signs(6)])
     params, state = after(BackSlash(4.0, "decoupled", every=1), tree(start), learning_rate=7.0)
     expected = np.zeros((2, 4, 5))
@@ -157,8 +165,10 @@ def objective(kernel, *, rate, shapes, scales, eps):
 
 @pytest.mark.parametrize("shape", [0.0, 0.5, 2.0])
 def test_loss_arm_is_the_gradient_of_the_objective(shape):
-    """The gradient that the optimizer gets is its own plus jax.grad of the objective, clipped together, and that of
-    each weight times the weight adds up to the rate: a nat per weight for each factor of e."""
+    """The optimizer gets its own gradient plus jax.grad of the objective, clipped together.
+
+    The sum of gradient times weight equals the rate: one nat per weight for each factor of e.
+    """
     kernel = jax.random.laplace(jax.random.key(0), (3, 16, 8)) * jnp.array([0.1, 1.0, 5.0])[:, None, None]
     params = tree(kernel)
     rule = BackSlash(0.7, "loss", shape=shape, eps=1e-4)
@@ -237,8 +247,10 @@ SHARDED = ["backslash(rate=3,every=2)", pytest.param("backslash(rate=0.3,arm=los
 
 @pytest.mark.parametrize("spec", SHARDED)
 def test_sharded_equals_unsharded(spec, small_run):
-    """Eight devices in all three ways follow one: loss, weights, estimates, which are sums over split arrays, and the
-    share of zeros; a batch in micro-batches gets the penalty once."""
+    """Eight devices on all three axes agree with one device, also in estimates and the share of zeros.
+
+    A batch in micro-batches gets the penalty once.
+    """
     config = training.TrainConfig(steps=8, batch_size=8, seq_len=16, learning_rate=1e-2, penalty=spec, warmup_steps=0)
     model = dataclasses.replace(small_run.model, n_layers=2)
     targets = jax.random.randint(jax.random.key(0), (8, 16), 0, 64)
@@ -327,7 +339,9 @@ def test_a_higher_rate_gives_smaller_and_cheaper_weights(arm, rates, trained):
 
 @pytest.mark.slow
 def test_a_rate_means_the_same_at_twice_the_width(trained):
-    """One rate saves bits per weight at widths 16 and 32 within a factor of 2, though the wider model has four times
-    the weights."""
+    """One rate saves the same bits per weight at widths 16 and 32, within a factor of 2.
+
+    The wider model has four times the weights.
+    """
     saved = [trained("backslash(rate=0)", d)[2] - trained("backslash(rate=1,arm=prox)", d)[2] for d in (16, 32)]
     assert min(saved) > 0.2 and max(saved) < 2 * min(saved), saved

@@ -35,8 +35,10 @@ def losses(real_store, tmp_path_factory):
 
 @pytest.mark.slow
 def test_quest_trains_stably_and_beats_straight_through(losses):
-    """With weights and activations of 2 bits, QuEST's loss falls smoothly, and after as many steps lies below that of
-    the plain straight-through gradient on the same grid."""
+    """With weights and activations of 2 bits, QuEST's loss falls smoothly.
+
+    After the same number of steps it is below that of the plain straight-through gradient on the same grid.
+    """
     quest, plain = losses("int(b=2,rule=quest)"), losses("int(b=2)")
     assert len(quest) == CONFIG.steps and quest[60:].max() < quest[:20].min()
     assert quest[-20:].mean() < plain[-20:].mean() - 0.03

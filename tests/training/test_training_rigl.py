@@ -16,8 +16,11 @@ from compressed_lm.training.step import Program
 
 
 def test_the_mask_moves_by_magnitude_and_gradient():
-    """By hand: 10 of 20 weights; at the second update 30 % * (1 + cos(pi / 3)) / 2 of 10, 2, go and 2 come; the others
-    get their update; what is not kept is 0, and no other parameter is touched."""
+    """Mask updates computed by hand for 10 of 20 weights.
+
+    At the second update 30 % * (1 + cos(pi / 3)) / 2 of the 10, which is 2, are dropped and 2 are added. The others get
+    their update, dropped weights are 0, and no other parameter changes.
+    """
     kernel = jnp.arange(1.0, 21.0).reshape(1, 4, 5) * jnp.where(jnp.arange(5) % 2, 1, -1)
     tree = lambda x: {"layers": {"up": {"kernel": x}}, "unembed": {"kernel": jnp.ones((2, 2))}}  # noqa: E731
     rule = rigl(optax.sgd(0.5), sparsity=0.5, every=1, n_steps=4)  # masks move up to step 3
