@@ -86,7 +86,7 @@ def test_what_is_made_of_an_imported_run_keeps_its_tokenizer(tmp_path, capsys):
     said = capsys.readouterr().out
     assert "it has no tokenizer" in said and "export to a new folder with --codec" in said and codec.spec in said
     assert main(["unpack", f"{tmp_path}/run.clb", f"--out={tmp_path}/other", "--codec=bytes"]) == 2
-    assert "Give the codec that it was trained with" in capsys.readouterr().err
+    assert "Give the codec that the run was trained with" in capsys.readouterr().err
 
 
 def test_other_things_than_a_checkpoint_folder_are_named(tmp_path, capsys):
@@ -103,7 +103,7 @@ def test_other_things_than_a_checkpoint_folder_are_named(tmp_path, capsys):
     for kind in kinds:
         (tmp_path / kind).mkdir()
         (tmp_path / kind / "config.json").write_text(json.dumps(values | {"model_type": kind}))
-    cases = {"model.gguf": "a GGUF file, which is not read yet", "ggufs": "a.gguf, a GGUF file, which is not read yet"}
+    cases = {"model.gguf": "a GGUF file, which is not supported yet", "ggufs": "a.gguf, a GGUF file, which is not supported yet"}
     cases |= {"model.bin": "a pickled checkpoint", "tokenizer.json": "a file of a checkpoint; give the folder"}
     cases |= {"source/model.safetensors": "a file of a checkpoint; give the folder", "gone": "There is no folder"}
     cases |= {kind: "is not supported" for kind in kinds}

@@ -63,7 +63,7 @@ def test_encode_decode_verify(built, tmp_path, capsys):
 
 
 def test_compile_writes_one_file_that_is_a_codec(built, tmp_path, capsys, monkeypatch):
-    """`compile` gives the dictionary of `build-codec` as one file, which every command takes for a codec; a refit starts
+    """`compile` gives the dictionary of `build-codec` as one file, which every command accepts; a refit starts
     M1 from its own windows, and a second call finds its rounds done."""
     assert main(["compile", f"--m1={built}/m1", "--b=9", f"--out={tmp_path}/node.clmd"]) == 0
     compiled, directory = codecs.load(tmp_path / "node.clmd"), codecs.load(built / "codec")
@@ -154,7 +154,7 @@ def test_a_run_shrinks_and_goes_on(built, tmp_path, capsys):
     store, settings = f"--store={built}/train", ["--set=train.seq_len=64", "--set=train.batch_size=8", "--steps=2"]
     shrink = ["shrink", f"{built}/m2", "--keep=0.5", store, "--calibration=8", *settings]
     assert main([*shrink, f"--out={tmp_path}/small", "--dry_run"]) == 0
-    assert "projection FLOPs a step" in capsys.readouterr().out and not (tmp_path / "small").exists()
+    assert "projection FLOPs per step" in capsys.readouterr().out and not (tmp_path / "small").exists()
     assert main([*shrink, f"--out={tmp_path}/small", f"--validation_store={built}/validation"]) == 0
     assert "d_model 16" in capsys.readouterr().out
     assert main(["train", store, f"--start={tmp_path}/small", f"--out={tmp_path}/more", *settings]) == 0
