@@ -13,6 +13,7 @@ from compressed_lm.dry_run import hlo
 from compressed_lm.dry_run.program import dry_run
 from compressed_lm.errors import InputError
 from compressed_lm.models import Transformer
+from compressed_lm.post_training import shrink as shrinking
 from compressed_lm.post_training.entropy_code import pack_run
 from compressed_lm.post_training.huggingface import export_run
 from compressed_lm.post_training.quantize import quantize_run
@@ -53,7 +54,7 @@ def program(method, *, mesh=(1, 1, 1), **settings):
     shrink, params = Shrink(keep=0.5, method=method, importance="index"), params_of(MODEL)
     small, _ = shapes_of(params, MODEL, shrink, config)
     kept = models.select(models.index_scores(MODEL), d_model=small.d_model, d_ff=small.d_ff)
-    start = start_of(params, MODEL, shrink, config, training.shrinking.Kept(kept))
+    start = start_of(params, MODEL, shrink, config, shrinking.Kept(kept))
     return training.Program(config, small, 256, training.make_mesh(mesh), start)
 
 
@@ -114,7 +115,7 @@ def test_svd_unties_a_model_and_loses_nothing(shrunk, base, monkeypatch, tmp_pat
     tied["layers"]["attention"].pop("relative_bias", None)
     large = dataclasses.replace(run, params=tied, model_config=config)
     with monkeypatch.context() as patched:
-        patched.setattr(training.shrinking, "load_run", lambda directory, **_: large)
+        patched.setattr(shrinking, "load_run", lambda directory, **_: large)
         found = shrunk(method="pruned(start=svd)", keep=1, learning_rate=0.0, steps=2)
     small = training.load_run(tmp_path / "small")
     assert found.untied == config.vocab_size * config.d_model > 0
@@ -136,7 +137,7 @@ def test_svd_unties_a_model_and_loses_nothing(shrunk, base, monkeypatch, tmp_pat
 def test_svd_is_refused_where_another_basis_computes_something_else(settings, message):
     """The shape is refused, before anything is chosen or written."""
     with pytest.raises(InputError, match=message):
-        training.shrinking.shape(dataclasses.replace(MODEL, **settings), Shrink(0.5, "projected(start=svd)"))
+        shrinking.shape(dataclasses.replace(MODEL, **settings), Shrink(0.5, "projected(start=svd)"))
 
 
 def test_the_frozen_model_has_no_moments_and_stays():
@@ -257,7 +258,7 @@ def test_a_run_in_a_format_is_refused(shrunk, base, monkeypatch):
     """Weights that are trained in a number format have to be packed first; the message gives the command."""
     run = training.load_run(base)
     run = dataclasses.replace(run, model_config=dataclasses.replace(run.model_config, weights="int(b=4)"))
-    monkeypatch.setattr(training.shrinking, "load_run", lambda directory, **_: run)
+    monkeypatch.setattr(shrinking, "load_run", lambda directory, **_: run)
     with pytest.raises(InputError, match="compressed-lm quantize"):
         shrunk()
 
