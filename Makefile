@@ -7,12 +7,16 @@ TPU := $(VENV)/tpu/.ready
 TORCH := $(VENV)/.torch
 ONE_CORE := $(shell command -v taskset >/dev/null && echo taskset -c 0)
 
-.PHONY: demo test test-isa fast-test bench notebooks lint format doctor clean
+.PHONY: demo test test-all test-isa bench notebooks docs lint format doctor clean
 
 demo: $(READY)
 	$(BIN)/compressed-lm demo --out runs/demo
 
+# Five minutes: every claim that can be shown in seconds. What is left out is counted at the end.
 test: $(TPU) $(TORCH)
+	$(BIN)/python -m pytest tests -n 2 --dist loadfile --no-loadscope-reorder -m "not slow"
+
+test-all: $(TPU) $(TORCH)
 	$(BIN)/python -m pytest tests -n 2 --dist loadfile --no-loadscope-reorder
 
 # What must not depend on the processor, on older ones: golden tables, lossless codecs, a resumed training run.
@@ -24,9 +28,6 @@ CHOSEN := golden or reaches_the_compiler or weights_are_those_of_before or ids_o
 test-isa: $(READY)
 	XLA_FLAGS="$(XLA_FLAGS) --xla_cpu_max_isa=AVX2" $(BIN)/python -m pytest $(EXACT) -n 2 --dist loadfile -k "$(CHOSEN)"
 	XLA_FLAGS="$(XLA_FLAGS) --xla_cpu_max_isa=SSE4_2" $(ONE_CORE) $(BIN)/python -m pytest $(EXACT) -k "$(CHOSEN)"
-
-fast-test: $(TPU) $(TORCH)
-	$(BIN)/python -m pytest tests -n 2 --dist loadfile -m "not slow"
 
 bench: $(TORCH)
 	$(BIN)/python benchmarks/dictionary.py --dictionary compressed_lm/pretrained/eiw16-en/dictionary.clmd
@@ -41,6 +42,10 @@ bench: $(TORCH)
 # Recorded tables; scaling_laws too where COMPRESSED_LM_DATA names the folder with the public ones.
 notebooks: $(READY)
 	$(BIN)/python experiments/notebooks/execute.py capacity codecs $(if $(COMPRESSED_LM_DATA),scaling_laws)
+
+docs: $(READY)
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	$(BIN)/mkdocs build --strict
 
 lint: $(READY)
 	$(BIN)/ruff check .

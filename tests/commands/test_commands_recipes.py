@@ -9,8 +9,8 @@ import shlex
 import pytest
 
 from compressed_lm import codecs, configuration
-from compressed_lm.cli import _parser
 from compressed_lm.codecs.eiw import Options
+from compressed_lm.commands import commands as all_commands
 from compressed_lm.models import count_params, model_vocab_size, training_flops_per_token
 from compressed_lm.models.exact import check_exactable
 
@@ -140,7 +140,7 @@ def test_commands_in_comments_can_be_run(file, capsys):
     commands = [shlex.split(line) for line in lines if line.startswith("compressed-lm ")]
     assert commands or file.parent.name == "recipes" or "make demo" in text
     for command in commands:
-        arguments = _parser().parse_args(command[1:])
+        arguments = all_commands()[command[1]].parser().parse_args(command[2:])
         assert getattr(arguments, "gin", None) in (None, [str(file.relative_to(configuration.GIN_FILES))])
         if getattr(arguments, "out", None) and file in RECIPE_FILES:
             name = file.stem.split("_", 1)[1]

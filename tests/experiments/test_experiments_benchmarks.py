@@ -23,8 +23,8 @@ def test_the_processor_is_named_with_its_cores():
 
 
 def test_pages_give_processors_and_ranges():
-    """The README's speeds are ranges over two processors, and the page of tables names the processor."""
+    """The page of tables names both processors, and the README gives no speed without it."""
     readme, page = ((ROOT / name).read_text() for name in ("README.md", "benchmarks/README.md"))
-    assert "19 to 39 times as fast as SentencePiece and 15 to 24 times as fast as tiktoken" in readme
-    assert "Sapphire Rapids" in readme and "Sapphire Rapids" in page
+    assert not re.search(r"times as fast|MB/s", readme)
+    assert "Sapphire Rapids" in page
     assert "All tables below are of 2 cores of an AMD EPYC" in page
