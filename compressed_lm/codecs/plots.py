@@ -1,13 +1,15 @@
-"""Plots of the run table. Every function draws on `ax` (or a figure of its own), returns the axes, and shows nothing.
+"""Plots of the run table.
 
-A codec has one color and one marker in every plot, decided by its spelling alone: the hue tells the family (and for
-windows their size), the marker the family and vocabulary, and a hollow marker with a dashed line word alignment. The
-hues stay apart for colour-blind readers (Okabe and Ito) and on dark paper.
+Every function draws on `ax` (or on a new figure), returns the axes, and shows nothing. The spec of a codec gives its
+color and marker in all plots: the hue shows the family (and the window size), the marker the family and vocabulary, a
+hollow marker with a dashed line word alignment. The palette (Okabe and Ito) is safe for colour-blind readers and on
+dark backgrounds.
 """
 
 import dataclasses
 import zlib
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,13 +19,13 @@ from compressed_lm.codecs.registry import FAMILIES
 from compressed_lm.formatting import si
 from compressed_lm.scaling.axes import count_ticks, finish, log_loss, new_axes
 from compressed_lm.scaling.findings import bits_per_byte_of_text, model_runs
-from compressed_lm.scaling.fit import FitStatus, fit_power
+from compressed_lm.scaling.fit import Fit, FitStatus, fit_power
 from compressed_lm.scaling.run_table import split_spec
 
 _OTHERS = ["#B3A100", "#B2182B", "#5AAE61", "#C51B7D"]
 _LABELS = {
-    "flops_per_byte": "FLOPs per byte of text (softmax not counted)",
-    "flops_per_byte_softmax": "FLOPs per byte of text (softmax counted)",
+    "flops_per_byte": "FLOPs per byte of text (without softmax)",
+    "flops_per_byte_softmax": "FLOPs per byte of text (with softmax)",
     "n_nonembed": "parameters without embeddings",
     "n_params": "parameters",
 }
@@ -31,14 +33,14 @@ _LABELS = {
 
 @dataclasses.dataclass(frozen=True)
 class Style:
-    """How a codec is drawn, everywhere."""
+    """Color and marker of a codec in all plots."""
 
     color: str
     marker: str
     hollow: bool
 
-    def line(self) -> dict:
-        """Keyword arguments of `Axes.plot`."""
+    def line(self) -> dict[str, Any]:
+        """Returns keyword arguments for `Axes.plot`."""
         return {
             "color": self.color,
             "marker": self.marker,
@@ -51,7 +53,7 @@ class Style:
 
 
 def style_of(codec: str) -> Style:
-    """The color and marker of a codec, from its spelling."""
+    """Returns the color and marker of a codec spec."""
     family, options = split_spec(codec)
     color, marker = FAMILIES[family].style(options) if family in FAMILIES else (None, "X")
     return Style(color or _OTHERS[zlib.crc32(family.encode()) % len(_OTHERS)], marker, "align" in options)
@@ -60,12 +62,12 @@ def style_of(codec: str) -> Style:
 def bits_per_byte_against_flops(
     runs: pd.DataFrame, *, softmax: bool = False, ceiling: float | None = None, ax: Axes | None = None
 ) -> Axes:
-    """Bits per byte against forward FLOPs per byte of text: a point per run, a line through the sizes of a codec.
+    """Plots bits per byte against forward FLOPs per byte of text, a line through the sizes of each codec.
 
     Args:
-        runs: the run table; the last final row of each run is drawn, M1 is not.
-        softmax: whether FLOPs include the output softmax, which the paper leaves out.
-        ceiling: bits per byte above which runs are left out, to look closely at the rest.
+        runs: the run table; the last final row of each run is drawn, except M1.
+        softmax: whether FLOPs include the output softmax, which the paper excludes.
+        ceiling: runs with more bits per byte are left out, for a close-up.
         ax: axes to draw on.
     """
     ax = new_axes(ax)
@@ -73,7 +75,7 @@ def bits_per_byte_against_flops(
     models = model_runs(runs)
     models = models[models["bits_per_byte"] <= ceiling] if ceiling is not None else models
     best = models.groupby("codec")["bits_per_byte"].min().sort_values(ascending=False)
-    for codec in best.index:  # the legend lists them as the plot does, from top to bottom
+    for codec in best.index:  # the order of the legend is that of the plot, from top to bottom
         rows = models[models["codec"] == codec]
         means = rows.groupby("n_params")[[column, "bits_per_byte"]].mean().sort_values(column)
         ax.plot(means[column], means["bits_per_byte"], label=codec, **style_of(codec).line())
@@ -87,7 +89,7 @@ def bits_per_byte_against_flops(
 
 
 def learning_curves(curves: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
-    """Validation bits per byte against bytes of text trained on, one line per codec and size.
+    """Plots validation bits per byte against bytes of training text, one line per codec and size.
 
     Args:
         curves: `codec`, `n_params`, `bytes`, `bits_per_byte`, a row per evaluation during training.
@@ -120,7 +122,7 @@ def learning_curves(curves: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
 
 
 def compression_ratios(ratios: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
-    """Bytes of text per token, a bar per codec; beside it the bits per byte that its tokens occupy.
+    """Plots bytes of text per token as one bar per codec, labelled with the bits of its tokens per byte.
 
     Args:
         ratios: `codec`, `vocab_size`, `bytes_per_token`, a row per codec.
@@ -151,15 +153,14 @@ def compression_ratios(ratios: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
 
 
 def fitted_curves(runs: pd.DataFrame, *, x: str = "n_nonembed", ax: Axes | None = None) -> Axes:
-    """Measured bits per byte and the fitted power law of every codec that was run in two sizes or more.
+    """Plots bits per byte and the fitted power law of every codec with at least two sizes.
 
     The curve is solid between the measured sizes and dotted for a factor of 2 beyond them.
 
     Args:
         runs: the run table.
-        x: the column to fit against: `n_nonembed`, `n_params`, `flops_per_byte` or `flops_per_byte_softmax`. The FLOPs
-            hold M1's
-            constant share, which bends a power law; the size of the model does not.
+        x: the column to fit against: `n_nonembed`, `n_params`, `flops_per_byte` or `flops_per_byte_softmax`. FLOPs
+            include the constant cost of M1, so that they do not follow a power law; model sizes do.
         ax: axes to draw on.
     """
     ax = new_axes(ax)
@@ -184,8 +185,8 @@ def fitted_curves(runs: pd.DataFrame, *, x: str = "n_nonembed", ax: Axes | None 
     return finish(ax)
 
 
-def fits_by_codec(runs: pd.DataFrame, *, x: str = "n_nonembed") -> Iterator[tuple]:
-    """(codec, sizes float[n], bits per byte float[n], Fit) for each codec with two different `x` or more, by name."""
+def fits_by_codec(runs: pd.DataFrame, *, x: str = "n_nonembed") -> Iterator[tuple[str, np.ndarray, np.ndarray, Fit]]:
+    """Yields (codec, sizes float[n], bits per byte float[n], Fit) of each codec with at least two different `x`."""
     for codec, rows in model_runs(runs).groupby("codec"):
         if rows[x].nunique() >= 2:
             rows = rows.sort_values(x)

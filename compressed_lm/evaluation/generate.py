@@ -51,7 +51,7 @@ def sample_tokens(
     """
     if temperature < 0 or top_k < 0 or n_tokens < 0:
         raise InputError(
-            f"temperature={temperature}, top_k={top_k}, n_tokens={n_tokens} were given. Expected numbers of at least 0."
+            f"temperature={temperature}, top_k={top_k}, n_tokens={n_tokens} were given. Expected 0 or more."
         )
     forced = np.append(np.int32(eod_id), np.asarray(prompt, np.int32))
     length = -(-(len(forced) + n_tokens) // TOKENS_PER_CALL) * TOKENS_PER_CALL
@@ -76,7 +76,7 @@ def sample_tokens(
 
 
 def _advance(model, n_ids, temperature, top_k, params, carry, forced):
-    """Returns (carry, int32[16] sampled after each input); inputs are forced ids, or sampled ones where forced is -1."""
+    """Returns (carry, int32[16] sampled after each input); inputs are the forced ids, or sampled ones if -1."""
 
     def one(carry, given):
         last, position, cache, key = carry

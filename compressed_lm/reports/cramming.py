@@ -1,9 +1,10 @@
-"""The report of a study: tables, figures, and what was measured how."""
+"""Report of a cramming study: tables, figures, and definitions of the measures."""
 
 import json
 import math
 import os
 import pathlib
+from typing import Any
 
 import pandas as pd
 
@@ -12,36 +13,37 @@ from compressed_lm.errors import InputError
 from compressed_lm.io import local_path, write_atomic
 from compressed_lm.reports import cramming_figures, cramming_tables
 from compressed_lm.reports.cramming_findings import KEPT_GAIN, findings
-from compressed_lm.reports.page import Bullets, Heading, Page, Paragraph, Table
+from compressed_lm.reports.page import Block, Bullets, Heading, Page, Paragraph, Table
 
 MEASURES = (
-    "**Accuracy** is the share of tokens that are the model's likeliest when it is shown the true ones before "
-    "(teacher forcing), the first one included, which the last vector predicts. **Exact** is the share of texts that "
-    "the model writes out of the vectors alone, always taking the likeliest token, without one error.",
-    "**Capacity** is the largest length of the grid with a mean accuracy of 0.99 or more; **greedy capacity** that "
-    "with as many texts exact. Their intervals are percentiles over texts drawn anew.",
-    "**Token gain** is the tokens that are right with the vectors less those that are right after end-of-document. "
+    "**Accuracy** is the share of tokens that are the model's most likely ones given the true previous tokens (teacher "
+    "forcing), including the first token, which the last vector predicts. **Exact** is the share of texts that greedy "
+    "decoding from the vectors reproduces without error.",
+    "**Capacity** is the largest length of the grid with a mean accuracy of at least 0.99; **greedy capacity** is the "
+    "same with the share of exact texts. Their intervals are bootstrap percentiles over texts.",
+    "**Token gain** is the number of correct tokens with the vectors minus the number after end-of-document. "
     "**Information gain** is the difference of the two code lengths, in bits. Both are means over the texts above "
-    "capacity in float32 (accuracy of 0.99 or less): of others there is no more to gain. Intervals are 95 % of "
-    "Student's t. **Kept** is the share of the texts exact in float32 that still are.",
-    "**Utilisation** is the token gain over the tokens that all numbers of the vectors could tell apart at 16 bits "
-    "each, as the paper has it; the vectors here have the bits that their format says.",
-    f"A format keeps the gain where it has {KEPT_GAIN:.0%} of that in float32, on the same texts.",
-    "**Bytes** of vectors are those of the packed numbers and their scales, without the header of a file.",
+    "capacity in float32 (accuracy of at most 0.99): other texts have no more to gain. Intervals are 95 % of "
+    "Student's t. **Kept** is the share of the texts that are exact in float32 and still exact in this format.",
+    "**Utilisation** is the token gain divided by the tokens that all numbers of the vectors could encode at 16 bits "
+    "each, as in the paper; the vectors here have the bits of their format.",
+    f"A format keeps the gain if it has at least {KEPT_GAIN:.0%} of the gain in float32, on the same texts.",
+    "**Bytes** of vectors are those of the packed numbers and their scales, without the file header.",
 )
 
 
 def write_report(folder: str | os.PathLike) -> list[pathlib.Path]:
-    """Writes report.html, report.md, figures and the tables summary.csv, formats.csv, curves.csv and sizes.csv into the
-    folder of a study, and returns their paths.
+    """Writes report.html, report.md, figures and CSV tables into the folder of a study, and returns their paths.
+
+    The tables are summary.csv, formats.csv, curves.csv and sizes.csv.
 
     Raises:
-        InputError: the folder holds no study, or one without a finished cell.
+        InputError: the folder holds no study, or a study without a finished cell.
     """
     folder = local_path(folder, "The folder of the study")
     rows = read_rows(folder / RESULTS)
     if not rows or not (folder / SETTINGS).exists():
-        raise InputError(f"{folder} holds no rows of a study; give the --out of `compressed-lm cram-study`.")
+        raise InputError(f"{folder} holds no rows of a study. Give the --out folder of `compressed-lm cram-study`.")
     settings = read_settings(folder)
     table, vocab_size = cramming_tables.frame(rows), settings["vocab_size"]
     tables = {
@@ -56,8 +58,8 @@ def write_report(folder: str | os.PathLike) -> list[pathlib.Path]:
         write_atomic(paths[-1], frame.to_csv(index=False, float_format="%.6g"))
     cells, between = (pd.DataFrame(read_rows(folder / name)) for name in (CELLS, PATHS))
     said = findings(tables["summary"], tables["formats"])
-    blocks = [
-        *([Heading("Findings"), Bullets(said)] if said else []),
+    blocks: list[Block] = [Heading("Findings"), Bullets(said)] if said else []
+    blocks += [
         Heading("Capacity and gains"),
         _summary(tables["summary"]),
         *cramming_figures.of_gains(tables["curves"], tables["summary"]),
@@ -68,33 +70,36 @@ def write_report(folder: str | os.PathLike) -> list[pathlib.Path]:
         *cramming_figures.of_formats(tables["formats"]),
         Heading("Bytes"),
         Paragraph(
-            "The longest texts that come back exactly (99 % of them), and what else they could be stored in: zlib, and "
-            "arithmetic coding with the very model that reads the vectors."
+            "The longest texts of which 99 % are reproduced exactly, compared with zlib and with arithmetic coding by "
+            "the same model."
         ),
         _sizes(tables["sizes"]),
-        Heading("Information gain measured twice"),
-        Paragraph("Of all texts of a cell together: by the difference of losses, and by streams of the range coder."),
+        Heading("Information gain by two methods"),
+        Paragraph("Sum over all texts of a cell: by the difference of losses, and by streams of the range coder."),
         _cells(cells),
-        *([Heading("Between two solutions"), _paths(between)] if len(between) else []),
+    ]
+    if len(between):
+        blocks += [Heading("Between two solutions"), _paths(between)]
+    blocks += [
         Heading("How it was measured"),
         Bullets(MEASURES),
         Paragraph(f"Settings: `{json.dumps(settings['study'])}`; model `{settings['model'][:12]}`."),
     ]
-    lead = f"{len(table['text'].unique())} texts a source; codec `{settings['codec']}`, width {settings['d_model']}."
+    lead = f"{len(table['text'].unique())} texts per source; codec `{settings['codec']}`, width {settings['d_model']}."
     return [*Page("Cramming texts into input vectors", lead, blocks).write(folder), *paths]
 
 
-def _number(value, digits=1):
+def _number(value: float | None, digits: int = 1) -> str:
     return "–" if value is None or math.isnan(value) else f"{value:,.{digits}f}"
 
 
-def _with_interval(row, name, digits=1):
+def _with_interval(row: dict[str, Any], name: str, digits: int = 1) -> str:
     value, low, high = row[name], row[f"{name}_low"], row[f"{name}_high"]
     return f"{_number(value, digits)} ({_number(low, digits)} to {_number(high, digits)})"
 
 
-def _summary(summary):
-    header = ("texts", "K", "capacity", "greedy capacity", "token gain", "information gain, bits", "bits a vector")
+def _summary(summary: pd.DataFrame) -> Table:
+    header = ("texts", "K", "capacity", "greedy capacity", "token gain", "information gain, bits", "bits per vector")
     rows = [
         (
             row["source"],
@@ -110,10 +115,10 @@ def _summary(summary):
         )
         for row in summary.to_dict("records")
     ]
-    return Table((*header, "bits a number", "utilisation", "texts above"), rows, "lrrrrrrrrr")
+    return Table((*header, "bits per number", "utilisation", "texts above"), rows, "lrrrrrrrrr")
 
 
-def _curves(curves):
+def _curves(curves: pd.DataFrame) -> Table:
     rows = [
         (
             row["source"],
@@ -128,7 +133,7 @@ def _curves(curves):
     return Table(header, rows, "lrrrrrrr")
 
 
-def _formats(formats):
+def _formats(formats: pd.DataFrame) -> Table:
     rows = [
         (
             row["source"],
@@ -144,10 +149,10 @@ def _formats(formats):
         for row in formats.to_dict("records")
     ]
     header = ("texts", "K", "format", "stored bits", "capacity", "greedy capacity", "kept", "information gain, bits")
-    return Table((*header, "bits a number"), rows, "lrlrrrrrr")
+    return Table((*header, "bits per number"), rows, "lrlrrrrrr")
 
 
-def _sizes(sizes):
+def _sizes(sizes: pd.DataFrame) -> Table:
     names = ("length", "stored_bytes", "text_bytes", "zlib_bytes", "ac_bytes")
     rows = [
         (row["source"], str(row["k"]), _name(row), *(_number(row[name], int(name != "length")) for name in names))
@@ -157,7 +162,7 @@ def _sizes(sizes):
     return Table(header, rows, "lrlrrrrr")
 
 
-def _cells(cells):
+def _cells(cells: pd.DataFrame) -> Table:
     rows = [
         (
             row["source"],
@@ -171,7 +176,7 @@ def _cells(cells):
     return Table(("texts", "K", "tokens", "by loss, bits", "by code length, bits", "difference"), rows, "lrrrrr")
 
 
-def _paths(between):
+def _paths(between: pd.DataFrame) -> Table:
     rows = []
     for (source, k), part in between.groupby(["source", "k"], sort=False):
         both = part[part["both_complete"]]
@@ -182,5 +187,5 @@ def _paths(between):
     return Table(header, rows, "lrrrrrrr")
 
 
-def _name(row):
+def _name(row: dict[str, Any]) -> str:
     return row["format"] + (" (trained)" if row["trained"] else "")

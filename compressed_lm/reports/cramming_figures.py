@@ -1,6 +1,10 @@
-"""The figures of a study: a colour for each source, a marker for each K."""
+"""Figures of a cramming study: one colour per source, one marker per K."""
+
+from collections.abc import Callable
+from typing import Any
 
 import pandas as pd
+from matplotlib.axes import Axes
 
 from compressed_lm.reports.page import Figure
 from compressed_lm.scaling.axes import finish
@@ -10,59 +14,66 @@ _MARKERS = ("o", "s", "^", "D", "v", "P")
 
 
 def of_gains(curves: pd.DataFrame, summary: pd.DataFrame) -> list[Figure]:
-    """Returns the figures of gains, of right and exact tokens, and of what one of K vectors removes; tables as of
-    `study_tables`."""
+    """Returns the figures of information gain, of accuracy and exact texts, and of gain per vector.
+
+    Args:
+        curves: table of `cramming_tables.curves`.
+        summary: table of `cramming_tables.summary`.
+    """
     style = _styles(curves)
 
-    def gain(ax):
+    def gain(ax: Axes) -> Axes:
         for (source, k), part in curves.groupby(["source", "k"], sort=False):
             ax.plot(part["bits_alone"], part["gain"], label=f"{source}, K = {k}", linewidth=1, **style(source, k))
         ends = curves["bits_alone"].agg(["min", "max"])
-        ax.plot(ends, ends, color="#808a96", linestyle=":", label="all there is")
-        ax.set(xlabel="code length without vectors, bits a text", ylabel="information gain, bits a text")
+        ax.plot(ends, ends, color="#808a96", linestyle=":", label="whole code length")
+        ax.set(xlabel="code length without vectors (bits per text)", ylabel="information gain (bits per text)")
         ax.set(xscale="log", yscale="log")
         return finish(ax)
 
-    def exact(ax):
+    def exact(ax: Axes) -> Axes:
         for (source, k), part in curves.groupby(["source", "k"], sort=False):
-            look = dict(linewidth=1, **style(source, k))
+            look: dict[str, Any] = dict(linewidth=1, **style(source, k))
             ax.plot(part["length"], part["accuracy"], label=f"{source}, K = {k}", **look)
             ax.plot(part["length"], part["exact"], linestyle="--", alpha=0.6, **look)
-        ax.set(xlabel="tokens", ylabel="accuracy (lines), exact (dashes)", xscale="log")
+        ax.set(xlabel="tokens", ylabel="accuracy (solid), exact (dashed)", xscale="log")
         return finish(_numbered(ax, curves["length"]))
 
-    def vectors(ax):
+    def vectors(ax: Axes) -> Axes:
         for source, part in summary.groupby("source", sort=False):
             ax.plot(part["k"], part["gain_per_vector"], label=source, **style(source, curves["k"].min()))
-        ax.set(xlabel="vectors K", ylabel="information gain, bits a vector", xscale="log", yscale="log")
+        ax.set(xlabel="vectors K", ylabel="information gain (bits per vector)", xscale="log", yscale="log")
         return finish(_numbered(ax, summary["k"]))
 
     return [
-        Figure("gain", gain, "Information gain against the text's own code length: it bends where capacity ends."),
-        Figure("lengths", exact, "Tokens that are right with the true ones before, and texts written without error."),
-        Figure("vectors", vectors, "What one of K vectors removes of a text."),
+        Figure("gain", gain, "Information gain against the code length of the text; it bends at capacity."),
+        Figure("lengths", exact, "Tokens correct under teacher forcing, and texts reproduced without error."),
+        Figure("vectors", vectors, "Information gain per vector."),
     ]
 
 
 def of_formats(formats: pd.DataFrame) -> list[Figure]:
-    """Returns the figure of what formats keep of the gain; none of a single format."""
+    """Returns the figure of information gain by format; no figure for a single format."""
     if formats["format"].nunique() < 2:
         return []
     style = _styles(formats)
 
-    def curve(ax):
+    def curve(ax: Axes) -> Axes:
         for (source, k, trained), part in formats.groupby(["source", "k", "trained"], sort=False):
             part = part.sort_values("bits_per_number")
-            look = dict(linestyle="--" if trained else "-", label=f"{source}, K = {k}{', trained' * trained}")
+            look: dict[str, Any] = dict(
+                linestyle="--" if trained else "-", label=f"{source}, K = {k}{', trained' * trained}"
+            )
             ax.plot(part["bits_per_number"], part["bits_per_dimension"], **look, **style(source, k))
-        ax.set(xlabel="stored bits a number, scales included", ylabel="information gain, bits a number", xscale="log")
+        ax.set(xlabel="stored bits per number, with scales", ylabel="information gain (bits per number)")
+        ax.set_xscale("log")
         return finish(ax)
 
-    return [Figure("formats", curve, "What is left of the information gain when the numbers of vectors are rounded.")]
+    return [Figure("formats", curve, "Information gain after the numbers of the vectors are rounded.")]
 
 
-def _styles(table):
-    """Returns a function from a source and K of a table to how their line looks."""
+def _styles(table: pd.DataFrame) -> Callable[[str, int], dict[str, Any]]:
+    """Returns a function from (source, K) to color and marker."""
     sources, numbers = list(table["source"].unique()), sorted(table["k"].unique())
     return lambda source, k: {
         "color": _COLORS[sources.index(source) % len(_COLORS)],
@@ -70,9 +81,9 @@ def _styles(table):
     }
 
 
-def _numbered(ax, values):
-    """Returns axes with these numbers below, as they are, where a logarithmic scale would have powers."""
-    values = sorted(values.unique())
-    ax.set_xticks(values, [str(value) for value in values], minor=False)
+def _numbered(ax: Axes, values: pd.Series) -> Axes:
+    """Sets the values themselves as ticks of a logarithmic x axis, and returns the axes."""
+    ticks = sorted(values.unique())
+    ax.set_xticks(ticks, [str(tick) for tick in ticks], minor=False)
     ax.minorticks_off()
     return ax

@@ -1,21 +1,23 @@
-"""What the rows of a study say: capacity and gains for each source and K, and what formats keep of them."""
+"""Tables of a cramming study: capacity and gains for each source and K, and by format."""
 
 import math
 from collections.abc import Sequence
 
-import numpy as np
 import pandas as pd
 
 from compressed_lm.cramming import metrics
 
 _TEXT = ["source", "k", "length", "text"]
 BITS_ASSUMED = 16
-"""Bits of a number in the paper's theoretical capacity."""
+"""Bits per number in the paper's theoretical capacity."""
 
 
 def frame(rows: Sequence[dict]) -> pd.DataFrame:
-    """Returns the rows of results.jsonl with what follows from each: `accuracy`, `token_gain` (tokens), `gain` (bits),
-    and `above`, whether the text is above capacity in float32. Gains are means over these texts, in all formats."""
+    """Returns the rows of results.jsonl with derived columns.
+
+    They are `accuracy`, `token_gain` (tokens), `gain` (bits), and `above`: whether the text is above capacity in
+    float32. In all formats, mean gains are over these texts.
+    """
     table = pd.DataFrame(rows)
     table = table.assign(
         accuracy=table["right"] / table["length"],
@@ -31,14 +33,14 @@ def summary(table: pd.DataFrame, *, vocab_size: int, format: str = "dense", trai
     """Returns a row for each source and K, in one format.
 
     Args:
-        table: of `frame`.
-        vocab_size: V, of the theoretical capacity.
-        format, trained: which rows.
+        table: table of `frame`.
+        vocab_size: V, for the theoretical capacity.
+        format, trained: rows to use.
 
     Returns:
         `source`, `k`; `capacity` (tokens, teacher-forced, threshold 0.99) with `capacity_low` and `capacity_high`;
-        `greedy_capacity`, the same with the share of texts that are written exactly in the place of the accuracy;
-        `above`, the number of texts above capacity, of all lengths, that gains are means over;
+        `greedy_capacity`, the same with the share of exact texts instead of the accuracy;
+        `above`, the number of texts above capacity (all lengths); gains are means over these;
         `token_gain` and `gain` (bits), each with its interval; `gain_per_vector`, `bits_per_dimension`; `theoretical`
         (tokens at 16 bits a number) and `utilisation`; `stored_bytes`.
     """
@@ -63,8 +65,11 @@ def summary(table: pd.DataFrame, *, vocab_size: int, format: str = "dense", trai
 
 
 def formats(table: pd.DataFrame, *, vocab_size: int) -> pd.DataFrame:
-    """Returns the rows of `summary` for each format, with `format`, `trained`, `bits_per_number` (stored, scales
-    included) and `kept`, the share of the texts written exactly in float32 that still are."""
+    """Returns the rows of `summary` for each format.
+
+    Additional columns: `format`, `trained`, `bits_per_number` (stored bits, with scales), and `kept`, the share of the
+    texts exact in float32 that are exact in this format.
+    """
     parts = []
     exact = _exact(table[(table["format"] == "dense") & ~table["trained"]])
     for (form, trained), part in table.groupby(["format", "trained"], sort=False):
@@ -81,8 +86,10 @@ def formats(table: pd.DataFrame, *, vocab_size: int) -> pd.DataFrame:
 
 
 def curves(table: pd.DataFrame) -> pd.DataFrame:
-    """Returns means over texts in float32 for each source, K and length: `accuracy`, `exact`, `exact_prefix` (tokens),
-    `gain` (bits) with its interval, `bits_alone` (bits), `texts`."""
+    """Returns means over texts in float32 for each source, K and length.
+
+    Columns: `accuracy`, `exact`, `exact_prefix` (tokens), `gain` (bits) with interval, `bits_alone` (bits), `texts`.
+    """
     chosen = table[(table["format"] == "dense") & ~table["trained"]]
     columns = ["accuracy", "exact", "exact_prefix", "gain", "bits_alone"]
     groups = chosen.groupby(["source", "k", "length"], sort=False)
@@ -92,9 +99,11 @@ def curves(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def sizes(table: pd.DataFrame) -> pd.DataFrame:
-    """Returns, for each source, K, format and length at which at least 99 % of the texts are written exactly, the
-    longest such length and its mean bytes: of the vectors, of the text, and of the text by zlib and by arithmetic
-    coding with the model. Without such a length there is no row."""
+    """Returns mean bytes at the longest length with at least 99 % exact texts, for each source, K and format.
+
+    The bytes are those of the vectors, of the text, and of the text compressed by zlib and by arithmetic coding with
+    the model. If there is no such length, there is no row.
+    """
     keys = ["source", "k", "format", "trained"]
     columns = ["exact", "stored_bytes", "text_bytes", "zlib_bytes", "ac_bytes"]
     means = table.groupby([*keys, "length"], sort=False)[columns].mean().reset_index()
@@ -102,15 +111,15 @@ def sizes(table: pd.DataFrame) -> pd.DataFrame:
     return fits.sort_values("length").groupby(keys, sort=False).tail(1).sort_values(keys).reset_index(drop=True)
 
 
-def _exact(table):
+def _exact(table: pd.DataFrame) -> pd.DataFrame:
     return table[[*_TEXT, "exact"]]
 
 
-def _capacity(part, column):
+def _capacity(part: pd.DataFrame, column: str) -> tuple[float, float, float]:
     """Returns (capacity, low, high); the interval is NaN unless every length has the same texts."""
     values = part.astype({column: float})
     capacity = metrics.decoding_capacity(values["length"], values[column])
     matrix = values.pivot(index="text", columns="length", values=column)
     if matrix.isna().any(axis=None):
         return capacity, math.nan, math.nan
-    return capacity, *metrics.capacity_interval(np.array(matrix.columns), matrix.to_numpy())
+    return capacity, *metrics.capacity_interval(matrix.columns.tolist(), matrix.to_numpy())

@@ -2,7 +2,7 @@
 
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -112,7 +112,7 @@ def _has_optimum(fit: Fit) -> bool:
     return SIZE in fit.law.inputs and DATA in fit.law.inputs and not mixed
 
 
-def _optima(fit: Fit, budgets: Sequence[float]) -> Table:
+def _optima(fit: Fit, budgets: Iterable[float]) -> Table:
     rows = []
     for top in (optimum(fit, budget) for budget in budgets):
         cells = [f"{top.flops:.3g}"]

@@ -1,9 +1,9 @@
-"""What the weights of a run are distributed like: a table, and a page of histograms with fitted densities."""
+"""Report of weight distributions: a table, and a page of histograms with fitted densities."""
 
 import dataclasses
 import os
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import jax
 import numpy as np
@@ -14,9 +14,9 @@ from compressed_lm.errors import InputError
 from compressed_lm.formatting import si
 from compressed_lm.io import write_atomic
 from compressed_lm.models.partitioning import by_name
-from compressed_lm.reports.page import Bullets, Figure, Heading, Page, Paragraph, Table, Tiles
+from compressed_lm.reports.page import Block, Bullets, Figure, Heading, Page, Paragraph, Table, Tiles
 from compressed_lm.terminal import cell
-from compressed_lm.training import load_run
+from compressed_lm.training import Run, load_run
 from compressed_lm.weights import fits
 
 HEADER = ("Weights", "n", "Std", "Zeros", "Shape, moments", "Shape, ML", "Error", "Best by AIC", "Lead")
@@ -27,11 +27,11 @@ _BINS = 160
 
 @dataclasses.dataclass(frozen=True)
 class ParameterFit:
-    """The fits of one parameter, each layer's by itself: layers of different standard deviations are not pooled.
+    """Fits of one parameter, one per layer; layers of different standard deviations are not pooled.
 
     Attributes:
-        name: of the parameter, `fits.POOLED` or `fits.POOLED_SCALED`.
-        arrays: a fit for each layer; one outside of the blocks.
+        name: name of the parameter, `fits.POOLED` or `fits.POOLED_SCALED`.
+        arrays: one fit per layer; a single fit outside the blocks.
     """
 
     name: str
@@ -44,18 +44,18 @@ class ParameterFit:
 
     @property
     def zeros(self) -> float:
-        """Share of the weights that are exactly 0."""
+        """Share of weights that are exactly 0."""
         return sum(fit.n * fit.zeros for fit in self.arrays) / self.n
 
     @property
     def aic(self) -> dict[str, float]:
-        """AIC of each family, summed over the arrays, the lowest first."""
+        """AIC of each family, summed over the arrays, lowest first."""
         families = [fit.family for fit in self.arrays[0].families]
         sums = [sum(array.families[i].aic for array in self.arrays) for i in range(len(families))]
         return dict(sorted(zip(families, sums, strict=True), key=lambda item: item[1]))
 
     def cells(self) -> tuple[str, ...]:
-        """Returns a row of the table, under HEADER; what differs between arrays as its lowest and highest value."""
+        """Returns a row of the table with columns HEADER; values that differ between arrays as lowest and highest."""
         (best, first), (_, second) = list(self.aic.items())[:2]
         return (
             self.name,
@@ -72,14 +72,14 @@ class ParameterFit:
 
 @dataclasses.dataclass(frozen=True)
 class WeightReport:
-    """The fits of a run.
+    """Fits of the weights of a run.
 
     Attributes:
         run: folder of the run.
-        step: updates that it had.
-        parameters: a row for each parameter.
-        pooled, scaled: all weights pooled, as they are and after dividing each array by its standard deviation.
-        left_out: arrays without two different weights besides 0, as norms have at the start.
+        step: number of training updates.
+        parameters: one row per parameter.
+        pooled, scaled: all weights pooled, unchanged and after division of each array by its standard deviation.
+        left_out: arrays with fewer than two different non-zero weights, such as initial norm scales.
     """
 
     run: str
@@ -91,11 +91,11 @@ class WeightReport:
 
     @property
     def rows(self) -> list[ParameterFit]:
-        """The rows of the table, the pooled ones last."""
+        """Rows of the table, with the pooled ones last."""
         return [*self.parameters, self.pooled, self.scaled]
 
     def table(self) -> TerminalTable:
-        """Returns the table for a terminal."""
+        """Returns the table for the terminal."""
         table = TerminalTable()
         for heading, side in zip(HEADER, _ALIGN, strict=True):
             table.add_column(heading, justify="left" if side == "l" else "right")
@@ -112,20 +112,23 @@ def weight_report(
     out: str | os.PathLike | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> WeightReport:
-    """Fits the weights of a run, and writes the page where `out` is given.
+    """Fits the weights of a run, and writes the page if `out` is given.
 
     Args:
         run_dir: folder of a run, packed or not.
-        out: the HTML file to write, self-contained; its folder is made where missing.
-        progress: called with the numbers of weights done and to do.
+        out: self-contained HTML file to write; its folder is created if missing.
+        progress: called with (weights done, total weights).
 
     Raises:
-        InputError: there is no run, or its weights are not finite or all equal; or `out` is a folder.
+        InputError: there is no run, its weights are not finite or all equal, or `out` is a folder.
     """
     if out is not None and pathlib.Path(out).is_dir():
-        raise InputError(f"{out} was given for the report and is a folder; give the name of a file, as report.html.")
+        raise InputError(
+            f"{out} was given for the report and is a folder. Give the name of a file, such as report.html."
+        )
     run = load_run(run_dir)
-    arrays, layers = {}, {}
+    arrays: dict[str, np.ndarray] = {}
+    layers: dict[str, list[str]] = {}
     for name, leaf in by_name(jax.device_get(run.params)).items():
         stacked = name.startswith("layers/")
         own = {f"{name}[{i}]": w for i, w in enumerate(leaf)} if stacked else {name: leaf}
@@ -148,36 +151,36 @@ def weight_report(
     return report
 
 
-def _page(report, arrays, run) -> Page:
+def _page(report: WeightReport, arrays: Mapping[str, np.ndarray], run: Run) -> Page:
     """Returns the page: the table, the shapes, and a histogram for each row."""
     wins = [next(iter(parameter.aic)) for parameter in report.parameters]
     most = max(_COLORS, key=wins.count)
     scaled, pooled = (row.arrays[0].shape_mle for row in (report.scaled, report.pooled))
-    blocks = [
+    blocks: list[Block] = [
         Tiles(
             [
                 (f"{scaled:.2f}", "shape of all weights, each array divided by its standard deviation"),
-                (f"{pooled:.2f}", "shape of all weights pooled as they are"),
-                (f"{wins.count(most)} of {len(wins)}", f"parameters that the {most} fits best"),
+                (f"{pooled:.2f}", "shape of all weights, pooled unchanged"),
+                (f"{wins.count(most)} of {len(wins)}", f"parameters fitted best by the {most}"),
                 (si(report.pooled.n), "weights"),
             ]
         ),
         Heading("Table"),
         Table(HEADER, [(f"`{name}`", *cells) for name, *cells in (row.cells() for row in report.rows)], _ALIGN),
         Paragraph(
-            "Each layer's array is fitted by itself; of a parameter that all layers have, a row shows the lowest and "
-            "the highest value, and the sum of AIC. The error is the largest standard error of a shape by maximum "
-            "likelihood; the lead is half the difference of AIC to the next best family, in nats for each weight."
+            "The array of each layer is fitted separately; a row shows the lowest and highest value over layers, and "
+            "the sum of AIC. The error is the largest standard error of a shape (maximum likelihood); the lead is half "
+            "the AIC difference to the next best family, in nats per weight."
         ),
     ]
     if report.left_out:
         names = ", ".join(f"`{name}`" for name in report.left_out)
-        blocks.append(Paragraph(f"Left out, since all their weights are equal or 0: {names}."))
+        blocks.append(Paragraph(f"Left out, because all their weights are equal or 0: {names}."))
     if run.packed:
         blocks.append(
             Paragraph(
                 f"The run is packed as `{run.packed['format']}`: the matrices of the blocks have few different values, "
-                "and a density is only an outline of them."
+                "and densities describe them only roughly."
             )
         )
     everything = np.concatenate([w.reshape(-1) for w in arrays.values()])
@@ -187,13 +190,13 @@ def _page(report, arrays, run) -> Page:
             "shapes",
             lambda ax: _draw_shapes(report, ax),
             "Shape of each array by maximum likelihood (dot, with two standard errors) and by the moment ratio "
-            "(cross); a row has the arrays of all layers.",
+            "(cross); a row shows the arrays of all layers.",
             size=(8.8, 1.2 + 0.3 * len(report.rows)),
         ),
         Heading("Pooled"),
         Paragraph(
-            "Arrays of different standard deviations, pooled as they are, look heavier-tailed than each of them is. "
-            "The second figure shows them after each was divided by its own."
+            "Arrays of different standard deviations, pooled unchanged, have heavier tails than each array alone. The "
+            "second figure shows them after division of each array by its standard deviation."
         ),
         _histogram(report.pooled, _standardised(report.pooled.arrays, [everything])),
         _histogram(
@@ -205,50 +208,50 @@ def _page(report, arrays, run) -> Page:
         Heading("How it is measured"),
         Bullets(
             [
-                "**Generalized Gaussian**: p(x) ∝ exp(−|x/α|^ν) with shape ν; 1 is Laplace, 2 Gaussian, and a lower "
-                "shape has a sharper peak and heavier tails.",
-                "**Shape, moments**: the shape whose n Σw² / (Σ|w|)² the weights have. **Shape, ML**: the likeliest, "
-                "with the standard error that draws of that distribution would give. Both lie in "
+                "**Generalized Gaussian**: p(x) ∝ exp(−|x/α|^ν) with shape ν; 1 is Laplace, 2 Gaussian; a lower shape "
+                "has a sharper peak and heavier tails.",
+                "**Shape, moments**: the shape with the same n Σw² / (Σ|w|)² as the weights. **Shape, ML**: maximum "
+                "likelihood, with the standard error for samples of that distribution. Both are limited to "
                 f"{fits.BOUNDS[0]:g} to {fits.BOUNDS[1]:g}.",
-                "**AIC**: 2 × parameters fitted − 2 × log-likelihood; the lowest wins. All families are around the "
-                "same place: 0, or the mean where that is further from 0 than half a standard deviation.",
-                "**Zeros**, weights that are exactly 0, belong to no density: likelihoods are of the others.",
+                "**AIC**: 2 × fitted parameters − 2 × log-likelihood; the lowest is best. All families have the same "
+                "location: 0, or the mean if it is further from 0 than half a standard deviation.",
+                "**Zeros**: weights that are exactly 0; likelihoods are those of the other weights.",
             ]
         ),
     ]
-    lead = f"`{report.run}` after {report.step:,} updates, against four families of distributions."
-    return Page("What the weights are distributed like", lead, blocks)
+    lead = f"`{report.run}` after {report.step:,} updates, compared with four families of distributions."
+    return Page("Distributions of weights", lead, blocks)
 
 
-def _own(parameter, arrays):
+def _own(parameter: ParameterFit, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
     return _standardised(parameter.arrays, [arrays[fit.name] for fit in parameter.arrays])
 
 
-def _standardised(array_fits, arrays):
-    """Returns the weights that are not 0, float64[n], of each array around its loc and over its std."""
+def _standardised(array_fits: Sequence[fits.TensorFit], arrays: Sequence[np.ndarray]) -> np.ndarray:
+    """Returns the non-zero weights of all arrays, each array as (w - loc) / std, float64[n]."""
     pairs = zip(array_fits, arrays, strict=True)
     return np.concatenate([(w[w != 0].astype(np.float64) - fit.loc) / fit.std for fit, w in pairs])
 
 
-def _histogram(row, x) -> Figure:
+def _histogram(row: ParameterFit, x: np.ndarray) -> Figure:
     caption = (
-        f"`{row.name}`: {row.n:,} weights, best fitted by the {next(iter(row.aic))}. Density on a logarithmic axis "
+        f"`{row.name}`: {row.n:,} weights, best fitted by the {next(iter(row.aic))}. Density (logarithmic) against "
     )
-    caption += "against weights in standard deviations"
-    caption += " of their layer; the curves are means over the layers." if len(row.arrays) > 1 else "."
+    caption += "weights in standard deviations"
+    caption += " of their layer; curves are means over the layers." if len(row.arrays) > 1 else "."
     stem = "".join(c if c.isalnum() else "_" for c in row.name)
     return Figure(f"weights_{stem}", lambda ax: _draw_histogram(row, x, ax), caption, size=(8.8, 3.4))
 
 
-def _draw_histogram(row, x, ax: Axes) -> Axes:
+def _draw_histogram(row: ParameterFit, x: np.ndarray, ax: Axes) -> Axes:
     """Draws the density of standardised weights, and that of each family."""
     counts, edges = np.histogram(x, _BINS)
     width = edges[1] - edges[0]
-    density, floor = counts / (x.size * width), 0.3 / (x.size * width)  # the floor is below one weight in a bin
+    density, floor = counts / (x.size * width), 0.3 / (x.size * width)  # the floor is less than one weight per bin
     ax.stairs(
         np.maximum(density, floor), edges, baseline=floor, fill=True, color="#808a96", alpha=0.45, label="weights"
     )
-    # Dense near the middle, where low shapes have a sharp peak.
+    # Points are dense near 0, where low shapes have a sharp peak.
     reach = np.abs(edges).max()
     side = np.concatenate([np.geomspace(1e-4, 0.1, 40) * reach, np.linspace(0.1, 1, 120)[1:] * reach])
     points = np.concatenate([-side[::-1], [0.0], side])
@@ -268,8 +271,8 @@ def _draw_histogram(row, x, ax: Axes) -> Axes:
     return _finish(ax)
 
 
-def _draw_shapes(report, ax: Axes) -> Axes:
-    """Draws the shapes of each row, the first on top."""
+def _draw_shapes(report: WeightReport, ax: Axes) -> Axes:
+    """Draws the shapes of each row, with the first row on top."""
     rows = report.rows[::-1]
     for value in (1, 2):
         ax.axvline(value, color="#808a96", linewidth=0.8, linestyle=(0, (4, 3)))
@@ -292,13 +295,13 @@ def _draw_shapes(report, ax: Axes) -> Axes:
     return _finish(ax)
 
 
-def _span(values, form):
-    """Returns the lowest and the highest value as text, or one where they look alike."""
+def _span(values: Iterable[float], form: str) -> str:
+    """Returns the lowest and the highest value as text, or one value if their texts are equal."""
     texts = [format(value, form) for value in sorted(values)]
     return texts[0] if texts[0] == texts[-1] else f"{texts[0]} to {texts[-1]}"
 
 
-def _finish(ax):
+def _finish(ax: Axes) -> Axes:
     ax.spines[["top", "right"]].set_visible(False)
     ax.grid(alpha=0.25)
     ax.set_axisbelow(True)

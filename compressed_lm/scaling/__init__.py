@@ -1,9 +1,9 @@
-"""The run table, scaling laws fitted to it, and plots of both: NumPy, SciPy, pandas and matplotlib, no accelerator.
+"""Run table, scaling laws, and plots of both; needs NumPy, SciPy, pandas and matplotlib, no JAX and no accelerator.
 
 from compressed_lm import scaling
 
 runs = scaling.load_runs("runs/*/runs.jsonl")          # or any table with sizes, data and losses
-runs = runs[runs["codec"] == "bytes"]                  # a law is of one codec; pooled runs are refused
+runs = runs[runs["codec"] == "bytes"]                  # one codec per law; mixed runs are refused
 fit = scaling.fit(runs, "chinchilla", n_params="n_nonembed", tokens="bytes", loss="bits_per_byte")
 fit = scaling.bootstrap(fit)
 print(fit.summary())
@@ -11,6 +11,7 @@ ax = scaling.budget_plots.isoflop(fit)
 """
 
 import importlib
+from types import ModuleType
 
 from compressed_lm.scaling.bootstrap import Estimate, band, bootstrap, difference, estimate, loss_at
 from compressed_lm.scaling.capacity import effective_bits, rho, sparsity_gmse
@@ -96,8 +97,8 @@ __all__ = [
 _LAZY = ("axes", "budget_plots", "law_plots")
 
 
-def __getattr__(name):
-    # Training appends rows through this package, so matplotlib (and its font cache) waits until someone plots.
+def __getattr__(name: str) -> ModuleType:
+    # Training appends rows through this package, so matplotlib (and its font cache) is imported only for plots.
     if name in _LAZY:
         return importlib.import_module(f"compressed_lm.scaling.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

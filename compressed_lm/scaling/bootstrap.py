@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -15,15 +15,16 @@ from compressed_lm.scaling import newton, search, tables
 if TYPE_CHECKING:
     from compressed_lm.scaling.fit import Fit
 
-Quantity = str | Callable[[Mapping], float]
+Quantity = str | Callable[[Mapping[str, Any]], float | np.ndarray]
+"""Name of a parameter, or a function of the parameters (a mapping of floats or of arrays float64[b])."""
 
-_NO_SAMPLES = "The fit has no intervals yet. Call scaling.bootstrap(fit) and use what it returns."
+_NO_SAMPLES = "The fit has no intervals yet. Call scaling.bootstrap(fit) and use its result."
 _CHUNK = 500  # resampled tables between two calls of `progress`
 
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-    """A value with its interval and standard deviation; of a fit they are those of its bootstrap."""
+    """Value with its confidence interval and standard deviation, for a fit from its bootstrap."""
 
     value: float
     low: float
@@ -39,18 +40,18 @@ def bootstrap(
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Fit:
-    """The fit with `intervals` and `samples`: the law is fitted again to tables whose rows are drawn with replacement.
+    """Returns the fit with `intervals` and `samples`, from refits to tables whose rows are drawn with replacement.
 
-    Each new fit starts at the fitted parameters twice, once straight and once by way of a wide threshold, and keeps the
-    better end; all of them go side by side. A resampled table in which a free capacity has no row left keeps the fitted
-    value of it; fits that do not end at a stationary point count as missing.
+    Each refit starts at the fitted parameters twice, with the threshold delta and with a wide threshold that shrinks
+    to delta, and keeps the better result. All refits run in one batch. If a resampled table has no row of a format,
+    its free capacity keeps the fitted value. Refits that do not end at a stationary point count as missing.
 
     Args:
         fit: a fit.
-        samples: resampled tables.
-        level: share of the samples within each interval, the same tail on both sides.
-        seed: of the resampling.
-        progress: called with (done, all) now and then.
+        samples: number of resampled tables.
+        level: share of the samples within each interval, with equal tails.
+        seed: random seed of the resampling.
+        progress: called with (done, total) periodically.
     """
     problem, units = tables.problem(
         fit.law, fit.data, fixed={}, loss_space=fit.loss_space, exponent_range=fit.exponent_range
@@ -82,7 +83,7 @@ def bootstrap(
 
 
 def interval(samples: np.ndarray, *, level: float = 0.95) -> tuple[float, float]:
-    """The central interval that holds a share `level` of float64[b]; missing values are left out."""
+    """Returns the central interval that holds a share `level` of float64[b]; missing values are ignored."""
     samples = samples[np.isfinite(samples)]
     if not len(samples):
         return float("nan"), float("nan")
@@ -91,12 +92,12 @@ def interval(samples: np.ndarray, *, level: float = 0.95) -> tuple[float, float]
 
 
 def estimate(fit: Fit, quantity: Quantity, *, level: float = 0.95) -> Estimate:
-    """A quantity with its interval.
+    """Returns a quantity with its interval.
 
     Args:
         fit: a bootstrapped fit.
         quantity: name of a parameter, or a function of the parameters (a mapping; floats or arrays float64[b]).
-        level: of the interval.
+        level: share of the samples within the interval.
     """
     return _estimate(*_both(fit, quantity), level)
 
@@ -104,10 +105,10 @@ def estimate(fit: Fit, quantity: Quantity, *, level: float = 0.95) -> Estimate:
 def difference(
     fit: Fit, quantity: Quantity, other: Quantity | None = None, *, other_fit: Fit | None = None, level: float = 0.95
 ) -> Estimate:
-    """A quantity minus another one with its interval: two formats within a fit, or two codecs, a fit each.
+    """Returns the difference of two quantities with its interval: two formats of one fit, or one codec per fit.
 
-    Within one fit both are taken from the same resampled tables, which keeps what they have in common out of the
-    interval. Two fits are resampled apart.
+    Within one fit, both come from the same resampled tables, so that common variation cancels. Two fits are resampled
+    independently.
 
         difference(fit, "rho[nvfp4]", "rho[int4]")
         difference(fit_a, loss_at(fit_a, row), loss_at(fit_b, row), other_fit=fit_b)
@@ -115,12 +116,12 @@ def difference(
     Args:
         fit: a bootstrapped fit.
         quantity: as in `estimate`.
-        other: what is subtracted; the same quantity by default, of `other_fit`.
-        other_fit: where it is taken from.
-        level: of the interval.
+        other: the quantity to subtract; by default the same quantity of `other_fit`.
+        other_fit: the fit of `other`; by default `fit`.
+        level: share of the samples within the interval.
 
     Raises:
-        InputError: a fit has no samples, or nothing is left to subtract.
+        InputError: a fit has no samples, or neither `other` nor `other_fit` is given.
     """
     if other is None and other_fit is None:
         raise InputError("A difference of one quantity within one fit is 0. Give another quantity or another fit.")
@@ -131,13 +132,13 @@ def difference(
 
 
 def loss_at(fit: Fit, row: Mapping) -> Quantity:
-    """The predicted loss of one row as a quantity of `estimate` and `difference`."""
+    """Returns the predicted loss of one row as a quantity for `estimate` and `difference`."""
     read = tables.read(fit.law, fit.columns, row)
     return lambda params: fit.law(params, read).squeeze(-1)
 
 
 def band(fit: Fit, table: pd.DataFrame | Mapping, *, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
-    """Interval of the predicted loss at each row, two float64[n]: of the law, without the noise of a run."""
+    """Returns the interval of the predicted loss at each row, two float64[n]; the noise of a run is not included."""
     if fit.samples is None:
         raise InputError(_NO_SAMPLES)
     drawn = fit.law(fit.samples, tables.read(fit.law, fit.columns, table))

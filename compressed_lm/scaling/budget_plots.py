@@ -1,10 +1,11 @@
 """Plots of a law over training budgets: loss at constant FLOPs, size at constant loss.
 
-Every function draws on `ax` (or a figure of its own), returns the axes, and shows nothing. Budgets run from dark to
-light along one map of colours that also reads in grey.
+Every function draws on `ax` (or on a new figure), returns the axes, and shows nothing. Budgets are drawn from dark to
+light in a colour map that also works in greyscale.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -17,30 +18,30 @@ from compressed_lm.scaling.law_plots import label_of
 from compressed_lm.scaling.laws import DATA, SIZE
 
 _FLOPS = 6.0
-_ALIKE = np.log(1.15)  # budgets that differ by less count as one
-_BEYOND = 16.0  # factor by which sizes are drawn beyond those of the runs; a fit says nothing of what lies further
-_LOSSES = 2.0  # the same of losses
+_ALIKE = np.log(1.15)  # budgets that differ by less count as equal
+_BEYOND = 16.0  # sizes are drawn up to this factor beyond those of the runs; a fit does not hold further out
+_LOSSES = 2.0  # the same for losses
 
 
 def isoflop(
     fit: Fit,
     *,
-    budgets: Sequence[float] | None = None,
+    budgets: Sequence[float] | np.ndarray | None = None,
     per_parameter_and_token: float = _FLOPS,
     ax: Axes | None = None,
-    **at,
+    **at: Any,
 ) -> Axes:
-    """Loss against size at constant training FLOPs, with the minimum of each budget and the line through them.
+    """Plots loss against size at constant training FLOPs, with the minimum of each budget and the line through them.
 
-    Runs are drawn with the budget that is nearest, if they took as much within 15 %. A minimum further than a factor of
-    16 from the sizes of the runs (more for budgets that no run was given) is left out: the runs do not determine it.
+    A run is drawn with the nearest budget if it is within 15 %. A minimum further than a factor of 16 from the sizes
+    of the runs (more for budgets outside those of the runs) is left out: the runs do not determine it.
 
     Args:
-        fit: of a law with an optimum (`frontier.optimum`).
-        budgets: training FLOPs; by default up to seven that most runs were given.
-        per_parameter_and_token: FLOPs of training.
+        fit: fit of a law with an optimum (`frontier.optimum`).
+        budgets: training FLOPs; by default up to seven budgets of most runs.
+        per_parameter_and_token: training FLOPs per parameter and token.
         ax: axes to draw on.
-        **at: values of the law's other columns, dense where not given.
+        **at: values of the law's other columns, dense if not given.
     """
     ax = new_axes(ax)
     n, d = fit.data[SIZE].astype(float), fit.data[DATA].astype(float)
@@ -48,13 +49,13 @@ def isoflop(
     shown = _same(fit, at)
     if budgets is None:
         budgets = common_budgets(fit, per_parameter_and_token=per_parameter_and_token, **at)
-    budgets = np.asarray(budgets, float)
-    colors = _shades(len(budgets))
-    nearest = np.abs(np.log(spent)[:, None] - np.log(budgets)[None]).argmin(1)
-    close = np.abs(np.log(spent / budgets[nearest])) < _ALIKE
-    best = [optimum(fit, c, per_parameter_and_token=per_parameter_and_token, **at) for c in budgets]
-    ends = [_sizes(n, spent, budget) for budget in budgets]
-    for k, (budget, color, top, (low, high)) in enumerate(zip(budgets, colors, best, ends, strict=True)):
+    flops = np.asarray(budgets, float)
+    colors = _shades(len(flops))
+    nearest = np.abs(np.log(spent)[:, None] - np.log(flops)[None]).argmin(1)
+    close = np.abs(np.log(spent / flops[nearest])) < _ALIKE
+    best = [optimum(fit, c, per_parameter_and_token=per_parameter_and_token, **at) for c in flops]
+    ends = [_sizes(n, spent, budget) for budget in flops]
+    for k, (budget, color, top, (low, high)) in enumerate(zip(flops, colors, best, ends, strict=True)):
         rows = shown & close & (nearest == k)
         inside = low < top.n_params.value < high
         around = np.clip([top.n_params.value / 8, top.n_params.value * 8], low, high) if inside else [low, high]
@@ -84,16 +85,16 @@ def isoflop(
 
 
 def iso_loss(
-    fit: Fit, *, levels: int = 12, per_parameter_and_token: float = _FLOPS, ax: Axes | None = None, **at
+    fit: Fit, *, levels: int = 12, per_parameter_and_token: float = _FLOPS, ax: Axes | None = None, **at: Any
 ) -> Axes:
-    """Contours of equal loss over training FLOPs and size, the runs, and the frontier of the best size for each budget.
+    """Plots contours of equal loss over training FLOPs and size, the runs, and the best size for each budget.
 
     Args:
-        fit: of a law with an optimum.
-        levels: how many contours, about.
-        per_parameter_and_token: FLOPs of training.
+        fit: fit of a law with an optimum.
+        levels: approximate number of contours.
+        per_parameter_and_token: training FLOPs per parameter and token.
         ax: axes to draw on.
-        **at: values of the law's other columns, dense where not given; only runs with these are drawn.
+        **at: values of the law's other columns, dense if not given; only runs with these values are drawn.
     """
     ax = new_axes(ax)
     shown = _same(fit, at)
@@ -107,9 +108,9 @@ def iso_loss(
     table = {SIZE: size.ravel(), DATA: (c / (per_parameter_and_token * size)).ravel(), **_others(fit, at)}
     loss = fit.predict(table).reshape(c.shape)
     best = [optimum(fit, b, per_parameter_and_token=per_parameter_and_token, **at) for b in flops]
-    lowest = loss.min(0)  # of each budget, among the sizes that are drawn
+    lowest = loss.min(0)  # of each budget, among the drawn sizes
     steps = np.geomspace(lowest[-6], min(max(lowest[5], fit.data["loss"].max()), loss.max()), levels)
-    # Scales and limits first: the gaps for the labels are cut where these put them.
+    # Set scales and limits first: the positions of the contour labels depend on them.
     ax.set_xscale("log")
     ax.set_yscale("log")
     ax.set_xlim(flops[0], flops[-1])
@@ -132,10 +133,10 @@ def iso_loss(
 
 
 def _contours(ax: Axes, grid: tuple[np.ndarray, np.ndarray, np.ndarray], steps: np.ndarray, best: Sequence) -> None:
-    """Contours of the loss with labels, below the frontier where most of them have a place there."""
+    """Draws labelled contours of the loss; labels are below the frontier if most of them fit there."""
     c, size, loss = grid
     contour = ax.contour(c, size, loss, levels=steps, cmap="viridis", linewidths=1.2, zorder=1)
-    # Below the frontier the contours lie apart and few runs are. A label is about a tenth of the width.
+    # Below the frontier the contours are far apart and few runs are drawn. A label is about a tenth of the width.
     lowest = np.array([top.loss.value for top in best])
     below = [best[k] for k in np.abs(np.nan_to_num(lowest, nan=np.inf)[None] - steps[:, None]).argmin(1)]
     places = [(1.3 * top.flops, top.n_params.value / 3) for top in below]
@@ -146,17 +147,18 @@ def _contours(ax: Axes, grid: tuple[np.ndarray, np.ndarray, np.ndarray], steps: 
 
 
 def _sizes(n: np.ndarray, spent: np.ndarray, budget: float) -> tuple[float, float]:
-    """Smallest and largest size to draw at a budget: those of the runs, scaled as the budget at most, and a margin."""
+    """Returns the smallest and largest size to draw: those of the runs, scaled at most as the budget, plus a margin."""
     low, high = min(1.0, budget / spent.min()), max(1.0, budget / spent.max())
     return n.min() * low / _BEYOND, n.max() * high * _BEYOND
 
 
-def common_budgets(fit: Fit, *, most: int = 7, per_parameter_and_token: float = _FLOPS, **at) -> np.ndarray:
-    """Up to `most` training budgets that many runs come close to, ascending, at least a factor of 1.6 apart."""
+def common_budgets(fit: Fit, *, most: int = 7, per_parameter_and_token: float = _FLOPS, **at: Any) -> np.ndarray:
+    """Returns up to `most` common training budgets of the runs (FLOPs), ascending, at least a factor of 1.6 apart."""
     spent = per_parameter_and_token * fit.data[SIZE].astype(float) * fit.data[DATA].astype(float)
     shown = _same(fit, at)
     spent = spent[shown] if shown.any() else spent
-    logs, chosen = np.log(spent), []
+    logs = np.log(spent)
+    chosen: list[float] = []
     while len(logs) and len(chosen) < most:
         near = (np.abs(logs[:, None] - logs[None]) < _ALIKE).sum(1)
         middle = float(np.median(logs[np.abs(logs - logs[near.argmax()]) < _ALIKE]))
@@ -171,7 +173,7 @@ def _others(fit: Fit, at: Mapping) -> dict:
 
 
 def _same(fit: Fit, at: Mapping) -> np.ndarray:
-    """bool[n]: the runs whose other columns have the wanted values."""
+    """Returns bool[n], the runs whose other columns have the given values."""
     shown = np.ones(len(fit.data["loss"]), bool)
     for name, value in _others(fit, at).items():
         shown &= fit.data[name] == value

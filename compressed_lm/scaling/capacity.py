@@ -1,14 +1,14 @@
-"""Capacity of a representation: the share rho of a model's parameters that count, as a function of how it rounds.
+"""Capacity rho of a representation: effective share of a model's parameters.
 
-`rho(R)` lies in (0, 1] and multiplies N in a law of the loss: a model of N parameters in the representation R does as
-well as a dense one of `N rho(R)` (Unified Scaling Laws for Compressed Representations, arXiv 2506.01863, equation 1).
-Factors give ln rho from one column of a run table; several factors multiply (its finding 3). A GMSE of 0 says that
-nothing was rounded: rho is 1 there, whatever the parameters.
+`rho(R)` is in (0, 1] and multiplies N in a law of the loss: a model with N parameters in the representation R has the
+loss of a dense one with `N rho(R)` (Unified Scaling Laws for Compressed Representations, arXiv 2506.01863, equation 1).
+A factor computes ln rho from one column of a run table; several factors multiply (its finding 3). A GMSE of 0 means no
+rounding: rho is 1 there for all parameters.
 """
 
 import abc
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.special
@@ -18,8 +18,12 @@ from compressed_lm.errors import InputError
 _LN4 = np.log(4.0)
 
 
-def as_numbers(name: str, values) -> np.ndarray:
-    """A column as float64[n]. Raises InputError that names the first value that is no number."""
+def as_numbers(name: str, values: Any) -> np.ndarray:
+    """Returns a column as float64[n].
+
+    Raises:
+        InputError: a value is not a number; the message names the first one.
+    """
     try:
         return np.asarray(values, float)
     except (ValueError, TypeError, OverflowError):
@@ -29,13 +33,20 @@ def as_numbers(name: str, values) -> np.ndarray:
             float(value)
         except (ValueError, TypeError, OverflowError):
             raise InputError(
-                f"{name}[{row}] is {str(value)[:60]!r}, and a number was expected: mend the table, or drop such rows."
+                f"{name}[{row}] is {str(value)[:60]!r}. Expected a number: correct the table, or drop such rows."
             ) from None
-    raise InputError(f"The column {name} cannot be read as numbers. Mend the table.")
+    raise InputError(f"The column {name} cannot be read as numbers. Correct the table.")
 
 
 class Parameter(NamedTuple):
-    """A parameter that lies between two bounds, on a logarithmic scale where `log`, and is looked for at `likely`."""
+    """Parameter with bounds.
+
+    Attributes:
+        name: its name.
+        low, high: bounds.
+        likely: range in which the search starts.
+        log: whether the search is on a logarithmic scale.
+    """
 
     name: str
     low: float
@@ -45,7 +56,7 @@ class Parameter(NamedTuple):
 
 
 def effective_bits(gmse: np.ndarray) -> np.ndarray:
-    """Bits that an ideal code would need for this error, `log_{1/4} GMSE`, float64 of the shape of `gmse`.
+    """Returns the bits of an ideal code with this error, `log_{1/4} GMSE`, float64 of the shape of `gmse`.
 
     Shannon's bound for a unit Gaussian is `4^-b`, so an ideal b-bit code has exactly b effective bits.
     """
@@ -54,20 +65,20 @@ def effective_bits(gmse: np.ndarray) -> np.ndarray:
 
 
 def rho(gmse: np.ndarray, *, F: float, C: float, L: float = 1.0) -> np.ndarray:  # noqa: N803 (the paper's letters)
-    """Capacity `L tanh(F log_{1/4} GMSE)^C` (arXiv 2506.01863, equation 3), and 1 where GMSE is 0.
+    """Returns the capacity `L tanh(F log_{1/4} GMSE)^C` (arXiv 2506.01863, equation 3), 1 if GMSE is 0.
 
     Args:
-        gmse: mean squared error on N(0, 1), from 0 (dense) to 1 (nothing is left, rho is 0); any shape.
-        F: how fast bits turn into capacity.
-        C: how sharply it breaks down at low bits.
-        L: what many bits reach.
+        gmse: mean squared error on N(0, 1), from 0 (dense) to 1 (all information lost, rho is 0); any shape.
+        F: growth rate of capacity with effective bits.
+        C: steepness of the drop at few bits.
+        L: limit for many bits.
     """
     gmse = np.asarray(gmse, float)
     return np.where(gmse == 0, 1.0, L * np.tanh(F * effective_bits(gmse)) ** C)
 
 
 def sparsity_gmse(sparsity: np.ndarray) -> np.ndarray:
-    """GMSE of unstructured magnitude pruning, `s - 2 t phi(t)` with `t = Phi^-1((1 + s) / 2)`; float64, any shape."""
+    """Returns the GMSE of magnitude pruning, `s - 2 t phi(t)` with `t = Phi^-1((1 + s) / 2)`; float64, any shape."""
     sparsity = np.asarray(sparsity, float)
     t = scipy.special.ndtri((1 + sparsity) / 2)
     return sparsity - 2 * t * np.exp(-(t**2) / 2) / np.sqrt(2 * np.pi)
@@ -75,45 +86,53 @@ def sparsity_gmse(sparsity: np.ndarray) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class Factor(abc.ABC):
-    """ln rho as a function of one column.
+    """Factor of the capacity: ln rho as a function of one column.
 
     Attributes:
         column: name of the column of the run table.
-        suffix: added to the names of the parameters, which tells the factors of a product apart; factors without one
-            share their parameters.
+        suffix: appended to the parameter names to distinguish the factors of a product; factors without suffix share
+            their parameters.
     """
 
     column: str
     suffix: str = ""
 
-    dense = 0.0  # the value that stands for no compression
+    @property
+    def dense(self) -> object:
+        """The value of the column that means no compression."""
+        return 0.0
 
     @property
     @abc.abstractmethod
     def parameters(self) -> tuple[Parameter, ...]:
-        """What is fitted."""
+        """The fitted parameters."""
 
     def bind(self, values: np.ndarray) -> "Factor":
-        """The factor with what it needs to know of the column it is fitted to."""
+        """Returns the factor prepared for the column that it is fitted to."""
         return self
 
     def encode(self, values: np.ndarray) -> np.ndarray:
-        """The column as `log_rho` takes it, checked: float64[n], GMSE below 1."""
+        """Returns the checked column as the argument of `log_rho`: float64[n], GMSE below 1."""
         values = as_numbers(self.column, values)
         bad = np.flatnonzero(~((values >= 0) & (values < 1)))
         if bad.size:
             raise InputError(
                 f"{self.column} is {values[bad[0]]} in row {bad[0]}. Expected a GMSE of at least 0 (dense) and below 1 "
-                "(nothing is left of the weights): drop such rows first."
+                "(all information lost): drop such rows first."
             )
         return values
 
     @abc.abstractmethod
     def log_rho(self, values: np.ndarray, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """ln rho, float64[b, n], and its derivatives, float64[b, m, n], at b sets of m parameters, float64[b, m]."""
+        """Returns ln rho, float64[b, n], and its derivatives, float64[b, m, n].
+
+        Args:
+            values: float64[b, m], b sets of the m parameters.
+            z: the encoded column, [n].
+        """
 
     def curvature(self, values: np.ndarray, z: np.ndarray, weights: np.ndarray) -> np.ndarray:
-        """Second derivatives of ln rho, summed over the n rows with `weights` float64[b, n]: float64[b, m, m]."""
+        """Returns the second derivatives of ln rho, summed over rows with `weights` float64[b, n]: float64[b, m, m]."""
         m = values.shape[1]
         out = np.empty((len(values), m, m))
         for k in range(m):
@@ -131,15 +150,15 @@ class Factor(abc.ABC):
 
 @dataclasses.dataclass(frozen=True)
 class Tanh(Factor):
-    """`L tanh(F log_{1/4} GMSE)^C`, L fixed at 1 unless freed."""
+    """Capacity `L tanh(F log_{1/4} GMSE)^C`, with L fixed at 1 unless freed."""
 
     @property
-    def parameters(self):
+    def parameters(self) -> tuple[Parameter, ...]:
         return self._named(
             Parameter("F", 0.01, 10, (0.1, 2)), Parameter("C", 0.05, 20, (0.3, 5)), Parameter("L", 0.05, 2, (0.5, 1.2))
         )
 
-    def log_rho(self, values, z):
+    def log_rho(self, values: np.ndarray, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         f, c, top = (values[:, k, None] for k in range(3))
         dense = z == 0
         bits = effective_bits(np.where(dense, 0.5, z))[None]
@@ -152,15 +171,19 @@ class Tanh(Factor):
 
 @dataclasses.dataclass(frozen=True)
 class Logistic(Factor):
-    """`1 / (1 + rho_B GMSE^rho_A)`; with `ends` `(1 - GMSE^rho_A) / (1 + rho_B GMSE^rho_A)`, which is 0 at GMSE 1."""
+    """Capacity `1 / (1 + rho_B GMSE^rho_A)`.
+
+    Attributes:
+        ends: use `(1 - GMSE^rho_A) / (1 + rho_B GMSE^rho_A)`, which is 0 at GMSE 1.
+    """
 
     ends: bool = False
 
     @property
-    def parameters(self):
+    def parameters(self) -> tuple[Parameter, ...]:
         return self._named(Parameter("rho_A", 0.02, 10, (0.2, 2)), Parameter("rho_B", 1e-3, 1e4, (0.5, 100)))
 
-    def log_rho(self, values, z):
+    def log_rho(self, values: np.ndarray, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         a, b = values[:, 0, None], values[:, 1, None]
         dense = z == 0
         log_z = np.log(np.where(dense, 0.5, z))[None]
@@ -175,15 +198,17 @@ class Logistic(Factor):
 
 @dataclasses.dataclass(frozen=True)
 class Exponential(Factor):
-    """`1 - exp(-(P / gamma + n))` with P bits (Kumar et al. 2024, arXiv 2411.04330); n is fixed at 0 unless freed."""
-
-    dense = np.inf
+    """Capacity `1 - exp(-(P / gamma + n))` with P bits (Kumar et al. 2024, arXiv 2411.04330), n 0 unless freed."""
 
     @property
-    def parameters(self):
+    def dense(self) -> object:
+        return np.inf
+
+    @property
+    def parameters(self) -> tuple[Parameter, ...]:
         return self._named(Parameter("gamma", 0.05, 50, (0.5, 8)), Parameter("n", 0.0, 5, (0.05, 2), False))
 
-    def encode(self, values):
+    def encode(self, values: np.ndarray) -> np.ndarray:
         values = as_numbers(self.column, values)
         bad = np.flatnonzero(~(values > 0))
         if bad.size:
@@ -192,7 +217,7 @@ class Exponential(Factor):
             )
         return values
 
-    def log_rho(self, values, z):
+    def log_rho(self, values: np.ndarray, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         gamma, n = values[:, 0, None], values[:, 1, None]
         dense = ~np.isfinite(z)
         bits = np.where(dense, 1.0, z)[None]
@@ -202,8 +227,8 @@ class Exponential(Factor):
         slopes = np.stack([-slope * bits / gamma**2, slope], 1)
         return np.where(dense, 0.0, value), np.where(dense, 0.0, slopes)
 
-    def curvature(self, values, z, weights):
-        # n may be 0, where a relative step would vanish; both second derivatives are short to write.
+    def curvature(self, values: np.ndarray, z: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        # n may be 0, where the relative step of the numerical derivative is 0.
         gamma, n = values[:, 0, None], values[:, 1, None]
         dense = ~np.isfinite(z)
         bits = np.where(dense, 1.0, z)[None]
@@ -220,12 +245,12 @@ class Exponential(Factor):
 
 @dataclasses.dataclass(frozen=True)
 class Free(Factor):
-    """A capacity of its own for each format, 1 for the reference: the law that no curve of capacities can beat.
+    """One free capacity per format, 1 for the reference: the best fit that any capacity curve can reach.
 
     Attributes:
-        reference: the value of the column that is not compressed.
-        symbol: name of the parameters, `rho[int4]`.
-        formats: the other values; filled in by `bind`.
+        reference: the uncompressed value of the column.
+        symbol: prefix of the parameter names, as in `rho[int4]`.
+        formats: the other values; set by `bind`.
     """
 
     reference: object = "dense"
@@ -233,46 +258,46 @@ class Free(Factor):
     formats: tuple = ()
 
     @property
-    def dense(self):
+    def dense(self) -> object:
         return self.reference
 
     @property
-    def parameters(self):
+    def parameters(self) -> tuple[Parameter, ...]:
         return tuple(Parameter(f"{self.symbol}[{self._label(value)}]", 1e-4, 4, (0.05, 1)) for value in self.formats)
 
-    def bind(self, values):
+    def bind(self, values: np.ndarray) -> "Free":
         found = sorted(set(np.asarray(values).tolist()), key=lambda value: (isinstance(value, str), value))
-        # A reference that came in as text, as from a command line, may name a number.
-        reference = {self._spelled(value): value for value in found}.get(self._spelled(self.reference))
+        # A reference given as text, such as from a command line, may name a number.
+        reference = {self._format_name(value): value for value in found}.get(self._format_name(self.reference))
         if reference is None:
             raise InputError(
                 f"The column {self.column!r} has no row of the reference format {self.reference!r}, whose capacity is "
-                f"1 by definition. It has: {', '.join(map(str, found))}. Name the uncompressed one by reference=."
+                f"1 by definition. It has: {', '.join(map(str, found))}. Name the uncompressed one with reference=."
             )
         others = tuple(value for value in found if value != reference)
         return dataclasses.replace(self, reference=reference, formats=others)
 
-    def encode(self, values):
+    def encode(self, values: np.ndarray) -> np.ndarray:
         place = {value: k for k, value in enumerate((*self.formats, self.reference))}
         unknown = sorted({str(value) for value in np.asarray(values).tolist() if value not in place})
         if unknown:
             raise InputError(
                 f"No capacity is known for the format(s) {', '.join(unknown)} of the column {self.column!r}. Known: "
-                f"{', '.join(map(str, place))}. Fit a law of GMSE to predict others."
+                f"{', '.join(map(str, place))}. Fit a law with GMSE to predict others."
             )
         return np.array([place[value] for value in np.asarray(values).tolist()])
 
-    def log_rho(self, values, z):
+    def log_rho(self, values: np.ndarray, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         here = (np.arange(len(self.formats))[:, None] == z[None]).astype(float)
         return np.log(values) @ here, here[None] / values[:, :, None]
 
-    def curvature(self, values, z, weights):
+    def curvature(self, values: np.ndarray, z: np.ndarray, weights: np.ndarray) -> np.ndarray:
         here = (np.arange(len(self.formats))[:, None] == z[None]).astype(float)
         return -np.einsum("bn,mn->bm", weights, here)[:, :, None] / values[:, :, None] ** 2 * np.eye(len(self.formats))
 
-    def _label(self, value) -> str:
-        return f"{self.column}={self._spelled(value)}" if self.suffix else self._spelled(value)
+    def _label(self, value: object) -> str:
+        return f"{self.column}={self._format_name(value)}" if self.suffix else self._format_name(value)
 
     @staticmethod
-    def _spelled(value) -> str:
+    def _format_name(value) -> str:
         return str(int(value) if isinstance(value, float) and value.is_integer() else value)

@@ -1,4 +1,4 @@
-"""Two codecs at equal FLOPs per byte: straight lines over log FLOPs join the sizes of each."""
+"""Comparison of two codecs at equal FLOPs per byte, by linear interpolation in log FLOPs."""
 
 import dataclasses
 
@@ -11,7 +11,7 @@ from compressed_lm.scaling.run_table import split_spec
 
 @dataclasses.dataclass(frozen=True)
 class BitsAt:
-    """Bits per byte of a codec at a given cost; `extrapolated` where no two measured sizes enclose that cost."""
+    """Bits per byte of a codec at a given cost; `extrapolated` if the cost is outside its measured range."""
 
     bits_per_byte: float
     flops_per_byte: float
@@ -20,14 +20,14 @@ class BitsAt:
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """Two codecs read at the same FLOPs per byte.
+    """Two codecs at the same FLOPs per byte.
 
     Attributes:
-        codec_a, codec_b: their spellings.
-        flops_per_byte: float64[n], the costs at which both were read, ascending.
-        bits_a, bits_b: float64[n], bits per byte there.
-        extrapolated: whether one of the two was read outside its measured range, because the ranges share no cost.
-        crossing: FLOPs per byte at which the two curves cross, None where they do not inside the shared range.
+        codec_a, codec_b: their specs.
+        flops_per_byte: float64[n], the compared costs, ascending.
+        bits_a, bits_b: float64[n], bits per byte at these costs.
+        extrapolated: whether a codec was evaluated outside its measured range, because the ranges do not overlap.
+        crossing: FLOPs per byte at which the curves cross; None if they do not cross in the shared range.
     """
 
     codec_a: str
@@ -40,12 +40,12 @@ class Comparison:
 
     @property
     def difference(self) -> np.ndarray:
-        """float64[n]: bits per byte of a minus those of b; negative where a is better."""
+        """Bits per byte of a minus those of b, float64[n]; negative if a is better."""
         return self.bits_a - self.bits_b
 
 
 def codec_points(runs: pd.DataFrame, codec: str, *, column: str = "flops_per_byte") -> tuple[np.ndarray, np.ndarray]:
-    """Costs (ascending) and mean bits per byte over seeds of a codec's sizes, two float64[n].
+    """Returns costs (ascending) and mean bits per byte over seeds of a codec's sizes, two float64[n].
 
     Raises:
         InputError: the table has no row of this codec.
@@ -60,16 +60,16 @@ def codec_points(runs: pd.DataFrame, codec: str, *, column: str = "flops_per_byt
 
 
 def bits_at(runs: pd.DataFrame, codec: str, *, flops_per_byte: float, column: str = "flops_per_byte") -> BitsAt:
-    """Bits per byte of a codec at a cost: linear in log FLOPs between its sizes, extended along the nearest segment.
+    """Returns the bits per byte of a codec at a cost, linear in log FLOPs between sizes, extrapolated outside.
 
     Args:
         runs: rows of the run table, one per run (see `final_runs`).
-        codec: its spelling.
-        flops_per_byte: where to read.
+        codec: its spec.
+        flops_per_byte: the cost.
         column: `flops_per_byte` or `flops_per_byte_softmax`.
 
     Raises:
-        InputError: the table has no row of this codec, or only one size and another cost is asked for.
+        InputError: the table has no row of this codec, or only one size with another cost.
     """
     cost, bits = codec_points(runs, codec, column=column)
     value, outside = _read(cost, bits, np.array([flops_per_byte], float), codec)
@@ -79,10 +79,10 @@ def bits_at(runs: pd.DataFrame, codec: str, *, flops_per_byte: float, column: st
 def compare_at_equal_flops(
     runs: pd.DataFrame, codec_a: str, codec_b: str, *, column: str = "flops_per_byte"
 ) -> Comparison:
-    """Both codecs at every measured cost of either that lies inside the range of both.
+    """Compares two codecs at every measured cost of either within the range of both.
 
-    Where the ranges share no cost, both are read once, half way (in the log) across the gap or at the only size of one
-    of them, and the result says `extrapolated`.
+    If the ranges do not overlap, both are compared at one cost: the middle of the gap (in log FLOPs), or the only size
+    of one codec. The result is then marked as `extrapolated`.
 
     Raises:
         InputError: a codec has no row, or both have a single size and these differ in cost.
@@ -94,7 +94,7 @@ def compare_at_equal_flops(
         at = np.unique(np.concatenate([cost_a, cost_b]))
         at = at[(at >= low) & (at <= high)]
     else:
-        # A codec of one size can only be read where it was measured.
+        # A codec with one size is known at its measured cost only.
         alone = [cost[0] for cost in (cost_a, cost_b) if len(cost) == 1]
         at = np.array([alone[0] if alone else np.sqrt(low * high)])
     read_a, outside_a = _read(cost_a, bits_a, at, codec_a)
@@ -105,13 +105,13 @@ def compare_at_equal_flops(
 
 
 def _read(cost: np.ndarray, bits: np.ndarray, at: np.ndarray, codec: str) -> tuple[np.ndarray, np.ndarray]:
-    """Bits per byte at the costs `at`, and which of these lie outside the measured range."""
+    """Returns bits per byte at the costs `at`, and which of these are outside the measured range."""
     outside = (at < cost[0] * (1 - 1e-9)) | (at > cost[-1] * (1 + 1e-9))
     if len(cost) == 1:
         if outside.any():
             raise InputError(
-                f"The codec {codec!r} was run in one size only, at {cost[0]:.4g} FLOPs per byte, so nothing is known "
-                f"of it at {at[outside][0]:.4g}. Run another size of it."
+                f"The codec {codec!r} was run in one size only, at {cost[0]:.4g} FLOPs per byte, so its bits per byte "
+                f"at {at[outside][0]:.4g} are unknown. Run another size of it."
             )
         return np.full(len(at), bits[0]), outside
     log_cost, log_at = np.log(cost), np.log(at)
@@ -121,7 +121,7 @@ def _read(cost: np.ndarray, bits: np.ndarray, at: np.ndarray, codec: str) -> tup
 
 
 def _crossing(at: np.ndarray, difference: np.ndarray) -> float | None:
-    """The first cost at which the piecewise log-linear difference changes its sign."""
+    """Returns the first cost at which the piecewise log-linear difference changes its sign."""
     for k in range(len(at) - 1):
         left, right = difference[k], difference[k + 1]
         if left * right < 0:

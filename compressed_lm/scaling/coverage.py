@@ -1,12 +1,13 @@
-"""Coverage of the intervals of `paired_difference`, by simulation:
+"""Coverage of the intervals of `paired_difference`, by simulation.
 
     python -m compressed_lm.scaling.coverage
 
-prints, as Markdown, the share of 95 % intervals that hold the true difference, for few and more seeds and documents.
+prints a Markdown table with the share of 95 % intervals that contain the true difference, by seeds and documents.
 """
 
 import argparse
 import itertools
+from typing import Any
 
 import numpy as np
 import scipy.stats
@@ -16,16 +17,16 @@ from compressed_lm.scaling import paired
 RUNS = ((2, 2), (2, 3), (3, 3), (5, 5))
 DOCUMENTS = (50, 400)
 RATIOS = (0.1, 0.5, 1.0, 2.0, 10.0)
-EFFECTS = {  # words for the table -> options of `coverage`
+EFFECTS: dict[str, dict[str, Any]] = {  # label in the table -> options of `coverage`
     "Gaussian": {},
     "heavy tails (t3)": {"freedom": 3.0},
     "Gaussian, only b has seeds that vary": {"equal_seeds": False},
 }
 _LEVEL = 0.95
 _CHUNK = 1000  # comparisons held in memory at a time
-_PER_DOCUMENT = 0.1  # bits per byte, standard deviation of what a document is to one method alone
-_HARD = 0.5  # what it is to both
-_INTERACTION = 0.02  # what a seed does to a document
+_PER_DOCUMENT = 0.1  # standard deviation of the effect of a document on one method (bits per byte)
+_HARD = 0.5  # standard deviation of the effect of a document on both methods (bits per byte)
+_INTERACTION = 0.02  # standard deviation of the effect of a seed on a document (bits per byte)
 _LENGTHS = 1.0  # standard deviation of the log of a document's bytes
 
 
@@ -39,16 +40,16 @@ def coverage(
     samples: int = 2000,
     seed: int = 0,
 ) -> float:
-    """Share of simulated comparisons whose 95 % interval holds the truth.
+    """Returns the share of simulated comparisons whose 95 % interval contains the true difference.
 
     Args:
-        runs: number of seeds of either method.
-        n_documents: documents, of log-normal lengths.
-        ratio: standard deviation that seeds give to the difference over the one that documents give to it.
-        freedom: of Student's t, from which the effects of documents are drawn; infinite for Gaussian ones.
-        equal_seeds: whether the seeds of both methods vary alike; those of the first do not vary at all where not.
-        samples: simulated comparisons.
-        seed: of the simulation.
+        runs: number of seeds of each method.
+        n_documents: number of documents; their lengths are log-normal.
+        ratio: standard deviation of the difference due to seeds, divided by the one due to documents.
+        freedom: degrees of freedom of Student's t for the effects of documents; infinite for Gaussian effects.
+        equal_seeds: whether the seeds of both methods vary equally; if not, those of the first do not vary.
+        samples: number of simulated comparisons.
+        seed: random seed.
     """
     rng = np.random.default_rng(seed)
     held = 0
@@ -62,7 +63,7 @@ def coverage(
 
 
 def _draw(rng, runs, shape, ratio, freedom, equal_seeds) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Bits float64[samples, runs, D] of two methods that are equally good, and bytes float64[samples, D]."""
+    """Returns bits float64[samples, runs, D] of two equally good methods, and bytes float64[samples, D]."""
 
     def effects(scale):
         if np.isinf(freedom):
@@ -83,7 +84,7 @@ def _draw(rng, runs, shape, ratio, freedom, equal_seeds) -> tuple[np.ndarray, np
 
 
 def table(*, samples: int = 2000) -> str:
-    """Coverage in all cases, as Markdown; the last columns are named by `ratio`."""
+    """Returns the coverage in all cases as a Markdown table; the last columns are named by `ratio`."""
     lines = [
         "| seeds of a, of b | documents | effects | " + " | ".join(f"{ratio:g}" for ratio in RATIOS) + " |",
         "| --- | --- | --- |" + " --- |" * len(RATIOS),
@@ -94,7 +95,7 @@ def table(*, samples: int = 2000) -> str:
     return "\n".join(lines)
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--samples", type=int, default=2000, help="comparisons for each case (default %(default)s)")
     print(table(samples=parser.parse_args().samples))

@@ -1,39 +1,41 @@
-"""Whether a table of runs determines the parameters of a law, or leaves some of them to chance.
+"""Identifiability: whether a table of runs determines the parameters of a law.
 
-A law can fit to every digit and still say nothing: where tokens grow in proportion to parameters, only `alpha ln rho`
-shows in the loss, and a larger capacity with a larger exponent does as well.
+A perfect fit does not mean that the parameters are determined. If tokens are proportional to parameters, the loss
+depends on `alpha ln rho` only, and a larger capacity with a larger exponent fits as well.
 """
 
 import dataclasses
+from collections.abc import Mapping
 
 import numpy as np
 
 from compressed_lm.scaling import newton, search
 from compressed_lm.scaling.laws import DATA, SIZE
 
-_NOISE = 1e-3  # runs repeat no better than to this share of the loss, however well a few of them are fitted
-_COLLINEAR = 0.999  # correlation of ln N and ln D from which on they count as proportional
-_SPREAD = 3.0  # an interval of alpha wider than this factor is too wide
+_NOISE = 1e-3  # lowest noise of repeated runs relative to the loss, even if a few runs are fitted better
+_COLLINEAR = 0.999  # ln N and ln D with a higher correlation count as proportional
+_SPREAD = 3.0  # alpha is not determined if the ends of its interval differ by a larger factor
 _CONDITION = 2e3
 _CHI2 = 3.841  # 95 % of chi-squared with one degree of freedom
 
 
 class IdentifiabilityWarning(UserWarning):
-    """The runs do not determine the parameters of the law that was fitted to them."""
+    """Warning that the runs do not determine the parameters of the fitted law."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Diagnosis:
-    """How well a table determines a law.
+    """Diagnosis of how well a table determines a law.
 
     Attributes:
-        condition_number: of the Jacobian of the log losses, columns scaled to length 1; linear parameters and those of
-            factors in logs.
-        correlation: of ln N and ln D over the runs; NaN where the law has not both.
-        exponent: name of the exponent of size; None where it is fixed.
-        profile: float64[m, 2], values of it and twice the drop of the log-likelihood when all else is fitted again.
-        interval: where this stays below 3.84 (95 %); an end is infinite or 0 where it does within a factor of 8.
-        warnings: what is not determined, a sentence each.
+        condition_number: condition number of the Jacobian of the log losses, with columns scaled to length 1; linear
+            and factor parameters in logs.
+        correlation: correlation of ln N and ln D over the runs; NaN unless the law has both.
+        exponent: name of the exponent of size; None if it is fixed.
+        profile: float64[m, 2], values of the exponent and twice the drop of the log-likelihood when all other
+            parameters are refitted.
+        interval: values whose drop is below 3.84 (95 %); an end is infinite or 0 if there is none within a factor of 8.
+        warnings: parameters that are not determined, one sentence each.
     """
 
     condition_number: float
@@ -44,11 +46,11 @@ class Diagnosis:
     warnings: tuple[str, ...]
 
 
-def diagnose(problem: newton.Problem, theta: np.ndarray, delta: float, *, data) -> Diagnosis:
-    """The diagnosis of a fit.
+def diagnose(problem: newton.Problem, theta: np.ndarray, delta: float, *, data: Mapping[str, np.ndarray]) -> Diagnosis:
+    """Returns the diagnosis of a fit.
 
     Args:
-        problem: what was fitted.
+        problem: the fitted problem.
         theta: float64[p], the minimum.
         delta: threshold of the Huber loss, in units of the problem.
         data: the columns of the law.
@@ -58,23 +60,26 @@ def diagnose(problem: newton.Problem, theta: np.ndarray, delta: float, *, data) 
     if SIZE in data and DATA in data:
         logs = np.log(np.stack([data[SIZE], data[DATA]]).astype(float))
         correlation = float(np.corrcoef(logs)[0, 1]) if (np.ptp(logs, axis=1) > 0).all() else float("nan")
-    name = problem.law.exponents[0] if SIZE not in problem.law.inputs else _size_exponent(problem)
-    name = name if problem.free[problem.index[name]] else None
-    profile, interval = (np.empty((0, 2)), None) if name is None else _profile(problem, theta, delta, name)
+    exponent = problem.law.exponents[0] if SIZE not in problem.law.inputs else _size_exponent(problem)
+    name = exponent if problem.free[problem.index[exponent]] else None
+    profile: np.ndarray = np.empty((0, 2))
+    interval: tuple[float, float] | None = None
+    if name is not None:
+        profile, interval = _profile(problem, theta, delta, name)
 
     said = []
     free_capacity = any(problem.free[problem.index[p.name]] for f in problem.law.factors for p in f.parameters)
-    if name is not None and abs(correlation) > _COLLINEAR:
+    if interval is not None and abs(correlation) > _COLLINEAR:
         ratio = float(np.exp(np.mean(np.log(data[DATA]) - np.log(data[SIZE]))))
         lost = (
-            "a larger capacity rho cannot be told from a larger alpha"
+            "a larger capacity rho cannot be distinguished from a larger alpha"
             if free_capacity
-            else ("the exponents of size and data cannot be told apart")
+            else "the exponents of size and data cannot be distinguished"
         )
         said.append(
             f"{DATA} is proportional to {SIZE} in these runs (correlation of their logs {correlation:.5f}, about "
-            f"{ratio:.3g} to 1), so {lost}; from {interval[0]:.3g} to {interval[1]:.3g} of {name} is compatible with "
-            f"the losses. Add runs with other ratios, or fix {name}."
+            f"{ratio:.3g} to 1), so {lost}; values of {name} from {interval[0]:.3g} to {interval[1]:.3g} are "
+            f"compatible with the losses. Add runs with other ratios, or fix {name}."
         )
     if interval is not None and not interval[1] < _SPREAD * interval[0]:
         low, high = interval
@@ -85,8 +90,8 @@ def diagnose(problem: newton.Problem, theta: np.ndarray, delta: float, *, data) 
         )
     if condition > _CONDITION:
         said.append(
-            f"The condition number of the fit is {condition:.1e}: some combination of the parameters leaves the loss "
-            "as it is."
+            f"The condition number of the fit is {condition:.1e}: some combination of the parameters hardly changes "
+            "the loss."
         )
     return Diagnosis(condition, correlation, name, profile, interval, tuple(said))
 
@@ -106,10 +111,12 @@ def _condition_number(problem: newton.Problem, theta: np.ndarray) -> float:
     return float(values[0] / values[-1]) if values[-1] > 0 else float("inf")
 
 
-def _profile(problem, theta, delta, name) -> tuple[np.ndarray, tuple[float, float]]:
-    """Likelihood ratios over values of one exponent, and the interval in which they are small."""
+def _profile(
+    problem: newton.Problem, theta: np.ndarray, delta: float, name: str
+) -> tuple[np.ndarray, tuple[float, float]]:
+    """Returns likelihood ratios over values of one exponent, and the interval in which they are small."""
     k = problem.index[name]
-    step = np.linspace(-1, 1, 51)  # the estimate is the one in the middle, and most values are close to it
+    step = np.linspace(-1, 1, 51)  # the estimate is in the middle, and most values are close to it
     values = theta[k] * 8.0 ** (np.sign(step) * np.abs(step) ** 2.5)
     free = problem.free.copy()
     free[k] = False
@@ -122,8 +129,8 @@ def _profile(problem, theta, delta, name) -> tuple[np.ndarray, tuple[float, floa
     )
     objective = np.where(np.isfinite(objective), objective, np.inf).reshape(2, -1).min(0)
 
-    # The likelihood whose negative log is the objective, its scale fitted too: the objective grows as the power
-    # `degree` of the residuals (2 within delta, 1 far beyond), and the scale is at least that of repeated runs.
+    # The likelihood has the objective as its negative log, and a fitted scale. The objective grows as the power
+    # `degree` of the residuals (2 within delta, 1 far beyond). The scale is at least the noise of repeated runs.
     size = np.abs(problem.residual(problem.evaluate(theta[None])[0])[0])
     noise = _NOISE * (np.mean(problem.loss) if problem.raw else 1.0)
     floor = len(size) * (noise**2 / 2 if noise <= delta else delta * (noise - delta / 2))

@@ -1,14 +1,17 @@
-"""Fits of the laws: nonlinear parameters searched, linear ones solved, then all refined together under a robust loss.
+"""Fits of scaling laws: variable projection, then Newton refinement under a Huber loss.
 
-The first half is variable projection with non-negative least squares (VPNLS, arXiv 2603.22339): given exponents and
-capacities a law is linear, so only those need a search. The second half minimises what Hoffmann et al. 2022 minimise,
-the Huber loss of log L, but *summed*: averaging it makes optimisers stop early (Besiroglu et al. 2024).
+Step 1 is variable projection with non-negative least squares (VPNLS, arXiv 2603.22339): with exponents and capacities
+given, a law is linear, so only these need a search. Step 2 minimises the Huber loss of log L as Hoffmann et al. 2022,
+but *summed*: with a mean, optimisers stop too early (Besiroglu et al. 2024).
 """
+
+from __future__ import annotations
 
 import dataclasses
 import enum
 import warnings
 from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -19,12 +22,15 @@ from compressed_lm.scaling.diagnosis import Diagnosis, IdentifiabilityWarning
 from compressed_lm.scaling.laws import LINE, POWER, PowerSum, law_named
 from compressed_lm.scaling.summary import summary
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 
 class FitStatus(enum.StrEnum):
-    """How a fit ended."""
+    """Status of a fit."""
 
     CONVERGED = "converged"
-    AT_BOUND = "at_bound"  # a parameter lies at the edge of its range: the data do not determine it
+    AT_BOUND = "at_bound"  # a parameter is at the edge of its range: the data do not determine it
     FAILED = "failed"  # no start reached a stationary point: do not use the parameters
 
 
@@ -33,19 +39,19 @@ class Fit:
     """A fitted law.
 
     Attributes:
-        law: what was fitted.
+        law: the fitted law.
         params: value of each parameter, in the units of the table.
-        status: whether to believe it.
+        status: whether the fit converged.
         at_bounds: names of the parameters at the edge of their range.
         objective: summed Huber loss of the residuals.
-        residuals: float64[n], log(measured) - log(predicted), or measured - predicted where `loss_space` is raw.
+        residuals: float64[n], log(measured) - log(predicted), or measured - predicted if `loss_space` is raw.
         delta: threshold of the Huber loss.
         loss_space: `log` or `raw`.
-        exponent_range: lowest and highest exponent that were allowed.
-        columns: the name in the table of each column of the law, and of `loss`.
-        data: the columns that were fitted, by the law's names, and `loss`.
+        exponent_range: lowest and highest allowed exponent.
+        columns: name in the table of each column of the law, and of `loss`.
+        data: the fitted columns, by the law's names, and `loss`.
         theta: float64[p], the minimum in the coordinates of the search (`newton.Problem`).
-        diagnosis: how well the table determines the parameters; None where `diagnose` was off.
+        diagnosis: how well the table determines the parameters; None if `diagnose` was off.
         intervals: (low, high) of each parameter; None before `bootstrap`.
         samples: parameter -> float64[b], its values on resampled tables; None before `bootstrap`.
     """
@@ -68,12 +74,12 @@ class Fit:
 
     @property
     def fixed(self) -> Mapping[str, float]:
-        """The parameters that were given and not fitted."""
+        """Parameters that were given, not fitted."""
         return dict(self.law.held)
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What keeps the parameters from being believed, a sentence each; empty for a good fit."""
+        """Problems of the fit, one sentence each; empty for a good fit."""
         said = () if self.diagnosis is None else self.diagnosis.warnings
         if self.status == FitStatus.AT_BOUND:
             said += (f"At the edge of the range, not determined by the runs: {', '.join(self.at_bounds)}.",)
@@ -82,26 +88,27 @@ class Fit:
         return said
 
     def predict(self, table: pd.DataFrame | Mapping) -> np.ndarray:
-        """The fitted loss at each row, float64[n].
+        """Returns the fitted loss at each row, float64[n].
 
-        `table` has the columns of the law by their own names or by those of the fitted table; scalars are repeated.
+        Args:
+            table: the columns of the law, by the law's names or by those of the fitted table; scalars are repeated.
         """
         return self.law(self.params, tables.read(self.law, self.columns, table))
 
     def rho(self, table: pd.DataFrame | Mapping) -> np.ndarray:
-        """Capacity at each row, float64[n]: the size of the dense model with the same loss, as a share of the size.
+        """Returns the capacity at each row, float64[n]: size of the dense model with the same loss / size.
 
-        For `frantar2023`, whose size counts non-zero parameters, it is a share of those.
+        For `frantar2023`, size is the number of non-zero parameters.
         """
         return frontier.capacity(self, self.params, table)
 
     def summary(self) -> str:
-        """Parameters with their intervals, quality and warnings, as text."""
+        """Returns parameters with intervals, quality and warnings as text."""
         return summary(self)
 
-    def plot(self, ax=None):
-        """Measured against predicted loss on `ax`, or on a figure of its own; returns the axes."""
-        from compressed_lm.scaling import law_plots  # matplotlib only where figures are drawn
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Plots measured against predicted loss on `ax`, or on a new figure, and returns the axes."""
+        from compressed_lm.scaling import law_plots  # imports matplotlib
 
         return law_plots.measured_against_predicted(self, ax=ax)
 
@@ -116,44 +123,44 @@ def fit(
     exponent_range: tuple[float, float] = (0.01, 2.0),
     starts: int = 24,
     diagnose: bool = True,
-    **columns,
+    **columns: Any,
 ) -> Fit:
-    """The parameters of a law that minimise the summed Huber loss.
+    """Fits a law: minimises the summed Huber loss of its residuals.
 
-    The result does not depend on the units: inputs and loss are divided by their geometric means and the parameters
-    scaled back. Laws of capacity count the parameters without embeddings, which are not compressed, where the table has
-    them (`n_nonembed`) and no other column is named.
+    The result does not depend on units: inputs and loss are divided by their geometric means, and the parameters are
+    scaled back. Laws with capacities use the parameters without embeddings (`n_nonembed`), which are not compressed, if
+    the table has this column and no other column is named.
 
         fit(runs)                                                   # columns n_params, tokens, loss
         fit(runs, "decoupled", n_params="size", reference="bf16")   # and format
         fit(runs, "tanh", gmse=("gmse_w", "gmse_a"), shared=True, fixed={"alpha": 0.13, "beta": 0.33})
 
     Args:
-        runs: a row per run; which rows count is chosen before, with pandas.
+        runs: one row per run; select the rows to fit with pandas before.
         law: a name (see `laws.LAWS`) or a law.
-        fixed: parameters that are given instead of fitted; None frees one that the law holds (`{"L": None}`).
-        delta: residuals below it are squared, larger ones count by their size. Towards 0 this becomes least absolute
-            deviations.
+        fixed: values of parameters that are not fitted; None frees one that the law fixes (`{"L": None}`).
+        delta: threshold of the Huber loss: quadratic for smaller residuals, linear for larger ones. Towards 0 this
+            becomes least absolute deviations.
         loss_space: `log`: residuals of log loss; `raw`: of the loss itself, with delta in its unit.
         exponent_range: lowest and highest exponent.
-        starts: how many of the searched nodes, the best first, are refined.
-        diagnose: whether to look at how well the runs determine the parameters, and warn (`IdentifiabilityWarning`).
-        **columns: where the table's names differ from the law's: `n_params="Model Size"`, `loss="val"`; the columns
-            that hold `gmse`, `format` or `bits`, several for a product; and options of the law such as `shared`.
+        starts: number of search points that are refined.
+        diagnose: whether to check how well the runs determine the parameters, and warn (`IdentifiabilityWarning`).
+        **columns: names in the table that differ from the law's: `n_params="Model Size"`, `loss="val"`; the columns of
+            `gmse`, `format` or `bits`, several for a product; and options of the law such as `shared`.
 
     Raises:
         InputError: the data cannot be fitted: wrong names or values, fewer rows than parameters, or rows that differ in
             a codec, a format or another kind of compression that the law does not read (`pooling.check`).
     """
-    law, columns = _resolve(law, columns)
-    names = tables.column_names(law, columns, runs)
+    law, given = _resolve(law, columns)
+    names = tables.column_names(law, given, runs)
     pooling.check(law, names, runs)
     data = tables.read(law, names, runs, loss=True)
     law = dataclasses.replace(law, factors=tuple(factor.bind(data[factor.column]) for factor in law.factors))
     problem, units = tables.problem(law, data, fixed=fixed or {}, loss_space=loss_space, exponent_range=exponent_range)
     if delta <= 0:
         raise InputError(
-            f"delta is {delta}. Expected a threshold above 0; a small one gives least absolute deviations."
+            f"delta is {delta}. Expected a threshold above 0; small values give least absolute deviations."
         )
     scaled_delta = delta / units.loss if loss_space == "raw" else delta
 
@@ -183,27 +190,31 @@ def fit(
     return dataclasses.replace(result, diagnosis=found)
 
 
-def fit_power(x: np.ndarray, loss: np.ndarray, **options) -> Fit:
-    """`L = A x^-alpha + E` fitted to float[n] points; the straight line E = 0 for fewer than four different x.
+def fit_power(x: np.ndarray, loss: np.ndarray, **options: Any) -> Fit:
+    """Fits `L = A x^-alpha + E` to float[n] points, with E = 0 for fewer than four different x.
 
-    Three points determine three parameters exactly and tell nothing about their error, so a floor is not read from
-    them. `options` go to `fit`.
+    Three points determine three parameters exactly, without any information about their error.
+
+    Args:
+        x: float[n].
+        loss: float[n].
+        **options: passed to `fit`.
     """
     law = POWER if len(np.unique(np.asarray(x, float))) >= 4 else LINE
     return fit(pd.DataFrame({"x": x, "loss": loss}), law, diagnose=False, **options)
 
 
-def _resolve(law: str | PowerSum, columns: dict) -> tuple[PowerSum, dict]:
-    """The law, and what is left of the keywords: the names of columns."""
+def _resolve(law: str | PowerSum, columns: dict[str, Any]) -> tuple[PowerSum, dict[str, Any]]:
+    """Returns the law, and the remaining keywords: the names of columns."""
     if isinstance(law, PowerSum):
         return law, columns
-    parts = {name: columns.pop(name) for name in ("gmse", "format", "bits") if name in columns}
+    parts: dict[str, Any] = {name: columns.pop(name) for name in ("gmse", "format", "bits") if name in columns}
     options = {name: columns.pop(name) for name in tables.OPTIONS if name in columns}
     return law_named(law, columns=parts, **options), columns
 
 
 def _status(problem: newton.Problem, theta: np.ndarray, gradient: float) -> tuple[FitStatus, tuple[str, ...]]:
-    """How the fit ended, and which parameters lie at an edge of their range."""
+    """Returns the status, and the parameters at an edge of their range."""
     names = np.array(problem.law.parameters)
     bounded = problem.bounded
     place = np.where(problem.is_log, np.log(np.where(problem.is_log, theta, 1.0)), theta)

@@ -1,24 +1,25 @@
 """Forecasts of the largest runs from a fit to the smaller ones."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from compressed_lm.errors import InputError
 from compressed_lm.scaling.fit import Fit, fit
-from compressed_lm.scaling.laws import SIZE
+from compressed_lm.scaling.laws import SIZE, PowerSum
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Extrapolation:
-    """A fit to the smaller runs, held against the largest.
+    """Forecast of the held-out large runs from a fit to the smaller ones.
 
     Attributes:
-        fit: of the smaller runs.
+        fit: fit to the smaller runs.
         table: the held-out rows with `predicted` and `error`, ln(measured) - ln(predicted).
-        mean_absolute: of these errors.
-        fitted: the same of the runs that were fitted.
+        mean_absolute: mean absolute error of the held-out rows.
+        fitted: mean absolute error of the fitted rows.
     """
 
     fit: Fit
@@ -28,16 +29,16 @@ class Extrapolation:
 
 
 def extrapolation(
-    runs: pd.DataFrame, law="chinchilla", *, above: float, column: str = SIZE, **options
+    runs: pd.DataFrame, law: str | PowerSum = "chinchilla", *, above: float, column: str = SIZE, **options: Any
 ) -> Extrapolation:
-    """How well a law that has seen the smaller runs only foretells the larger ones.
+    """Fits a law to the smaller runs and predicts the larger ones.
 
     Args:
         runs: the table.
         law: as in `fit`.
-        above: rows with more than this are held out.
-        column: of which column; the law's or the table's name, or any other column of the table.
-        **options: of `fit`.
+        above: rows with a larger value of `column` are held out.
+        column: name of a column, by the law's or the table's name.
+        **options: passed to `fit`.
 
     Raises:
         InputError: no row, or every row, is held out.

@@ -1,13 +1,13 @@
-"""Minima of the summed Huber loss of a law, for many starts or many resampled tables at a time.
+"""Batched Newton minimiser of the summed Huber loss, for many starts or many resampled tables at a time.
 
-All members of a batch take damped Newton steps side by side, which NumPy does in a few calls. Curvature is exact where
-a residual is in the quadratic zone of the Huber loss and that of the law itself elsewhere; negative curvature is turned
-round. The threshold comes down in stages, because far above it the loss is smooth. Small matrices on one thread: on
-busy cores the waiting of a threaded LAPACK would take most of the time.
+All members of a batch take damped Newton steps together, in a few NumPy calls. Curvature is exact for residuals in the
+quadratic zone of the Huber loss, otherwise that of the law only; the sign of negative curvature is flipped. The
+threshold decreases in stages, because the loss is smoother with a large one. Matrices are small and use one thread: on
+busy cores, a threaded LAPACK would mostly wait.
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import scipy.special
@@ -15,16 +15,16 @@ import scipy.special
 from compressed_lm.scaling.laws import SIZE, PowerSum
 
 STATIONARY = 1e-4  # largest gradient per row, in units of the threshold, that counts as zero
-_CHUNK_NUMBERS = 200_000  # of one array [b, n], which then stays in the cache
+_CHUNK_NUMBERS = 200_000  # numbers of one array [b, n], so that it fits in the cache
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Problem:
-    """A law and a table, in units of the table's geometric means.
+    """Fitting problem: a law and a table, in units of the table's geometric means.
 
-    A parameter set is a row float64[p] in the order of `law.parameters`: logs of the coefficients and of E, then
-    exponents and factor parameters as they are. The search moves in `u`: the same logs, and the logit of the place
-    between its bounds for each of the others.
+    A parameter set theta is a row float64[p] in the order of `law.parameters`: logs of the coefficients and of E, then
+    exponents and factor parameters unchanged. The search uses coordinates `u`: the same logs, and for each bounded
+    parameter the logit of its position between the bounds.
 
     Attributes:
         law: the law.
@@ -32,11 +32,11 @@ class Problem:
         columns: the encoded column of each factor.
         loss: float64[n], losses.
         raw: whether residuals are of the loss instead of its log.
-        low, high: float64[p], bounds in the coordinate of the search; not finite where there is none.
-        is_log: bool[p], whether this coordinate is a log of the parameter (its place between the bounds is).
-        start: float64[p], values of what is fixed.
-        free: bool[p].
-        likely: float64[p, 2], where to look for each bounded parameter first.
+        low, high: float64[p], bounds in search coordinates; not finite if there is no bound.
+        is_log: bool[p], whether the position between the bounds is in the log of the parameter.
+        start: float64[p], values of the fixed parameters.
+        free: bool[p], parameters that are fitted.
+        likely: float64[p, 2], range of the first search for each bounded parameter.
     """
 
     law: PowerSum
@@ -53,16 +53,16 @@ class Problem:
 
     @property
     def index(self) -> Mapping[str, int]:
-        """Place of each parameter."""
+        """Index of each parameter."""
         return {name: k for k, name in enumerate(self.law.parameters)}
 
     @property
     def bounded(self) -> np.ndarray:
-        """bool[p]: exponents and factor parameters that are free."""
+        """Free exponents and factor parameters, bool[p]."""
         return np.isfinite(self.low) & self.free
 
     def to_u(self, theta: np.ndarray) -> np.ndarray:
-        """Search coordinates, float64[b, p], of parameter sets; what lies at a bound or beyond is moved inside."""
+        """Returns search coordinates, float64[b, p], of parameter sets; values at or beyond a bound move inside."""
         u = theta.copy()
         k = self.bounded
         place = np.where(self.is_log[k], np.log(np.maximum(theta[:, k], 1e-300)), theta[:, k])
@@ -71,7 +71,7 @@ class Problem:
         return u
 
     def from_u(self, u: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Parameter sets with their first and second derivatives by u, each float64[b, p]."""
+        """Returns parameter sets with their first and second derivatives by u, each float64[b, p]."""
         theta, first, second = u.copy(), np.ones_like(u), np.zeros_like(u)
         k = self.bounded
         share, width = scipy.special.expit(u[:, k]), self.high[k] - self.low[k]
@@ -84,11 +84,11 @@ class Problem:
         second[:, k] = np.where(self.is_log[k], value * (slope**2 + bend), bend)
         return theta, first, second
 
-    def evaluate(self, theta: np.ndarray) -> tuple:
-        """Prediction float64[b, n], Jacobian float64[b, p, n], and a function that sums second derivatives.
+    def evaluate(self, theta: np.ndarray) -> tuple[np.ndarray, np.ndarray, Callable[[np.ndarray], np.ndarray]]:
+        """Returns prediction float64[b, n], Jacobian float64[b, p, n], and a function for second derivatives.
 
-        Predictions are logs of the loss, or losses where `raw`. The function takes weights float64[b, n] and returns
-        the weighted sum of the second derivatives over the rows, float64[b, p, p].
+        Predictions are logs of the loss, or losses if `raw`. The function takes weights float64[b, n] and returns the
+        weighted sum of the second derivatives over the rows, float64[b, p, p].
         """
         law, at = self.law, self.index
         b, n = len(theta), len(self.loss)
@@ -132,8 +132,8 @@ class Problem:
                 jacobian[:, place] += share * gradient[:, j]
         scale = np.exp(predicted) if self.raw else None
 
-        def bend(weights):
-            inner = weights * scale if self.raw else weights
+        def bend(weights: np.ndarray) -> np.ndarray:
+            inner = weights if scale is None else weights * scale
             out = np.zeros((b, theta.shape[1], theta.shape[1]))
             capacity = np.zeros((b, n))
             for share, (where, gradient), size in zip(shares, slope_of, parts_of, strict=True):
@@ -150,32 +150,34 @@ class Problem:
                         out[:, other, place] += cross[:, j]
                     capacity += exponent * part
             self._add_capacity_curvature(out, theta, capacity)
-            if not self.raw:  # of a log of a sum; exp turns the same term's sign, and then it vanishes
+            if not self.raw:  # second derivative of the log of a sum; with exp this term cancels
                 out -= np.matmul(jacobian * inner[:, None], jacobian.swapaxes(1, 2))
             return out
 
-        if self.raw:
+        if scale is not None:
             return scale, jacobian * scale[:, None], bend
         return predicted, jacobian, bend
 
     def terms(self, theta: np.ndarray) -> np.ndarray:
-        """The loss that each of b parameter sets predicts, float64[b, n]."""
+        """Returns the loss predicted by each of b parameter sets, float64[b, n]."""
         predicted = self.evaluate(theta)[0]
         return predicted if self.raw else np.exp(predicted)
 
     def objective(self, theta: np.ndarray, delta: float, weights: np.ndarray | None = None) -> np.ndarray:
-        """Summed Huber loss, float64[b]."""
+        """Returns the summed Huber loss, float64[b]."""
         size = np.abs(self.residual(self.evaluate(theta)[0]))
         value = np.where(size <= delta, size**2 / 2, delta * (size - delta / 2))
         return value.sum(1) if weights is None else (value * weights).sum(1)
 
     def residual(self, predicted: np.ndarray) -> np.ndarray:
-        """Measured minus predicted, float64[b, n], in logs unless `raw`."""
+        """Returns measured minus predicted, float64[b, n], in logs unless `raw`."""
         return (self.loss if self.raw else np.log(self.loss))[None] - predicted
 
-    def _capacity(self, theta):
-        """ln rho [b, n], its slopes [b, q, n] and their places; a parameter that factors share has one slope each."""
-        log_rho, slopes, places = 0.0, [], []
+    def _capacity(self, theta: np.ndarray) -> tuple[np.ndarray | float, np.ndarray, list[int]]:
+        """Returns ln rho [b, n], its derivatives [b, q, n] and q parameter indices; shared parameters occur once."""
+        log_rho: np.ndarray | float = 0.0
+        slopes: list[np.ndarray] = []
+        places: list[int] = []
         for factor, z in zip(self.law.factors, self.columns, strict=True):
             where = [self.index[parameter.name] for parameter in factor.parameters]
             value, slope = factor.log_rho(theta[:, where], z)
@@ -186,7 +188,7 @@ class Problem:
                 else:
                     places.append(place)
                     slopes.append(slope[:, j])
-        return log_rho, np.stack(slopes, 1) if slopes else None, places
+        return log_rho, np.stack(slopes, 1) if slopes else np.zeros((len(theta), 0, len(self.loss))), places
 
     def _add_capacity_curvature(self, out, theta, weights):
         for factor, z in zip(self.law.factors, self.columns, strict=True):
@@ -204,19 +206,19 @@ def minimise(
     stages: Sequence[float] = (1.0,),
     max_steps: int = 200,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """A local minimum from each start.
+    """Finds a local minimum from each start.
 
     Args:
-        problem: what is fitted.
+        problem: the fitting problem.
         theta: float64[b, p], starts.
         delta: threshold of the Huber loss.
-        weights: float64[b, n], how often each row counts; once without it.
-        stages: multiples of delta that are gone through, ending with 1.
-        max_steps: in each stage.
+        weights: float64[b, n], count of each row; 1 by default.
+        stages: multiples of delta for successive stages, ending with 1.
+        max_steps: maximum number of steps per stage.
 
     Returns:
         theta float64[b, p], summed Huber loss float64[b], and the largest gradient per row in units of delta,
-            float64[b].
+        float64[b].
     """
     chunk = max(1, _CHUNK_NUMBERS // len(problem.loss))
     parts = []
@@ -227,11 +229,12 @@ def minimise(
         for stage in stages:
             u, value, gradient = _descend(problem, u, w, delta * stage, max_steps)
         parts.append((problem.from_u(u)[0], value * delta, gradient))
-    return tuple(np.concatenate(column) for column in zip(*parts, strict=True))
+    theta, value, gradient = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return theta, value, gradient
 
 
 def _descend(problem, u, weights, delta, max_steps):
-    """Damped Newton steps; the loss is in units of delta, so that gradients of a row are at most of order 1."""
+    """Takes damped Newton steps; the loss is in units of delta, so that the gradient of a row is at most of order 1."""
     u, rows = u.copy(), weights.sum(1)
     damping = np.full(len(u), 1e-2)
     value, gradient, hessian, scale = _derivatives(problem, u, weights, delta)
@@ -257,7 +260,7 @@ def _descend(problem, u, weights, delta, max_steps):
 
 
 def _derivatives(problem, u, weights, delta):
-    """Value [b], gradient [b, f], Hessian [b, f, f] and the scale [b, f] of each of the f free coordinates."""
+    """Returns value [b], gradient [b, f], Hessian [b, f, f] and scale [b, f] in the f free coordinates."""
     theta, first, second = problem.from_u(u)
     with np.errstate(over="ignore", invalid="ignore"):
         predicted, jacobian, bend = problem.evaluate(theta)
@@ -278,7 +281,7 @@ def _derivatives(problem, u, weights, delta):
 
 
 def _step(gradient, hessian, scale, damping):
-    """The step [b, f] that a damped, positive model of the loss asks for, and the decrease [b] it foretells."""
+    """Returns the Newton step [b, f] of a damped, positive definite model, and its predicted decrease [b]."""
     h = hessian / (scale[:, :, None] * scale[:, None, :])
     h = np.where(np.isfinite(h), h, 0.0)
     g = np.where(np.isfinite(gradient), gradient, 0.0) / scale

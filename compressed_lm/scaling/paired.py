@@ -1,4 +1,4 @@
-"""Difference in bits per byte of two methods on the same documents, with an interval over seeds and documents."""
+"""Paired difference of two methods in bits per byte, with an interval over seeds and documents."""
 
 import dataclasses
 from typing import NamedTuple
@@ -12,13 +12,13 @@ from compressed_lm.scaling.bootstrap import Estimate
 
 @dataclasses.dataclass(frozen=True)
 class PairedDifference(Estimate):
-    """A difference with its interval.
+    """Difference with its interval.
 
     Attributes:
         sd: standard error of the difference.
-        degrees_of_freedom: of the t distribution whose quantile times `sd` is half the interval.
-        over_seeds: whether the interval covers other seeds as well as other documents. False where a method has one
-            run: it then holds for these very runs, and another seed may lie outside of it.
+        degrees_of_freedom: degrees of freedom of the t distribution; its quantile times `sd` is half the interval.
+        over_seeds: whether the interval covers other seeds as well as other documents. False if a method has one run:
+            the interval then holds for these runs only, and other seeds may be outside.
     """
 
     degrees_of_freedom: float
@@ -26,45 +26,45 @@ class PairedDifference(Estimate):
 
 
 class Parts(NamedTuple):
-    """A difference and its variance by source, each float64[...]."""
+    """Difference and its variance by source, each float64[...]."""
 
     value: np.ndarray
     seeds_a: np.ndarray
     seeds_b: np.ndarray
     documents: np.ndarray
-    free_documents: np.ndarray  # documents that an equal weight would make as sure, less one
+    free_documents: np.ndarray  # effective number of documents minus one
 
 
 def paired_difference(
     bits_a: np.ndarray, bits_b: np.ndarray, n_bytes: np.ndarray, *, level: float = 0.95
 ) -> PairedDifference:
-    """Bits per byte of a less those of b, with an interval over seeds and documents.
+    """Returns bits per byte of a minus those of b, with an interval over seeds and documents.
 
-    Seeds and documents are random effects: both methods read the same documents, and each has seeds of its own. The
-    variance is the sum of the variance of each method's mean over its seeds, and that of the paired difference over
-    documents (delete-one jackknife, since a document counts by its bytes). What a seed does to a single document is
-    part of both, and is subtracted from the second. The interval is that of Student's t with Satterthwaite's degrees
-    of freedom, few where the seeds dominate. `python -m compressed_lm.scaling.coverage` prints how often such intervals
-    hold the truth, for 2 to 5 seeds and 50 to 400 documents: 94 to 97 % at the 95 % level where the seeds of both
-    methods vary alike; where those of one hardly vary, 90 % or more for two seeds and 93 % or more for three.
+    Seeds and documents are random effects: both methods read the same documents, and each has its own seeds. The
+    variance is the sum of the variance of each method's mean over seeds and the variance of the paired difference over
+    documents (delete-one jackknife, because documents are weighted by bytes). The seed-document interaction is part of
+    both and is subtracted from the second. The interval is that of Student's t with Satterthwaite's degrees of freedom,
+    which are few if the seeds dominate. Coverage of 95 % intervals for 2 to 5 seeds and 50 to 400 documents (printed by
+    `python -m compressed_lm.scaling.coverage`): 94 to 97 % if the seeds of both methods vary equally; if those of one
+    hardly vary, at least 90 % for two seeds and at least 93 % for three.
 
-    Resampling two or three seeds would give intervals that are too short: their spread in a resampled
-    table is smaller than among seeds.
+    Resampling two or three seeds would give intervals that are too short: the spread of resampled seeds is smaller than
+    that of the seeds.
 
     Args:
-        bits_a, bits_b: float64[runs, D], bits of each document under each run (another seed); numbers of runs may
-            differ. With one run of either method the interval is over documents only (`over_seeds` is False).
+        bits_a, bits_b: float64[runs, D], bits of each document in each run (one per seed); numbers of runs may differ.
+            With one run of either method, the interval is over documents only (`over_seeds` is False).
         n_bytes: int64[D], bytes of each document.
-        level: share of such intervals that hold the true difference.
+        level: share of such intervals that contain the true difference.
 
     Raises:
-        InputError: the arrays are not about the same documents, or there are fewer than two documents.
+        InputError: the arrays have different numbers of documents, or there are fewer than two documents.
     """
     bits_a, bits_b, n_bytes = np.atleast_2d(bits_a), np.atleast_2d(bits_b), np.asarray(n_bytes, float)
     if not bits_a.shape[1] == bits_b.shape[1] == len(n_bytes):
         raise InputError(
-            f"Bits of {bits_a.shape[1]} and {bits_b.shape[1]} documents were given, and bytes of {len(n_bytes)}; the "
-            "same documents in the same order were expected."
+            f"Bits of {bits_a.shape[1]} and {bits_b.shape[1]} documents were given, and bytes of {len(n_bytes)}. "
+            "Expected the same documents in the same order."
         )
     if np.count_nonzero(n_bytes) < 2:
         raise InputError(
@@ -79,9 +79,9 @@ def paired_difference(
 
 
 def variance(bits_a: np.ndarray, bits_b: np.ndarray, n_bytes: np.ndarray) -> Parts:
-    """The difference and its parts from bits float64[..., runs, D] and bytes float64[..., D].
+    """Returns the difference and its variances from bits float64[..., runs, D] and bytes float64[..., D].
 
-    With one run of either method the parts of the seeds are 0.
+    With one run of either method, the variances of the seeds are 0.
     """
     total = n_bytes.sum(-1, keepdims=True)
     gap = bits_a.mean(-2) - bits_b.mean(-2)
@@ -99,13 +99,13 @@ def variance(bits_a: np.ndarray, bits_b: np.ndarray, n_bytes: np.ndarray) -> Par
             by_run = _jackknife(rest, n_bytes[..., None, :], total[..., None, :])
             shared = shared + by_run.sum(-1) / (runs - 1) / runs
         documents = np.maximum(documents - shared, 0.0)
-    return Parts(value, *of_seeds, documents, total[..., 0] ** 2 / (n_bytes**2).sum(-1) - 1)
+    return Parts(value, of_seeds[0], of_seeds[1], documents, total[..., 0] ** 2 / (n_bytes**2).sum(-1) - 1)
 
 
 def student(parts: Parts, runs: tuple[int, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Difference, standard error and degrees of freedom, float64[...] each."""
+    """Returns difference, standard error and degrees of freedom, each float64[...]."""
     freedom = [max(n - 1, 1) for n in runs] + [np.maximum(parts.free_documents, 1.0)]
-    # A variance of few runs is more often too small than too large, which would make for too many degrees of freedom.
+    # A variance of few runs is more often too small than too large, which would give too many degrees of freedom.
     weights = [part * (1 + 1 / n) for part, n in zip(parts[1:4], freedom, strict=True)]
     below = sum(weight**2 / n for weight, n in zip(weights, freedom, strict=True))
     found = np.where(below > 0, sum(weights) ** 2 / np.where(below > 0, below, 1.0), freedom[-1])
@@ -113,6 +113,6 @@ def student(parts: Parts, runs: tuple[int, int]) -> tuple[np.ndarray, np.ndarray
 
 
 def _jackknife(rest: np.ndarray, n_bytes: np.ndarray, total: np.ndarray) -> np.ndarray:
-    """Variance of a ratio by leaving each document out, float64[...], from its residuals float64[..., D]."""
+    """Returns the delete-one jackknife variance of a ratio, float64[...], from its residuals float64[..., D]."""
     documents = rest.shape[-1]
     return (documents - 1) / documents * ((rest / (total - n_bytes)) ** 2).sum(-1)

@@ -1,4 +1,4 @@
-"""Runs that differ in what a law does not read: refused, since a fit would count them as one kind."""
+"""Check that the runs of a fit do not differ in compression that the law ignores."""
 
 import re
 from collections.abc import Mapping
@@ -9,8 +9,8 @@ import pandas as pd
 from compressed_lm.errors import InputError
 from compressed_lm.scaling.laws import DATA, SIZE, PowerSum
 
-# What can be compressed, and the columns that tell how. A law that reads one column of a kind knows this kind; the
-# others of it (two names for the same error) may differ.
+# Kinds of compression and their columns. If a law reads one column of a kind, the other columns of the kind (such as
+# two names for the same error) may differ.
 _KINDS = {
     "weights": r"weights?|format|scheme|sparsity|post_bits|gmse|gmse_w(eights?)?|w(eights?)?_(bits|format|quant\w*)",
     "activations": r"activations?|gmse_a(ctivations?)?|a(ctivations?)?_(bits|format|quant\w*)",
@@ -19,10 +19,10 @@ _KINDS = {
     "packing": r"packed",
     "text": r"codec|tokenizer|vocabulary",
 }
-# Where its kind has another column this one says no more: bits of a weight vary with the shape of a matrix.
+# Used only if the kind has no other column, because bits per weight vary with the shape of a matrix.
 _ONLY_ALONE = {"weights": ("bits_per_weight",), "activations": ("bits_per_activation",)}
 _DENSE = ("dense", "none", "noquantizer", "float32", "bfloat16", "false", "0", "0.0", "16", "32", "inf", "bytes")
-_ALIKE = {  # column of the weights -> that of the activations, which a product of capacities reads beside it
+_ALIKE = {  # column of the weights -> column of the activations for a product of capacities
     "gmse_weights": "gmse_activations",
     "gmse_w": "gmse_a",
     "weights": "activations",
@@ -33,28 +33,29 @@ _KEYWORDS = {"tanh": "gmse", "logistic": "gmse", "logistic10": "gmse", "decouple
 
 
 def check(law: PowerSum, names: Mapping[str, str], runs: pd.DataFrame) -> None:
-    """Refuses a table whose rows are compressed in different ways that the law cannot tell apart.
+    """Refuses a table whose rows differ in compression that the law does not read.
 
-    A column of compression may vary where the law reads it, where the law reads another one of its kind (`weights`
-    beside `gmse_weights`), or where what the law reads determines it (activations with as many bits as the weights).
+    A column of compression may vary if the law reads it, if the law reads another column of its kind (`weights` and
+    `gmse_weights`), or if the columns of the law determine it (activations with as many bits as the weights).
 
     Args:
-        law: what is to be fitted.
+        law: the law to fit.
         names: the table's name of each column of the law.
-        runs: the rows to be fitted.
+        runs: the rows to fit.
 
     Raises:
-        InputError: runs are pooled; the message says which, and what to write instead.
+        InputError: different kinds of runs are mixed; the message says which, and what to do.
     """
     runs = pd.DataFrame(runs).drop(columns=[names[name] for name in (SIZE, DATA, "loss") if name in names])
     read = [names[name] for name in law.columns if name not in (SIZE, DATA, "x")]
     known = {kind for name in read for kind in (_kind(name),) if kind}
     if read and not known:
-        known = {"weights"}  # a column under a name of its own
+        known = {"weights"}  # a column with another name
     if "representation" in known:
         known |= {"weights", "activations", "key-value cache"}
     groups = _labels(runs, read)
-    pooled, kinds = {}, _columns(runs)
+    pooled: dict[str, list[str]] = {}
+    kinds = _columns(runs)
     for kind, columns in kinds.items():
         if kind in known or (kind == "representation" and {"weights", "activations"} <= kinds.keys()):
             continue
@@ -71,8 +72,8 @@ def _kind(column: str) -> str | None:
 
 
 def _columns(runs: pd.DataFrame) -> dict[str, list[str]]:
-    """Kind -> the columns of the table that tell of it, in the table's order."""
-    found = {}
+    """Returns kind -> columns of this kind, in the table's order."""
+    found: dict[str, list[str]] = {}
     for column in runs:
         if kind := _kind(column):
             found.setdefault(kind, []).append(column)
@@ -83,20 +84,21 @@ def _columns(runs: pd.DataFrame) -> dict[str, list[str]]:
     return found
 
 
-def _text(value) -> str:
-    """A value as it is compared: numbers to six digits, since errors are computed."""
-    number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
-    return f"{float(value):.6g}" if number else str(value)
+def _text(value: object) -> str:
+    """Returns a value as text for comparison; numbers with six digits, because errors are computed values."""
+    if isinstance(value, int | float | np.number) and not isinstance(value, bool):
+        return f"{float(value):.6g}"
+    return str(value)
 
 
 def _labels(runs: pd.DataFrame, columns: list[str]) -> pd.Series:
-    """One text a row for the values of several columns."""
+    """Returns one text per row for the values of several columns."""
     parts = [runs[column].map(_text) for column in columns]
     return pd.Series(["\0".join(row) for row in zip(*parts, strict=True)] if parts else "", index=runs.index)
 
 
 def _varies(values: pd.Series, groups: pd.Series) -> bool:
-    """Whether rows of one group have different values."""
+    """Returns whether rows of one group have different values."""
     return bool((values.map(_text).groupby(groups.to_numpy()).nunique() > 1).any())
 
 
@@ -105,7 +107,14 @@ def _is_measure(values: pd.Series) -> bool:
 
 
 def _message(law: PowerSum, read: list[str], pooled: dict[str, list[str]], runs: pd.DataFrame) -> str:
-    """What is pooled (the column that tells of each kind, and all of it that vary), and what to write instead."""
+    """Returns the error message: what differs, and what to do.
+
+    Args:
+        law: the law to fit.
+        read: columns that the law reads.
+        pooled: main column of each mixed kind -> all its columns that vary.
+        runs: the rows to fit.
+    """
     said = [f"{column} ({_counts(runs[column])})" for column in pooled]
     one_kind = " and ".join(_condition(column, runs[column]) for column in pooled)
     choices = [
@@ -114,9 +123,9 @@ def _message(law: PowerSum, read: list[str], pooled: dict[str, list[str]], runs:
     ]
     constant = " ".join(f"--let \"{_quoted(column)} = 'any'\"" for free in pooled.values() for column in free)
     return (
-        f"The rows differ in {' and in '.join(said)}, which the law {law.name!r} does not read, so that it would take "
-        f"runs of different kinds for one. {'; or '.join(choices)}. If the difference is not to count, make it "
-        f"constant: {constant} (runs.assign)."
+        f"The rows differ in {' and in '.join(said)}, which the law {law.name!r} does not read: it would mix runs of "
+        f"different kinds. {'; or '.join(choices)}. If the difference does not matter, make the column constant: "
+        f"{constant} (runs.assign)."
     )
 
 
@@ -131,7 +140,7 @@ def _quoted(column: str) -> str:
 
 
 def _condition(column: str, values: pd.Series) -> str:
-    """An expression of pandas for the rows that are not compressed, or the most frequent ones."""
+    """Returns a pandas expression for the uncompressed rows, or for the most frequent ones."""
     texts = values.map(_text)
     dense = values[texts.str.lower().isin(_DENSE)]
     value = dense.iloc[0] if len(dense) else values[texts == texts.value_counts().index[0]].iloc[0]
@@ -141,7 +150,7 @@ def _condition(column: str, values: pd.Series) -> str:
 
 
 def _read_instead(law: PowerSum, read: list[str], pooled: dict[str, list[str]], runs: pd.DataFrame) -> list[str]:
-    """How the law, or another one, would read what it does not."""
+    """Returns options with which this law, or another one, reads the columns that differ."""
     kinds = {_kind(column) for column in pooled}
     keyword = _KEYWORDS.get(law.name, "bits" if law.name == "kumar" else None)
     if kinds == {"activations"} and keyword and len(read) == 1 and _ALIKE.get(read[0]) in runs:

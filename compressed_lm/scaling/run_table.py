@@ -1,4 +1,4 @@
-"""The run table: one JSON line per evaluation of a model, its units checked when it is written and when it is read."""
+"""Run table: one JSON line per evaluation of a model, with units checked when writing and reading."""
 
 import contextlib
 import dataclasses
@@ -6,12 +6,12 @@ import json
 import math
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, BinaryIO
 
 try:
     import fcntl
-except ImportError:  # Windows has no advisory locks; there one process at a time may append.
-    fcntl = None
+except ImportError:  # Windows has no advisory locks: only one process at a time may append there
+    fcntl = None  # type: ignore[assignment]
 
 import numpy as np
 import pandas as pd
@@ -23,7 +23,7 @@ from compressed_lm.io import jsonl, strict_json
 
 @dataclasses.dataclass(frozen=True)
 class Column:
-    """A required column: what it holds, in which unit, and the range in which a value makes sense."""
+    """Required column: type, unit and valid range."""
 
     kind: str  # text | count | real | flag | mapping
     unit: str
@@ -33,14 +33,14 @@ class Column:
 
 COLUMNS: Mapping[str, Column] = {
     "run": Column("text", "name of the run"),
-    "codec": Column("text", "spelling of the codec, such as eiw(b=16,v=256)"),
+    "codec": Column("text", "spec of the codec, such as eiw(b=16,v=256)"),
     "representation": Column("text", "number format of the weights, such as float32"),
     "n_params": Column("count", "parameters, embeddings included", 1),
     "n_nonembed": Column("count", "parameters, embedding and unembedding tables excluded"),
     "tokens": Column("count", "tokens trained on"),
     "bytes": Column("count", "bytes of raw text trained on"),
-    "flops_per_byte": Column("real", "forward FLOPs per byte of raw text, 2 N_nonembed a token plus the codec's share"),
-    "flops_per_byte_softmax": Column("real", "the same with the output softmax counted"),
+    "flops_per_byte": Column("real", "forward FLOPs per byte of raw text, 2 N_nonembed per token + codec"),
+    "flops_per_byte_softmax": Column("real", "the same plus the output softmax"),
     "loss_nats_per_token": Column("real", "nats per token", 0, 100),
     "bits_per_byte": Column("real", "bits per byte of raw text", 0, 100),
     "seed": Column("count", "random seed"),
@@ -49,7 +49,13 @@ COLUMNS: Mapping[str, Column] = {
     "config_hash": Column("text", "hash of the run's configuration"),
     "versions": Column("mapping", "package name -> version"),
 }
-_TYPES = {"text": str, "count": int, "real": (int, float), "flag": bool, "mapping": Mapping}
+_TYPES: dict[str, type | tuple[type, ...]] = {
+    "text": str,
+    "count": int,
+    "real": (int, float),
+    "flag": bool,
+    "mapping": Mapping,
+}
 _EXPECTED = {
     "text": "a string",
     "count": "an integer",
@@ -58,29 +64,29 @@ _EXPECTED = {
     "mapping": "an object",
 }
 _DTYPES = {"text": str, "count": "int64", "real": "float64", "flag": "bool", "mapping": object}
-# A loss in bits where nats are due is off by 1.44; end-of-document tokens move the ratio by a few percent at most.
+# A loss in bits instead of nats is wrong by a factor of 1.44; end-of-document tokens change it by a few percent.
 _UNIT_TOLERANCE = 1.2
 _LARGEST = 2**63 - 1
 
 
 _BEGINNING = json.dumps({next(iter(COLUMNS)): ""}).removesuffix('"}').encode()
-"""How each row begins that `append_row` writes."""
+"""Beginning of every row written by `append_row`."""
 
 
 def append_row(path: str | os.PathLike, row: Mapping[str, Any]) -> None:
-    """Appends one evaluation to a run table, whole or not at all.
+    """Appends one evaluation to a run table, completely or not at all.
 
-    The line is written by a single call and synced. What a killed process left of its last line is cut off first, and a
-    file that merely lacks its last newline gets one.
+    The line is written in a single call and synced. An unfinished last line of a killed process is removed first; a
+    missing last newline is added.
 
     Args:
-        path: the JSONL file; it and its folder are made where missing. A pipe, and - for the standard output, get the
-            line as it is.
+        path: the JSONL file; it and its folder are created if missing. A pipe, or - for the standard output, receives
+            the line only.
         row: every column of `COLUMNS`, and any others, as Python or NumPy scalars, strings and mappings.
 
     Raises:
-        InputError: a column is missing, has another type, lies outside its range, or contradicts another one.
-        InputError: the file is no run table; it stays as it is.
+        InputError: a column is missing, has a wrong type, is out of range, or contradicts another one; or the file is
+            not a run table, and is left unchanged.
     """
     row = {name: value.item() if isinstance(value, np.generic) else value for name, value in row.items()}
     _check_row(row, where="The row to append")
@@ -108,21 +114,21 @@ def append_row(path: str | os.PathLike, row: Mapping[str, Any]) -> None:
 
 
 def check_table(path: str | os.PathLike) -> None:
-    """Raises InputError where a path names a file that is no run table, before the work whose row it is to get."""
+    """Raises InputError if an existing file is not a run table. Call it before the work whose row is appended."""
     if not io.is_stream(path) and os.path.isfile(path := io.local_path(path, "The run table")):
         with open(path, "rb") as file:
             _check_ours(file)
 
 
 def load_runs(pattern: str | os.PathLike) -> pd.DataFrame:
-    """The rows of every run table that a pattern matches, one row per evaluation, in file order.
+    """Returns the rows of all run tables that match a pattern, one row per evaluation, in file order.
 
-    The columns of `COLUMNS` have fixed dtypes (int64, float64, bool, strings; `versions` holds mappings); other columns
-    keep what pandas infers; `file` names the file of each row. An unfinished last line, as a killed run leaves it, is
-    skipped with a warning.
+    The columns of `COLUMNS` have fixed dtypes (int64, float64, bool, strings; `versions` holds mappings); pandas infers
+    those of other columns; `file` is the file of each row. An unfinished last line of a killed run is skipped with a
+    warning.
 
     Args:
-        pattern: a file of this very name, else a glob in which `**` crosses folders.
+        pattern: name of a file, or a glob in which `**` matches any number of folders.
 
     Raises:
         InputError: nothing matches, or a line is not a valid row; the message names file and line.
@@ -131,9 +137,8 @@ def load_runs(pattern: str | os.PathLike) -> pd.DataFrame:
     paths = [os.fspath(path) for path in io.matching(io.local_path(pattern, "The run table"))]
     if not paths:
         raise InputError(
-            f"No run table matches {pattern!r}: there is no file of this very name, and none that it matches as a "
-            "glob. Expected one JSONL file or more, such as 'runs/*/runs.jsonl'; check the path, or run an evaluation "
-            "first: each one appends its row."
+            f"No run table matches {pattern!r}, as a file name or as a glob. Expected at least one JSONL file, such as "
+            "'runs/*/runs.jsonl'. Check the path, or run an evaluation first: it appends a row."
         )
     rows = []
     for path in paths:
@@ -142,21 +147,21 @@ def load_runs(pattern: str | os.PathLike) -> pd.DataFrame:
             rows.append({**row, "file": path})
     if not rows:
         raise InputError(
-            f"The run tables that match {pattern!r} hold no row. Run an evaluation first: each one appends its row."
+            f"The run tables that match {pattern!r} have no rows. Run an evaluation first: it appends a row."
         )
     frame = pd.DataFrame(rows)
     return frame.astype({name: _DTYPES[column.kind] for name, column in COLUMNS.items()})
 
 
 def final_runs(runs: pd.DataFrame) -> pd.DataFrame:
-    """The last appended final row of every (run, seed): what remains when a run was evaluated more than once."""
+    """Returns the last appended final row of every (run, seed), in case a run was evaluated more than once."""
     return runs[runs["final"]].drop_duplicates(["run", "seed"], keep="last").reset_index(drop=True)
 
 
 def split_spec(spec: str) -> tuple[str, dict[str, str]]:
-    """Family and options of a codec's spelling: `eiw(b=12,v=4096)` -> ("eiw", {"b": "12", "v": "4096"}).
+    """Returns family and options of a codec spec: `eiw(b=12,v=4096)` -> ("eiw", {"b": "12", "v": "4096"}).
 
-    The default `align=none` is dropped, so that spellings of the same codec agree.
+    The default `align=none` is dropped, so that specs of the same codec are equal.
     """
     family, _, inside = spec.strip().rstrip(")").partition("(")
     options = dict((part.partition("=")[::2]) for part in inside.replace(" ", "").split(",") if part)
@@ -165,20 +170,20 @@ def split_spec(spec: str) -> tuple[str, dict[str, str]]:
     return family.strip(), options
 
 
-def _check_ours(file) -> None:
-    """Raises InputError unless the first line of an open file is a row, or the beginning of one."""
+def _check_ours(file: BinaryIO) -> None:
+    """Raises InputError unless the first line of an open file is a row or the beginning of one."""
     file.seek(0)
     first = next((line for line in file if line.strip()), b"")
     if not _BEGINNING.startswith(first[: len(_BEGINNING)]):
         shown = first[:60].decode(errors="replace").strip()
         raise InputError(
-            f"{file.name} is no run table: {shown!r} stands where a row was expected, which begins with "
-            f"{_BEGINNING.decode()}. Nothing was written; give another file."
+            f"{file.name} is no run table: it begins with {shown!r}, and a row begins with {_BEGINNING.decode()}. "
+            "Nothing was written; give another file."
         )
 
 
-def _tail(file) -> bytes:
-    """What stands behind the last line feed of an open file."""
+def _tail(file: BinaryIO) -> bytes:
+    """Returns the bytes after the last line feed of an open file."""
     start = end = file.seek(0, os.SEEK_END)
     tail = b""
     while start > 0 and b"\n" not in tail:
@@ -189,9 +194,8 @@ def _tail(file) -> bytes:
     return tail[tail.rfind(b"\n") + 1 :]
 
 
-def _repair_tail(file) -> None:
-    """Ends a locked file opened as "a+b" at a whole line: what is left of a row is cut off, and anything else gets the
-    newline that it lacks."""
+def _repair_tail(file: BinaryIO) -> None:
+    """Removes an unfinished last row of a locked file opened as "a+b"; adds a missing newline after anything else."""
     tail = _tail(file)
     if not tail:
         return
@@ -205,7 +209,7 @@ def _repair_tail(file) -> None:
 
 
 def _check_row(row: Mapping[str, Any], *, where: str) -> None:
-    """Raises InputError unless the row has every column with its type and range, and they agree with each other."""
+    """Raises InputError unless the row has every column with its type and range, without contradictions."""
     missing = [name for name in COLUMNS if name not in row]
     if missing:
         raise InputError(
@@ -231,13 +235,13 @@ def _check_row(row: Mapping[str, Any], *, where: str) -> None:
     _check_loss(row, where=where)
 
 
-def _number(value) -> float:
-    """The size of a value that is a number; 0 for any other."""
+def _number(value: object) -> float:
+    """Returns a value that is a number; 0 for other types."""
     return value if isinstance(value, int | float) else 0
 
 
 def _check_loss(row: Mapping[str, Any], *, where: str) -> None:
-    """Raises InputError where nats per token, bits per byte and bytes per token (optional) cannot all be true."""
+    """Raises InputError if nats per token, bits per byte and bytes per token (optional) contradict each other."""
     bytes_per_token = row.get("bytes_per_token")
     if not isinstance(bytes_per_token, int | float) or not bytes_per_token > 0 or not row["bits_per_byte"] > 0:
         return

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def rows(fit: Fit) -> list[tuple[str, str, str, str]]:
-    """(parameter, value, interval, note) of each parameter, as text."""
+    """Returns (parameter, value, interval, note) of each parameter, as text."""
     found = []
     for name, value in fit.params.items():
         low, high = fit.intervals[name] if fit.intervals else (np.nan, np.nan)
@@ -24,7 +24,7 @@ def rows(fit: Fit) -> list[tuple[str, str, str, str]]:
 
 
 def quality(fit: Fit) -> list[tuple[str, str]]:
-    """(what, value) of the fit as a whole, as text."""
+    """Returns (measure, value) of the quality of the fit, as text."""
     space = "log loss" if fit.loss_space == "log" else "loss"
     found = [
         ("law", fit.law.name),
@@ -47,7 +47,7 @@ def quality(fit: Fit) -> list[tuple[str, str]]:
 
 
 def summary(fit: Fit) -> str:
-    """Both tables and the warnings, in columns."""
+    """Returns both tables and the warnings as text."""
     parts = [_columns([(name + ":", value) for name, value in quality(fit)])]
     parts.append(_columns([("parameter", "value", "interval", ""), *rows(fit)]))
     parts += [f"warning: {text}" for text in fit.warnings]

@@ -1,8 +1,9 @@
-"""A fit from files and words, as `compressed-lm fit` takes them."""
+"""Fit from files and text options, as in `compressed-lm fit`."""
 
 import math
 import warnings
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import pandas as pd
 
@@ -30,27 +31,27 @@ def fit_tables(
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Fit:
-    """The fit of a law to the rows of one file or more, bootstrapped where asked.
+    """Fits a law to the rows of files, with a bootstrap if `samples` is above 0.
 
     Args:
-        paths: CSV, JSON or JSON lines (`tables.read_table`); their rows are joined.
-        law: its name.
-        columns: `NAME=COLUMN` where the table's name differs from the law's; several columns, for a product of
-            capacities, with commas: `gmse=gmse_w,gmse_a`.
-        let: `COLUMN = EXPRESSION` of pandas, adding columns in this order: "tokens = `Training FLOP` / (6 * N)"; the
-            functions `@sparsity_gmse` and `@effective_bits` are known.
-        where: an expression of pandas; rows for which it is true are fitted.
-        fixed: `NAME=VALUE` of parameters that are given; `NAME=free` frees one that the law holds.
+        paths: CSV, JSON or JSON lines files (`tables.read_table`); their rows are concatenated.
+        law: name of the law.
+        columns: `NAME=COLUMN` for names in the table that differ from the law's; for a product of capacities, several
+            columns with commas: `gmse=gmse_w,gmse_a`.
+        let: pandas `COLUMN = EXPRESSION`, evaluated in order: "tokens = `Training FLOP` / (6 * N)"; the functions
+            `@sparsity_gmse` and `@effective_bits` are available.
+        where: pandas expression; rows for which it is true are fitted.
+        fixed: `NAME=VALUE` fixes a parameter; `NAME=free` frees one that the law fixes.
         shared: whether the factors of a product have the same parameters.
-        reference: the format whose capacity is 1.
+        reference: the format with capacity 1.
         delta: threshold of the Huber loss.
         loss_space: `log` or `raw`.
-        samples: of the bootstrap; none for 0.
-        seed: of the bootstrap.
-        progress: of the bootstrap.
+        samples: resampled tables of the bootstrap; 0 for none.
+        seed: random seed of the bootstrap.
+        progress: `progress` of `bootstrap`.
 
     Raises:
-        InputError: a word, a file or the data cannot be used.
+        InputError: an option, a file or the data cannot be used.
     """
     runs = pd.concat([read_table(path) for path in paths], ignore_index=True)
     known = {"sparsity_gmse": sparsity_gmse, "effective_bits": effective_bits}
@@ -58,24 +59,28 @@ def fit_tables(
         runs = _evaluated(runs.eval, expression, local_dict=known)
     if where:
         runs = _evaluated(runs.query, where, local_dict=known)
-    names = {name: value.split(",") if "," in value else value for name, value in _pairs(columns, "a column")}
+    names: dict[str, Any] = {}
+    for name, value in _pairs(columns, "a column"):
+        names[name] = value.split(",") if "," in value else value
     values = {name: None if value == "free" else _number(name, value) for name, value in _pairs(fixed, "a parameter")}
-    options = ({"shared": True} if shared else {}) | ({"reference": reference} if reference is not None else {})
+    options: dict[str, Any] = {"shared": True} if shared else {}
+    if reference is not None:
+        options["reference"] = reference
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", IdentifiabilityWarning)  # the summary and the report say it
+        warnings.simplefilter("ignore", IdentifiabilityWarning)  # the summary and the report show it
         result = fit(runs, law, fixed=values, delta=delta, loss_space=loss_space, **names, **options)
     if samples:
         result = bootstrap(result, samples=samples, seed=seed, progress=progress)
     return result
 
 
-def _evaluated(method: Callable, expression: str, **options) -> pd.DataFrame:
+def _evaluated(method: Callable, expression: str, **options: Any) -> pd.DataFrame:
     try:
         found = method(expression, engine="python", **options)
-    except Exception as error:  # pandas raises whatever the expression makes it raise
+    except Exception as error:  # an expression may raise any exception
         raise InputError(
-            f"The expression {expression!r} cannot be evaluated on the table: {error}. Expected one of pandas, with "
-            "names that are no words in backticks."
+            f"The expression {expression!r} cannot be evaluated on the table: {error}. Expected a pandas expression, "
+            "with backticks around names that contain spaces or symbols."
         ) from error
     if not isinstance(found, pd.DataFrame):
         raise InputError(f"The expression {expression!r} names no column. Expected COLUMN = EXPRESSION.")
@@ -83,10 +88,13 @@ def _evaluated(method: Callable, expression: str, **options) -> pd.DataFrame:
 
 
 def _pairs(words: Sequence[str], what: str) -> list[tuple[str, str]]:
+    found = []
     for word in words:
-        if "=" not in word:
+        name, equals, value = word.partition("=")
+        if not equals:
             raise InputError(f"{word!r} was given for {what}. Expected NAME=VALUE.")
-    return [tuple(word.split("=", 1)) for word in words]
+        found.append((name, value))
+    return found
 
 
 def _number(name: str, value: str) -> float:

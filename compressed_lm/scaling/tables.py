@@ -1,8 +1,9 @@
-"""From a table of runs to what is fitted: columns by name, checked, in units of their geometric means."""
+"""Tables of runs: reading files, finding and checking columns, and building the fitting problem."""
 
 import dataclasses
 from collections.abc import Mapping
 from io import BytesIO
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,25 +15,26 @@ from compressed_lm.scaling.laws import SIZE, PowerSum, log_input
 from compressed_lm.scaling.newton import Problem
 
 ZERO = 1e-6
-"""Below this share of the typical loss a coefficient or E counts as zero."""
+"""A coefficient or E below this share of the typical loss counts as zero."""
 
 _WIDEST = 1e9
 
 RUN_TABLE = {"loss": "loss_nats_per_token", "gmse": "gmse_weights", "format": "weights"}
-"""Names in the run tables of this package, taken where a table lacks the law's."""
+"""Names in the run tables of this package, used if a table does not have the law's names."""
 
 NOT_EMBEDDED = "n_nonembed"
-"""The size that laws of capacity count where a table has it: embeddings are not compressed."""
+"""Size in laws with capacities, if the table has it: embeddings are not compressed."""
 
 OPTIONS = ("shared", "reference", "tied", "post_bits", "offsets")
 
 
 def read_table(path: str) -> pd.DataFrame:
-    """A table of runs from a CSV file, a JSON list of records (or columns), or JSON lines, by the end of its name; from
-    the standard input (`-`) or a pipe, by its first character.
+    """Reads a table of runs: CSV, a JSON list of records (or columns), or JSON lines.
+
+    The suffix of the file name gives the format; for the standard input (`-`) or a pipe, the first character does.
 
     Raises:
-        InputError: the file has another ending or cannot be read.
+        InputError: the file has another suffix or cannot be read.
     """
     readers = {
         ".csv": pd.read_csv,
@@ -43,7 +45,7 @@ def read_table(path: str) -> pd.DataFrame:
     streamed = io.is_stream(path)
     if ending not in readers and not streamed:
         raise InputError(
-            f"{path} does not end in {', '.join(readers)}. Expected a table of runs in one of these forms."
+            f"{path} does not end in {', '.join(readers)}. Expected a table of runs in one of these formats."
         )
     content = io.read_bytes(path, "The table of runs")
     if streamed and ending not in readers:
@@ -51,23 +53,23 @@ def read_table(path: str) -> pd.DataFrame:
         ending = ".json" if first == b"[" else ".jsonl" if first == b"{" else ".csv"
     try:
         return readers[ending](BytesIO(content))
-    except Exception as error:  # pandas raises many kinds for what is no table
+    except Exception as error:  # pandas raises many types of exceptions for invalid tables
         raise InputError(
             f"{io.shown(path)} cannot be read as a table of runs: {str(error)[:200]}. Expected a row per run."
         ) from error
 
 
 def column_names(law: PowerSum, given: Mapping[str, str], runs: pd.DataFrame) -> dict[str, str]:
-    """The table's name of each column of the law and of the loss.
+    """Returns the table's name of each column of the law and of the loss.
 
     Raises:
-        InputError: a keyword names no column of the law, or the table lacks a column.
+        InputError: a keyword is not a column of the law, or the table lacks a column.
     """
     wanted = (*law.columns, "loss")
     unknown = [name for name in given if name not in wanted]
     if unknown:
         raise InputError(
-            f"{', '.join(unknown)} is no column of the law {law.name!r} and no option of it. It reads "
+            f"{', '.join(unknown)} is no column of the law {law.name!r} and no option of it. Its columns are "
             f"{', '.join(wanted)}."
         )
     ours = {name: column for name, column in RUN_TABLE.items() if name not in runs and column in runs}
@@ -83,14 +85,16 @@ def column_names(law: PowerSum, given: Mapping[str, str], runs: pd.DataFrame) ->
     return names
 
 
-def read(law: PowerSum, names: Mapping[str, str], table, *, loss: bool = False) -> dict[str, np.ndarray]:
-    """The columns of the law, and the loss where asked, as arrays of one length, by the law's names.
+def read(
+    law: PowerSum, names: Mapping[str, str], table: pd.DataFrame | Mapping[str, Any], *, loss: bool = False
+) -> dict[str, np.ndarray]:
+    """Returns the columns of the law as arrays of one length, by the law's names.
 
     Args:
-        law: what reads them.
-        names: the table's name of each.
-        table: a DataFrame or a mapping of arrays and scalars, with the table's names or the law's.
-        loss: whether to read the loss too.
+        law: the law.
+        names: the table's name of each column.
+        table: a DataFrame, or a mapping of arrays and scalars, with the table's names or the law's.
+        loss: whether to include the loss.
 
     Raises:
         InputError: a column is missing, or lengths differ.
@@ -120,13 +124,13 @@ def read(law: PowerSum, names: Mapping[str, str], table, *, loss: bool = False) 
 
 @dataclasses.dataclass(frozen=True)
 class Units:
-    """What the problem was divided by: the loss, and per input the log of its unit."""
+    """Units of a problem: typical loss, and the log of the unit of each input."""
 
     loss: float
     inputs: Mapping[str, float]
 
-    def params(self, problem: Problem, theta: np.ndarray, *, zero: tuple[str, ...] = ()) -> dict:
-        """Parameters in the units of the table: floats from float64[p], arrays float64[b] from float64[b, p].
+    def params(self, problem: Problem, theta: np.ndarray, *, zero: tuple[str, ...] = ()) -> dict[str, Any]:
+        """Returns parameters in the units of the table: floats from float64[p], arrays float64[b] from float64[b, p].
 
         Linear parameters in `zero` are reported as 0.
         """
@@ -138,7 +142,7 @@ class Units:
                 log = log - power.sign * theta[..., at[power.exponent]] * self.inputs[power.input]
             found[term.coefficient] = np.exp(log)
         if law.offset:
-            # A floor that goes to 0 does so for ever, in its log.
+            # The log of a floor that approaches 0 decreases without limit.
             found["E"] = np.where(found["E"] < np.log(ZERO), 0.0, np.exp(found["E"]) * self.loss)
         for name in zero:
             if name in (*law.coefficients, "E"):
@@ -156,7 +160,14 @@ def problem(
     loss_space: str,
     exponent_range: tuple[float, float],
 ) -> tuple[Problem, Units]:
-    """What is minimised, and the units to undo.
+    """Returns the fitting problem, and the units to scale its parameters back.
+
+    Args:
+        law: the law.
+        data: the columns of the law and the loss.
+        fixed: values of parameters that are not fitted; None frees one that the law fixes.
+        loss_space: `log` or `raw`.
+        exponent_range: lowest and highest exponent.
 
     Raises:
         InputError: values, names or counts that cannot be fitted.
@@ -169,19 +180,18 @@ def problem(
             f"{', '.join(unknown)} cannot be fixed: the law {law.name!r} has the parameters "
             f"{', '.join(law.parameters)}."
         )
-    values = {**dict(law.held), **fixed}
-    values = {name: float(value) for name, value in values.items() if value is not None}
+    given: dict[str, float | None] = {**dict(law.held), **fixed}
+    values = {name: float(value) for name, value in given.items() if value is not None}
     logs, columns = law.encode(data)
     loss = as_numbers("loss", data["loss"])
     bad = np.flatnonzero(~(np.isfinite(loss) & (loss > 0)))
     if bad.size:
         raise InputError(
-            f"loss[{bad[0]}] is {loss[bad[0]]}. A power law needs a positive, finite number there: drop such rows "
-            "first."
+            f"loss[{bad[0]}] is {loss[bad[0]]}. A power law needs a positive, finite number: drop such rows first."
         )
     if loss.size and loss.max() > _WIDEST * loss.min():
         raise InputError(
-            f"The losses go from {loss.min():g} to {loss.max():g}, more than {_WIDEST:g} times as much: some are not "
+            f"The losses range from {loss.min():g} to {loss.max():g}, a factor of more than {_WIDEST:g}: some are not "
             "losses. Drop such rows first."
         )
     free = [name for name in law.parameters if name not in values]
@@ -192,7 +202,7 @@ def problem(
         )
     _check_inputs_vary(law, data, free)
 
-    # The unit of an input drops out of its coefficient only where that coefficient is fitted.
+    # The unit of an input can be changed only if its coefficient is fitted.
     kept = {power.input for term in law.terms if term.coefficient in values for power in term.powers}
     centers = np.array([0.0 if name in kept else row.mean() for name, row in zip(law.inputs, logs, strict=True)])
     units = Units(float(np.exp(np.log(loss).mean())), dict(zip(law.inputs, centers.tolist(), strict=True)))

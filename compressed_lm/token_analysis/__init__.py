@@ -1,1 +1,1 @@
-"""Properties of tokens: stability under edits, uniformity, what they mean by position."""
+"""Analysis of tokens: stability, texts of ids, uniformity, loss by position (Lester et al. 2024, section 6)."""

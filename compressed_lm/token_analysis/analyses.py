@@ -1,11 +1,13 @@
-"""What the tokens of a codec are like: stable, uniform, predictable? (Lester et al. 2024, table 3 and section 6.)
+"""All analyses of the tokens of several codecs (Lester et al. 2024, table 3 and section 6).
 
-Each analysis returns a small table whose first column `codec` is the codec's spelling, so that tables of several codecs
-can be joined and drawn by `token_figures`. None of them needs a trained model but those of `token_positions`.
+Each analysis returns a small table whose first column `codec` is the codec's spec, so that tables of several codecs can
+be concatenated and drawn by `figures`. Only `positions` needs a trained model.
 """
 
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,7 +22,7 @@ from compressed_lm.token_analysis.windows import ALL_POSITIONS
 def analyse(
     codecs: Sequence[Codec],
     documents: Sequence[bytes],
-    out_dir,
+    out_dir: str | os.PathLike,
     *,
     fit_documents: Sequence[bytes] | None = None,
     runs: Mapping[str, tuple[str, TokenStore]] | None = None,
@@ -34,30 +36,29 @@ def analyse(
     seed: int = 0,
     say: Callable[[str], None] = print,
 ) -> pd.DataFrame:
-    """Every analysis of several codecs on the same documents, as tables and figures in a folder.
+    """Runs all analyses of several codecs on the same documents and writes tables and figures into a folder.
 
-    Writes `prefix_distances`, `token_texts`, `text_stability`, `attested_ids`, `uniformity`, `unigram_gain` and, with
-    `runs`, `token_positions` as CSV; the summary as `summary.jsonl`; and the figures of `token_figures` as PNG.
+    Files: `prefix_distances`, `token_texts`, `text_stability`, `attested_ids`, `uniformity`, `unigram_gain` and, with
+    `runs`, `token_positions` as CSV; the summary as `summary.jsonl`; and the figures of `figures.FIGURES` as PNG.
 
     Args:
         codecs: the codecs.
         documents: the text.
-        out_dir: the folder; it is made.
+        out_dir: output folder, created if missing.
         fit_documents: other text for the unigram model.
-        runs: codec spelling -> (folder of a trained model, its validation store).
+        runs: codec spec -> (folder of a trained model, its validation store).
         sentence, n_prefixes: for `prefix_stability`; the prefixes are drawn from the documents.
-        text_documents, text_bytes, min_count: `token_texts` and `attested_ids` read the first `text_bytes` of that many
-            documents.
+        text_documents, text_bytes, min_count: `token_texts` and `attested_ids` read the first `text_bytes` bytes of
+            this many documents.
         n_bits, n_partitions: for `ngram_uniformity`.
-        seed: of the prefixes and the random bits.
-        say: called with a line for each codec.
+        seed: random seed of the prefixes and the random bits.
+        say: called with one line per codec.
 
     Returns:
-        A row per codec: `codec`, `bytes_per_token`, `distance` (median over pairs of prefixes), `usual_tokens`,
+        One row per codec: `codec`, `bytes_per_token`, `distance` (median over pairs of prefixes), `usual_tokens`,
         `stable_ids` and `repeated` (all positions), `kl_aligned` and `kl_control` (median, bits per n-gram of the
-            largest
-        n up to 8, for which short texts suffice), `uniform`, `unigram`, `gain` (bits per byte, fitted on the same
-        documents).
+        largest n up to 8, for which short texts are enough), `uniform`, `unigram`, `gain` (bits per byte, fitted on
+        the same documents).
     """
     out_dir = local_path(out_dir, "The folder of the tables")
     prefixes = stability.random_prefixes(documents, n_prefixes, seed=seed)
@@ -98,7 +99,7 @@ def analyse(
     return out
 
 
-def _summary(codec: Codec, pairs: pd.DataFrame, found: Mapping[str, pd.DataFrame]) -> dict:
+def _summary(codec: Codec, pairs: pd.DataFrame, found: Mapping[str, pd.DataFrame]) -> dict[str, Any]:
     gain = found["unigram_gain"].iloc[0]
     stability = found["text_stability"].set_index("position")
     uniformity = found["uniformity"]

@@ -1,21 +1,20 @@
-"""Figures of the tables of `token_analyses`. Every function returns a figure of its own and shows nothing.
+"""Figures of the tables of `analyses`.
 
-Codecs have the colors and markers that `codecs.plots` gives them everywhere.
+Every function returns a new figure and shows nothing. Codecs have the colors and markers of `codecs.plots`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from compressed_lm.codecs.plots import style_of
-
-_TOGETHER = -1  # the position that stands for all of them
+from compressed_lm.token_analysis.windows import ALL_POSITIONS
 
 
 def plot_prefix_stability(histogram: pd.DataFrame) -> Figure:
-    """Distributions of distances between the ids of one sentence after different prefixes, one panel per codec.
+    """Plots distributions of distances between the ids of one sentence after different prefixes, a panel per codec.
 
     Args:
         histogram: from `distance_histogram`.
@@ -38,21 +37,23 @@ def plot_prefix_stability(histogram: pd.DataFrame) -> Figure:
 
 
 def plot_text_stability(stability: pd.DataFrame) -> Figure:
-    """Share of tokens with their id's most common text, a bar per codec and place in the window.
+    """Plots the share of tokens with their id's most common text, a bar per codec and position in the window.
 
     Args:
         stability: from `text_stability`.
     """
     shown = stability.iloc[::-1]
-    labels = [c if p == _TOGETHER else f"token {p + 1}" for c, p in zip(shown["codec"], shown["position"], strict=True)]
+    labels = [
+        c if p == ALL_POSITIONS else f"token {p + 1}" for c, p in zip(shown["codec"], shown["position"], strict=True)
+    ]
     return _bars(shown, labels, {"usual_tokens": 1.0}, "share of tokens with their id's most common text", limit=1.0)
 
 
 def plot_uniformity(uniformity: pd.DataFrame) -> Figure:
-    """Divergence of bit n-grams from uniform against n: medians, and bars from the 5th to the 95th percentile.
+    """Plots the divergence of bit n-grams from uniform against n: medians, and 5th to 95th percentiles.
 
-    What lies in the gray could be random bits (their 95th percentile at the length of the shortest stream). Divergences
-    below 1e-6 bits are drawn there.
+    The gray area is that of random bits (up to their 95th percentile at the length of the shortest stream). Divergences
+    below 1e-6 bits are drawn at 1e-6.
 
     Args:
         uniformity: from `ngram_uniformity`.
@@ -61,7 +62,7 @@ def plot_uniformity(uniformity: pd.DataFrame) -> Figure:
     axes = figure.subplots(1, 2, sharey=True)
     floor = 1e-6
     for ax, kind, title in (
-        (axes[0], "overlapping", "n-grams from every bit on"),
+        (axes[0], "overlapping", "n-grams starting at every bit"),
         (axes[1], "aligned", "the stream cut into n-bit tokens"),
     ):
         rows = uniformity[uniformity["kind"] == kind].sort_values("n_bits")
@@ -85,7 +86,7 @@ def plot_uniformity(uniformity: pd.DataFrame) -> Figure:
 
 
 def plot_token_positions(positions: pd.DataFrame) -> Figure:
-    """Loss, and accuracy above that of a constant guess, against the place of a token in its window.
+    """Plots loss, and accuracy above that of a constant guess, against the position of a token in its window.
 
     Args:
         positions: from `bits_by_token_position`.
@@ -111,7 +112,7 @@ def plot_token_positions(positions: pd.DataFrame) -> Figure:
 
 
 def plot_unigram_gain(gain: pd.DataFrame) -> Figure:
-    """Bits per byte of a uniform (light) and a unigram model (full color), a bar per codec and way to fit.
+    """Plots bits per byte of a uniform (light) and a unigram model (full color), a bar per codec and fit.
 
     Args:
         gain: from `unigram_gain`.
@@ -131,11 +132,19 @@ FIGURES: Mapping[str, Callable[[pd.DataFrame], Figure]] = {
     "token_positions": plot_token_positions,
     "unigram_gain": plot_unigram_gain,
 }
-"""Table of `token_analyses.analyse` -> what draws it."""
+"""Table of `analyses.analyse` -> function that draws it."""
 
 
-def _bars(table, labels, columns: Mapping[str, float], xlabel: str, *, notes=None, limit=None) -> Figure:
-    """Horizontal bars, a row of the table each; `columns` are drawn over one another with the opacities given."""
+def _bars(
+    table: pd.DataFrame,
+    labels: Sequence[str],
+    columns: Mapping[str, float],
+    xlabel: str,
+    *,
+    notes: Sequence[str] | None = None,
+    limit: float | None = None,
+) -> Figure:
+    """Draws horizontal bars, one per row of the table; columns (name -> opacity) are drawn on top of each other."""
     figure = Figure(figsize=(8.6, 0.9 + 0.36 * len(table)), layout="constrained")
     ax = figure.add_subplot()
     for place, (_, row) in enumerate(table.iterrows()):
@@ -154,7 +163,7 @@ def _bars(table, labels, columns: Mapping[str, float], xlabel: str, *, notes=Non
     return figure
 
 
-def _plain(ax: Axes, *, hidden=("top", "right")) -> None:
+def _plain(ax: Axes, *, hidden: Sequence[str] = ("top", "right")) -> None:
     ax.set_axisbelow(True)
     ax.spines[list(hidden)].set_visible(False)
 

@@ -1,8 +1,10 @@
-"""A model's loss by the place of a token in its window (Lester et al. 2024, section 6.2, appendix A.1)."""
+"""Loss of a model by the position of a token in its window (Lester et al. 2024, section 6.2, appendix A.1)."""
 
 import functools
 import math
-from collections.abc import Callable, Iterable, Iterator
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,18 +26,18 @@ def bits_by_token_position(
     *,
     codec: str = "",
 ) -> pd.DataFrame:
-    """A model's loss and accuracy by the place of a token in its window.
+    """Returns a model's loss and accuracy by the position of a token in its window.
 
     Args:
-        predict: targets int32[B, L] -> (loss float[B, L] in nats, likeliest id int32[B, L]).
+        predict: targets int32[B, L] -> (loss float[B, L] in nats, most likely id int32[B, L]).
         batches: (targets int32[B, L], positions int32[B, L]); targets at negative positions do not count.
         tokens_per_window: number of positions.
-        codec: spelling for the table.
+        codec: codec spec for the table.
 
     Returns:
-        A row per position: `codec`, `position` (from 0), `n` (tokens), `bits` (mean loss, bits per token), `accuracy`,
-        `trivial_accuracy` (of the best constant guess at this position on the same tokens; the paper takes the best
-        accuracy of the first 2,000 updates, which also learns no more than that), `gain` (their difference).
+        One row per position: `codec`, `position` (from 0), `n` (tokens), `bits` (mean loss, bits per token),
+        `accuracy`, `trivial_accuracy` (best constant guess at this position on the same tokens; the paper uses the best
+        accuracy of the first 2,000 updates, which is no better than such a guess), `gain` (their difference).
     """
     n, nats, right = (np.zeros(tokens_per_window) for _ in range(3))
     seen = [np.zeros(0, np.int64) for _ in range(tokens_per_window)]
@@ -51,7 +53,7 @@ def bits_by_token_position(
             counts[: len(seen[p])] += seen[p]
             seen[p] = counts
     some = np.maximum(n, 1)
-    table = {"codec": codec, "position": np.arange(tokens_per_window), "n": n.astype(int)}
+    table: dict[str, Any] = {"codec": codec, "position": np.arange(tokens_per_window), "n": n.astype(int)}
     table |= {"bits": nats / some / math.log(2), "accuracy": right / some}
     table["trivial_accuracy"] = np.array([counts.max(initial=0) for counts in seen]) / some
     return pd.DataFrame(table).assign(gain=lambda t: t["accuracy"] - t["trivial_accuracy"])
@@ -60,13 +62,19 @@ def bits_by_token_position(
 def positioned_rows(
     store: TokenStore, seq_len: int, tokens_per_window: int, *, max_rows: int | None = None
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """The rows of a store, as `store.rows(seq_len, drop_remainder=False)`, with the place of each token in its window.
+    """Yields the rows of `store.rows(seq_len, drop_remainder=False)` with the position of each token in its window.
 
-    Places are counted from the start of each document. They are -1 for end-of-document, padding, and the rest of a
-    window that the row before began, since the model does not see how it began.
+    Positions are counted from the start of each document. They are -1 for end-of-document, padding, and the rest of a
+    window that started in the previous row, because the model does not see its start.
+
+    Args:
+        store: the token store.
+        seq_len: L, tokens per row.
+        tokens_per_window: number of positions.
+        max_rows: number of rows; all if None.
 
     Yields:
-        (targets int32[L], positions int32[L]), the first `max_rows` of them.
+        (targets int32[L], positions int32[L]).
     """
     n_rows = len(store.rows(seq_len, drop_remainder=False))
     left = n_rows if max_rows is None else min(max_rows, n_rows)
@@ -90,7 +98,7 @@ def _row(targets: np.ndarray, positions: np.ndarray) -> tuple[np.ndarray, np.nda
 
 
 def run_bits_by_token_position(
-    run_dir,
+    run_dir: str | os.PathLike,
     codec: Codec,
     store: TokenStore,
     *,
@@ -98,7 +106,7 @@ def run_bits_by_token_position(
     max_rows: int | None = None,
     n_positions: int | None = None,
 ) -> pd.DataFrame:
-    """`bits_by_token_position` of a trained model on the rows of a validation store, cut as in its training.
+    """Returns `bits_by_token_position` of a trained model on a validation store, with the row length of training.
 
     Args:
         run_dir: the training run.
@@ -106,15 +114,15 @@ def run_bits_by_token_position(
         store: validation documents under this codec.
         batch_size: rows at a time.
         max_rows: rows evaluated; all if None.
-        n_positions: positions counted; `tokens_per_window(codec)` if None. More than one shows, for a codec without
-            windows, that nothing depends on the place.
+        n_positions: number of positions; `tokens_per_window(codec)` if None. For a codec without windows, more than one
+            position is a control: nothing depends on the position.
 
     Raises:
         InputError: codec, store and run do not belong together.
     """
     run = load_run(run_dir, codec=codec, store=store)
 
-    def measure(logits, targets):
+    def measure(logits: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
         return token_nats(logits, targets)[0], jnp.argmax(logits, axis=-1)
 
     model = Transformer(run.model_config)
@@ -127,14 +135,19 @@ def run_bits_by_token_position(
 
 
 def _batches(rows: Iterable[tuple[np.ndarray, np.ndarray]], size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Rows stacked `size` at a time; the last batch is filled up, so that all have one shape."""
+    """Yields batches of `size` rows; the last one is padded, so that all have the same shape."""
     batch: list[tuple[np.ndarray, np.ndarray]] = []
     for row in rows:
         batch.append(row)
         if len(batch) == size:
-            yield tuple(np.stack(parts) for parts in zip(*batch, strict=True))
+            yield _stacked(batch)
             batch = []
     if batch:
         empty = np.full_like(batch[0][0], PADDING)
         batch += [(empty, empty)] * (size - len(batch))
-        yield tuple(np.stack(parts) for parts in zip(*batch, strict=True))
+        yield _stacked(batch)
+
+
+def _stacked(rows: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    targets, positions = zip(*rows, strict=True)
+    return np.stack(targets), np.stack(positions)

@@ -1,4 +1,4 @@
-"""How much the ids of a text depend on what stands before it (Lester et al. 2024, section 6.1, figure 8)."""
+"""Stability of the ids of a text under different prefixes (Lester et al. 2024, section 6.1, figure 8)."""
 
 from collections.abc import Sequence
 
@@ -14,14 +14,14 @@ SENTENCE = b"The three elephants walked slowly to the river and drank until the 
 
 
 def random_prefixes(documents: Sequence[bytes], n: int = 500, *, max_words: int = 8, seed: int = 0) -> list[bytes]:
-    """n prefixes of 1 to `max_words` consecutive words of the documents, each with a space after its last word.
+    """Returns n prefixes of 1 to `max_words` consecutive words of the documents, each ending in a space.
 
     Raises:
-        InputError: the documents hold no word.
+        InputError: the documents contain no word.
     """
     texts = [words for words in (document.split() for document in documents) if words]
     if not texts:
-        raise InputError(f"{len(documents)} documents without a word were given; text to draw prefixes from is needed.")
+        raise InputError(f"{len(documents)} documents without a word were given. Expected text to draw prefixes from.")
     rng = np.random.default_rng(seed)
     prefixes = []
     for _ in range(n):
@@ -33,15 +33,14 @@ def random_prefixes(documents: Sequence[bytes], n: int = 500, *, max_words: int 
 
 
 def prefix_stability(codec: Codec, sentence: bytes, prefixes: Sequence[bytes]) -> pd.DataFrame:
-    """How much the ids of a fixed sentence differ after different prefixes (figure 8).
+    """Returns how much the ids of a fixed sentence differ after different prefixes (figure 8).
 
-    The ids of the sentence are those that hold one of its bytes, where tokens have lengths; otherwise the ids from the
-    first one (of a window, if there are windows) in which the prefix with the sentence differs from the prefix alone.
+    If tokens have lengths, the ids of the sentence are those that contain one of its bytes. Otherwise they start at the
+    first id (of a window, if there are windows) in which the prefix with the sentence differs from the prefix alone.
 
     Returns:
-        A row per pair of prefixes: `codec`, `first` and `second` (places in `prefixes`), `distance` (Levenshtein
-            distance
-        of the two id sequences / length of the longer one, 0 to 1).
+        One row per pair of prefixes: `codec`, `first` and `second` (indices into `prefixes`), `distance` (Levenshtein
+        distance of the two id sequences / length of the longer one, 0 to 1).
     """
     sequences = sentence_ids(codec, sentence, prefixes)
     first, second = np.triu_indices(len(sequences), 1)
@@ -50,11 +49,12 @@ def prefix_stability(codec: Codec, sentence: bytes, prefixes: Sequence[bytes]) -
 
 
 def sentence_ids(codec: Codec, sentence: bytes, prefixes: Sequence[bytes]) -> list[np.ndarray]:
-    """The ids int32[T] of the sentence after each prefix, cut as `prefix_stability` says."""
+    """Returns the ids int32[T] of the sentence after each prefix, as defined in `prefix_stability`."""
     whole = codec.encode_batch([prefix + sentence for prefix in prefixes])
-    lengths = [codec.token_byte_lengths(ids) for ids in whole]
-    if not any(length is None for length in lengths):
-        starts = [np.searchsorted(np.cumsum(n), len(p), side="right") for n, p in zip(lengths, prefixes, strict=True)]
+    lengths = [n for ids in whole if (n := codec.token_byte_lengths(ids)) is not None]
+    if len(lengths) == len(whole):
+        ends = [np.cumsum(n) for n in lengths]
+        starts = [int(np.searchsorted(e, len(p), side="right")) for e, p in zip(ends, prefixes, strict=True)]
     else:
         alone, window = codec.encode_batch(prefixes), tokens_per_window(codec)
         starts = [common_length(a, w) // window * window for a, w in zip(alone, whole, strict=True)]
@@ -62,7 +62,7 @@ def sentence_ids(codec: Codec, sentence: bytes, prefixes: Sequence[bytes]) -> li
 
 
 def normalised_levenshtein(sequences: Sequence[np.ndarray]) -> np.ndarray:
-    """Edit distance / longer length of each pair of sequences, in the order of `np.triu_indices(n, 1)`.
+    """Returns edit distance / longer length of each pair of sequences, in the order of `np.triu_indices(n, 1)`.
 
     Returns:
         float64[n (n - 1) / 2]; 0 for two empty sequences.
@@ -98,11 +98,11 @@ def _levenshtein(flat, offsets, out):
 
 
 def distance_histogram(pairs: pd.DataFrame, n_bins: int = 50) -> pd.DataFrame:
-    """The table of `prefix_stability` made small: a row per bin of distances, and nothing for a codec without pairs.
+    """Returns a histogram of the table of `prefix_stability`; a codec without pairs has no rows.
 
     Returns:
-        `codec`, `low` and `high` (edges of the bin), `share` (of the codec's pairs), `mean` (distance of all its
-            pairs).
+        One row per bin: `codec`, `low` and `high` (edges of the bin), `share` (of the codec's pairs), `mean` (distance
+        of all its pairs).
     """
     edges = np.linspace(0, 1, n_bins + 1)
     tables = []

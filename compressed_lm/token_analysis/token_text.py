@@ -1,5 +1,4 @@
-"""The texts that ids stand for, and how much of the vocabulary is used (Lester et al. 2024, section 6.1, appendices C
-and D.8)."""
+"""Texts of ids, and use of the vocabulary (Lester et al. 2024, section 6.1, appendices C and D.8)."""
 
 from collections.abc import Iterator, Sequence
 
@@ -10,37 +9,35 @@ from compressed_lm.codecs.protocol import Codec
 from compressed_lm.errors import InputError
 from compressed_lm.token_analysis.windows import ALL_POSITIONS, common_length, tokens_per_window
 
-_CHECKED_DOCUMENTS = 8  # documents on which windows are tried apart, to see whether they depend on each other
+_CHECKED_DOCUMENTS = 8  # documents used to test whether windows can be decoded independently
 
 
 def token_texts(codec: Codec, documents: Sequence[bytes], *, min_count: int = 2, max_ids: int = 2048) -> pd.DataFrame:
-    """The texts that each id stands for, in all places and, where windows have several tokens, by place in the window.
+    """Returns the texts of each id, at all positions together and, if windows have several tokens, by position.
 
-    The text of a token is what it spells, where tokens have lengths; in windows that decode on their own, the bytes
-    that it adds to those determined by the window's tokens so far, whatever follows; in other codecs, the bytes that it
-    adds to `decode_partial` of the document's ids so far. A token that adds no byte stands for no text: it never counts
-    as one with the id's usual text.
+    The text of a token depends on the codec. If tokens have lengths, it is the decoded token. If windows decode
+    independently, it is the bytes that the token adds to those determined by the previous tokens of the window. In
+    other codecs, it is the bytes that the token adds to `decode_partial` of the previous ids of the document. A token
+    that adds no byte has no text: it never counts as a token with the id's usual text.
 
     Args:
         codec: the codec.
-        documents: text, all of it in memory.
-        min_count: ids seen less often (at a position) are left out; the shares of rare ids are flattering.
-        max_ids: for the other codecs, each of whose ids costs a call of `decode_partial` (with M1, milliseconds to
-            tenths of a second): whole documents are taken in order until they have this many ids.
+        documents: text, all in memory.
+        min_count: ids seen less often (at a position) are left out, because shares of rare ids are biased upwards.
+        max_ids: limit for the other codecs, where each id needs a call of `decode_partial` (with M1, milliseconds to
+            tenths of a second): whole documents are used in order until they have this many ids.
 
     Returns:
-        A row per position and id: `codec`, `position` (place in the window from 0, or -1 for all of them together),
-            `id`,
-        `n` (occurrences), `n_texts` (different texts, "no text" among them), `share` (of occurrences with the most
-            common
-        text), `n_bytes` (mean length of its texts, bytes), `text` (the most common one, other bytes than UTF-8
-            escaped).
+        One row per position and id: `codec`, `position` (in the window from 0, or -1 for all positions together), `id`,
+        `n` (occurrences), `n_texts` (different texts, including "no text"), `share` (of occurrences with the most
+        common text), `n_bytes` (mean length of its texts, bytes), `text` (the most common one, with bytes that are not
+        UTF-8 escaped).
     """
     return texts_of_ids(codec, codec.encode_batch(documents), min_count=min_count, max_ids=max_ids)
 
 
 def texts_of_ids(codec: Codec, sequences: Sequence[np.ndarray], *, min_count: int, max_ids: int) -> pd.DataFrame:
-    """`token_texts` of documents that are encoded already: ids int32[T] of each."""
+    """Returns `token_texts` of encoded documents, ids int32[T] each."""
     tokens = _occurrences(codec, sequences, max_ids)
     tables = [tokens.assign(position=ALL_POSITIONS)] + ([tokens] if tokens_per_window(codec) > 1 else [])
     key = ["position", "id"]
@@ -58,16 +55,16 @@ def texts_of_ids(codec: Codec, sequences: Sequence[np.ndarray], *, min_count: in
 
 
 def _occurrences(codec: Codec, sequences: Sequence[np.ndarray], max_ids: int) -> pd.DataFrame:
-    """`position`, `id` and `text` (bytes) of every token."""
+    """Returns `position`, `id` and `text` (bytes) of every token."""
     window = tokens_per_window(codec)
     sequences = [ids[: len(ids) // window * window] for ids in sequences if len(ids) >= window]
     if not sequences:
-        raise InputError(f"The documents have no whole window of {codec.spec}; give more text.")
+        raise InputError(f"The documents contain no complete window of {codec.spec}. Give more text.")
     if codec.token_byte_lengths(sequences[0]) is not None:
-        ids, spelled_by = np.unique(np.concatenate(sequences), return_inverse=True)
-        texts = np.array(codec.decode_batch(list(ids[:, None])), object)[spelled_by]
+        ids, index = np.unique(np.concatenate(sequences), return_inverse=True)
+        texts = np.array(codec.decode_batch(list(ids[:, None])), object)[index].tolist()
     elif window > 1 and _windows_stand_alone(codec, sequences[:_CHECKED_DOCUMENTS], window):
-        texts = _window_texts(codec, np.concatenate(sequences).reshape(-1, window)).reshape(-1)
+        texts = _window_texts(codec, np.concatenate(sequences).reshape(-1, window)).reshape(-1).tolist()
     else:
         n_documents = int(np.searchsorted(np.cumsum([len(s) for s in sequences]), max_ids)) + 1
         sequences = sequences[:n_documents]
@@ -77,17 +74,17 @@ def _occurrences(codec: Codec, sequences: Sequence[np.ndarray], max_ids: int) ->
 
 
 def _windows_stand_alone(codec: Codec, sequences: Sequence[np.ndarray], window: int) -> bool:
-    """Whether windows decode alone to what they decode to in their documents."""
+    """Returns whether windows decoded alone give the same text as within their documents."""
     apart = [b"".join(codec.decode_batch(list(ids.reshape(-1, window)))) for ids in sequences]
     return apart == codec.decode_batch(sequences)
 
 
 def _window_texts(codec: Codec, windows: np.ndarray) -> np.ndarray:
-    """The bytes that each token of windows int32[N, T] determines after those before it: object[N, T] of bytes.
+    """Returns the bytes that each token of windows int32[N, T] adds to the previous ones: object[N, T] of bytes.
 
-    What the first tokens of a window determine is what all windows that begin with them have in common. The windows
-    with the lowest and the highest code bound them all where codes are ordered as texts are; those that occur in the
-    documents are taken in as well, for codecs that number their texts in another order.
+    The first tokens of a window determine the common prefix of all windows that begin with them. If codes have the
+    order of texts, the windows with the lowest and the highest code bound all others. For codecs with another order,
+    the windows that occur in the documents are included as well.
     """
     unique, number = np.unique(windows, axis=0, return_inverse=True)
     texts = codec.decode_batch(list(unique))
@@ -119,9 +116,13 @@ def _added_texts(codec: Codec, ids: np.ndarray) -> Iterator[bytes]:
 
 
 def text_stability(texts: pd.DataFrame) -> pd.DataFrame:
-    """A summary of `token_texts`: `codec`, `position`, `n_ids`, `stable_ids` (share of ids that always stand for one
-    text), `stable_tokens` (share of tokens whose id does), `usual_tokens` (share of tokens with their id's most common
-    text)."""
+    """Returns a summary of `token_texts`.
+
+    Returns:
+        One row per codec and position: `codec`, `position`, `n_ids`, `stable_ids` (share of ids with a single text),
+        `stable_tokens` (share of tokens with such an id), `usual_tokens` (share of tokens with their id's most common
+        text).
+    """
     rows = []
     for (codec, position), ids in texts.groupby(["codec", "position"], sort=False):
         stable, n = ids["share"] == 1, ids["n"]
@@ -131,17 +132,17 @@ def text_stability(texts: pd.DataFrame) -> pd.DataFrame:
 
 
 def attested_ids(codec: Codec, documents: Sequence[bytes]) -> pd.DataFrame:
-    """Which part of the vocabulary is used, and used again (appendix D.8).
+    """Returns which part of the vocabulary occurs, once and repeatedly (appendix D.8).
 
     Returns:
-        A row per position as in `token_texts`: `codec`, `position`, `n_tokens`, `n_ids` (different ones), `attested`
-        (share of the vocabulary), `repeated` (share of the attested ids that occur twice or more).
+        One row per position as in `token_texts`: `codec`, `position`, `n_tokens`, `n_ids` (different ids), `attested`
+        (share of the vocabulary), `repeated` (share of the attested ids that occur at least twice).
     """
     return attested_of_ids(codec, codec.encode_batch(documents))
 
 
 def attested_of_ids(codec: Codec, sequences: Sequence[np.ndarray]) -> pd.DataFrame:
-    """`attested_ids` of documents that are encoded already: ids int32[T] of each."""
+    """Returns `attested_ids` of encoded documents, ids int32[T] each."""
     window, rows = tokens_per_window(codec), []
     for position in [ALL_POSITIONS, *(range(window) if window > 1 else [])]:
         chosen = [ids if position == ALL_POSITIONS else ids[position::window] for ids in sequences]

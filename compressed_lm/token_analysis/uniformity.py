@@ -1,4 +1,4 @@
-"""How far the bit stream of a codec is from random bits (Lester et al. 2024, section 6.3, appendix D.6)."""
+"""Uniformity of the bit stream of a codec (Lester et al. 2024, section 6.3, appendix D.6)."""
 
 import math
 from collections.abc import Sequence
@@ -19,24 +19,24 @@ def ngram_uniformity(
     n_partitions: int = 20,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """How far the bit n-grams of a codec's stream are from uniform, and those of as many random bits.
+    """Returns the divergence from uniform of the bit n-grams of a codec's stream, and of equally many random bits.
 
-    The stream is the ids of the documents one after another, each in the fewest bits that hold V ids (so a vocabulary
-    that is no power of two cannot be uniform). It is cut into equal parts; the n-grams of a part start at every bit
-    ("overlapping") or at every n-th ("aligned"; parts begin where tokens do). The divergence n - H has H corrected as
-    Miller and Madow do: plus (different n-grams seen - 1) / (2 x n-grams), in nats. It can fall below 0, and with fewer
-    than some 2^n n-grams in a part it is too high; `control_*` then says by how much.
+    The stream is the concatenated ids of the documents, each in the fewest bits for V ids (a vocabulary that is not a
+    power of two therefore cannot be uniform). It is split into equal parts; the n-grams of a part start at every bit
+    ("overlapping") or at every n-th bit ("aligned"; parts start at token boundaries). In the divergence n - H, H has
+    the Miller-Madow correction: plus (different n-grams - 1) / (2 x n-grams), in nats. The divergence can be below 0.
+    With fewer than about 2^n n-grams per part it is too high; `control_*` shows by how much.
 
     Args:
-        codec, documents: the stream, as ids in memory.
-        n_bits: the n's, 1 to 24.
-        n_partitions: parts, over which the percentiles run.
-        seed: of the random bits.
+        codec, documents: the stream; its ids are held in memory.
+        n_bits: values of n, 1 to 24.
+        n_partitions: number of parts; percentiles are over parts.
+        seed: random seed of the random bits.
 
     Returns:
-        A row per kind and n: `codec`, `kind`, `n_bits`, `n_ngrams` (in each part), and `p5`, `p50`, `p95`,
-            `control_p5`,
-        `control_p50`, `control_p95` (percentiles over the parts of the Kullback-Leibler divergence in bits per n-gram).
+        One row per kind and n: `codec`, `kind`, `n_bits`, `n_ngrams` (in each part), and `p5`, `p50`, `p95`,
+        `control_p5`, `control_p50`, `control_p95` (percentiles over parts of the Kullback-Leibler divergence in bits
+        per n-gram).
 
     Raises:
         InputError: the text is too short for the parts.
@@ -48,13 +48,13 @@ def ngram_uniformity(
 def uniformity_of_ids(
     codec: Codec, ids: np.ndarray, n_bits: Sequence[int], *, n_partitions: int, seed: int
 ) -> pd.DataFrame:
-    """`ngram_uniformity` of a stream of ids int32[T]."""
+    """Returns `ngram_uniformity` of a stream of ids int32[T]."""
     width = token_width(codec.vocab_size)
     step = math.lcm(width, *n_bits) // width
     size = len(ids) // n_partitions // step * step
     if size == 0:
         raise InputError(
-            f"{len(ids)} ids of {codec.spec} were given to be cut into {n_partitions} parts of at least {step}; give "
+            f"{len(ids)} ids of {codec.spec} were given. Expected {n_partitions} parts of at least {step} ids: give "
             "more text or fewer parts."
         )
     rng = np.random.default_rng(seed)
@@ -86,7 +86,7 @@ def uniformity_of_ids(
 
 
 def entropy_bits(counts: np.ndarray, *, corrected: bool = True) -> float:
-    """Entropy in bits of the distribution that integer[K] counts were drawn from, corrected as Miller and Madow do."""
+    """Returns the entropy in bits of a distribution from integer[K] counts, with the Miller-Madow correction."""
     seen = counts[counts > 0].astype(float)
     total = seen.sum()
     if not total:
@@ -96,5 +96,5 @@ def entropy_bits(counts: np.ndarray, *, corrected: bool = True) -> float:
 
 
 def kl_to_uniform(counts: np.ndarray) -> float:
-    """Divergence in bits of the distribution that integer[K] counts were drawn from, from the uniform one over K."""
+    """Returns the divergence in bits of a distribution from the uniform one over K, from integer[K] counts."""
     return math.log2(len(counts)) - entropy_bits(counts)

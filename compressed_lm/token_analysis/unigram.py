@@ -15,20 +15,18 @@ SAME, SEPARATE = "same documents, Miller-Madow", "separate documents, add-one"
 def unigram_gain(
     codec: Codec, documents: Sequence[bytes], fit_documents: Sequence[bytes] | None = None
 ) -> pd.DataFrame:
-    """Bits per byte of a uniform and of a unigram model over the ids (table 3); end-of-document is not counted.
+    """Returns bits per byte of a uniform and of a unigram model over the ids (table 3), without end-of-document.
 
     Args:
         codec: the codec.
-        documents: text that is measured.
-        fit_documents: other text to fit the unigram on.
+        documents: text to measure.
+        fit_documents: other text to fit the unigram model on.
 
     Returns:
         `codec`, `fit`, `n_bytes`, `n_tokens`, `uniform` (bits per byte), `unigram` (bits per byte), `gain` (their
-        difference): a row with the entropy of the documents' own ids, corrected as Miller and Madow do (`SAME`), and
-            with
-        `fit_documents` one with frequencies counted there, one added to each (`SEPARATE`). Where the vocabulary is
-            large
-        for the text, the first is too hopeful and the second, which gives most of its mass to ids not seen, too bleak.
+        difference). One row uses the entropy of the documents' own ids with the Miller-Madow correction (`SAME`). With
+        `fit_documents`, a second row uses frequencies counted there plus one (`SEPARATE`). If the vocabulary is large
+        for the text, the first is too low, and the second too high: most of its probability is on unseen ids.
     """
     fit = None if fit_documents is None else codec.encode_batch(fit_documents)
     return gain_of_ids(codec, codec.encode_batch(documents), sum(map(len, documents)), fit)
@@ -37,8 +35,11 @@ def unigram_gain(
 def gain_of_ids(
     codec: Codec, sequences: Sequence[np.ndarray], n_bytes: int, fit_sequences: Sequence[np.ndarray] | None
 ) -> pd.DataFrame:
-    """`unigram_gain` of documents that are encoded already: ids int32[T] of each."""
-    count = lambda parts: np.bincount(np.concatenate([np.zeros(0, np.int32), *parts]), minlength=codec.vocab_size)  # noqa: E731
+    """Returns `unigram_gain` of encoded documents, ids int32[T] each."""
+
+    def count(parts: Sequence[np.ndarray]) -> np.ndarray:
+        return np.bincount(np.concatenate([np.zeros(0, np.int32), *parts]), minlength=codec.vocab_size)
+
     counts = count(sequences)
     n_tokens = int(counts.sum())
     unigrams = {SAME: n_tokens * entropy_bits(counts)}

@@ -30,7 +30,7 @@ def done(model, texts, tmp_path_factory):
 
 
 def row(text=0, length=4, right=4, bits=1.0, format="dense", **more):
-    """A row of results, of a text with 10 bits and one token right without vectors."""
+    """Returns a row of results, of a text with 10 bits and one token right without vectors."""
     base = dict(source="s", k=2, length=length, text=text, format=format, trained=False, right=right, bits=bits)
     base |= dict(
         stored_bytes=32, dimensions=16, right_alone=1, bits_alone=10.0, lowest_bits=bits, exact=right == length
@@ -40,7 +40,8 @@ def row(text=0, length=4, right=4, bits=1.0, format="dense", **more):
 
 def test_rows_are_what_cramming_gives(model, done):
     """A row has the score of cramming the text, all formats are of the same vectors, and their bytes are those of the
-    packed numbers."""
+    packed numbers.
+    """
     folder, given = done
     rows = read_rows(folder / "results.jsonl")
     assert len(rows) == 2 * 8 * 3
@@ -57,7 +58,8 @@ def test_rows_are_what_cramming_gives(model, done):
 
 def test_a_study_goes_on_where_it_was(model, done):
     """Started again it measures nothing twice; a cell that was broken off is measured anew, to the same numbers; other
-    settings in the same folder are refused."""
+    settings in the same folder are refused.
+    """
     folder, given = done
     before = {name: (folder / name).read_text() for name in ("results.jsonl", "cells.jsonl", "paths.jsonl")}
     run_study(model, Bytes(), {"tokens": given}, STUDY, out=folder)
@@ -75,7 +77,8 @@ def test_a_study_goes_on_where_it_was(model, done):
 
 def test_lengths_far_beyond_capacity_are_left_out(model, texts, tmp_path):
     """With `beyond`, the lengths that are measured end with the first so many that are not reached, also where the
-    study is started again in between."""
+    study is started again in between.
+    """
     given = {"tokens": texts(*[12] * 4, seed=3)}
     study = Study(lengths=(6, 8, 10, 12), beyond=2, config=CramConfig(steps=3))
     folder = run_study(model, Bytes(), given, study, out=tmp_path)
@@ -88,7 +91,8 @@ def test_lengths_far_beyond_capacity_are_left_out(model, texts, tmp_path):
 
 def test_cells_and_paths_agree_with_the_rows(done):
     """The gain of a cell is that of its rows, by code length to the bytes of two streams; those that were crammed
-    twice are at the shortest length."""
+    twice are at the shortest length.
+    """
     folder, _ = done
     table = cramming_tables.frame(read_rows(folder / "results.jsonl"))
     for cell in read_rows(folder / "cells.jsonl"):
@@ -125,7 +129,8 @@ def test_the_summary_is_of_the_right_texts():
 
 def test_findings_are_the_numbers_of_the_tables():
     """Sources whose intervals are apart are named, the change of gain per vector and the smallest format that keeps
-    95 % of the gain are told; where nothing can be said there is no sentence."""
+    95 % of the gain are told; where nothing can be said there is no sentence.
+    """
     gains = {("a", 1): (10, 9, 11), ("b", 1): (20, 19, 21), ("c", 1): (11, 9, 13), ("a", 4): (30, 29, 31)}
     summary = pd.DataFrame(
         [
@@ -143,9 +148,9 @@ def test_findings_are_the_numbers_of_the_tables():
     )
     assert findings(summary, formats) == [
         "K = 1: the information gain is 10.0 bits on a and 20.0 on b, 2.00 times as many; the intervals of a and b, c "
-        "and b are apart.",
-        "a: one of 4 vectors removes 7.5 bits, one of 1 10.0: 25% less.",
-        "a, K = 4: int(b=4), 4.10 stored bits a number, keeps 95.3% of the gain, 0.447 bits a number.",
+        "and b do not overlap.",
+        "a: the gain per vector is 7.5 bits with K = 4 and 10.0 with K = 1: 25% less.",
+        "a, K = 4: int(b=4), 4.10 stored bits per number, keeps 95.3% of the gain, 0.447 bits per number.",
     ]
     assert findings(summary[:1], formats[:1]) == []
     assert findings(summary[:1], formats.iloc[[0, 3]])[0].startswith("a, K = 4: no format keeps 95% of the information")

@@ -67,7 +67,7 @@ def test_progress_is_reported():
 
 
 def test_differences_within_a_fit_are_paired(fitted):
-    """alpha - beta comes from the same tables: its spread is that of paired samples; a name and a function agree."""
+    """A difference has the spread of paired samples; a parameter's name and a function give the same."""
     paired = difference(fitted, "alpha", "beta")
     assert paired.value == pytest.approx(fitted.params["alpha"] - fitted.params["beta"])
     assert paired.sd == pytest.approx(np.std(fitted.samples["alpha"] - fitted.samples["beta"], ddof=1))
