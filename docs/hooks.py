@@ -34,6 +34,12 @@ _TESTED = re.compile(r"^```python test$", re.MULTILINE)  # a name after the lang
 _FENCED = re.compile(r"^(```.*?^```)$", re.MULTILINE | re.DOTALL)
 
 
+def root_page() -> str:
+    """Returns the page of the modules outside subpackages."""
+    names = sorted(path.stem for path in (ROOT / "compressed_lm").glob("[a-z]*.py"))
+    return "# compressed_lm\n" + "".join(f"\n::: compressed_lm.{name}\n" for name in names)
+
+
 def subpackages() -> list[str]:
     """Returns the names of the subpackages that have a page."""
     return sorted(path.parent.name for path in ROOT.glob("compressed_lm/*/__init__.py"))
@@ -61,7 +67,7 @@ def command_pages() -> dict[str, str]:
 
 def generated_pages() -> dict[str, str]:
     """Returns every page that is generated, by its URI, and every included one, with links not yet rewritten."""
-    pages = {f"api/{name}.md": api_page(name) for name in subpackages()}
+    pages = {"api/index.md": root_page()} | {f"api/{name}.md": api_page(name) for name in subpackages()}
     return pages | command_pages() | {uri: (ROOT / file).read_text() for uri, file in INCLUDED.items()}
 
 

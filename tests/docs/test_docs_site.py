@@ -69,6 +69,12 @@ def test_tables_are_filled_in(site):
             assert any(line.startswith(f"| `{example}") for line in rows), (page, name)
 
 
+def test_the_layout_names_every_subpackage():
+    """The page on the layout has a line for each subpackage."""
+    page = (ROOT / "docs" / "layout.md").read_text()
+    assert not [name for name in HOOKS["subpackages"]() if f"\n  {name}/ " not in page]
+
+
 def test_an_included_page_with_a_broken_link_is_refused():
     """A link of an included page that leads nowhere names the page and the target."""
     with pytest.raises(ValueError, match="experiments/README.md links to gone.md"):
