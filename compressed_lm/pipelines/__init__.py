@@ -1,1 +1,1 @@
-"""Several subpackages in a row: the demo, sweeps over a grid, refitted dictionaries."""
+"""Pipelines over several subpackages: demo, sweeps over a grid, dictionary refits."""

@@ -1,55 +1,61 @@
-"""The whole job on real text: corpus, M1, codecs, token stores, M2 over each codec, evaluation, report.
+"""Demo of the whole pipeline: corpus, M1, codecs, token stores, M2 over each codec, evaluation, report.
 
-Every stage goes on where a killed run left off: stores shard by shard, models from their newest checkpoint.
+A killed demo resumes in every stage: stores shard by shard, models from their newest checkpoint.
 """
 
 import dataclasses
 import json
+import os
 import pathlib
 import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from compressed_lm import codecs, configuration, io, scaling, settings
 from compressed_lm.codecs.protocol import Codec
 from compressed_lm.data.corpus import Corpus
-from compressed_lm.data.job import compress
 from compressed_lm.data.sources import open_corpus
+from compressed_lm.data.store import TokenStore
 from compressed_lm.errors import InputError
 from compressed_lm.evaluation import BitsPerByte, generate, predict_fn, run_row
+from compressed_lm.formatting import byte_size, duration, si
 from compressed_lm.io import jsonl, locks
 from compressed_lm.models import model_vocab_size
 from compressed_lm.pipelines import m1 as m1_model
 from compressed_lm.pipelines import stages
 from compressed_lm.pipelines.build_codec import build_in, codec_folder
+from compressed_lm.pipelines.token_store import token_store
 from compressed_lm.settings import setting
 from compressed_lm.terminal import print_flush
 from compressed_lm.training import load_run
 from compressed_lm.training import train as train_model
 from compressed_lm.training.config import FREE_FIELDS
+from compressed_lm.training.step import Params
 
 GIN, CONFIG = "runs/demo.gin", "config.gin"
 _GROWING = ("codecs", "codecs_shown", "curve_codecs", "curve_sizes", "curve_points", "sample_tokens")
-"""Settings that add to a demo, or print more of it: they may change when it is started again."""
+"""Settings that only add to a demo: they may change when it is started again."""
 
 _BOUND = re.compile(r"^(\S+) = (.*?)(?=^\S|\Z)", re.MULTILINE | re.DOTALL)
 
 
 @dataclasses.dataclass(frozen=True)
 class DemoConfig:
-    """What the demo runs; M1 and M2 are described by `m1/model`, `m1/train`, `m2/model` and `m2/train`.
+    """Configuration of the demo; `m1/model`, `m1/train`, `m2/model` and `m2/train` configure M1 and M2.
 
     Attributes:
         corpus: source of the training documents, and of the validation documents unless `validation` is set.
         validation: source of the validation documents.
-        train_bytes: most bytes of text that any model may see.
+        train_bytes: maximum bytes of training text.
         validation_bytes: bytes of validation text.
-        m1: "train", or "pretrained" for the M1 that comes with the package.
-        codecs: spellings of the codecs that get an M2.
-        codecs_shown: codecs that are built, checked and shown in the table of ratios only.
-        curve_codecs: codecs that also get an M2 of each of `curve_sizes`.
+        m1: "train", or "pretrained" for the M1 of the package.
+        codecs: specs of the codecs with an M2.
+        codecs_shown: specs of codecs in the table of ratios only, without a model.
+        curve_codecs: specs of codecs that also have an M2 of each of `curve_sizes`.
         curve_sizes: model sizes of the fitted curves.
         curve_points: evaluations during one training run, for the learning curves.
         n_shards: shards of each token store.
-        sample_tokens: length of the generated samples.
+        sample_tokens: tokens of each generated sample.
     """
 
     corpus: str = "installed_docs"
@@ -65,34 +71,40 @@ class DemoConfig:
     n_shards: int = setting(2, low=1)
     sample_tokens: int = setting(96, low=1)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         settings.check(self)
 
 
 Demo = configuration.register("demo", DemoConfig)
 
 
-def run(out, *, gin_files=(GIN,), bindings=(), report=print_flush) -> pathlib.Path:
-    """Runs the demo, or what is left of it, in a folder. Returns the path of report.html.
+def run(
+    out: str | os.PathLike,
+    *,
+    gin_files: Sequence[str] = (GIN,),
+    bindings: Sequence[str] = (),
+    report: Callable[[str], None] = print_flush,
+) -> pathlib.Path:
+    """Runs the demo, or the rest of it, in a folder. Returns the path of report.html.
 
     Args:
         out: the folder.
         gin_files, bindings: configuration; see `configuration.load`.
-        report: receives one line a stage.
+        report: receives one line per stage.
 
     Raises:
         InputError: the corpus or the configuration cannot be used.
     """
     resolved = configuration.load(gin_files, bindings, scopes=("m1", "m2"))
-    config, out = Demo(), io.local_path(out, "The folder of the demo")
-    io.check_output(out, "The folder of the demo", folder=True)
-    with locks.held(out):
-        _refuse_other_settings(out / CONFIG, resolved)
-        return _Demo(config, out, report).run(resolved)
+    config, folder = Demo(), io.local_path(out, "The folder of the demo")
+    io.check_output(folder, "The folder of the demo", folder=True)
+    with locks.held(folder):
+        _refuse_other_settings(folder / CONFIG, resolved)
+        return _Demo(config, folder, report).run(resolved)
 
 
 def _refuse_other_settings(path: pathlib.Path, resolved: str) -> None:
-    """Raises InputError where a demo was begun with settings that contradict these: what it made rests on them."""
+    """Raises InputError if a demo was started with settings that contradict these, because its files depend on them."""
     if not path.exists():
         return
     before, now = (dict(_BOUND.findall(text)) for text in (path.read_text(encoding="utf-8"), resolved))
@@ -103,25 +115,28 @@ def _refuse_other_settings(path: pathlib.Path, resolved: str) -> None:
     ]
     if differing:
         raise InputError(
-            f"{path.parent} holds a demo that was begun with other settings ({'; '.join(differing)}). Give those to go "
-            "on with it, or another folder (--out)."
+            f"{path.parent} holds a demo that was begun with other settings ({'; '.join(differing)}). Give those "
+            "settings to resume it, or another folder (--out)."
         )
 
 
 class _Demo:
-    def __init__(self, config: DemoConfig, out: pathlib.Path, report):
+    """Run of the demo in a folder."""
+
+    def __init__(self, config: DemoConfig, out: pathlib.Path, report: Callable[[str], None]):
         self.config, self.out, self.report = config, out, report
-        self.log: list[dict] = []
+        self.log: list[dict[str, Any]] = []
+        self.bytes = codecs.create("bytes")
 
     def run(self, resolved: str) -> pathlib.Path:
         corpus = self._check()
         self.report(f"Running on {stages.describe_devices()}; everything goes to {self.out}.")
         with stages.stage("corpus", self.log, report=self.report) as done:
             self.text = {
-                split: compress(
+                split: token_store(
                     corpus,
                     split,
-                    codecs.Bytes(),
+                    self.bytes,
                     self.out / "stores" / "bytes" / split,
                     n_shards=self.config.n_shards,
                     max_bytes=limit,
@@ -131,12 +146,12 @@ class _Demo:
             }
             done.append(
                 "; ".join(
-                    f"{split} {s.n_documents:,} documents, {s.n_bytes / 1e6:.2f} MB" for split, s in self.text.items()
+                    f"{split} {s.n_documents:,} documents, {byte_size(s.n_bytes)}" for split, s in self.text.items()
                 )
                 + f" from {corpus.spec}."
             )
-        io.write_atomic(self.out / CONFIG, resolved)  # the text is that of the folder: the demo is accepted
-        # From here on the documents come from the store of raw bytes, whatever the source was.
+        io.write_atomic(self.out / CONFIG, resolved)  # the text matches the folder: accept the settings
+        # From here on, documents are read from the store of raw bytes.
         self.corpora = {split: open_corpus(f"store:{store.path}") for split, store in self.text.items()}
 
         m1, m1_row = self._m1()
@@ -163,17 +178,17 @@ class _Demo:
             "versions": ", ".join(f"{name} {version}" for name, version in run_row.versions().items()),
         }
         io.write_atomic(self.out / "meta.json", json.dumps(meta, indent=1))
-        from compressed_lm.reports.run import report  # matplotlib: only when there is something to draw
+        from compressed_lm.reports.run import report  # imports matplotlib
 
         paths = report(self.out)
         total = sum(entry["seconds"] for entry in self.log)
         self.report(
-            f"The report is {paths.html} (and {paths.markdown.name} beside it). It took {total / 60:.1f} minutes."
+            f"The report is {paths.html} (and {paths.markdown.name} in the same folder). It took {duration(total)}."
         )
         return paths.html
 
     def _check(self) -> Corpus:
-        """Returns the corpus. Raises InputError for what can be known to be wrong before anything is made."""
+        """Returns the corpus, after a check of all settings before any file is written."""
         for spec in (*self.config.codecs, *self.config.codecs_shown, *self.config.curve_codecs):
             codecs.canonical_spec(spec)
         for scope in ("m1", "m2"):
@@ -181,16 +196,28 @@ class _Demo:
             configuration.model(8, scope)
         for size in self.config.curve_sizes:
             configuration.model(8, "m2", size=size)
+        self._steps()
         corpus = open_corpus(self.config.corpus, validation=self.config.validation)
         if not self.out.exists():
             corpus.probe("train", "validation")
         return corpus
 
-    def _m1(self) -> tuple[codecs.M1, dict]:
+    def _steps(self) -> int:
+        """Returns the updates of each M2.
+
+        Raises:
+            InputError: the setting is not a number of updates; the demo needs it before token stores exist.
+        """
+        steps = configuration.train("m2").steps
+        if not isinstance(steps, int):
+            raise InputError(f"m2/train.steps={steps!r} was given. The demo expects a number of steps, such as 400.")
+        return steps
+
+    def _m1(self) -> tuple[codecs.M1, dict[str, Any]]:
         with stages.stage("M1", self.log, report=self.report) as done:
             if self.config.m1 == m1_model.PRETRAINED:
                 m1, row = m1_model.pretrained_m1(self.text["validation"])
-                done.append(f"{m1.hash[:12]} comes with the package; {row['bits_per_byte']:.3f} bits per byte here.")
+                done.append(f"{m1.hash[:12]} of the package; {row['bits_per_byte']:.3f} bits per byte here.")
                 return m1, row
             store = self.text["train"]
             result = train_model(
@@ -198,20 +225,21 @@ class _Demo:
             )
             m1 = m1_model.export_m1(self.out / "m1", store)
             row = run_row.evaluate_run(
-                self.out / "m1", codec=codecs.Bytes(), store=self.text["validation"], train_store=store, group="m1"
+                self.out / "m1", codec=self.bytes, store=self.text["validation"], train_store=store, group="m1"
             ) | {"run": "m1"}
             row["m1_exact_bits_per_byte"] = m1_model.exact_bits_per_byte(
                 m1, list(self.corpora["validation"].documents())
             )
             done.append(
-                f"{row['n_nonembed']:,} parameters without embeddings, {result.n_tokens / 1e6:.1f} MB of "
+                f"{row['n_nonembed']:,} parameters without embeddings, {byte_size(result.n_tokens)} of "
                 f"text; {row['bits_per_byte']:.3f} bits per byte on validation, "
-                f"{row['m1_exact_bits_per_byte']:.3f} through its exact integer tables."
+                f"{row['m1_exact_bits_per_byte']:.3f} with its exact integer tables."
             )
         return m1, row
 
     def _codecs(self, m1: codecs.M1) -> dict[str, Codec]:
-        built, compiled = {}, {}
+        built: dict[str, Codec] = {}
+        compiled: dict[tuple, Any] = {}
         specs = [*self.config.codecs, *self.config.codecs_shown]
         with stages.stage("codecs", self.log, report=self.report) as done:
             for spec in specs:
@@ -226,18 +254,22 @@ class _Demo:
             done.append(f"{len(built)} codecs saved in {self.out / 'codecs'}.")
         return built
 
-    def _stores(self, built: dict[str, Codec], m1_bits_per_byte: float):
-        """Token stores of every codec, and how well each compresses."""
-        stores, ratios, trained = {}, [], {codecs.canonical_spec(spec) for spec in self.config.codecs}
-        tokens = configuration.train("m2")
-        needed = tokens.steps * tokens.batch_size * tokens.seq_len
+    def _stores(
+        self, built: dict[str, Codec], m1_bits_per_byte: float
+    ) -> tuple[dict[str, dict[str, TokenStore]], list[dict[str, Any]]]:
+        """Returns the token stores of every codec, and rows of compression ratios."""
+        stores: dict[str, dict[str, TokenStore]] = {}
+        ratios = []
+        trained = {codecs.canonical_spec(spec) for spec in self.config.codecs}
+        train = configuration.train("m2")
+        needed = self._steps() * train.batch_size * train.seq_len
         with stages.stage("compress", self.log, report=self.report) as done:
             for spec, codec in built.items():
                 folder = self.out / "stores" / codec_folder(spec)
                 if spec == "bytes":
                     stores[spec] = dict(self.text)
                 else:
-                    validation = compress(
+                    validation = token_store(
                         self.corpora["validation"],
                         "train",
                         codec,
@@ -247,9 +279,9 @@ class _Demo:
                     )
                     stores[spec] = {"validation": validation}
                     if spec in trained:
-                        # Enough text for one epoch, with a little over for what differs between the two splits.
+                        # Text for one epoch, plus 10 % because the splits have different bytes per token.
                         limit = int(1.1 * needed * validation.n_bytes / (validation.n_tokens + validation.n_documents))
-                        stores[spec]["train"] = compress(
+                        stores[spec]["train"] = token_store(
                             self.corpora["train"],
                             "train",
                             codec,
@@ -261,14 +293,16 @@ class _Demo:
                 ratios.append(run_row.ratio_row(codec, stores[spec]["validation"], m1_bits_per_byte))
             done.append(
                 ", ".join(f"{r['codec']} {r['bytes_per_token']:.2f}" for r in ratios)
-                + " bytes per token; texts were decoded again and compared."
+                + " bytes per token; texts were decoded and compared."
             )
         return stores, ratios
 
-    def _models(self, built: dict[str, Codec], stores) -> list[tuple[str, str, float]]:
-        """Trains M2 over every codec: (run folder, codec spec, seconds of training)."""
+    def _models(
+        self, built: dict[str, Codec], stores: Mapping[str, Mapping[str, TokenStore]]
+    ) -> list[tuple[str, str, float]]:
+        """Trains M2 over every codec, and returns (run folder, codec spec, seconds of training) of each."""
         config = configuration.train("m2")
-        plan = [(codecs.canonical_spec(spec), None) for spec in self.config.codecs]
+        plan: list[tuple[str, str | None]] = [(codecs.canonical_spec(spec), None) for spec in self.config.codecs]
         base = configuration.model(8, "m2")
         for spec in map(codecs.canonical_spec, self.config.curve_codecs):
             plan += [
@@ -287,21 +321,24 @@ class _Demo:
                     seq_len=config.seq_len,
                     stride=4,
                 )
-                config_here = dataclasses.replace(config, eval_every=max(1, config.steps // self.config.curve_points))
+                config_here = dataclasses.replace(config, eval_every=max(1, self._steps() // self.config.curve_points))
                 result = train_model(
                     config_here,
                     model,
                     stores[spec]["train"],
                     out=self.out / "m2" / name,
-                    eval_fn=lambda params, step, e=evaluator: dict(e.run(params)),
+                    eval_fn=_eval_fn(evaluator),
                 )
                 runs.append((f"m2/{name}", spec, result.seconds["train"]))
-            done.append(
-                f"{len(runs)} models, {result.n_tokens / 1e6:.2f}M tokens each, on {len(plan)} (codec, size) pairs."
-            )
+            done.append(f"{len(runs)} models, {si(result.n_tokens)} tokens each, on {len(plan)} (codec, size) pairs.")
         return runs
 
-    def _evaluate(self, runs, built: dict[str, Codec], stores) -> list[dict]:
+    def _evaluate(
+        self,
+        runs: Sequence[tuple[str, str, float]],
+        built: dict[str, Codec],
+        stores: Mapping[str, Mapping[str, TokenStore]],
+    ) -> list[dict[str, Any]]:
         with stages.stage("evaluate", self.log, report=self.report) as done:
             rows = [
                 run_row.evaluate_run(
@@ -320,7 +357,7 @@ class _Demo:
             )
         return rows
 
-    def _samples(self, runs, built: dict[str, Codec]) -> dict[str, str]:
+    def _samples(self, runs: Sequence[tuple[str, str, float]], built: dict[str, Codec]) -> dict[str, str]:
         samples = {}
         with stages.stage("generate", self.log, report=self.report) as done:
             for name, spec, _ in runs[: len(self.config.codecs)]:
@@ -332,3 +369,7 @@ class _Demo:
                 )
             done.append(f"{len(samples)} samples of {self.config.sample_tokens} tokens.")
         return samples
+
+
+def _eval_fn(evaluator: BitsPerByte) -> Callable[[Params, int], dict[str, float]]:
+    return lambda params, step: dict(evaluator.run(params))

@@ -1,4 +1,4 @@
-"""The cells of a sweep: every combination of codec, size, length, seed and other settings."""
+"""Cells of a sweep: all combinations of codec, size, length, seed and other settings."""
 
 import dataclasses
 import hashlib
@@ -23,9 +23,9 @@ class Cell:
     """One run of a grid.
 
     Attributes:
-        label: name of its codec among those of the sweep.
+        label: name of its codec in the sweep.
         choices: its settings, as (name, value).
-        name: of its folder: the codec, the size, the length and the seed, and what else has several values in the grid.
+        name: name of its folder: codec, size, length, seed, and other settings with several values in the grid.
     """
 
     label: str
@@ -41,14 +41,14 @@ def grid(
     seeds: Sequence[int] = (0,),
     settings: Sequence[str] = (),
 ) -> list[Cell]:
-    """Every combination, codecs outermost.
+    """Returns all combinations; the codec varies slowest.
 
     Args:
         labels: names of codecs.
-        sizes: model sizes; none where the configuration gives one.
-        tokens: lengths of the runs, such as "20M" (tokens), or any duration (`training.durations`), such as "300MB" of
-            text, which is more or fewer tokens depending on the codec. None where the configuration gives the steps.
-        seeds: seeds.
+        sizes: model sizes; empty if the configuration sets the size.
+        tokens: lengths of the runs, such as "20M" (tokens), or other durations (`training.durations`), such as "300MB"
+            of text; its number of tokens depends on the codec. Empty if the configuration sets the steps.
+        seeds: random seeds.
         settings: "name=value" or "name=value,value" each.
 
     Raises:
@@ -60,8 +60,9 @@ def grid(
     axes.append([("train.seed", str(seed)) for seed in seeds])
     named = {axis[0][0] for axis in axes if len(axis) > 1} | {"model.size", "train.steps", "train.seed"}
     cells = [
-        Cell(label, tuple(choices), "-".join([label, *(_shown(*choice) for choice in choices if choice[0] in named)]))
-        for label, *choices in itertools.product(labels, *axes)
+        Cell(label, choices, "-".join([label, *(_shown(*choice) for choice in choices if choice[0] in named)]))
+        for label in labels
+        for choices in itertools.product(*axes)
     ]
     names = [cell.name for cell in cells]
     if repeated := [name for name in names if names.count(name) > 1]:
@@ -70,14 +71,14 @@ def grid(
 
 
 def _shown(name: str, value: str) -> str:
-    """A setting in the name of a cell: 25m, 20M (tokens), s0, learning_rate=1e-3."""
+    """Returns a setting as part of a cell name: 25m, 20M (tokens), s0, learning_rate=1e-3."""
     known = {"model.size": "", "train.steps": "", "train.seed": "s"}
     prefix = known.get(name, f"{name.replace('/', '.').removeprefix('train.').removeprefix('model.')}=")
     return prefix + re.sub(r"[^\w.+-]+", "", value.removesuffix(" tokens"))
 
 
 def _setting(text: str) -> tuple[str, list[str]]:
-    """The name and the values of "name=value,value"; commas inside brackets or quotes belong to a value."""
+    """Returns name and values of "name=value,value"; commas inside brackets or quotes belong to a value."""
     name, _, rest = text.partition("=")
     values, depth, quote = [""], 0, ""
     for character in rest:
@@ -93,23 +94,23 @@ def _setting(text: str) -> tuple[str, list[str]]:
             depth += (character in "([{") - (character in ")]}")
     if not all(value.strip() for value in values):
         raise InputError(
-            f"{text!r} was given where a setting such as train.learning_rate=1e-3 or, for a grid, "
-            "train.learning_rate=1e-3,3e-3 was expected."
+            f"{text!r} was given. Expected a setting such as train.learning_rate=1e-3 or, for a grid, "
+            "train.learning_rate=1e-3,3e-3."
         )
     return name.strip(), [value.strip() for value in values]
 
 
 def is_spec(source: str) -> bool:
-    """Whether a codec is named by its spelling, to be built; if not, by directory, file or the name it ships under."""
+    """Returns whether a codec source is a spec to build, not a directory, file or name of a codec in the package."""
     is_path = "/" in source or source in codecs.shipped() or pathlib.Path(source).exists()
     return source.split("(")[0].strip() in codecs.FAMILIES or not is_path
 
 
 def labelled(sources: Sequence[str]) -> dict[str, str]:
-    """Codecs by what their folders are called: a spelling without brackets, or the name of a directory or file.
+    """Returns label -> codec; the label is a spec without brackets, or the name of a directory or file.
 
     Raises:
-        InputError: two would be called the same.
+        InputError: two codecs have the same label.
     """
     found: dict[str, str] = {}
     for source in sources:
@@ -118,7 +119,7 @@ def labelled(sources: Sequence[str]) -> dict[str, str]:
         if label in found:
             raise InputError(
                 f"The codecs {found[label]} and {source} were given, and both would be called {label}. Give each codec "
-                "once, and different names to different directories."
+                "once, and rename directories of the same name."
             )
         found[label] = source
     return found
@@ -126,14 +127,14 @@ def labelled(sources: Sequence[str]) -> dict[str, str]:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """A cell with its configuration.
+    """Cell with its configuration.
 
     Attributes:
         cell: the cell.
-        text: the configuration as gin text, complete.
-        train, model: the run; durations are whole steps where the token stores are known.
-        codec: its codec, once that is needed.
-        stores: split -> token store; empty where they are not made yet.
+        text: complete configuration as gin text.
+        train, model: configuration of the run; durations are whole steps if the token stores exist.
+        codec: its codec; None until the token stores exist.
+        stores: split -> token store; empty until they exist.
     """
 
     cell: Cell
@@ -146,7 +147,7 @@ class Plan:
     @property
     def tokens(self) -> int:
         """Tokens of training."""
-        return self.train.steps * self.train.batch_size * self.train.seq_len
+        return int(self.train.steps) * self.train.batch_size * self.train.seq_len
 
     @property
     def flops(self) -> float:
@@ -155,16 +156,16 @@ class Plan:
 
     @property
     def epochs(self) -> float:
-        """How often the text is read."""
+        """Number of passes over the text."""
         return self.tokens / durations.rates(self.stores["train"])["tokens_per_epoch"]
 
     @property
     def record(self) -> dict:
-        """What the run's folder says about it."""
+        """Description of the run in its folder."""
         return run_dir.describe(self.train, self.model, self.stores["train"])
 
     @property
     def identity(self) -> str:
-        """Hex digest of all that decides the row of the run table."""
+        """Hex digest of everything that determines the row of the run table."""
         parts = run_dir.config_hash(self.record), self.stores["validation"].fingerprint
         return hashlib.sha256(" ".join(parts).encode()).hexdigest()[:16]

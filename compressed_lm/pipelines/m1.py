@@ -1,7 +1,9 @@
-"""The byte model M1: from a trained run to exact integers, and from a folder."""
+"""Byte model M1: conversion of a trained run to exact integers, and loading."""
 
 import json
+import os
 import pathlib
+from typing import Any
 
 import numpy as np
 
@@ -17,18 +19,21 @@ PRETRAINED = "pretrained"
 CALIBRATION_ROWS = 256
 
 
-def export_m1(run_dir, store: TokenStore) -> codecs.M1:
-    """The exact integer form of a trained byte model, also written to `m1.npz` in its folder.
+def export_m1(run_dir: str | os.PathLike, store: TokenStore) -> codecs.M1:
+    """Returns the exact integer form of a trained byte model, and writes it to `m1.npz` in its folder.
 
     Args:
         run_dir: a finished training run over the `bytes` codec.
-        store: the token store it was trained on; rows from all over it calibrate the ranges of activations.
+        store: the token store it was trained on; rows spread over the store calibrate the ranges of activations.
+
+    Raises:
+        InputError: the run has another codec.
     """
     run = load_run(run_dir)
     if run.codec_spec != "bytes":
         raise InputError(
-            f"{run_dir} was trained on the codec {run.codec_spec}. M1 is a model over the codec bytes: train "
-            "one with `compressed-lm train-m1`."
+            f"{run_dir} was trained on the codec {run.codec_spec}. Expected a model over the codec bytes: train one "
+            "with `compressed-lm train-m1`."
         )
     rows = store.rows(run.train_config.seq_len)
     chosen = np.linspace(0, len(rows) - 1, min(CALIBRATION_ROWS, len(rows))).astype(int)
@@ -42,22 +47,25 @@ def export_m1(run_dir, store: TokenStore) -> codecs.M1:
     return m1
 
 
-def load_m1(directory) -> codecs.M1:
-    """The exact M1 in a folder that `train-m1` (or the demo) wrote, or the one that comes with the package
-    (`PRETRAINED`)."""
+def load_m1(directory: str | os.PathLike) -> codecs.M1:
+    """Returns the exact M1 in a folder of `train-m1` or the demo, or the one of the package (`PRETRAINED`).
+
+    Raises:
+        InputError: the folder holds no M1.
+    """
     known = str(directory) == PRETRAINED
     path = (codecs.registry.PRETRAINED / "m1-en" if known else io.local_path(directory, "The folder of M1")) / M1_FILE
     if not path.exists():
         raise InputError(
-            f"{directory} holds no {M1_FILE}. Give the folder that `compressed-lm train-m1` wrote, or {PRETRAINED}."
+            f"{directory} holds no {M1_FILE}. Give the output folder of `compressed-lm train-m1`, or {PRETRAINED}."
         )
     return codecs.M1.from_bytes(path.read_bytes())
 
 
-def pretrained_m1(store: TokenStore) -> tuple[codecs.M1, dict]:
-    """The M1 that comes with the package and its row of the run table, measured on a store of raw validation text.
+def pretrained_m1(store: TokenStore) -> tuple[codecs.M1, dict[str, Any]]:
+    """Returns the M1 of the package and its row of the run table, for a store of raw validation text.
 
-    The row is that of its training; the bits per byte are those of its integer tables on this text.
+    The row is that of its training, with the bits per byte of its integer tables on this text.
     """
     m1 = load_m1(PRETRAINED)
     row = json.loads((codecs.registry.PRETRAINED / "m1-en" / "row.json").read_text())
@@ -69,8 +77,10 @@ def pretrained_m1(store: TokenStore) -> tuple[codecs.M1, dict]:
 
 
 def exact_bits_per_byte(m1: codecs.M1, documents: list[bytes]) -> float:
-    """Bits per byte that the integer tables assign to documents, ends included: what the coder would reach without
-    rounding its interval."""
+    """Returns the bits per byte of documents under the integer tables, with end-of-document.
+
+    A coder without rounding of its interval would reach this value.
+    """
     symbols = [np.append(np.frombuffer(d, np.uint8).astype(np.int32), tables.END) for d in documents]
     context = m1.config.context
     rows = [np.pad(s, (0, -len(s) % context), constant_values=tables.END).reshape(-1, context) for s in symbols]

@@ -1,4 +1,4 @@
-"""From a trained M1 to a dictionary codec: `compressed-lm compile`."""
+"""Dictionary codec from a trained M1, with refit rounds: `compressed-lm compile`."""
 
 import dataclasses
 import pathlib
@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from compressed_lm import codecs, io
+from compressed_lm.codecs.eiw import EIW
 from compressed_lm.data.store import TokenStore
 from compressed_lm.data.window_starts import WindowStarts
 from compressed_lm.errors import InputError
@@ -17,7 +18,7 @@ from compressed_lm.terminal import print_flush
 from compressed_lm.training import Start, TrainConfig, load_run, train
 
 START_CONTEXT = 64
-"""Bytes from a window's start on that M1 is refitted to: the context of a codec with b up to 16."""
+"""Bytes after the start of a window in refit rows: the context of a codec with b up to 16."""
 
 REFIT = TrainConfig(
     steps=400,
@@ -43,28 +44,34 @@ def refit(
     max_bytes: int = REFIT_BYTES,
     report: Callable[[str], None] = print_flush,
 ) -> codecs.Codec:
-    """A dictionary codec whose M1 knows where its windows start.
+    """Returns a dictionary codec whose M1 is trained on rows that start at windows.
 
-    Each round parses M1's training text with the present dictionary, trains M1 on from where it was, on rows that begin
-    at its windows, and compiles the dictionary again: the first byte of a window is no random byte. What a round has
-    finished is kept, and the best round, in bytes per token on the training text, is returned.
+    Each round parses M1's training text with the current dictionary, continues the training of M1 on rows that start at
+    windows, and compiles the dictionary again. This helps because the first byte of a window is not a random byte.
+    Finished rounds are kept and not repeated. The result is the round with the most bytes per token on the training
+    text.
 
     Args:
         spec: a compiled codec, such as `eiw(b=16,fill=best,v=65536)`.
-        m1_dir: a folder that `train-m1` wrote.
-        rounds: how often to refit; 0 only compiles.
+        m1_dir: output folder of `train-m1`.
+        rounds: number of refit rounds; 0 only compiles.
         out: folder for the rounds.
-        config: of one round's training.
-        max_bytes: text to parse.
+        config: training configuration of one round.
+        max_bytes: bytes of text to parse.
+        report: receives one line per round.
+
+    Raises:
+        InputError: the folder holds rounds of another spec or M1, or the spec has no dictionary.
     """
     spec, out = codecs.canonical_spec(spec), io.local_path(out, "The folder of the rounds")
     run, store = load_run(m1_dir), TokenStore.open(pathlib.Path(m1_dir) / "tokens")
-    codec, best = _compiled(spec, load_m1(m1_dir), out / "round-0"), None
+    codec = best = _compiled(spec, load_m1(m1_dir), out / "round-0")
+    best_ratio = 0.0
     for round_ in range(rounds + 1):
         starts = WindowStarts(store, codec, max_bytes=max_bytes)
         report(f"round {round_}: {starts.bytes_per_token:.4f} bytes per token on the training text")
-        if best is None or starts.bytes_per_token > best[0]:
-            best = starts.bytes_per_token, codec
+        if starts.bytes_per_token > best_ratio:
+            best_ratio, best = starts.bytes_per_token, codec
         if round_ == rounds:
             break
         folder = out / f"round-{round_ + 1}"
@@ -75,25 +82,27 @@ def refit(
         inputs = np.asarray(shift_right(sample, starts.eod_id))
         m1 = codecs.M1(*exact.quantise(run.params, run.model_config, inputs, context=START_CONTEXT))
         codec = _compiled(spec, m1, folder)
-    return best[1]
+    return best
 
 
 def _compiled(spec: str, m1: codecs.M1, folder: pathlib.Path) -> codecs.Codec:
-    """The codec that an earlier call compiled in a folder with this M1, or a new one.
+    """Returns the codec compiled in a folder with this M1; compiles it if it does not exist.
 
     Raises:
-        InputError: the folder holds the codec of another spec or another M1.
+        InputError: the folder holds the codec of another spec or M1, or the spec has no dictionary.
     """
     path = folder / "codec.clmd"
     if path.exists():
         codec = codecs.load(path)
         if (codec.spec, codec.m1_hash) != (spec, m1.hash):
             raise InputError(
-                f"{path} holds {codec.spec} of the M1 {codec.m1_hash[:12]}, and {spec} of the M1 {m1.hash[:12]} was "
-                "asked for. Give the settings that its rounds were started with, or another file to write."
+                f"{path} holds {codec.spec} of the M1 {str(codec.m1_hash)[:12]}, and {spec} of the M1 {m1.hash[:12]} "
+                "was requested. Give the settings with which its rounds were started, or another output file."
             )
         return codec
     codec = build(spec, m1=m1)
+    if not isinstance(codec, EIW):
+        raise InputError(f"The codec {spec} has no dictionary. Expected a compiled codec, such as eiw(b=16,v=65536).")
     codecs.save_dictionary(codec, path)
     return codec
 

@@ -13,7 +13,16 @@ from compressed_lm.terminal import print_flush
 
 @contextlib.contextmanager
 def stage(name: str, log: list[dict], *, report: Callable[[str], None] = print_flush) -> Iterator[list[str]]:
-    """Times a stage; what the block appends to the list becomes the one line that says what it did."""
+    """Times a stage and reports it in one line.
+
+    Args:
+        name: name of the stage.
+        log: receives the name, seconds and line of the stage.
+        report: receives the lines to print.
+
+    Yields:
+        A list; the texts that the block appends describe what it did.
+    """
     done: list[str] = []
     report(f"[{name}] ...")
     start = time.monotonic()
@@ -25,7 +34,7 @@ def stage(name: str, log: list[dict], *, report: Callable[[str], None] = print_f
 
 
 def describe_devices() -> str:
-    """One line on where computations run."""
+    """Returns one line about the devices in use."""
     devices = jax.devices()
     return (
         f"{len(devices)} {devices[0].platform} device{'s' if len(devices) > 1 else ''} "

@@ -1,27 +1,29 @@
-"""A grid of runs on the same text, one after the other or as launch commands. All land in one run table.
+"""Sweep: a grid of runs on the same text, run one after another or as launch commands, in one run table.
 
-    OUT/codecs/CODEC             codecs that were built for the sweep
-    OUT/stores/CODEC/SPLIT       token stores, one for all runs over a codec
+    OUT/codecs/CODEC             codecs built for the sweep
+    OUT/stores/CODEC/SPLIT       token stores, shared by all runs over a codec
     OUT/cells/CELL.gin           complete configurations, for launch commands
     OUT/runs/CELL                the runs
     OUT/runs.jsonl               the run table; `compressed-lm report OUT` draws it
 
-A sweep that was killed goes on where it was when it is started again: stores shard by shard, runs from their newest
-checkpoint. A run that is in the table with the same configuration, tokens and validation text is not repeated.
+A killed sweep resumes when it is started again: stores shard by shard, runs from their newest checkpoint. A run that is
+in the table with the same configuration, tokens and validation text is not repeated.
 """
 
 import contextlib
 import dataclasses
+import os
 import pathlib
 import shlex
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 from compressed_lm import caches, codecs, configuration, io, scaling
 from compressed_lm.codecs.protocol import Codec
 from compressed_lm.data.corpus import Corpus
-from compressed_lm.data.job import compress, take_bytes
+from compressed_lm.data.job import take_bytes
 from compressed_lm.data.store import MANIFEST, TokenStore
 from compressed_lm.errors import InputError
 from compressed_lm.evaluation import BitsPerByte, predict_fn, run_row
@@ -30,15 +32,17 @@ from compressed_lm.io import jsonl, locks
 from compressed_lm.models import count_params, model_vocab_size
 from compressed_lm.pipelines.build_codec import build_in
 from compressed_lm.pipelines.grid import Cell, Plan, is_spec
+from compressed_lm.pipelines.token_store import token_store
 from compressed_lm.terminal import print_flush
 from compressed_lm.training import durations, load_run, run_dir, train
+from compressed_lm.training.step import Params
 
 TABLE = "runs.jsonl"
 MAX_EPOCHS = 4
-"""Text that is read up to four times is worth about as much as new text (Muennighoff et al. 2023, arXiv 2305.16264)."""
+"""Up to four epochs are about as good as new text (Muennighoff et al. 2023, arXiv 2305.16264)."""
 
 LEARN_BYTES = 30_000_000
-"""Most text that a codec of the sweep (sentencepiece, static_ac) is learned from."""
+"""Maximum bytes of text for learning a codec of the sweep (sentencepiece, static_ac)."""
 
 
 class Sweep:
@@ -47,16 +51,16 @@ class Sweep:
     Args:
         out: the folder.
         cells: see `grid`.
-        sources: label -> codec directory, dictionary file, name of a codec that ships, or spelling of one to build.
-        corpus: the text; its split "train" is trained on, "validation" evaluated on.
-        m1: for the codecs to build that need one.
-        gin_files: configuration of all runs, under the choices of the grid.
-        max_bytes, validation_bytes: most bytes of text of the two splits.
+        sources: label -> codec directory, dictionary file, name of a codec in the package, or spec to build.
+        corpus: the text; the split "train" is for training, "validation" for evaluation.
+        m1: M1 for codecs to build that need one.
+        gin_files: configuration of all runs; the choices of the grid override it.
+        max_bytes, validation_bytes: maximum bytes of text of the two splits.
         mesh_shape: sizes of the mesh axes of each run.
-        report: receives lines on what happens.
+        report: receives progress lines.
 
     Attributes:
-        failed: name of a cell -> what went wrong.
+        failed: name of a cell -> error message.
 
     Raises:
         InputError: a codec, a size or a setting does not exist.
@@ -64,7 +68,7 @@ class Sweep:
 
     def __init__(
         self,
-        out,
+        out: str | os.PathLike,
         cells: Sequence[Cell],
         sources: Mapping[str, str],
         *,
@@ -81,23 +85,24 @@ class Sweep:
         self.gin_files, self.mesh_shape, self.report = gin_files, mesh_shape, report
         self.limits = {"train": max_bytes, "validation": validation_bytes}
         self.failed: dict[str, str] = {}
-        self._compiled: dict = {}
+        self._compiled: dict[tuple, Any] = {}
         self._specs = {
             label: codecs.canonical_spec(source) if is_spec(source) else codecs.load(source).spec
             for label, source in sources.items()
         }
-        for cell in cells:  # a misspelt setting or length stops the sweep before anything is compressed
+        for cell in cells:  # report wrong settings or lengths before any text is compressed
             durations.resolve(self._plan(cell).train, bytes_per_token=1, tokens_per_epoch=1)
 
     def show(self) -> None:
-        """Says what there is to do: parameters, tokens, epochs and training FLOPs of each cell."""
-        finished, flops = self._finished(), []
+        """Reports parameters, tokens, epochs and training FLOPs of each cell."""
+        finished = self._finished()
+        flops: list[float] = []
         stores = {label: self._stores_made(label) for label in self.sources}
         width = max(len(cell.name) for cell in self.cells)
         self.report(f"{'run':{width}}  {'parameters':>13}  {'tokens':>15}  {'epochs':>6}  {'FLOPs':>8}")
         for cell in self.cells:
             plan = self._plan(cell, None, stores[cell.label])
-            with contextlib.suppress(InputError):  # lengths in bytes or epochs stay open where there is no store
+            with contextlib.suppress(InputError):  # lengths in bytes or epochs are unknown without a store
                 plan = dataclasses.replace(plan, train=durations.resolve(plan.train))
             known = isinstance(plan.train.steps, int)
             flops += [plan.flops] if known else []
@@ -114,7 +119,7 @@ class Sweep:
             self.report(f"Not compressed yet, so epochs are not known: {', '.join(missing)}.")
 
     def run(self) -> None:
-        """Trains and evaluates every cell that is not finished, one after the other.
+        """Trains and evaluates every unfinished cell, one after another.
 
         Raises:
             InputError: another process works in the folder.
@@ -147,10 +152,10 @@ class Sweep:
         self._write_tables(plans)
 
     def emit(self, launch: str, *, write: Callable[[str], None] = print_flush) -> None:
-        """Writes one launch command for each cell that is not trained, and evaluates those that are.
+        """Writes one launch command for each untrained cell, and evaluates the trained ones.
 
         Args:
-            launch: what to put before `compressed-lm train ...`; {name} in it becomes the name of the cell.
+            launch: text before `compressed-lm train ...`; {name} in it is replaced by the name of the cell.
             write: receives the commands.
         """
         with locks.held(self.out):
@@ -171,10 +176,10 @@ class Sweep:
         self._write_tables(plans)
 
     def _command(self, plan: Plan) -> str:
-        """The command that trains a cell, after writing the configuration that it names."""
+        """Writes the configuration of a cell, and returns the command that trains it."""
         gin = self.out / "cells" / f"{plan.cell.name}.gin"
         io.write_atomic(gin, plan.text)
-        command = ["compressed-lm", "train", "--gin", gin, "--store", plan.stores["train"].path]
+        command: list[Any] = ["compressed-lm", "train", "--gin", gin, "--store", plan.stores["train"].path]
         command += ["--validation_store", plan.stores["validation"].path] if plan.train.eval_every else []
         command += ["--mesh", ",".join(map(str, self.mesh_shape))] if self.mesh_shape else []
         return shlex.join(map(str, [*command, "--out", self._folder(plan)]))
@@ -182,7 +187,9 @@ class Sweep:
     def _plan(self, cell: Cell, codec: Codec | None = None, stores: Mapping[str, TokenStore] | None = None) -> Plan:
         bindings = [f"{name}={value}" for name, value in cell.choices] + [f"data.codec={self._specs[cell.label]}"]
         text = configuration.load(self.gin_files, bindings)
-        train, model = configuration.train(), configuration.model(model_vocab_size(configuration.data().vocab_size))
+        vocab_size = configuration.data().vocab_size
+        assert vocab_size is not None  # the bindings set the codec
+        train, model = configuration.train(), configuration.model(model_vocab_size(vocab_size))
         if stores:
             rates = durations.rates(stores["train"])
             train = durations.resolve(train, **rates)
@@ -192,8 +199,9 @@ class Sweep:
         return Plan(cell, text, train, model, codec, stores or {})
 
     def _plans(self) -> list[Plan]:
-        """The cells in order, their codecs built and their text compressed; those that fail are left out."""
-        made, plans = {}, []
+        """Builds codecs and compresses text, and returns the cells in order, without those that fail."""
+        made: dict[str, tuple[Codec, dict[str, TokenStore]]] = {}
+        plans: list[Plan] = []
         if not self.out.exists():
             self.corpus.probe(*self.limits)
         for label in self.sources:
@@ -206,7 +214,7 @@ class Sweep:
         return plans
 
     def _make(self, label: str) -> tuple[Codec, dict[str, TokenStore]]:
-        """A codec and its token stores, made unless they are there."""
+        """Returns a codec and its token stores; creates them if they do not exist."""
         source, learn = self.sources[label], min(self.limits["train"] or LEARN_BYTES, LEARN_BYTES)
         if is_spec(source):
             codec = build_in(
@@ -218,9 +226,10 @@ class Sweep:
             )
         else:
             codec = codecs.load(source)
-        quiet = lambda line: None  # noqa: E731
         return codec, {
-            split: compress(self.corpus, split, codec, self._store(label, split), max_bytes=limit, log=quiet)
+            split: token_store(
+                self.corpus, split, codec, self._store(label, split), max_bytes=limit, log=lambda line: None
+            )
             for split, limit in self.limits.items()
         }
 
@@ -228,7 +237,7 @@ class Sweep:
         return self.out / "stores" / label / split
 
     def _stores_made(self, label: str) -> dict[str, TokenStore]:
-        """The token stores of a codec if all are finished, else none."""
+        """Returns the token stores of a codec if all are finished, otherwise none."""
         paths = {split: self._store(label, split) for split in self.limits}
         made = all((path / MANIFEST).exists() for path in paths.values())
         return {split: TokenStore.open(path) for split, path in paths.items()} if made else {}
@@ -237,8 +246,9 @@ class Sweep:
         return self.out / "runs" / plan.cell.name
 
     def _train(self, plan: Plan) -> float:
-        """Trains what is left of a cell. Returns the seconds that its training took, restarts included."""
-        folder, eval_fn = self._folder(plan), None
+        """Trains a cell, or the rest of it. Returns the training time (seconds), including earlier starts."""
+        folder = self._folder(plan)
+        eval_fn: Callable[[Params, int], dict[str, float]] | None = None
         if plan.train.eval_every:
             evaluator = BitsPerByte(
                 predict_fn(plan.model, plan.stores["train"].eod_id),
@@ -247,7 +257,13 @@ class Sweep:
                 batch_size=plan.train.batch_size,
                 mesh_shape=self.mesh_shape,
             )
-            eval_fn = lambda params, step: dict(evaluator.run(params))  # noqa: E731
+
+            def eval_fn(params: Params, step: int) -> dict[str, float]:
+                return dict(evaluator.run(params))
+
+        def accepted() -> None:
+            io.write_atomic(folder / "config.gin", plan.text)
+
         result = train(
             plan.train,
             plan.model,
@@ -255,13 +271,17 @@ class Sweep:
             out=folder,
             mesh_shape=self.mesh_shape,
             eval_fn=eval_fn,
-            compilation_cache=caches.xla(),  # runs that differ only in seed or length share programs
-            accepted=lambda: io.write_atomic(folder / "config.gin", plan.text),
+            compilation_cache=caches.xla(),  # runs that differ only in seed or length share compiled programs
+            accepted=accepted,
         )
         return result.seconds["train"]
 
     def _trained(self, plan: Plan) -> bool:
-        """Whether a launched run has reached its last step. Raises InputError if its folder holds another run."""
+        """Returns whether a launched run has reached its last step.
+
+        Raises:
+            InputError: its folder holds another run.
+        """
         folder = self._folder(plan)
         if run_dir.read_record(folder) is None:
             return False
@@ -271,8 +291,9 @@ class Sweep:
         except InputError:  # no checkpoint yet
             return False
 
-    def _evaluate(self, plan: Plan, *, seconds: float | None = None) -> dict:
+    def _evaluate(self, plan: Plan, *, seconds: float | None = None) -> dict[str, Any]:
         """Appends the row of a trained cell to the run table, and returns it."""
+        assert plan.codec is not None  # set by `_plans`
         store, train_store = plan.stores["validation"], plan.stores["train"]
         row = run_row.evaluate_run(self._folder(plan), codec=plan.codec, store=store, train_store=train_store)
         row |= {"run": f"runs/{plan.cell.name}", "cell": plan.identity, "choices": dict(plan.cell.choices)}
@@ -280,19 +301,21 @@ class Sweep:
         scaling.append_row(self.out / TABLE, row)
         return row
 
-    def _finished(self) -> dict[str, dict]:
-        """Identity -> row of the cells in the run table."""
+    def _finished(self) -> dict[str, dict[str, Any]]:
+        """Returns identity -> row of the cells in the run table."""
         if not (self.out / TABLE).exists():
             return {}
         rows = [row for _, row in jsonl.read(self.out / TABLE, skip_damaged=True)]
         return {row["cell"]: row for row in rows if row.get("final") and "bits_per_byte" in row and "cell" in row}
 
     def _write_tables(self, plans: Sequence[Plan]) -> None:
-        """What the report draws beside the run table: compression ratios and learning curves."""
-        if not plans:  # every one was refused: what is there stays
+        """Writes the other tables of the report: compression ratios and learning curves."""
+        if not plans:  # all cells failed: keep existing tables
             return
         finished, made = self._finished(), {plan.cell.label: plan for plan in plans}
-        ratios = [run_row.ratio_row(plan.codec, plan.stores["validation"], None) for plan in made.values()]
+        ratios = [
+            run_row.ratio_row(plan.codec, plan.stores["validation"], None) for plan in made.values() if plan.codec
+        ]
         jsonl.write(self.out / "ratios.jsonl", ratios)
         rows = [finished[plan.identity] for plan in plans if plan.identity in finished]
         curves = [point for row in rows for point in run_row.curve_rows(self.out / row["run"], row)]
@@ -301,13 +324,13 @@ class Sweep:
     def _warn(self, plan: Plan) -> None:
         if plan.stores and plan.epochs > MAX_EPOCHS:
             self.report(
-                f"warning: {plan.cell.name} reads its text {plan.epochs:.1f} times, and past {MAX_EPOCHS} times there "
-                "is little to learn from it. Give more text or fewer tokens."
+                f"warning: {plan.cell.name} reads its text {plan.epochs:.1f} times; after {MAX_EPOCHS} times there is "
+                "little to learn from it. Give more text or fewer tokens."
             )
 
     @contextlib.contextmanager
     def _reporting(self, names: Sequence[str]) -> Iterator[None]:
-        """Keeps a failure from ending the sweep; it is noted for the cells that it concerns."""
+        """Records a failure for the given cells, so that the sweep continues."""
         try:
             yield
         except Exception as error:

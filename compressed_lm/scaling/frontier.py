@@ -157,7 +157,7 @@ def _dense_row(fit: Fit, at: Mapping) -> dict:
     unknown = [name for name in at if name not in dense and name not in fit.columns.values()]
     if unknown:
         raise InputError(
-            f"The law {fit.law.name!r} has no column {', '.join(unknown)}. It has: {', '.join(dense) or 'none'}."
+            f"{', '.join(unknown)} is no column of the law {fit.law.name!r}. It has: {', '.join(dense) or 'none'}."
         )
     row = {**dense, **{name: at[fit.columns[name]] for name in dense if fit.columns[name] in at}, **at}
     row = {name: row[name] for name in dense} | {SIZE: 1.0, DATA: 1.0}

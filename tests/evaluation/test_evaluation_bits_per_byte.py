@@ -1,4 +1,4 @@
-"""Bits per byte and generation, on models whose answers are known."""
+"""Bits per byte and generation, for models with known answers."""
 
 import math
 
@@ -26,7 +26,7 @@ def store(tmp_path_factory):
 
 
 def params_with(logits):
-    """Parameters of a model that gives the same logits everywhere."""
+    """Returns parameters of a model with the same logits at every position."""
     params = Transformer(CONFIG).init(jax.random.key(0), jnp.zeros((1, 4), jnp.int32))["params"]
     params = jax.tree.map(jnp.zeros_like, params)
     params["embed"]["embedding"] += 1.0
@@ -50,7 +50,7 @@ def test_a_uniform_model_pays_log2_v_for_each_token(store):
 
 
 def test_flops_are_the_papers(store):
-    """2 N over bytes per token, plus 2 V D with the softmax, plus M1's share; a compiled codec runs for nothing."""
+    """2 N / bytes per token, plus 2 V D with softmax, plus M1; a compiled codec costs nothing at run time."""
     codec = codecs.Bytes()
     codec.m1_flops_per_byte = 1000.0
     flops = flops_per_byte(CONFIG, codec, store)
@@ -61,7 +61,7 @@ def test_flops_are_the_papers(store):
 
 
 def test_sampling_follows_the_model_and_stops():
-    """The likeliest byte is repeated at temperature 0, ids past end-of-document never come, end-of-document stops."""
+    """Temperature 0 repeats the most likely byte; ids above end-of-document never occur; end-of-document stops."""
     logits = np.full(264, -50.0)
     logits[[65, 260]] = 5.0, 9.0
     tokens = np.concatenate(
@@ -77,7 +77,7 @@ def test_sampling_follows_the_model_and_stops():
 
 
 def test_generation_equals_teacher_forcing():
-    """Greedy tokens of the cached loop are those that the whole-sequence model prefers."""
+    """Greedy tokens of the cached loop are the most likely ones of the full model."""
     params = Transformer(CONFIG).init(jax.random.key(3), jnp.zeros((1, 4), jnp.int32))["params"]
     prompt = np.frombuffer(b"a prompt", np.uint8).astype(np.int32)
     new = np.concatenate(list(sample_tokens(params, CONFIG, prompt, n_tokens=30, eod_id=256, temperature=0)))
@@ -87,7 +87,7 @@ def test_generation_equals_teacher_forcing():
 
 
 def test_text_is_streamed_whole():
-    """Pieces join to the prompt and its continuation; bytes that are no UTF-8 become U+FFFD."""
+    """Chunks join to the prompt and its continuation; bytes that are not UTF-8 become U+FFFD."""
     logits = np.full(264, -50.0)
     logits[0xE3] = 5.0
     text = "".join(

@@ -1,4 +1,4 @@
-"""Bits of each document, on models whose answers are known."""
+"""Bits of each document, for models with known answers."""
 
 import math
 
@@ -25,7 +25,7 @@ def store(tmp_path_factory):
 
 
 def test_a_document_pays_for_its_tokens_and_its_end(store):
-    """A model that gives every id the same chance costs log2(264) bits a byte, and once more for each document."""
+    """A uniform model costs log2(264) bits per byte, and once more for each document."""
     params = Transformer(CONFIG).init(jax.random.key(0), jnp.zeros((1, 4), jnp.int32))["params"]
     bits, n_bytes = document_bits(jax.tree.map(jnp.zeros_like, params), CONFIG, store, seq_len=16, batch_size=2)
     assert n_bytes.tolist() == [37, 0, 8]
@@ -34,7 +34,7 @@ def test_a_document_pays_for_its_tokens_and_its_end(store):
 
 @pytest.mark.parametrize("seq_len", [5, 16, 64])
 def test_documents_add_up_to_bits_per_byte(store, seq_len):
-    """With rows of the same length the sum over documents is what the evaluator finds for the store."""
+    """With rows of equal length, the sum over documents equals the evaluator's result for the store."""
     params = Transformer(CONFIG).init(jax.random.key(1), jnp.zeros((1, 4), jnp.int32))["params"]
     evaluator = BitsPerByte(predict_fn(CONFIG, 256), store=store, seq_len=seq_len, mesh_shape=(1, 1, 1))
     bits, n_bytes = document_bits(params, CONFIG, store, seq_len=seq_len)

@@ -73,7 +73,7 @@ def test_scaling_laws_notebook_runs_on_the_public_tables(data_dir):
     """Every cell of the scaling laws notebook runs where the public tables are at hand."""
     notebook = execute_notebooks.execute(NOTEBOOKS / "scaling_laws.ipynb")
     assert figures_in(notebook) >= FIGURES["scaling_laws"]
-    assert "cannot be told from a larger alpha" in " ".join(printed_by(notebook).split())
+    assert "cannot be distinguished from a larger alpha" in " ".join(printed_by(notebook).split())
 
 
 def test_scaling_laws_notebook_stops_with_a_sentence_without_tables(monkeypatch):

@@ -1,4 +1,4 @@
-"""The demo from corpus to report, in small, stopped and started again."""
+"""Small demo from corpus to report, and its restart."""
 
 import inspect
 import json
@@ -41,9 +41,8 @@ def corpus(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_the_demo_runs_and_goes_on(corpus, tmp_path):
-    """One command leaves codecs, stores, a run table and a report; started again, it repeats nothing and changes no
-    result."""
+def test_the_demo_runs_and_resumes(corpus, tmp_path):
+    """One command writes codecs, stores, a run table and a report; a restart repeats nothing and keeps all results."""
     arguments = ["demo", f"--out={tmp_path}", f"--corpus=json:{corpus}/train.jsonl"]
     arguments += [f"--validation=json:{corpus}/validation.jsonl", "--devices=8", "--gin=runs/demo.gin"]
     arguments += [f"--set={setting}" for setting in SETTINGS]
@@ -65,7 +64,7 @@ def test_the_demo_runs_and_goes_on(corpus, tmp_path):
             f"demo.corpus=json:{corpus}/train.jsonl",
             f"demo.validation=json:{corpus}/validation.jsonl",
         ],
-        say=said.append,
+        report=said.append,
     )
     again = scaling.final_runs(scaling.load_runs(tmp_path / "runs.jsonl"))
     assert again["bits_per_byte"].tolist() == runs["bits_per_byte"].tolist()

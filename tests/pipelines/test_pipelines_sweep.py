@@ -1,4 +1,4 @@
-"""A grid of runs ends in one table, whatever happens on the way."""
+"""A grid of runs ends in one table, also after failures and kills."""
 
 import argparse
 import json
@@ -24,7 +24,7 @@ CODECS = ["--codec", "bytes", "gzip(v=256)"]
 
 
 def arguments(out, *more):
-    """A small sweep over Python's own sources, which any process reads at once, unlike the default corpus."""
+    """A small sweep over Python's own sources, which load faster than the default corpus."""
     text = [f"--corpus=text:{argparse.__file__}", f"--validation=text:{textwrap.__file__}"]
     text += ["--max_bytes=60000", "--validation_bytes=6000", "--mesh=1,1,1"]
     settings = [f"--set={setting}" for setting in TINY]
@@ -44,7 +44,7 @@ def swept(tmp_path_factory):
 
 
 def test_a_grid_is_every_combination():
-    """Codecs are outermost and seeds innermost; names tell cells apart; one number is tokens, other lengths say so."""
+    """Codecs vary slowest, seeds fastest; names are unique; a plain length is tokens, other lengths have units."""
     cells = grid.grid(
         ["bytes", "eiw16-en"],
         sizes=["25m"],
@@ -68,7 +68,7 @@ def test_a_grid_is_every_combination():
 
 
 def test_codecs_are_called_by_spelling_or_folder(tmp_path):
-    """What can be built is named by its spelling, the rest by its file or folder; no two may share a name."""
+    """The label of a codec is its spec, file or folder; two codecs of the same label are an error."""
     sources = ["bytes", "eiw(v=4096,b=12,align=word)", "eiw16-en", f"{tmp_path}/a/mine", f"{tmp_path}/eiw.clmd"]
     assert list(grid.labelled(sources)) == ["bytes", "eiw-b12-v4096-word", "eiw16-en", "mine", "eiw"]
     with pytest.raises(InputError, match="a/mine and .*b/mine were given, and both would be called mine"):
@@ -89,13 +89,13 @@ def test_codecs_are_called_by_spelling_or_folder(tmp_path):
     ],
 )
 def test_mistakes_stop_a_sweep_before_it_starts(more, message, tmp_path, capsys):
-    """A misspelt codec, size or setting is refused at once, in words, and nothing is written."""
+    """A wrong codec, size or setting is an error before any file is written."""
     assert main(arguments(tmp_path / "out", *more)) == 2
     assert message in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
 def test_a_sweep_ends_in_one_table(swept, capsys):
-    """Every cell has a final row on the same validation text, with what it was chosen for; the report draws them."""
+    """Every cell has a final row on the same validation text, with its settings; the report draws them."""
     runs = scaling.final_runs(scaling.load_runs(swept / "runs.jsonl"))
     assert sorted(runs["run"]) == [
         "runs/bytes-micro-20steps-s0",
@@ -115,7 +115,7 @@ def test_a_sweep_ends_in_one_table(swept, capsys):
 
 
 def test_nothing_is_done_twice(swept, capsys):
-    """Started again, a finished sweep trains, evaluates and compresses nothing; a dry run shows what there is."""
+    """A restarted finished sweep trains, evaluates and compresses nothing; a dry run shows the results."""
     before = {path: path.stat().st_mtime_ns for path in [*swept.glob("runs/*/checkpoints/*"), swept / "runs.jsonl"]}
     made = [*swept.glob("stores/*/*/*"), *swept.glob("codecs/*/*")]
     before |= {path: path.stat().st_mtime_ns for path in made}
@@ -129,7 +129,7 @@ def test_nothing_is_done_twice(swept, capsys):
 
 
 def test_a_dry_run_says_what_there_is_to_do(swept, tmp_path, capsys):
-    """Parameters, tokens and FLOPs are known at once, epochs where the text is compressed; too many are warned of."""
+    """Parameters, tokens and FLOPs are always known, epochs after compression; too many epochs give a warning."""
     assert main(arguments(tmp_path / "new", *CODECS, "--dry_run", "--tokens", "2 epochs", "20k")) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[1].split() == ["bytes-nano-2epochs-s0", "62,720", "2", "epochs", "?", "?"]
@@ -145,7 +145,7 @@ def test_a_dry_run_says_what_there_is_to_do(swept, tmp_path, capsys):
 
 
 def test_a_failed_cell_leaves_the_others(swept, capsys):
-    """A codec that cannot be built, and a folder that holds another run, are reported; the rest goes on; status 2."""
+    """A codec that cannot be built and a folder with another run are reported; the sweep continues; status 2."""
     record = swept / "runs" / "bytes-nano-20steps-s7" / "config.json"
     record.parent.mkdir()
     record.write_text(json.dumps(run_dir.read_record(swept / "runs" / "bytes-nano-20steps-s0")))
@@ -159,8 +159,10 @@ def test_a_failed_cell_leaves_the_others(swept, capsys):
 
 
 def test_launch_commands_train_the_same_runs(swept, tmp_path, capsys):
-    """Standard output holds one command a run; such a command trains the run that the sweep would have trained; given
-    again, the sweep evaluates it and prints what is left."""
+    """Standard output has one command per run; such a command trains the same run as the sweep.
+
+    Started again, the sweep evaluates the run and prints the remaining commands.
+    """
     options = [*CODECS, "--set=train.eval_every=50%", "--launch", "launch.sh --name {name} --"]
     assert main(arguments(tmp_path, *options)) == 0
     commands = [shlex.split(line) for line in capsys.readouterr().out.splitlines()]
@@ -182,7 +184,7 @@ def test_launch_commands_train_the_same_runs(swept, tmp_path, capsys):
 
 @pytest.mark.slow
 def test_a_killed_sweep_goes_on(swept, tmp_path):
-    """A sweep that is killed in the middle of its second run, and started again, ends in the same rows."""
+    """A sweep killed during its second run and started again ends with the same rows."""
     command = arguments(tmp_path, "--codec", "bytes", "--set=train.eval_every=50%", "--set=train.checkpoint_every=2")
     start = "import os, jax; jax.config.update('jax_num_cpu_devices', 8); from compressed_lm.cli import main; "
     run = [sys.executable, "-c", f"{start}raise SystemExit(main({command!r}))"]

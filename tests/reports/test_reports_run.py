@@ -1,4 +1,4 @@
-"""The report is one self-contained page, rebuilt from a run directory, and harmless whatever a model writes."""
+"""The run report is one self-contained page, made from a run directory, and safe for any generated text."""
 
 import base64
 import json
@@ -86,12 +86,12 @@ def written(tmp_path_factory):
 
 @pytest.fixture
 def no_pictures(monkeypatch):
-    """For tests of the text alone: drawing takes most of a report's time."""
+    """Drawing takes most of the time of a report; tests of the text do without."""
     monkeypatch.setattr(Figure, "picture", lambda *_, **__: b"")
 
 
 def test_html_is_self_contained(written):
-    """The page loads nothing: every picture is inside it, in a light and a dark version, and there is no script."""
+    """The page loads no files and has no script; pictures are inside, in a light and a dark version."""
     html = written.html.read_text()
     assert not re.search(r'(src|href|srcset)="(?!data:image/svg\+xml;base64,|#)', html)
     assert "<script" not in html and "@import" not in html and "url(" not in html
@@ -103,7 +103,7 @@ def test_html_is_self_contained(written):
 
 
 def test_markdown_names_figures_that_exist(written):
-    """report.md holds the same tables and points at PNG files beside it."""
+    """report.md has the same tables and links PNG files in the same folder."""
     text = written.markdown.read_text()
     names = re.findall(r"\]\((figures/[^)]+\.png)\)", text)
     assert [written.markdown.parent / name for name in names] == list(written.figures)
@@ -115,8 +115,8 @@ def test_markdown_names_figures_that_exist(written):
     assert "| corpus | 2 min 5 s | 20 MB \\| &lt;b>of&lt;/b> text |" in text
 
 
-def test_generated_text_is_shown_and_cannot_act(written):
-    """Tags, fences and control characters in a sample appear as characters, on both pages."""
+def test_generated_text_is_shown_and_escaped(written):
+    """Tags, fences and control characters in a sample are shown as text, on both pages."""
     assert "&lt;script&gt;alert(1)&lt;/script&gt; ````" in written.html.read_text()
     assert "`````text\n<script>alert(1)</script> ```` \u2400\u241b[0m\n`````" in written.markdown.read_text()
     assert Sample("x", "a\ud800b").markdown() == "x\n\n```text\na\ufffdb\n```"
@@ -131,7 +131,7 @@ def test_report_is_reproducible(written, tmp_path):
 
 
 def test_optional_files_may_be_missing(tmp_path, no_pictures):
-    """With runs.jsonl alone the report still comes out and says what it cannot show."""
+    """With runs.jsonl alone, the report is written and says what it cannot show."""
     make_run(tmp_path, optional=False)
     text = report(tmp_path).markdown.read_text()
     assert "Not shown: this run recorded no evaluations during training (`curves.jsonl`)." in text
@@ -159,7 +159,7 @@ def test_models_that_differ_are_not_called_equal(tmp_path, no_pictures):
     ],
 )
 def test_broken_files_are_named(tmp_path, name, content, message):
-    """A file that cannot be read stops the report with its name."""
+    """A file that cannot be read is an error that names the file."""
     make_run(tmp_path, optional=False)
     (tmp_path / name).write_text(content)
     with pytest.raises(InputError, match=message):
@@ -167,13 +167,13 @@ def test_broken_files_are_named(tmp_path, name, content, message):
 
 
 def test_a_directory_without_runs_says_what_to_do(tmp_path):
-    """The commonest mistake, another folder, gets an answer."""
+    """The most common mistake, a wrong folder, gives a helpful error."""
     with pytest.raises(InputError, match="holds no runs.jsonl. Expected the directory of a run"):
         report(tmp_path)
 
 
 def test_tables_without_their_columns_or_final_runs_are_refused(tmp_path):
-    """write_report checks what it is given before it writes anything."""
+    """write_report checks its input before it writes any file."""
     make_run(tmp_path / "run", optional=False)
     from compressed_lm.scaling import load_runs
 
@@ -187,7 +187,7 @@ def test_tables_without_their_columns_or_final_runs_are_refused(tmp_path):
 
 
 def test_figures_follow_the_theme_without_touching_global_settings():
-    """Light and dark pictures differ, and matplotlib's settings are as before."""
+    """Light and dark pictures differ, and matplotlib's settings are unchanged."""
     import matplotlib
 
     before = matplotlib.rcParams["text.color"]

@@ -1,4 +1,4 @@
-"""The report on weights fits each layer by itself, shows what pooling does, and is one self-contained page."""
+"""The weight report fits each layer separately, shows the effect of pooling, and is one self-contained page."""
 
 import base64
 import dataclasses
@@ -26,7 +26,7 @@ STDS = {"layers/mlp/up/kernel": (0.02, 0.2)}  # of the two layers; others have 0
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A packed run with planted weights: draws of shape 1 in the blocks, Gaussian embeddings, norms all 1 but one."""
+    """A packed run with known weights: draws of shape 1 in the blocks, Gaussian embeddings, norms all 1 but one."""
     directory, rng = tmp_path_factory.mktemp("weights") / "run", np.random.default_rng(0)
     shapes = jax.eval_shape(models.Transformer(CONFIG).init, jax.random.key(0), np.zeros((1, 1), np.int32))["params"]
     packed = {}
@@ -61,7 +61,7 @@ def written(run, tmp_path_factory):
 
 
 def test_layers_are_fitted_by_themselves(written):
-    """Layers whose standard deviations differ tenfold keep their shape of 1, and all matrices of the blocks have it."""
+    """Layers with a tenfold difference in standard deviation keep their shape of 1, as all matrices of the blocks."""
     report = written[0]
     rows = {row.name: row for row in report.parameters}
     up = rows["layers/mlp/up/kernel"]
@@ -77,7 +77,7 @@ def test_layers_are_fitted_by_themselves(written):
 
 
 def test_both_ways_of_pooling_are_shown(written):
-    """All weights as they are have a lower shape than after dividing each array by its standard deviation."""
+    """Pooled weights have a lower shape than after division of each array by its standard deviation."""
     report = written[0]
     pooled, scaled = report.pooled.arrays[0], report.scaled.arrays[0]
     n = models.count_params(CONFIG).total
@@ -89,7 +89,7 @@ def test_both_ways_of_pooling_are_shown(written):
 
 
 def test_the_table_has_a_row_for_each_parameter(written):
-    """A terminal shows every parameter, the span over its layers, and the pooled rows last."""
+    """The terminal table shows every parameter, the range over its layers, and the pooled rows last."""
     report = written[0]
     console = Console(width=180, file=io.StringIO())
     console.print(report.table())
@@ -102,7 +102,7 @@ def test_the_table_has_a_row_for_each_parameter(written):
 
 
 def test_the_page_is_self_contained(written):
-    """It has the table, a figure in both colour schemes for each row and one of all shapes, and loads nothing."""
+    """The page has the table and, in both colour schemes, a figure per row and one of all shapes; it loads no files."""
     report, page, _ = written
     pictures = re.findall(r'"data:image/svg\+xml;base64,([^"]+)"', page)
     assert len(pictures) == 2 * (len(report.rows) + 1)
@@ -114,7 +114,7 @@ def test_the_page_is_self_contained(written):
 
 
 def test_progress_counts_the_weights(written):
-    """Calls end at what was to be done."""
+    """The last call reports the total."""
     report, _, seen = written
     n = report.pooled.n
     assert {total for _, total in seen} == {3 * n} and seen[-1][0] == 3 * n
@@ -122,7 +122,7 @@ def test_progress_counts_the_weights(written):
 
 
 def test_pruned_weights_show_their_zeros(run, tmp_path):
-    """The share of exact zeros has a column, and what is left keeps its shape."""
+    """The share of exact zeros has a column, and the other weights keep their shape."""
     tensors = weights.load_packed(run / run_dir.WEIGHTS)
     name = "layers/mlp/up/kernel"
     w = np.asarray(weights.unpack(tensors[name]))
@@ -136,8 +136,8 @@ def test_pruned_weights_show_their_zeros(run, tmp_path):
 
 
 def test_wrong_folders_are_refused(run, tmp_path):
-    """A folder for the page and a run that is none are errors that say what to give."""
-    with pytest.raises(InputError, match="is a folder; give the name of a file"):
+    """A folder instead of a file, and a folder without a run, are errors that say what to give."""
+    with pytest.raises(InputError, match="is a folder. Give the name of a file"):
         weight_report(run, out=tmp_path)
     with pytest.raises(InputError, match="was given as a run, but it has no config.json"):
         weight_report(tmp_path / "none")

@@ -1,4 +1,4 @@
-"""Intervals cover the truth as often as they say, and differences keep what two quantities share."""
+"""Intervals have their nominal coverage, and common variation cancels in differences."""
 
 import numpy as np
 import pandas as pd
@@ -23,7 +23,7 @@ def fitted():
 
 
 def test_a_fit_has_no_intervals_before_and_all_of_them_after(fitted):
-    """The original is left as it is; intervals hold the estimate, and the same seed gives the same samples."""
+    """The original is unchanged; intervals contain the estimate; the same seed gives the same samples."""
     plain = fit(runs(), diagnose=False)
     assert plain.intervals is None and plain.samples is None
     with pytest.raises(ValueError, match="has no intervals yet. Call scaling.bootstrap"):
@@ -36,7 +36,7 @@ def test_a_fit_has_no_intervals_before_and_all_of_them_after(fitted):
 
 
 def test_resampled_fits_are_those_of_the_resampled_tables():
-    """The batch agrees with one fit after another on tables whose rows are drawn by the same counts."""
+    """The batch agrees with single fits to tables with the same row counts."""
     table = runs()
     plain = fit(table, diagnose=False)
     drawn = bootstrap(plain, samples=6, seed=3)
@@ -49,7 +49,7 @@ def test_resampled_fits_are_those_of_the_resampled_tables():
 
 @pytest.mark.slow
 def test_intervals_cover_the_truth():
-    """Over 40 tables the 90 % interval of each exponent holds the true one in 75 to 100 % of the cases."""
+    """Over 40 tables, the 90 % interval of each exponent contains the true one in 75 to 100 % of the cases."""
     hits = {"alpha": 0, "beta": 0}
     for seed in range(40):
         drawn = bootstrap(fit(runs(seed), diagnose=False), samples=150, level=0.9)
@@ -60,7 +60,7 @@ def test_intervals_cover_the_truth():
 
 
 def test_progress_is_reported():
-    """The callback sees the count rise to all samples."""
+    """The callback receives counts that rise to all samples."""
     seen = []
     bootstrap(fit(runs(), diagnose=False), samples=600, progress=lambda done, total: seen.append((done, total)))
     assert seen[-1] == (600, 600) and [done for done, _ in seen] == sorted(done for done, _ in seen)
@@ -80,7 +80,7 @@ def test_differences_within_a_fit_are_paired(fitted):
 
 
 def test_two_codecs_are_told_apart_by_their_fits(fitted):
-    """A codec with a lower floor is better at any size, and the interval of the difference leaves 0 out."""
+    """A codec with a lower floor is better at any size, and the interval of the difference excludes 0."""
     better = bootstrap(fit(runs(seed=5, E=1.6), diagnose=False), samples=400, seed=2)
     row = {"n_params": 1e9, "tokens": 1e11}
     gap = difference(better, scaling.loss_at(better, row), scaling.loss_at(fitted, row), other_fit=fitted)

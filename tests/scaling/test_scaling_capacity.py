@@ -22,7 +22,7 @@ def test_capacity_of_integer_grids_with_the_published_constants(gmse, expected):
 
 
 def test_capacity_ends_at_one_and_zero():
-    """Nothing rounded is 1 whatever L is, nothing left is 0, and L scales what lies between."""
+    """No rounding gives 1 for any L, total loss gives 0, and L scales all values between."""
     np.testing.assert_allclose(rho([0.0, 1.0], F=0.41, C=1.39, L=0.8), [1, 0])
     assert rho(0.1, F=0.41, C=1.39, L=0.8) == pytest.approx(0.8 * rho(0.1, F=0.41, C=1.39))
 

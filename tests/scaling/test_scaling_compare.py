@@ -1,4 +1,4 @@
-"""Codecs are compared at equal FLOPs per byte, and an extrapolation says so."""
+"""Codecs are compared at equal FLOPs per byte, and extrapolation is reported."""
 
 import pandas as pd
 import pytest
@@ -27,7 +27,7 @@ RUNS = table(
 
 
 def test_interpolation_is_linear_in_log_flops():
-    """Half way in the log is half way in bits; outside the sizes the nearest segment goes on and is flagged."""
+    """The middle in log FLOPs is the middle in bits; outside the sizes, the nearest segment is extended and flagged."""
     middle = bits_at(RUNS, "a", flops_per_byte=1000)
     assert middle.bits_per_byte == pytest.approx(2.5) and not middle.extrapolated
     outside = bits_at(RUNS, "a", flops_per_byte=100_000)
@@ -42,7 +42,7 @@ def test_seeds_are_averaged():
 
 
 def test_comparison_uses_the_shared_range_and_finds_the_crossing():
-    """Both codecs are read at each measured cost that both ranges hold; the sign change between them is located."""
+    """Both codecs are evaluated at each measured cost in both ranges; the crossing between them is found."""
     result = compare_at_equal_flops(RUNS, "a", "b")
     assert list(result.flops_per_byte) == [1000, 10_000] and not result.extrapolated
     assert list(result.difference) == pytest.approx([2.5 - 2.8, 2.0 - 2.0], abs=1e-12)
@@ -54,14 +54,14 @@ def test_comparison_uses_the_shared_range_and_finds_the_crossing():
 
 
 def test_ranges_without_a_shared_cost_are_called_extrapolated():
-    """Across a gap both codecs are read in its middle."""
+    """If the ranges do not overlap, both codecs are evaluated in the middle of the gap."""
     result = compare_at_equal_flops(RUNS, "a", "far")
     assert result.extrapolated and list(result.flops_per_byte) == pytest.approx([100_000])
     assert result.difference[0] == pytest.approx(1.5 - 1.25)
 
 
 def test_a_single_size_is_read_only_where_it_was_measured():
-    """A codec of one size meets a curve at its own cost, and nothing is invented elsewhere."""
+    """A codec with one size is compared at its own cost only."""
     result = compare_at_equal_flops(RUNS, "one", "a")
     assert list(result.flops_per_byte) == [1000] and result.difference[0] == pytest.approx(-0.5)
     assert compare_at_equal_flops(RUNS, "one", "far").extrapolated
@@ -70,6 +70,6 @@ def test_a_single_size_is_read_only_where_it_was_measured():
 
 
 def test_an_unknown_codec_names_the_known_ones():
-    """The message lists what the table has."""
+    """The message lists the codecs of the table."""
     with pytest.raises(ValueError, match="no run of the codec 'gzip'. It has: a, b, far, one"):
         bits_at(RUNS, "gzip", flops_per_byte=1000)

@@ -1,4 +1,4 @@
-"""A design that cannot tell parameters apart is called out, and a good one is not."""
+"""A table that does not determine the parameters gives a warning; a good one does not."""
 
 import itertools
 import warnings
@@ -27,8 +27,8 @@ def runs(ratios, noise=0.003, sizes=(3e7, 6e7, 1.2e8, 2.4e8, 4.8e8)):
 @pytest.mark.parametrize("law", ["tanh", "decoupled"])
 @pytest.mark.parametrize("noise", [0.0, 0.003])
 def test_tokens_in_proportion_to_size_are_warned_of(law, noise):
-    """With D = 100 N the warning says that rho cannot be told from alpha, whether or not the losses have noise."""
-    with pytest.warns(IdentifiabilityWarning, match="rho cannot be told from a larger alpha"):
+    """With D = 100 N, rho cannot be distinguished from alpha, with or without noise in the losses."""
+    with pytest.warns(IdentifiabilityWarning, match="rho cannot be distinguished from a larger alpha"):
         result = fit(runs([100], noise), law)
     assert "tokens is proportional to n_params" in result.warnings[0] and "100 to 1" in result.warnings[0]
     assert result.diagnosis.correlation > 0.999 and "warning: tokens is proportional" in result.summary()
@@ -37,7 +37,7 @@ def test_tokens_in_proportion_to_size_are_warned_of(law, noise):
 @pytest.mark.parametrize("law", ["tanh", "decoupled"])
 @pytest.mark.parametrize("noise", [0.0, 0.003])
 def test_a_good_design_is_not_warned_of(law, noise):
-    """With ratios from 25 to 200 nothing is said, and the profile's interval holds the true exponent."""
+    """With ratios from 25 to 200 there is no warning, and the profile's interval contains the true exponent."""
     with warnings.catch_warnings():
         warnings.simplefilter("error", IdentifiabilityWarning)
         result = fit(runs([25, 50, 100, 200], noise), law)
@@ -46,10 +46,10 @@ def test_a_good_design_is_not_warned_of(law, noise):
     assert low < 0.2 < high and high / low < 1.5
 
 
-def test_the_exponents_of_a_dense_law_cannot_be_told_apart_either():
-    """Without formats the message speaks of size and data."""
+def test_the_exponents_of_a_dense_law_cannot_be_distinguished():
+    """Without formats, the message is about size and data."""
     table = runs([100])
-    with pytest.warns(IdentifiabilityWarning, match="exponents of size and data cannot be told apart"):
+    with pytest.warns(IdentifiabilityWarning, match="exponents of size and data cannot be distinguished"):
         fit(table[table["format"] == "dense"], "chinchilla")
 
 
@@ -61,7 +61,7 @@ def test_a_short_range_of_sizes_leaves_the_exponent_open():
 
 
 def test_a_fixed_exponent_needs_no_profile():
-    """With alpha given there is nothing to warn of, though D is proportional to N."""
+    """With alpha given there is no warning, although D is proportional to N."""
     with warnings.catch_warnings():
         warnings.simplefilter("error", IdentifiabilityWarning)
         result = fit(runs([100]), "tanh", fixed={"alpha": 0.2, "beta": 0.3})
@@ -69,7 +69,7 @@ def test_a_fixed_exponent_needs_no_profile():
 
 
 def test_the_profile_is_what_a_search_at_fixed_exponents_finds():
-    """Twice the drop of the log-likelihood vanishes at the estimate, grows away from it, and agrees with fixed fits."""
+    """Twice the drop of the log-likelihood is 0 at the estimate, grows away from it, and agrees with fixed fits."""
     table = runs([25, 50, 100, 200])
     result = fit(table, "tanh", delta=1.0)  # least squares: the ratio is n log(RSS / least RSS)
     values, ratio = result.diagnosis.profile.T

@@ -1,4 +1,4 @@
-"""Verdicts follow the numbers: each prediction can hold, fail and lack its data."""
+"""Verdicts follow the numbers: each prediction can hold, fail, or lack its data."""
 
 import pandas as pd
 import pytest
@@ -40,7 +40,7 @@ def verdicts(*, ratios=RATIOS, runs=RUNS, m1=2.5):
 
 
 def test_everything_holds_on_a_run_that_obeys_the_theory():
-    """All seven predictions hold, and M1's own row takes no part."""
+    """All seven predictions hold, and M1's own row is not used."""
     findings = verdicts()
     assert [finding.verdict for finding in findings] == ["holds"] * 7
     assert findings[ENTROPY].detail == "8 / 3.200 = 2.500 bits per byte against M1's 2.500: +0.0%."
@@ -62,12 +62,12 @@ def test_everything_holds_on_a_run_that_obeys_the_theory():
     ],
 )
 def test_a_prediction_that_the_numbers_contradict_does_not_hold(which, changes):
-    """No verdict is fixed: for each prediction there are numbers that overturn it."""
+    """No verdict is fixed: for each prediction, some numbers reverse it."""
     assert verdicts(**changes)[which].verdict == "does not hold here"
 
 
 def test_what_was_not_run_is_not_judged():
-    """Without the codecs that a prediction speaks of it is `not measured`, and the detail says what is missing."""
+    """Without its codecs, a prediction is `not measured`, and the detail says what is missing."""
     findings = verdicts(ratios={"bytes": 1.0}, runs={"bytes": [(1e6, 2.6)]}, m1=None)
     assert {finding.verdict for finding in findings} == {"not measured"}
     assert "no run of the codec 'eiw(b=12,v=4096)'" in findings[BEATS].detail
@@ -77,9 +77,9 @@ def test_what_was_not_run_is_not_judged():
     assert {finding.verdict for finding in empty} == {"not measured"}
 
 
-def test_extrapolation_and_small_differences_are_said():
-    """A reading outside the measured costs and a gap of the size of seed noise are both spelled out."""
+def test_extrapolation_and_small_differences_are_reported():
+    """An evaluation outside the measured costs and a difference within seed noise are reported."""
     far = verdicts(runs={**RUNS, "eiw(b=12,v=4096)": [(1e7, 2.0)]})[BEATS]
     assert "this is an extrapolation" in far.detail
     close = verdicts(runs={**RUNS, "eiw(b=12,v=4096)": [(2e6, 2.395)]})[BEATS]
-    assert close.verdict == "holds" and "within what the seed alone can move" in close.detail
+    assert close.verdict == "holds" and "can be due to the seed alone" in close.detail

@@ -1,4 +1,4 @@
-"""Fits recover what is known and do not depend on units."""
+"""Fits recover known parameters and do not depend on units."""
 
 import numpy as np
 import pandas as pd
@@ -18,7 +18,7 @@ def grid(noise=0.0):
 
 
 def test_recovers_known_parameters():
-    """Exact data give back the parameters that made them, and noisy ones their neighbourhood."""
+    """Exact data give the true parameters, and noisy data give close ones."""
     exact = fit(grid())
     assert exact.status == FitStatus.CONVERGED and not exact.warnings
     assert dict(exact.params) == pytest.approx(TRUTH, rel=1e-6)
@@ -28,7 +28,7 @@ def test_recovers_known_parameters():
 
 
 def test_recovers_known_parameters_despite_outliers():
-    """Exact data with a few wild points give back the parameters that made them: the loss is robust."""
+    """Exact data with a few outliers give the true parameters: the loss is robust."""
     runs = grid()
     runs.loc[[3, 40], "loss"] *= [1.3, 0.8]
     result = fit(runs, delta=1e-4)
@@ -39,7 +39,7 @@ def test_recovers_known_parameters_despite_outliers():
 
 @pytest.mark.parametrize("space", ["log", "raw"])
 def test_a_general_minimiser_finds_nothing_better(space):
-    """SciPy, started at the fit and at the truth with another parametrisation, ends no lower than the fit does."""
+    """SciPy, started at the fit and at the truth with another parametrisation, finds no lower objective."""
     runs, delta = grid(0.01), 2e-3
     result = fit(runs, delta=delta, loss_space=space)
 
@@ -59,7 +59,7 @@ def test_a_general_minimiser_finds_nothing_better(space):
 
 @pytest.mark.parametrize("space", ["log", "raw"])
 def test_units_do_not_matter(space):
-    """Other units of size, data and loss change the coefficients as they must and nothing else."""
+    """Other units of size, data and loss change the coefficients accordingly and nothing else."""
     runs, bits = grid(0.01), 1 / np.log(2)
     plain = fit(runs, loss_space=space)
     changed = pd.DataFrame({"millions": runs.n_params / 1e6, "bits": runs.tokens * 8, "loss": runs.loss * bits})
@@ -97,7 +97,7 @@ def test_prediction_takes_the_names_of_the_law_or_of_the_table():
 
 
 def test_power_law_with_offset_and_its_straight_line():
-    """Four points or more fit the floor E; fewer leave it out."""
+    """At least four points fit the floor E; fewer do not."""
     x = np.geomspace(1e5, 1e8, 6)
     result = fit_power(x, 3 * x**-0.2 + 0.5)
     assert result.law.name == POWER.name and result.status == FitStatus.CONVERGED
@@ -109,7 +109,7 @@ def test_power_law_with_offset_and_its_straight_line():
 
 
 def test_the_run_tables_of_this_package_need_no_names():
-    """Where a table lacks the law's names and has those that `evaluate` and `sweep` write, these are taken."""
+    """If a table has the names of `evaluate` and `sweep` instead of the law's, these are used."""
     runs = grid()
     ours = runs.rename(columns={"loss": "loss_nats_per_token"})
     assert fit(ours).params == fit(runs).params
@@ -127,7 +127,7 @@ def test_status_says_when_a_bound_was_hit():
 
 
 def test_summary_shows_parameters_and_what_was_fixed():
-    """The text has each parameter with its value, the objective, and the word `fixed` where it applies."""
+    """The text has each parameter with its value, the objective, and `fixed` for fixed parameters."""
     text = fit(grid(), fixed={"alpha": 0.34}).summary()
     lines = {line.split()[0]: line.split() for line in text.splitlines() if line}
     assert lines["E"][1] == "1.69" and lines["alpha"][1:] == ["0.34", "fixed"]

@@ -1,4 +1,4 @@
-"""What is read from a law: optimum, dense equivalents, forecasts."""
+"""Quantities derived from a law: optimum, dense equivalents, forecasts."""
 
 import itertools
 
@@ -59,7 +59,7 @@ def test_the_optimum_has_intervals_after_the_bootstrap():
 
 
 def test_laws_without_a_closed_form_say_so():
-    """A term in both N and D has no such optimum, and an unknown column is named."""
+    """A law with a term in both N and D has no closed-form optimum; an unknown column is named."""
     table = runs().assign(w_bits=lambda t: t["gmse"].map({0.0: 16.0, 0.0115429: 4.0, 0.118846: 2.0}), post_bits=16.0)
     table["post_bits"] = np.resize([3.0, 4.0, 16.0, 5.0], len(table))
     mixed = fit(table, kumar(post_bits=True), diagnose=False)
@@ -91,7 +91,7 @@ def test_capacity_of_a_sparse_model_counts_its_non_zero_weights():
 
 
 def test_free_capacities_stand_beside_their_errors():
-    """One row for each format but the reference."""
+    """One row for each format except the reference."""
     points = capacity_points(fit(runs(), "decoupled", diagnose=False), FORMATS)
     assert list(points["format"]) == ["int2", "int4"] and list(points["gmse"]) == [0.118846, 0.0115429]
     np.testing.assert_allclose(points["rho"], rho(points["gmse"], F=0.41, C=1.39), rtol=1e-4)
@@ -99,7 +99,7 @@ def test_free_capacities_stand_beside_their_errors():
 
 
 def test_extrapolation_holds_the_largest_runs_out():
-    """A law that holds foretells them; one that does not errs more there than where it was fitted."""
+    """A correct law predicts the large runs; a wrong one has larger errors there than on the fitted rows."""
     table = runs(0.002).query("gmse == 0")
     good = extrapolation(table, above=2e9, diagnose=False)
     assert set(good.table["n_params"]) == {n for n in table["n_params"] if n > 2e9}

@@ -1,4 +1,4 @@
-"""Fits of published run tables give the published numbers, or better ones where those were local optima."""
+"""Fits of published run tables give the published numbers, or better ones if those were local optima."""
 
 import time
 import warnings
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::compressed_lm.scaling.Identifia
 
 @pytest.fixture(scope="module")
 def chinchilla(data_dir):
-    """The 240 runs that Besiroglu et al. 2024 fit: all but the five largest losses, with D = FLOP / (6 N)."""
+    """The 240 runs fitted by Besiroglu et al. 2024: all except the five largest losses, with D = FLOP / (6 N)."""
     runs = pd.read_csv(data_dir / "scaling_runs" / "chinchilla_245.csv").sort_values("loss").iloc[:-5]
     return runs.assign(tokens=runs["Training FLOP"] / (6 * runs["Model Size"]))
 
@@ -38,7 +38,7 @@ def quest(data_dir):
 
 @pytest.fixture(scope="module")
 def t5(data_dir):
-    """The 48 sparse T5 runs; `scale` counts all parameters, Frantar et al. count those that are not zero."""
+    """The 48 sparse T5 runs; `scale` counts all parameters, Frantar et al. count non-zero ones."""
     runs = pd.read_csv(data_dir / "scaling_runs" / "sparse_t5_48.csv")
     return _sparse(runs).rename(columns={"steps": "tokens"})
 
@@ -56,7 +56,7 @@ def _sparse(runs):
 
 
 def test_chinchilla_comes_out_to_all_published_digits_within_two_seconds(chinchilla):
-    """The summed Huber fit of Besiroglu et al. 2024: objective to 1e-9, parameters to 4 digits and more."""
+    """The summed Huber fit of Besiroglu et al. 2024: objective to 1e-9, parameters to at least 4 digits."""
     start = time.process_time()
     result = fit(chinchilla, n_params="Model Size")
     assert time.process_time() - start < 2
@@ -67,7 +67,7 @@ def test_chinchilla_comes_out_to_all_published_digits_within_two_seconds(chinchi
 
 
 def test_chinchilla_by_least_absolute_deviations(chinchilla):
-    """With a vanishing threshold the fit is the one that they published."""
+    """With a threshold near 0, the fit is the published one."""
     result = fit(chinchilla, n_params="Model Size", delta=5e-9, diagnose=False)
     published = {"A": 482.006, "B": 2085.436, "E": 1.81686, "alpha": 0.34781, "beta": 0.36585}
     assert result.status == FitStatus.CONVERGED
@@ -114,7 +114,7 @@ def test_quest_capacity_with_the_papers_exponents(quest):
 
 
 def test_quest_with_one_error_and_free_exponents(quest):
-    """Weights and activations alike, 1 to 8 bits: F .434, C 3.42, and two parameters do as well as five capacities."""
+    """Weights and activations alike, 1 to 8 bits: F .434, C 3.42; two parameters fit as well as five capacities."""
     runs = quest[(quest["hadamard"] | (quest["w_quant"] == "HadamardClipQuantizer")) & (quest.w_bits == quest.a_bits)]
     assert len(runs) == 54
     with warnings.catch_warnings():
@@ -127,9 +127,9 @@ def test_quest_with_one_error_and_free_exponents(quest):
     np.testing.assert_allclose(rho, [free.params[f"rho[{b}]"] for b in (1, 2, 3, 4, 8)], atol=0.06)
 
 
-def test_quest_weights_alone_are_called_out(quest):
-    """The weight-only runs all have 100 tokens a parameter, so their alpha and rho cannot be told apart."""
-    with pytest.warns(scaling.IdentifiabilityWarning, match="rho cannot be told from a larger alpha"):
+def test_quest_weights_alone_give_a_warning(quest):
+    """The weight-only runs all have 100 tokens per parameter, so alpha and rho cannot be distinguished."""
+    with pytest.warns(scaling.IdentifiabilityWarning, match="rho cannot be distinguished from a larger alpha"):
         fit(quest[quest["a_quant"] == "NoQuantizer"], "tanh", gmse="gmse_w", **QUEST)
 
 

@@ -31,7 +31,7 @@ def lines(ax):
 
 
 def test_isoflop_marks_the_minima(fitted):
-    """The budgets of the runs are found, each minimum stands at N*(C), and the runs of a budget are drawn."""
+    """The budgets of the runs are found, each minimum is at N*(C), and the runs of a budget are drawn."""
     ax = budget_plots.isoflop(fitted)
     minimum = lines(ax)["minimum"]
     expected = [optimum(fitted, flops) for flops in (1e18, 1e19, 1e20)]
@@ -53,7 +53,7 @@ def test_iso_loss_draws_the_frontier(fitted):
 
 
 def test_capacity_curve_and_points(fitted):
-    """The curve is the law's, and free capacities stand at their effective bits."""
+    """The curve is the law's, and free capacities are at their effective bits."""
     points = pd.DataFrame({"gmse": [0.0115429, 0.118846], "rho": [0.8, 0.4], "format": ["int4", "int2"]})
     ax = law_plots.capacity_against_bits(fitted, points=points)
     (curve,) = (data for label, data in lines(ax).items() if label.startswith("tanh, gmse"))
@@ -82,7 +82,7 @@ def test_residuals_are_percent_of_the_prediction(fitted):
     ],
 )
 def test_plots_use_the_axes_they_are_given(fitted, draw):
-    """`ax` is drawn on and returned; without it a figure is made."""
+    """A given `ax` is used and returned; otherwise a figure is created."""
     ax = Figure().add_subplot()
     assert draw(fitted, ax=ax) is ax
     assert draw(fitted).figure is not ax.figure
@@ -122,7 +122,7 @@ def test_plots_of_undetermined_fits_stay_with_the_runs(name):
 
 
 def test_minima_far_from_the_runs_are_left_out_and_said():
-    """A law whose optimum lies a thousand times beyond the runs draws none; budgets beyond the runs keep theirs."""
+    """A minimum a thousand times beyond the runs is not drawn; minima of budgets beyond the runs are."""
     far = fit(SIX.assign(loss=lambda t: 2 + 1e4 * t["n_params"] ** -0.3 + t["tokens"] ** -0.3), diagnose=False)
     assert "minimum: not determined by these runs" in lines(budget_plots.isoflop(far))
     good = fit(UNDETERMINED["good"], diagnose=False)
@@ -131,7 +131,7 @@ def test_minima_far_from_the_runs_are_left_out_and_said():
 
 
 def test_tables_are_read_from_csv_json_and_json_lines(tmp_path):
-    """The three forms hold the same rows; another ending and a broken file are errors."""
+    """The three formats give the same rows; another suffix and a damaged file are errors."""
     table = runs()[["n_params", "format", "loss"]]
     table.to_csv(tmp_path / "a.csv", index=False)
     table.to_json(tmp_path / "b.json", orient="records")

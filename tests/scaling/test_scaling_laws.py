@@ -1,4 +1,4 @@
-"""Every law gives back the parameters that made its data, and its derivatives are those of its formula."""
+"""Every law recovers the parameters of its data, and its derivatives are those of its formula."""
 
 import dataclasses
 import itertools
@@ -79,7 +79,7 @@ def made(case, noise=0.0):
 
 @pytest.mark.parametrize("case", CASES)
 def test_exact_runs_give_the_parameters_back(case):
-    """Without noise every parameter returns to four digits or more."""
+    """Without noise, every parameter is recovered to at least four digits."""
     law, runs, truth = made(case)
     result = fit(runs, law, diagnose=False)
     assert result.status == FitStatus.CONVERGED
@@ -89,7 +89,7 @@ def test_exact_runs_give_the_parameters_back(case):
 
 @pytest.mark.parametrize("case", CASES)
 def test_noisy_runs_give_the_law_back(case):
-    """With 0.2 % of noise the fitted law stays within 0.3 % of the true one on every row, and beats it on these."""
+    """With 0.2 % noise, the fitted law is within 0.3 % of the true one on every row, with a lower objective."""
     law, runs, truth = made(case, noise=0.002)
     result = fit(runs, law, diagnose=False)
     np.testing.assert_allclose(result.predict(runs), law(truth, runs), rtol=3e-3)
@@ -134,7 +134,7 @@ def test_derivatives_are_those_of_the_formula(case, space):
 
 
 def test_laws_are_the_formulas_of_their_papers():
-    """Values by hand: capacities multiply the size, sparsity acts on the non-zero size, quantising later adds."""
+    """Values by hand: capacities multiply the size, sparsity acts on the non-zero size, later quantisation adds."""
     row = {"n_params": [1e8], "tokens": [1e10], "w": [0.0115429], "a": [0.118846]}
     params = CASES["tanh, product"][2]
     rho = np.tanh(0.41 * np.log(0.0115429) / np.log(0.25)) ** 1.39 * np.tanh(0.5 * np.log(0.118846) / np.log(0.25)) ** 2
@@ -151,7 +151,7 @@ def test_laws_are_the_formulas_of_their_papers():
 
 
 def test_a_law_of_the_data_scale_is_reported_in_tokens():
-    """Frantar's a_D is the data at which its term is 1."""
+    """Frantar's a_D is the amount of data at which the term is 1."""
     result = fit(made("frantar2023")[1], FRANTAR_2023, diagnose=False)
     assert result.params["a_D"] == pytest.approx(500 ** (1 / 0.3), rel=1e-3)
 
@@ -171,7 +171,7 @@ def test_any_table_with_size_data_loss_and_format_is_fitted_by_name():
 
 
 def test_a_top_below_one_is_found_when_it_is_freed():
-    """L is 1 unless freed; freed it is recovered."""
+    """L is 1 unless freed; if freed, it is recovered."""
     law, columns, truth = CASES["tanh"]
     runs = design(**columns)
     runs["loss"] = law(truth | {"L": 0.84}, runs)

@@ -1,4 +1,4 @@
-"""The difference of two codecs on the same documents, and how sure it is."""
+"""Difference of two codecs on the same documents, and its interval."""
 
 import itertools
 
@@ -11,7 +11,7 @@ from compressed_lm.scaling import coverage
 
 
 def test_difference_is_that_of_the_sums_and_documents_are_paired():
-    """What both have in common, however much documents differ, does not widen the interval."""
+    """Variation common to both methods does not widen the interval."""
     rng = np.random.default_rng(0)
     n_bytes = rng.integers(100, 5000, 300)
     hard = rng.lognormal(0, 1, 300) * n_bytes  # documents differ a lot
@@ -20,7 +20,7 @@ def test_difference_is_that_of_the_sums_and_documents_are_paired():
 
 
 def test_three_seeds_hold_the_truth_as_often_as_stated():
-    """Where three seeds decide, 95 % intervals hold the truth 93 to 97 % of the time (resampled seeds: 85 %)."""
+    """If three seeds dominate, 95 % intervals contain the truth in 93 to 97 % of cases (resampled seeds: 85 %)."""
     rng, hits, draws = np.random.default_rng(1), 0, 400
     n_bytes = rng.integers(500, 1500, 60)
     for _ in range(draws):
@@ -32,14 +32,14 @@ def test_three_seeds_hold_the_truth_as_often_as_stated():
 
 @pytest.mark.parametrize("runs", [(2, 2), (2, 3), (3, 3), (5, 5)], ids=str)
 def test_coverage_is_the_stated_one_whatever_dominates(runs):
-    """Few seeds or more, seeds far above and far below documents, Gaussian or heavy tails: 93 to 97 %, noise apart."""
+    """Few or more seeds, large or small seed variance, Gaussian or heavy tails: 93 to 97 %, plus simulation noise."""
     for freedom, ratio in itertools.product((np.inf, 3.0), (0.1, 1.0, 10.0)):
         assert 0.93 < coverage.coverage(runs, 50, ratio, freedom=freedom, samples=4000) < 0.975
     assert 0.93 < coverage.coverage(runs, 400, 1.0, samples=1000) < 0.975
 
 
 def test_one_seed_gives_an_interval_over_documents_only():
-    """With one run of a method the result says that seeds are not covered, and with two of each that they are."""
+    """With one run of a method, seeds are not covered; with two runs of each, they are."""
     rng = np.random.default_rng(0)
     n_bytes = rng.integers(500, 1500, 100)
     a, b = (rng.normal(2, 0.1, (2, 100)) * n_bytes for _ in range(2))
@@ -49,7 +49,7 @@ def test_one_seed_gives_an_interval_over_documents_only():
 
 
 def test_wider_levels_give_wider_intervals_around_one_value():
-    """The same call gives the same numbers, and 99 % a wider interval than 90 %."""
+    """The same call gives the same numbers, and 99 % gives a wider interval than 90 %."""
     rng = np.random.default_rng(0)
     n_bytes = rng.integers(500, 1500, 100)
     a, b = (rng.normal(2, 0.1, (3, 100)) * n_bytes for _ in range(2))
@@ -67,7 +67,7 @@ def test_wider_levels_give_wider_intervals_around_one_value():
     ],
 )
 def test_what_has_no_interval_is_refused(arguments, message):
-    """Bits of other documents than the bytes, and fewer than two documents, are errors."""
+    """Different numbers of documents in bits and bytes, and fewer than two documents, are errors."""
     with pytest.raises(InputError, match=message):
         scaling.paired_difference(*arguments)
 

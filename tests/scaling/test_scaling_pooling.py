@@ -1,4 +1,4 @@
-"""Runs that differ in what a law does not read are not fitted as one kind."""
+"""Runs that differ in compression that the law does not read are refused."""
 
 import itertools
 import pathlib
@@ -48,7 +48,7 @@ def fitted(table, law="chinchilla", **options):
     ids=str,
 )
 def test_an_unread_column_of_compression_that_varies_is_refused(column):
-    """The message names the column and its values, and what it says to write, either way, is fitted."""
+    """The message names the column and its values; both suggested fixes work."""
     (name,) = column
     with pytest.raises(InputError, match=f"The rows differ in {name} ") as raised:
         fitted(runs(**column))
@@ -62,14 +62,14 @@ def test_an_unread_column_of_compression_that_varies_is_refused(column):
 
 
 def test_columns_that_tell_of_no_compression_may_vary():
-    """Seeds, versions, speeds and constant columns of compression are no obstacle."""
+    """Different seeds, versions and speeds, and constant columns of compression, are accepted."""
     free = {"seed": (0, 1), "run": ("a", "b"), "step": (1, 2), "versions": ({"x": 1}, {"x": 2}), "seconds": (1.0, 2.0)}
     constant = {"codec": ("bytes",) * 2, "weights": ("int(b=4)",) * 2, "bits_per_weight": (4.2, 4.1)}
     assert fitted(runs(**free, **constant)).params == pytest.approx(TRUTH, rel=1e-3)
 
 
 def test_what_the_law_reads_or_determines_may_vary():
-    """A law of weights takes their other columns, and activations that go with them; not others."""
+    """A law of weights accepts other columns of weights, and activations determined by them; not others."""
     both = {"w_bits": (16, 4), "a_bits": (16, 4), "weights": ("dense", "int(b=4)"), "a_quant": ("none", "int")}
     assert np.isfinite(fitted(runs(**both), "decoupled", format="w_bits", reference=16).objective)
     apart = runs(**both).assign(a_bits=[16, 16, 4] * 6)
@@ -79,7 +79,7 @@ def test_what_the_law_reads_or_determines_may_vary():
 
 
 def test_the_recorded_table_fitted_as_the_message_says_gives_its_exponent(capsys):
-    """All runs are refused with what to write; so fitted, without embeddings, alpha is .381 as in the notebook."""
+    """All runs together are refused; fitted as suggested, without embeddings, alpha is .381 as in the notebook."""
     from compressed_lm import cli
 
     command = ["fit", str(RECORDED), "--law", "tanh", "--bootstrap", "0"]
@@ -93,7 +93,7 @@ def test_the_recorded_table_fitted_as_the_message_says_gives_its_exponent(capsys
 
 
 def test_laws_of_capacity_count_parameters_without_embeddings_unless_told():
-    """`n_nonembed` is the size of a law of capacity, `n_params` that of others, and a named column wins."""
+    """`n_nonembed` is the size in laws with capacities, `n_params` in others; a given column takes precedence."""
     table = runs(weights=("dense", "int(b=4)")).assign(n_nonembed=lambda t: t["n_params"] / 2)
     assert fitted(table, "decoupled", format="weights").columns["n_params"] == "n_nonembed"
     assert fitted(table, "decoupled", format="weights", n_params="n_params").columns["n_params"] == "n_params"

@@ -1,4 +1,4 @@
-"""The run table keeps every row whole, refuses wrong units, and survives a kill."""
+"""The run table keeps every row complete, refuses wrong units, and survives a kill."""
 
 import json
 
@@ -33,7 +33,7 @@ def make_row(**changes):
 
 
 def test_rows_come_back_with_fixed_dtypes_and_extra_columns(tmp_path):
-    """What append_row writes, load_runs reads: values, dtypes and columns beyond the required ones."""
+    """load_runs reads the rows of append_row: values, dtypes and additional columns."""
     path = tmp_path / "new" / "runs.jsonl"
     append_row(path, make_row(n_params=np.int64(460_000), bits_per_byte=np.float32(2.5), seconds=41.5))
     append_row(path, make_row(run="m2/ac", flops_per_byte=1, codec="ac(v=256)"))
@@ -51,7 +51,7 @@ def test_rows_come_back_with_fixed_dtypes_and_extra_columns(tmp_path):
 
 
 def test_a_torn_last_line_is_skipped_and_then_repaired(tmp_path):
-    """A process killed inside a write costs its own row, never another one."""
+    """A process killed during a write loses its own row only."""
     path = tmp_path / "runs.jsonl"
     append_row(path, make_row(run="first"))
     whole = path.read_bytes()
@@ -68,7 +68,7 @@ def test_a_torn_last_line_is_skipped_and_then_repaired(tmp_path):
     [b"notes without an end", b"my notes\n", b'{"name": "another table"}\n', b"\x00" * 100, b"a,b\n1,2", b"[1, 2]\n{"],
 )
 def test_a_file_that_is_no_run_table_is_never_changed(content, tmp_path):
-    """Neither a last line nor anything else of a file that this package did not write is cut or added to."""
+    """A file that this package did not write is left unchanged."""
     path = tmp_path / "notes.txt"
     path.write_bytes(content)
     for attempt in (lambda: check_table(path), lambda: append_row(path, make_row())):
@@ -86,20 +86,20 @@ def test_a_file_that_is_no_run_table_is_never_changed(content, tmp_path):
 
 @pytest.mark.parametrize("damage", [b"\x00" * 50, b'{"run": "a", "fin\xff', b"[" * 100_000, b"[]", b'{"run": '])
 def test_a_damaged_line_does_not_stop_a_resumed_sweep(damage, tmp_path):
-    """A line that is no object is named and left out where a run goes on, and is an error where rows are analysed."""
+    """A line that is no object is skipped with a warning when a run resumes, and is an error in an analysis."""
     path = tmp_path / "runs.jsonl"
     append_row(path, make_row(run="first"))
     with path.open("ab") as file:
         file.write(damage + b"\n")
     append_row(path, make_row(run="second"))
-    with pytest.warns(UserWarning, match="line 2 is damaged; it is left out"):
+    with pytest.warns(UserWarning, match="line 2 is damaged .*; it is skipped"):
         assert [row["run"] for _, row in jsonl.read(path, skip_damaged=True)] == ["first", "second"]
     with pytest.raises(ValueError, match="line 2 is not a JSON object"):
         load_runs(path)
 
 
 def test_a_whole_last_line_without_newline_is_kept(tmp_path):
-    """A kill between a row and its newline loses nothing."""
+    """A kill between a row and its newline loses no row."""
     path = tmp_path / "runs.jsonl"
     append_row(path, make_row(run="first", note="x" * 100_000))
     path.write_bytes(path.read_bytes().rstrip(b"\n"))
@@ -123,7 +123,7 @@ def test_a_whole_last_line_without_newline_is_kept(tmp_path):
     ],
 )
 def test_wrong_values_are_refused_and_nothing_is_written(tmp_path, changes, message):
-    """A row of the wrong type, range or unit raises before the file is touched."""
+    """A row with a wrong type, range or unit raises before the file changes."""
     path = tmp_path / "runs.jsonl"
     with pytest.raises(ValueError, match=message):
         append_row(path, make_row(**changes))
@@ -139,7 +139,7 @@ def test_a_missing_column_is_named():
 
 
 def test_load_names_file_and_line(tmp_path):
-    """An invalid row is found by its file and line."""
+    """The message names file and line of an invalid row."""
     path = tmp_path / "runs.jsonl"
     path.write_text(json.dumps(make_row()) + "\n\n" + json.dumps(make_row(seed=-3)) + "\n")
     with pytest.raises(ValueError, match=r"runs.jsonl line 3 has seed = -3"):
@@ -150,16 +150,16 @@ def test_load_names_file_and_line(tmp_path):
 
 
 def test_a_pattern_without_match_says_what_to_do(tmp_path):
-    """No file is an error that names the pattern; a file without rows too."""
+    """A pattern without files, or with files without rows, is an error that names the pattern."""
     with pytest.raises(ValueError, match="No run table matches"):
         load_runs(tmp_path / "*.jsonl")
     (tmp_path / "runs.jsonl").write_text("")
-    with pytest.raises(ValueError, match="hold no row"):
+    with pytest.raises(ValueError, match="have no rows"):
         load_runs(tmp_path / "*.jsonl")
 
 
 def test_final_runs_keeps_the_last_final_row_of_a_run(tmp_path):
-    """A run evaluated twice counts once; seeds stay apart and rows during training do not count."""
+    """A run evaluated twice counts once; seeds are separate, and rows during training do not count."""
     path = tmp_path / "runs.jsonl"
     for changes in (
         {"bits_per_byte": 3.0},
@@ -173,7 +173,7 @@ def test_final_runs_keeps_the_last_final_row_of_a_run(tmp_path):
 
 
 def test_split_spec_reads_spellings():
-    """Order of options, blanks and the default alignment do not matter."""
+    """Order of options, spaces and the default alignment do not matter."""
     assert split_spec("bytes") == ("bytes", {})
     assert (
         split_spec("eiw(v=4096, b=12, align=none)")

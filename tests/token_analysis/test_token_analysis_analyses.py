@@ -1,4 +1,4 @@
-"""All analyses of token streams in one go."""
+"""All analyses of token streams together."""
 
 import pandas as pd
 
@@ -7,7 +7,7 @@ from compressed_lm.token_analysis import analyses
 
 
 def test_analyse_writes_tables_and_figures(tmp_path):
-    """Every table and its figure is on disk, a codec has one summary row and one line of progress."""
+    """Every table and figure is written; each codec has one summary row and one line of progress."""
     text = [b"the quick brown fox jumps over the lazy dog, again and again " * 4] * 40
     lines = []
     summary = analyses.analyse(

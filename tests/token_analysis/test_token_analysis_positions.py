@@ -1,4 +1,4 @@
-"""Loss by place in the window against hand-made models and stores."""
+"""Loss by position in the window, for small models and stores with known answers."""
 
 import math
 
@@ -18,11 +18,11 @@ def array(*ids):
 
 
 def test_loss_by_position():
-    """Loss, accuracy and the accuracy of the best constant are means over the tokens of each position alone."""
-    targets, positions = array(5, 7, 5, 8, 5, 7, 9, -1)[None], array(0, 1, 0, 1, 0, 1, -1, -1)[None]
+    """Loss, accuracy and the accuracy of the best constant are means over the tokens of each position."""
+    targets, places = array(5, 7, 5, 8, 5, 7, 9, -1)[None], array(0, 1, 0, 1, 0, 1, -1, -1)[None]
     loss = math.log(2) * np.array([[1, 2, 1, 4, 4, 6, 50, 50.0]])
     best = array(5, 7, 5, 7, 6, 8, 9, 0)[None]
-    table = positions.bits_by_token_position(lambda _: (loss, best), [(targets, positions)] * 2, 2)
+    table = positions.bits_by_token_position(lambda _: (loss, best), [(targets, places)] * 2, 2)
     assert table["n"].tolist() == [6, 6]
     assert table["bits"].tolist() == pytest.approx([2, 4])
     assert table["accuracy"].tolist() == pytest.approx([2 / 3, 1 / 3])
@@ -31,7 +31,7 @@ def test_loss_by_position():
 
 
 def test_positions_are_counted_from_the_start_of_a_document(tmp_path):
-    """Rows are those of the store; places start anew in each document, and cut windows, ends and padding have none."""
+    """Rows are those of the store; positions restart in each document; cut windows, ends and padding have none."""
     (tmp_path / "a.txt").write_bytes(b"abcde")
     (tmp_path / "b.txt").write_bytes(b"xyz")
     store = compress(open_corpus(f"text:{tmp_path}/*.txt"), "train", codecs.Bytes(), tmp_path / "store", n_shards=1)
@@ -41,7 +41,7 @@ def test_positions_are_counted_from_the_start_of_a_document(tmp_path):
     assert [t.tolist() for t, _ in rows][0] == list(b"abcd")
     assert [p.tolist() for _, p in rows] == [[0, 1, 0, 1], [0, -1, 0, 1], [0, -1, -1, -1]]
     assert len(list(positions.positioned_rows(store, 4, 2, max_rows=1))) == 1
-    # Rows of 3: the second token of a window that begins in the row before is not counted.
+    # Rows of 3: the second token of a window that starts in the previous row is not counted.
     assert [p.tolist() for _, p in positions.positioned_rows(store, 3, 2)][:2] == [[0, 1, 0], [-1, 0, -1]]
 
 

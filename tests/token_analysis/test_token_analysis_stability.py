@@ -1,4 +1,4 @@
-"""Stability of ids and their texts against codecs whose answers are worked out by hand."""
+"""Stability of ids and their texts, for codecs with answers computed by hand."""
 
 import re
 
@@ -29,7 +29,7 @@ class Pairs:
 
 
 class Nibbles:
-    """Four bits a token, no windows and no lengths: a byte is known when its second token is."""
+    """Four bits per token, no windows and no lengths: a byte is known with its second token."""
 
     name, spec, vocab_size, window_bits = "nibbles", "nibbles", 16, None
 
@@ -48,7 +48,7 @@ def array(*ids):
 
 
 def test_windows_and_tokens_meet():
-    """Positions run to where window and token boundaries meet again: 16/8 bits at 2, 24/16 at 3, no windows at 1."""
+    """Positions end at a common boundary of windows and tokens: 16/8 bits at 2, 24/16 at 3, no windows at 1."""
     codec = Pairs()
     assert tokens_per_window(codec) == 2
     codec.window_bits, codec.vocab_size = 24, 65536
@@ -67,19 +67,19 @@ def test_levenshtein_of_known_sequences():
 
 
 def test_ids_of_a_sentence_are_cut_off_their_prefix():
-    """Only ids that hold a byte of the sentence are compared: by length, or from the first window that it changes."""
+    """Only ids with a byte of the sentence are compared: by length, or from the first window that it changes."""
     cut = stability.sentence_ids(codecs.Bytes(), b"abc", [b"x ", b"long "])
     assert [ids.tolist() for ids in cut] == [[97, 98, 99]] * 2
     pairs = stability.prefix_stability(codecs.Bytes(), b"abc", [b"x ", b"long ", b""])
     assert pairs["distance"].tolist() == [0, 0, 0]
     assert pairs[["first", "second"]].to_numpy().tolist() == [[0, 1], [0, 2], [1, 2]]
-    # After "z" the first window is "zz". It begins as "z" alone does, and still all of it belongs to the sentence.
+    # After "z" the first window is "zz". It begins as "z" alone, but all of it belongs to the sentence.
     cut = stability.sentence_ids(Pairs(), b"zab", [b"y", b"z"])
     assert [ids.tolist() for ids in cut] == [[7, 10, 6, 1, 6, 2], [7, 255, 6, 1, 6, 2]]
 
 
 def test_histogram_shares_sum_to_one():
-    """The histogram keeps each codec's pairs apart, their exact mean, and the distance 1 in its last bin."""
+    """The histogram is per codec, with the exact mean and the distance 1 in the last bin."""
     pairs = pd.DataFrame({"codec": ["a", "a", "a", "a", "b"], "distance": [0, 0.1, 0.6, 1.0, 0.3]})
     histogram = stability.distance_histogram(pairs, n_bins=2)
     assert histogram["share"].tolist() == [0.5, 0.5, 1, 0]
@@ -87,7 +87,7 @@ def test_histogram_shares_sum_to_one():
 
 
 def test_texts_of_tokens_with_lengths():
-    """An id that spells one text is always that text; ids below min_count are left out."""
+    """An id with a decoded text always has this text; ids below min_count are left out."""
     texts = token_text.token_texts(codecs.Bytes(), [b"aab", b"\xffa\xff"], min_count=2)
     assert texts[["position", "id", "n", "n_texts", "share", "n_bytes", "text"]].to_numpy().tolist() == [
         [-1, 97, 3, 1, 1.0, 1.0, "a"],
@@ -100,7 +100,7 @@ def test_texts_of_window_tokens_are_what_they_determine():
     windows = np.array([[6, 1], [7, 255], [6, 2]])  # "a", "zz", "b"
     assert token_text._window_texts(Pairs(), windows).tolist() == [[b"", b"a"], [b"", b"zz"], [b"", b"b"]]
 
-    class Ordered(Pairs):  # the first token is the first byte, the second adds "!" so many times, at most once
+    class Ordered(Pairs):  # the first token is the first byte, the second adds "!" at most once
         def decode_batch(self, ids):
             return [b"".join(bytes([a]) + b"!" * min(b, 1) for a, b in s.reshape(-1, 2)) for s in map(np.asarray, ids)]
 
@@ -126,7 +126,7 @@ def test_texts_of_codecs_without_spans_come_from_prefixes():
 
 
 def test_repeated_ids():
-    """Attested and repeated shares count ids, over all places and for each place of the window."""
+    """Attested and repeated shares count ids, over all positions and for each position of the window."""
     rows = token_text.attested_ids(Pairs(), [b"aba"])  # (6, 1) (6, 2) (6, 1)
     assert rows[["position", "n_tokens", "n_ids"]].to_numpy().tolist() == [[-1, 6, 3], [0, 3, 1], [1, 3, 2]]
     assert rows["attested"].tolist() == [3 / 256, 1 / 256, 2 / 256]

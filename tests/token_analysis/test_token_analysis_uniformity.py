@@ -1,4 +1,4 @@
-"""Uniformity and unigram models of ids against counts whose answers are worked out by hand."""
+"""Uniformity and unigram models of ids, for counts with answers computed by hand."""
 
 import math
 
@@ -11,7 +11,7 @@ from compressed_lm.token_analysis import uniformity, unigram
 
 
 class Nibbles:
-    """Four bits a token."""
+    """Four bits per token."""
 
     spec, vocab_size, window_bits = "nibbles", 16, None
 
@@ -41,7 +41,7 @@ def test_ngrams_of_a_known_stream():
 
 
 def test_random_ids_are_as_uniform_as_the_control():
-    """A stream of random bits lies where the control does, and text does not."""
+    """A stream of random bits is within the control; text is not."""
     data = np.random.default_rng(1).integers(0, 256, 40_000, np.uint8).tobytes()
     table = uniformity.ngram_uniformity(codecs.Bytes(), [data], n_bits=(1, 4, 8), n_partitions=10)
     assert (table["p50"].abs() < 3 * table[["control_p5", "control_p95"]].abs().max(axis=1)).all()
@@ -52,7 +52,7 @@ def test_random_ids_are_as_uniform_as_the_control():
 
 
 def test_unigram_gain_by_hand():
-    """Three a's and a b: 8 bits a byte uniform; unigram with Miller and Madow's term, or add-one over 256 ids."""
+    """Three a's and a b: 8 bits per byte uniform; unigram with the Miller-Madow term, or add-one over 256 ids."""
     table = unigram.unigram_gain(codecs.Bytes(), [b"aab", b"a"], [b"ab"]).set_index("fit")
     entropy = 2 - 0.75 * math.log2(3) + 1 / (8 * math.log(2))
     assert table.loc[unigram.SAME, ["uniform", "unigram", "gain"]].tolist() == pytest.approx([8, entropy, 8 - entropy])

@@ -1,4 +1,4 @@
-"""An object store for tests: whole objects only, as gs:// has them."""
+"""Object store for tests: whole objects only, as in gs://."""
 
 import pytest
 from etils import epath
@@ -7,7 +7,7 @@ from etils.epath.backend import os_backend
 
 
 class Bucket(type(os_backend)):
-    """Keeps objects as files of a folder, refuses to append or rename, and counts what is written."""
+    """Object store in a folder that refuses to append or rename, and counts writes."""
 
     def __init__(self, folder):
         self.folder, self.writes = folder, 0
@@ -35,7 +35,7 @@ class Bucket(type(os_backend)):
 
 @pytest.fixture
 def bucket(tmp_path, monkeypatch):
-    """What `gs://` paths mean during a test."""
+    """The object store behind `gs://` paths in a test."""
     bucket = Bucket(tmp_path)
     monkeypatch.setattr(gpath, "_is_tf_installed", lambda: False)
     monkeypatch.setitem(gpath._PREFIX_TO_BACKEND, "gs", bucket)

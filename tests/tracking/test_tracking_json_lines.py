@@ -1,4 +1,4 @@
-"""Records reach their file or object whole, and a resumed run writes none of them twice."""
+"""Records are written completely, and a resumed run writes none of them twice."""
 
 import json
 import warnings
@@ -9,7 +9,7 @@ from compressed_lm.tracking import JSONLines, read_json_lines
 
 
 def test_json_lines_of_a_resumed_run(tmp_path):
-    """Records after the restored step and a line cut short by a crash go; the rest stays."""
+    """Records after the restored step and an unfinished line are removed; the others are kept."""
     path = tmp_path / "new" / "metrics.jsonl"
     tracker = JSONLines(path)
     for step in (10, 20, 30):

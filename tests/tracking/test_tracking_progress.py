@@ -1,4 +1,4 @@
-"""Progress tells what is done, how fast and how long, on a terminal and in a log."""
+"""Progress shows done, rate and remaining time, on a terminal and in a log."""
 
 import io
 
@@ -9,7 +9,7 @@ from compressed_lm.tracking.progress import Job, progress
 
 
 def test_status_counts_only_this_run_for_the_rate():
-    """Units that were finished earlier are done, but took no time now: 10 steps in 5 seconds, 20 more to go, 10 s."""
+    """Units finished earlier count as done but not for the rate: 10 steps in 5 s, 20 remaining, ETA 10 s."""
     times = [100.0]
     job = Job("train", 80, unit="steps", done=50, now=lambda: times[0])
     assert job.status() == "50 of 80 steps, 0 steps/s"
@@ -22,7 +22,7 @@ def test_status_counts_only_this_run_for_the_rate():
 
 
 def test_a_log_gets_few_lines_and_a_last_one(monkeypatch):
-    """Where there is no terminal, lines come at intervals and at the end; brackets in a name are not markup."""
+    """Without a terminal, lines are printed at intervals and at the end; brackets in a name are not markup."""
     monkeypatch.setattr(progress_module, "LINE_SECONDS", 0.0)
     out = io.StringIO()
     with progress("compress [eiw]", 3, unit="docs", console=Console(file=out)) as job:

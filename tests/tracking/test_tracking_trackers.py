@@ -1,4 +1,4 @@
-"""Trackers hand on what they are given, and say what to install where their package is missing."""
+"""Trackers record what they receive, and say what to install if their package is missing."""
 
 import sys
 import types
@@ -38,7 +38,7 @@ def test_tensorboard_writes_an_event_file(tmp_path):
 
 
 def test_tensorboard_on_a_bucket_names_what_is_missing(monkeypatch):
-    """Before a run starts, not at its first record."""
+    """The error is raised before a run starts, not at its first record."""
     pytest.importorskip("tensorboardX")
     monkeypatch.setitem(sys.modules, "google.cloud.storage", None)
     with pytest.raises(ValueError, match="gs://b/x, but the package google-cloud-storage is not installed"):
@@ -46,7 +46,7 @@ def test_tensorboard_on_a_bucket_names_what_is_missing(monkeypatch):
 
 
 class FakeWandb(types.ModuleType):
-    """Keeps what it is called with."""
+    """Fake module that records its calls."""
 
     def __init__(self):
         super().__init__("wandb")
@@ -64,7 +64,7 @@ class FakeWandb(types.ModuleType):
 
 
 def test_a_run_that_is_started_again_goes_on_in_the_same_wandb_run(tmp_path, monkeypatch):
-    """The id stays with the folder, whatever the folder is called later; another folder gets another id."""
+    """The id stays with the folder, even if it is renamed; another folder gets another id."""
     fake = FakeWandb()
     monkeypatch.setitem(sys.modules, "wandb", fake)
     for step in (20, 40):
@@ -87,7 +87,7 @@ def test_a_run_that_is_started_again_goes_on_in_the_same_wandb_run(tmp_path, mon
 
 
 def test_a_wandb_run_in_an_object_store(bucket, monkeypatch):
-    """The id is kept in the store; wandb's own files stay on the machine."""
+    """The id is kept in the store; wandb's own files are local."""
     fake = FakeWandb()
     monkeypatch.setitem(sys.modules, "wandb", fake)
     Wandb("gs://bucket/runs/eiw")
