@@ -1,10 +1,13 @@
-"""Cutting fixed-width codes and byte streams into tokens, and back."""
+"""Bit packing: fixed-width codes and byte streams to tokens, and back."""
 
 import numpy as np
+import numpy.typing as npt
+
+_BLOCK = 1 << 18  # values packed at a time, a multiple of 8
 
 
 def token_bits(vocab_size: int) -> int:
-    """log2 of the vocabulary size. Raises ValueError unless it is a power of two between 2 and 2**16."""
+    """Returns log2 of a vocabulary size. Raises ValueError unless it is a power of two between 2 and 2**16."""
     width = int(vocab_size).bit_length() - 1
     if not 1 <= width <= 16 or 1 << width != vocab_size:
         raise ValueError(
@@ -14,14 +17,13 @@ def token_bits(vocab_size: int) -> int:
     return width
 
 
-def repack(values, from_bits: int, to_bits: int) -> np.ndarray:
-    """The same bits cut into fields of another width, most significant bit first; the last field is filled up with
-    zeros.
+def repack(values: npt.ArrayLike, from_bits: int, to_bits: int) -> np.ndarray:
+    """Returns the same bits in fields of another width, most significant bit first; the last one is zero-padded.
 
     Args:
         values: integers[N] below 2**from_bits.
         from_bits: width of the given fields, at most 32.
-        to_bits: width of the wanted fields, at most 32.
+        to_bits: width of the returned fields, at most 32.
 
     Returns:
         uint32[ceil(N * from_bits / to_bits)].
@@ -32,26 +34,51 @@ def repack(values, from_bits: int, to_bits: int) -> np.ndarray:
     if from_bits % to_bits == 0:
         shifts = np.arange(from_bits - to_bits, -1, -to_bits, dtype=np.uint32)
         return ((values[:, None] >> shifts) & np.uint32((1 << to_bits) - 1)).reshape(-1)
-    block = (
-        to_bits << 14
-    )  # values that fill whole fields; a bit takes four bytes on the way, so long inputs go block by block
-    if len(values) > block:
-        return np.concatenate([repack(values[i : i + block], from_bits, to_bits) for i in range(0, len(values), block)])
-    shifts = np.arange(from_bits - 1, -1, -1, dtype=np.uint32)
-    bits = ((values[:, None] >> shifts) & np.uint32(1)).reshape(-1)
-    bits = np.concatenate([bits, np.zeros(-len(bits) % to_bits, np.uint32)]).reshape(-1, to_bits)
-    return (bits << np.arange(to_bits - 1, -1, -1, dtype=np.uint32)).sum(-1, dtype=np.uint32)
+    return unpack_bits(pack_bits(values, from_bits), to_bits, -(-len(values) * from_bits // to_bits))
 
 
-def unpack(tokens, from_bits: int, to_bits: int) -> np.ndarray:
-    """`repack` undone: the whole fields of `to_bits` that the tokens hold; fewer than `to_bits` left-over bits are
-    fill and are dropped."""
+def pack_bits(values: npt.ArrayLike, width: int) -> bytes:
+    """Returns integers below 2**width as bytes without gaps, most significant bit first; the last one is zero-padded.
+
+    Args:
+        values: integers[N] below 2**width.
+        width: bits per value, at most 32.
+
+    Returns:
+        ceil(N * width / 8) bytes.
+    """
+    values = np.asarray(values)
+    if width == 8:
+        return values.astype(np.uint8).tobytes()
+    shifts = np.arange(width - 1, -1, -1, dtype=np.uint32)
+    # Block by block, since each bit takes four bytes below. The values of a block fill whole bytes.
+    blocks = (values[i : i + _BLOCK].astype(np.uint32) for i in range(0, len(values), _BLOCK))
+    return b"".join(np.packbits((block[:, None] >> shifts & 1).astype(np.uint8)).tobytes() for block in blocks)
+
+
+def unpack_bits(content: bytes, width: int, count: int) -> np.ndarray:
+    """Returns uint32[count], the values of `pack_bits`; bits after the end of the bytes are zeros."""
+    packed = np.frombuffer(content, np.uint8)
+    if width == 8:
+        return packed[:count].astype(np.uint32)
+    values = np.zeros(count, np.uint32)
+    for i in range(0, count, _BLOCK):
+        block = values[i : i + _BLOCK]
+        bits = np.unpackbits(packed[i * width // 8 :], count=len(block) * width).reshape(len(block), width)
+        for column in range(width):
+            block <<= 1
+            block |= bits[:, column]
+    return values
+
+
+def unpack(tokens: np.ndarray, from_bits: int, to_bits: int) -> np.ndarray:
+    """Returns the whole fields of `to_bits` in tokens; undoes `repack`. Remaining bits are padding and are dropped."""
     fields = repack(tokens, from_bits, to_bits)
     return fields[: len(tokens) * from_bits // to_bits]
 
 
-def codes_to_tokens(codes, code_bits: int, token_bits: int) -> np.ndarray:
-    """Window codes cut into tokens; the last token is filled up with zeros where its width does not divide.
+def codes_to_tokens(codes: npt.ArrayLike, code_bits: int, token_bits: int) -> np.ndarray:
+    """Returns the tokens of window codes; the last token is zero-padded.
 
     Args:
         codes: uint32[N, K], codes below 2**code_bits as 16-bit limbs, most significant first.
@@ -73,8 +100,8 @@ def codes_to_tokens(codes, code_bits: int, token_bits: int) -> np.ndarray:
     return _pack(np.concatenate([bits, np.zeros(-len(bits) % token_bits, np.uint8)]), token_bits)[:, 0].astype(np.int32)
 
 
-def tokens_to_codes(tokens, token_bits: int, code_bits: int) -> np.ndarray:
-    """`codes_to_tokens` undone, uint32[N, K]: the whole codes that the tokens hold; what is left over is fill."""
+def tokens_to_codes(tokens: np.ndarray, token_bits: int, code_bits: int) -> np.ndarray:
+    """Returns the whole codes in tokens, uint32[N, K]; undoes `codes_to_tokens`. Remaining bits are padding."""
     n_limbs = -(-code_bits // 16)
     if code_bits == 16 * n_limbs:
         fields = unpack(tokens, token_bits, 16)
@@ -90,7 +117,7 @@ def tokens_to_codes(tokens, token_bits: int, code_bits: int) -> np.ndarray:
 
 
 def _pack(bits: np.ndarray, width: int) -> np.ndarray:
-    """Fields of `width` bits as 16-bit limbs uint32[N, K] from single bits uint8[N * width]."""
+    """Returns fields of `width` bits as 16-bit limbs, uint32[N, K], from single bits uint8[N * width]."""
     n_limbs = -(-width // 16)
     rows = np.zeros((len(bits) // width, 16 * n_limbs), np.uint8)
     rows[:, 16 * n_limbs - width :] = bits.reshape(-1, width)

@@ -234,7 +234,7 @@ def _project(p: dict, name: str, x: Int32[Array, "*rows inputs"]) -> Int32[Array
 
 
 def _attention_weights(
-    p: dict, scores: Int32[Array, "B H Q S"], bias: Int32[Array, "#B H Q S"], allowed: jax.Array | np.ndarray
+    p: dict, scores: Int32[Array, "B H Q S"], bias: Int32[Array, "*stack H Q S"], allowed: jax.Array | np.ndarray
 ) -> Int32[Array, "B H Q S"]:
     """Returns 14-bit weights (the largest is 2**14) from products of Q queries and S keys."""
     scores = jnp.where(

@@ -155,7 +155,7 @@ def _walk(
         raise InputError(f"Calibration tokens of shape {inputs.shape} were given; expected rows of tokens [N, L].")
 
     @jax.jit
-    def step(layers: PyTree, i: int, x: jax.Array, rows: jax.Array) -> tuple[jax.Array, PyTree]:
+    def step(layers: PyTree, i: jax.Array | int, x: jax.Array, rows: jax.Array) -> tuple[jax.Array, PyTree]:
         seen: _Seen = {}
 
         def observe(next_fun, args, kwargs, context):

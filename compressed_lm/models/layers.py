@@ -16,7 +16,7 @@ from compressed_lm.weights import Representation, representation
 from compressed_lm.weights.gennorm import gg_initializer
 
 MASKED = -1e30  # added to the score of a future token: exp() of it is exactly 0, and unlike -inf it cannot cause NaN
-SHORTEST_PIECE = 32  # least number of queries computed at once
+SMALLEST_CHUNK = 32  # least number of queries computed at once
 NOISE, RUN = "noise", "run"  # random stream, and collection with the progress of the run, for some representations
 
 
@@ -141,7 +141,7 @@ class Attention(nn.Module):
         c, (batch, length, _) = self.config, x.shape
         q, k, v = (constrain(y, BATCH, None, "tensor", None) for y in self._heads(x, jnp.arange(length)[None]))
         kernel = _implementation(c)
-        attend: Callable[..., Array] = _in_pieces
+        attend: Callable[..., Array] = _chunked
         if kernel != "xla":
             attend = functools.partial(jax.nn.dot_product_attention, is_causal=True, implementation=kernel)
         if c.position == "rotary":
@@ -211,15 +211,15 @@ class Attention(nn.Module):
         return periodic.reshape(-1, length, 2 * length - 1)[:, :, :length]
 
 
-def _in_pieces(
+def _chunked(
     q: Float[Array, "B L H K"],
     k: Float[Array, "B L kv_heads K"],
     v: Float[Array, "B L kv_heads K"],
     bias: Float[Array, "1 H L L"] | None = None,
 ) -> Float[Array, "B L H K"]:
-    """Returns causal attention, computed for one piece of the queries at a time with the keys up to its end.
+    """Returns causal attention, computed for one chunk of the queries at a time with the keys up to its end.
 
-    One product of all queries and keys would compute the half of the scores above the diagonal for nothing; pieces skip
+    One product of all queries and keys would compute the half of the scores above the diagonal for nothing; chunks skip
     most of it.
     """
     length, groups = q.shape[1], q.shape[2] // k.shape[2]
@@ -227,18 +227,18 @@ def _in_pieces(
         grouped = q.reshape(*q.shape[:2], k.shape[2], groups, -1)
         if bias is not None:
             bias = bias.reshape(bias.shape[0], k.shape[2], groups, length, length)
-        attend = jax.vmap(_in_pieces, in_axes=(3, None, None, None if bias is None else 2), out_axes=3)
+        attend = jax.vmap(_chunked, in_axes=(3, None, None, None if bias is None else 2), out_axes=3)
         return attend(grouped, k, v, bias).reshape(q.shape)
     q = q * q.shape[-1] ** -0.5
-    pieces = next(n for n in (8, 4, 2, 1) if n == 1 or length % n == 0 and length // n >= SHORTEST_PIECE)
-    size, mixed = length // pieces, []
+    chunks = next(n for n in (8, 4, 2, 1) if n == 1 or length % n == 0 and length // n >= SMALLEST_CHUNK)
+    size, mixed = length // chunks, []
     for first in range(0, length, size):
         last = first + size
         scores = jnp.einsum("bqhk,bshk->bhqs", q[:, first:last], k[:, :last]).astype(jnp.float32)
         if bias is None:
             past = np.arange(last) <= np.arange(first, last)[:, None]
             scores = jnp.where(past[None, None], scores, MASKED)
-        else:  # it holds the mask
+        else:  # the bias includes the mask
             scores = _add_to_rows(scores, bias[0, :, first:last, :last])
         weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
         mixed.append(jnp.einsum("bhqs,bshk->bqhk", weights, v[:, :last]))

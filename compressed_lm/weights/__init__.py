@@ -1,12 +1,14 @@
-"""Number formats for weights and activations: rounding, gradients, mean squared error on a Gaussian, packed
-bytes. And what weights are distributed like (`GeneralizedGaussian`), and files near their entropy (`bitstream`).
+"""Number formats, sparsity, distributions and projections of weights.
 
-rep = weights.representation("int(b=4,rule=quest)")
-rep.gmse()  # 0.01154: the mean squared error on N(0, 1)
-rep.bits_per_weight((1024, 4096))  # 4.016: codes and scales
-w_hat = rep.quantize(w)  # in a training step: w's shape and dtype, with QuEST's gradient
-x_hat = rep.quantize(x, axis=-1)  # activations
-packed = weights.pack(w, rep)  # the bytes; weights.unpack(packed) is rep.quantize(w), bit for bit
+Formats define rounding, gradients, mean squared error on a Gaussian, and packed bytes. `GeneralizedGaussian` models the
+distribution of weights. `bitstream` writes entropy-coded files.
+
+    rep = weights.representation("int(b=4,rule=quest)")
+    rep.gmse()  # 0.01154: the mean squared error on N(0, 1)
+    rep.bits_per_weight((1024, 4096))  # 4.016: codes and scales
+    w_hat = rep.quantize(w)  # in a training step: w's shape and dtype, with QuEST's gradient
+    x_hat = rep.quantize(x, axis=-1)  # activations
+    packed = weights.pack(w, rep)  # bytes; weights.unpack(packed) is rep.quantize(w), bit for bit
 """
 
 from compressed_lm.weights.deepshape import reshape_tensors, reshape_weights

@@ -1,4 +1,4 @@
-"""Formats with block scales of few bits, and with outliers: mxfp4, nvfp4, outlier."""
+"""Formats with low-bit block scales or outliers: mxfp4, nvfp4, outlier."""
 
 import dataclasses
 import functools
@@ -18,16 +18,16 @@ from compressed_lm.weights.storage import Floats, Levels, Mask
 E2M1_MAX = 6.0
 E4M3_MAX = 448.0
 _E2M1 = tuple(grids.float_levels(2, 1).tolist())
-LARGEST_OF_TENSOR = 5.0  # in standard deviations: what `gmse` of nvfp4 takes for its scale of a matrix
+LARGEST_OF_TENSOR = 5.0  # assumed largest weight of a matrix, in standard deviations, for the scale in nvfp4's `gmse`
 
 
 @dataclasses.dataclass(frozen=True)
 class MXFP4(Representation):
-    """E2M1 in blocks of 32 that share a power of two (OCP microscaling), straight through.
+    """E2M1 in blocks of 32 with a power-of-two scale (OCP microscaling); straight-through gradient.
 
     Attributes:
-        scale: floor: 2**(floor(log2 of the largest magnitude) - 2), as the standard has it, which clips the largest
-            weights. best: that or twice that, whichever has the smaller squared error.
+        scale: floor: 2**(floor(log2 of the largest magnitude) - 2), as in the standard, which clips the largest
+            weights. best: this or twice this, whichever has the smaller squared error.
     """
 
     name: ClassVar[str] = "mxfp4"
@@ -37,10 +37,10 @@ class MXFP4(Representation):
     block: ClassVar[int] = 32
     scale: str = "floor"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_choice(self.name, "scale", self.scale, ("floor", "best"))
 
-    def gmse_with_error(self):
+    def gmse_with_error(self) -> tuple[float, float]:
         if self.scale == "best":
             return super().gmse_with_error()
         scale_of = lambda m: 2.0 ** (np.floor(np.log2(m)) - 2)  # noqa: E731
@@ -65,9 +65,9 @@ class MXFP4(Representation):
 
 @dataclasses.dataclass(frozen=True)
 class NVFP4(Representation):
-    """E2M1 in blocks of 16 with E4M3 scales, and a float32 scale for each matrix, straight through.
+    """E2M1 in blocks of 16 with E4M3 scales and a float32 scale per matrix; straight-through gradient.
 
-    The block's largest magnitude is meant for level 6; the matrix's scale takes its largest block scale to 448.
+    A block's scale maps its largest magnitude to level 6; the matrix's scale maps its largest block scale to 448.
     """
 
     name: ClassVar[str] = "nvfp4"
@@ -76,7 +76,7 @@ class NVFP4(Representation):
     maskable: ClassVar[bool] = True
     block: ClassVar[int] = 16
 
-    def gmse_with_error(self):
+    def gmse_with_error(self) -> tuple[float, float]:
         levels, e4m3 = np.array(_E2M1), grids.float_levels(4, 3)
         e4m3 = e4m3[e4m3 > 0]
         tensor = LARGEST_OF_TENSOR / (E2M1_MAX * E4M3_MAX)
@@ -120,8 +120,8 @@ class Outlier(Representation):
 
     Attributes:
         p: share of the weights in bfloat16.
-        b: bits of the others.
-        g: weights that share a scale.
+        b: bits of each other weight.
+        g: number of weights that share a scale.
     """
 
     name: ClassVar[str] = "outlier"
@@ -131,7 +131,7 @@ class Outlier(Representation):
     b: int = 4
     g: int = 32
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_range(self.name, "p", self.p, 0, 1)
         check_range(self.name, "g", self.g, 1, 2**20)
         self._grid  # noqa: B018 (checks b)
@@ -140,7 +140,7 @@ class Outlier(Representation):
     def _grid(self):
         return Int(self.b, scale="absmax", g=self.g)
 
-    def gmse_with_error(self):
+    def gmse_with_error(self) -> tuple[float, float]:
         largest = 2**self.b - 1
         if self.p == 1:
             return super().gmse_with_error()

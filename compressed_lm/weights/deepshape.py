@@ -1,58 +1,62 @@
-"""DeepShape: weights reshaped to a generalized Gaussian of another shape and scale, in the order of their ranks.
+"""DeepShape: remaps weights, in rank order, to a generalized Gaussian of another shape and scale.
 
-papers/002 section 4 (arXiv 2506.00486 v1-v3). Histogram specification, without loss or gradient: weights are fitted,
-and each becomes the quantile of its rank in the target distribution, on a grid of 2**-13. A narrower target has a lower
-entropy on that grid, as plainly scaled-down weights have. NumPy, on the host.
+papers/002 section 4 (arXiv 2506.00486 v1-v3). Histogram specification, without loss or gradient: a distribution is
+fitted to the weights, and each weight becomes the quantile of its rank in the target distribution, on a grid of
+2**-13. A narrower target has a lower entropy on that grid; scaling the weights down has the same effect. NumPy, on the
+host.
 
-What differs from the authors' program:
+Differences from the authors' program:
 
-- `adj_minnum=0` remaps all weights; there it leaves a single level.
-- Ranks are those of the weights before rounding, and equal weights stay equal: the result of a weight depends on its
-  value alone. There, weights of one level are told apart by where they stand in the model.
-- A level takes the weights between its cumulative probabilities, and none is left over. There the level counts are
-  rounded down, and the largest weights, as many as are then missing, keep their old values.
-- Levels end where the remapped weights end, so they do not overtake the tails, whatever the mean.
+- `adj_minnum=0` remaps all weights; in their program it leaves a single level.
+- Ranks are those of the weights before rounding, and equal weights stay equal: a result depends only on the weight's
+  value. In their program, weights of one level are ranked by their place in the model.
+- A level takes all weights between its cumulative probabilities. In their program the level counts are rounded down,
+  and as many of the largest weights as are then missing keep their old values.
+- The range of levels is that of the remapped weights, so they never exceed the tails, for any mean.
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Float32, Float64
 
 from compressed_lm.errors import InputError
 from compressed_lm.weights.gennorm import GeneralizedGaussian, fit_moments
 
 METHODS = ("histogram", "smooth")
-_RAREST = 1e-300  # tail probabilities below it count as it: the quantile of 0 is infinite
+_RAREST = 1e-300  # smaller tail probabilities are raised to it, because the quantile of 0 is infinite
 
 
 def reshape_weights(
-    w,
+    w: ArrayLike,
     *,
     shape_factor: float = 0.8,
     scale_factor: float = 0.6,
     method: str = "histogram",
     fractional_bits: int = 13,
     adj_minnum: int = 0,
-) -> np.ndarray:
-    """Returns float32 of w's shape: weights of the same rank order with a target distribution.
+) -> Float32[np.ndarray, "..."]:
+    """Returns weights of w's shape and rank order with the target distribution.
 
-    The fit is by moments around the mean; the target has the same mean, `shape_factor` times the shape and
-    `scale_factor` times the scale alpha. The standard deviation changes with the shape, too: by the default factors it
-    grows for weights of shape 0.91 or less, and so does the entropy for 0.80 or less.
+    The fit is by moments around the mean. The target has the same mean, `shape_factor` times the shape and
+    `scale_factor` times the scale alpha. The standard deviation also changes with the shape: with the default factors
+    it grows for weights of shape at most 0.91, and the entropy grows for shape at most 0.80.
 
     Args:
-        w: float array, at least two different weights.
+        w: float array with at least two different weights.
         shape_factor: the authors' `shape_scale`.
         scale_factor: the authors' `std_scale`.
-        method: histogram: the authors' procedure, to multiples of 2**-fractional_bits; the levels are probable as the
-            target's density at them. smooth: `smooth_map`, without rounding and for all weights.
-        fractional_bits: for histogram, of the grid.
-        adj_minnum: for histogram, the tail rule: weights beyond the smallest positive level that at most so many
-            weights round to are rounded alone, and left out of the fit; 0 remaps all. 1,000 in the authors' program,
-            for all weights of a model: in single matrices hardly a level has more.
+        method: histogram: the authors' procedure, to multiples of 2**-fractional_bits; levels have probabilities in
+            proportion to the target's density. smooth: `smooth_map`, without rounding, for all weights.
+        fractional_bits: for histogram, fractional bits of the grid.
+        adj_minnum: for histogram, the tail rule. The limit is the smallest positive level with at most `adj_minnum`
+            weights. Weights beyond it are only rounded, and are not part of the fit. 0 remaps all weights. The authors'
+            program uses 1,000 for all weights of a model; in single matrices, few levels have more weights.
 
     Raises:
-        InputError: factors that are not above 0, another method, weights that are not finite, do not differ, or all
+        InputError: a factor is not above 0, the method is unknown, or the weights are not finite, are all equal, or all
             round to 0.
     """
     _check(shape_factor, scale_factor, method)
@@ -67,23 +71,26 @@ def reshape_weights(
     _, target = _fits(x[inner], shape_factor, scale_factor)
     if limit < 1:
         raise InputError(
-            f"All of {x.size:,} weights round to 0 with fractional_bits={fractional_bits}: the largest is "
+            f"All of {x.size:,} weights round to 0 with fractional_bits={fractional_bits}; the largest is "
             f"{np.abs(x).max():g}. Use more fractional_bits, or method=smooth."
         )
     levels[inner] = _specified(x[inner], target, steps, limit)
     return (levels / steps).astype(np.float32).reshape(w.shape)
 
 
-def reshape_tensors(tensors: Mapping[str, np.ndarray], *, pooled: bool = False, **settings) -> dict[str, np.ndarray]:
-    """Returns the tensors reshaped by name, each with a fit of its own or all with one.
+def reshape_tensors(
+    tensors: Mapping[str, np.ndarray], *, pooled: bool = False, **settings: Any
+) -> dict[str, np.ndarray]:
+    """Returns the tensors after `reshape_weights`, with one fit per tensor or one for all.
 
-    Give matrices only: in one fit norms at 1 pass for tails. Tensors of different widths together look like weights of
-    a small shape, which the default factors make wider (see `reshape_weights`), each tensor by a factor of its own.
+    Give matrices only: in a pooled fit, norm scales around 1 count as tails. Pooled tensors of different widths look
+    like weights of a small shape, which the default factors widen (see `reshape_weights`), each tensor by a different
+    factor.
 
     Args:
-        tensors: name -> float array.
-        pooled: one fit for all, as the authors have it.
-        settings: of `reshape_weights`.
+        tensors: float arrays by name.
+        pooled: whether one fit is used for all, as by the authors.
+        settings: arguments of `reshape_weights`.
 
     Raises:
         InputError: as `reshape_weights`, with the tensor's name.
@@ -104,11 +111,11 @@ def reshape_tensors(tensors: Mapping[str, np.ndarray], *, pooled: bool = False, 
     return {name: part.reshape(w.shape) for name, part, w in zip(tensors, parts, arrays, strict=True)}
 
 
-def smooth_map(x, source: GeneralizedGaussian, target: GeneralizedGaussian) -> np.ndarray:
-    """Returns float64 of x's shape, F'^-1(F(x)) for the cdfs F of the source and F' of the target; it never falls.
+def smooth_map(x: ArrayLike, source: GeneralizedGaussian, target: GeneralizedGaussian) -> Float64[np.ndarray, "..."]:
+    """Returns F'^-1(F(x)), of x's shape, for the CDFs F of the source and F' of the target; it never decreases.
 
-    A weight that the source makes rarer than 1e-300 becomes the quantile of that; with a smaller shape in the target,
-    weights far out in the tail move further out.
+    Tail probabilities of the source below 1e-300 are raised to 1e-300. If the target has a smaller shape, weights far
+    out in the tails move further out.
     """
     distance = np.asarray(x, np.float64) - source.loc
     # Both are symmetric, and cdf and ppf are exact in the lower tail.
@@ -116,7 +123,7 @@ def smooth_map(x, source: GeneralizedGaussian, target: GeneralizedGaussian) -> n
     return target.loc + np.sign(distance) * (target.loc - target.ppf(tail))
 
 
-def _check(shape_factor, scale_factor, method):
+def _check(shape_factor: float, scale_factor: float, method: str) -> None:
     for name, value in (("shape_factor", shape_factor), ("scale_factor", scale_factor)):
         if not 0 < value < np.inf:
             raise InputError(f"{name}={value} was given to DeepShape; expected a number above 0, such as 0.8.")
@@ -124,13 +131,13 @@ def _check(shape_factor, scale_factor, method):
         raise InputError(f"method={method} was given to DeepShape; expected {' or '.join(METHODS)}.")
 
 
-def _fits(x, shape_factor, scale_factor):
-    """Returns (source, target): the distribution of the weights and the one asked for."""
+def _fits(x: np.ndarray, shape_factor: float, scale_factor: float) -> tuple[GeneralizedGaussian, GeneralizedGaussian]:
+    """Returns (source, target): the distribution of the weights and the target distribution."""
     source = fit_moments(x, loc=float(x.mean()) if x.size else 0.0)
     return source, GeneralizedGaussian(shape_factor * source.shape, scale_factor * source.scale, source.loc)
 
 
-def _limit(levels, adj_minnum):
+def _limit(levels: np.ndarray, adj_minnum: int) -> float:
     """Returns the largest level to remap: the first of 1, 2, ... with at most `adj_minnum` weights."""
     largest = np.abs(levels).max(initial=0.0)
     if not adj_minnum:
@@ -141,11 +148,11 @@ def _limit(levels, adj_minnum):
     return min(largest, 1.0 + np.sum(many == common))
 
 
-def _specified(x, target, steps, limit):
-    """Returns float64, the level of each weight: the quantile of its rank among levels -limit to limit."""
+def _specified(x: np.ndarray, target: GeneralizedGaussian, steps: float, limit: float) -> np.ndarray:
+    """Returns the level of each weight, float64: the quantile of its rank among the levels -limit to limit."""
     places = np.arange(-limit, limit + 1)
     cumulative = np.cumsum(target.pdf(places / steps))
     _, which, counts = np.unique(x, return_inverse=True, return_counts=True)
-    middle = np.cumsum(counts) - counts / 2  # equal weights take the middle of their ranks
+    middle = np.cumsum(counts) - counts / 2  # equal weights get the middle of their ranks
     chosen = np.searchsorted(cumulative / cumulative[-1], middle / x.size)
     return places[np.minimum(chosen, len(places) - 1)][which]

@@ -1,4 +1,4 @@
-"""Which distribution the weights of a model follow: generalized Gaussian, Gaussian, Laplace and Student-t, by AIC."""
+"""Fits of distributions to a model's weights, compared by AIC: generalized Gaussian, Gaussian, Laplace, Student-t."""
 
 import dataclasses
 import math
@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Float64
 from scipy import optimize, special
 
 from compressed_lm.errors import InputError
@@ -17,52 +19,52 @@ from compressed_lm.weights.gennorm import (
 )
 
 BOUNDS = (0.1, 10.0)
-"""Shapes that the estimates here are clamped to."""
+"""Least and largest estimated shape."""
 
 POOLED = "all, pooled"
 POOLED_SCALED = "all, each over its std"
 GENERALIZED, GAUSSIAN, LAPLACE, STUDENT = "generalized Gaussian", "Gaussian", "Laplace", "Student-t"
 
-_DF = (0.2, 1e4)  # degrees of freedom; at the upper end a Student-t is a Gaussian
+_DF = (0.2, 1e4)  # degrees of freedom; at the upper bound a Student-t is a Gaussian
 _LOG_SCALE = (-14.0, 2.0)  # log of a Student-t's scale over the root mean square
 _CHUNK = 1 << 16
 
 
 class Distribution(Protocol):
-    """What a fitted distribution can do."""
+    """A fitted distribution."""
 
-    def logpdf(self, x) -> np.ndarray:
+    def logpdf(self, x: np.ndarray) -> np.ndarray:
         """Returns the log density in nats at x."""
 
 
 @dataclasses.dataclass(frozen=True)
 class StudentT:
-    """A Student-t distribution, p(x) ~ (1 + ((x - loc) / scale)^2 / df)^(-(df + 1) / 2)."""
+    """Student-t distribution, p(x) ~ (1 + ((x - loc) / scale)^2 / df)^(-(df + 1) / 2)."""
 
     df: float
     scale: float
     loc: float = 0.0
 
-    def logpdf(self, x) -> np.ndarray:
-        """Returns the log density in nats at x, float64 of x's shape."""
+    def logpdf(self, x: ArrayLike) -> Float64[np.ndarray, "..."]:
+        """Returns the log density in nats at x, of x's shape."""
         square = np.square((np.asarray(x, np.float64) - self.loc) / self.scale)
         return _student_constant(self.df) - math.log(self.scale) - (self.df + 1) / 2 * np.log1p(square / self.df)
 
-    def pdf(self, x) -> np.ndarray:
-        """Returns the density at x, float64 of x's shape."""
+    def pdf(self, x: ArrayLike) -> Float64[np.ndarray, "..."]:
+        """Returns the density at x, of x's shape."""
         return np.exp(self.logpdf(x))
 
 
 @dataclasses.dataclass(frozen=True)
 class FamilyFit:
-    """The likeliest member of one family.
+    """Maximum-likelihood fit of one family.
 
     Attributes:
         family: GENERALIZED, GAUSSIAN, LAPLACE or STUDENT.
-        distribution: the member.
-        n_parameters: how many were fitted, the location apart, which all families share.
-        log_likelihood: nats a weight, over those that are not 0.
-        aic: Akaike's criterion, 2 n_parameters - 2 log-likelihood of all; the lowest wins.
+        distribution: the fitted distribution.
+        n_parameters: number of fitted parameters without the location, which all families share.
+        log_likelihood: mean over the weights that are not 0, in nats per weight.
+        aic: Akaike's criterion, 2 n_parameters - 2 (total log-likelihood); lower is better.
     """
 
     family: str
@@ -74,22 +76,21 @@ class FamilyFit:
 
 @dataclasses.dataclass(frozen=True)
 class TensorFit:
-    """What the weights of one array, or of several pooled, are distributed like.
+    """Fits of the weights of one array, or of several pooled arrays.
 
-    Exact zeros, as pruning leaves them, are a point mass, to which every density gives way; all but `std` and
-    `shape_moments` is of the other weights.
+    Exact zeros (from pruning) are a point mass, which no density can model. They only count for `std` and
+    `shape_moments`.
 
     Attributes:
-        name: of the array, POOLED or POOLED_SCALED.
+        name: name of the array, POOLED or POOLED_SCALED.
         n: number of weights.
-        loc: what all fits are around: 0, or the mean if that is larger than half the standard deviation, as of the
-            scales of norms.
+        loc: location of all fits: 0, or the mean if it is larger than half the standard deviation (norm scales).
         std: root mean square around loc.
         zeros: share of the weights that are exactly 0.
-        shape_moments: shape of the generalized Gaussian by the moment ratio of all weights, in BOUNDS.
-        shape_mle: by maximum likelihood, in BOUNDS.
-        shape_error: standard error of `shape_mle`, if it is a generalized Gaussian.
-        families: a fit for each family.
+        shape_moments: shape of the generalized Gaussian from the moment ratio of all weights, in BOUNDS.
+        shape_mle: shape by maximum likelihood, in BOUNDS.
+        shape_error: standard error of `shape_mle`, if the weights follow a generalized Gaussian.
+        families: one fit per family.
     """
 
     name: str
@@ -109,32 +110,32 @@ class TensorFit:
 
     @property
     def margin(self) -> float:
-        """Nats a weight by which the best family leads the next, parameters counted: half the difference of AIC."""
+        """Advantage of the best family over the next in nats per weight: half the difference of AIC."""
         first, second = sorted(fit.aic for fit in self.families)[:2]
         return (second - first) / (2 * self.n * (1 - self.zeros))
 
 
 def fit_tensors(tensors: Mapping[str, np.ndarray], *, progress: Callable[[int], None] | None = None) -> list[TensorFit]:
-    """Returns a fit for each array, then for all weights pooled, as they are and after dividing each array by its std.
+    """Returns a fit per array, then for all weights pooled, unscaled and with each array divided by its std.
 
-    Pooled weights of different standard deviations are a scale mixture, of lower shape than its parts: compare the last
-    two rows. The authors pool all parameters as they are, around 0 (papers/002 section 1). Arrays without two different
-    weights besides 0 have no row; they count only in the first pooled one.
+    Pooled weights of different standard deviations are a scale mixture, whose shape is lower than that of its parts:
+    compare the last two rows. The authors pool all parameters unscaled, around 0 (papers/002 section 1). Arrays without
+    two different non-zero weights have no row; they only count in the first pooled row.
 
     Args:
-        tensors: name -> weights of any shape.
-        progress: called with the number of weights done, of three times those given: each array by itself, all pooled,
-            and all pooled after the division.
+        tensors: weights of any shape, by name.
+        progress: called with the number of processed weights; the total is three times the number of weights (single
+            arrays, all pooled, and all pooled after the division).
 
     Raises:
-        InputError: no arrays, an empty one, one that is not finite, or no two different weights in any.
+        InputError: no arrays, an empty array, an array that is not finite, or no array has two different weights.
     """
     progress = progress or (lambda done: None)
     flat = {name: np.asarray(w).reshape(-1) for name, w in tensors.items()}
     rows, scaled, done = [], [], 0
     for name, w in flat.items():
         if not w.size:
-            raise InputError(f"{name} was given without weights; leave it out.")
+            raise InputError(f"{name} has no weights; expected at least one. Leave this array out.")
         if _varies(w):
             rows.append(fit_tensor(w, name))
             scaled.append((w - rows[-1].loc) / rows[-1].std)
@@ -142,8 +143,8 @@ def fit_tensors(tensors: Mapping[str, np.ndarray], *, progress: Callable[[int], 
         progress(done)
     if not rows:
         raise InputError(
-            f"{len(flat)} arrays of weights were given and none has two different weights besides 0; give those of a "
-            "model that was trained."
+            f"{len(flat)} arrays of weights were given, and none has two different non-zero weights. Use the weights "
+            "of a trained model."
         )
     for name, parts in ((POOLED, list(flat.values())), (POOLED_SCALED, scaled)):
         rows.append(fit_tensor(np.concatenate(parts), name, loc=0.0))
@@ -152,11 +153,11 @@ def fit_tensors(tensors: Mapping[str, np.ndarray], *, progress: Callable[[int], 
     return rows
 
 
-def fit_tensor(w, name: str, *, loc: float | None = None) -> TensorFit:
-    """Returns the fits of an array, of any shape, around `loc`; by default around what `TensorFit.loc` says.
+def fit_tensor(w: ArrayLike, name: str, *, loc: float | None = None) -> TensorFit:
+    """Returns the fits of an array of any shape around `loc`; the default is that of `TensorFit.loc`.
 
     Raises:
-        InputError: no weights, weights that are all equal, or that are not finite; the message names the array.
+        InputError: no weights, or weights that are all equal or not finite; the message names the array.
     """
     w = np.asarray(w, np.float64).reshape(-1)
     try:
@@ -169,7 +170,7 @@ def fit_tensor(w, name: str, *, loc: float | None = None) -> TensorFit:
         general = fit_mle(rest, loc=loc, bounds=BOUNDS)
     except InputError as error:
         raise InputError(f"{name}: {error}") from error
-    fits = [(GENERALIZED, general, 2, -general.entropy)]
+    fits: list[tuple[str, Distribution, int, float]] = [(GENERALIZED, general, 2, -general.entropy)]
     for family, shape in ((GAUSSIAN, 2.0), (LAPLACE, 1.0)):
         fit = fit_scale(rest, shape, loc=loc)
         fits.append((family, fit, 1, -fit.entropy))
@@ -188,32 +189,32 @@ def fit_tensor(w, name: str, *, loc: float | None = None) -> TensorFit:
     )
 
 
-def _varies(w):
+def _varies(w: np.ndarray) -> bool:
     rest = w[w != 0]
     return rest.size > 1 and bool(np.any(rest != rest[0]))
 
 
-def _fit_student(w, loc):
-    """Returns (the likeliest Student-t, number of its parameters, mean log-likelihood) of float64[n] weights.
+def _fit_student(w: np.ndarray, loc: float) -> tuple[StudentT, int, float]:
+    """Returns (the likeliest Student-t, its number of parameters, mean log-likelihood) for float64[n] weights.
 
-    A one-dimensional search over the degrees of freedom, with the likeliest scale of each: there the mean of
-    r = z^2 / (df + z^2), z = (w - loc) / scale, is 1 / (df + 1).
+    A one-dimensional search over the degrees of freedom, each with its likeliest scale. At this scale, the mean of
+    r = z^2 / (df + z^2) with z = (w - loc) / scale is 1 / (df + 1).
     """
     rms = math.sqrt(np.mean(np.square(w - loc)))
     squares = np.square((w - loc) / rms)
     chunks = [squares[i : i + _CHUNK] for i in range(0, squares.size, _CHUNK)]
-    log_scale = -0.3  # of the weights over rms; each search begins where the last one ended
+    log_scale = -0.3  # for weights divided by rms; each search starts at the result of the last one
 
-    def loss(log_df):
-        """Minus the log-likelihood of a weight over rms."""
+    def loss(log_df: float) -> float:
+        """Returns minus the mean log-likelihood of the weights divided by rms."""
         nonlocal log_scale
         df = math.exp(log_df)
-        for _ in range(40):  # Newton on a mean of logistic functions of log scale
+        for _ in range(40):  # Newton's method on a mean of logistic functions of log scale
             mean = slope = 0.0
             for chunk in chunks:
                 r = chunk / (df * math.exp(2 * log_scale) + chunk)
                 mean += r.sum() / squares.size
-                slope += 2 * (r * (1 - r)).sum() / squares.size  # no BLAS, whose threads wait on busy cores
+                slope += 2 * (r * (1 - r)).sum() / squares.size  # not BLAS: its threads wait if cores are busy
             change = float(np.clip((mean - 1 / (df + 1)) / max(slope, 1e-12), -0.7, 0.7))
             log_scale = float(np.clip(log_scale + change, *_LOG_SCALE))
             if abs(change) < 1e-7:
@@ -226,6 +227,6 @@ def _fit_student(w, loc):
     return StudentT(math.exp(found.x), rms * math.exp(log_scale), loc), 2, float(-value - math.log(rms))
 
 
-def _student_constant(df):
-    """Returns the log density in nats of a Student-t of scale 1 at its middle."""
+def _student_constant(df: float) -> float:
+    """Returns the log density in nats of a Student-t of scale 1 at its location."""
     return special.gammaln((df + 1) / 2) - special.gammaln(df / 2) - math.log(df * math.pi) / 2

@@ -1,40 +1,48 @@
-"""Scalar grids: their levels, and their mean squared error on N(0, 1) in closed form or by quadrature.
+"""Levels of scalar grids, and their mean squared error on N(0, 1) in closed form or by quadrature.
 
-Everything here is NumPy in float64 and runs once per format, not in a training step.
+All functions use NumPy in float64 and run once per format, not in a training step.
 """
 
 import functools
 from collections.abc import Callable
 
 import numpy as np
+from jaxtyping import Float64
 from scipy.special import ndtr, ndtri
 
 Density = Callable[[np.ndarray], np.ndarray]
-"""How likely a weight x is to be among those that the grid represents: [0, 1] for each x, even in x."""
+"""Probability, for each x, that the grid represents a weight x; an even function."""
 
 DYADIC = 4096
-"""Levels found by iteration are rounded to multiples of 1 / DYADIC: sums of 128 of them are then exact in float32, so a
-Hadamard transform of quantised values gives the same bits in every order of summation."""
+"""Iteratively computed levels are rounded to multiples of 1 / DYADIC.
+
+Sums of 128 such levels are exact in float32, so a Hadamard transform of quantised values gives the same bits in every
+order of summation.
+"""
 
 NAN = ("none", "one", "ieee")
-"""What the highest codes of each sign of a float format are: numbers, all of them; NaN, the last one; infinity and NaN,
-all with the highest exponent."""
+"""Meaning of the highest codes of each sign of a float format.
+
+none: all codes are numbers. one: the last code is NaN. ieee: all codes with the highest exponent are infinity and NaN.
+"""
 
 NAMED = {(3, 4): "ieee", (4, 3): "one", (5, 2): "ieee"}
-"""What they are in the 8-bit formats that others give these names, by bits of exponent and mantissa: E4M3 and E5M2 of
-OCP OFP8, float8_e3m4 of ml_dtypes. In formats of fewer bits (OCP MX) all codes are numbers."""
+"""Value of `NAN` in the known 8-bit formats, by bits of exponent and mantissa.
 
-_QUADRATURE = 60_000  # midpoints over +-TAIL; the error of an integral of a grid is then below 1e-4 of it
+Sources: E4M3 and E5M2 of OCP OFP8, float8_e3m4 of ml_dtypes. In formats of fewer bits (OCP MX) all codes are numbers.
+"""
+
+_QUADRATURE = 60_000  # midpoints over +-_TAIL; the relative error of a grid's integral is below 1e-4
 _TAIL = 9.0
 
 
-def integer_levels(bits: int) -> np.ndarray:
-    """Returns float64[2**bits], the odd integers from -(2**bits - 1): a uniform symmetric grid without zero."""
+def integer_levels(bits: int) -> Float64[np.ndarray, " levels"]:
+    """Returns the 2**bits odd integers from -(2**bits - 1): a uniform symmetric grid without zero."""
     return np.arange(-(2**bits) + 1, 2**bits, 2, dtype=np.float64)
 
 
-def ternary_levels() -> np.ndarray:
-    """Returns float64[3]: -1, 0, 1."""
+def ternary_levels() -> Float64[np.ndarray, "3"]:
+    """Returns -1, 0, 1."""
     return np.array([-1.0, 0.0, 1.0])
 
 
@@ -45,14 +53,14 @@ def float_max(exponent_bits: int, mantissa_bits: int, *, nan: str | None = None)
     return (1 + mantissa / 2**mantissa_bits) * 2.0 ** (exponent - (2 ** (exponent_bits - 1) - 1))
 
 
-def float_levels(exponent_bits: int, mantissa_bits: int, *, nan: str | None = None) -> np.ndarray:
-    """Returns float64[K], the values of a signed float format with subnormals; +0 and -0 are one level.
+def float_levels(exponent_bits: int, mantissa_bits: int, *, nan: str | None = None) -> Float64[np.ndarray, " levels"]:
+    """Returns the values of a signed float format with subnormals, sorted; +0 and -0 are one level.
 
     The bias is 2**(e-1) - 1.
 
     Args:
         exponent_bits, mantissa_bits: e and m.
-        nan: which codes are no numbers, one of `NAN`; by default as in the format of that name (`NAMED`): the maxima of
+        nan: which codes are not numbers, one of `NAN`; by default as in the known format (`NAMED`): the maxima of
             E4M3, E5M2 and E3M4 are 448, 57344 and 15.5.
     """
     e, m = exponent_bits, mantissa_bits
@@ -64,20 +72,22 @@ def float_levels(exponent_bits: int, mantissa_bits: int, *, nan: str | None = No
     return np.concatenate([-positive[:0:-1], positive])
 
 
-def _special_codes(e, m, nan):
+def _special_codes(e: int, m: int, nan: str | None) -> int:
     return {"none": 0, "one": 1, "ieee": 2**m}[nan or NAMED.get((e, m), "none")]
 
 
 @functools.cache
-def lloyd_levels(n: int) -> np.ndarray:
-    """Returns float64[n], the levels of least mean squared error for N(0, 1) (Lloyd 1982, Max 1960), to 1 / DYADIC."""
-    levels = ndtri((np.arange(n) + 0.5) / n) * np.sqrt(3)  # the density of the best levels goes with pdf**(1/3)
-    for _ in range(30):  # Newton on "every level is the mean of its cell": tridiagonal, solved densely
+def lloyd_levels(n: int) -> Float64[np.ndarray, " {n}"]:
+    """Returns the n levels of least mean squared error for N(0, 1) (Lloyd 1982, Max 1960), to 1 / DYADIC."""
+    levels = ndtri((np.arange(n) + 0.5) / n) * np.sqrt(
+        3
+    )  # the density of the best levels is proportional to pdf**(1/3)
+    for _ in range(30):  # Newton's method on "every level is the mean of its cell": tridiagonal, solved as dense
         edges = _edges(levels)
         mass, mean, pdf = np.diff(ndtr(edges)), -np.diff(_pdf(edges)), _pdf(edges)[1:-1]
         centre = mean / mass
         half = (edges[1:-1] - centre[:-1]) / mass[:-1] * pdf / 2, (centre[1:] - edges[1:-1]) / mass[1:] * pdf / 2
-        slope = np.zeros((n, n))  # of a cell's mean by its edges, which are the middles between levels
+        slope = np.zeros((n, n))  # derivatives of cell means by the levels, whose midpoints are the edges
         index = np.arange(n - 1)
         slope[index, index] += half[0]
         slope[index, index + 1] += half[0]
@@ -93,10 +103,10 @@ def grid_error(
     """Returns the mean over N(0, 1) of `density(x) * (x - nearest scale * level)**2`; in closed form without density.
 
     Args:
-        levels: float64[K], sorted.
-        scale: what the levels are multiplied by, and the edges.
-        density: the share of the weights x that the grid represents; None for all of them.
-        edges: float64[K - 1], where each level gives way to the next; None for the middles between them.
+        levels: float64[n], sorted.
+        scale: multiplier of the levels and edges.
+        density: the share of the weights x that the grid represents; None for all.
+        edges: float64[n - 1], boundaries between neighbouring levels; None for their midpoints.
     """
     levels = levels * scale
     edges = None if edges is None else edges * scale
@@ -110,8 +120,7 @@ def grid_error(
 def truncated_error(levels: np.ndarray, bound: float, *, edges: np.ndarray | None = None) -> float:
     """Returns the integral over |x| < bound of pdf(x) * (x - nearest level)**2 for N(0, 1), in closed form.
 
-    It is exact up to the cancellation of float64: about 1e-15, to be compared with the error of the grid. `edges` as
-    `grid_error` takes them.
+    Its absolute error is that of float64 cancellation, about 1e-15. `edges` are those of `grid_error`.
     """
     edges = _edges(levels) if edges is None else np.concatenate([[-np.inf], edges, [np.inf]])
     edges = np.clip(edges, -bound, bound)
@@ -121,10 +130,10 @@ def truncated_error(levels: np.ndarray, bound: float, *, edges: np.ndarray | Non
 
 
 @functools.cache
-def _optimum(levels: bytes, density: Density | None) -> float:
-    levels = np.frombuffer(levels)
+def _optimum(content: bytes, density: Density | None) -> float:
+    levels = np.frombuffer(content)
     error = lambda scale: grid_error(levels, scale, density)  # noqa: E731
-    # The error of a float grid has many dips, one for each power of two: look everywhere, then refine the best.
+    # The error of a float grid has many local minima, one per power of two: search everywhere, then refine the best.
     candidates = np.geomspace(0.3, 60.0, 160 if density else 1200) / levels[-1]
     best = candidates[np.argmin([error(scale) for scale in candidates])]
     width = candidates[1] / candidates[0] - 1
@@ -136,55 +145,57 @@ def _optimum(levels: bytes, density: Density | None) -> float:
 
 
 def optimal_scale(levels: np.ndarray, density: Density | None = None) -> float:
-    """Returns the multiplier of the levels that gives N(0, 1) the least mean squared error.
+    """Returns the multiplier of the levels with the least mean squared error on N(0, 1).
 
-    alpha* of the QuEST paper, where the grid spans [-1, 1], is this times the largest level.
+    alpha* of the QuEST paper, where the grid spans [-1, 1], is this number times the largest level.
 
     Args:
-        levels: float64[K], sorted.
-        density: as `grid_error` takes it; it must be hashable and compare by what it computes.
+        levels: float64[n], sorted.
+        density: as for `grid_error`; it must be hashable, and equal only if it computes the same.
     """
     return _optimum(np.asarray(levels, np.float64).tobytes(), density)
 
 
-def blockwise_error(levels: np.ndarray, scale_of: Callable[[float], float], size: int, *, outliers: float = 0.0):
-    """Returns the mean squared error on N(0, 1) of blocks whose scale follows from their largest magnitude.
+def blockwise_error(
+    levels: np.ndarray, scale_of: Callable[[float], float], size: int, *, outliers: float = 0.0
+) -> float:
+    """Returns the mean squared error on N(0, 1) of blocks whose scale is a function of their largest magnitude.
 
-    One integral over that magnitude M: the weight that has it, and the others, which are normal within +-M.
+    It is one integral over this magnitude M: the weight of magnitude M, and the others, which are normal within +-M.
 
     Args:
-        levels: float64[K], sorted.
-        scale_of: the multiplier of the levels for a block whose largest magnitude is M.
+        levels: float64[n], sorted.
+        scale_of: returns the multiplier of the levels for a block with largest magnitude M.
         size: weights in a block.
-        outliers: share of the weights, the largest ones, that are represented without error outside the blocks.
+        outliers: share of the weights, the largest ones, that are stored exactly outside the blocks.
     """
     bound = ndtri(1 - outliers / 2) if outliers else _TAIL
     nodes = (np.arange(4000) + 0.5) / 4000 * bound
-    # M is the largest: the others are below it, or outliers.
+    # M is the largest magnitude: the other weights are below it, or outliers.
     below = ndtr(nodes) - ndtr(-nodes) + outliers
     total = 0.0
     for m, share in zip(nodes, below, strict=True):
         grid = levels * scale_of(m)
         own = np.min((m - grid) ** 2)
         others = truncated_error(grid, m) if size > 1 else 0.0
-        # size places for the maximum, and a mean over size weights: the two cancel.
+        # The factor `size` (places of the maximum) cancels with the mean over `size` weights.
         total += 2 * _pdf(m) * (own * share + (size - 1) * others) * share ** (size - 2)
     return float(total * bound / len(nodes))
 
 
-def _edges(levels):
-    """Returns float64[K + 1]: where the nearest level changes."""
+def _edges(levels: np.ndarray) -> np.ndarray:
+    """Returns float64[n + 1], the boundaries of the cells of n levels."""
     return np.concatenate([[-np.inf], (levels[1:] + levels[:-1]) / 2, [np.inf]])
 
 
-def _pdf(x):
+def _pdf(x: np.ndarray | float) -> np.ndarray:
     """Returns the density of N(0, 1)."""
     return np.exp(-(np.asarray(x) ** 2) / 2) / np.sqrt(2 * np.pi)
 
 
 @functools.cache
-def _midpoints():
-    """Returns (x, weight), float64 each: a midpoint rule for integrals over N(0, 1)."""
+def _midpoints() -> tuple[np.ndarray, np.ndarray]:
+    """Returns (x, weight), float64: a midpoint rule for integrals over N(0, 1)."""
     x = ((np.arange(_QUADRATURE) + 0.5) / _QUADRATURE * 2 - 1) * _TAIL
     return x, _pdf(x) * (2 * _TAIL / _QUADRATURE)
 

@@ -1,8 +1,9 @@
-"""The options of representations: their spelling, such as `int(b=4,rule=quest)`, and their checks."""
+"""Specs of representations, such as `int(b=4,rule=quest)`, and checks of their options."""
 
 import dataclasses
 import re
 from collections.abc import Iterable, Mapping
+from typing import Any, cast
 
 from compressed_lm import specs
 from compressed_lm.errors import InputError
@@ -13,8 +14,8 @@ _FLOAT_NAME = re.compile(r"\s*e(\d)m(\d)\s*(?:\(([^()]*)\))?\s*")
 EXAMPLE = "dense, int(b=4,rule=quest) or sparse(s=0.5)+int(b=4)"
 
 
-def spell(rep) -> str:
-    """Returns the canonical spelling of a dataclass: its name, and the options that are not the default."""
+def to_spec(rep: Any) -> str:
+    """Returns the canonical spec of a representation: its name and the options that are not the default."""
     options = [
         f"{option}={text(getattr(rep, field.name))}"
         for option, field in _options(type(rep)).items()
@@ -24,26 +25,27 @@ def spell(rep) -> str:
 
 
 def _options(family: type) -> dict[str, dataclasses.Field]:
-    """Returns the fields of a family by the names that a spelling uses, its own before those of all families."""
-    fields = sorted(dataclasses.fields(family), key=lambda field: field.kw_only)
-    return {field.metadata.get("spelled", field.name): field for field in fields}
+    """Returns the fields of a family by the names of the options, its own fields before those of its base class."""
+    fields = sorted(dataclasses.fields(family), key=lambda field: field.kw_only is True)
+    return {field.metadata.get("option", field.name): field for field in fields}
 
 
-def parse(spec: str, families: Mapping[str, type]):
-    """Returns the representation that a spelling without `+` names.
+def parse(spec: str, families: Mapping[str, type]) -> Any:
+    """Returns the representation of a spec without `+`.
 
-    `e4m3` is short for `fp(e=4,m=3)`, and likewise every float grid; where others give a format this name, it is theirs
-    (`grids.NAMED`).
+    `e4m3` is short for `fp(e=4,m=3)`, and so on for other float grids; if there is a known format of this name, it is
+    that one (`grids.NAMED`).
 
     Args:
         spec: such as `int(b=4,rule=quest)`.
-        families: name -> dataclass whose fields are the options.
+        families: dataclasses by name; their fields are the options.
 
     Raises:
         InputError: see `compressed_lm.specs.parse`.
     """
+    # Annotations of these fields are classes, not strings.
     options = {
-        name: {key: specs.Option(field.type, field.default) for key, field in _options(family).items()}
+        name: {key: specs.Option(cast(type, field.type), field.default) for key, field in _options(family).items()}
         for name, family in families.items()
     }
     if short := _FLOAT_NAME.fullmatch(spec):
@@ -56,7 +58,7 @@ def parse(spec: str, families: Mapping[str, type]):
 
 
 def check_choice(name: str, option: str, value: str, valid: Iterable[str]) -> None:
-    """Raises InputError unless the value of an option is among the valid ones."""
+    """Raises InputError unless the value of an option is one of the valid values."""
     valid = list(valid)
     if value not in valid:
         raise InputError(
@@ -66,7 +68,7 @@ def check_choice(name: str, option: str, value: str, valid: Iterable[str]) -> No
 
 
 def check_range(name: str, option: str, value: float, low: float, high: float) -> None:
-    """Raises InputError unless low <= value <= high (which NaN is not)."""
+    """Raises InputError unless low <= value <= high; NaN raises too."""
     if not low <= value <= high:
         raise InputError(
             f"{option}={value} was given to the representation {name}; expected a number from {text(low)} to "

@@ -1,10 +1,12 @@
-"""Weights as they are, and weights with noise."""
+"""Dense weights, and weights plus noise."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from compressed_lm.errors import InputError
 from compressed_lm.weights import grids, rounding
@@ -15,10 +17,10 @@ from compressed_lm.weights.storage import Floats
 
 @dataclasses.dataclass(frozen=True)
 class Dense(Representation):
-    """The weights themselves.
+    """Unquantised weights.
 
     Attributes:
-        dtype: float32, or bfloat16 for weights rounded to it (straight through).
+        dtype: float32, or bfloat16 for rounded weights (straight-through gradient).
     """
 
     name: ClassVar[str] = "dense"
@@ -27,16 +29,24 @@ class Dense(Representation):
     maskable: ClassVar[bool] = True
     dtype: str = "float32"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_choice(self.name, "dtype", self.dtype, ("float32", "bfloat16"))
 
-    def quantize(self, w, *, key=None, params=None, axis=-2, rotated=False):
+    def quantize(
+        self,
+        w: jax.Array | np.ndarray,
+        *,
+        key: jax.Array | None = None,
+        params: Mapping[str, jax.Array] | None = None,
+        axis: int = -2,
+        rotated: bool = False,
+    ) -> jax.Array:
         if self.dtype == "float32" and not rotated:
-            return w
+            return w  # type: ignore[return-value]  # w itself, also if it is a NumPy array
         return super().quantize(w, key=key, params=params, axis=axis, rotated=rotated)
 
-    def gmse_with_error(self):
-        # A bfloat16 is a float grid of 8 + 7 bits; from 2**-14 down its error is below 1e-14.
+    def gmse_with_error(self) -> tuple[float, float]:
+        # bfloat16 is a float grid of 8 + 7 bits; below 2**-14, its error is less than 1e-14.
         return (grids.grid_error(grids.float_levels(5, 7), 1.0) if self.dtype == "bfloat16" else 0.0), 0.0
 
     def _kept_error(self, source):
@@ -56,12 +66,12 @@ class Dense(Representation):
 
 @dataclasses.dataclass(frozen=True)
 class Noise(Representation):
-    """Gaussian noise of a chosen GMSE in the place of quantisation, fresh at each call (papers/003 section 2).
+    """The weights plus Gaussian noise of a given GMSE instead of quantisation, new in each call (papers/003 section 2).
 
-    `w + normal * std(w) * sqrt(gmse)`, the standard deviation being that of a row, with ordinary gradients.
+    `w + normal * std(w) * sqrt(gmse)`, with the standard deviation of the row and ordinary gradients.
 
     Attributes:
-        mse: the GMSE, spelled `noise(gmse=0.0115)`; 4**-b for an ideal code of b bits.
+        mse: the GMSE, the option `gmse` as in `noise(gmse=0.0115)`; 4**-b for an ideal code of b bits.
     """
 
     name: ClassVar[str] = "noise"
@@ -69,22 +79,22 @@ class Noise(Representation):
     example: ClassVar[str] = "noise(gmse=0.01)"
     stored: ClassVar[bool] = False
     maskable: ClassVar[bool] = True
-    mse: float = dataclasses.field(metadata={"spelled": "gmse"})
+    mse: float = dataclasses.field(metadata={"option": "gmse"})
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_range(self.name, "gmse", self.mse, 0, 1)
 
     @property
-    def needs_key(self):
+    def needs_key(self) -> bool:
         return True
 
-    def gmse_with_error(self):
+    def gmse_with_error(self) -> tuple[float, float]:
         return self.mse, 0.0
 
     def _apply(self, rows, *, params=None, key=None, rotated=False, keep=None, source=None):
         if key is None:
-            raise InputError(f"{self} draws noise and no key was given; pass key=jax.random.key(...).")
+            raise InputError(f"No key was given to {self}, which draws noise. Pass key=jax.random.key(...).")
         variance = jnp.var(rows, axis=-1, keepdims=True)
-        # A row of zeros gets no noise; the bound keeps the square root's gradient finite there.
+        # A row of zeros gets no noise; the lower bound keeps the gradient of its square root finite.
         std = jnp.where(variance > 0, jnp.sqrt(jnp.maximum(variance, 1e-30)), jnp.float32(0))
         return kept(rows + jax.random.normal(key, rows.shape) * std * jnp.float32(self.mse**0.5), keep)

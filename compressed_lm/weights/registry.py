@@ -14,19 +14,19 @@ FAMILIES: dict[str, type[Representation]] = {
     family.name: family
     for family in (Dense, Int, Ternary, Fp, Lloyd, MXFP4, NVFP4, RF8, Outlier, Sparse, NM, VQ, Noise)
 }
-"""The representations by name; their fields are the options of a spelling."""
+"""Representations by name; their fields are the options of a spec."""
 
 
 def representation(spec: "str | Representation") -> Representation:
-    """Returns the representation that a spelling names; one that is built already is returned as it is.
+    """Returns the representation of a spec; a representation is returned unchanged.
 
     Args:
-        spec: a name with options, such as `dense`, `int(b=4,rule=quest)`, `e4m3`; or two of them with `+` between:
-            sparsity, and the format of what remains. `str` of the result is the canonical spelling.
+        spec: a name with options, such as `dense`, `int(b=4,rule=quest)` or `e4m3`; or two of them joined by `+`:
+            sparsity, then the format of the remaining weights. `str` of the result is the canonical spec.
 
     Raises:
-        InputError: an unknown name or option (with the list of those that exist), a value out of range, a spelling that
-            cannot be read, or two that cannot follow each other.
+        InputError: an unknown name or option (the message lists the valid ones), a value out of range, a spec that
+            cannot be read, or two representations that cannot be joined.
     """
     if isinstance(spec, Representation):
         return spec

@@ -1,4 +1,4 @@
-"""Sparse matrices: unstructured magnitude sparsity, n:m, and the formats of what remains."""
+"""Sparsity: unstructured magnitude sparsity, n:m sparsity, and hybrids with a format for the kept weights."""
 
 import abc
 import dataclasses
@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import ndtr, ndtri
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, Float32, Float64, Shaped
 from scipy import special
 
 from compressed_lm.errors import InputError
@@ -21,50 +23,56 @@ from compressed_lm.weights.storage import Choices, Mask, Stored
 
 
 class Sparsifier(Representation, abc.ABC):
-    """A representation that keeps some weights and makes the others exactly zero. The kept ones stay float32 unless a
-    format follows: `sparse(s=0.5).then(Int(4))`."""
+    """Base class of sparse representations: some weights are kept, the others become exactly 0.
+
+    The kept weights stay float32 unless a format follows: `sparse(s=0.5)+int(b=4)`.
+    """
 
     @abc.abstractmethod
-    def mask(self, rows: jax.Array, *, sparsity=None) -> jax.Array:
-        """Returns bool[..., R, N]: the weights kept, for rows float32[..., R, N].
+    def mask(
+        self, rows: Float32[Array, "*stack R N"], *, sparsity: jax.Array | None = None
+    ) -> Bool[Array, "*stack R N"]:
+        """Returns which weights are kept.
 
         Args:
             rows: the weights.
-            sparsity: the share of zeros for this call, where a schedule changes it.
+            sparsity: the share of zeros for this call, from a schedule.
         """
 
     @abc.abstractmethod
-    def passed(self, rows: jax.Array, keep: jax.Array) -> jax.Array:
-        """Returns the rows, differentiable where the backward rule lets gradients pass."""
+    def passed(
+        self, rows: Float32[Array, "*stack R N"], keep: Bool[Array, "*stack R N"]
+    ) -> Float32[Array, "*stack R N"]:
+        """Returns the rows, with a gradient where the gradient rule allows it."""
 
     @abc.abstractmethod
-    def density(self, x: np.ndarray) -> np.ndarray:
+    def density(self, x: Float64[np.ndarray, " n"]) -> Shaped[np.ndarray, " n"]:
         """Returns the probability that a weight x of N(0, 1) is kept in a large matrix."""
 
     @abc.abstractmethod
     def ones(self, shape: tuple[int, ...]) -> int:
-        """Returns how many weights of rows of this shape are kept."""
+        """Returns the number of kept weights in rows of this shape."""
 
     @abc.abstractmethod
-    def _mask_layout(self, shape) -> Stored:
-        """Returns how the mask of rows of this shape is stored."""
+    def _mask_layout(self, shape: tuple[int, ...]) -> Stored:
+        """Returns the stored type of the mask for rows of this shape."""
 
     @functools.cached_property
     def kept_rms(self) -> float:
-        """The root mean square of the weights that are kept from N(0, 1)."""
+        """Root mean square of the kept weights of N(0, 1)."""
         square = 1 - grids.grid_error(np.zeros(1), 1.0, lambda x: 1 - self.density(x))
         share = grids.gaussian_mean(self.density)
         return math.sqrt(square / share)
 
-    def then(self, other):
+    def then(self, other: Representation) -> "Hybrid":
         if not other.maskable or other.rotation:
             raise InputError(
-                f"{self} was asked to be followed by {other}, in which zeros would not stay zeros: it joins or rotates "
-                "weights. Follow it by int, ternary, fp, lloyd (with hadamard=0), mxfp4, nvfp4, rf8, dense or noise."
+                f"{self}+{other} was given, but {other} combines or rotates weights, so zeros do not stay zeros. After "
+                "sparsity, use int, ternary, fp, lloyd (with hadamard=0), mxfp4, nvfp4, rf8, dense or noise."
             )
         return Hybrid(self, other)
 
-    def gmse_with_error(self):
+    def gmse_with_error(self) -> tuple[float, float]:
         return grids.grid_error(np.zeros(1), 1.0, lambda x: 1 - self.density(x)), 0.0
 
     @property
@@ -92,23 +100,23 @@ class Sparsifier(Representation, abc.ABC):
 
 @dataclasses.dataclass(frozen=True)
 class Sparse(Sparsifier):
-    """Unstructured sparsity: the weights of least magnitude of each matrix are zero, chosen anew at each call.
+    """Unstructured sparsity: in each call, the weights of least magnitude of each matrix become zero.
 
-    `quantize(w, params=rep.schedule(progress))` has the share of zeros of that moment of a gradual schedule. Packed
+    With a gradual schedule, `quantize(w, params=rep.schedule(progress))` has the share of zeros of that moment. Packed
     weights have the share s.
 
     Attributes:
         s: the share of zeros; round((1 - s) * weights) are kept, ties by place.
-        rule: which weights get a gradient. masked: those kept. ste: all. rbbm, area_rbbm: those kept and the smallest,
-            but not the band between (papers/003 section 5; equations 12 and 13 of Panferov et al. 2025). rms: those
-            above a multiple of the root mean square, kept or not. rigl: all; the optimizer chooses which to keep, by
-            magnitudes and gradients, now and then (Evci et al. 2020; `training.rigl`).
-        p: for rbbm: the band's lower end is RMS * Phi^-1(1/2 + p), for a normal matrix 2p of the weights; 0 is masked.
-            For rms: its threshold, likewise.
-        a: for area_rbbm: the band's share of the probability below the threshold; 1 is masked, 0 is ste.
-        ramp: the part of a run over which the share of zeros rises from 0 to s (gradual magnitude pruning, Zhu & Gupta
-            2017, equation 1); 0 for s from the beginning.
-        every: for rigl: updates from one choice to the next.
+        rule: which weights get a gradient. masked: the kept ones. ste: all. rbbm, area_rbbm: the kept and the smallest
+            ones, but not the band between them (papers/003 section 5; equations 12 and 13 of Panferov et al. 2025).
+            rms: those above a multiple of the root mean square, kept or not. rigl: all; at intervals, the optimizer
+            selects the kept weights by magnitudes and gradients (Evci et al. 2020; `training.rigl`).
+        p: for rbbm, the band starts at RMS * Phi^-1(1/2 + p), so a share 2p of a normal matrix is below it; 0 is the
+            rule masked. For rms, the threshold, by the same formula.
+        a: for area_rbbm, the band's share of the probability below the threshold; 1 is the rule masked, 0 is ste.
+        ramp: share of a run in which the share of zeros rises from 0 to s (gradual magnitude pruning, Zhu & Gupta 2017,
+            equation 1); 0 for s from the beginning.
+        every: for rigl, training steps between selections.
     """
 
     name: ClassVar[str] = "sparse"
@@ -121,7 +129,7 @@ class Sparse(Sparsifier):
     ramp: float = 0.0
     every: int = 100
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_range(self.name, "s", self.s, 0, 1)
         check_range(self.name, "ramp", self.ramp, 0, 1)
         check_choice(self.name, "rule", self.rule, ("masked", "ste", "rbbm", "area_rbbm", "rms", "rigl"))
@@ -137,23 +145,25 @@ class Sparse(Sparsifier):
             if value != default and self.rule not in of:
                 raise InputError(
                     f"{option}={value} was given to sparse with rule={self.rule}; {option} is an option of "
-                    f"rule={' and rule='.join(of)}."
+                    f"rule={' and rule='.join(of)}. Leave it out."
                 )
         if self.ramp and self.rule == "rigl":
-            raise InputError("rule=rigl keeps as many weights from beginning to end; leave out ramp.")
+            raise InputError(
+                f"ramp={self.ramp} was given with rule=rigl, which keeps a constant number of weights; leave out ramp."
+            )
 
-    def schedule(self, progress):
+    def schedule(self, progress: ArrayLike) -> dict[str, jax.Array]:
         if not self.ramp:
             return {}
         return {"sparsity": self.s * (1 - (1 - jnp.clip(progress / self.ramp, 0, 1)) ** 3)}
 
-    def mask(self, rows, *, sparsity=None):
+    def mask(self, rows: jax.Array, *, sparsity: jax.Array | None = None) -> jax.Array:
         if sparsity is None:
             return magnitude_mask(rows, self._ones_each(rows.shape))[0]
         ones = jnp.round((1 - sparsity) * (rows.shape[-1] * rows.shape[-2])).astype(jnp.int32)
         return magnitude_mask(rows, ones)[0]
 
-    def passed(self, rows, keep):
+    def passed(self, rows: jax.Array, keep: jax.Array) -> jax.Array:
         if self.rule in ("ste", "rigl"):
             return rows
         if self.rule == "masked":
@@ -161,7 +171,7 @@ class Sparse(Sparsifier):
         return rules.masked(rows, self._banded(jax.lax.stop_gradient(rows), keep))
 
     def _banded(self, rows, keep):
-        """Returns bool[..., R, N]: the weights that RBBM gives a gradient."""
+        """Returns bool[..., R, N]: the weights with a gradient for the rules rbbm, area_rbbm and rms."""
         size = jnp.abs(rows)
         threshold = jnp.min(jnp.where(keep, size, jnp.inf), axis=(-1, -2), keepdims=True)
         rms = jnp.sqrt(jnp.mean(rows**2, axis=(-1, -2), keepdims=True))
@@ -171,17 +181,17 @@ class Sparse(Sparsifier):
         edge = rms * np.float32(special.ndtri(0.5 + self.p))
         if self.rule == "rms":
             return size > edge
-        # With p beyond the threshold the band lies within the weights kept.
+        # If p is above the threshold, the band is inside the kept weights.
         return (size < jnp.minimum(edge, threshold)) | jnp.where(edge > threshold, size > edge, keep)
 
-    def density(self, x):
+    def density(self, x: np.ndarray) -> np.ndarray:
         return np.abs(x) >= special.ndtri((1 + self.s) / 2)
 
-    def gmse_with_error(self):
+    def gmse_with_error(self) -> tuple[float, float]:
         t = special.ndtri((1 + self.s) / 2)
         return (self.s - (2 * t * math.exp(-t * t / 2) / math.sqrt(2 * math.pi) if self.s < 1 else 0.0)), 0.0
 
-    def ones(self, shape):
+    def ones(self, shape: tuple[int, ...]) -> int:
         return math.prod(shape[:-2]) * self._ones_each(shape)
 
     def _ones_each(self, shape):
@@ -193,14 +203,14 @@ class Sparse(Sparsifier):
 
 @dataclasses.dataclass(frozen=True)
 class NM(Sparsifier):
-    """n:m sparsity: of each m neighbours along the reduction axis the n of largest magnitude are kept.
+    """n:m sparsity: of each m neighbours along the reduction axis, the n of largest magnitude are kept.
 
     Attributes:
-        n: weights kept.
-        m: of so many, at most 16.
+        n: number of kept weights per group.
+        m: size of a group, at most 16.
         rule: masked or ste, as for `Sparse`.
-        block: 2 to keep or drop pairs of neighbours by the sum of their squares, n and m being even: 4:8 in pairs is
-            what 4-bit numbers need in place of 2:4 (QuEST); the last weight of an odd row stays. 1 for single weights.
+        block: 1 for single weights. 2 keeps or drops pairs of neighbours by the sum of their squares, for even n and m:
+            for 4-bit numbers, 4:8 in pairs replaces 2:4 (QuEST); the last weight of an odd row is always kept.
     """
 
     name: ClassVar[str] = "nm"
@@ -211,17 +221,22 @@ class NM(Sparsifier):
     rule: str = "masked"
     block: int = 1
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_range(self.name, "m", self.m, 2, 16)
         check_range(self.name, "n", self.n, 1, self.m)
         check_range(self.name, "block", self.block, 1, 2)
         check_choice(self.name, "rule", self.rule, ("masked", "ste"))
         if self.n % self.block or self.m % self.block:
-            raise InputError(f"{self} keeps pairs; expected an even n and an even m, such as nm(n=4,m=8,block=2).")
+            raise InputError(
+                f"{self} was given, which keeps pairs; expected an even n and an even m, such as nm(n=4,m=8,block=2)."
+            )
 
-    def mask(self, rows, *, sparsity=None):
+    def mask(self, rows: jax.Array, *, sparsity: jax.Array | None = None) -> jax.Array:
         if sparsity is not None:
-            raise InputError(f"A sparsity was given to {self}, whose share of zeros is fixed; sparse takes a schedule.")
+            raise InputError(
+                f"A sparsity was given to {self}, whose share of zeros is fixed. Leave it out; only sparse has a "
+                "schedule."
+            )
         n, m, size = self.n // self.block, self.m // self.block, jnp.abs(rows)
         if self.block == 2:
             size = jnp.pad(size, [(0, 0)] * (rows.ndim - 1) + [(0, rows.shape[-1] % 2)], constant_values=jnp.inf)
@@ -234,23 +249,25 @@ class NM(Sparsifier):
         keep = jnp.repeat(jnp.sum(ahead, axis=-1) < n, self.block, axis=-1)
         return keep.reshape(*rows.shape[:-1], -1)[..., : rows.shape[-1]]
 
-    def passed(self, rows, keep):
+    def passed(self, rows: jax.Array, keep: jax.Array) -> jax.Array:
         return rows if self.rule == "ste" else rules.masked(rows, keep)
 
-    def density(self, x):
+    def density(self, x: np.ndarray) -> np.ndarray:
         if self.block == 1:
             larger, others = 2 * special.ndtr(-np.abs(x)), self.m - 1
-            return sum(math.comb(others, j) * larger**j * (1 - larger) ** (others - j) for j in range(self.n))
-        # Another pair is larger with probability q = exp(-(x**2 + y**2) / 2), y being the neighbour: powers of q have
-        # means over y in closed form, and P(fewer than n / 2 of the others are larger) is a polynomial in q.
+            terms = (math.comb(others, j) * larger**j * (1 - larger) ** (others - j) for j in range(self.n))
+            return sum(terms, np.zeros_like(larger))
+        # Another pair is larger with probability q = exp(-(x**2 + y**2) / 2), where y is the neighbour. Powers of q
+        # have a closed-form mean over y, and P(fewer than n / 2 of the others are larger) is a polynomial in q.
         others, x = self.m // 2 - 1, np.asarray(x, float)
         at_most = np.polynomial.Polynomial([0.0])
         for j in range(self.n // 2):
             others_smaller = np.polynomial.Polynomial([1.0, -1.0]) ** (others - j)
             at_most += math.comb(others, j) * np.polynomial.Polynomial([0.0, 1.0]) ** j * others_smaller
-        return sum(c * np.exp(-k * x**2 / 2) / math.sqrt(1 + k) for k, c in enumerate(at_most.coef))
+        terms = (c * np.exp(-k * x**2 / 2) / math.sqrt(1 + k) for k, c in enumerate(at_most.coef))
+        return sum(terms, np.zeros_like(x))
 
-    def ones(self, shape):
+    def ones(self, shape: tuple[int, ...]) -> int:
         whole, rest = divmod(-(-shape[-1] // self.block), self.m // self.block)
         blocks = whole * (self.n // self.block) + min(rest, self.n // self.block)
         return math.prod(shape[:-1]) * (blocks * self.block - shape[-1] % self.block)
@@ -261,30 +278,30 @@ class NM(Sparsifier):
 
 @dataclasses.dataclass(frozen=True)
 class Hybrid(Representation):
-    """Sparsity, then a format for the weights that remain: `sparse(s=0.5)+int(b=4)`.
+    """Sparsity, then a format for the kept weights: `sparse(s=0.5)+int(b=4)`.
 
-    The format sees kept weights only: its scales are theirs, and for scalar grids the factor is the best one for the
-    distribution that the sparsity leaves of a Gaussian. Codes of zeros are not stored.
+    The format's scales are computed from the kept weights only; for scalar grids, the factor is the best one for the
+    distribution of the kept weights of a Gaussian. Codes of zeros are not stored.
     """
 
     name: ClassVar[str] = "hybrid"
     first: Sparsifier
     second: Representation
 
-    def __str__(self):
+    def __str__(self) -> str:
         return f"{self.first}+{self.second}"
 
     @property
-    def needs_key(self):
+    def needs_key(self) -> bool:
         return self.second.needs_key
 
-    def init_params(self, w, *, axis=-2):
+    def init_params(self, w: jax.Array | np.ndarray, *, axis: int = -2) -> dict[str, jax.Array]:
         return self.second.init_params(w, axis=axis)
 
-    def schedule(self, progress):
+    def schedule(self, progress: ArrayLike) -> dict[str, jax.Array]:
         return self.first.schedule(progress)
 
-    def gmse_with_error(self):
+    def gmse_with_error(self) -> tuple[float, float]:
         error = self.second._kept_error(self.first)
         return super().gmse_with_error() if error is None else (self.first.gmse() + error, 0.0)
 
@@ -312,21 +329,22 @@ class Hybrid(Representation):
         return parts | {"values": scattered(parts["values"], parts["mask"])}
 
 
-def scattered(values: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Returns float32 of the mask's shape: the values where it is true, in order, and 0 elsewhere."""
+def scattered(values: Shaped[np.ndarray, " n"], mask: Bool[np.ndarray, "*shape"]) -> Float32[np.ndarray, "*shape"]:
+    """Returns the values, in order, where the mask is true, and 0 elsewhere."""
     out = np.zeros(mask.shape, np.float32)
     out[mask] = values
     return out
 
 
 @jax.jit
-def magnitude_mask(rows: jax.Array, ones) -> tuple[jax.Array, jax.Array]:
-    """Returns (bool[..., R, N], float32[..., 1, 1]): the `ones` largest magnitudes of each matrix, and the least of
-    them.
+def magnitude_mask(
+    rows: Float32[Array, "*stack R N"], ones: ArrayLike
+) -> tuple[Bool[Array, "*stack R N"], Float32[Array, "*stack 1 1"]]:
+    """Returns (mask of the `ones` largest magnitudes of each matrix, the least of these magnitudes).
 
-    Exactly `ones` are true: among equal magnitudes the first in the matrix. `ones` may be traced.
+    Exactly `ones` entries are true: of equal magnitudes, the first in the matrix. `ones` may be traced.
     """
-    # A positive float32 and its bits as an integer have the same order: search the threshold bit by bit,
+    # Positive float32 numbers and their bits as integers have the same order: the threshold is found bit by bit, with
     # 31 sums instead of a sort.
     bits = jax.lax.bitcast_convert_type(jnp.abs(rows), jnp.int32)
     threshold = _largest_with(lambda t: bits >= t, ones, bits.shape, n_bits=31)
@@ -334,7 +352,7 @@ def magnitude_mask(rows: jax.Array, ones) -> tuple[jax.Array, jax.Array]:
     equal, wanted = bits == threshold, ones - jnp.sum(surely, axis=(-1, -2), keepdims=True)
     place = jax.lax.broadcasted_iota(jnp.int32, bits.shape, bits.ndim - 2) * bits.shape[-1]
     place = place + jax.lax.broadcasted_iota(jnp.int32, bits.shape, bits.ndim - 1)
-    # Of the equal ones the first: those whose distance from the end is at least a threshold of its own.
+    # Of equal magnitudes the first: those whose distance from the end is at least a second threshold.
     rest = bits.shape[-1] * bits.shape[-2] - place
     n_bits = (bits.shape[-1] * bits.shape[-2]).bit_length()
     first = _largest_with(lambda t: equal & (rest >= t), wanted, bits.shape, n_bits=n_bits)
@@ -342,7 +360,7 @@ def magnitude_mask(rows: jax.Array, ones) -> tuple[jax.Array, jax.Array]:
 
 
 def _largest_with(at_least, ones, shape, *, n_bits):
-    """Returns int32[..., 1, 1]: the largest t for which `at_least(t)` is true `ones` times or more in each matrix."""
+    """Returns int32[..., 1, 1]: the largest t for which `at_least(t)` is true at least `ones` times in each matrix."""
 
     def body(i, t):
         candidate = t | (1 << (n_bits - 1 - i))

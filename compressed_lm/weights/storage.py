@@ -1,4 +1,4 @@
-"""Arrays of one type as bytes: codes of b bits, base-3 digits, small floats, masks."""
+"""Stored types: arrays as bytes, as b-bit codes, base-3 digits, small floats or masks."""
 
 import abc
 import dataclasses
@@ -9,29 +9,30 @@ import math
 import jax.numpy as jnp
 import numpy as np
 
-_BLOCK = 1 << 18  # codes packed at a time: a bit takes a byte on the way
+from compressed_lm.coding.bits import pack_bits, unpack_bits
+
 TRITS_PER_BYTE = 5  # 3**5 = 243
 
 
 @dataclasses.dataclass(frozen=True)
 class Stored(abc.ABC):
-    """An array of `count` numbers, in `nbytes` whole bytes.
+    """Stored type of an array: `count` numbers in `nbytes` bytes.
 
     Attributes:
-        shape: of the array.
+        shape: shape of the array.
     """
 
     shape: tuple[int, ...]
 
     @property
     def count(self) -> int:
-        """Numbers in the array."""
+        """Number of numbers in the array."""
         return math.prod(self.shape)
 
     @property
     @abc.abstractmethod
     def nbytes(self) -> int:
-        """Bytes that `to_bytes` returns, whatever the numbers are."""
+        """Size of the result of `to_bytes`, the same for all arrays of the shape."""
 
     @abc.abstractmethod
     def to_bytes(self, array: np.ndarray) -> bytes:
@@ -39,49 +40,53 @@ class Stored(abc.ABC):
 
     @abc.abstractmethod
     def from_bytes(self, content: bytes) -> np.ndarray:
-        """Returns the array; undoes `to_bytes` exactly. Raises ValueError for bytes that it never returns."""
+        """Returns the array of bytes from `to_bytes`, exactly.
+
+        Raises:
+            ValueError: `to_bytes` never returns these bytes.
+        """
 
 
 @dataclasses.dataclass(frozen=True)
 class Codes(Stored):
-    """Whole numbers below 2**width, one after the other, most significant bit first.
+    """Whole numbers below 2**width, without gaps, most significant bit first.
 
     Attributes:
-        width: bits of a code.
+        width: bits per code.
     """
 
     width: int
 
     @property
-    def nbytes(self):
+    def nbytes(self) -> int:
         return -(-self.count * self.width // 8)
 
-    def to_bytes(self, array):
+    def to_bytes(self, array: np.ndarray) -> bytes:
         return pack_bits(np.asarray(array).reshape(-1), self.width)
 
-    def from_bytes(self, content):
+    def from_bytes(self, content: bytes) -> np.ndarray:
         return unpack_bits(content, self.width, self.count).astype(np.int32).reshape(self.shape)
 
 
 @dataclasses.dataclass(frozen=True)
 class Levels(Stored):
-    """Numbers that are levels of a grid, as codes of the fewest bits; three levels as base-3 digits, five a byte.
+    """Levels of a grid, as codes of as few bits as possible; three levels as base-3 digits, five per byte.
 
     Attributes:
-        levels: sorted.
+        levels: the sorted levels.
     """
 
     levels: tuple[float, ...]
 
     @property
-    def _width(self):
+    def _width(self) -> int:
         return max(1, (len(self.levels) - 1).bit_length())
 
     @property
-    def nbytes(self):
+    def nbytes(self) -> int:
         return -(-self.count // TRITS_PER_BYTE) if len(self.levels) == 3 else -(-self.count * self._width // 8)
 
-    def to_bytes(self, array):
+    def to_bytes(self, array: np.ndarray) -> bytes:
         codes = np.searchsorted(np.asarray(self.levels, np.float32), np.asarray(array).reshape(-1))
         if len(self.levels) != 3:
             return pack_bits(codes, self._width)
@@ -89,7 +94,7 @@ class Levels(Stored):
         digits.reshape(-1)[: self.count] = codes
         return (digits @ 3 ** np.arange(TRITS_PER_BYTE)).astype(np.uint8).tobytes()
 
-    def from_bytes(self, content):
+    def from_bytes(self, content: bytes) -> np.ndarray:
         if len(self.levels) == 3:
             digits = np.frombuffer(content, np.uint8)[:, None] // 3 ** np.arange(TRITS_PER_BYTE) % 3
             codes = digits.reshape(-1)[: self.count]
@@ -102,7 +107,7 @@ class Levels(Stored):
 
 @dataclasses.dataclass(frozen=True)
 class Floats(Stored):
-    """Numbers in a floating-point type that holds them exactly.
+    """Numbers in a floating-point type that represents them exactly.
 
     Attributes:
         dtype: float32, bfloat16, float8_e4m3fn or float8_e8m0fnu.
@@ -111,51 +116,51 @@ class Floats(Stored):
     dtype: str = "float32"
 
     @property
-    def nbytes(self):
+    def nbytes(self) -> int:
         return self.count * self._type.itemsize
 
     @property
-    def _type(self):
+    def _type(self) -> np.dtype:
         return np.dtype(getattr(jnp, self.dtype)).newbyteorder("<")
 
-    def to_bytes(self, array):
+    def to_bytes(self, array: np.ndarray) -> bytes:
         return np.asarray(array, np.float32).astype(self._type).tobytes()
 
-    def from_bytes(self, content):
+    def from_bytes(self, content: bytes) -> np.ndarray:
         return np.frombuffer(content, self._type).astype(np.float32).reshape(self.shape)
 
 
 @dataclasses.dataclass(frozen=True)
 class Mask(Stored):
-    """Booleans of which `ones` are true: a bitmap, or their places in Elias-Fano code where that is shorter.
+    """Booleans with `ones` true values: a bitmap, or the places in Elias-Fano code if that is shorter.
 
-    Elias-Fano: of each place the low bits as they are, the high bits as the gaps of a unary code: at most
-    2 + log2(count / ones) bits each, within half a bit of the least possible.
+    Elias-Fano stores the low bits of each place directly, and the gaps of the high bits in unary code: at most
+    2 + log2(count / ones) bits per place, within half a bit of the minimum.
 
     Attributes:
-        ones: how many are true.
+        ones: number of true values.
     """
 
     ones: int
 
     @property
-    def _low(self):
+    def _low(self) -> int:
         return max(0, (self.count // max(1, self.ones)).bit_length() - 1)
 
     @property
-    def _sizes(self):
-        """Bytes of the low bits and of the unary code."""
+    def _sizes(self) -> tuple[int, int]:
+        """Sizes of the low bits and of the unary code, in bytes."""
         return -(-self.ones * self._low // 8), -(-(self.ones + (self.count >> self._low) + 1) // 8)
 
     @property
-    def _bitmap(self):
+    def _bitmap(self) -> int:
         return -(-self.count // 8)
 
     @property
-    def nbytes(self):
+    def nbytes(self) -> int:
         return min(self._bitmap, sum(self._sizes))
 
-    def to_bytes(self, array):
+    def to_bytes(self, array: np.ndarray) -> bytes:
         mask = np.asarray(array, bool).reshape(-1)
         if self.nbytes == self._bitmap:
             return np.packbits(mask).tobytes()
@@ -164,7 +169,7 @@ class Mask(Stored):
         unary[(places >> self._low) + np.arange(self.ones)] = 1
         return pack_bits(places & ((1 << self._low) - 1), self._low) + np.packbits(unary).tobytes()
 
-    def from_bytes(self, content):
+    def from_bytes(self, content: bytes) -> np.ndarray:
         if self.nbytes == self._bitmap:
             mask = np.unpackbits(np.frombuffer(content, np.uint8), count=self.count).astype(bool)
         else:
@@ -182,14 +187,14 @@ class Mask(Stored):
 
 @dataclasses.dataclass(frozen=True)
 class Choices(Stored):
-    """Booleans in groups of m along the last axis with n true in each: the number of the combination.
+    """Booleans in groups of m along the last axis with n true values each: the index of the combination.
 
-    A row's last group may be cut short by the end of the row; it then has as many true as fit, up to n.
+    A row's last group may be shorter; it then has as many true values as fit, at most n.
 
     Attributes:
-        n: true in each group.
+        n: true values per group.
         m: size of a group.
-        block: neighbours that are equal; it divides n and m.
+        block: number of equal neighbours; it divides n and m.
     """
 
     n: int
@@ -197,29 +202,30 @@ class Choices(Stored):
     block: int = 1
 
     @property
-    def _choice(self):
-        """How many blocks of how many."""
+    def _choice(self) -> tuple[int, int]:
+        """True blocks and all blocks of a group."""
         return self.n // self.block, self.m // self.block
 
     @property
-    def _blocks(self):
-        """Blocks in a row."""
+    def _blocks(self) -> int:
+        """Blocks per row."""
         return -(-self.shape[-1] // self.block)
 
     @property
-    def _width(self):
+    def _width(self) -> int:
         n, m = self._choice
         return (math.comb(m, n) - 1).bit_length()
 
     @property
-    def _groups(self):
+    def _groups(self) -> tuple[int, int]:
+        """Rows, and groups per row."""
         return (math.prod(self.shape[:-1]), -(-self.shape[-1] // self.m))
 
     @property
-    def nbytes(self):
+    def nbytes(self) -> int:
         return -(-math.prod(self._groups) * self._width // 8)
 
-    def to_bytes(self, array):
+    def to_bytes(self, array: np.ndarray) -> bytes:
         (n, m), (rows, groups) = self._choice, self._groups
         padded = np.zeros((rows, groups * m), np.int64)
         padded[:, : self._blocks] = np.reshape(array, (-1, self.shape[-1]))[:, :: self.block]
@@ -228,7 +234,7 @@ class Choices(Stored):
         patterns = padded.reshape(-1, m) @ (1 << np.arange(m))
         return pack_bits(np.searchsorted(_combinations(n, m), patterns), self._width)
 
-    def from_bytes(self, content):
+    def from_bytes(self, content: bytes) -> np.ndarray:
         (n, m), (rows, groups) = self._choice, self._groups
         known = _combinations(n, m)
         codes = unpack_bits(content, self._width, rows * groups)
@@ -240,30 +246,6 @@ class Choices(Stored):
 
 
 @functools.cache
-def _combinations(n, m):
-    """Returns int64[C(m, n)], sorted: the patterns of n bits set among m."""
+def _combinations(n: int, m: int) -> np.ndarray:
+    """Returns int64[C(m, n)], the sorted m-bit patterns with n bits set."""
     return np.sort([sum(1 << place for place in places) for places in itertools.combinations(range(m), n)])
-
-
-def pack_bits(codes: np.ndarray, width: int) -> bytes:
-    """Returns codes below 2**width as ceil(len(codes) * width / 8) bytes, the last filled up with zeros."""
-    if width == 8:
-        return codes.astype(np.uint8).tobytes()
-    shifts = np.arange(width - 1, -1, -1, dtype=np.uint32)
-    # Blocks of a multiple of eight codes fill whole bytes.
-    blocks = (codes[i : i + _BLOCK].astype(np.uint32) for i in range(0, len(codes), _BLOCK))
-    return b"".join(np.packbits((block[:, None] >> shifts & 1).astype(np.uint8)).tobytes() for block in blocks)
-
-
-def unpack_bits(content: bytes, width: int, count: int) -> np.ndarray:
-    """Returns uint32[count]; undoes `pack_bits`."""
-    if width == 8:
-        return np.frombuffer(content, np.uint8, count).astype(np.uint32)
-    content, out = np.frombuffer(content, np.uint8), np.zeros(count, np.uint32)
-    for i in range(0, count, _BLOCK):
-        block = out[i : i + _BLOCK]
-        bits = np.unpackbits(content[i * width // 8 :], count=len(block) * width).reshape(len(block), width)
-        for column in range(width):
-            block <<= 1
-            block |= bits[:, column]
-    return out

@@ -1,4 +1,4 @@
-"""Vector grids: several weights in one code (after HIGGS, Malinovskii et al. 2024)."""
+"""Vector quantisation: several weights in one code (as in HIGGS, Malinovskii et al. 2024)."""
 
 import dataclasses
 import functools
@@ -14,20 +14,20 @@ from compressed_lm.weights.protocol import Representation
 from compressed_lm.weights.scalar import groups
 from compressed_lm.weights.storage import Codes, Floats
 
-_AT_ONCE = 1 << 14  # vectors compared with a codebook at a time: of 4096 codes they take 256 MB
+_AT_ONCE = 1 << 14  # vectors compared with a codebook at a time: 256 MB for 4096 codes
 
 
 @dataclasses.dataclass(frozen=True)
 class VQ(Representation):
-    """Neighbours along the reduction axis, `dim` at a time, as the nearest code for N(0, I), after a Hadamard transform
-    and divided by the row's root mean square.
+    """Vector quantisation of `dim` neighbours along the reduction axis with a codebook for N(0, I).
 
-    Gradient: straight through within the hypersphere around the codebook, none beyond it. Its radius is the longest
-    code plus half the distance to that code's neighbour.
+    Each row is first Hadamard-transformed and divided by its root mean square. Gradient: straight-through inside the
+    hypersphere around the codebook, none outside. The radius is the length of the longest code plus half the distance
+    to its nearest neighbour.
 
     Attributes:
-        dim: 2 or 4. A row that it does not divide is filled up with zeros.
-        bits: of a weight; dim * bits is whole: the codebook has 2**(dim * bits) codes.
+        dim: 2 or 4. Rows are padded with zeros to a multiple.
+        bits: bits per weight; dim * bits is a whole number: the codebook has 2**(dim * bits) codes.
         hadamard: largest block of the transform, a power of two; 0 for none.
     """
 
@@ -38,7 +38,7 @@ class VQ(Representation):
     bits: float
     hadamard: int = 128
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         sizes = codebooks.SIZES.get(self.dim, ())
         if 2 ** (self.dim * self.bits) not in sizes:
             valid = ", ".join(
@@ -46,31 +46,31 @@ class VQ(Representation):
             )
             raise InputError(
                 f"vq(dim={self.dim},bits={self.bits:g}) was given; "
-                + (f"for dim={self.dim}, bits is one of {valid}." if valid else "expected dim=2 or dim=4.")
+                + (f"for dim={self.dim}, bits must be one of {valid}." if valid else "expected dim=2 or dim=4.")
             )
         if self.hadamard < 0 or self.hadamard & (self.hadamard - 1):
             raise InputError(f"hadamard={self.hadamard} was given to vq; expected 0 or a power of two.")
 
     @property
-    def rotation(self):
+    def rotation(self) -> int:
         return self.hadamard
 
     @property
-    def _code_bits(self):
+    def _code_bits(self) -> int:
         return round(self.dim * self.bits)
 
     @functools.cached_property
-    def _codes(self):
+    def _codes(self) -> np.ndarray:
         return codebooks.codebook(self.dim, 2**self._code_bits)
 
     @functools.cached_property
-    def _radius(self):
+    def _radius(self) -> float:
         lengths = np.linalg.norm(self._codes, axis=1)
         longest = np.argmax(lengths)
         distances = np.sort(np.linalg.norm(self._codes - self._codes[longest], axis=1))
         return float(lengths[longest] + distances[1] / 2)
 
-    def gmse_with_error(self):
+    def gmse_with_error(self) -> tuple[float, float]:
         return codebooks.codebook_gmse(self.dim, 2**self._code_bits)
 
     def _prepare(self, rows):
@@ -92,7 +92,7 @@ class VQ(Representation):
         vectors = groups(rounding.divide(x, scale), self.dim)
         half_square = np.sum(self._codes**2, axis=1) / 2
 
-        def nearest(block):  # the least |v - c|^2 is the most v.c - |c|^2 / 2
+        def nearest(block):  # the minimum of |v - c|^2 is the maximum of v.c - |c|^2 / 2
             products = jnp.matmul(block, self._codes.T, precision=jax.lax.Precision.HIGHEST)
             return jnp.argmax(products - half_square[None], axis=-1)
 

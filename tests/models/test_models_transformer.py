@@ -131,16 +131,16 @@ def test_queries_share_keys_and_values_in_order():
 
 
 @pytest.mark.parametrize("length", [64, 96, 256])
-def test_attention_in_pieces_is_attention(config, length):
-    """Attention computed in pieces, of even or uneven lengths, gives the logits of one computation within 1e-4."""
+def test_attention_chunked_is_attention(config, length):
+    """Attention in chunks, of even or uneven lengths, gives the logits of one computation within 1e-4."""
     params, inputs = random_params(config), np.random.default_rng(3).integers(0, 16, (2, length))
     apply = lambda: models.Transformer(config).apply(params, inputs)  # noqa: E731
-    whole, shortest = apply(), models.layers.SHORTEST_PIECE
-    models.layers.SHORTEST_PIECE = length
+    whole, smallest = apply(), models.layers.SMALLEST_CHUNK
+    models.layers.SMALLEST_CHUNK = length
     try:
         np.testing.assert_allclose(whole, apply(), atol=1e-4)
     finally:
-        models.layers.SHORTEST_PIECE = shortest
+        models.layers.SMALLEST_CHUNK = smallest
 
 
 def loss_and_gradient(config, params):

@@ -1,4 +1,4 @@
-"""Tests with an argument `stored` or `spec_of_all` run for every family and all options that change the bytes."""
+"""Runs tests with the argument `stored` or `spec_of_all` for every family and all options that change the bytes."""
 
 import pytest
 
@@ -64,7 +64,7 @@ UNSTORED = ["noise(gmse=0.01)", "sparse(s=0.5)+noise(gmse=0.01)"]
 
 
 def pytest_generate_tests(metafunc):
-    """Gives `stored` each representation that can be packed, `spec_of_all` the others, too."""
+    """Parametrizes `stored` with all representations that have a stored form, and `spec_of_all` with all."""
     slow = [pytest.param(spec, marks=pytest.mark.slow) for spec in STORED_SLOW]
     for argument, specs in (("stored", STORED), ("spec_of_all", STORED + UNSTORED)):
         if argument in metafunc.fixturenames:

@@ -1,4 +1,4 @@
-"""Coded weights: restored exactly, of the size claimed, near the entropy, and safe to load."""
+"""Coded weights are decoded exactly, have the documented sizes near the entropy, and are safe to load."""
 
 import hashlib
 import json
@@ -31,7 +31,7 @@ KNOWN = "Known: range, eg0, eg, rice, raw, float32"
     step=st.sampled_from(["0.001", "0.3", "7", "0.01std", "0.25std", "3std"]),
 )
 def test_unpack_is_quantize_bit_for_bit(coder, w, step):
-    """For empty, single, equal, tiny and large weights; each comes back within half a step, as a multiple of it."""
+    """Empty, single, equal, tiny and large weights are decoded to the nearest multiple of the step."""
     coded = bitstream.pack(w, step=step, coder=coder)
     found = bitstream.unpack(coded)
     assert found.dtype == np.float32 and found.shape == w.shape == coded.shape
@@ -44,7 +44,7 @@ def test_unpack_is_quantize_bit_for_bit(coder, w, step):
 
 @pytest.mark.parametrize("coder", QUANTISED)
 def test_levels_up_to_the_largest_come_back(coder):
-    """Zeros with a few of the largest levels that there are, either sign."""
+    """The largest levels of either sign, among zeros, are decoded exactly."""
     w = np.zeros(3_000, np.float32)
     w[[5, 1000, 2999]] = [2**31 - 128, -(2**31) + 128, 3]
     np.testing.assert_array_equal(bitstream.unpack(bitstream.pack(w, step=1, coder=coder)), w)
@@ -56,15 +56,17 @@ def test_levels_up_to_the_largest_come_back(coder):
 @settings(max_examples=60, deadline=None)
 @given(arrays(np.float32, (5,), elements=st.floats(width=32, allow_nan=False, allow_infinity=False)))
 def test_float32_keeps_the_bits(w):
-    """The coder float32 stores any finite numbers as they are, subnormal ones and negative zero among them."""
+    """The coder float32 stores all finite numbers exactly, including subnormal numbers and negative zero."""
     coded = bitstream.pack(w, coder="float32")
     assert (coded.step, coded.bits_per_weight) == (None, 32)
     np.testing.assert_array_equal(bitstream.unpack(coded).view(np.int32), w.view(np.int32))
 
 
 def test_sizes_of_the_coders():
-    """On a million Laplacian weights: range within 1 % of the entropy, exp-Golomb and Rice of the length that they say,
-    raw of the fewest whole bits."""
+    """The sizes of a million Laplacian weights are the documented ones.
+
+    range is within 1 % of the entropy, exp-Golomb and Rice have their computed lengths, raw has the least whole bits.
+    """
     w = np.random.default_rng(0).laplace(size=(1000, 1000)).astype(np.float32)
     coded = {coder: bitstream.pack(w, step="0.25std", coder=coder) for coder in QUANTISED}
     found = bitstream.unpack_levels(coded["range"])
@@ -83,12 +85,12 @@ def test_sizes_of_the_coders():
 
 
 def test_steps():
-    """A step is absolute or a part of the tensor's own deviation, and is a float32."""
+    """A step is a float32, either absolute or a multiple of the tensor's standard deviation."""
     w = np.float32([1, -1, 3, -3])
     assert bitstream.pack(w, step="0.25std", coder="range").step == float(np.float32(0.25 * 5**0.5))
     assert bitstream.pack(w, step=0.1, coder="range").step == float(np.float32(0.1))
     assert bitstream.quantize(np.float32([0.5, 1.5, -0.5, 2.4]), 1).tolist() == [0, 2, 0, 2]
-    # Where nothing deviates the root mean square is the unit, so that equal weights come back as they are.
+    # If the deviation is 0, the root mean square is the unit, so equal weights are unchanged.
     assert bitstream.quantize(np.full(5, 0.75, np.float32), "0.25std").tolist() == [0.75] * 5
     assert bitstream.quantize(np.zeros(5, np.float32), "0.25std").tolist() == [0] * 5
     for spec, shown in [("0.25std", "0.25std"), (" 1 STD ", "1std"), ("1e-3", "0.001"), (2, "2"), (".5", "0.5")]:
@@ -99,7 +101,7 @@ def test_steps():
 
 
 def test_weights_that_cannot_be_coded_are_refused():
-    """NaN, infinity, integers, a step that is too small or missing, and an unknown coder are named."""
+    """NaN, infinity, integers, a step that is too small or missing, and an unknown coder are reported."""
     for bad in (np.nan, np.inf, -np.inf):
         for coder in ("range", "float32"):
             with pytest.raises(InputError, match="1 of 3 weights are NaN or infinite"):
@@ -108,14 +110,14 @@ def test_weights_that_cannot_be_coded_are_refused():
         bitstream.pack(np.arange(3), step=1, coder="range")
     with pytest.raises(InputError, match="step of 1e-10 was given for weights of up to 3, .*Take a larger step"):
         bitstream.pack(np.float32([3]), step=1e-10, coder="raw")
-    with pytest.raises(InputError, match="The coder eg0 needs a step and none was given"):
+    with pytest.raises(InputError, match="No step was given for the coder eg0"):
         bitstream.pack(np.float32([3]), coder="eg0")
     with pytest.raises(InputError, match=f"There is no coder 'rage'. Did you mean range. {KNOWN}"):
         bitstream.pack(np.float32([3]), step=1, coder="rage")
 
 
 def test_bfloat16_weights_are_taken_as_float32():
-    """The levels of bfloat16 weights are those of the same numbers in float32."""
+    """The levels of bfloat16 weights equal those of the same numbers in float32."""
     w = jnp.linspace(-1, 1, 50, dtype=jnp.bfloat16)
     np.testing.assert_array_equal(bitstream.quantize(w, 0.01), bitstream.quantize(np.asarray(w, np.float32), 0.01))
 
@@ -127,7 +129,7 @@ def _tensors():
 
 
 def test_a_file_comes_back(tmp_path):
-    """Names, order, shapes, steps, payloads and the record; the file is the payloads and a short header."""
+    """A loaded file has the same names, order, shapes, steps, payloads and record, and its header is short."""
     tensors, path = _tensors(), tmp_path / "w.clb"
     bitstream.save(path, tensors, record={"model": {"d_model": 8}})
     loaded, record = bitstream.load(path)
@@ -139,7 +141,7 @@ def test_a_file_comes_back(tmp_path):
 
 
 def test_every_truncation_and_change_is_found(tmp_path):
-    """A file cut anywhere or with one byte changed anywhere raises an InputError."""
+    """A file truncated or changed in one byte at any place raises an InputError."""
     path = tmp_path / "w.clb"
     bitstream.save(path, _tensors(), record={})
     content = path.read_bytes()
@@ -185,7 +187,7 @@ def _entry(**changes):
     ],
 )
 def test_foreign_headers_are_refused(tmp_path, header, message):
-    """A right checksum over a header that is not ours is an InputError, too."""
+    """An invalid header with a valid checksum raises an InputError."""
     _write(tmp_path / "w", header)
     with pytest.raises(InputError, match=message):
         bitstream.load(tmp_path / "w")
@@ -195,14 +197,14 @@ def test_foreign_headers_are_refused(tmp_path, header, message):
     "deflate", [bytes, lambda text: zlib.compress(text)[:-1], lambda text: zlib.compress(text) + b"x"]
 )
 def test_headers_that_are_not_deflated_are_refused(tmp_path, deflate):
-    """Text as it is, cut short, or followed by something is an InputError."""
+    """A header that is not deflated, truncated or followed by other bytes raises an InputError."""
     _write(tmp_path / "w", _entry(), deflate=deflate)
     with pytest.raises(InputError, match="header that cannot be read"):
         bitstream.load(tmp_path / "w")
 
 
 def test_bad_payloads_are_refused():
-    """Payloads that their coder did not write, and coders of a later package, are an InputError."""
+    """Payloads that the coder did not write, and unknown coders, raise an InputError."""
     for coder in [*QUANTISED, "float32"]:
         for payload in (b"", b"\xff" * 50, b"\0" * 50):
             step = None if coder == "float32" else 1.0

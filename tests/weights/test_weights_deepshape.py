@@ -1,4 +1,4 @@
-"""Weights reshaped to another generalized Gaussian."""
+"""DeepShape: weights remapped to another generalized Gaussian."""
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ def _entropy(levels):
 
 
 def _authors(w, *, shape_factor=0.8, scale_factor=0.6):
-    """papers/002 section 4 by its letter, all weights remapped: (levels before, levels after, leftovers)."""
+    """Returns (levels before, levels after, leftovers) of the procedure of papers/002 section 4 for all weights."""
     levels = np.round(w * STEPS).astype(int)
     fit = fit_moments(levels)
     limit = np.abs(levels).max()
@@ -42,8 +42,10 @@ def _authors(w, *, shape_factor=0.8, scale_factor=0.6):
     [(1.5, 0.04, 10.387, 9.957, 0.765, 0.246), (1.2, 0.02, 9.348, 9.029, 0.843, 0.175)],
 )
 def test_a_million_weights_as_in_the_digest(shape, std, before, after, narrower, change):
-    """The digest's simulation: entropies to 0.01 bit; width and change to 0.01 standard deviations, of which the
-    authors' leftovers, which we do not have, make up to 0.008."""
+    """Results equal the digest's simulation: entropies to 0.01 bit, width and change to 0.01 standard deviations.
+
+    The authors' leftovers, which we do not have, cause up to 0.008 standard deviations.
+    """
     w = _draws(shape, std, 1_000_000)
     levels, theirs, leftovers = _authors(w)
     spread = np.std(levels)
@@ -54,7 +56,7 @@ def test_a_million_weights_as_in_the_digest(shape, std, before, after, narrower,
         assert _entropy(reshaped) == pytest.approx(after, abs=0.01)
         assert np.std(reshaped) / spread == pytest.approx(narrower, abs=0.01)
         assert np.sqrt(np.mean((reshaped - levels) ** 2)) / spread == pytest.approx(change, abs=0.005)
-    assert np.mean(np.abs(ours - theirs) <= 3) > 0.9  # their leftovers shift all ranks, most where weights are rare
+    assert np.mean(np.abs(ours - theirs) <= 3) > 0.9  # their leftovers shift all ranks, mostly those of rare weights
     fitted, target = fit_moments(ours / STEPS), GeneralizedGaussian.from_std(shape, std)
     assert fitted.shape == pytest.approx(0.8 * shape, rel=0.01)
     assert fitted.scale == pytest.approx(0.6 * target.scale, rel=0.01)
@@ -62,7 +64,7 @@ def test_a_million_weights_as_in_the_digest(shape, std, before, after, narrower,
 
 @pytest.mark.parametrize("settings", [{}, {"adj_minnum": 30}, {"method": "smooth"}, {"scale_factor": 1.7}])
 def test_ranks_stay(settings):
-    """Larger weights never become smaller than others, with a mean beside 0, in any method; equal ones stay equal."""
+    """The rank order is kept in all methods, also if the mean is not 0; equal weights stay equal."""
     w = (_draws(1.3, 0.03, 20_000) + 0.004).astype(np.float32)
     w[:500] = w[500:1000]
     reshaped = reshape_weights(w.reshape(100, 200), **settings)
@@ -73,22 +75,24 @@ def test_ranks_stay(settings):
     assert len(np.unique(reshaped)) > 200
 
 
-def test_a_weight_becomes_what_its_value_says():
-    """The result does not depend on the order of the weights, ties of the grid included."""
-    w = _draws(1.5, 0.002, 50_000).astype(np.float32)  # some 16 levels a standard deviation: most weights share theirs
+def test_results_do_not_depend_on_the_order():
+    """The result of a weight does not depend on the order of the weights, also for ties on the grid."""
+    w = _draws(1.5, 0.002, 50_000).astype(
+        np.float32
+    )  # about 16 levels per standard deviation: most weights share a level
     order = np.random.default_rng(1).permutation(w.size)
     assert np.array_equal(reshape_weights(w)[order], reshape_weights(w[order]))
 
 
 @pytest.mark.parametrize("shape, wider, more", [(0.75, 1, 1), (0.8, 1, 1), (0.82, 1, 0), (0.91, 1, 0), (0.92, 0, 0)])
 def test_where_the_default_factors_widen(shape, wider, more):
-    """Of heavy-tailed weights they raise the standard deviation, and of heavier ones the entropy."""
+    """The default factors raise the standard deviation for shapes up to 0.91, and the entropy for shapes up to 0.80."""
     source, target = GeneralizedGaussian(shape, 1.0), GeneralizedGaussian(0.8 * shape, 0.6)
     assert (target.std > source.std) == wider and (target.entropy > source.entropy) == more
 
 
 def test_ranks_and_quantiles_by_hand():
-    """Four weights take the quantiles 1/8, 3/8, 5/8, 7/8 of the five levels' probabilities."""
+    """Four weights become the quantiles 1/8, 3/8, 5/8, 7/8 of the five levels' probabilities."""
     w = np.array([0.5, -2.0, 2.0, -0.5])
     fit = fit_moments(w)
     cumulative, total, expected = 0.0, 0.0, []
@@ -104,7 +108,7 @@ def test_ranks_and_quantiles_by_hand():
 
 
 def test_both_maps_agree_within_a_level():
-    """The histogram is the smooth map rounded: within 1.5 levels for 97 % of draws, and with the same moments."""
+    """The histogram map equals the smooth map within 1.5 levels for 97 % of draws, and has the same moments."""
     w = _draws(1.5, 0.04, 200_000)
     histogram, smooth = reshape_weights(w), reshape_weights(w, method="smooth")
     within = np.abs(w) < 2 * 0.04
@@ -114,11 +118,11 @@ def test_both_maps_agree_within_a_level():
 
 
 def test_the_smooth_map_is_scipys():
-    """F'^-1(F(x)) by scipy's gennorm; finite, and still in order, beyond the range of float64 probabilities."""
+    """The smooth map is F'^-1(F(x)) of scipy's gennorm, and finite and ordered beyond float64 probabilities."""
     x = np.array([-0.3, -0.05, -1e-6, 0.01, 0.02, 0.2])
     source, target = GeneralizedGaussian(1.5, 0.05, 0.01), GeneralizedGaussian(1.2, 0.03, 0.01)
     expected = stats.gennorm.ppf(stats.gennorm.cdf(x, 1.5, 0.01, 0.05), 1.2, 0.01, 0.03)
-    # Without the last: so near to 1 scipy's cdf has few digits left.
+    # Without the last number: scipy's cdf has few correct digits so near to 1.
     np.testing.assert_allclose(smooth_map(x, source, target)[:-1], expected[:-1], rtol=1e-6, atol=1e-12)
     np.testing.assert_allclose(smooth_map(x, source, target)[-1], 0.02 - smooth_map(-0.18, source, target), rtol=1e-12)
     far = smooth_map(np.array([-100.0, 0.0, 0.5, 100.0, 1e6]), source, target)
@@ -126,7 +130,7 @@ def test_the_smooth_map_is_scipys():
 
 
 def test_the_tail_rule():
-    """adj_minnum leaves weights beyond the first rare level as they are, rounded, and remaps the others among them."""
+    """With adj_minnum, weights beyond the first rare level are only rounded, and the others are remapped."""
     w = _draws(1.0, 0.01, 100_000)
     levels = np.round(w * STEPS)
     rare = next(m for m in range(1, 10_000) if np.sum(levels == m) <= 50)
@@ -138,7 +142,7 @@ def test_the_tail_rule():
 
 
 def test_one_fit_or_one_for_each():
-    """Alone, each tensor narrows as it should; one fit takes the mixture for heavy tails and widens both, unequally."""
+    """Separate fits narrow each tensor; a pooled fit finds heavy tails and widens both tensors unequally."""
     tensors = {"wide": _draws(1.5, 0.04, 30_000).reshape(100, 300), "narrow": _draws(1.5, 0.004, 30_000, seed=1)}
     alone, pooled = reshape_tensors(tensors), reshape_tensors(tensors, pooled=True)
     for name, w in tensors.items():
@@ -169,6 +173,6 @@ def test_one_fit_or_one_for_each():
     ],
 )
 def test_errors_say_what_to_do(given, message):
-    """Each misuse raises an InputError that names it, and of several tensors the one that it is in."""
+    """Each misuse raises an InputError that describes it and names the tensor."""
     with pytest.raises(InputError, match=message):
         given()

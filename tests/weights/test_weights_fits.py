@@ -1,4 +1,4 @@
-"""AIC names the family that weights were drawn from, and pooling arrays of different scales lowers the shape."""
+"""AIC selects the family that weights were drawn from; pooling arrays of different scales lowers the shape."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ N = 20_000
 
 
 def draws(family, n=N, seed=11):
-    """Returns float64[n] of standard deviation near 0.05."""
+    """Returns float64[n] with a standard deviation of about 0.05."""
     rng = np.random.default_rng(seed)
     return {
         fits.GENERALIZED: lambda: GeneralizedGaussian.from_std(1.4, 0.05).sample(rng, (n,)),
@@ -27,8 +27,11 @@ def draws(family, n=N, seed=11):
     [(fits.GENERALIZED, N, 40), (fits.STUDENT, N, 40), (fits.GAUSSIAN, 5_000, 29), (fits.LAPLACE, 5_000, 29)],
 )
 def test_aic_finds_the_family(family, n, least):
-    """The family that weights were drawn from has the lowest AIC in all of 40 trials; but Gaussian and Laplace lose by
-    chance to families that contain them, and then by little: chi-square of 1 exceeds 2 in 15.7 % of trials."""
+    """The true family has the lowest AIC in all of 40 trials, or at least in 29 for Gaussian and Laplace.
+
+    Families that contain Gaussian and Laplace win by chance, by a small margin: chi-square with 1 degree of freedom
+    exceeds 2 in 15.7 % of trials.
+    """
     trials = [fits.fit_tensor(draws(family, n, seed), "w") for seed in range(40)]
     wins = [fit.best.family == family for fit in trials]
     assert sum(wins) >= least
@@ -38,7 +41,7 @@ def test_aic_finds_the_family(family, n, least):
 
 
 def test_likelihoods_and_aic_are_those_of_scipy():
-    """Mean log-likelihoods of all four families agree with scipy's own fits, and AIC follows from them."""
+    """Mean log-likelihoods and AIC of all four families equal those of scipy's fits."""
     w = draws(fits.STUDENT, 3_000)
     fit = fits.fit_tensor(w, "w")
     expected = {
@@ -59,7 +62,7 @@ def test_likelihoods_and_aic_are_those_of_scipy():
 
 @pytest.mark.parametrize("df", [1.0, 3.0, 30.0])
 def test_the_student_t_is_scipys(df):
-    """Degrees of freedom and scale are those that `scipy.stats.t.fit` finds, and so is the density."""
+    """Degrees of freedom, scale and density equal those of `scipy.stats.t.fit`."""
     w = 0.02 * np.random.default_rng(2).standard_t(df, 4_000)
     found = next(own.distribution for own in fits.fit_tensor(w, "w").families if own.family == fits.STUDENT)
     theirs, _, scale = stats.t.fit(w, floc=0)
@@ -68,7 +71,7 @@ def test_the_student_t_is_scipys(df):
 
 
 def test_pooling_different_scales_lowers_the_shape():
-    """Gaussian arrays of unlike standard deviations look heavy-tailed together, and Gaussian once each is scaled."""
+    """Pooled Gaussian arrays of different standard deviations look heavy-tailed, and Gaussian if each is scaled."""
     rng = np.random.default_rng(0)
     tensors = {f"w{i}": rng.normal(0, std, (100, 100)).astype(np.float32) for i, std in enumerate((0.01, 0.03, 0.1))}
     *own, pooled, scaled = fits.fit_tensors(tensors)
@@ -80,7 +83,7 @@ def test_pooling_different_scales_lowers_the_shape():
 
 
 def test_weights_far_from_zero_are_fitted_around_their_mean():
-    """Scales of norms, near 1, are centred; as the authors pool them, around 0, they are not."""
+    """Norm scales near 1 are fitted around their mean, except in the pooled row, which is around 0 as the authors'."""
     w = 1 + 0.05 * np.random.default_rng(0).normal(size=4_000)
     own, pooled, scaled = fits.fit_tensors({"norm/scale": w})
     assert own.loc == pytest.approx(w.mean()) and own.std == pytest.approx(w.std())
@@ -90,7 +93,7 @@ def test_weights_far_from_zero_are_fitted_around_their_mean():
 
 
 def test_exact_zeros_are_a_point_mass():
-    """Pruning does not move the likeliest shape of what is left, and lowers that of the moment ratio."""
+    """Pruning does not change the maximum-likelihood shape of the kept weights, but lowers the moment shape."""
     w = draws(fits.LAPLACE)
     kept = np.random.default_rng(1).random(N) < 0.4
     fit, rest = fits.fit_tensor(np.where(kept, w, 0), "w"), fits.fit_tensor(w[kept], "w")
@@ -101,8 +104,7 @@ def test_exact_zeros_are_a_point_mass():
 
 
 def test_constant_arrays_have_no_row_and_progress_ends_at_all_weights():
-    """Arrays without two different weights are passed over; `progress` counts each weight thrice, those passed over,
-    too."""
+    """Arrays without two different weights have no row, and `progress` counts every weight three times."""
     w, seen = draws(fits.GAUSSIAN, 500), []
     rows = fits.fit_tensors({"a": w, "b": w.reshape(20, 25) * 2}, progress=seen.append)
     assert seen == [500, 1_000, 2_000, 3_000] and len(rows) == 4
@@ -113,11 +115,11 @@ def test_constant_arrays_have_no_row_and_progress_ends_at_all_weights():
     assert rows[1].n == 510 and rows[2].n == 500
 
 
-def test_what_cannot_be_fitted_is_named():
-    """Empty, constant and infinite arrays are errors that tell which array."""
-    with pytest.raises(InputError, match="2 arrays of weights were given and none has two different weights"):
+def test_what_cannot_be_fitted_is_reported():
+    """Empty, constant and infinite arrays raise errors that name the array."""
+    with pytest.raises(InputError, match="2 arrays of weights were given, and none has two different non-zero weights"):
         fits.fit_tensors({"a": np.ones(3), "b": np.zeros(3)})
-    with pytest.raises(InputError, match="b was given without weights"):
+    with pytest.raises(InputError, match="b has no weights; expected at least one"):
         fits.fit_tensors({"a": np.arange(3.0), "b": np.zeros((0, 2))})
     with pytest.raises(InputError, match="layers/q: 1 of 3 weights are NaN or infinite"):
         fits.fit_tensor(np.array([0.1, np.inf, 0.2]), "layers/q")

@@ -1,4 +1,4 @@
-"""What every representation promises, and the golden errors of papers/003."""
+"""Properties of all representations, and the published errors of papers/003."""
 
 import jax
 import jax.numpy as jnp
@@ -49,31 +49,31 @@ def _quantize(spec, w, **settings):
     ],
 )
 def test_gmse_is_the_published_one(spec, gmse):
-    """GMSE of papers/003 section 4, to one per cent; three standard errors more where it is Monte Carlo."""
+    """GMSE equals that of papers/003 section 4 to 1 %, plus three standard errors for Monte Carlo."""
     value, error = weights.representation(spec).gmse_with_error()
     assert abs(value - gmse) <= 0.01 * gmse + 3 * error
     assert error <= 0.004 * value
 
 
 def test_gmse_is_the_error_of_quantize(spec_of_all):
-    """The integral and the tables agree with the error that quantize makes on a Gaussian matrix of another seed."""
+    """GMSE equals the error of `quantize` on a Gaussian matrix of another seed."""
     rep = weights.representation(spec_of_all)
-    # Abs-max over whole rows has no error of its own: gmse takes rows of 1024.
+    # The error of abs-max over whole rows depends on their length: `gmse` uses rows of 1024.
     w = _normal(4, 1024, 64, seed=9) if spec_of_all == "int(b=3,scale=absmax)" else _normal(4096, 64, seed=9)
     measured = float(jnp.mean((_quantize(spec_of_all, w) - w) ** 2))
     expected, error = rep.gmse_with_error()
-    # int(b=8) and its like clip the tails: their sampling error is the largest.
+    # Formats such as int(b=8) clip the tails, so their sampling error is the largest.
     assert measured == pytest.approx(expected, rel=0.02 if expected > 1e-3 else 0.05, abs=1e-12 + 4 * error)
 
 
 def test_quantize_is_the_same_under_every_transformation(spec_of_all):
-    """The same values eagerly, under jit, vmap and scan, and for a stack as for its kernels; shape and dtype stay."""
+    """Values are the same without jit, under jit, vmap and scan, and for a stack; shape and dtype are kept."""
     rep = weights.representation(spec_of_all)
     run = lambda w, p: rep.quantize(w, key=jax.random.key(1), params=p)  # noqa: E731
     stack = _normal(2, 48, 6)
     params = jax.vmap(rep.init_params)(stack)
     alone = jnp.stack([run(w, jax.tree.map(lambda p, i=i: p[i], params)) for i, w in enumerate(stack)])
-    tolerance = 1e-6 if "noise" in spec_of_all else 0  # a fused multiplication and addition rounds once
+    tolerance = 1e-6 if "noise" in spec_of_all else 0  # a fused multiply-add rounds once
     np.testing.assert_allclose(jax.jit(jax.vmap(run))(stack, params), alone, rtol=0, atol=tolerance)
     _, scanned = jax.lax.scan(lambda carry, layer: (carry, run(*layer)), 0, (stack, params))
     np.testing.assert_allclose(scanned, alone, rtol=0, atol=tolerance)
@@ -87,7 +87,7 @@ def test_quantize_is_the_same_under_every_transformation(spec_of_all):
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_gradients_are_finite(spec_of_all, dtype):
-    """Neither a matrix of zeros nor tiny or huge weights give a NaN, forward or backward."""
+    """Zeros, tiny and huge weights give no NaN in the forward or backward pass."""
     loss = jax.jit(jax.value_and_grad(lambda w: jnp.sum(_quantize(spec_of_all, w).astype(jnp.float32))))
     for w in (jnp.zeros((32, 4)), _normal(32, 4) * 1e-37, _normal(32, 4) * 1e15):
         w = w.astype(dtype)
@@ -99,7 +99,7 @@ def test_gradients_are_finite(spec_of_all, dtype):
 
 @pytest.mark.parametrize("spec, levels", [("int(b=3)", 8), ("ternary", 3), ("e2m1", 15), ("lloyd(levels=6)", 6)])
 def test_the_nearest_level_is_chosen(spec, levels):
-    """Each value is one of the row's levels, and no other level is nearer."""
+    """Each value is the nearest level of its row."""
     rep = weights.representation(spec)
     w = np.asarray(_normal(512, 3))
     quantized = np.asarray(rep.quantize(w))
@@ -116,7 +116,7 @@ def test_the_nearest_level_is_chosen(spec, levels):
 
 
 def test_scales_follow_the_reduction_axis():
-    """A kernel has a scale for each output, activations one for each vector: scaling one of them scales its values."""
+    """Kernels have a scale per output and activations one per vector: scaling one of them scales its values."""
     rep, w = weights.representation("int(b=4)"), _normal(64, 3)
     factors = jnp.array([[1.0, 1024.0, 0.125]])
     np.testing.assert_array_equal(rep.quantize(w * factors), rep.quantize(w) * factors)
@@ -144,7 +144,7 @@ def test_scales_follow_the_reduction_axis():
     ],
 )
 def test_bits_per_weight_counts_codes_scales_and_masks(spec, bits):
-    """Arithmetic by hand for a 256 x 256 kernel."""
+    """Bits per weight of a 256 x 256 kernel equal those computed by hand."""
     assert weights.representation(spec).bits_per_weight((256, 256)) == pytest.approx(bits, rel=1e-4)
 
 
@@ -153,7 +153,7 @@ def test_bits_per_weight_counts_codes_scales_and_masks(spec, bits):
     ["sparse(s=0.5)+int(b=4)", "nm+nvfp4", "sparse(s=0.9)+mxfp4", "sparse(s=0.3)+ternary", "nm+int(b=1,rule=lsq)"],
 )
 def test_hybrids_keep_zeros(spec):
-    """What sparsity makes zero stays exactly zero, and what it keeps comes from the format alone."""
+    """Pruned weights stay exactly zero, and kept weights are quantised by the format."""
     first, second = spec.split("+")
     w = _normal(96, 10)
     zeros = np.asarray(weights.representation(first).quantize(w)) == 0
@@ -163,8 +163,8 @@ def test_hybrids_keep_zeros(spec):
         assert np.mean(hybrid[~zeros] != 0) > 0.9
 
 
-def test_a_hybrid_scales_by_what_it_keeps():
-    """The factor is the best one for the kept part of a Gaussian: other scales do worse."""
+def test_a_hybrid_scales_by_kept_weights():
+    """The factor is the best one for the kept part of a Gaussian: other scales have larger errors."""
     rep, w = weights.representation("sparse(s=0.8)+int(b=2)"), _normal(2048, 32)
     error = float(jnp.mean((rep.quantize(w) - w) ** 2))
     mask = np.asarray(weights.representation("sparse(s=0.8)").quantize(w)) != 0
@@ -176,7 +176,7 @@ def test_a_hybrid_scales_by_what_it_keeps():
 
 
 def test_noise_has_the_error_it_names():
-    """Fresh noise at each key, of variance gmse * var(row), and the gradient of the identity where rows are long."""
+    """Each key gives new noise of variance gmse * var(row), and the gradient is the identity's for long rows."""
     rep, w = weights.representation("noise(gmse=0.04)"), _normal(4096, 8) * 3
     first, second = (rep.quantize(w, key=jax.random.key(k)) for k in (0, 1))
     assert float(jnp.mean((first - w) ** 2)) == pytest.approx(0.04 * 9, rel=0.05)
@@ -186,7 +186,7 @@ def test_noise_has_the_error_it_names():
 
 
 def test_outliers_are_exact_to_bfloat16():
-    """The largest weights come back as bfloat16, however large; the others do not feel them."""
+    """The largest weights are stored as bfloat16 and do not affect the scales of the others."""
     w = _normal(64, 64).at[3, 4].set(1000.0)
     rep = weights.representation("outlier(p=0.01,b=4,g=32)")
     quantized = rep.quantize(w)
@@ -205,7 +205,7 @@ def test_outliers_are_exact_to_bfloat16():
             "axis=0 was given; expected -2",
         ),
         (lambda: weights.representation("int(b=4)").quantize(jnp.ones((4, 4), int)), "floating-point"),
-        (lambda: weights.representation("noise(gmse=0.1)").quantize(jnp.ones((4, 4))), "pass key="),
+        (lambda: weights.representation("noise(gmse=0.1)").quantize(jnp.ones((4, 4))), "Pass key="),
         (lambda: weights.representation("int(b=4,rule=lsq)").quantize(jnp.ones((4, 4))), "init_params"),
         (lambda: weights.representation("int(b=4)").quantize(jnp.ones((4, 4)), rotated=True), "no Hadamard"),
         (lambda: weights.pack(jnp.ones((4, 4)), "noise(gmse=0.1)"), "cannot be stored"),
@@ -213,6 +213,6 @@ def test_outliers_are_exact_to_bfloat16():
     ],
 )
 def test_errors_say_what_to_do(given, message):
-    """Each misuse raises an InputError that names it."""
+    """Each misuse raises an InputError that describes it."""
     with pytest.raises(InputError, match=message):
         given()

@@ -1,4 +1,4 @@
-"""The generalized Gaussian is scipy's, its shape is found from weights, and its draws have the variance asked for."""
+"""The generalized Gaussian equals scipy's, its shape is estimated correctly, and draws have the right variance."""
 
 import math
 
@@ -48,7 +48,7 @@ def test_moment_ratios_are_those_of_the_digest():
 
 
 def test_the_table_is_the_authors():
-    """290 shapes from 0.10 to 2.99 with ratios from 216.8266 to 1.46167; the nearest entry is found in both worlds."""
+    """The table has 290 shapes (0.10 to 2.99) and the authors' ratios; NumPy and JAX find the nearest entry."""
     shapes, ratios = gennorm.shape_table()
     assert len(shapes) == len(ratios) == 290 and (shapes[0], shapes[-1]) == (0.1, 2.99)
     assert (round(ratios[0], 4), round(ratios[-1], 5)) == (216.8266, 1.46167)
@@ -63,7 +63,7 @@ def test_the_table_is_the_authors():
 
 @pytest.mark.parametrize("bounds", [(0.1, 3.0), (0.1, 10.0), (0.5, 2.0)])
 def test_ratios_are_inverted_exactly(bounds):
-    """`shape_from_ratio` undoes `moment_ratio`: to 1e-10 in NumPy, to 2e-4 in float32 under jit, clamped beyond."""
+    """`shape_from_ratio` inverts `moment_ratio` to 1e-10 in NumPy and 2e-4 in float32 under jit, clamped to bounds."""
     shapes = np.geomspace(*bounds, 301)
     ratios = moment_ratio(shapes)
     np.testing.assert_allclose(shape_from_ratio(ratios, bounds=bounds), shapes, rtol=1e-10)
@@ -75,7 +75,7 @@ def test_ratios_are_inverted_exactly(bounds):
 
 
 def test_the_shape_of_scalars_stays_a_scalar():
-    """Scalars in, scalars out, float32 in JAX whatever comes in; NaN there goes through, as a training step needs."""
+    """Scalars give scalars, JAX results are float32 for any input type, and NaN gives NaN in JAX."""
     assert isinstance(shape_from_ratio(2.0), float) and isinstance(moment_ratio(1.0), float)
     found = jax.jit(shape_from_ratio)(jnp.bfloat16(2.0))
     assert found.shape == () and found.dtype == jnp.float32 and float(found) == pytest.approx(1.0, rel=1e-4)
@@ -85,8 +85,7 @@ def test_the_shape_of_scalars_stays_a_scalar():
 
 @pytest.mark.parametrize("shape", [0.5, 30.0])
 def test_draws_follow_the_distribution(shape):
-    """Kolmogorov and Smirnov find no difference between 20,000 draws, of JAX, traced or not, and of NumPy, and the
-    CDF."""
+    """A Kolmogorov-Smirnov test accepts 20,000 draws of JAX (traced or not) and of NumPy."""
     distribution = GeneralizedGaussian(shape, 0.3, 0.1)
     sample = lambda key: distribution.sample(key, (200, 100))  # noqa: E731
     drawn = (jax.jit(sample) if shape < 1 else sample)(jax.random.key(1))  # jax.random.gamma takes seconds to compile
@@ -97,7 +96,7 @@ def test_draws_follow_the_distribution(shape):
 
 
 def test_sharp_peaks_are_drawn_to_rounding():
-    """Draws of shape 0.1 around 0 range over twenty powers of ten, and follow the CDF."""
+    """Draws of shape 0.1 around 0 range over twenty powers of ten and follow the CDF."""
     distribution = GeneralizedGaussian.from_std(0.1, 1.0)
     draws = np.asarray(distribution.sample(jax.random.key(0), (200, 100)), np.float64).reshape(-1)
     assert np.isfinite(draws).all() and np.abs(draws).min() < 1e-8 and np.abs(draws).max() > 1
@@ -106,7 +105,7 @@ def test_sharp_peaks_are_drawn_to_rounding():
 
 @pytest.mark.parametrize(("shape", "errors"), [(0.5, (0.044, 0.014)), (1.0, (0.067, 0.020)), (2.0, (0.144, 0.046))])
 def test_moment_estimates_scatter_as_the_digest_says(shape, errors):
-    """Over 400 trials the standard deviation is that of papers/002 section 1 to 20 %, and the bias below 2 %."""
+    """In 400 trials, the standard deviation is that of papers/002 section 1 to 20 %, and the bias is below 2 %."""
     rng = np.random.default_rng(5)
     for n, expected in zip((1_000, 10_000), errors, strict=True):
         draws = GeneralizedGaussian.from_std(shape, 0.02).sample(rng, (400, n))
@@ -117,7 +116,7 @@ def test_moment_estimates_scatter_as_the_digest_says(shape, errors):
 
 @pytest.mark.parametrize("shape", [0.5, 1.0, 1.5, 2.0])
 def test_likelihood_estimates_scatter_as_their_standard_error_says(shape):
-    """Over 200 trials of 2,000 draws: the mean is the shape, the standard deviation `shape_error` to 20 %."""
+    """In 200 trials of 2,000 draws, the mean is the shape, and the standard deviation is `shape_error` to 20 %."""
     draws = GeneralizedGaussian(shape, 0.02).sample(np.random.default_rng(7), (200, 2_000))
     found = [fit_mle(row).shape for row in draws]
     error = gennorm.shape_error(shape, 2_000)
@@ -127,7 +126,7 @@ def test_likelihood_estimates_scatter_as_their_standard_error_says(shape):
 
 @pytest.mark.parametrize("shape", [0.6, 1.0, 1.7, 4.0])
 def test_likelihood_estimates_are_scipys(shape):
-    """`fit_mle` finds what `scipy.stats.gennorm.fit` finds, and no worse a likelihood."""
+    """`fit_mle` gives the result of `scipy.stats.gennorm.fit`, with at least the same likelihood."""
     w = GeneralizedGaussian(shape, 0.03).sample(np.random.default_rng(3), (1_500,))
     ours, (theirs, _, scale) = fit_mle(w), stats.gennorm.fit(w, floc=0)
     assert ours.shape == pytest.approx(theirs, rel=1e-3) and ours.scale == pytest.approx(scale, rel=1e-3)
@@ -137,7 +136,7 @@ def test_likelihood_estimates_are_scipys(shape):
 
 
 def test_the_scale_of_a_given_shape_is_the_likeliest():
-    """Shape 2 gets the root mean square, shape 1 the mean magnitude, and the likelihood is minus the entropy."""
+    """The scale is the root mean square for shape 2 and the mean magnitude for shape 1; likelihood = -entropy."""
     w = np.array([0.5, -1.0, 2.0, 0.0, -0.25, 4.0])
     gaussian, laplace = gennorm.fit_scale(w, 2.0), gennorm.fit_scale(w, 1.0)
     assert gaussian.std == pytest.approx(math.sqrt(np.mean(w**2))) and laplace.scale == pytest.approx(np.abs(w).mean())
@@ -164,7 +163,7 @@ def test_estimates_stand_heavy_tails_zeros_and_any_unit():
 
 
 def test_weights_without_a_distribution_are_refused():
-    """Empty, constant and infinite weights, and impossible parameters, are told apart and say what to do."""
+    """Empty, constant and infinite weights and impossible parameters raise different errors with advice."""
     for fit in (fit_moments, fit_mle):
         with pytest.raises(InputError, match="An empty array of weights was given"):
             fit(np.zeros((0, 3)))
@@ -184,7 +183,7 @@ def test_weights_without_a_distribution_are_refused():
 
 @pytest.mark.parametrize("shape", [0.5, 1.0, 2.0])
 def test_initial_weights_have_the_variance_asked_for(shape):
-    """gain / fan_in, where fan_in is all dimensions but the last: within five standard errors of 200,000 draws."""
+    """The variance is gain / fan_in within five standard errors of 200,000 draws, with fan_in as in Flax."""
     dimensions, gain = (5, 80, 500), 2.0
     w = np.asarray(gennorm.gg_initializer(shape, gain)(jax.random.key(0), dimensions, jnp.float32), np.float64)
     assert w.shape == dimensions
@@ -192,12 +191,12 @@ def test_initial_weights_have_the_variance_asked_for(shape):
     error = math.sqrt((kurtosis - 1) / w.size)
     assert np.mean(w**2) * 400 / gain == pytest.approx(1, abs=5 * error)
     assert stats.kstest(w.reshape(-1), GeneralizedGaussian.from_std(shape, math.sqrt(gain / 400)).cdf).pvalue > 0.01
-    if shape == 0.5:  # no draw is cut off: the largest of so many is expected at about 26 standard deviations
+    if shape == 0.5:  # draws are not truncated: the largest is expected at about 26 standard deviations
         assert np.abs(w).max() > 15 * w.std()
 
 
 def test_the_variance_of_the_initializer_is_exact():
-    """scale^2 Gamma(3/nu) / Gamma(1/nu) is 1 for the scale of any shape, from 0.1 to 50."""
+    """The unit scale has scale^2 Gamma(3/nu) / Gamma(1/nu) = 1 for shapes from 0.1 to 50."""
     for shape in (0.1, 0.5, 1.0, 1.7, 2.0, 50.0):
         scale = gennorm.unit_scale(shape)
         assert scale**2 * math.gamma(3 / shape) / math.gamma(1 / shape) == pytest.approx(1, rel=1e-12)
@@ -205,7 +204,7 @@ def test_the_variance_of_the_initializer_is_exact():
 
 
 def test_the_initializer_has_the_type_asked_for_and_refuses_nonsense():
-    """bfloat16 comes out as such, the same key gives the same weights, and shapes and gains are positive."""
+    """The result has the given type, the same key gives the same weights, and bad shapes and gains are refused."""
     init = gennorm.gg_initializer(1.0)
     first, again = (init(jax.random.key(3), (5, 80, 500), jnp.bfloat16) for _ in range(2))
     assert first.dtype == jnp.bfloat16 and (first == again).all()
@@ -216,6 +215,6 @@ def test_the_initializer_has_the_type_asked_for_and_refuses_nonsense():
 
 
 def test_the_package_exports_the_distribution():
-    """`compressed_lm.weights` has the distribution and its estimates."""
+    """`compressed_lm.weights` exports the distribution and its estimators."""
     names = ("GeneralizedGaussian", "moment_ratio", "shape_from_ratio", "fit_moments", "fit_mle")
     assert all(getattr(weights, name) is getattr(gennorm, name) for name in names)

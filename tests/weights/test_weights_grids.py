@@ -23,7 +23,7 @@ FLOATS = {
 
 
 def test_levels_literal():
-    """Integer grids have no zero; a float grid has subnormals, one zero, and the maxima of OCP OFP8."""
+    """Integer grids have no zero; float grids have subnormals, one zero and the maxima of OCP OFP8."""
     assert grids.integer_levels(1).tolist() == [-1, 1]
     assert grids.integer_levels(2).tolist() == [-3, -1, 1, 3]
     assert grids.float_levels(2, 1).tolist() == [-6, -4, -3, -2, -1.5, -1, -0.5, 0, 0.5, 1, 1.5, 2, 3, 4, 6]
@@ -52,7 +52,7 @@ def finite(name):
 
 @pytest.mark.parametrize("spec", TYPES)
 def test_named_floats_have_the_values_of_ml_dtypes(spec):
-    """A format has exactly the finite values of the type of its name in an independent implementation."""
+    """A format has exactly the finite values of the ml_dtypes type of its name."""
     assert representation(spec).grid().tolist() == finite(TYPES[spec])
     e, m = int(spec[1]), int(spec[3])
     assert "nan" in spec or grids.float_levels(e, m).tolist() == finite(TYPES[spec])
@@ -60,13 +60,13 @@ def test_named_floats_have_the_values_of_ml_dtypes(spec):
 
 
 def test_every_small_float_of_ml_dtypes_is_compared():
-    """No type with a sign, a mantissa and the usual bias is left out above."""
+    """The test above covers all types with a sign, a mantissa and the usual bias."""
     names = {name for name in dir(ml_dtypes) if re.fullmatch(r"float[4-8]_e[2-6]m[1-5].*", name)}
     assert names == {*TYPES.values()} | OF_OTHERS
 
 
 def test_packed_weights_of_an_older_e3m4_keep_their_levels():
-    """Files of version 0.1.0 say fp(e=3,m=4), whose 255 levels reach 31; e3m4 has another spec, and so other files."""
+    """fp(e=3,m=4), as in files of version 0.1.0, has 255 levels up to 31; e3m4 has another spec."""
     old, new = representation("fp(e=3,m=4)"), representation("e3m4")
     assert (len(old.grid()), old.grid()[-1]) == (255, 31) and (len(new.grid()), new.grid()[-1]) == (223, 15.5)
     assert str(old) == "fp(e=3,m=4)" and str(new) == "fp(e=3,m=4,nan=ieee)"
@@ -92,7 +92,7 @@ def test_packed_weights_of_an_older_e3m4_keep_their_levels():
     ],
 )
 def test_integer_grids_have_the_published_error(bits, alpha, gmse):
-    """alpha* and GMSE of papers/003 section 4; alpha* of 7 bits is printed where the search of others stopped."""
+    """alpha* and GMSE equal those of papers/003 section 4 (its alpha* of 7 bits is from an incomplete search)."""
     levels = grids.integer_levels(bits)
     scale = grids.optimal_scale(levels)
     assert scale * levels[-1] == pytest.approx(alpha, rel=3e-3 if bits > 5 else 1e-4)
@@ -100,18 +100,18 @@ def test_integer_grids_have_the_published_error(bits, alpha, gmse):
 
 
 def test_ternary_and_float_grids_have_the_published_error():
-    """GMSE of papers/003 section 4, to the printed digits."""
+    """GMSE equals that of papers/003 section 4 to the printed digits."""
     ternary = grids.ternary_levels()
     assert grids.optimal_scale(ternary) == pytest.approx(1.224009, rel=1e-5)
     assert grids.grid_error(ternary, grids.optimal_scale(ternary)) == pytest.approx(0.190174, rel=1e-5)
     for (e, m), gmse in FLOATS.items():
-        levels = grids.float_levels(e, m, nan="none" if (e, m) == (3, 4) else None)  # printed for one with all codes
+        levels = grids.float_levels(e, m, nan="none" if (e, m) == (3, 4) else None)  # printed for the grid of all codes
         assert grids.grid_error(levels, grids.optimal_scale(levels)) == pytest.approx(gmse, rel=2e-4), (e, m)
 
 
 @pytest.mark.parametrize("n, gmse", [(4, 0.117482), (8, 0.0345478), (16, 9.50101e-3), (256, 4.127e-5)])
 def test_lloyd_is_the_bound(n, gmse):
-    """Lloyd-Max has the published error, is best at scale 1, and no grid of as many levels is better."""
+    """Lloyd-Max grids have the published error, are optimal at scale 1, and beat other grids of the same size."""
     levels = grids.lloyd_levels(n)
     error = grids.grid_error(levels, 1.0)
     assert error == pytest.approx(gmse, rel=3e-3)
@@ -125,14 +125,14 @@ def test_lloyd_is_the_bound(n, gmse):
 
 @pytest.mark.parametrize("levels", [grids.integer_levels(3), grids.float_levels(4, 3), grids.ternary_levels()])
 def test_optimal_scale_is_a_minimum(levels):
-    """Moving the scale either way makes the error larger."""
+    """A larger or smaller scale increases the error."""
     scale = grids.optimal_scale(levels)
     best = grids.grid_error(levels, scale)
     assert all(grids.grid_error(levels, scale * factor) > best for factor in (0.9, 0.98, 1.02, 1.1))
 
 
 def test_error_equals_numerical_integration():
-    """The closed form agrees with SciPy's adaptive quadrature, on the whole line and within a bound."""
+    """The closed form equals SciPy's adaptive quadrature, on the whole line and within a bound."""
     levels, edges = np.array([-1.4, -0.2, 0.9]), [-0.8, 0.35]
     cost = lambda x: stats.norm.pdf(x) * np.min((x - levels) ** 2)  # noqa: E731
     assert grids.truncated_error(levels, 20.0) == pytest.approx(
@@ -148,12 +148,12 @@ def test_error_equals_numerical_integration():
 
 @pytest.mark.parametrize("group, gmse", [(16, 6.32e-3), (32, 8.20e-3), (64, 1.010e-2), (128, 1.199e-2)])
 def test_absmax_groups_have_the_published_error(group, gmse):
-    """INT4 with abs-max groups, papers/003 section 4."""
+    """GMSE of INT4 with abs-max groups equals that of papers/003 section 4."""
     assert grids.blockwise_error(grids.integer_levels(4), lambda m: m / 15, group) == pytest.approx(gmse, rel=5e-3)
 
 
 def test_blockwise_error_equals_monte_carlo():
-    """The integral over the largest magnitude agrees with blocks drawn at random, with and without outliers."""
+    """The integral over the largest magnitude equals the error of random blocks, with and without outliers."""
     x = np.random.default_rng(0).standard_normal((40_000, 12))
     levels = np.array([-1.0, -0.25, 0.0, 0.25, 1.0])
     for outliers in (0.0, 0.1):

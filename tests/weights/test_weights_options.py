@@ -1,4 +1,4 @@
-"""Spellings of representations."""
+"""Specs of representations."""
 
 import pytest
 
@@ -6,16 +6,16 @@ from compressed_lm import weights
 from compressed_lm.errors import InputError
 
 
-def test_a_spelling_comes_back(spec_of_all):
-    """Building what `str` gives yields an equal object with the same spelling and hash."""
+def test_a_spec_comes_back(spec_of_all):
+    """`representation(str(rep))` is equal to `rep`, with the same spec and hash."""
     rep = weights.representation(spec_of_all)
     again = weights.representation(str(rep))
     assert again == rep and hash(again) == hash(rep) and str(again) == str(rep)
     assert weights.representation(rep) is rep
 
 
-def test_canonical_spellings():
-    """Defaults are left out, options stand in one order, numbers without needless digits."""
+def test_canonical_specs():
+    """Canonical specs have no defaults, one order of options, and numbers without needless digits."""
     canonical = {
         " int( rule = quest , b=4 , hadamard=128 ) ": "int(b=4,rule=quest)",
         "e4m3(rule=quest)": "fp(e=4,m=3,rule=quest)",
@@ -48,16 +48,16 @@ def test_canonical_spellings():
         ("sparse(s=nan)", "s=nan .* from 0 to 1"),
         ("nm(n=5,m=4)", "n=5 .* from 1 to 4"),
         ("vq(dim=3,bits=2)", "expected dim=2 or dim=4"),
-        ("vq(dim=4,bits=4)", "bits is one of 1, 1.25,"),
+        ("vq(dim=4,bits=4)", "bits must be one of 1, 1.25,"),
         ("int(b=4,rule=quest,hadamard=48)", "power of two"),
         ("int(b=4,rule=quest,g=32)", "hadamard=0"),
-        ("int(b=4,rule=lsq,g=32)", "leave out scale and g"),
+        ("int(b=4,rule=lsq,g=32)", "one scale per matrix; leave out both"),
         ("sparse(s=0.5,p=0.2)", "p=0.2 .* p is an option of rule=rbbm"),
         ("mxfp4(scale=flor)", "Did you mean floor"),
         ("e9m9", "e=9 .* from 2 to 6"),
     ],
 )
 def test_errors_list_what_is_valid(spec, message):
-    """Each bad spelling says what was wrong and what would be right."""
+    """The error for each bad spec says what was given and what was expected."""
     with pytest.raises(InputError, match=message):
         weights.representation(spec)

@@ -1,4 +1,4 @@
-"""Packed weights: exact, of the size claimed, and safe to load."""
+"""Packed weights are exact, have the documented size, and are safe to load."""
 
 import hashlib
 import json
@@ -14,12 +14,14 @@ from compressed_lm import weights
 from compressed_lm.errors import InputError
 from compressed_lm.weights import packing
 
-SHAPE = (2, 133, 5)  # of most tensors here: JAX compiles each operation for each shape
+SHAPE = (2, 133, 5)  # shared by most tests: JAX compiles each operation once per shape
 
 
 def test_unpack_is_quantize_bit_for_bit(stored, request):
-    """For stacks of kernels, with zeros, outliers and many orders of size; of each family also for activations and a
-    single weight, that is for odd, even and tiny sizes."""
+    """Unpacked weights equal `quantize` for stacks of kernels with zeros, outliers and many orders of magnitude.
+
+    Each family is also tested with activations and a single weight: odd, even and tiny sizes.
+    """
     rep = weights.representation(stored)
     rng = np.random.default_rng(0)
     others = [((3, 64), -1), ((1,), -1)] if request.node.get_closest_marker("slow") is None else []
@@ -36,7 +38,7 @@ def test_unpack_is_quantize_bit_for_bit(stored, request):
 
 
 def test_unpack_is_what_a_compiled_step_computes(stored):
-    """The values inside a jitted function, and those of bfloat16 weights, are the stored ones."""
+    """Values in a jitted function, also for bfloat16 weights, equal the stored ones."""
     rep, w = weights.representation(stored), jax.random.normal(jax.random.key(0), SHAPE).astype(jnp.bfloat16)
     params = rep.init_params(w)
     unpacked = weights.unpack(weights.pack(w, rep, params=params))
@@ -48,7 +50,7 @@ def test_unpack_is_what_a_compiled_step_computes(stored):
 
 @pytest.mark.parametrize("spec, floor", [("ternary", 1.585), ("sparse(s=0.99)", 0.0808 + 0.32), ("nm+int(b=4)", 2.646)])
 def test_sizes_are_near_the_entropy(spec, floor):
-    """Base-3 digits, places of few weights and n:m choices cost at most 15 % more than the least possible."""
+    """Base-3 digits, places of few weights and n:m choices take at most 15 % more than the entropy."""
     bits = weights.pack(jax.random.normal(jax.random.key(0), (512, 512)), spec).bits_per_weight
     assert floor < bits < 1.15 * floor
 
@@ -63,7 +65,7 @@ def _tensors():
 
 
 def test_a_file_comes_back(tmp_path):
-    """Names, order, shapes and payloads; the file is as large as the payloads and a short header."""
+    """A loaded file has the same names, order, shapes and payloads, and its header is short."""
     tensors, path = _tensors(), tmp_path / "weights.clw"
     weights.save_packed(path, tensors)
     loaded = weights.load_packed(path)
@@ -78,16 +80,16 @@ def test_a_file_comes_back(tmp_path):
     "spec", ["int(b=3)", "rf8", "nvfp4", "sparse(s=0.9,rule=rbbm,p=0.2)", "nm+int(b=4)", "sparse(s=1)"]
 )
 def test_size_on_disk_is_the_size_claimed(tmp_path, spec):
-    """For a 512 x 512 kernel, to one per cent: masks, scales and codes, which have the size claimed, and the header."""
+    """The file of a 512 x 512 kernel, with header, has the computed size of masks, scales and codes to 1 %."""
     rep, w = weights.representation(spec), jax.random.normal(jax.random.key(0), (512, 512))
     weights.save_packed(tmp_path / "w", {"w": weights.pack(w, rep)})
     size = 8 * (tmp_path / "w").stat().st_size / w.size
-    # Of 512 x 512 zeros nothing is stored but the header.
+    # For 512 x 512 zeros, only the header is stored.
     assert size == pytest.approx(rep.bits_per_weight(w.shape), rel=0.01, abs=0.01 if spec == "sparse(s=1)" else 0)
 
 
 def test_every_truncation_and_change_is_found(tmp_path):
-    """A file cut anywhere or with one byte changed anywhere raises an InputError."""
+    """A file truncated or changed in one byte at any place raises an InputError."""
     path = tmp_path / "weights.clw"
     weights.save_packed(path, _tensors())
     content = path.read_bytes()
@@ -123,25 +125,25 @@ def _write(path, header, payload=b""):
     ],
 )
 def test_foreign_headers_are_refused(tmp_path, header, message):
-    """A right checksum over a header that is not ours is an InputError, too."""
+    """An invalid header with a valid checksum raises an InputError."""
     _write(tmp_path / "w", header, b"abc")
     with pytest.raises(InputError, match=message):
         weights.load_packed(tmp_path / "w")
 
 
 def test_bad_payloads_are_refused():
-    """A payload of another size, or with codes that no weight has, is an InputError; so is a missing file."""
+    """A payload of the wrong size or with invalid codes, and a missing file, raise an InputError."""
     with pytest.raises(InputError, match="A payload of 3 bytes was given for int.b=4. .* expected 10"):
         weights.unpack(packing.PackedTensor("int(b=4)", (16, 1), -2, b"abc"))
-    with pytest.raises(InputError, match="values holds code 15"):
+    with pytest.raises(InputError, match="values has code 15"):
         weights.unpack(packing.PackedTensor("fp(e=2,m=1)", (16, 1), -2, b"\xff" * 10))
-    with pytest.raises(InputError, match="mask holds 16 of 16 are set"):
+    with pytest.raises(InputError, match="mask has 16 of 16 are set"):
         weights.unpack(packing.PackedTensor("sparse(s=0.5)", (16, 1), -2, b"\xff" * 34))
     with pytest.raises(InputError, match="cannot be read"):
         weights.load_packed("no/such/file")
 
 
-def test_an_unknown_spelling_in_a_file_is_an_input_error():
-    """A file of a later package names formats that this one does not have."""
+def test_an_unknown_spec_in_a_file_is_an_input_error():
+    """Unknown formats, as in files of later versions, raise an InputError."""
     with pytest.raises(InputError, match="no representation 'fp3'"):
         weights.unpack(packing.PackedTensor("fp3", (4, 4), -2, b""))

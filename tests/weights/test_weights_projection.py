@@ -1,4 +1,4 @@
-"""Merging projected weights, and gradients back through them."""
+"""Merging of projected weights, and gradients through the merge."""
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +21,7 @@ def normal(*shape, seed=0):
 
 
 def trees(*, d=16, d_c=8, f=32, f_c=16, layers=2, vocab=24):
-    """Returns (projected, frozen) with every kind of node: two sides, one, none but w_a, low rank, plain arrays."""
+    """Returns (projected, frozen) with every kind of node: two-sided, one-sided, low rank, plain arrays."""
     projected = {
         "embed": {"embedding": {"p_out": normal(d, d_c), "w_a": normal(vocab, d_c)}},
         "layers": {
@@ -55,7 +55,7 @@ def trees(*, d=16, d_c=8, f=32, f_c=16, layers=2, vocab=24):
 
 
 def oracle(projected, frozen):
-    """Returns the merged tree, as the formula says it, in float64."""
+    """Returns the merged tree from the formula, in float64."""
     double = lambda tree: jax.tree.map(lambda x: np.asarray(x, np.float64), tree)  # noqa: E731
     p, w = double(projected), double(frozen)
     turn = lambda x: np.swapaxes(x, -1, -2)  # noqa: E731
@@ -88,7 +88,7 @@ def same(found, wanted):
 
 
 def test_merge_is_the_formula():
-    """W_C = p_in^T W p_out + w_a for every kind of node, computed in another order and precision; arrays stay."""
+    """Merged matrices are p_in^T W p_out + w_a for every kind of node, and plain arrays are unchanged."""
     projected, frozen = trees()
     merged = jax.jit(merge)(projected, frozen)
     same(merged, oracle(projected, frozen))
@@ -96,7 +96,7 @@ def test_merge_is_the_formula():
 
 
 def test_two_stage_backward_is_autograd():
-    """The pulled-back gradient is that of a loss of the merged weights; the frozen base has the gradient zero."""
+    """The pulled-back gradient equals autograd through the merge, and the gradient of the frozen base is zero."""
     projected, frozen = trees()
     loss = lambda params: sum(jnp.sum(jnp.sin(x)) for x in jax.tree.leaves(params))  # noqa: E731
 
@@ -111,7 +111,7 @@ def test_two_stage_backward_is_autograd():
 
 
 def test_a_tree_without_factors_is_itself():
-    """Hard pruning and training from scratch are projected trees, too, that cost nothing."""
+    """A tree without factors (hard pruning, training from scratch) is merged unchanged and at no cost."""
     tree = {"final_norm": {"scale": normal(4)}, "layers": {"mlp_norm": {"scale": normal(2, 4)}}}
     gradient = jax.tree.map(lambda x: 2 * x, tree)
     assert merge(tree, {})["layers"]["mlp_norm"]["scale"] is tree["layers"]["mlp_norm"]["scale"]
@@ -121,8 +121,7 @@ def test_a_tree_without_factors_is_itself():
 
 
 def test_merging_on_a_mesh_changes_nothing():
-    """On 8 devices, split by data, fsdp and tensor, the merged tree and the gradient are those of one device, and
-    projections and what comes out are split as the rules say."""
+    """On 8 devices with data, fsdp and tensor axes, results equal those of one device and are sharded by the rules."""
     projected, frozen = trees()
     mesh, rules = make_mesh((2, 2, 2)), (*PROJECTION_RULES, *RULES)
 
@@ -148,8 +147,7 @@ def test_merging_on_a_mesh_changes_nothing():
 
 @pytest.mark.parametrize(("d_c", "f_c"), [(96, 192), (112, 64)])
 def test_costs_are_those_of_the_compiled_programs(d_c, f_c):
-    """Formulas of FLOPs agree with XLA's count to 5 %, with either of the two orders; one layer, since XLA counts the
-    body of a loop once."""
+    """FLOPs equal XLA's count to 5 % for both orders of products (one layer: XLA counts the body of a loop once)."""
     trees_ = trees(d=128, d_c=d_c, f=384, f_c=f_c, layers=1, vocab=256)
     cost = merge_cost(*trees_)
     merged = jax.eval_shape(merge, *trees_)
@@ -169,7 +167,7 @@ def test_costs_are_those_of_the_compiled_programs(d_c, f_c):
 
 
 def test_costs_by_hand():
-    """The formulas of papers/004 section 4 for one matrix 6 x 10 to 2 x 5, times three layers."""
+    """Costs of three layers of 6 x 10 to 2 x 5 equal the formulas of papers/004 section 4."""
     shapes = {"p_in": normal(3, 6, 2), "p_out": normal(3, 10, 5), "w_a": normal(3, 2, 5)}
     cost = merge_cost({"layers": {"kernel": shapes}}, {"layers": {"kernel": normal(3, 6, 10), "other": normal(3, 7)}})
     first, second = 2 * 6 * 10 * 2, 2 * 2 * 10 * 5  # p_in^T W, 240, then times p_out, 200; the other order needs 720

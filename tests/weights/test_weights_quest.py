@@ -1,4 +1,4 @@
-"""QuEST, the Hadamard transform and LSQ against independent NumPy."""
+"""QuEST, the Hadamard transform, VQ and LSQ equal independent NumPy programs."""
 
 import jax
 import jax.numpy as jnp
@@ -14,14 +14,14 @@ def _normal(*shape, seed=0):
 
 
 def _matrix(length, size):
-    """The block-diagonal orthonormal transform, from its definition by bit counts."""
+    """Returns the block-diagonal orthonormal transform, from its definition by bit counts."""
     h = np.array([[(-1) ** (i & j).bit_count() for j in range(size)] for i in range(size)]) / np.sqrt(size)
     return np.kron(np.eye(length // size), h)
 
 
 @pytest.mark.parametrize("length, size", [(256, 128), (64, 64), (96, 32), (12, 4), (7, 1)])
 def test_hadamard_is_orthogonal_and_its_own_inverse(length, size):
-    """Blocks are the largest power of two up to 128 that divides; norms stay, and twice is the identity."""
+    """Blocks are the largest power-of-two divisor of at most 128; the transform is orthogonal and its own inverse."""
     x = _normal(5, length)
     rotated = weights.rotate(x)
     assert hadamard.block_size(length) == size
@@ -31,7 +31,7 @@ def test_hadamard_is_orthogonal_and_its_own_inverse(length, size):
 
 
 def test_hadamard_cancels_in_a_product():
-    """rotate(x) @ rotate(w) is x @ w, and so it is with both quantised and left rotated."""
+    """rotate(x) @ rotate(w) equals x @ w, also for quantised operands that stay rotated."""
     x, w = _normal(4, 192), _normal(192, 6, seed=1)
     np.testing.assert_allclose(weights.rotate(x) @ weights.rotate(w, axis=0), x @ w, atol=2e-5)
     rep = weights.representation("int(b=4,rule=quest)")
@@ -40,7 +40,7 @@ def test_hadamard_cancels_in_a_product():
 
 
 def test_half_hadamard_has_the_same_gradient():
-    """Leaving out the inverse transforms changes no gradient."""
+    """Gradients are the same without the inverse transforms."""
     x, w = _normal(4, 64), _normal(64, 6, seed=1)
     rep = weights.representation("int(b=3,rule=quest)")
 
@@ -53,7 +53,7 @@ def test_half_hadamard_has_the_same_gradient():
 
 
 def _quest(w, levels, gradient, *, size, one_bit=None):
-    """Forward value and gradient of papers/003 section 5 in float64, for a kernel [inputs, outputs]."""
+    """Returns value, gradient and trusted share of papers/003 section 5 in float64, for a kernel [inputs, outputs]."""
     h = _matrix(len(w), size)
     x = h @ w
     scale = grids.optimal_scale(levels) * np.sqrt(np.mean(x**2, axis=0, keepdims=True))
@@ -77,12 +77,12 @@ def _quest(w, levels, gradient, *, size, one_bit=None):
     ],
 )
 def test_quest_is_as_specified(spec, levels, size, one_bit):
-    """Forward value and masked gradient equal the oracle, but for the few weights that the bfloat16 scale moves."""
+    """Values and masked gradients equal the oracle's, except for less than 1 % affected by the bfloat16 scale."""
     w, gradient = _normal(256, 64), _normal(256, 64, seed=3)
     value, back = jax.vjp(weights.representation(spec).quantize, w)
     oracle_value, oracle_gradient, trusted = _quest(w.astype(np.float64), levels, gradient, size=size, one_bit=one_bit)
     assert 0.5 < trusted < 1
-    # One weight that rounds or is trusted otherwise changes a whole block: compare in the rotated basis.
+    # One weight that is rounded or trusted differently changes a whole block: compare in the rotated basis.
     h = _matrix(256, size)
     for ours, oracle in ((value, oracle_value), (back(gradient)[0], oracle_gradient)):
         same = np.abs(h @ np.asarray(ours) - h @ oracle) < 0.02
@@ -90,7 +90,7 @@ def test_quest_is_as_specified(spec, levels, size, one_bit):
 
 
 def test_trust_mask_follows_the_error():
-    """Without a transform the gradient is 1 within half a step of the grid and 0 beyond its ends."""
+    """Without a transform, the gradient is 1 if the error is at most half a step of the grid, and 0 otherwise."""
     w = np.concatenate([np.linspace(-1, 1, 255), [6.0]]).astype(np.float32)[:, None]
     rep = weights.representation("int(b=2,rule=quest,hadamard=0)")
     gradient = np.asarray(jax.grad(lambda w: jnp.sum(rep.quantize(w)))(w))[:, 0]
@@ -100,7 +100,7 @@ def test_trust_mask_follows_the_error():
 
 
 def test_vq_trusts_within_its_sphere():
-    """A vector far outside the codebook gets no gradient, the others all of it."""
+    """A vector far outside the codebook gets no gradient, the others get the full gradient."""
     w = _normal(64, 4)
     w[8:10, 1] = 30.0
     rep = weights.representation("vq(dim=2,bits=3,hadamard=0)")
@@ -109,7 +109,7 @@ def test_vq_trusts_within_its_sphere():
 
 
 def test_vq_takes_the_nearest_code():
-    """Against a search through the whole codebook in NumPy."""
+    """The chosen codes equal those of a full search in NumPy."""
     from compressed_lm.weights import codebooks
 
     w = _normal(128, 2)
@@ -119,11 +119,11 @@ def test_vq_takes_the_nearest_code():
         vectors = (w[:, column] / rms[column]).reshape(-1, 4)
         best = codes[np.argmin(np.sum((vectors[:, None] - codes) ** 2, axis=-1), axis=1)]
         same = np.abs(quantized[:, column].reshape(-1, 4) - best * rms[column]) < 0.02
-        assert same.all(axis=1).mean() > 0.9  # the others lie between two codes, where the bfloat16 scale decides
+        assert same.all(axis=1).mean() > 0.9  # the others are between two codes, and the bfloat16 scale decides
 
 
 def test_lsq_gradients_are_those_of_the_paper():
-    """Esser et al. 2020, equations 3 and 5: literal weights inside the grid, at its ends and beyond."""
+    """Gradients of given weights inside and outside the grid equal equations 3 and 5 of Esser et al. 2020."""
     rep = weights.representation("int(b=2,rule=lsq)")
     w = jnp.array([[0.3], [-0.9], [1.4], [5.0], [-7.0]])
     scale = jnp.array(0.5)  # levels -1.5, -0.5, 0.5, 1.5
@@ -136,7 +136,7 @@ def test_lsq_gradients_are_those_of_the_paper():
 
 
 def test_lsq_starts_at_the_best_scale_and_can_improve_it():
-    """init_params gives one scale for each kernel of a stack; gradient descent on the error mends a bad scale."""
+    """`init_params` returns one scale per kernel of a stack, and gradient descent on the error improves a bad scale."""
     rep, w = weights.representation("int(b=3,rule=lsq)"), jnp.asarray(_normal(3, 256, 16))
     params = rep.init_params(w)
     assert params["scale"].shape == (3,)
@@ -150,7 +150,7 @@ def test_lsq_starts_at_the_best_scale_and_can_improve_it():
 
 
 def test_other_rules_add_no_parameters():
-    """init_params is empty but for rule=lsq."""
+    """`init_params` is empty except for rule=lsq."""
     assert weights.representation("int(b=4,rule=quest)").init_params(jnp.ones((4, 4))) == {}
     assert set(weights.representation("nm+int(b=4,rule=lsq)").init_params(jnp.ones((4, 4)))) == {"scale"}
     assert weights.representation("int(b=4,rule=lsq)").init_params(jnp.ones((2, 3, 8)), axis=-1)["scale"].shape == ()

@@ -1,4 +1,4 @@
-"""RF8: its values, both roundings, its bytes, and the errors of papers/002 section 5."""
+"""RF8: values, both roundings, bytes, and the errors of papers/002 section 5."""
 
 import math
 import pathlib
@@ -24,7 +24,7 @@ def _power(exponent):
 
 
 def _rounded_log2(x):
-    """round(log2(x)) of a positive fraction, decided without logarithms: 2**(e - 1/2) < x < 2**(e + 1/2)."""
+    """Returns round(log2(x)) of a positive fraction without logarithms: 2**(e - 1/2) < x < 2**(e + 1/2)."""
     e = math.frexp(float(x))[1]
     while x * x < _power(2 * e - 1):
         e -= 1
@@ -32,7 +32,7 @@ def _rounded_log2(x):
 
 
 def _authors(w, *, limit=4):
-    """The two steps of the authors' program for a fraction, without any range."""
+    """Returns the result of the authors' two steps for a fraction, with an unlimited range."""
     if not w:
         return w
     e1 = _rounded_log2(abs(w))
@@ -46,13 +46,13 @@ def _authors(w, *, limit=4):
 
 
 def _magnitudes(power):
-    """All magnitudes of RF8 in a matrix of that power of two, from the eight residuals and sixteen exponents."""
+    """Returns all magnitudes of RF8 for a matrix's power of two, from the eight residuals and sixteen exponents."""
     residuals = (0, "1/2", "1/4", "1/8", "1/16", "-1/4", "-1/8", "-1/16")
     return sorted({power * _power(-e) * (1 + Fraction(r)) for e in range(16) for r in residuals})
 
 
 def _of_matrix(column, rounding):
-    """Oracle for one matrix [n, 1]: each weight by enumeration of the values in range."""
+    """Returns the rounded weights of one matrix [n, 1], found by enumeration of all values."""
     column = [Fraction(float(w)) for w in column]
     largest, power = max(map(abs, column)), Fraction(1)
     while largest > power * Fraction(3, 2):
@@ -76,7 +76,7 @@ def _quantize(w, spec="rf8"):
 
 @pytest.mark.parametrize("rounding", SPECS)
 def test_golden_values(rounding):
-    """The digest's examples, and zero."""
+    """The digest's examples and zero are rounded as expected."""
     w = np.array([1.3, 1.42, 1.7, 3, 0.3, 1.03, 0, -1.3, -0.3])
     expected = [1.25, 1.5, 1.75, 3, 0.3125, 1, 0, -1.25, -0.3125]
     assert _quantize(w[:, None], SPECS[rounding])[:, 0].tolist() == expected
@@ -84,7 +84,7 @@ def test_golden_values(rounding):
 
 
 def test_values_of_an_octave():
-    """Seven, dense at powers of two: the values of all weights from 1 to 2."""
+    """The values in an octave are the seven expected ones."""
     w = np.append(np.linspace(1, 2, 100_001)[:-1], 1024)
     for spec in SPECS.values():
         assert sorted(set(_quantize(w[:, None], spec)[:-1, 0].tolist())) == [
@@ -95,7 +95,7 @@ def test_values_of_an_octave():
 @pytest.mark.parametrize("rounding", SPECS)
 @pytest.mark.parametrize("scale", [1.0, 2.0**-0.5, 1e-3, 3e20, 1e-20])
 def test_equals_enumeration(rounding, scale):
-    """For weights of thirty binades the value, and zero, is the one that a search through all of them finds."""
+    """Values of weights from thirty binades, and of zero, equal those of a full search."""
     rng = np.random.default_rng(0)
     w = (rng.standard_normal(700) * 2.0 ** rng.uniform(-25, 5, 700) * scale).astype(np.float32)
     w[:2] = 0, -0.0
@@ -104,8 +104,10 @@ def test_equals_enumeration(rounding, scale):
 
 @pytest.mark.parametrize("rounding", SPECS)
 def test_both_sides_of_every_boundary(rounding):
-    """The float32 neighbours of each boundary go to different values, those that exact arithmetic says; so do the
-    smallest magnitude's, and the matrix's power of two changes above 1.5."""
+    """The float32 neighbours of each boundary are rounded as in exact arithmetic.
+
+    This includes the boundary of the smallest magnitude, and 1.5, above which the matrix's power of two changes.
+    """
     _, edges = rf8.octave(rounding)
     w = [1.25, rf8.SMALLEST, rf8.SMALLEST / 2, 0.7 * rf8.SMALLEST]
     w += [edge * 2.0**e for edge in (*edges, 1.5) for e in (-1, -7, -14)]
@@ -119,8 +121,10 @@ def test_both_sides_of_every_boundary(rounding):
 
 @pytest.mark.parametrize("limit, mse", [(2, 7.1e-3), (3, 2.1e-3), (4, 1.56e-3), (5, 1.490e-3), (6, 1.482e-3)])
 def test_what_the_limit_of_the_residual_costs(limit, mse):
-    """Relative squared error on a Gaussian of the authors' rounding by limit, papers/002, to 2.5 %: by the cells of an
-    octave, and by the two steps for draws."""
+    """The relative squared error of the authors' rounding on a Gaussian, by limit, is that of papers/002 to 2.5 %.
+
+    It is computed from the cells of an octave, and with the two steps for draws.
+    """
     points, edges = rf8.octave("authors", limit=limit)
     powers = 2.0 ** np.arange(-30, 4)[:, None]
     levels, edges = (points[None] * powers).reshape(-1), (edges[None] * powers).reshape(-1)[:-1]
@@ -133,7 +137,7 @@ def test_what_the_limit_of_the_residual_costs(limit, mse):
 
 @pytest.mark.parametrize("rounding, gmse", [("nearest", 1.416e-3), ("authors", 1.56e-3)])
 def test_gmse_is_the_published_one(rounding, gmse):
-    """papers/002, to 0.5 %; and the mean of quantize over two million draws, within four standard errors."""
+    """GMSE equals that of papers/002 to 0.5 % and that of two million draws within four standard errors."""
     rep = weights.representation(SPECS[rounding])
     assert rep.gmse() == pytest.approx(gmse, rel=5e-3)
     w = np.random.default_rng(1).standard_normal((2_000_000, 1)).astype(np.float32)
@@ -142,7 +146,7 @@ def test_gmse_is_the_published_one(rounding, gmse):
 
 
 def test_relative_errors_of_log_uniform_weights():
-    """Over whole octaves: 3.97 % and at most 10.8 % by the authors' rounding, as published; to the nearest, less."""
+    """The relative error of the authors' rounding is 3.97 %, at most 10.8 %, as published; `nearest` has less."""
     w = 2.0 ** np.linspace(-8, 0, 800_001)[:-1]
     relative = {name: np.abs(_quantize(w[:, None], spec)[:, 0] / w - 1) for name, spec in SPECS.items()}
     assert np.mean(relative["authors"] ** 2) ** 0.5 == pytest.approx(0.0397, abs=1e-4)
@@ -152,7 +156,7 @@ def test_relative_errors_of_log_uniform_weights():
 
 
 def test_a_byte_a_weight():
-    """Sign, exponent, residual by hand; zero is byte 0, of either sign; eight bits and one exponent for each matrix."""
+    """Bytes of given weights are sign, exponent and residual, zero is byte 0, and a matrix has one more byte."""
     w = np.array([1.5, 1, -1.25, 0.75, 0.046875, rf8.SMALLEST, 0, -0.0, -rf8.SMALLEST, 0.875])
     packed = weights.pack(jnp.asarray(w, jnp.float32)[:, None], "rf8")
     fields = [(0, 15, 0), (0, 15, 4), (1, 15, 7), (0, 15, 1), (0, 11, 1), (0, 0, 1), None, None, (1, 0, 1), (0, 15, 2)]
@@ -163,14 +167,14 @@ def test_a_byte_a_weight():
 
 
 def test_all_bytes():
-    """227 bytes stand for different values, the sixteen binades' and zero; the others are refused."""
+    """227 bytes have distinct values, those of sixteen binades and zero; the other bytes are refused."""
     values = {}
     for code in range(256):
         tensor = packing.PackedTensor("rf8", (1, 1), -2, bytes([127, code]))
         try:
             values[code] = float(weights.unpack(tensor)[0, 0])
         except InputError as error:
-            assert "values holds a byte that stands for no value" in str(error)
+            assert "values has a byte without a value" in str(error)
     magnitudes = [float(m) for m in _magnitudes(Fraction(1))]
     assert len(magnitudes) == 113
     assert sorted(values.values()) == [*(-m for m in magnitudes[::-1]), 0, *magnitudes]
@@ -179,7 +183,7 @@ def test_all_bytes():
 
 
 def test_each_matrix_of_a_stack_has_its_exponent():
-    """A power of two times a matrix is that times its values, whatever stands beside it; an activation likewise."""
+    """Scaling a matrix of a stack, or one activation vector, by a power of two scales its values by the same."""
     w = jax.random.normal(jax.random.key(0), (3, 40, 7))
     factors = jnp.array([1.0, 2.0**40, 2.0**-40])[:, None, None]
     np.testing.assert_array_equal(_quantize(w * factors), _quantize(w) * factors)
@@ -189,7 +193,7 @@ def test_each_matrix_of_a_stack_has_its_exponent():
 
 
 def test_a_hybrid_takes_its_exponent_from_what_it_keeps():
-    """Kept weights are as without sparsity, others exactly 0, and the bytes are those of half the weights."""
+    """Kept weights equal those without sparsity, the others are exactly 0, and half of the weights are stored."""
     w = jax.random.normal(jax.random.key(0), (64, 32))
     hybrid, plain = _quantize(w, "sparse(s=0.5)+rf8"), _quantize(w)
     kept = hybrid != 0
@@ -198,14 +202,14 @@ def test_a_hybrid_takes_its_exponent_from_what_it_keeps():
 
 
 def test_the_gradient_goes_straight_through():
-    """Flushed and largest weights, too."""
+    """The gradient is straight-through, also for flushed and clipped weights."""
     w = jnp.array([[1.3], [1e-9], [-1.9], [0.0]])
     gradient = jax.grad(lambda w: jnp.sum(weights.representation("rf8").quantize(w) * jnp.arange(1.0, 5)[:, None]))(w)
     assert gradient[:, 0].tolist() == [1, 2, 3, 4]
 
 
 def test_weights_at_the_ends_of_float32():
-    """The largest are held down to 1.5 * 2**126, subnormal ones become 0, and NaN stays NaN."""
+    """The largest weights are clipped to 1.5 * 2**126, subnormal ones become 0, and NaN stays NaN."""
     assert _quantize([[3e38, 1e38, -3.4e38, 1.0]]).tolist() == [[1.5 * 2.0**126, 1.125 * 2.0**126, -1.5 * 2.0**126, 0]]
     assert _quantize(np.full((3, 1), 1e-40)).tolist() == [[0], [0], [0]]
     assert np.isnan(_quantize(np.array([[np.nan], [1.0]]))[0, 0])
@@ -222,15 +226,17 @@ def test_weights_at_the_ends_of_float32():
     ],
 )
 def test_errors_say_what_is_valid(spec, message):
-    """Each option that does not exist raises an InputError with those that do."""
+    """The error for an unknown option lists the valid options."""
     with pytest.raises(InputError, match=message):
         weights.representation(spec)
 
 
 @pytest.mark.slow
 def test_the_table_of_8_bit_floats():
-    """Errors of RF8 are between those of E4M3 and E5M2, by the factors of papers/002, and E3M4 lacks the range; the
-    table has a row for each."""
+    """The table has a row per format; errors of RF8 are between E4M3 and E5M2, by the factors of papers/002.
+
+    The range of E3M4 is too small.
+    """
     script = runpy.run_path(str(FLOAT8))
     rows = {row["format"]: row for row in script["table"](side=128, trials=2)}
     for shape in ("shape_0.5", "shape_1", "shape_2"):

@@ -1,4 +1,4 @@
-"""Masks: how many, which, and what RBBM lets through."""
+"""Masks, schedules and gradients of sparse representations."""
 
 import jax
 import jax.numpy as jnp
@@ -19,8 +19,8 @@ def _gradient(spec, w):
 
 
 @pytest.mark.parametrize("ones", [0, 1, 7, 59, 60])
-def test_magnitude_mask_keeps_exactly_so_many(ones):
-    """The largest magnitudes of each matrix, as a sort finds them, with ties broken by place."""
+def test_magnitude_mask_keeps_exactly_the_given_number(ones):
+    """The mask has the largest magnitudes of each matrix, as found by a sort, with ties broken by place."""
     w = np.round(np.asarray(jax.random.normal(jax.random.key(0), (3, 6, 10))) * 2) / 2
     mask, threshold = magnitude_mask(jnp.asarray(w), ones)
     for matrix, keep, least in zip(w, mask, threshold, strict=True):
@@ -33,14 +33,14 @@ def test_magnitude_mask_keeps_exactly_so_many(ones):
 
 
 def test_magnitude_mask_of_zeros_and_of_a_traced_count():
-    """A matrix of zeros has as many true as any other; the count may be computed inside jit, as a schedule does."""
+    """A matrix of zeros also gets the exact number, and the number may be traced, as in a schedule."""
     assert magnitude_mask(jnp.zeros((5, 8)), 13)[0].sum() == 13
     counts = jax.jit(jax.vmap(lambda n: magnitude_mask(jnp.ones((5, 8)), n)[0].sum()))(jnp.arange(41))
     assert counts.tolist() == list(range(41))
 
 
 def test_a_ramp_sets_the_share_of_zeros():
-    """Cubic from 0 to s over the ramp, inside jit, alone and before a quantiser; only sparse has a schedule."""
+    """The share of zeros rises from 0 to s as a cubic, inside jit, with and without a quantiser."""
     w = jax.random.normal(jax.random.key(0), (20, 10))
     for spec in ("sparse(s=0.8,ramp=0.5)", "sparse(s=0.8,rule=area_rbbm,ramp=0.5)+int(b=4)"):
         rep = weights.representation(spec)
@@ -54,12 +54,12 @@ def test_a_ramp_sets_the_share_of_zeros():
     assert (
         weights.representation("sparse(s=0.8)").schedule(0.1) == weights.representation("int(b=4)").schedule(0.1) == {}
     )
-    with pytest.raises(InputError, match="sparse takes a schedule"):
+    with pytest.raises(InputError, match="only sparse has a schedule"):
         weights.representation("nm").quantize(w, params={"sparsity": 0.5})
 
 
 def test_sparsity_belongs_to_matrices():
-    """In a stack of kernels each has its own share of zeros; of activations, each vector."""
+    """Each kernel of a stack, and each activation vector, has its own share of zeros."""
     scaled = jax.random.normal(jax.random.key(0), (3, 20, 10)) * jnp.array([1.0, 10, 100])[:, None, None]
     rep = weights.representation("sparse(s=0.75)")
     assert np.count_nonzero(rep.quantize(scaled), axis=(1, 2)).tolist() == [50, 50, 50]
@@ -67,7 +67,7 @@ def test_sparsity_belongs_to_matrices():
 
 
 def test_nm_keeps_the_largest_of_each_group_along_the_reduction_axis():
-    """Literal kernel: two inputs of four for each output; of a cut group as many as there are."""
+    """In a given kernel, two of four inputs are kept for each output, and as many as exist of a shorter group."""
     w = jnp.array([[1.0, -8.0, 3.0, 2.0, 0.5, 0.125], [4.0, 4.0, 4.0, 4.0, 0.0, 2.0]]).T
     assert weights.representation("nm").quantize(w).T.tolist() == [[0, -8, 3, 0, 0.5, 0.125], [4, 4, 0, 0, 0, 2]]
     assert weights.representation("nm(n=1,m=3)").quantize(w).T.tolist() == [[0, -8, 0, 2, 0, 0], [4, 0, 0, 4, 0, 0]]
@@ -75,8 +75,10 @@ def test_nm_keeps_the_largest_of_each_group_along_the_reduction_axis():
 
 
 def test_pairs_are_kept_or_dropped_together():
-    """Literal row: two pairs of four by the sum of their squares; the last weight of an odd row stays. The error on a
-    Gaussian, an integral, is that of a million weights."""
+    """Two pairs of four are kept by the sum of their squares, and the last weight of an odd row is kept.
+
+    GMSE, an integral, equals the error of a million weights.
+    """
     w = jnp.array([[3.0, 3.0, 4.0, 0.0, 0.0, 5.0, 1.0, 1.0, 0.5, 0.5, 0.1]])
     rep = weights.representation("nm(n=4,m=8,block=2)")
     assert rep.quantize(w, axis=-1).tolist()[0] == [3, 3, 0, 0, 0, 5, 0, 0, 0.5, 0.5, pytest.approx(0.1)]
@@ -103,21 +105,21 @@ def test_pairs_are_kept_or_dropped_together():
     ],
 )
 def test_gradients_pass_outside_the_band(spec, least, band):
-    """The check values of papers/003: T_k, and T_p or T_a, on the quantiles of a normal distribution."""
+    """The thresholds T_k, T_p and T_a on normal quantiles equal the check values of papers/003."""
     size, passed = np.abs(NORMAL), _gradient(spec, NORMAL) == 1
     clear = (np.abs(size - least) > 2e-3) & (np.abs(size - band) > 2e-3)
     assert np.array_equal(passed[clear], ((size > least) | (size < band))[clear])
 
 
 def test_a_band_beyond_the_threshold_lies_within_the_weights_kept():
-    """For T_p > T_k the band is [T_k, T_p]: pruned weights all get a gradient."""
+    """For T_p > T_k the band is [T_k, T_p], and all pruned weights get a gradient."""
     size, passed = np.abs(NORMAL), _gradient("sparse(s=0.5,rule=rbbm,p=0.4)", NORMAL) == 1
     clear = (np.abs(size - 0.6745) > 2e-3) & (np.abs(size - 1.2816) > 2e-3)
     assert np.array_equal(passed[clear], ((size < 0.6745) | (size > 1.2816))[clear])
 
 
 def test_hybrids_keep_the_rules_of_both():
-    """RBBM lets pruned weights through a quantiser, and the quantiser's trust mask stops kept ones."""
+    """With a quantiser, the sparsity rule gives pruned weights a gradient, and the trust mask still masks kept ones."""
     w = np.array([0.1, 0.2, 1.0, -1.1, 1.2, -0.9, 0.3, 30.0], np.float32)[:, None]
     masked = _gradient("sparse(s=0.5)+int(b=2,rule=quest,hadamard=0)", w)
     ste = _gradient("sparse(s=0.5,rule=ste)+int(b=2,rule=quest,hadamard=0)", w)
@@ -126,7 +128,7 @@ def test_hybrids_keep_the_rules_of_both():
 
 
 def test_a_learned_scale_learns_from_kept_weights_alone():
-    """What the loss says of zeros reaches pruned weights (rule=ste), not the scale of the quantiser."""
+    """Gradients of zeros go to pruned weights (rule=ste), but not to the quantiser's scale."""
     rep = weights.representation("sparse(s=0.5,rule=ste)+int(b=2,rule=lsq)")
     w = jnp.array([[0.1], [0.2], [1.0], [-1.1]])
     _, back = jax.vjp(lambda w, p: rep.quantize(w, params=p), w, rep.init_params(w))
@@ -135,8 +137,8 @@ def test_a_learned_scale_learns_from_kept_weights_alone():
     assert float(of_kept[1]["scale"]) != 0
 
 
-def test_what_cannot_follow_is_said():
-    """A format that mixes weights cannot follow sparsity, nor sparsity a format."""
+def test_impossible_hybrids_are_refused():
+    """A format that mixes weights cannot follow sparsity, and sparsity cannot follow a format."""
     for spec in ("sparse(s=0.5)+int(b=4,rule=quest)", "nm+vq(dim=2,bits=2)", "sparse(s=0.5)+nm"):
         with pytest.raises(InputError, match="hadamard=0"):
             weights.representation(spec)
