@@ -88,7 +88,7 @@ def test_kills_at_every_kind_of_moment_leave_no_trace(small_run, same_bits, tmp_
     """
     here = pathlib.Path(__file__).parent
     script = SCRIPT.format(
-        path=[str(here), str(here.parents[1])],
+        path=[str(here.parent), str(here.parents[1])],
         store=str(small_run.store.path),
         cache=small_run.compilation_cache,
         out=str(tmp_path / "killed"),

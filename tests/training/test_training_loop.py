@@ -116,7 +116,7 @@ conftest.SmallRun(store, {cache!r})({out!r}, log_every=1, trackers=[test_trainin
 def test_kill_9_then_rerun_equals_uninterrupted(step, small_run, uninterrupted, same_bits, tmp_path):
     """A process killed by SIGKILL, before or after its first checkpoint, and started again ends in the same bits."""
     here = pathlib.Path(__file__).parent
-    paths = [str(here), str(here.parents[1])]
+    paths = [str(here), str(here.parent), str(here.parents[1])]
     run = {"store": str(small_run.store.path), "cache": small_run.compilation_cache, "out": str(tmp_path / "run")}
     script = SCRIPT.format(path=paths, step=step, **run)
     killed = subprocess.run([sys.executable, "-c", script], env=os.environ, capture_output=True, timeout=120)
