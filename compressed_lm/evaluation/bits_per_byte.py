@@ -16,6 +16,7 @@ from compressed_lm.training.mesh import make_mesh
 from compressed_lm.training.step import Params, eval_step
 
 
+@functools.lru_cache(maxsize=8)  # models of one shape share the compiled program
 def predict_fn(model_config: TransformerConfig, eod_id: int) -> Callable:
     """Returns the compiled function (params, targets int32[B, L]) -> (total nats, number of targets) of a model."""
     return jax.jit(functools.partial(eval_step, model=Transformer(model_config), eod_id=eod_id))

@@ -56,7 +56,7 @@ def sample_tokens(
     forced = np.append(np.int32(eod_id), np.asarray(prompt, np.int32))
     length = -(-(len(forced) + n_tokens) // TOKENS_PER_CALL) * TOKENS_PER_CALL
     n_ids = eod_id + 1 if n_ids is None else n_ids
-    advance = jax.jit(functools.partial(_advance, Transformer(model_config), n_ids, temperature, top_k))
+    advance = _advance_fn(model_config, n_ids, temperature, top_k)
     carry = (jnp.int32(0), jnp.int32(0), init_cache(model_config, 1, length), jax.random.key(seed))
     padded = np.full(length + 1, -1, np.int32)
     padded[: len(forced)] = forced
@@ -73,6 +73,11 @@ def sample_tokens(
         yield new
         if not left:
             return
+
+
+@functools.lru_cache(maxsize=8)  # models of one shape share the compiled program
+def _advance_fn(model_config, n_ids, temperature, top_k):
+    return jax.jit(functools.partial(_advance, Transformer(model_config), n_ids, temperature, top_k))
 
 
 def _advance(model, n_ids, temperature, top_k, params, carry, forced):

@@ -81,7 +81,7 @@ def write_report(folder: str | os.PathLike) -> list[pathlib.Path]:
     if len(between):
         blocks += [Heading("Between two solutions"), _paths(between)]
     blocks += [
-        Heading("How it was measured"),
+        Heading("Measures and settings"),
         Bullets(MEASURES),
         Paragraph(f"Settings: `{json.dumps(settings['study'])}`; model `{settings['model'][:12]}`."),
     ]

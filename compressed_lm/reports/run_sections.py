@@ -27,7 +27,7 @@ class RunData:
         models: the final rows of the models that compare codecs (`findings.model_runs`).
         curves: rows of curves.jsonl; may be empty.
         ratios: rows of ratios.jsonl; may be empty.
-        stages: (name, seconds, what it did).
+        stages: (name, seconds, result).
         findings: (claim, verdict, detail).
         meta: description of the run.
         samples: codec -> generated text.
@@ -86,7 +86,7 @@ def compared(data: RunData) -> list[Block]:
     )
     present = {scaling.split_spec(codec)[0] for codec in models["codec"]}
     return [
-        Heading("What is compared"),
+        Heading("Codecs and models"),
         Paragraph(
             "A codec turns text into the tokens that a language model reads. Every codec here is lossless: it encodes "
             "and decodes any byte string exactly. The models are decoder-only Transformers with the same training. "
@@ -255,7 +255,7 @@ def generated(data: RunData) -> list[Block]:
 def measures(data: RunData) -> list[Block]:
     """Returns the definition of each measure."""
     return [
-        Heading("How it is measured"),
+        Heading("Measures"),
         Bullets(
             [
                 "**Bits per byte** = total nats / (ln 2 × bytes). The nats are the model's loss summed over every "
@@ -277,11 +277,11 @@ def measures(data: RunData) -> list[Block]:
 
 def record(data: RunData) -> list[Block]:
     """Returns the stages of the run, their durations, and its settings."""
-    blocks: list[Block] = [Heading("What was run")]
+    blocks: list[Block] = [Heading("Stages and settings")]
     if data.stages:
         rows = [(name, duration(spent), line) for name, spent, line in data.stages]
         rows.append(("**total**", f"**{duration(data.seconds)}**", ""))
-        blocks.append(Table(("Stage", "Time", "What it did"), rows, "lrl"))
+        blocks.append(Table(("Stage", "Time", "Result"), rows, "lrl"))
     else:
         blocks.append(Paragraph("The stages of this run were not recorded (`stages.jsonl`)."))
     settings = [(str(name).replace("_", " "), _setting(value)) for name, value in data.meta.items() if name != "title"]

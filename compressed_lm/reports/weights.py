@@ -205,7 +205,7 @@ def _page(report: WeightReport, arrays: Mapping[str, np.ndarray], run: Run) -> P
         ),
         Heading("Each parameter"),
         *(_histogram(parameter, _own(parameter, arrays)) for parameter in report.parameters),
-        Heading("How it is measured"),
+        Heading("Measures"),
         Bullets(
             [
                 "**Generalized Gaussian**: p(x) ∝ exp(−|x/α|^ν) with shape ν; 1 is Laplace, 2 Gaussian; a lower shape "

@@ -83,7 +83,7 @@ def bootstrap(
 
 
 def interval(samples: np.ndarray, *, level: float = 0.95) -> tuple[float, float]:
-    """Returns the central interval that holds a share `level` of float64[b]; missing values are ignored."""
+    """Returns the central interval that contains a share `level` of float64[b]; missing values are ignored."""
     samples = samples[np.isfinite(samples)]
     if not len(samples):
         return float("nan"), float("nan")

@@ -1,4 +1,4 @@
-"""The words of a command line reach the fit."""
+"""Fits from the text options of a command line."""
 
 import itertools
 
@@ -14,7 +14,7 @@ RHO = {"rho[4]": 0.8, "rho[2]": 0.4}
 
 @pytest.fixture
 def table(tmp_path):
-    """Sizes, training FLOPs, bits and losses of a decoupled law, in two files."""
+    """Returns two files with sizes, training FLOPs, bits and losses of a decoupled law."""
     rows = itertools.product((3e7, 6e7, 1.2e8, 2.4e8), (25, 100, 400), (16, 4, 2))
     runs = pd.DataFrame([(n, 6 * n * n * ratio, bits) for n, ratio, bits in rows], columns=["Model Size", "C", "bits"])
     rho = runs["bits"].map({16: 1.0, 4: 0.8, 2: 0.4})
@@ -59,6 +59,6 @@ def test_rows_are_chosen_and_parameters_fixed(table):
     ],
 )
 def test_words_that_cannot_be_used_are_named(table, words, message):
-    """Each kind of word has its error."""
+    """Each kind of option has its error message."""
     with pytest.raises(ValueError, match=message):
         fit_tables(table, **words)
