@@ -1,7 +1,7 @@
-"""Folders for compiled programs, private to the user.
+"""Private folders for compiled programs.
 
-What a cache of compiled programs holds is run as it is read. So it is kept apart from runs, codecs and stores, which
-people pass on, and only in folders that nobody else can write.
+A process executes what it finds in such a cache. So caches are kept apart from runs, codecs and stores, which people
+share, and only in folders that no other user can write.
 """
 
 import contextlib
@@ -12,23 +12,21 @@ import tempfile
 
 
 def private_folder(parent: pathlib.Path) -> pathlib.Path | None:
-    """The user's own folder inside one that all may write; None where nobody else can be kept out of it."""
+    """Returns the user's private folder in a shared parent; None if it cannot be protected from other users."""
     try:
         return _closed(parent / f"compressed_lm-{os.getuid()}")
-    except AttributeError:  # Windows has no user ids, and no folder that all share
+    except AttributeError:  # Windows has no user ids, and no shared folder
         return None
 
 
 def xla() -> pathlib.Path | None:
-    """Folder in which XLA keeps compiled programs for later processes of this user.
+    """Returns the folder in which XLA caches compiled programs of this user.
 
-    `$XDG_CACHE_HOME/compressed_lm/xla` (by default under `~/.cache`), or a private folder for temporary files where
-    that cannot be written.
+    It is `$XDG_CACHE_HOME/compressed_lm/xla` (by default under `~/.cache`), or a private temporary folder if that one
+    cannot be written.
 
     Returns:
-        The folder; None where `JAX_COMPILATION_CACHE_DIR` names another, which JAX then uses, or where there is none
-            that
-        only the user can write.
+        The folder; None if `JAX_COMPILATION_CACHE_DIR` is set, which JAX then uses, or if no folder is private.
     """
     if os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         return None
@@ -43,7 +41,7 @@ def xla() -> pathlib.Path | None:
 
 
 def _closed(folder: pathlib.Path) -> pathlib.Path | None:
-    """Makes a folder that only the user can read; None if it is there already and others can write it, or is a link."""
+    """Makes a folder with mode 0700 and returns it; None if it exists and is a link or open to other users."""
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
         found = folder.lstat()

@@ -1,9 +1,13 @@
-"""The error that a user can cause and mend."""
+"""Errors of the package."""
 
 
 class InputError(ValueError):
-    """Bad input, told in one paragraph: what was given, what was expected, what to do.
+    """Error caused by user input.
 
-    The command line prints the message without a traceback and exits with status 2; libraries may catch it as a
-    `ValueError`.
+    The message is one paragraph: what was given, what was expected, what to do. The command line prints it without a
+    traceback and exits with status 2. Libraries may catch it as a `ValueError`.
     """
+
+
+class CorruptStream(ValueError):
+    """Ids or bytes that no encoder writes: truncated or changed data, or data of another codec."""

@@ -1,7 +1,7 @@
-"""Settings: fields of dataclasses with a type, a range and choices, checked wherever their values come from.
+"""Settings: dataclass fields with a type, a range and choices.
 
-A dataclass declares each field with its type and, by `setting`, what its values may be, and calls `check` in its
-`__post_init__`. Command lines and gin bindings use the same `checked`, so one value gets one message.
+A dataclass declares each field with its type and, by `setting`, its allowed values, and calls `check` in its
+`__post_init__`. Command lines and gin bindings also call `checked`, so that a wrong value always gets the same message.
 """
 
 import dataclasses
@@ -10,12 +10,13 @@ import numbers
 import types
 import typing
 from collections.abc import Callable, Iterable
+from typing import Any
 
 from compressed_lm.errors import InputError
 from compressed_lm.specs import did_you_mean
 
 LARGEST = 2**31 - 1
-"""Largest whole number where a setting declares no other: JAX counts steps, rows and ids in 32 bits."""
+"""Default upper limit of whole numbers: JAX counts steps, rows and ids in 32 bits."""
 
 LARGEST_BYTES = 2**63 - 1
 LARGEST_FLOAT = 3.4e38  # of float32, in which models compute
@@ -25,13 +26,14 @@ _WRONG = object()
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """Values that a setting may have.
+    """Allowed values of a setting.
 
     Attributes:
-        low, high: least and largest number.
-        above, below: bounds that the number must not reach.
-        choices: all values there are.
-        parse: called with (text, name) for a setting that may be text in a form of its own; raises InputError.
+        low, high: smallest and largest number, inclusive.
+        above, below: exclusive bounds.
+        choices: all allowed values; empty for any.
+        parse: parser of a setting that may also be text in a format of its own; called with (text, name), raises
+            InputError.
     """
 
     low: float | None = None
@@ -41,8 +43,8 @@ class Limits:
     choices: tuple = ()
     parse: Callable[[str, str], object] | None = None
 
-    def allow(self, value, kind: type) -> bool:
-        """Returns whether a value of the right type is within the limits. NaN never is."""
+    def allow(self, value: Any, kind: Any) -> bool:
+        """Returns whether a value of the right type is within the limits. NaN is not."""
         if typing.get_origin(kind) is tuple:
             return all(self.allow(item, typing.get_args(kind)[0]) for item in value)
         if self.choices:
@@ -52,13 +54,13 @@ class Limits:
         low, high = self._range(kind)
         return low <= value <= high and not (self.above is not None and value <= self.above or value == self.below)
 
-    def _range(self, kind):
-        largest = LARGEST if kind is int else LARGEST_FLOAT
+    def _range(self, kind: Any) -> tuple[float, float]:
+        largest: float = LARGEST if kind is int else LARGEST_FLOAT
         high = self.below if self.high is None else self.high
         return -largest if self.low is None else self.low, largest if high is None else high
 
-    def describe(self, kind: type) -> str:
-        """Returns what is expected of a value of a type, for messages."""
+    def describe(self, kind: Any) -> str:
+        """Returns the expected values of a type, for messages."""
         if self.choices:
             return f"one of {', '.join(map(str, self.choices))}"
         if kind is bool:
@@ -82,46 +84,46 @@ class Limits:
 _NO_LIMITS = Limits()
 
 
-def setting(default=dataclasses.MISSING, **limits):
+def setting(default: Any = dataclasses.MISSING, **limits: Any) -> Any:
     """Returns a dataclass field with limits.
 
     Args:
-        default: its default; without one the field has to be given.
-        limits: fields of `Limits`.
+        default: its default; without one the field is required.
+        **limits: fields of `Limits`.
     """
     if "choices" in limits:
         limits["choices"] = tuple(limits["choices"])
     return dataclasses.field(default=default, metadata={"limits": Limits(**limits)})
 
 
-def check(config) -> None:
-    """Checks every field of a dataclass, and gives each value the type that is declared; for `__post_init__`.
+def check(config: Any) -> None:
+    """Checks every field of a dataclass, and converts each value to its declared type; for `__post_init__`.
 
     Raises:
-        InputError: a value is of another type or outside its limits.
+        InputError: a value has the wrong type or is outside its limits.
     """
     for field in dataclasses.fields(config):
         object.__setattr__(config, field.name, checked_field(field, getattr(config, field.name)))
 
 
-def checked_field(field: dataclasses.Field, value, *, name: str = ""):
-    """Returns the value of a dataclass field as `checked` does, under the field's name or another one."""
+def checked_field(field: dataclasses.Field, value: Any, *, name: str = "") -> Any:
+    """Returns the checked value of a dataclass field; messages use the field's name, or `name` if it is given."""
     return checked(name or field.name, value, field.type, field.metadata.get("limits", _NO_LIMITS))
 
 
-def checked(name: str, value, kind: type, limits: Limits = _NO_LIMITS):
-    """Returns a value in the type that is declared for it.
+def checked(name: str, value: Any, kind: Any, limits: Limits = _NO_LIMITS) -> Any:
+    """Returns a value converted to its declared type.
 
-    Whole numbers may be written as floats without a fraction (1e3), booleans as words in any case, tuples as lists.
+    Whole numbers may be floats without a fraction (1e3), booleans may be words in any case, tuples may be lists.
 
     Args:
-        name: of the setting, for messages.
-        value: as given.
+        name: name of the setting, for messages.
+        value: value to check.
         kind: int, float, bool, str, another class, a tuple of one of them (`tuple[str, ...]`), or a union.
-        limits: what values it may have.
+        limits: its allowed values.
 
     Raises:
-        InputError: the value is of another type or outside the limits, with what is expected.
+        InputError: the value has the wrong type or is outside the limits; the message says what is expected.
     """
     kinds = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
     if limits.parse and isinstance(value, str) and str in kinds:
@@ -138,27 +140,28 @@ def checked(name: str, value, kind: type, limits: Limits = _NO_LIMITS):
     raise InputError(f"{name}={shown(value)} was given; expected {expected}.{hint}")
 
 
-def number(text: str, kind: type, limits: Limits = _NO_LIMITS):
-    """Returns the number that a word of a command line says. Raises ValueError with what was expected."""
+def number(text: str, kind: type, limits: Limits = _NO_LIMITS) -> int | float:
+    """Returns the number in a command-line argument. Raises ValueError with the expected values."""
+    value: int | float | None
     try:
         value = int(text) if kind is int else float(text)
     except ValueError:
-        value = _WRONG
-    if value is _WRONG or not limits.allow(value, kind):
+        value = None
+    if value is None or not limits.allow(value, kind):
         raise ValueError(f"{shown(text)} was given; expected {limits.describe(kind)}")
     return value
 
 
-def shown(value, most: int = 60) -> str:
-    """Returns a value as messages show it: long ones cut."""
+def shown(value: object, most: int = 60) -> str:
+    """Returns `repr(value)` for messages, cut to `most` characters."""
     try:
         written = repr(value)
-    except ValueError:  # an integer of thousands of digits, which Python does not write
+    except ValueError:  # Python does not convert integers of thousands of digits
         written = "a number of thousands of digits"
     return written if len(written) <= most else written[:most] + "..."
 
 
-def _expected(kind, limits: Limits) -> str:
+def _expected(kind: Any, limits: Limits) -> str:
     if kind is types.NoneType:
         return "None"
     if typing.get_origin(kind) is tuple:
@@ -170,8 +173,8 @@ def _expected(kind, limits: Limits) -> str:
 _EXAMPLES = {str: "('bytes',)", int: "(1, 2)", float: "(0.5,)"}
 
 
-def _read(value, kind):
-    """Returns the value in a type, or _WRONG if it is of another one."""
+def _read(value: Any, kind: Any) -> Any:
+    """Returns the value converted to a type, or _WRONG if it has another one."""
     if kind is types.NoneType:
         return None if value is None else _WRONG
     if typing.get_origin(kind) is tuple:
@@ -186,15 +189,16 @@ def _read(value, kind):
         return value if isinstance(value, kind) else _WRONG
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         return _WRONG
+    real: Any = value  # `numbers.Real` does not declare `__int__`
     if kind is int:
-        return int(value) if isinstance(value, numbers.Integral) or float(value).is_integer() else _WRONG
-    # A whole number stays one: the records of runs, and so their hashes, have it as it was given.
-    return int(value) if isinstance(value, numbers.Integral) else float(value)
+        return int(real) if isinstance(real, numbers.Integral) or float(real).is_integer() else _WRONG
+    # A whole number stays an int: the config hashes of runs depend on it.
+    return int(real) if isinstance(real, numbers.Integral) else float(real)
 
 
-def _several(value) -> bool:
+def _several(value: object) -> bool:
     return isinstance(value, Iterable) and not isinstance(value, str | bytes)
 
 
-def _written(value) -> str:
+def _written(value: float) -> str:
     return f"{int(value):,}" if math.isfinite(value) and value == int(value) and abs(value) < 1e15 else f"{value:g}"

@@ -1,4 +1,4 @@
-"""Spellings such as `eiw(b=16,v=65536)` and `int(b=4,rule=quest)`: a name with options."""
+"""Specs such as `eiw(b=16,v=65536)` and `int(b=4,rule=quest)`: a name with options."""
 
 import dataclasses
 import re
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class Option(NamedTuple):
-    """An option of a spelling: int, float or str, its default (MISSING where it must be given), and its limits."""
+    """Option of a spec: its type (int, float or str), its default (MISSING if it is required) and its limits."""
 
     kind: type
     default: object = dataclasses.MISSING
@@ -22,25 +22,26 @@ class Option(NamedTuple):
 def parse(
     spec: str, families: Mapping[str, Mapping[str, Option]], *, noun: str, example: str
 ) -> tuple[str, dict[str, int | float | str]]:
-    """Returns the name of a spelling, and the options that it gives.
+    """Returns the name in a spec, and the options that it sets.
 
     Args:
-        spec: the spelling.
-        families: name -> option -> what the option is.
-        noun: what is spelled, for messages.
-        example: a good spelling, for messages.
+        spec: the spec.
+        families: name -> option name -> `Option`.
+        noun: what the spec describes, for messages.
+        example: a valid spec, for messages.
 
     Raises:
-        InputError: the name or an option does not exist (with the list of those that do), an option that is needed or
-            given twice, a value of the wrong type, or a spelling that cannot be read.
+        InputError: the spec cannot be parsed, the name or an option is unknown (the message lists the known ones), an
+            option is missing or set twice, or a value has the wrong type or is outside its limits.
     """
     match = re.fullmatch(r"\s*(\w+)\s*(?:\(([^()]*)\))?\s*", spec)
     if not match:
-        raise InputError(f"The {noun} {spec!r} cannot be read; a spelling such as {example} was expected.")
+        raise InputError(f"The {noun} {spec!r} cannot be read; a spec such as {example} was expected.")
     name, inner = match[1], match[2] or ""
     if name not in families:
         raise InputError(f"There is no {noun} {name!r}.{did_you_mean(name, families)} Known: {', '.join(families)}.")
-    known, options = families[name], {}
+    known = families[name]
+    options: dict[str, int | float | str] = {}
     defaults = {
         k: "..." if option.default is dataclasses.MISSING else text(option.default) for k, option in known.items()
     }
@@ -70,20 +71,20 @@ def parse(
     return name, options
 
 
-def text(value) -> str:
-    """Returns an option as it is written: numbers without a needless `.0`."""
+def text(value: object) -> str:
+    """Returns an option's value as text: whole numbers without `.0`."""
     return repr(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
 def did_you_mean(given: str, known: Iterable[str]) -> str:
-    """Returns " Did you mean x?", x being the known name that differs by a slip or two; "" if none does.
+    """Returns " Did you mean x?" for the most similar known name; "" if none is similar.
 
-    A slip is a letter that is missing, added, another one or swapped with its neighbour; a name may have one for every
-    three letters. A short form for a long one (cos for cosine), or the reverse, is one slip. Names with other digits
-    are other things (mxfp8 and mxfp4, 30m and 3m), never slips of each other.
+    Similarity is an edit distance: a letter that is missing, added, replaced or swapped with its neighbour counts one,
+    and one edit per three letters is accepted. A prefix (cos for cosine), or the reverse, counts one. Names with
+    different digits (mxfp8 and mxfp4, 30m and 3m) are never similar.
     """
-    slips = [(_slips(given.lower(), name.lower()), name) for name in known if _same_digits(given, name)]
-    best, name = min(slips, default=(1, ""), key=lambda pair: pair[0])
+    distances = [(_edits(given.lower(), name.lower()), name) for name in known if _same_digits(given, name)]
+    best, name = min(distances, default=(1, ""), key=lambda pair: pair[0])
     return f" Did you mean {name}?" if name and best <= max(1, len(given) // 3) else ""
 
 
@@ -92,11 +93,12 @@ def _same_digits(a: str, b: str) -> bool:
     return digits[0] == digits[1] or not all(digits)
 
 
-def _slips(a: str, b: str) -> int:
-    """Returns the edit distance of two names, a swap of neighbours counted once (optimal string alignment)."""
+def _edits(a: str, b: str) -> int:
+    """Returns the edit distance of two names; a swap of neighbours counts once (optimal string alignment)."""
     if min(len(a), len(b)) >= 3 and (a.startswith(b) or b.startswith(a)):
         return min(1, abs(len(a) - len(b)))
-    before, row = [], list(range(len(b) + 1))
+    before: list[int] = []
+    row = list(range(len(b) + 1))
     for i, x in enumerate(a, 1):
         earlier, before, row = before, row, [i]
         for j, y in enumerate(b, 1):

@@ -1,9 +1,13 @@
-"""Text to token ids and back, lossless: bytes, pieces, sentencepiece, bpe, tokenizers, gzip, static_ac, ac, eiw.
+"""Lossless codecs from text to token ids and back.
 
-codec = codecs.load("pieces16-en")
-ids = codec.encode(b"any bytes")
-assert codec.decode(ids) == b"any bytes"
+Families: bytes, pieces, sentencepiece, bpe, tokenizers, gzip, static_ac, ac, eiw.
+
+    codec = codecs.load("pieces16-en")
+    ids = codec.encode(b"any bytes")
+    assert codec.decode(ids) == b"any bytes"
 """
+
+from typing import Any
 
 from compressed_lm.codecs.bytes_codec import Bytes
 from compressed_lm.codecs.protocol import Codec, eod_id
@@ -39,8 +43,8 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str):
-    if name == "M1":  # on demand: it needs JAX, and a compiled codec does not
+def __getattr__(name: str) -> Any:
+    if name == "M1":  # lazy: it needs JAX, and a compiled codec does not
         from compressed_lm.codecs.m1 import M1
 
         return M1

@@ -1,5 +1,4 @@
-"""`ac`: M1 and a range coder over whole documents (Lester et al. 2024, section 2.3), and `static_ac`, the same with
-one byte table."""
+"""Arithmetic coding of whole documents: `ac` with M1 (Lester et al. 2024, section 2.3), `static_ac` with one table."""
 
 import hashlib
 import itertools
@@ -7,36 +6,36 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from compressed_lm.codecs.checked import WHOLE_BITS, CheckedCodec, checked_token_bits
 from compressed_lm.coding import bits, range_coder, tables
 from compressed_lm.coding.tables import END
-from compressed_lm.errors import InputError
+from compressed_lm.errors import CorruptStream, InputError
 
 if TYPE_CHECKING:  # the other codecs load without JAX
     from compressed_lm.codecs.m1 import M1
 
 SEGMENT_BYTES = 10_240
-"""The paper compresses examples of 10,240 bytes. A longer document is cut here, so that its parts decode side by
-side."""
+"""Longer documents are split into segments of this length, which decode in parallel. The paper's examples have it."""
 
 
 class _Streams(CheckedCodec):
-    """What the two coders share: tokens are fields of log2(V) bits of a stream that reads as zeros beyond its end.
+    """Base class: tokens are fields of log2(V) bits of a stream that reads as zeros beyond its end.
 
-    A stream decodes to the same text wherever it lies within the text's interval. What `encode` writes there is known,
-    and other ids are refused: most of those that were cut off or changed, and all that others were appended to.
+    All values within a text's interval decode to this text. `encode` writes one known value, and other ids are refused:
+    most truncated or changed ids, and all ids with something appended.
     """
 
     limits = {"v": WHOLE_BITS}
     window_bits = restart_tokens = None
 
-    def __init__(self, v: int):
+    def __init__(self, v: int) -> None:
         self.vocab_size, self._token_bits = v, checked_token_bits(v, self.name)
 
     def _tokens(self, stream: bytes) -> np.ndarray:
         tokens = bits.repack(np.frombuffer(stream, np.uint8), 8, self._token_bits).astype(np.int32)
-        if stream.endswith(b"\0"):  # a zero byte that the decoder needs
+        if stream.endswith(b"\0"):  # the decoder needs this zero byte
             return tokens
         return tokens[: np.flatnonzero(tokens)[-1] + 1] if tokens.any() else tokens[:0]
 
@@ -44,7 +43,7 @@ class _Streams(CheckedCodec):
         return bits.repack(ids, self._token_bits, 8).astype(np.uint8).tobytes()
 
     def _known(self, ids: np.ndarray) -> bytes:
-        """The whole bytes of a stream that these ids give."""
+        """Returns the complete bytes of the stream in these ids."""
         return self._stream(ids)[: len(ids) * self._token_bits // 8]
 
     def _check_written(self, ids: np.ndarray, stream: bytes, n_bytes: int) -> None:
@@ -64,14 +63,14 @@ class StaticAC(_Streams):
     flops_per_byte = m1_flops_per_byte = 0.0
     m1_hash = None
 
-    def __init__(self, *, v: int = 256, freqs):
+    def __init__(self, *, v: int = 256, freqs: npt.ArrayLike) -> None:
         super().__init__(v)
         self.spec = f"static_ac(v={v})"
         self.freqs = np.asarray(freqs, np.uint32)
         if self.freqs.shape != (257,) or self.freqs.min() < 1 or self.freqs.sum() != tables.TABLE_TOTAL:
             raise InputError(
-                "The table of static_ac is broken: 257 positive frequencies that sum to 65536 were expected. "
-                "Build the codec again."
+                "The table of static_ac is invalid: 257 positive frequencies that sum to 65536 were expected. Build "
+                "the codec again."
             )
         self._cdf = tables.cumulative(self.freqs)
         self.fingerprint = hashlib.sha256(
@@ -80,13 +79,13 @@ class StaticAC(_Streams):
 
     @classmethod
     def build(cls, *, v: int = 256, documents: Iterable[bytes]) -> "StaticAC":
-        """Counts bytes and document ends."""
+        """Builds the codec from the byte counts of documents."""
         counts = np.zeros(257, np.int64)
         for document in documents:
             counts[:256] += np.bincount(np.frombuffer(document, np.uint8), minlength=256)
             counts[END] += 1
         if not counts[END]:
-            raise InputError("static_ac counts bytes, and no document was given. Name a corpus that has some.")
+            raise InputError("static_ac counts bytes, and no document was given. Name a corpus with documents.")
         return cls(v=v, freqs=tables.frequencies_from_counts(counts))
 
     def files(self) -> dict[str, bytes]:
@@ -114,20 +113,20 @@ class StaticAC(_Streams):
 
 
 class AC(_Streams):
-    """Arithmetic coding with M1; its context starts afresh every `M1.config.context` symbols, the coder does not.
+    """Arithmetic coding with M1. M1's context is reset every `M1.config.context` symbols, the coder is not.
 
-    A document of up to `SEGMENT_BYTES` is one stream that ends in M1's end symbol. A longer one opens with the end
-    symbol (as an empty document would) and one bit that says "long", then the lengths in tokens of its segments, then
-    the segments, each a document of its own.
+    A document of up to `SEGMENT_BYTES` is one stream that ends in M1's end symbol. A longer one begins with the end
+    symbol (as an empty document does) and one bit that means "long", then the lengths of its segments in tokens, then
+    the segments, encoded as separate documents.
     """
 
     name = "ac"
-    summary = "arithmetic coding with the predictions of a small byte model, M1, over the whole document"
+    summary = "arithmetic coding of whole documents with the predictions of a small byte model, M1"
     example = "ac(v=256)"
     color, marker = "#D55E00", "^"
     task_specs = ("ac(v=256)", "ac(v=4096)", "ac(v=65536)")
 
-    def __init__(self, *, v: int = 256, m1: "M1"):
+    def __init__(self, *, v: int = 256, m1: "M1") -> None:
         super().__init__(v)
         self.spec, self.m1 = f"ac(v={v})", m1
         self.flops_per_byte = self.m1_flops_per_byte = m1.flops_per_byte
@@ -136,7 +135,9 @@ class AC(_Streams):
             f"compressed_lm ac 2 {self.spec} {SEGMENT_BYTES} {m1.hash}".encode()
         ).hexdigest()
 
-    build = classmethod(lambda cls, *, v=256, m1: cls(v=v, m1=m1))
+    @classmethod
+    def build(cls, *, v: int = 256, m1: "M1") -> "AC":
+        return cls(v=v, m1=m1)
 
     def files(self) -> dict[str, bytes]:
         return {"m1.npz": self.m1.to_bytes()}
@@ -171,13 +172,15 @@ class AC(_Streams):
 
     @property
     def _end_first(self) -> np.ndarray:
-        """Table entry of an end symbol that opens a document."""
+        """Table entry of an end symbol at the beginning of a document."""
         below, above = self.m1.first_table[END : END + 2]
         return np.array([below, above - below], np.uint32)
 
     def _header(self, lengths: Sequence[int]) -> np.ndarray:
-        """Tokens that open a long document: end symbol, "long", then the number of segments and their lengths as
-        16-bit digits."""
+        """Returns the header of a long document: end symbol, "long", number of segments and their lengths.
+
+        The numbers are written as 16-bit digits.
+        """
         digits = np.array([len(lengths), *lengths], np.uint32)
         digits = np.stack([digits >> 16, digits & 0xFFFF], axis=1).reshape(-1)
         coded = np.concatenate([[self._end_first, _FLAG[1]], np.stack([digits, np.ones_like(digits)], axis=1)])
@@ -190,17 +193,17 @@ class AC(_Streams):
         return [self._joined(list(itertools.islice(flat, len(p)))) for p in parts]
 
     def _joined(self, segments: list[bytes]) -> bytes:
-        """The document of these segments. Raises CorruptStream if it would be cut into others."""
+        """Returns the document of these segments. Raises CorruptStream if `encode` would split it differently."""
         lengths = [len(segment) for segment in segments]
         if segments and (set(lengths[:-1]) - {SEGMENT_BYTES} or not 0 < lengths[-1] <= SEGMENT_BYTES):
-            raise range_coder.CorruptStream(
-                f"The ids decode to {len(segments)} segments of up to {max(lengths)} bytes, where all but a document's "
-                f"last have {SEGMENT_BYTES}: they were changed. Restore them from their source."
+            raise CorruptStream(
+                f"The ids decode to {len(segments)} segments of up to {max(lengths)} bytes, but all except a "
+                f"document's last have {SEGMENT_BYTES}: they were changed. Restore them from their source."
             )
         return b"".join(segments)
 
     def _segments_of(self, ids: np.ndarray) -> list[np.ndarray]:
-        """The token sequences of a document's segments: none for the empty document, one for a short one."""
+        """Returns the tokens of a document's segments: none for the empty document, one sequence for a short one."""
         stream = self._stream(ids)
         decoder = range_coder.Decoder(stream)
         if decoder.symbol(self.m1.first_table) != END:
@@ -217,9 +220,9 @@ class AC(_Streams):
         lengths = [number() for _ in range(n_segments)]
         header = self._header(lengths)
         if len(header) + sum(lengths) != len(ids):
-            raise _corrupt(ids, f"were given where their header announces {len(header) + sum(lengths)}")
+            raise _corrupt(ids, f"were given, but their header announces {len(header) + sum(lengths)}")
         if not np.array_equal(header, ids[: len(header)]):
-            raise _corrupt(ids, f"have a header that {self.spec} writes in other ids")
+            raise _corrupt(ids, f"have a header for which {self.spec} writes other ids")
         return np.split(ids, len(header) + np.cumsum([0, *lengths]))[1:-1]
 
     def _decode_segments(self, segments: Sequence[np.ndarray]) -> list[bytes]:
@@ -236,8 +239,12 @@ class AC(_Streams):
     def _decode_streams(
         self, streams: Sequence[bytes], *, overrun: int = range_coder.OVERRUN
     ) -> tuple[list[np.ndarray], list[bytes | None]]:
-        """Symbols of each stream up to its end symbol or to `overrun` bytes past its end, and the stream that `encode`
-        writes for them; None if the end symbol did not come, or a stream is none that an encoder writes."""
+        """Decodes streams up to their end symbols, or up to `overrun` bytes beyond their ends.
+
+        Returns:
+            The symbols of each stream, uint8[T]; the stream that `encode` writes for them, or None if there was no end
+            symbol or no encoder writes such a stream.
+        """
         context = self.m1.config.context
         reach = 2 * context + 4
         padded = [np.frombuffer(s + bytes(overrun + 4 + reach), np.uint8) for s in streams]
@@ -246,7 +253,7 @@ class AC(_Streams):
         )
         decoded: list[list[np.ndarray]] = [[] for _ in streams]
         written: list[bytes | None] = [None] * len(streams)
-        # The longest first, so that slots which work together end together.
+        # The longest first, so that the slots of a batch end at about the same time.
         running = sorted(range(len(streams)), key=lambda i: -len(streams[i]))
         while running:
             windows = np.stack([padded[i][state[i, 2] : state[i, 2] + reach] for i in running])
@@ -254,8 +261,7 @@ class AC(_Streams):
             state[running] = new_state
             still = []
             for i, row, read in zip(running, symbols, n_read, strict=True):
-                # A symbol counts when the bytes it was read from exist; `overrun` of them may be the zeros that
-                # `finish` dropped.
+                # A symbol counts if the bytes it was read from exist; up to `overrun` of them may be omitted zeros.
                 row = row[: np.searchsorted(read, len(streams[i]) + overrun, side="right")]
                 stops = np.flatnonzero(row == END)
                 decoded[i].append(row[: stops[0]] if len(stops) else row)
@@ -265,15 +271,15 @@ class AC(_Streams):
                 elif len(row) == context:
                     still.append(i)
             running = still
-        return [np.concatenate(d or [[]]).astype(np.uint8) for d in decoded], written
+        return [np.concatenate(d or [np.zeros(0)]).astype(np.uint8) for d in decoded], written
 
 
-def _corrupt(ids: np.ndarray, problem: str) -> range_coder.CorruptStream:
-    return range_coder.CorruptStream(
+def _corrupt(ids: np.ndarray, problem: str) -> CorruptStream:
+    return CorruptStream(
         f"{len(ids)} ids {problem}: they were truncated or changed, or something was appended to them. Restore them "
         "from their source."
     )
 
 
 _FLAG = np.array([[0, tables.TABLE_TOTAL - 1], [tables.TABLE_TOTAL - 1, 1]], np.uint32)
-"""Table entries of "really empty" and "long" after an end symbol that opens a document."""
+"""Table entries of "empty" and "long" after an end symbol at the beginning of a document."""

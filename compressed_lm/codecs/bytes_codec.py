@@ -1,4 +1,4 @@
-"""The identity codec: one id a byte."""
+"""Identity codec: one id per byte."""
 
 import hashlib
 from collections.abc import Sequence
@@ -9,10 +9,10 @@ from compressed_lm.codecs.checked import CheckedCodec
 
 
 class Bytes(CheckedCodec):
-    """Each byte is its own id (V = 256), the ByT5 way of reading text. M1 is trained on this codec."""
+    """Each byte is its own id (V = 256), as in ByT5. M1 is trained on this codec."""
 
     name = example = "bytes"
-    summary = "the text itself, one token a byte"
+    summary = "the text itself, one token per byte"
     color, marker = "#808080", "o"
     task_specs = ("bytes",)
     spec = "bytes"

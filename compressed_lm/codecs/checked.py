@@ -1,7 +1,7 @@
-"""Base class of codecs, and checks of their input: byte strings, sequences of ids, sizes of vocabularies."""
+"""Base class of codecs, and checks of their input: byte strings, sequences of ids, vocabulary sizes."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -13,25 +13,25 @@ _BYTE_FORMATS = ("B", "b", "c")
 
 
 class CheckedCodec:
-    """The public methods of every codec, which check what they are given and hand it to those that a family defines.
+    """Base class of all codecs: public methods that check their input and call the methods of a family.
 
-    A family defines `_encode_documents(list[bytes]) -> list[int32[T]]` and `_decode_sequences(list[int32[T]]) ->
-    list[bytes]`; `_decode_unfinished` where an unfinished sequence is not decoded like a finished one, and `_lengths`
-    where its ids have lengths. See `protocol.Codec` for the methods here.
+    A family defines `build`, `files`, `from_files`, `_encode_documents` and `_decode_sequences`; `_decode_unfinished`
+    if an unfinished sequence decodes differently, and `_lengths` if its ids have lengths. See `protocol.Codec` for the
+    other attributes and the public methods.
 
-    What lists, help texts, plots, reports and seqio tasks say about a family, they read from its class:
+    Lists, help texts, plots, reports and seqio tasks read the class attributes:
 
     Attributes:
-        name: the family, as specs begin.
-        summary: what it is, in one line.
-        example: the spec that help texts show; "" for a family that is not built from a spec.
-        limits: option -> the values that it takes.
-        color: of its points and lines in plots (hex RGB); None for one derived from the name.
-        marker: of its points in plots, as Matplotlib names them.
+        name: name of the family, with which specs begin.
+        summary: one-line description.
+        example: spec for help texts; "" for a family that is not built from a spec.
+        limits: option -> allowed values.
+        color: color in plots (hex RGB); None for one derived from the name.
+        marker: Matplotlib marker in plots.
         task_specs: specs that are registered as seqio tasks; one without options means the only codec of the family.
     """
 
-    name: ClassVar[str]
+    name: str
     summary: ClassVar[str]
     example: ClassVar[str] = ""
     limits: ClassVar[Mapping[str, Limits]] = {}
@@ -40,6 +40,25 @@ class CheckedCodec:
     task_specs: ClassVar[tuple[str, ...]] = ()
     spec: str
     vocab_size: int
+    fingerprint: str
+    flops_per_byte: float
+    m1_flops_per_byte: float
+    window_bits: int | None
+    m1_hash: str | None
+    restart_tokens: int | None
+
+    @classmethod
+    def build(cls, *args: Any, **kwargs: Any) -> "CheckedCodec":
+        """Builds a codec from the options of a spec, and from the resources that the family needs."""
+        raise NotImplementedError
+
+    @classmethod
+    def from_files(cls, files: dict[str, bytes], *args: Any, **kwargs: Any) -> "CheckedCodec":
+        """Loads a codec from the content of its files, by name, and the options of its spec."""
+        raise NotImplementedError
+
+    def files(self) -> dict[str, bytes]:
+        raise NotImplementedError
 
     @classmethod
     def style(cls, options: Mapping[str, str]) -> tuple[str | None, str]:
@@ -48,8 +67,8 @@ class CheckedCodec:
         return cls.color, cls.marker
 
     @classmethod
-    def n_windows(cls, **options) -> int | None:
-        """Returns the number of windows that building the codec with these options lists; None for none."""
+    def n_windows(cls, **options: Any) -> int | None:
+        """Returns the number of windows that are listed to build a codec with these options; None for no list."""
         del options
         return None
 
@@ -72,8 +91,16 @@ class CheckedCodec:
     def token_byte_lengths(self, ids: np.ndarray) -> np.ndarray | None:
         return self._lengths(self._checked(ids))
 
-    def _checked(self, ids, name: str = "") -> np.ndarray:
+    def _checked(self, ids: object, name: str = "") -> np.ndarray:
         return checked_ids(ids, self.vocab_size, name or self.spec)
+
+    def _encode_documents(self, documents: Sequence[bytes]) -> list[np.ndarray]:
+        """Returns the ids of each document, int32[T]."""
+        raise NotImplementedError
+
+    def _decode_sequences(self, sequences: Sequence[np.ndarray]) -> list[bytes]:
+        """Returns the document of each sequence of ids, int32[T]."""
+        raise NotImplementedError
 
     def _decode_unfinished(self, ids: np.ndarray) -> bytes:
         return self._decode_sequences([ids])[0]
@@ -83,23 +110,23 @@ class CheckedCodec:
 
 
 WHOLE_BITS = Limits(choices=tuple(1 << bits for bits in range(1, 17)))
-"""Vocabularies whose tokens are fields of bits."""
+"""Vocabulary sizes of codecs whose tokens are fields of bits."""
 
 
 def checked_token_bits(v: int, family: str) -> int:
-    """log2 of a vocabulary whose tokens are fields of bits. Raises InputError where there is no such vocabulary."""
+    """Returns log2 of a vocabulary size. Raises InputError unless it is a power of two between 2 and 2**16."""
     try:
         return bits.token_bits(v)
     except ValueError as error:
-        raise InputError(f"{family}(v={v}) was asked for. {error}") from None
+        raise InputError(f"{family}(v={v}) was requested. {error}") from None
 
 
-def checked_bytes(data, name: str) -> bytes:
-    """One document as bytes.
+def checked_bytes(data: Any, name: str) -> bytes:
+    """Returns one document as bytes.
 
     Args:
-        data: bytes, or another object that holds bytes in one row: a bytearray, a memoryview, a mapped file.
-        name: of what it was given to, for the error.
+        data: bytes, or a one-dimensional bytes-like object: a bytearray, a memoryview, a mapped file.
+        name: name of the receiver, for messages.
 
     Raises:
         InputError: it is text, an array, a list or anything else.
@@ -123,11 +150,11 @@ def checked_bytes(data, name: str) -> bytes:
     raise InputError(f"{name} was given {_described(data)} to encode; bytes were expected. {hint}")
 
 
-def checked_documents(documents, name: str) -> list[bytes]:
-    """Several documents as a list of bytes; see `checked_bytes`.
+def checked_documents(documents: Any, name: str) -> list[bytes]:
+    """Returns several documents as a list of bytes; see `checked_bytes`.
 
     Raises:
-        InputError: one document instead of several, an array of NumPy's byte strings, or a member that is no bytes.
+        InputError: this is one document, an array of NumPy byte strings, or an item is not bytes.
     """
     if getattr(getattr(documents, "dtype", None), "kind", "") == "S":
         raise InputError(
@@ -138,12 +165,12 @@ def checked_documents(documents, name: str) -> list[bytes]:
     return [d if type(d) is bytes else checked_bytes(d, f"{name}, document {i},") for i, d in members]
 
 
-def _members(batch, name: str, wanted: str, *, one: str) -> Iterable[tuple[int, object]]:
-    """What a batch holds, numbered. Raises InputError where it is no batch."""
+def _members(batch: Any, name: str, wanted: str, *, one: str) -> Iterable[tuple[int, Any]]:
+    """Returns the numbered items of a batch. Raises InputError if it is not a batch."""
     several = hasattr(batch, "__iter__") and not isinstance(
         batch, str | bytes | bytearray | memoryview | Mapping | set | frozenset
     )
-    if several and hasattr(batch, "ndim"):  # an array's rows, not its numbers
+    if several and hasattr(batch, "ndim"):  # rows of an array, not its numbers
         several = batch.ndim > 1 or (batch.ndim == 1 and getattr(batch.dtype, "kind", "") == "O")
     if not several:
         raise InputError(
@@ -153,43 +180,43 @@ def _members(batch, name: str, wanted: str, *, one: str) -> Iterable[tuple[int, 
     return enumerate(batch)
 
 
-def checked_ids(ids, limit: int, name: str) -> np.ndarray:
-    """A sequence of ids as int32[T].
+def checked_ids(ids: Any, limit: int, name: str) -> np.ndarray:
+    """Returns a sequence of ids as int32[T].
 
     Args:
-        ids: whole numbers in one row: a list, or an array of NumPy, JAX or PyTorch.
+        ids: one-dimensional sequence of whole numbers: a list, or an array of NumPy, JAX or PyTorch.
         limit: number of ids; the largest is one less.
-        name: of what they were given to, for the error.
+        name: name of the receiver, for messages.
 
     Raises:
-        InputError: they are something else (text, fractions, booleans, an array of two dimensions, one number), or one
-            of them is out of range.
+        InputError: they are something else (text, fractions, booleans, a two-dimensional array, one number), or an id
+            is out of range.
     """
     array = whole_numbers(ids, name)
     if array.size and (array.min() < 0 or array.max() >= limit):
         raise InputError(
-            f"Ids between {array.min()} and {array.max()} were given to {name}, which knows 0 to {limit - 1}. Remove "
+            f"Ids between {array.min()} and {array.max()} were given to {name}, whose ids are 0 to {limit - 1}. Remove "
             "end-of-document and padding ids before decoding."
         )
     return array.astype(np.int32, copy=False)
 
 
-def whole_numbers(ids, name: str) -> np.ndarray:
-    """A sequence of whole numbers as an array [T], of Python's integers where they are too large for another.
+def whole_numbers(ids: Any, name: str) -> np.ndarray:
+    """Returns a sequence of whole numbers as an array [T]; its dtype is object if they are too large for int64.
 
     Raises:
         InputError: as `checked_ids`.
     """
     if isinstance(ids, np.ndarray) and ids.ndim == 1 and ids.dtype.kind in "iu":
         return ids
-    expected = "whole numbers in one row, int[T], were expected"
+    expected = "a one-dimensional sequence of whole numbers, int[T], was expected"
     if isinstance(ids, str | bytes | bytearray | memoryview):
-        raise InputError(f"{name} was given {_described(ids)} as ids; {expected}. Pass what `encode` returned.")
+        raise InputError(f"{name} was given {_described(ids)} as ids; {expected}. Pass the output of `encode`.")
     given = ids.tolist() if isinstance(ids, np.ndarray) and ids.dtype == object else ids
     given = list(given) if isinstance(given, Iterator) else given
     try:
         array = np.asarray(given)
-    except Exception as error:  # arrays of other libraries raise what they like
+    except Exception as error:  # arrays of other libraries may raise any type
         raise InputError(f"{name} was given {_described(ids)} as ids ({error}); {expected}.") from error
     if array.ndim != 1:
         hint = "Pass them as a list." if array.ndim == 0 else "Pass its rows one by one, or call decode_batch."
@@ -201,12 +228,12 @@ def whole_numbers(ids, name: str) -> np.ndarray:
     if array.dtype.kind in "iu" and not flags:
         return array
     if members and not flags and all(isinstance(member, int | np.integer) for member in members):
-        return np.array([int(member) for member in members], object)  # NumPy made fractions of them
+        return np.array([int(member) for member in members], object)  # NumPy converted them to float
     raise InputError(f"{name} was given {_described(ids)} as ids, the first of them {array[0]!r}; {expected}.")
 
 
-def _described(value) -> str:
-    """What a value is, as an error names it."""
+def _described(value: Any) -> str:
+    """Returns a short description of a value, for messages."""
     if value is None:
         return "None"
     kind = type(value).__name__

@@ -1,10 +1,11 @@
-"""Arithmetic decoding on the device: the range coder of `coding.range_coder` in lock-step slots, with M1's key/value
-cache inside the loop.
+"""Arithmetic decoding on the device: `coding.range_coder` in batch slots, with M1's key/value cache.
 
 Decoding needs M1's table before each symbol, so coder and model run in one compiled loop. Encoding needs no loop: the
-symbols are known, M1 gives all tables in one teacher-forced pass, and the host codes them
-(`coding.range_coder.encode`). Both read the same tables because M1 is exact.
+symbols are known, M1 computes all tables in one teacher-forced pass, and the host encodes them
+(`coding.range_coder.encode`). Both use the same tables because M1 is exact.
 """
+
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,11 +14,13 @@ from compressed_lm.coding import range_coder, tables
 from compressed_lm.models import exact
 
 STATE = 3
-"""Numbers a slot carries from one context to the next: code, size, and bytes of its stream read so far."""
+"""Length of a slot's state between contexts: code, size, and bytes of its stream read so far."""
 
 
-def decode_context(config: exact.ExactConfig, params, rows):
-    """Decodes up to one context's worth of symbols in each slot.
+def decode_context(
+    config: exact.ExactConfig, params: exact.ExactParams, rows: tuple[jax.Array, jax.Array]
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Decodes up to `context` symbols in each slot.
 
     Args:
         config, params: M1.
@@ -25,15 +28,16 @@ def decode_context(config: exact.ExactConfig, params, rows):
             bytes.
 
     Returns:
-        (symbols: uint16[B, context], 256 at the end of the document, whatever follows it is meaningless; n_read:
-        uint32[B, context], bytes of the stream read once each symbol is decoded; state: uint32[B, 3], as it was at the
-        end of the document, where it came; with code >= size if no encoder writes such a stream).
+        symbols: uint16[B, context], 256 at the end of the document; symbols after it are meaningless.
+        n_read: uint32[B, context], bytes of the stream read after each symbol.
+        state: uint32[B, 3], the state at the end of the document if it was reached; code >= size if no encoder writes
+            such a stream.
     """
     state, stream = rows
     slots = jnp.arange(state.shape[0], dtype=jnp.int32)
     end = jnp.int32(exact.N_SYMBOLS - 1)
 
-    def one_symbol(carry, position):
+    def one_symbol(carry: tuple, position: jax.Array) -> tuple[tuple, Any]:
         code, size, n_read, last, ended, cache = carry
         before = code, size, n_read
         logits, cache = exact.step(params, config, last, jnp.full_like(last, position), cache)
@@ -44,7 +48,7 @@ def decode_context(config: exact.ExactConfig, params, rows):
         below, above = cdf[slots, symbol], cdf[slots, symbol + 1]
         valid = code < unit * tables.TABLE_TOTAL
         code, size = jnp.where(valid, code - unit * below, jnp.uint32(0xFFFFFFFF)), unit * (above - below)
-        for _ in range(2):  # the smallest frequency takes 16 bits off the size
+        for _ in range(2):  # the smallest frequency reduces the size by 16 bits
             short = size < range_coder.TOP
             code = jnp.where(short, (code << 8) | stream[slots, n_read].astype(jnp.uint32), code)
             size, n_read = jnp.where(short, size << 8, size), n_read + short

@@ -1,14 +1,14 @@
-"""Equal-Info Windows on the device, for windows that are not listed in a dictionary: lock-step slots with M1's
-key/value cache inside the loop.
+"""Equal-Info Windows on the device, for windows without a dictionary: batch slots with M1's key/value cache.
 
-A slot walks through one text: each turn gives M1 one byte, takes the next byte into the open window or closes it.
-Encoding and decoding are the same walk; they differ in who knows the byte, the text or the code. Where M1 starts afresh
-at every window, windows decode side by side.
+A slot processes one text: each step feeds M1 one byte, then adds the next byte to the open window or closes the window.
+Encoding and decoding take the same steps; the next byte comes from the text or from the code. If M1 is reset at every
+window, windows decode in parallel.
 """
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,19 +21,19 @@ from compressed_lm.coding.tables import END
 from compressed_lm.models import exact
 
 TURNS = 256
-"""Turns that a slot takes in one call of the compiled program."""
+"""Steps of a slot per call of the compiled program."""
 
 
 @dataclasses.dataclass(frozen=True)
 class WindowRules:
-    """What decides the codes of a text, apart from M1.
+    """Parameters that determine the codes of a text, in addition to M1.
 
     Attributes:
         bits: window size b.
         fill: "node" (the bijection), "delay" or "paper" (see `coding.windows.CellRule`).
-        align: "none", or "word": a window never runs over the start of a word.
-        m1_reset: M1 starts afresh at every window of this number; 0 lets it read on, in contexts of `context` bytes.
-        context: bytes that M1 may see; past it the table is flat, or M1 starts afresh where `m1_reset` is 0.
+        align: "none", or "word": a window does not cross the start of a word.
+        m1_reset: M1 is reset every `m1_reset` windows; 0 for every `context` bytes instead.
+        context: bytes that M1 may see; after them the table is uniform, or M1 is reset if `m1_reset` is 0.
     """
 
     bits: int
@@ -44,25 +44,25 @@ class WindowRules:
 
     @property
     def rule(self) -> windows.Rule:
-        return (windows.NodeRule if self.fill == "node" else windows.CellRule)(self.bits)
+        return windows.NodeRule(self.bits) if self.fill == "node" else windows.CellRule(self.bits)
 
     @property
     def n_limbs(self) -> int:
-        """16-bit fields of a code."""
+        """Number of 16-bit limbs of a code."""
         return limbs.n_limbs(self.bits)
 
 
 def encode(m1: M1, texts: Sequence[bytes], rules: WindowRules) -> list[np.ndarray]:
-    """Window codes of each text: uint32[N, K], 16-bit limbs, most significant first."""
+    """Returns the window codes of each text, uint32[N, K]: 16-bit limbs, most significant first."""
     program = _program(m1, _encode_turns, rules)
     data = [np.frombuffer(text, np.uint8) for text in texts]
     codes = [[np.zeros((0, rules.n_limbs), np.uint32)] for _ in texts]
-    back = rules.context + 1  # a closed window may give bytes back, and M1's last input stands before the place
+    back = rules.context + 1  # a closed window may return bytes, and M1's last input is the byte before the place
     for running in _blocks([len(d) for d in data]):
         state, read = _start(m1.config, len(running), rules), np.zeros(len(running), np.int64)
         while len(running):
             chunk = np.full((len(running), back + TURNS), -1, np.int32)
-            for row, i, start in zip(chunk, running, read - back, strict=True):
+            for row, i, start in zip(chunk, running, (read - back).tolist(), strict=True):
                 piece = data[i][max(start, 0) : start + back + TURNS]
                 row[max(-start, 0) : max(-start, 0) + len(piece)] = piece
             state["place"] = np.full(len(running), back, np.int32)
@@ -76,7 +76,7 @@ def encode(m1: M1, texts: Sequence[bytes], rules: WindowRules) -> list[np.ndarra
 
 
 def decode(m1: M1, codes: Sequence[np.ndarray], rules: WindowRules) -> list[bytes]:
-    """Text of each sequence of window codes uint32[N, K]: the inverse of `encode`, for the rules that have one."""
+    """Returns the text of each sequence of window codes uint32[N, K]; undoes `encode`, except for the fill "paper"."""
     if not rules.m1_reset:
         return _decode_slots(m1, codes, rules)
     groups = [c[i : i + rules.m1_reset] for c in codes for i in range(0, len(c), rules.m1_reset)]
@@ -85,7 +85,7 @@ def decode(m1: M1, codes: Sequence[np.ndarray], rules: WindowRules) -> list[byte
 
 
 def _decode_slots(m1: M1, codes: Sequence[np.ndarray], rules: WindowRules) -> list[bytes]:
-    """Text of each sequence of codes, M1 starting afresh with each."""
+    """Returns the text of each sequence of codes; M1 is reset at the beginning of each."""
     program = _program(m1, _decode_turns, rules)
     pieces = [[np.zeros(0, np.uint8)] for _ in codes]
     for running in _blocks([len(c) for c in codes]):
@@ -102,7 +102,7 @@ def _decode_slots(m1: M1, codes: Sequence[np.ndarray], rules: WindowRules) -> li
             going = state["place"] < left
             for slot, i in enumerate(running):
                 pieces[i].append(symbols[slot, taken[slot]])
-                # Such a slot is one window, and what follows its last match is not in it.
+                # Such a slot is one window, which ends at its last match.
                 if rules.fill == "paper" and not going[slot]:
                     pieces[i] = [np.concatenate(pieces[i])[: state["match"][slot]]]
             running, read, state = running[going], (read + state["place"])[going], _chosen(state, going)
@@ -110,8 +110,10 @@ def _decode_slots(m1: M1, codes: Sequence[np.ndarray], rules: WindowRules) -> li
 
 
 def _blocks(lengths: Sequence[int]) -> list[np.ndarray]:
-    """Indices of what is not empty, as many at a time as the devices have slots, the longest first, so that slots which
-    work together end together."""
+    """Returns groups of indices of non-empty items; a group fills the slots of all devices.
+
+    The longest come first, so that the slots of a group end at about the same time.
+    """
     order = np.array(sorted((i for i, n in enumerate(lengths) if n), key=lambda i: -lengths[i]), np.int64)
     width = SLOTS[-1] * jax.local_device_count()
     return [order[i : i + width] for i in range(0, len(order), width)]
@@ -122,16 +124,16 @@ def _chosen(state: dict, slots: np.ndarray) -> dict:
 
 
 @functools.lru_cache(maxsize=32)
-def _program(m1: M1, fn, rules: WindowRules):
+def _program(m1: M1, fn: Callable, rules: WindowRules) -> Callable:
     return map_over_local_devices(fn, config=m1.config, rules=rules)
 
 
 def _start(config: exact.ExactConfig, n_slots: int, rules: WindowRules) -> dict:
-    """Slots that have read nothing.
+    """Returns the initial state of slots.
 
-    `context` counts the bytes that M1 has seen, `closed` the windows in its context, `depth` the bytes of the open
-    window (0: none is open); `lo` and `size` are its interval, `code` its code, `match` the depth at which a decoder
-    last met the code that it looks for, or an encoder first had the present one.
+    `context` is the number of bytes that M1 has seen, `closed` the number of windows in its context, `depth` the number
+    of bytes of the open window (0: none is open). `lo` and `size` are its interval, `code` its code. `match` is the
+    depth at which a decoder last found the code that it searches for. `last` is M1's last input.
     """
     zeros = functools.partial(np.zeros, n_slots)
     interval = jax.eval_shape(lambda s: rules.rule.root(s, s, s, xp=jnp), jax.ShapeDtypeStruct((n_slots,), jnp.uint32))
@@ -141,13 +143,15 @@ def _start(config: exact.ExactConfig, n_slots: int, rules: WindowRules) -> dict:
     cache = jax.tree.map(np.asarray, exact.init_cache(config, n_slots, rules.context))
     state = counts | {"lo": lo, "size": size, "code": code, "cache": cache}
     if rules.fill == "delay":
-        longest = rules.context + rules.bits // 8 + 2  # past the context the table is flat, and a byte takes 8 bits
+        longest = rules.context + rules.bits // 8 + 2  # after the context the table is uniform: 8 bits per byte
         state["codes"] = np.zeros((n_slots, longest, rules.n_limbs), np.uint32)
     return state
 
 
-def _table(config, params, state, rules: WindowRules):
-    """(cumulative frequencies uint32[B, 257] of the next byte, their sum, cache): M1's turn."""
+def _table(
+    config: exact.ExactConfig, params: exact.ExactParams, state: dict, rules: WindowRules
+) -> tuple[jax.Array, jax.Array | None, Any]:
+    """Runs M1; returns cumulative frequencies uint32[B, 257] of the next byte, their sum (None: 2**16), the cache."""
     context, last = state["context"], state["last"]
     position = jnp.minimum(context, rules.context - 1)
     logits, cache = exact.step(params, config, jnp.where(context == 0, END, last), position, state["cache"])
@@ -155,33 +159,35 @@ def _table(config, params, state, rules: WindowRules):
     freqs = jnp.where((context < rules.context)[:, None], freqs, jnp.uint32(256))
     if rules.align == "none":
         return tables.cumulative(freqs, xp=jnp), None, cache
-    # The first byte of a window may be any.
+    # Any byte may be the first one of a window.
     allowed = windows.allowed_continuations(last, xp=jnp) | (state["depth"] == 0)[:, None]
     cdf = tables.cumulative(jnp.where(allowed, freqs, jnp.uint32(0)), xp=jnp)
     return cdf, cdf[:, -1], cache
 
 
-def _take(state, symbol, cdf, total, rules: WindowRules):
-    """(interval, code, exists) of the open window extended by a byte, or of a new window that it starts."""
+def _take(
+    state: dict, symbol: jax.Array, cdf: jax.Array, total: jax.Array | None, rules: WindowRules
+) -> tuple[limbs.Limbs, limbs.Limbs, limbs.Limbs, jax.Array]:
+    """Returns (lo, size, code, exists) of the open window extended by a byte, or of the new window that it starts."""
     rule, slots = rules.rule, jnp.arange(symbol.shape[0])
     below, above = cdf[slots, symbol], cdf[slots, symbol + 1]
     root = rule.root(symbol.astype(jnp.uint32), below, above, xp=jnp)
     node = rule.child(state["lo"], state["size"], below, above, total)
     at_root = state["depth"] == 0
-    # Barriers here and below keep the compiler from copying one long expression into each of its uses.
+    # The barrier keeps the compiler from duplicating a long expression at each of its uses.
     lo, size = jax.lax.optimization_barrier(
         tuple(limbs.select(at_root, r, n, xp=jnp) for r, n in zip(root, node, strict=True))
     )
     return lo, size, rule.code(lo, size, xp=jnp), at_root | rule.exists(lo, size)
 
 
-def _find(rule: windows.Rule, state, cdf, total, code) -> jax.Array:
-    """The byte int32[B] whose interval holds a code of limbs uint32[B], by bisection."""
+def _find(rule: windows.Rule, state: dict, cdf: jax.Array, total: jax.Array | None, code: limbs.Limbs) -> jax.Array:
+    """Returns the byte int32[B] whose interval contains a code of limbs uint32[B], by bisection."""
     slots, at_root = jnp.arange(cdf.shape[0]), state["depth"] == 0
     target = rule.target(code, xp=jnp)
     offset = limbs.subtract(target, rule.origin(state["lo"], xp=jnp))
 
-    def halve(i, symbol):
+    def halve(i: jax.Array, symbol: jax.Array) -> jax.Array:
         trial = symbol + (128 >> i)
         below = cdf[slots, trial]
         root = limbs.less_equal(rule.root_start(trial.astype(jnp.uint32), below, xp=jnp), target)
@@ -191,8 +197,8 @@ def _find(rule: windows.Rule, state, cdf, total, code) -> jax.Array:
     return jax.lax.fori_loop(0, 8, halve, jnp.zeros(cdf.shape[0], jnp.int32))
 
 
-def _reset(state, close, rules: WindowRules):
-    """What M1 has seen once the slots in `close` have closed their window."""
+def _reset(state: dict, close: jax.Array, rules: WindowRules) -> dict:
+    """Returns `context` and `closed` after the slots in `close` have closed their window."""
     if rules.m1_reset == 0:
         context = jnp.where(state["context"] == rules.context, 0, state["context"])
         return {"context": context, "closed": state["closed"]}
@@ -201,27 +207,31 @@ def _reset(state, close, rules: WindowRules):
     return {"context": jnp.where(again, 0, state["context"]), "closed": jnp.where(again, 0, closed)}
 
 
-def _update(condition, new: dict, old: dict) -> dict:
-    def choose(a, b):
+def _update(condition: jax.Array, new: dict, old: dict) -> dict:
+    def choose(a: Any, b: Any) -> jax.Array:
         return jnp.where(condition.reshape(-1, *[1] * (jnp.ndim(b) - 1)), a, b)
 
     return old | {name: jax.tree.map(choose, value, old[name]) for name, value in new.items()}
 
 
-def _encode_turns(params, rows, *, config, rules: WindowRules):
-    """Lets each slot take `TURNS` turns.
+def _encode_turns(
+    params: exact.ExactParams, rows: tuple[dict, jax.Array], *, config: exact.ExactConfig, rules: WindowRules
+) -> tuple[dict, jax.Array, jax.Array]:
+    """Runs `TURNS` steps of each slot.
 
     Args:
         params: M1's weights.
-        rows: (state, text). text: int32[B, T], -1 outside of it; `state["place"]` is the next byte's.
+        rows: (state, text). text: int32[B, L], -1 outside the text; `state["place"]` is the index of the next byte.
+        config: M1's shape.
+        rules: parameters of the codec.
 
     Returns:
-        (state, closed: bool[B, TURNS], codes: uint32[B, TURNS, K]): the turns that closed a window, and its code.
+        (state, closed: bool[B, TURNS], codes: uint32[B, TURNS, K]): the steps that closed a window, and its code.
     """
     state, text = rows
     slots = jnp.arange(text.shape[0])
 
-    def turn(state, _):
+    def turn(state: dict, _: None) -> tuple[dict, tuple]:
         state = state | {"last": jnp.maximum(text[slots, state["place"] - 1], 0)}
         cdf, total, cache = _table(config, params, state, rules)
         byte = text[slots, state["place"]]
@@ -232,7 +242,7 @@ def _encode_turns(params, rows, *, config, rules: WindowRules):
         depth = state["depth"] + 1
         taken = dict(lo=lo, size=size, code=code, depth=depth, context=state["context"] + 1)
         given_back = 0
-        if rules.fill == "delay":  # such a window ends where its code first appeared, and a code may go and come back
+        if rules.fill == "delay":  # a window ends where its code first appeared; a code may appear several times
             codes, depths = state["codes"], jnp.arange(state["codes"].shape[1])
             same = jnp.all(codes == jnp.stack(state["code"], -1)[:, None], -1) & (depths < state["depth"][:, None])
             given_back = state["depth"] - 1 - jnp.argmax(same, -1)
@@ -245,25 +255,33 @@ def _encode_turns(params, rows, *, config, rules: WindowRules):
     return state, closed.T, jnp.moveaxis(codes, 0, 1)
 
 
-def _decode_turns(params, rows, *, config, rules: WindowRules):
-    """Lets each slot take up to `TURNS` turns.
+def _decode_turns(
+    params: exact.ExactParams,
+    rows: tuple[dict, jax.Array, jax.Array],
+    *,
+    config: exact.ExactConfig,
+    rules: WindowRules,
+) -> tuple[dict, jax.Array, jax.Array]:
+    """Runs up to `TURNS` steps of each slot.
 
     Args:
         params: M1's weights.
-        rows: (state, codes, n_codes). codes: uint32[B, W, K], of which the first n_codes int32[B] count and
-            `state["place"]` is the open one.
+        rows: (state, codes, n_codes). codes: uint32[B, N, K], of which the first n_codes int32[B] are valid;
+            `state["place"]` is the index of the open one.
+        config: M1's shape.
+        rules: parameters of the codec.
 
     Returns:
-        (state, taken: bool[B, TURNS], symbols: uint8[B, TURNS]): the turns that brought a byte, and the byte.
+        (state, taken: bool[B, TURNS], symbols: uint8[B, TURNS]): the steps that decoded a byte, and the byte.
     """
     state, codes, n_codes = rows
     slots = jnp.arange(codes.shape[0])
 
-    def turn(carry):
+    def turn(carry: tuple) -> tuple:
         i, state, taken, symbols = carry
         cdf, total, cache = _table(config, params, state, rules)
-        wanted = jnp.moveaxis(codes[slots, jnp.minimum(state["place"], codes.shape[1] - 1)], -1, 0)
-        wanted, at_root = tuple(wanted), state["depth"] == 0
+        code_limbs = jnp.moveaxis(codes[slots, jnp.minimum(state["place"], codes.shape[1] - 1)], -1, 0)
+        wanted, at_root = tuple(code_limbs), state["depth"] == 0
         symbol = _find(rules.rule, state, cdf, total, wanted)
         lo, size, code, exists = _take(state, symbol, cdf, total, rules)
         open_ = state["place"] < n_codes
@@ -274,7 +292,7 @@ def _decode_turns(params, rows, *, config, rules: WindowRules):
         close = (open_ & ~exists) | (take & found & (rules.fill != "paper"))
         read = dict(lo=lo, size=size, code=code, match=match, depth=depth, context=state["context"] + 1, last=symbol)
         new = _update(take, read, state)
-        # A code that no text has is met by the deepest text on the way to it.
+        # A code without a text decodes to the longest text on the path to it.
         new["match"] = jnp.where(close & (new["match"] == 0), new["depth"], new["match"])
         new = _update(close, {"depth": 0, "place": state["place"] + 1}, new)
         new = new | _reset(new, close, rules) | {"cache": cache}

@@ -1,15 +1,15 @@
-"""Encoded files: one document as packed token ids, with everything that a decoder has to check.
+"""Encoded files: one document as packed token ids, with all data that a decoder checks.
 
-Layout: 8 bytes of magic; header length (u32, little endian); header (JSON: format version, codec, byte and token
-counts, SHA-256 of the document); ids packed to the fewest whole bits each; CRC-32 of all that stands before it (u32,
-little endian).
+Layout: 8 magic bytes; header length (u32, little endian); header (JSON: format version, codec, byte and token counts,
+SHA-256 of the document); ids with the fewest bits each; CRC-32 of everything before it (u32, little endian).
+
+The header describes no tensors and the checksum is short, so only the frame is shared with `io.container`.
 """
 
 import contextvars
 import hashlib
 import json
 import struct
-import zlib
 
 import numpy as np
 
@@ -17,13 +17,15 @@ from compressed_lm.codecs.protocol import Codec
 from compressed_lm.coding import bits
 from compressed_lm.errors import InputError
 from compressed_lm.io import limits, strict_json
+from compressed_lm.io.checksums import Frame
 
 MAGIC = b"\x89CLM\r\n\x1a\n"  # as in PNG: a non-text byte, and line ends that a text-mode transfer would change
 FORMAT_VERSION = 1
+_FRAME = Frame(MAGIC, FORMAT_VERSION, "an encoded file", "`compressed-lm encode`", crc=True)
 
 
 def encode_file(data: bytes, codec: Codec) -> bytes:
-    """The encoded file of one document."""
+    """Returns the encoded file of one document."""
     ids = codec.encode(data)
     header = {
         "format_version": FORMAT_VERSION,
@@ -34,30 +36,22 @@ def encode_file(data: bytes, codec: Codec) -> bytes:
     }
     text = json.dumps(header, sort_keys=True).encode()
     body = MAGIC + struct.pack("<I", len(text)) + text + bits.repack(ids, _id_bits(codec), 8).astype(np.uint8).tobytes()
-    return body + struct.pack("<I", zlib.crc32(body))
+    return body + _FRAME.checksum(body)
 
 
 def decode_file(content: bytes, codec: Codec, *, name: str = "the file") -> bytes:
-    """The document in an encoded file.
+    """Returns the document in an encoded file.
 
     Args:
-        content: what `encode_file` returned.
+        content: output of `encode_file`.
         codec: the codec that wrote it.
-        name: how to call the file in an error.
+        name: name of the file, for messages.
 
     Raises:
-        InputError: not an encoded file, another version, truncated, changed, or written by another codec.
+        InputError: this is not an encoded file, it has another version, was truncated or changed, or was written by
+            another codec.
     """
-    if not content.startswith(MAGIC):
-        raise InputError(
-            f"{name} is not an encoded file: it does not begin with the bytes that `compressed-lm encode` "
-            "writes. Give a file that it wrote."
-        )
-    if len(content) < len(MAGIC) + 8 or zlib.crc32(content[:-4]) != struct.unpack("<I", content[-4:])[0]:
-        raise InputError(
-            f"{name} was truncated or changed: its {len(content)} bytes do not match the checksum at their "
-            "end. Restore it from its source."
-        )
+    _FRAME.body(content, name, least=len(MAGIC) + 4)
     (length,) = struct.unpack_from("<I", content, len(MAGIC))
     start = len(MAGIC) + 4 + length
     try:
@@ -69,13 +63,9 @@ def decode_file(content: bytes, codec: Codec, *, name: str = "the file") -> byte
     except (ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{name} has a header that cannot be read ({error!r}), though its checksum is right: another program wrote "
-            "it, or the one that did is broken. Encode the document again."
+            "it. Encode the document again."
         ) from error
-    if version != FORMAT_VERSION:
-        raise InputError(
-            f"{name} has format version {version}; this package reads version {FORMAT_VERSION}. Decode it with the "
-            "version of compressed_lm that wrote it."
-        )
+    _FRAME.check_version(version, name)
     if fingerprint != codec.fingerprint:
         raise InputError(
             f"{name} was encoded with {spec}, fingerprint {fingerprint[:12]}; the codec given is {codec.spec}, "
@@ -85,23 +75,23 @@ def decode_file(content: bytes, codec: Codec, *, name: str = "the file") -> byte
     most = limits.expanded(len(content))
     if not 0 <= n_bytes <= most or not 0 <= n_tokens <= 8 * (len(content) - start) // _id_bits(codec):
         raise InputError(
-            f"{name} has {len(content):,} bytes and says that it holds {n_tokens:,} tokens for {n_bytes:,} bytes of "
-            f"text; at most {most:,} bytes of text are decoded out of it ({limits.HELP})."
+            f"{name} has {len(content):,} bytes and claims {n_tokens:,} tokens for {n_bytes:,} bytes of text; at most "
+            f"{most:,} bytes of text are decoded from it ({limits.HELP})."
         )
     ids = bits.unpack(np.frombuffer(content[start:-4], np.uint8), 8, _id_bits(codec))[:n_tokens].astype(np.int32)
     lengths = codec.token_byte_lengths(ids)
     if lengths is not None and int(lengths.sum(dtype=np.int64)) != n_bytes:
         raise InputError(
-            f"{name} says that its tokens stand for {n_bytes:,} bytes of text, and they stand for "
-            f"{int(lengths.sum(dtype=np.int64)):,}: another program wrote it. Encode the document again."
+            f"{name} claims {n_bytes:,} bytes of text, but its tokens represent {int(lengths.sum(dtype=np.int64)):,}: "
+            "another program wrote it. Encode the document again."
         )
     context = contextvars.copy_context()
     context.run(limits.PROMISED.set, n_bytes)
     data = context.run(codec.decode, ids)
     if len(data) != n_bytes or hashlib.sha256(data).hexdigest() != digest:
         raise InputError(
-            f"{name} decodes to {len(data)} bytes that are not the {n_bytes} that were encoded, though its checksum is "
-            "right. The codec is broken: please report this with the file."
+            f"{name} decodes to {len(data)} bytes that differ from the {n_bytes} encoded ones, though its checksum is "
+            "right. The codec has a bug: please report this with the file."
         )
     return data
 

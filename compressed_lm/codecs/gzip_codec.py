@@ -1,5 +1,4 @@
-"""DEFLATE as a tokenizer, the way Lester et al. 2024 (section 3.4) use it: zlib at its default level, header and
-checksum kept."""
+"""DEFLATE as a tokenizer (Lester et al. 2024, section 3.4): zlib at its default level, with header and checksum."""
 
 import hashlib
 import zlib
@@ -9,16 +8,18 @@ import numpy as np
 
 from compressed_lm.codecs.checked import WHOLE_BITS, CheckedCodec, checked_token_bits
 from compressed_lm.coding import bits
-from compressed_lm.coding.range_coder import CorruptStream
+from compressed_lm.errors import CorruptStream
 from compressed_lm.io import limits
 
 
 class Gzip(CheckedCodec):
-    """zlib streams cut into tokens of log2(V) bits. A stream knows its own end; nothing but zero bits that fill up the
-    last token may follow it."""
+    """Zlib streams split into tokens of log2(V) bits.
+
+    A stream marks its own end; only the zero padding of the last token may follow it.
+    """
 
     name = "gzip"
-    summary = "the output of DEFLATE, cut into tokens"
+    summary = "the output of DEFLATE, split into tokens"
     example = "gzip(v=256)"
     limits = {"v": WHOLE_BITS}
     color, marker = "#CC79A7", "v"
@@ -26,12 +27,14 @@ class Gzip(CheckedCodec):
     flops_per_byte = m1_flops_per_byte = 0.0
     window_bits = m1_hash = restart_tokens = None
 
-    def __init__(self, *, v: int = 256):
+    def __init__(self, *, v: int = 256) -> None:
         self.vocab_size, self._token_bits = v, checked_token_bits(v, self.name)
         self.spec = f"gzip(v={v})"
         self.fingerprint = hashlib.sha256(f"compressed_lm gzip 1 {self.spec}".encode()).hexdigest()
 
-    build = classmethod(lambda cls, *, v=256: cls(v=v))
+    @classmethod
+    def build(cls, *, v: int = 256) -> "Gzip":
+        return cls(v=v)
 
     def files(self) -> dict[str, bytes]:
         return {}
@@ -54,12 +57,12 @@ class Gzip(CheckedCodec):
             data = decoder.decompress(stream, *([] if promised is None else [promised + 1]))
             if promised is not None and len(data) > promised:
                 raise CorruptStream(
-                    f"{len(ids)} ids unpack to more than the {promised:,} bytes that they are said to stand for: they "
-                    "were changed. Restore them from their source."
+                    f"{len(ids)} ids unpack to more than the expected {promised:,} bytes: they were changed. Restore "
+                    "them from their source."
                 )
         except zlib.error as error:
             raise CorruptStream(
-                f"{len(ids)} ids are no zlib stream ({error}): they were changed. Restore them from their source."
+                f"{len(ids)} ids are not a zlib stream ({error}): they were changed. Restore them from their source."
             ) from error
         if not decoder.eof:
             raise CorruptStream(
@@ -69,8 +72,8 @@ class Gzip(CheckedCodec):
         n_ids = -(-8 * (len(stream) - len(decoder.unused_data)) // self._token_bits)
         if n_ids != len(ids) or any(decoder.unused_data):
             raise CorruptStream(
-                f"{len(ids)} ids go on after the zlib stream in the first {n_ids}: they were changed, or something was "
-                "appended to them. Restore them from their source."
+                f"{len(ids)} ids were given, but the zlib stream ends after {n_ids}: they were changed, or something "
+                "was appended to them. Restore them from their source."
             )
         return data
 

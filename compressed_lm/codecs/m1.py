@@ -1,13 +1,16 @@
-"""M1 as codecs use it: exact integer tables for bytes, teacher-forced and cached, over the local devices."""
+"""M1 for codecs: exact integer tables of bytes, teacher-forced and cached, on the local devices."""
 
 import dataclasses
 import functools
 import io
 import json
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpy.typing as npt
 
 from compressed_lm.codecs import device_coder
 from compressed_lm.codecs.batch_slots import map_over_local_devices
@@ -19,7 +22,7 @@ from compressed_lm.models import exact, exact_shapes
 
 
 class M1:
-    """A byte model in exact integer form.
+    """Byte model in exact integer form.
 
     Attributes:
         params: integer weights.
@@ -27,38 +30,40 @@ class M1:
         hash: hex digest of both.
     """
 
-    def __init__(self, params: exact.ExactParams, config: exact.ExactConfig):
+    def __init__(self, params: exact.ExactParams, config: exact.ExactConfig) -> None:
         self.params, self.config = params, config
         self.hash = exact.fingerprint(params, config)
 
     @property
     def flops_per_byte(self) -> float:
-        """2 N, as Lester et al. 2024 count M1 (section 3.8); embeddings and softmax left out."""
+        """2 N, as in Lester et al. 2024, section 3.8; without embeddings and softmax."""
         return 2.0 * self.config.n_params
 
     @functools.cached_property
-    def device_params(self):
+    def device_params(self) -> exact.ExactParams:
+        """The weights on the device."""
         return jax.tree.map(jnp.asarray, self.params)
 
     def to_bytes(self) -> bytes:
-        """The weights as one .npz file without pickles."""
-        arrays = {f"{room}/{name}": value for room, group in self.params.items() for name, value in group.items()}
+        """Returns the weights as an .npz file without pickles."""
+        arrays = {f"{group}/{name}": value for group, members in self.params.items() for name, value in members.items()}
         header = np.frombuffer(json.dumps(dataclasses.asdict(self.config), sort_keys=True).encode(), np.uint8)
         buffer = io.BytesIO()
-        np.savez_compressed(buffer, config=header, **{k: arrays[k] for k in sorted(arrays)})
+        named: dict[str, Any] = {k: arrays[k] for k in sorted(arrays)}
+        np.savez_compressed(buffer, config=header, **named)
         return buffer.getvalue()
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "M1":
-        """The model that `to_bytes` wrote. Raises InputError on anything else."""
+        """Returns the model that `to_bytes` wrote. Raises InputError for other bytes."""
         try:
             archive = npz.read_arrays(data)
             config = exact.ExactConfig(**strict_json.parse(archive["config"].tobytes()))
             params: exact.ExactParams = {}
             for key, values in archive.items():
                 if key != "config":
-                    room, name = key.split("/")
-                    params.setdefault(room, {})[name] = values
+                    group, name = key.split("/")
+                    params.setdefault(group, {})[name] = values
             exact_shapes.check(params, config)
         except Exception as error:
             raise InputError(
@@ -67,10 +72,10 @@ class M1:
             ) from error
         return cls(params, config)
 
-    # Each public method below compiles one program and keeps it.
+    # Each public method below compiles one program and caches it.
 
-    def byte_frequencies(self, texts) -> np.ndarray:
-        """Frequencies of the next byte after each text, the end of a document left out.
+    def byte_frequencies(self, texts: npt.ArrayLike) -> np.ndarray:
+        """Returns frequencies of the next byte after each text, without the end of a document.
 
         Args:
             texts: uint8[N, D], 0 <= D < context.
@@ -79,7 +84,7 @@ class M1:
             uint32[N, 256], each row summing to 2**16.
         """
         texts = np.asarray(texts)
-        # Few lengths, since each is compiled for itself; most texts are short.
+        # Few lengths, since each is compiled separately; most texts are short.
         length = next((n for n in (8, 16, 32, 64) if texts.shape[1] < n < self.config.context), self.config.context)
         inputs = np.full((len(texts), length), END, np.int32)
         inputs[:, 1 : texts.shape[1] + 1] = texts
@@ -87,8 +92,8 @@ class M1:
         return self._next_byte(self.device_params, (inputs, last))
 
     @functools.cached_property
-    def _next_byte(self):
-        def fn(params, rows):
+    def _next_byte(self) -> Callable:
+        def fn(params: exact.ExactParams, rows: tuple[jax.Array, jax.Array]) -> jax.Array:
             inputs, last = rows
             logits = exact.forward(params, self.config, inputs)
             at_last = jnp.take_along_axis(logits, last[:, None, None], axis=1)[:, 0, :256]
@@ -96,12 +101,12 @@ class M1:
 
         return map_over_local_devices(fn)
 
-    def table_entries(self, symbols) -> np.ndarray:
-        """Table entries of symbols, each row a context of its own, in one teacher-forced pass.
+    def table_entries(self, symbols: npt.ArrayLike) -> np.ndarray:
+        """Returns table entries of symbols in one teacher-forced pass; each row has its own context.
 
         Args:
-            symbols: int32[N, L], bytes and 256 for the end of a document; L <= context. What stands after the end does
-                not matter.
+            symbols: int32[N, L], bytes and 256 for the end of a document; L <= context. Symbols after the end are
+                ignored.
 
         Returns:
             uint32[N, L, 2]: cumulative frequency below the symbol, and its frequency.
@@ -109,8 +114,8 @@ class M1:
         return self._entries(self.device_params, (np.asarray(symbols, np.int32),))
 
     @functools.cached_property
-    def _entries(self):
-        def fn(params, rows):
+    def _entries(self) -> Callable:
+        def fn(params: exact.ExactParams, rows: tuple[jax.Array]) -> jax.Array:
             (symbols,) = rows
             inputs = jnp.pad(symbols[:, :-1], ((0, 0), (1, 0)), constant_values=END)
             cdf = tables.cumulative(
@@ -128,6 +133,6 @@ class M1:
         return np.append(entries[:, 0], np.uint32(tables.TABLE_TOTAL))
 
     @functools.cached_property
-    def decode_context(self):
-        """`device_coder.decode_context` over the local devices."""
+    def decode_context(self) -> Callable:
+        """`device_coder.decode_context` on the local devices."""
         return map_over_local_devices(functools.partial(device_coder.decode_context, self.config))

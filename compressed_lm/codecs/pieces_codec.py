@@ -1,8 +1,9 @@
-"""`pieces`: strings that code a text in fewest bits, parsed word by word, capitals and digits on their own."""
+"""`pieces`: a unigram vocabulary with case and space markers, parsed word by word and digit by digit."""
 
 import hashlib
 import io
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -15,29 +16,29 @@ from compressed_lm.io import npz
 FILE = "pieces.npz"
 MIN_V = 300
 MARKS = ("apart", "within")
-_FIRST_RULES = 1  # of vocabularies that name none: their ids and fingerprints stay what they were
+_FIRST_RULES = 1  # of vocabularies without a version; their ids and fingerprints are unchanged
 
 
 class PiecesCodec(CheckedCodec):
-    """A unigram vocabulary of byte strings without waste: every id is a string of its own.
+    """Unigram vocabulary of distinct byte strings.
 
-    What a SentencePiece vocabulary of the same size spends on other forms of each common word (with a capital, without
-    a space), on numbers of several digits and on spelling characters twice (as bytes, too) goes into words. See
-    `coding.segments` for how text is cut, `coding.folding` for how words are written and `coding.pieces` for the parse;
-    `experiments/beat_subword` measures what each rule is worth. No network runs, and none was needed.
-    Any n bytes are at most 1.05 n + 20 ids; see `coding.literal` for text that folding would make longer.
+    A SentencePiece vocabulary of the same size has ids for other forms of common words (with a capital, without a
+    space), for numbers of several digits, and for characters twice (also as bytes). Here these ids are used for more
+    words. See `coding.segments` for the segmentation, `coding.folding` for the markers and `coding.pieces` for the
+    parser; `experiments/beat_subword` measures the effect of each rule. Neither training nor use needs a neural
+    network. Any n bytes are at most 1.05 n + 20 ids; see `coding.literal` for text that folding would make longer.
     """
 
     name = "pieces"
-    summary = "subword units that code the text in fewest bits, with markers for unusual case and spacing"
+    summary = "subword units that encode text in the fewest bits, with case and space markers"
     example = "pieces(v=65536)"
     color, marker = "#117733", "p"
     task_specs = ("pieces(v=4096)", "pieces(v=65536)")
     flops_per_byte = m1_flops_per_byte = 0.0
     window_bits = m1_hash = None
-    restart_tokens = None  # a mark changes what follows it, and so pieces have no lengths of their own
+    restart_tokens = None  # a marker changes the text after it, so a piece has no length of its own
 
-    def __init__(self, pieces: Pieces, *, marks: str = "apart"):
+    def __init__(self, pieces: Pieces, *, marks: str = "apart") -> None:
         self.pieces, self.vocab_size = pieces, len(pieces)
         self.spec = f"pieces(v={len(pieces)})" if marks == "apart" else f"pieces(marks={marks},v={len(pieces)})"
         content = b"".join(len(s).to_bytes(1) + s for s in pieces.strings) + pieces.costs.astype("<u2").tobytes()
@@ -57,16 +58,16 @@ class PiecesCodec(CheckedCodec):
 
         Args:
             v: number of ids, from 300 to 65,536.
-            marks: "apart", or "within": frequent words are pieces together with the marks before them, which makes
-                texts shorter.
+            marks: "apart", or "within": frequent words and the markers before them are one piece, which makes texts
+                shorter.
             documents: the text.
             progress: called with the number of candidates dropped so far.
 
         Raises:
-            InputError: v is out of range, or the text too short for it.
+            InputError: v is out of range, or the text is too short for it.
         """
         if not MIN_V <= v <= 1 << 16:
-            raise InputError(f"pieces(v={v}) was asked for; v from {MIN_V} to 65536 was expected.")
+            raise InputError(f"pieces(v={v}) was requested; v from {MIN_V} to 65536 was expected.")
         if marks not in MARKS:
             raise InputError(f"marks={marks} was given; expected one of {', '.join(MARKS)}.")
         try:
@@ -79,7 +80,7 @@ class PiecesCodec(CheckedCodec):
         content = io.BytesIO()
         text = np.frombuffer(b"".join(self.pieces.strings), np.uint8)
         lengths = np.array([len(s) for s in self.pieces.strings], np.uint8)
-        arrays = dict(text=text, lengths=lengths, costs=self.pieces.costs, spaced=self.pieces.spaced)
+        arrays: dict[str, Any] = dict(text=text, lengths=lengths, costs=self.pieces.costs, spaced=self.pieces.spaced)
         if self.pieces.rules != _FIRST_RULES:
             arrays["rules"] = np.array(self.pieces.rules)
         np.savez_compressed(content, **arrays)
@@ -98,7 +99,7 @@ class PiecesCodec(CheckedCodec):
         except Exception as error:
             raise InputError(f"{FILE} cannot be read ({error}). Build the codec again.") from error
         if codec.vocab_size != v:
-            raise InputError(f"{FILE} holds {codec.vocab_size} pieces where {v} were asked for. Build the codec again.")
+            raise InputError(f"{FILE} has {codec.vocab_size} pieces, and {v} were expected. Build the codec again.")
         return codec
 
     def _encode_documents(self, documents: Sequence[bytes]) -> list[np.ndarray]:

@@ -1,11 +1,13 @@
-"""Codecs by name: spelling, building, saving and loading."""
+"""Codec registry: parse, build, save and load codecs by name."""
 
 import hashlib
 import inspect
 import json
+import os
+import pathlib
 import re
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from etils import epath
 
@@ -25,33 +27,33 @@ from compressed_lm.settings import Limits
 
 if TYPE_CHECKING:  # a compiled codec loads without JAX
     from compressed_lm.codecs.m1 import M1
+    from compressed_lm.coding.dictionary import Dictionary
 
 FAMILIES: dict[str, type[CheckedCodec]] = {
     family.name: family for family in (Bytes, SentencePiece, BPE, Tokenizers, Gzip, StaticAC, AC, PiecesCodec, EIW)
 }
-"""The families of codecs by name."""
+"""Codec families by name."""
 
 FORMAT_VERSION = 1
 HEADER = "codec.json"
 PRETRAINED = epath.resource_path("compressed_lm") / "pretrained"
-"""The codecs and the M1 that come with the package."""
+"""Folder of the codecs and the M1 that come with the package."""
 _UNBOUNDED = re.compile(r"^\s*eiw\(\s*(?:b=inf\s*,\s*v=(\d+)|v=(\d+)\s*,\s*b=inf)\s*\)\s*$")
 _RESOURCES = ("m1", "documents", "progress", "dictionary", "tokenizer")
 
 
 def examples() -> list[str]:
-    """Returns a spec of each family that is built from one."""
+    """Returns an example spec of each family that is built from a spec."""
     return [family.example for family in FAMILIES.values() if family.example]
 
 
-def parse_spec(spec: str) -> tuple[str, dict[str, int | str]]:
-    """Name and options of a spelling such as `eiw(b=16,v=65536,align=word)`.
+def parse_spec(spec: str) -> tuple[str, dict[str, Any]]:
+    """Returns name and options of a spec such as `eiw(b=16,v=65536,align=word)`.
 
-    `eiw(b=inf,v=V)` is `ac(v=V)`: one window without end.
+    `eiw(b=inf,v=V)` is `ac(v=V)`: one window of unlimited size.
 
     Raises:
-        InputError: the name or an option does not exist (with the list of those that do), or the spelling cannot be
-            read.
+        InputError: the name or an option is unknown (the message lists the known ones), or the spec cannot be parsed.
     """
     return specs.parse(
         _UNBOUNDED.sub(r"ac(v=\1\2)", spec),
@@ -65,14 +67,15 @@ def parse_spec(spec: str) -> tuple[str, dict[str, int | str]]:
 
 
 def canonical_spec(spec: str) -> str:
-    """The spelling that a codec calls itself by: options sorted, numbers always and words that are not the default."""
+    """Returns a codec's own spec: sorted options, all numbers, and words that are not the default."""
     name, options = parse_spec(spec)
     default = _options(name)
     full = sorted((k, v) for k, v in (default | options).items() if isinstance(v, int) or v != default[k])
     return f"{name}({','.join(f'{k}={v}' for k, v in full)})" if full else name
 
 
-def _options(name: str) -> dict[str, int | str]:
+def _options(name: str) -> dict[str, Any]:
+    """Returns the options of a family, with their defaults."""
     parameters = inspect.signature(FAMILIES[name].build).parameters.values()
     return {p.name: p.default for p in parameters if p.name not in _RESOURCES}
 
@@ -83,24 +86,24 @@ def create(
     m1: "M1 | None" = None,
     documents: Callable[[], Iterable[bytes]] | None = None,
     progress: Callable[[int], None] | None = None,
-    dictionary=None,
+    dictionary: "Dictionary | None" = None,
 ) -> Codec:
-    """Builds the codec that a spelling names.
+    """Builds the codec of a spec.
 
     Args:
         spec: such as `eiw(b=12,v=4096,align=word)`; see `parse_spec`.
         m1: the byte model, for `ac` and `eiw`.
-        documents: gives the training documents, for `sentencepiece`, `bpe`, `pieces` and `static_ac`.
-        progress: called with the number of windows found, while `eiw` compiles its dictionary, or of candidates
-            dropped, while `pieces` learns.
-        dictionary: for `eiw`, one already compiled with the same M1, b, alignment and fill.
+        documents: returns the training documents, for `sentencepiece`, `bpe`, `pieces` and `static_ac`.
+        progress: called with the number of windows found while `eiw` compiles its dictionary, or of candidates dropped
+            while `pieces` is trained.
+        dictionary: for `eiw`, an existing dictionary for the same M1, b, alignment and fill.
 
     Raises:
-        InputError: bad spelling, or something the codec needs was not given.
+        InputError: the spec is invalid, or a resource that the codec needs was not given.
     """
     name, options = parse_spec(spec)
     needed = inspect.signature(FAMILIES[name].build).parameters
-    resources = {}
+    resources: dict[str, Any] = {}
     if "tokenizer" in needed:
         raise InputError(
             f"The codec {spec} is not built from text: it comes with a model. `compressed-lm import FOLDER --out RUN` "
@@ -109,14 +112,14 @@ def create(
     if "m1" in needed:
         if m1 is None:
             raise InputError(
-                f"The codec {spec} codes with a byte model and none was given. Train one (`compressed-lm "
-                "train-m1`) and pass it (`--m1 DIR`)."
+                f"The codec {spec} needs a byte model, and none was given. Train one (`compressed-lm train-m1`) and "
+                "pass it (`--m1 DIR`)."
             )
         resources["m1"] = m1
     if "documents" in needed:
         if documents is None:
             raise InputError(
-                f"The codec {spec} is learned from text and none was given. Name a corpus (`--corpus SOURCE`)."
+                f"The codec {spec} is trained on text, and none was given. Name a corpus (`--corpus SOURCE`)."
             )
         resources["documents"] = documents()
     if "dictionary" in needed:
@@ -126,8 +129,8 @@ def create(
     return FAMILIES[name].build(**options, **resources)
 
 
-def save(codec: Codec, directory) -> None:
-    """Writes a codec as a directory: its files and `codec.json`, which names and checks them and is written last."""
+def save(codec: Codec, directory: str | os.PathLike) -> None:
+    """Writes a codec as a directory: its files, then `codec.json` with their names and checksums."""
     directory, files = local_path(directory, "The codec directory"), codec.files()
     header = {
         "format_version": FORMAT_VERSION,
@@ -143,23 +146,26 @@ def save(codec: Codec, directory) -> None:
 
 
 def shipped() -> dict[str, epath.Path]:
-    """The codecs that come with the package: name -> directory."""
+    """Returns the codecs that come with the package: name -> directory."""
     return {path.name: path for path in sorted(PRETRAINED.iterdir()) if (path / HEADER).exists()}
 
 
-def load(path) -> Codec:
-    """The codec in a directory that `save` wrote, in a dictionary file that `compressed-lm compile` wrote, or one that
-    comes with the package, by its name (see `shipped`).
+def load(path: str | os.PathLike) -> Codec:
+    """Loads a codec.
+
+    Args:
+        path: a directory that `save` wrote, a dictionary file that `compressed-lm compile` wrote, or the name of a
+            codec that comes with the package (see `shipped`).
 
     Raises:
-        InputError: no codec there, another format version, a missing or changed file, or a codec whose fingerprint is
-            not the recorded one.
+        InputError: there is no codec, it has another format version, a file is missing or changed, or the fingerprint
+            differs from the recorded one.
     """
-    directory = path if isinstance(path, epath.Path) else local_path(path, "The codec")
+    directory: Any = path if isinstance(path, epath.Path) else local_path(path, "The codec")
     if directory.exists() and not directory.is_dir():
         return _load_dictionary(directory)
-    path = directory / HEADER
-    if not path.exists():
+    record = directory / HEADER
+    if not record.exists():
         known = shipped()
         if str(directory) in known:
             return load(known[str(directory)])
@@ -174,23 +180,23 @@ def load(path) -> Codec:
     except InputError:
         raise
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path} cannot be read ({error}). Build the codec again or restore the file.") from error
+        raise InputError(f"{record} cannot be read ({error}). Build the codec again or restore the file.") from error
     if version != FORMAT_VERSION:
         raise InputError(
-            f"{directory} holds a codec of format version {version}; this package reads version "
-            f"{FORMAT_VERSION}. Build the codec again, or install the version of compressed_lm that wrote it."
+            f"{directory} has a codec of format version {version}; this package reads version {FORMAT_VERSION}. Build "
+            "the codec again, or install the version of compressed_lm that wrote it."
         )
     try:
         return _load_files(directory, header)
     except InputError:
         raise
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path} cannot be read ({error!r}). Build the codec again or restore the file.") from error
+        raise InputError(f"{record} cannot be read ({error!r}). Build the codec again or restore the file.") from error
 
 
 def _load_files(directory: epath.Path, header: dict) -> Codec:
-    """The codec that a header describes, each of its files checked."""
-    files = {}
+    """Returns the codec that a header describes, and checks each of its files."""
+    files: dict[str, bytes] = {}
     for name, digest in header["files"].items():
         path = io.inside(directory, name)
         content = path.read_bytes() if path.exists() else None
@@ -205,23 +211,23 @@ def _load_files(directory: epath.Path, header: dict) -> Codec:
     codec = FAMILIES[name].from_files(files, **options)
     if codec.fingerprint != header["fingerprint"]:
         raise InputError(
-            f"{directory} was written as {header['fingerprint'][:12]} and loads as {codec.fingerprint[:12]}: "
-            "its rules have changed since. Build the codec again, or install the "
+            f"{directory} was written with the fingerprint {header['fingerprint'][:12]} and loads with "
+            f"{codec.fingerprint[:12]}: the codec's rules have changed since. Build the codec again, or install the "
             "version of compressed_lm that wrote it."
         )
     return codec
 
 
-def save_dictionary(codec: EIW, path) -> int:
-    """Writes a compiled codec as one file, or to the standard output for `-`, and returns its bytes."""
+def save_dictionary(codec: EIW, path: str | os.PathLike) -> int:
+    """Writes a compiled codec as one file (`-` for the standard output), and returns its size in bytes."""
     if not codec.dictionary:
         raise InputError(f"{codec.spec} has no dictionary: its windows are too wide to be listed. Save it by `save`.")
     return write_atomic(path, codec.files()[DICTIONARY_FILE])
 
 
-def _load_dictionary(path) -> EIW:
+def _load_dictionary(path: pathlib.Path | epath.Path) -> EIW:
     dictionary, header = read_dictionary(path.read_bytes(), str(path))
     family, options = parse_spec(header["spec"])
     if family != EIW.name:
-        raise InputError(f"{path} holds a dictionary for {header['spec']}, and one for {EIW.name} was expected.")
+        raise InputError(f"{path} has a dictionary for {header['spec']}; one for {EIW.name} was expected.")
     return EIW.from_dictionary(dictionary, header, Options(**options))

@@ -1,10 +1,10 @@
-"""SentencePiece over raw bytes: lossless, as a tokenizer for byte strings has to be."""
+"""SentencePiece for arbitrary bytes, lossless."""
 
 import contextlib
 import hashlib
 import io
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import sentencepiece
 
@@ -13,35 +13,35 @@ from compressed_lm.errors import InputError
 from compressed_lm.settings import Limits
 
 SPACE = "\u2581"
-"""SentencePiece writes a space as this character, so text that holds the character itself must not reach it."""
+"""Character that SentencePiece uses for a space; text with this character itself is encoded in bytes."""
 
 _BYTE_PIECE = re.compile(r"<0x([0-9A-F]{2})>")
 MAX_SENTENCE = 4000
 MODELS = ("unigram", "bpe")
 _AS_IT_IS = b"\x1a\x06\x12\x00\x18\x00\x20\x00"
-"""Appended to a model, where the later value of a field wins: no normalisation (field 2 of normalizer_spec), no space
-before a text (3), no white space removed (4)."""
+"""Appended to a model, where the last value of a field takes precedence: no normalisation (field 2 of normalizer_spec),
+no space before a text (3), no white space removed (4)."""
 
 _STAND_INS = {"\n": "\ufdd0", "\r": "\ufdd1", "\t": "\ufdd2", "\u2585": "\ufdd3"}
-"""What SentencePiece learns in the place of characters that its trainer loses: it cuts line feeds and carriage returns
-off the ends of sentences, joins tabs to nothing, and leaves out sentences with its sign for unknown text. The stand-ins
-are code points that Unicode assigns to no character."""
+"""Replacements for characters that SentencePiece's trainer loses: it strips line feeds and carriage returns from the
+ends of sentences, does not join tabs to other characters, and omits sentences with its sign for unknown text. The
+replacements are Unicode noncharacters."""
 
 _TO_TRAINER = str.maketrans({"\x00": "", SPACE: "", **dict.fromkeys(_STAND_INS.values(), ""), **_STAND_INS})
 _FROM_TRAINER = {stand_in.encode(): character.encode() for character, stand_in in _STAND_INS.items()}
 _FIRST_FIELD = b"\x0a"
-"""Tag of field 1 of a protocol buffer, where that has a length."""
+"""Tag of field 1 of a protocol buffer, for a type with a length."""
 
 
 class SentencePiece(SubwordCodec):
-    """A unigram or BPE vocabulary with byte fallback, trained on the corpus; no normalisation, white space kept.
+    """Unigram or BPE vocabulary with byte fallback, trained on the corpus, without normalisation.
 
-    Line feeds, carriage returns and tabs are learned like all other characters. Whatever SentencePiece would not give
-    back unchanged (invalid UTF-8, NUL, its own space character) is spelled in byte pieces. A model from elsewhere, such
-    as Llama 2's tokenizer.model, is used in the same way: where it puts a space before every text, this codec does not.
+    Line feeds, carriage returns and tabs are learned like all other characters. Text that SentencePiece would change
+    (invalid UTF-8, NUL, its own space character) is encoded in byte pieces. An existing model, such as Llama 2's
+    tokenizer.model, is used in the same way; this codec does not put a space before every text as Llama 2 does.
 
     Attributes:
-        eod_id: the end-of-text of the model where it has one, else `vocab_size`.
+        eod_id: the model's end-of-text id if it has one, otherwise `vocab_size`.
     """
 
     name = "sentencepiece"
@@ -52,7 +52,7 @@ class SentencePiece(SubwordCodec):
     task_specs = ("sentencepiece",)
     _refused = f"\x00{SPACE}\ufffd{INVALID}"  # NUL, the space character and the replacement character as well
 
-    def __init__(self, *, v: int, content: bytes, model: str = "unigram"):
+    def __init__(self, *, v: int, content: bytes, model: str = "unigram") -> None:
         self._content = content
         self._processor = sentencepiece.SentencePieceProcessor()
         try:
@@ -66,14 +66,14 @@ class SentencePiece(SubwordCodec):
         self.spec = f"sentencepiece(v={v})" if model == "unigram" else f"sentencepiece(model={model},v={v})"
         if self._processor.vocab_size() != v:
             raise InputError(
-                f"The SentencePiece model has {self._processor.vocab_size()} pieces where {v} were asked for. "
-                "Build the codec again."
+                f"The SentencePiece model has {self._processor.vocab_size()} pieces, and {v} were expected. Build the "
+                "codec again."
             )
         byte_ids = [self._processor.piece_to_id(f"<0x{b:02X}>") for b in range(256)]
         if not all(map(self._processor.is_byte, byte_ids)):
             raise InputError(
-                "The SentencePiece model has no pieces for single bytes (byte_fallback), so it cannot give back every "
-                "text. Use another codec."
+                "The SentencePiece model has no pieces for single bytes (byte_fallback), so it is not lossless. Use "
+                "another codec."
             )
         end = self._processor.eos_id()
         self.eod_id = end if end >= 0 else v
@@ -90,15 +90,15 @@ class SentencePiece(SubwordCodec):
 
     @classmethod
     def of_model(cls, content: bytes) -> "SentencePiece":
-        """The codec of a SentencePiece model of any size, such as the content of a tokenizer.model."""
+        """Returns the codec of a SentencePiece model of any size, such as the content of a tokenizer.model."""
         processor = sentencepiece.SentencePieceProcessor()
-        with contextlib.suppress(RuntimeError):  # `__init__` says what is wrong
+        with contextlib.suppress(RuntimeError):  # `__init__` reports the error
             processor.LoadFromSerializedProto(content)
         return cls(v=processor.vocab_size(), content=content)
 
     @classmethod
     def build(cls, *, v: int = 4096, model: str = "unigram", documents: Iterable[bytes]) -> "SentencePiece":
-        """Trains a model on documents, without those bytes of them that are not UTF-8.
+        """Trains a model on documents; bytes that are not UTF-8 are ignored.
 
         Args:
             v: number of pieces.
@@ -131,7 +131,7 @@ class SentencePiece(SubwordCodec):
             )
         except (RuntimeError, ValueError) as error:
             raise InputError(
-                f"SentencePiece could not learn {v} pieces from this corpus: {error}. Give more text or a smaller v."
+                f"SentencePiece could not train {v} pieces on this corpus: {error}. Give more text or a smaller v."
             ) from error
         return cls(v=v, model=model, content=_without_stand_ins(content.getvalue()))
 
@@ -144,30 +144,31 @@ class SentencePiece(SubwordCodec):
 
     @property
     def is_bpe(self) -> bool:
-        """Whether pieces are merged in the order of their ranks, and not chosen for their probabilities."""
+        """Whether pieces are merged by rank, not chosen by probability."""
         return all(self._processor.get_score(i).is_integer() for i in range(self.vocab_size))
 
     def token(self, i: int) -> str:
-        """How the model spells an id, such as `</s>`."""
+        """Returns the model's token of an id, such as `</s>`."""
         return self._processor.id_to_piece(i)
 
     def _tokenize(self, texts: list[str]) -> Iterable[Sequence[int]]:
         return self._processor.encode(texts)
 
 
-def _sentences(text: str):
-    """Yields parts of a text for the trainer, with its lines: a piece may hold line ends and what is around them."""
+def _sentences(text: str) -> Iterator[str]:
+    """Yields parts of a text for the trainer. They keep line ends, so that pieces may contain them."""
     text = text.translate(_TO_TRAINER)
     return (text[start : start + MAX_SENTENCE] for start in range(0, len(text), MAX_SENTENCE))
 
 
 def _without_stand_ins(model: bytes) -> bytes:
-    """Returns a model with the characters in its pieces that stand-ins stood for.
+    """Returns a model in which `_STAND_INS` are replaced by the original characters.
 
-    A model is a protocol buffer whose fields all have a tag, a length and so many bytes. Field 1, repeated, is a piece,
-    whose own field 1 comes first and is its text.
+    A model is a protocol buffer whose fields all have a tag, a length and that many bytes. Field 1, repeated, is a
+    piece, whose own first field (1) is its text.
     """
-    fields, start = [], 0
+    fields: list[bytes] = []
+    start = 0
     while start < len(model):
         tag, (content, start) = model[start : start + 1], _field(model, start + 1)
         if tag == _FIRST_FIELD:
@@ -180,7 +181,7 @@ def _without_stand_ins(model: bytes) -> bytes:
 
 
 def _field(message: bytes, start: int) -> tuple[bytes, int]:
-    """Returns the content of a field of a protocol buffer whose length is at `start`, and where it ends."""
+    """Returns the content of a protocol buffer's field whose length is at `start`, and the field's end."""
     length = shift = 0
     while True:
         length |= (message[start] & 127) << shift
@@ -190,7 +191,7 @@ def _field(message: bytes, start: int) -> tuple[bytes, int]:
 
 
 def _varint(number: int) -> bytes:
-    """Returns a number as protocol buffers have it: seven bits a byte, the lowest first."""
+    """Returns a number as a protocol buffer varint: seven bits per byte, lowest first."""
     head = []
     while number > 127:
         head.append(number & 127 | 128)

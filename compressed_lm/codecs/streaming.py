@@ -1,33 +1,34 @@
-"""Ids to text as they arrive."""
+"""Streaming decoder: ids to text during generation."""
 
 import codecs as text_codecs
 
 import numpy as np
+import numpy.typing as npt
 
 from compressed_lm.codecs.checked import checked_ids
 from compressed_lm.codecs.protocol import Codec
 
 
 class StreamDecoder:
-    """Turns ids into text as a model produces them; what was given out is never taken back.
+    """Decoder of ids as a model produces them. Text that was returned never changes.
 
-    decoder = StreamDecoder(codec)
-    for ids in sampled:
-        print(decoder.feed(ids), end="")
-    print(decoder.close())
+        decoder = StreamDecoder(codec)
+        for ids in sampled:
+            print(decoder.feed(ids), end="")
+        print(decoder.close())
 
-    Where the codec's `restart_tokens` says that groups of tokens decode by themselves, only the open group is decoded
-    again; other codecs decode everything so far each time.
+    If groups of `codec.restart_tokens` tokens decode independently, only the open group is decoded again. Other codecs
+    decode all ids each time.
     """
 
-    def __init__(self, codec: Codec):
+    def __init__(self, codec: Codec) -> None:
         self._codec = codec
         self._ids = np.zeros(0, np.int32)  # of the open group
-        self._shown = b""  # what was given out of it
+        self._shown = b""  # text of the open group that was returned
         self._utf8 = text_codecs.getincrementaldecoder("utf-8")(errors="replace")
 
-    def feed_bytes(self, ids) -> bytes:
-        """The bytes that become certain with these ids, int[T]."""
+    def feed_bytes(self, ids: npt.ArrayLike) -> bytes:
+        """Returns the bytes that are final after these ids, int[T]."""
         ids = np.concatenate([self._ids, checked_ids(ids, self._codec.vocab_size, self._codec.spec)])
         group = self._codec.restart_tokens
         whole = len(ids) // group * group if group else 0
@@ -37,10 +38,10 @@ class StreamDecoder:
         self._ids, self._shown = ids[whole:], (self._shown + new)[len(closed) :]
         return new
 
-    def feed(self, ids) -> str:
-        """The text that becomes certain with these ids; bytes that are not UTF-8 become U+FFFD."""
+    def feed(self, ids: npt.ArrayLike) -> str:
+        """Returns the text that is final after these ids, int[T]; bytes that are not UTF-8 become U+FFFD."""
         return self._utf8.decode(self.feed_bytes(ids))
 
     def close(self) -> str:
-        """The replacement for a character that was left unfinished, or nothing."""
+        """Returns U+FFFD for an unfinished character at the end, or an empty string."""
         return self._utf8.decode(b"", final=True)

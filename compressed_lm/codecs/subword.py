@@ -1,4 +1,4 @@
-"""What codecs share whose ids come from a subword tokenizer of another library."""
+"""Base class of codecs whose ids come from a subword tokenizer of another library."""
 
 import itertools
 import re
@@ -10,11 +10,11 @@ from compressed_lm.codecs.checked import CheckedCodec
 from compressed_lm.errors import InputError
 
 INVALID = "\udc80-\udcff"
-"""Surrogates that stand for the bytes of invalid UTF-8, as a range of a regular expression."""
+"""Surrogate escapes of invalid UTF-8 bytes, as a range of a regular expression."""
 
 
 class SubwordCodec(CheckedCodec):
-    """Lossless ids for all byte strings: those of the tokenizer where they stand for the text, else those of its bytes.
+    """Lossless ids for all byte strings: the tokenizer's ids if they decode to the text, otherwise ids of its bytes.
 
     A family calls `_set_pieces` and defines `_tokenize`.
     """
@@ -24,38 +24,38 @@ class SubwordCodec(CheckedCodec):
     restart_tokens = 1
 
     _refused = INVALID
-    """Characters that are never given to the tokenizer, as ranges of a regular expression."""
+    """Characters that are not passed to the tokenizer, as ranges of a regular expression."""
 
     def _tokenize(self, texts: list[str]) -> Iterable[Sequence[int]]:
         """The tokenizer's ids of each text."""
         raise NotImplementedError
 
     def _set_pieces(self, pieces: list[bytes], byte_ids: Sequence[int], eod: int | None, source: str) -> None:
-        """Takes the bytes that each id stands for and the id of each single byte.
+        """Sets the bytes of each id and the id of each single byte.
 
         Args:
-            pieces: bytes by id; empty for ids that stand for no text.
+            pieces: bytes by id; empty for ids without text.
             byte_ids: 256 ids.
-            eod: the id inside the vocabulary that ends documents, if there is one.
-            source: where the pieces are from, for messages.
+            eod: the end-of-document id inside the vocabulary, if there is one.
+            source: source of the pieces, for messages.
 
         Raises:
-            InputError: a byte has no id of its own, or text may have the id that ends documents.
+            InputError: a byte has no id of its own, or text may have the end-of-document id.
         """
         for byte, i in enumerate(byte_ids):
             if i == eod:
                 raise InputError(
-                    f"{source} has the id {i} for the byte {byte} ({bytes([byte])!r}), and {i} was to end documents "
-                    "(--eod, or eos_token_id in config.json). Give the id of a token that stands for no text."
+                    f"{source} has the id {i} for the byte {byte} ({bytes([byte])!r}), but {i} was given as the "
+                    "end-of-document id (--eod, or eos_token_id in config.json). Give the id of a token without text."
                 )
             if pieces[i] != bytes([byte]):
                 raise InputError(
-                    f"{source} has the id {i} for the byte {byte} ({bytes([byte])!r}) and for something else as well, "
-                    "so not every byte string would come back. Copy it again, or use another codec."
+                    f"{source} has the id {i} for the byte {byte} ({bytes([byte])!r}) and for something else, so it is "
+                    "not lossless. Copy it again, or use another codec."
                 )
         self._pieces, self._byte_ids = list(pieces), np.array(byte_ids, np.int32)
         if eod is not None:
-            self._pieces[eod] = b""  # ids with it in them are refused, and text never has it
+            self._pieces[eod] = b""  # text is never encoded to it
         self._piece_lengths = np.array([len(piece) for piece in self._pieces], np.int32)
         self._pattern = re.compile(f"[{self._refused}]+|[^{self._refused}]+")
         self._taken = re.compile(f"[^{self._refused}]")
@@ -81,15 +81,15 @@ class SubwordCodec(CheckedCodec):
 def encode_runs(
     documents: Sequence[bytes], pattern: re.Pattern, encode: Callable[[list[str]], Iterable[Sequence[int]]]
 ) -> list[np.ndarray]:
-    """The ids of each document, run by run.
+    """Returns the ids of each document, run by run.
 
-    A tokenizer takes some microseconds for a call, which is long where every other byte is invalid, so each run that
-    differs is encoded once.
+    Each distinct run is encoded once: a call of a tokenizer takes some microseconds, which is slow if every second byte
+    is invalid.
 
     Args:
-        documents: byte strings; surrogates stand for what is no UTF-8.
-        pattern: matches one run after another.
-        encode: the ids of each of some runs.
+        documents: byte strings.
+        pattern: matches one run after another in a text whose invalid bytes are surrogate escapes.
+        encode: returns the ids of each run.
 
     Returns:
         int32[T] for each document.

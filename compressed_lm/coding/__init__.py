@@ -1,4 +1,4 @@
-"""Integers only: frequency tables, range coder, window rule, bit packing, longest-match dictionary.
+"""Integer coding: frequency tables, range coder, window rules, bit packing, dictionaries, subword vocabularies.
 
-No neural network, no files, and nothing imported from the rest of the package.
+It imports only `errors`, `caches` and `io`, and no JAX.
 """

@@ -1,8 +1,8 @@
-"""Loops compiled by Numba, and the folder in which they are kept.
+"""Numba compilation with a cache on disk.
 
-Compiling all of them takes some 15 s of CPU time. It is announced once (logger `compressed_lm`, level WARNING), and the
-result is kept on disk: beside the source or in the user's cache, as Numba does by itself; where neither can be written,
-in a private folder for temporary files; where there is none, nowhere, and each process compiles again.
+Compiling all loops takes about 15 s of CPU time. It is logged once (logger `compressed_lm`, level WARNING). The cache
+is beside the source or in the user's cache folder, as is Numba's default; if neither can be written, in a private
+temporary folder; if there is none, every process compiles again.
 """
 
 import functools
@@ -10,6 +10,8 @@ import logging
 import pathlib
 import tempfile
 import threading
+from collections.abc import Callable
+from typing import Any
 
 import numba
 from numba.core import event
@@ -19,18 +21,21 @@ from compressed_lm.caches import private_folder
 _LOCK = threading.Lock()
 
 
-def njit(function=None, **options):
-    """`numba.njit`, kept on disk where a folder can be written. Use as `@njit(nogil=True)`."""
+def njit(function: Callable | None = None, **options: Any) -> Any:
+    """Compiles a function by `numba.njit`, with a cache on disk if a folder can be written.
+
+    Use as `@njit` or `@njit(nogil=True)`.
+    """
     if function is None:
         return functools.partial(njit, **options)
     try:
         return _stamped(numba.njit(cache=True, **options)(function))
-    except RuntimeError:  # Numba found no folder
+    except RuntimeError:  # Numba found no cache folder
         return _njit_elsewhere(function, options)
 
 
 def _sources() -> tuple:
-    """Names, sizes and times of the modules whose loops call each other."""
+    """Returns names, sizes and times of the modules whose loops call each other."""
     found = sorted(pathlib.Path(__file__).parent.glob("*.py"))
     return tuple((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in found)
 
@@ -38,29 +43,30 @@ def _sources() -> tuple:
 _SOURCES = _sources()
 
 
-def _stamped(function):
-    """Makes Numba compile again when any of the modules changes: by itself it looks at the function's own alone."""
-    file = getattr(getattr(function, "_cache", None), "_cache_file", None)
+def _stamped(function: Any) -> Any:
+    """Makes Numba recompile when any of the modules changes; by default it checks only the function's own module."""
+    file: Any = getattr(getattr(function, "_cache", None), "_cache_file", None)
     if hasattr(file, "_source_stamp"):
         file._source_stamp = file._source_stamp, _SOURCES
     return function
 
 
-def _njit_elsewhere(function, options):
+def _njit_elsewhere(function: Callable, options: dict[str, Any]) -> Any:
     folder = private_folder(pathlib.Path(tempfile.gettempdir()))
+    config: Any = numba.config  # its attributes are set at run time
     with _LOCK:
-        usual = numba.config.CACHE_DIR
+        usual = config.CACHE_DIR
         try:
-            numba.config.CACHE_DIR = str(folder or "")
+            config.CACHE_DIR = str(folder or "")
             return _stamped(numba.njit(cache=folder is not None, **options)(function))
         except RuntimeError:
             return numba.njit(**options)(function)
         finally:
-            numba.config.CACHE_DIR = usual
+            config.CACHE_DIR = usual
 
 
 def cache_folder() -> str | None:
-    """Where compiled loops are kept; None where they are not."""
+    """Returns the cache folder of the compiled loops; None if there is none."""
     return getattr(_probe, "stats", None) and _probe.stats.cache_path
 
 
@@ -70,22 +76,22 @@ def _probe():
 
 
 class _Announcement(event.Listener):
-    """Says once in a process that loops of this package are being compiled."""
+    """Logs once per process that loops of this package are being compiled."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._made = False
 
-    def on_start(self, event):
-        package = __package__.partition(".")[0]
+    def on_start(self, event: Any) -> None:
+        package = __name__.partition(".")[0]
         if self._made or event.data["dispatcher"].py_func.__module__.partition(".")[0] != package:
             return
         self._made, kept = True, cache_folder()
-        logging.getLogger(package).warning(  # a level that is shown where nobody has set logging up, as in notebooks
+        logging.getLogger(package).warning(  # a level that is shown without logging set-up, as in notebooks
             "Compiling loops for this machine: up to 15 s of CPU time, %s.",
-            f"once (kept in {kept})" if kept else "in every process (no folder to keep them in can be written)",
+            f"once (kept in {kept})" if kept else "in every process (no cache folder can be written)",
         )
 
-    def on_end(self, event):
+    def on_end(self, event: Any) -> None:
         pass
 
 

@@ -1,6 +1,6 @@
-"""Dictionaries grown from a byte model, which is asked once for each text of the trie and never again."""
+"""Dictionary construction from a byte model, which is evaluated once per text of the trie."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -8,10 +8,10 @@ from compressed_lm.coding import limbs, tables, windows
 from compressed_lm.coding.dictionary import Dictionary
 
 Tables = Callable[[np.ndarray], np.ndarray]
-"""Maps texts uint8[N, D] to the frequencies uint32[N, 256] of the byte after each."""
+"""Function from texts uint8[N, D] to the frequencies uint32[N, 256] of the byte after each."""
 
 EXPANDED_AT_ONCE = 2048
-"""Texts whose continuations `compile_best_first` asks for at a time, so that M1 runs on full batches."""
+"""Texts that `compile_best_first` extends per call of M1, so that M1 runs on full batches."""
 
 
 def compile_windows(
@@ -22,16 +22,16 @@ def compile_windows(
     max_bytes: int,
     progress: Callable[[int], None] = lambda n_codes: None,
 ) -> Dictionary:
-    """The dictionary of all 2**bits windows under the node rule, entry number = window code.
+    """Returns the dictionary of all 2**bits windows under the node rule; entry number = window code.
 
-    Walks the trie of window texts level by level; each level asks for the frequency tables of all its texts at once.
+    Traverses the trie of window texts level by level, with one call of `frequencies` per level.
 
     Args:
         frequencies: the byte model.
         bits: window size b, at most 20.
         align: "none" or "word".
-        max_bytes: after this many bytes M1 is not asked and the table is flat, so that shares shrink 256-fold and
-            windows end soon.
+        max_bytes: after this many bytes the table is uniform instead of M1's, so that intervals shrink 256-fold per
+            byte and windows end soon.
         progress: called with the number of codes found so far.
 
     Returns:
@@ -72,27 +72,27 @@ def compile_best_first(
     max_bytes: int,
     progress: Callable[[int], None] = lambda n_entries: None,
 ) -> Dictionary:
-    """The dictionary of the `n_entries` likeliest strings, the 256 single bytes always among them.
+    """Returns the dictionary of the `n_entries` most likely strings; it always has the 256 single bytes.
 
-    A longest match covers, in the mean, as many bytes as the probabilities of all entries add up to, so no
-    prefix-closed dictionary of this size has longer matches on text that follows the model.
+    The expected length of a longest match is the sum of the probabilities of all entries. So no prefix-closed
+    dictionary of this size has longer matches on text that follows the model.
 
     Args:
         frequencies: the byte model.
         n_entries: size of the dictionary, at least 256.
         align: "none" or "word".
-        max_bytes: no entry is longer.
+        max_bytes: largest length of an entry in bytes.
         progress: called with the number of entries settled so far.
 
     Returns:
-        A dictionary whose entries are numbered in depth-first order: those with a common prefix are neighbours.
+        A dictionary with entries numbered in depth-first order: entries with a common prefix are neighbours.
     """
     cost = 16 - np.log2(np.asarray(frequencies(np.zeros((1, 0), np.uint8)), np.float64)[0])
     texts = [bytes([s]) for s in range(256)]
     parent, costs = np.full(256, -1, np.int64), cost
     expanded = np.zeros(256, bool)
     while True:
-        # What stands among the cheapest stays there unless something cheaper is found among continuations.
+        # An entry among the cheapest stays there unless cheaper continuations are found.
         best = np.argsort(np.where(parent < 0, -1.0, costs), kind="stable")[:n_entries]
         todo = best[~expanded[best]]
         progress(len(best) - len(todo))
@@ -119,8 +119,10 @@ def compile_best_first(
     return Dictionary([-1 if parent[i] < 0 else number[parent[i]] for i in entries], [texts[i][-1] for i in entries])
 
 
-def _continuations(frequencies: Tables, texts: np.ndarray, *, align: str, max_bytes: int):
-    """Frequencies uint32[N, 256] after each text, forbidden ones 0, and their sums uint32[N, 1] (None for 2**16)."""
+def _continuations(
+    frequencies: Tables, texts: np.ndarray, *, align: str, max_bytes: int
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Returns frequencies uint32[N, 256] after each text, 0 if forbidden, and their sums uint32[N, 1] (None: 2**16)."""
     freqs = (
         np.asarray(frequencies(texts), np.uint32)
         if texts.shape[1] < max_bytes
@@ -132,7 +134,7 @@ def _continuations(frequencies: Tables, texts: np.ndarray, *, align: str, max_by
     return freqs, freqs.sum(-1, keepdims=True, dtype=np.uint32)
 
 
-def _by_length(texts: list[bytes], chosen: np.ndarray):
+def _by_length(texts: list[bytes], chosen: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
     lengths = np.array([len(texts[i]) for i in chosen])
     for length in np.unique(lengths):
         yield int(length), chosen[lengths == length]

@@ -1,8 +1,9 @@
-"""A prefix-closed dictionary of byte strings with greedy longest match: what windows compile to."""
+"""Prefix-closed dictionary of byte strings with greedy longest match; compiled windows use it."""
 
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from compressed_lm.coding import longest_match
 from compressed_lm.coding.batches import BLOCK, SCRATCH, in_threads, read_only, runs_of
@@ -11,9 +12,9 @@ from compressed_lm.coding.entries import SLOT_BYTES, Entries
 
 
 class Dictionary:
-    """Byte strings numbered 0..V-1 such that every prefix of an entry is an entry and all 256 single bytes are there.
+    """Byte strings numbered 0..V-1. Every prefix of an entry is an entry, and all 256 single bytes are entries.
 
-    Such a set is a trie. `encode` walks it and emits the number of the last node whenever the next byte has no child,
+    Such a set is a trie. `encode` traverses it and emits the number of the last node when the next byte has no child,
     which is the longest match; `decode` concatenates. Any byte string encodes, any sequence of numbers decodes, and
     decode(encode(x)) == x.
 
@@ -23,20 +24,20 @@ class Dictionary:
         depth: int32[V], bytes in the entry.
         cells: uint32[C], the trie as a double array; see `coding.longest_match`.
         ids: int32[C], entry number at each base of the double array.
-        tails: uint8[V, 16], the entry, padded with zeros; its last 16 bytes where it is longer.
-        heads: int32[V], the longest proper prefix of 16, 32, 48, ... bytes; -1 where there is none.
+        tails: uint8[V, 16], the entry, zero-padded; the last 16 bytes of longer ones.
+        heads: int32[V], the longest proper prefix of 16, 32, 48, ... bytes; -1 if there is none.
     """
 
-    def __init__(self, parent, last):
-        """Lays the dictionary out for use, in tens of milliseconds.
+    def __init__(self, parent: npt.ArrayLike, last: npt.ArrayLike) -> None:
+        """Builds the lookup arrays, in tens of milliseconds.
 
         Args:
             parent: int[V], V at most 1,048,576.
             last: int[V].
 
         Raises:
-            ValueError: lists of different lengths, too many entries, a cycle, a missing single byte, or an entry that
-                stands there twice.
+            ValueError: the lists have different lengths, there are too many entries, a cycle, a missing single byte, or
+                a duplicate entry.
         """
         self.parent = np.ascontiguousarray(parent, np.int32)
         self.last = np.ascontiguousarray(last, np.uint8)
@@ -61,40 +62,40 @@ class Dictionary:
         return len(self.parent)
 
     def entry(self, number: int) -> bytes:
-        """The byte string of one number."""
+        """Returns the byte string of one number."""
         return self.decode([number])
 
     def encode(self, data: bytes) -> np.ndarray:
-        """Numbers of the greedy longest-match parse: int32[T]."""
+        """Returns the numbers of the greedy longest-match parse, int32[T]."""
         if len(data) > BLOCK:
             return self._encode_long(data)
         return self._encode_short([data], np.array([0, len(data)]))[0]
 
-    def decode(self, numbers) -> bytes:
-        """Concatenation of the entries. Raises ValueError for a number outside the dictionary."""
+    def decode(self, numbers: Sequence[int] | np.ndarray) -> bytes:
+        """Returns the concatenation of entries. Raises ValueError for a number outside the dictionary."""
         return self._entries.decode(numbers)
 
     def encode_batch(self, documents: Sequence[bytes], *, threads: int = 1) -> list[np.ndarray]:
-        """`encode` of each document, several times faster than one by one where documents are short.
+        """Returns `encode` of each document; several times faster than single calls if documents are short.
 
         Args:
             documents: byte strings.
-            threads: how many work at a time; documents are shared out among them, one document stays with one.
+            threads: number of threads; each document is encoded by one thread.
 
         Returns:
             int32[T] for each document.
         """
 
-        def encode(run, bounds):
+        def encode(run: Sequence[bytes], bounds: np.ndarray) -> list[np.ndarray]:
             return [self._encode_long(run[0])] if bounds[-1] > BLOCK else self._encode_short(run, bounds)
 
         return in_threads(encode, runs_of(documents, BLOCK), threads)
 
     def decode_batch(self, sequences: Sequence, *, threads: int = 1) -> list[bytes]:
-        """`decode` of each sequence, faster than one by one.
+        """Returns `decode` of each sequence; faster than single calls.
 
         Raises:
-            ValueError: a number outside the dictionary.
+            ValueError: a number is outside the dictionary.
         """
         return self._entries.decode_batch(sequences, threads=threads)
 
@@ -104,7 +105,7 @@ class Dictionary:
         return [numbers[a:b].copy() for a, b in zip(ends, ends[1:], strict=False)]
 
     def _encode_long(self, document: bytes) -> np.ndarray:
-        """Block by block, the state of the parse being carried over, so that memory stays bounded."""
+        """Encodes block by block, with the parser state carried over, so that memory is bounded."""
         data, state, parts = read_only(document), 0, []
         for start in range(0, len(data), BLOCK):
             block = data[start : start + BLOCK]
@@ -113,8 +114,10 @@ class Dictionary:
             parts.append(numbers[: token_bounds[1]].copy())
         return np.concatenate(parts)
 
-    def _parse(self, data: np.ndarray, bounds: np.ndarray, state: int = 0, *, unfinished: bool = False):
-        """Numbers of all texts, good until the next call; where each text's lie; and the state of the last text."""
+    def _parse(
+        self, data: np.ndarray, bounds: np.ndarray, state: int = 0, *, unfinished: bool = False
+    ) -> tuple[np.ndarray, np.ndarray, int]:
+        """Returns the numbers of all texts (valid until the next call), each text's bounds, and the last state."""
         states, numbers = SCRATCH.array("states", len(data), np.uint32), SCRATCH.array("ids", len(data) + 1, np.int32)
         token_bounds = np.empty(len(bounds), np.int64)
         state = longest_match.parse(
@@ -122,8 +125,8 @@ class Dictionary:
         )
         return numbers, token_bounds, state
 
-    def checked(self, numbers) -> np.ndarray:
-        """As int32[T]. Raises ValueError for a number outside the dictionary."""
+    def checked(self, numbers: npt.ArrayLike) -> np.ndarray:
+        """Returns numbers as int32[T]. Raises ValueError for a number outside the dictionary."""
         return self._entries.checked(numbers)
 
 
@@ -131,18 +134,18 @@ def _check_entries(parent: np.ndarray, last: np.ndarray) -> None:
     missing = 256 - len(np.unique(last[parent == -1]))
     if missing:
         raise ValueError(
-            f"{missing} single bytes are missing from the dictionary; all 256 were expected. Build or fetch it again."
+            f"{missing} single bytes are missing in the dictionary; all 256 were expected. Build or fetch it again."
         )
     n_entries = len(np.unique(parent.astype(np.int64) * 256 + last))
     if n_entries < len(parent):
         raise ValueError(
-            f"{len(parent) - n_entries} of {len(parent)} entries stand there twice; all different ones were expected. "
-            "Build or fetch it again."
+            f"{len(parent) - n_entries} of {len(parent)} entries are duplicates; distinct entries were expected. Build "
+            "or fetch the dictionary again."
         )
 
 
 def _depths(parent: np.ndarray) -> np.ndarray:
-    """Bytes in each entry, by jumps towards the root that double in length."""
+    """Returns the length of each entry in bytes, by pointer doubling."""
     depth, above = np.ones(len(parent), np.int32), parent.copy()
     if parent.min(initial=-1) >= -1 and parent.max(initial=-1) < len(parent):
         for _ in range(len(parent).bit_length() + 1):
@@ -152,14 +155,14 @@ def _depths(parent: np.ndarray) -> np.ndarray:
             depth[inner] += depth[above[inner]]
             above[inner] = above[above[inner]]
     raise ValueError(
-        "The parents hold a cycle or a number outside the dictionary. The dictionary was corrupted; build or fetch it "
-        "again."
+        "The parents contain a cycle or a number outside the dictionary. The dictionary was corrupted; build or fetch "
+        "it again."
     )
 
 
 @njit(nogil=True)
 def _tails(parent, last, depth, by_depth):
-    """Tails and heads; see `Dictionary`. Their size does not depend on how long the entries are."""
+    """Returns tails and heads; see `Dictionary`. Their size does not depend on the length of entries."""
     tails, heads = np.zeros((len(parent), SLOT_BYTES), np.uint8), np.full(len(parent), -1, np.int32)
     for i in by_depth:
         above = parent[i]

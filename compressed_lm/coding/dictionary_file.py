@@ -1,13 +1,14 @@
-"""Dictionaries as files: the shape of the trie in depth-first order, about a byte for each entry.
+"""Dictionary files: the shape of the trie in depth-first order, about one byte per entry.
 
-Layout: 8 bytes of magic; format version, number of entries, header length (each u32, little endian); header (JSON, of
-the caller's own); LZMA stream; SHA-256 of all that stands before it. The stream holds, for the entries in alphabetical
-order, how many levels the trie goes up before each (u32), its last byte (u8), and its number less its place in that
-order (u32, modulo 2**32). Each of the four bytes of a u32 has a plane for itself, so that the unused ones cost nothing;
-where entries are numbered alphabetically, as windows under the node rule are, the last four planes are zero.
+Layout: 8 magic bytes; format version, number of entries, header length (each u32, little endian); header (JSON, from
+the caller); LZMA stream; SHA-256 of everything before it. The stream has, for the entries in alphabetical order, the
+number of levels that the trie goes up before each (u32), its last byte (u8), and its number minus its position in that
+order (u32, modulo 2**32). Each of the four bytes of a u32 has its own plane, so that unused bytes compress to nothing.
+If entries are numbered alphabetically, as windows under the node rule are, the last four planes are zero.
+
+The header length does not follow the magic bytes as in `io.container`, so only the frame is shared.
 """
 
-import hashlib
 import json
 import lzma
 import struct
@@ -17,23 +18,24 @@ import numpy as np
 from compressed_lm.coding import longest_match
 from compressed_lm.coding.dictionary import Dictionary
 from compressed_lm.io import strict_json
+from compressed_lm.io.checksums import Frame
 
 MAGIC = b"\x89CLD\r\n\x1a\n"  # as in PNG: a non-text byte, and line ends that a text-mode transfer would change
 FORMAT_VERSION = 1
 
+_FRAME = Frame(MAGIC, FORMAT_VERSION, "a dictionary file", "compressed_lm")
 _FIELDS = struct.Struct("<III")
-_CHECKSUM_BYTES = 32
 _BYTES_PER_ENTRY = 9
 _MEMORY_LIMIT = 1 << 26
-"""Bytes that unpacking may use; what this module writes takes a seventh."""
+"""Memory limit of unpacking, in bytes; files of this module need a seventh."""
 
 
 def to_bytes(dictionary: Dictionary, header: dict) -> bytes:
-    """The file of one dictionary.
+    """Returns the file of one dictionary.
 
     Args:
-        dictionary: any; the numbers of its entries are kept.
-        header: what belongs with it, in JSON's types.
+        dictionary: any dictionary; the numbers of its entries are kept.
+        header: JSON object that the caller stores with it.
     """
     places = _alphabetical_places(dictionary)
     by_place = np.argsort(places)
@@ -43,66 +45,54 @@ def to_bytes(dictionary: Dictionary, header: dict) -> bytes:
     text = json.dumps(header, sort_keys=True).encode()
     body = MAGIC + _FIELDS.pack(FORMAT_VERSION, len(dictionary), len(text)) + text
     body += lzma.compress(payload, lzma.FORMAT_XZ, check=lzma.CHECK_NONE)
-    return body + hashlib.sha256(body).digest()
+    return body + _FRAME.checksum(body)
 
 
 def from_bytes(data: bytes, name: str = "the file") -> tuple[Dictionary, dict]:
-    """The dictionary and the header that `to_bytes` was given.
+    """Returns the dictionary and the header of a file that `to_bytes` made.
 
     Args:
-        data: what it returned.
-        name: how to call the file in an error.
+        data: the file.
+        name: name of the file, for messages.
 
     Raises:
-        ValueError: not such a file, another version, truncated or changed.
+        ValueError: this is not a dictionary file, it has another version, or it was truncated or changed.
     """
     start = len(MAGIC) + _FIELDS.size
-    if not data.startswith(MAGIC):
+    body = _FRAME.body(data, name, least=start)
+    version, n_entries, header_length = _FIELDS.unpack_from(body, len(MAGIC))
+    _FRAME.check_version(version, name)
+    if n_entries > longest_match.MAX_ENTRIES or header_length > len(body) - start:
         raise ValueError(
-            f"{name} is no dictionary file: it does not begin with the bytes that compressed_lm writes. Give a file "
-            "that it wrote."
-        )
-    if len(data) < start + _CHECKSUM_BYTES:
-        raise _damaged(data, name)
-    version, n_entries, header_length = _FIELDS.unpack_from(data, len(MAGIC))
-    if version != FORMAT_VERSION:
-        raise ValueError(
-            f"{name} has format version {version}; this package reads version {FORMAT_VERSION}. Read it with the "
-            "version of compressed_lm that wrote it."
-        )
-    if hashlib.sha256(data[:-_CHECKSUM_BYTES]).digest() != data[-_CHECKSUM_BYTES:]:
-        raise _damaged(data, name)
-    if n_entries > longest_match.MAX_ENTRIES or header_length > len(data) - start - _CHECKSUM_BYTES:
-        raise ValueError(
-            f"{name} promises {n_entries} entries, with {header_length} bytes of header in a file of {len(data)}; at "
-            f"most {longest_match.MAX_ENTRIES} entries, and a header that the file holds, were expected. Build or "
+            f"{name} claims {n_entries} entries, with {header_length} bytes of header in a file of {len(data)}; at "
+            f"most {longest_match.MAX_ENTRIES} entries, and a header that fits in the file, were expected. Build or "
             "fetch it again."
         )
-    header = _header(data[start : start + header_length], name)
-    payload = _unpacked(data[start + header_length : -_CHECKSUM_BYTES], n_entries * _BYTES_PER_ENTRY, name)
+    header = _header(bytes(body[start : start + header_length]), name)
+    payload = _unpacked(bytes(body[start + header_length :]), n_entries * _BYTES_PER_ENTRY, name)
     return Dictionary(*_entries(payload, n_entries, name)), header
 
 
 def _alphabetical_places(dictionary: Dictionary) -> np.ndarray:
-    """Place of each entry in alphabetical order, which is depth-first order: int64[V]."""
-    # Level by level and by last byte, so that siblings come in order, each after all that stand below the one before.
+    """Returns the position of each entry in alphabetical order, which is depth-first order, int64[V]."""
+    # By level and last byte, so that siblings are in order, each after all descendants of the one before.
     order = np.lexsort((dictionary.last, dictionary.depth))
     sizes = longest_match.subtree_sizes(dictionary.parent, order).tolist()
     parent, places, free = dictionary.parent.tolist(), [0] * len(dictionary), [0] * (len(dictionary) + 1)
     for i in order.tolist():
-        place = free[parent[i]]  # the last element of `free` serves the single bytes, whose parent is -1
+        place = free[parent[i]]  # the last element of `free` is for the single bytes, whose parent is -1
         places[i], free[i], free[parent[i]] = place, place + 1, place + sizes[i]
     return np.array(places)
 
 
 def _entries(payload: bytes, n_entries: int, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Parent and last byte of each entry, by number."""
+    """Returns parent and last byte of each entry, by number."""
     planes = np.frombuffer(payload, np.uint8).reshape(_BYTES_PER_ENTRY, n_entries)
     depth = np.arange(1, n_entries + 1) - np.cumsum(_from_planes(planes[:4]), dtype=np.int64)
     numbers = (_from_planes(planes[5:]) + np.arange(n_entries, dtype=np.uint32)).astype(np.int64)
     if depth.min(initial=1) < 1 or not np.array_equal(np.sort(numbers), np.arange(n_entries)):
         raise ValueError(
-            f"{name} holds {n_entries} entries that make up no dictionary, though its checksum is right. It was not "
+            f"{name} holds {n_entries} entries that do not form a dictionary, though its checksum is right. It was not "
             "written by this package; build it again."
         )
     parent, last = np.full(n_entries, -1, np.int32), np.empty(n_entries, np.uint8)
@@ -126,13 +116,13 @@ def _header(text: bytes, name: str) -> dict:
         return strict_json.parse(text)
     except ValueError as error:
         raise ValueError(
-            f"{name} has a header of {len(text)} bytes that is no JSON object ({error}); one was expected. It was not "
+            f"{name} has a header of {len(text)} bytes that is not a JSON object ({error}), as expected. It was not "
             "written by this package; build it again."
         ) from None
 
 
 def _unpacked(stream: bytes, size: int, name: str) -> bytes:
-    """Unpacks, but never to more than the size that is due."""
+    """Returns the unpacked stream; unpacks at most one byte more than the expected size."""
     unpacker = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_MEMORY_LIMIT)
     try:
         payload = unpacker.decompress(stream, max_length=size + 1)
@@ -145,10 +135,3 @@ def _unpacked(stream: bytes, size: int, name: str) -> bytes:
             "checksum is right. It was not written by this package; build it again."
         )
     return payload
-
-
-def _damaged(data: bytes, name: str) -> ValueError:
-    return ValueError(
-        f"{name} was truncated or changed: its {len(data)} bytes do not match the checksum at their end. Restore it "
-        "from its source."
-    )

@@ -1,9 +1,10 @@
-"""Byte strings by number, and their concatenation: how codecs whose tokens are strings decode."""
+"""Byte strings by number and their concatenation: the decoder of codecs whose tokens are strings."""
 
 from collections.abc import Sequence
 
 import numba
 import numpy as np
+import numpy.typing as npt
 from llvmlite import ir
 from numba.extending import intrinsic
 
@@ -11,48 +12,48 @@ from compressed_lm.coding.batches import BLOCK, SCRATCH, in_threads, runs_of
 from compressed_lm.coding.compiled import njit
 
 SLOT_BYTES = 16
-"""Bytes of an entry that decoding copies at once, whatever the entry's length."""
+"""Bytes that decoding copies per entry, independent of the entry's length."""
 
 
 class Entries:
-    """Byte strings numbered 0..V-1, laid out for concatenation.
+    """Byte strings numbered 0..V-1, in a layout for fast concatenation.
 
     Attributes:
         depth: int32[V], bytes in the entry.
-        tails: uint8[V, 16], the entry, padded with zeros; its last 16 bytes where it is longer.
-        heads: int32[V], the entry that is the longest proper prefix of 16, 32, 48, ... bytes; -1 where there is none.
+        tails: uint8[V, 16], the entry, zero-padded; the last 16 bytes of longer ones.
+        heads: int32[V], the entry that is the longest proper prefix of 16, 32, 48, ... bytes; -1 if there is none.
     """
 
-    def __init__(self, depth: np.ndarray, tails: np.ndarray, heads: np.ndarray):
+    def __init__(self, depth: np.ndarray, tails: np.ndarray, heads: np.ndarray) -> None:
         self.depth, self.tails, self.heads = depth, tails, heads
-        # One byte for each entry keeps this in the fastest cache; 0 stands for a length above 16.
+        # One byte per entry keeps this in the fastest cache; 0 marks a length above 16.
         self._lengths = np.where(depth > SLOT_BYTES, 0, depth).astype(np.uint8)
         self._max_depth = int(depth.max())
 
     def __len__(self) -> int:
         return len(self.depth)
 
-    def decode(self, numbers) -> bytes:
-        """Concatenation of the entries. Raises ValueError for a number outside 0..V-1."""
+    def decode(self, numbers: Sequence[int] | np.ndarray) -> bytes:
+        """Returns the concatenation of entries. Raises ValueError for a number outside 0..V-1."""
         return self._decode_run([numbers], np.array([0, len(numbers)]))[0]
 
     def decode_batch(self, sequences: Sequence, *, threads: int = 1) -> list[bytes]:
-        """`decode` of each sequence, faster than one by one.
+        """Returns `decode` of each sequence; faster than single calls.
 
         Raises:
-            ValueError: a number outside 0..V-1.
+            ValueError: a number is outside 0..V-1.
         """
         return in_threads(self._decode_run, runs_of(sequences, BLOCK // 4), threads)
 
-    def checked(self, numbers) -> np.ndarray:
-        """As int32[T]. Raises ValueError for a number outside 0..V-1."""
+    def checked(self, numbers: npt.ArrayLike) -> np.ndarray:
+        """Returns numbers as int32[T]. Raises ValueError for a number outside 0..V-1."""
         numbers = np.asarray(numbers).astype(np.int64)
         if numbers.size and not 0 <= numbers.min() <= numbers.max() < len(self):
             raise self._outside(numbers)
         return numbers.astype(np.int32)
 
     def _joined(self, sequences: Sequence, total: int) -> np.ndarray:
-        """All numbers as int32; what is of this width already is checked only while it is decoded."""
+        """Returns all numbers as int32. Arrays that already are int32 are checked later, during decoding."""
         if len(sequences) == 1:
             return sequences[0] if getattr(sequences[0], "dtype", None) == np.int32 else self.checked(sequences[0])
         buffer = SCRATCH.array("numbers", total, np.int32)[:total]
@@ -68,13 +69,15 @@ class Entries:
         )
 
     def _decode_run(self, sequences: Sequence, bounds: np.ndarray) -> list[bytes]:
-        """Fills one buffer after another and takes the documents out of it."""
+        """Fills a buffer repeatedly and copies the documents out of it."""
         numbers = self._joined(sequences, int(bounds[-1]))
         text = SCRATCH.array("text", BLOCK + self._max_depth + SLOT_BYTES, np.uint8)
         text_bounds = np.empty(len(bounds), np.int64)
-        view = memoryview(text)
+        view = text.data
         tables = self.tails, self._lengths, self.depth, self.heads
-        documents, begun, document, token = [], [], 0, 0
+        documents: list[bytes] = []
+        begun: list[bytes] = []
+        document, token = 0, 0
         while document < len(sequences):
             next_document, token, filled = _concatenate(
                 numbers, bounds, document, token, tables, BLOCK, text, text_bounds
@@ -94,7 +97,7 @@ class Entries:
 
 @intrinsic
 def copy_slot(typing_context, destination, source):
-    """Copies 16 bytes from one address to another, neither of which need be aligned."""
+    """Copies 16 bytes between two addresses, which need not be aligned."""
 
     def generate(context, builder, signature, arguments):
         slot = ir.VectorType(ir.IntType(8), SLOT_BYTES)
@@ -107,7 +110,7 @@ def copy_slot(typing_context, destination, source):
 
 @njit(nogil=True)
 def _copy_long(to, slots, number, depth, heads):
-    """Writes an entry of more than 16 bytes from its end, each piece overlapping the one before; returns its length."""
+    """Writes an entry of more than 16 bytes in overlapping 16-byte parts, last part first; returns its length."""
     node = number
     while node >= 0:
         copy_slot(to + np.uint64(depth[node] - SLOT_BYTES), slots + np.uint64(SLOT_BYTES) * np.uint64(node))
@@ -117,20 +120,20 @@ def _copy_long(to, slots, number, depth, heads):
 
 @njit(nogil=True)
 def _concatenate(numbers, bounds, document, token, tables, full, text, text_bounds):
-    """Writes entries one after another until `full` bytes are filled or nothing is left.
+    """Writes entries one after another until `full` bytes are filled or none is left.
 
-    16 bytes are copied whatever the entry's length, unless it is longer; the next one overwrites what is too much.
+    16 bytes are copied for every entry of up to 16 bytes; the next entry overwrites the excess.
 
     Args:
         numbers: int32[T], of all documents.
-        bounds: int64[D + 1], where each document's numbers lie.
-        document, token: where to begin.
+        bounds: int64[D + 1], bounds of each document's numbers.
+        document, token: position to start from.
         tables: tails, lengths, depth and heads of the dictionary.
-        text: uint8[...], with room for the longest entry and 16 bytes above `full`.
-        text_bounds: int64[D + 1], written: [d] to [d + 1] is where document d lies in `text`.
+        text: uint8[...], with space for the longest entry and 16 more bytes after `full`.
+        text_bounds: int64[D + 1], written: document d is text[text_bounds[d] : text_bounds[d + 1]].
 
     Returns:
-        The document and token to go on with, and the bytes filled; -1 if that token is outside the dictionary.
+        The document and token to continue from, and the bytes filled; -1 if that token is outside the dictionary.
     """
     tails, lengths, depth, heads = tables
     to, slots = np.uint64(text.ctypes.data), np.uint64(tails.ctypes.data)

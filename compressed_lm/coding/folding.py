@@ -1,14 +1,13 @@
-"""How a word is written, apart from which word it is: segments in small letters, behind marks.
+"""Folding: text in lower case with case and space markers.
 
-A word is the same string wherever it stands and however it is written: in small letters with a space before it. Marks
-before that tell of a capital, of capitals only, and of a space that is missing where words usually have one, or the
-other way round. What is usual is known for each byte before a word, apart for those that have white space before them,
-as an opening quote has. Words here begin with one of the letters a to z. As no capitals are left, marks are written as
-some of these:
+A folded word is always the same string: in lower case with a space before it. Markers before it encode a capital first
+letter, a word in capitals, and a space that differs from the default (missing or present). The default is known for
+each byte before a word, separately for bytes that follow white space, such as an opening quote. Words begin with a
+letter a to z. Capital letters are free after folding, so the markers are written as A, B and C:
 
-    "The USA (the one)." -> A the | B usa |  ( | C the |  one | ).         where words usually have a space after "("
+    "The USA (the one)." -> A the | B usa |  ( | C the |  one | ).         if the default is a space after "("
 
-Where that is long for the text that it stands for, `coding.literal` has other ways to write it.
+If the folded text is longer than the original, `coding.literal` has other encodings.
 """
 
 import numpy as np
@@ -17,37 +16,37 @@ from compressed_lm.coding import literal, segments
 from compressed_lm.coding.compiled import njit
 
 CAPITAL, CAPITALS, UNUSUAL = b"ABC"
-"""A capital follows; a word of capitals follows; the space before the word that follows is not as usual."""
+"""Markers: capital first letter; word in capitals; space before the next word differs from the default."""
 
 ALPHABET = literal.ALPHABET
-"""The bytes of folded text."""
+"""Bytes of folded text."""
 
 MAX_BYTES = 2 * segments.MAX_BYTES + 2
-"""Most bytes of a folded segment."""
+"""Largest length of a folded segment in bytes."""
 
 CONTEXTS = 513
-"""What may stand before a word: a byte; a byte after white space, or with which a text begins (256 more); nothing."""
+"""Number of contexts of a word: the byte before it (256); the same after white space or at the start (256); nothing."""
 
 SPACED = np.arange(CONTEXTS) < CONTEXTS - 1
-"""Whether words in each context have a space before them, as far as nothing else is known."""
+"""Default of each context before training: whether a word has a space before it."""
 
-# What is known while text is unfolded, in this order: a capital is awaited; so are capitals; letters are made capitals;
-# the next word's space is not as usual; there is a space of which it is not known yet whether it is that of a word.
-# Before them stands what `coding.literal` knows of a span.
+# State of `unfold`, after the part of `coding.literal`: the next letter is a capital; the next word is in capitals; the
+# current word is in capitals; the next word's space differs from the default; a space was read and is not written yet,
+# since it may belong to a word.
 _AWAITED, _ALL, _RUNNING, _UNUSUAL, _HELD = range(literal.STATE, literal.STATE + 5)
 STATE = literal.STATE + 5
-"""Length of a state of `unfold`."""
+"""Length of the state of `unfold`."""
 
 
 @njit(nogil=True, inline="always")
 def is_letter(byte):
-    """Whether a word begins with this byte."""
+    """Returns whether a word begins with this byte."""
     return segments.KINDS[byte] <= segments.CAPITAL
 
 
 @njit(nogil=True, inline="always")
 def context(text, begin, i):
-    """What stands before place i of a text that begins at `begin`; see `CONTEXTS`."""
+    """Returns the context of position i in a text that begins at `begin`; see `CONTEXTS`."""
     if i == begin:
         return CONTEXTS - 1
     after_white = i == begin + 1 or segments.KINDS[text[i - 2]] == segments.WHITE
@@ -56,29 +55,28 @@ def context(text, begin, i):
 
 @njit(nogil=True, inline="always")
 def is_unusual(text, begin, i, end, spaced):
-    """Whether the segment from i to `end` is a word whose space is not as usual.
+    """Returns whether the segment from i to `end` is a word whose space differs from the default.
 
     Args:
         text: uint8[N].
-        begin: where the text begins.
-        i, end: where the segment lies.
-        spaced: bool[513], what is usual in each context.
+        begin: beginning of the text.
+        i, end: bounds of the segment.
+        spaced: bool[513], default of each context.
     """
-    # "&" as no branch can be foreseen here.
+    # "&" instead of "and": a branch would be unpredictable.
     space = (text[i] == segments.SPACE) & (end > i + 1)
     return is_letter(text[i + space]) & (space != spaced[context(text, begin, i)])
 
 
 @njit(nogil=True)
 def fold(text, i, end, unusual, letter_by_letter, folded):
-    """Writes a segment in small letters behind marks; returns the number of bytes.
+    """Writes the markers and the lower-case text of a segment; returns the number of bytes.
 
     Args:
         text: uint8[N].
-        i, end: where the segment lies, as `segments.segment_end` has it.
-        unusual: whether its space is not as usual.
-        letter_by_letter: whether each capital has a mark where the longest segment is one of capitals, by the rules of
-            version 1.
+        i, end: bounds of the segment, from `segments.segment_end`.
+        unusual: whether its space differs from the default.
+        letter_by_letter: whether each capital of a segment of maximum length has its own marker, as in version 1.
         folded: uint8[MAX_BYTES], written.
     """
     n, first = 0, i
@@ -110,7 +108,7 @@ def fold(text, i, end, unusual, letter_by_letter, folded):
 
 @njit(nogil=True)
 def finish(state, text, filled):
-    """Writes the space that is held, if there is one, and resets the state; returns how far the text is filled."""
+    """Writes the pending space, if there is one, and resets the state; returns the length of the text."""
     if state[_HELD]:
         text[filled] = segments.SPACE
         filled += 1
@@ -120,7 +118,7 @@ def finish(state, text, filled):
 
 @njit(nogil=True)
 def _begin_literal(second, state, text, filled):
-    """Begins a span behind two marks: none has stood beside another since a word follows each."""
+    """Begins a literal span after two adjacent markers, which folding never writes; returns the length of the text."""
     mode = literal.PACKED if second == CAPITALS else literal.AS_IT_IS
     mode = literal.SWAPPED if state[_ALL] else mode
     filled = finish(state, text, filled)
@@ -130,15 +128,15 @@ def _begin_literal(second, state, text, filled):
 
 @njit(nogil=True, inline="always")
 def unfold(byte, state, spaced, text, begin, filled):
-    """Writes what a byte of folded text stands for; returns how far the text is filled.
+    """Writes the text of one byte of folded text; returns the new length of the text.
 
     Args:
-        byte: of folded text.
-        state: int64[STATE], what is known from the bytes before; all 0 at the beginning.
-        spaced: bool[513], what is usual in each context.
-        text: uint8[...], written from index `filled`: at most two bytes, or 8 for each
-            byte of a packed block.
-        begin: where the text begins.
+        byte: byte of folded text.
+        state: int64[STATE], from the bytes before; all 0 at the beginning.
+        spaced: bool[513], default of each context.
+        text: uint8[...], written from index `filled`: at most two bytes, or 8 for each byte of a packed block.
+        begin: beginning of the text.
+        filled: length of the text.
     """
     if state[literal.MODE]:
         return literal.unspell(byte, state, text, filled)
@@ -175,6 +173,6 @@ def unfold(byte, state, spaced, text, begin, filled):
 
 @njit(nogil=True, inline="always")
 def is_clean(state):
-    """Whether bytes that are no marks and no spaces stand for themselves, and words are as usual."""
+    """Returns whether no marker, space or literal span is pending: other bytes then represent themselves."""
     known = state[_AWAITED] | state[_ALL] | state[_RUNNING] | state[_UNUSUAL] | state[_HELD] | state[literal.MODE]
     return known == 0

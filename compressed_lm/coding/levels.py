@@ -1,41 +1,41 @@
-"""Signed integers near their empirical entropy: the range coder under one table, which the stream brings along.
+"""Entropy coding of signed integers: range coder with one table, which is part of the stream.
 
-The table is a histogram of the levels. Where it would cost more than it saves, it is made coarser in two ways, which
-together give the shortest stream: neighbouring levels share a symbol, 2**k of them, and the low k bits follow as they
-are; and counts are rounded to fewer bits. Levels that do not occur cost nothing but the gaps between those that do, so
-rare ones may lie anywhere.
+The table is a histogram of the levels. If that costs more than it saves, it is made coarser in two ways, chosen for the
+shortest stream: 2**k neighbouring levels share a symbol and their low k bits are stored uncoded, and counts are rounded
+to fewer bits. Unused levels cost only the gaps between the used ones, so outliers may be far away.
 
-Beside the entropy a stream costs its table, a byte or two for each symbol, and what `range_coder` tells: 0.0005 bits a
-level, which is a hundredth of the stream only where 99 of 100 levels are equal.
+Beyond the entropy a stream costs its table, one or two bytes per symbol, and the overhead of `range_coder`: 0.0005 bits
+per level, which is 1% of the stream only if 99% of the levels are equal.
 
-A stream is: seven numbers (EG0); the gaps between the symbols (EG0); their weights, each as the difference from the one
-before (exp-Golomb of the best order); the low bits; the range coder's bytes. Each part begins with a byte of its own.
+Layout: seven numbers (EG0); the gaps between the symbols (EG0); their weights as differences (exp-Golomb of the best
+order); the low bits; the range coder's bytes. Each part begins at a byte boundary.
 """
 
 import dataclasses
 
 import numpy as np
+import numpy.typing as npt
 
 from compressed_lm.coding import exp_golomb, range_coder, tables
 from compressed_lm.coding.exp_golomb import as_levels, histogram, unzigzag, zigzag
-from compressed_lm.coding.range_coder import CorruptStream
+from compressed_lm.errors import CorruptStream
 
 MAX_SYMBOLS = 1 << 14
-"""Most symbols of a table: each takes at least one of its 2**16 parts."""
+"""Largest number of symbols of a table: each needs a frequency of at least 1 of 2**16."""
 
 _WEIGHT_BITS = (3, 5, 7, 9, 11, 13, 15)  # of the largest weight
-_LOOKUP_SPAN = 1 << 22  # symbols that lie closer together are looked up in an array
+_LOOKUP_SPAN = 1 << 22  # symbols in a smaller range are looked up in an array
 _N_HEADER = 7
 
 
 @dataclasses.dataclass(frozen=True)
 class _Table:
-    """What a stream brings along.
+    """Table of a stream.
 
     Attributes:
-        low_bits: k, bits of a level that are not in its symbol.
-        places: int64[S], the levels of the symbols, shifted right by k; sorted.
-        weights: int64[S], at most 2**15: counts, rounded.
+        low_bits: k, low bits of a level that are not part of its symbol.
+        places: int64[S], sorted levels of the symbols, shifted right by k.
+        weights: int64[S], at most 2**15: rounded counts.
     """
 
     low_bits: int
@@ -49,17 +49,17 @@ class _Table:
 
     @property
     def differences(self) -> np.ndarray:
-        """int64[S] >= 0, from which `from_differences` makes the weights."""
+        """int64[S] >= 0, zigzag differences of the weights."""
         return zigzag(np.diff(self.weights, prepend=0))
 
     @property
     def gaps(self) -> np.ndarray:
-        """int64[S - 1] >= 0, levels left out between one symbol and the next."""
+        """int64[S - 1] >= 0, unused levels between consecutive symbols."""
         return np.diff(self.places) - 1
 
 
-def empirical_entropy(levels) -> float:
-    """Bits a level of the best code that knows the histogram of these levels, integers[...], and nothing else."""
+def empirical_entropy(levels: npt.ArrayLike) -> float:
+    """Returns the entropy of the histogram of levels, integers[...], in bits per level."""
     _, counts = histogram(levels)
     return _entropy(counts)
 
@@ -69,14 +69,14 @@ def _entropy(counts: np.ndarray) -> float:
     return float(-(shares * np.log2(shares)).sum()) + 0.0
 
 
-def encode_levels(levels) -> bytes:
-    """A stream of levels and of the table that it was coded with.
+def encode_levels(levels: npt.ArrayLike) -> bytes:
+    """Returns the stream of levels, with its table.
 
     Args:
         levels: integers[T], of magnitude at most 2**62 - 1.
 
     Raises:
-        ValueError: a level is larger, or no integer.
+        ValueError: a level is larger, or not an integer.
     """
     levels = as_levels(levels).reshape(-1)
     if not len(levels):
@@ -94,13 +94,13 @@ def encode_levels(levels) -> bytes:
 
 
 def decode_levels(stream: bytes, n_levels: int) -> np.ndarray:
-    """The inverse of `encode_levels`.
+    """Returns the levels of a stream; undoes `encode_levels`.
 
-    Cut and lengthened streams are found; of changed ones, those whose table or lengths are impossible. The rest give
-    other levels: what must be safe needs a checksum around it, as files of weights have.
+    Truncated and extended streams are detected. Changed streams are detected only if the table or the lengths are
+    impossible; otherwise they decode to other levels. Add a checksum if this matters, as weight files do.
 
     Args:
-        stream: what `encode_levels` returned, all of it.
+        stream: the complete output of `encode_levels`.
         n_levels: T.
 
     Returns:
@@ -126,7 +126,7 @@ def decode_levels(stream: bytes, n_levels: int) -> np.ndarray:
 
 
 def _read(stream: bytes, n_levels: int) -> tuple[_Table, np.ndarray, bytes]:
-    """The table, the low bits int64[T] and the range coder's bytes. Raises ValueError."""
+    """Returns the table, the low bits int64[T] and the range coder's bytes. Raises ValueError for a damaged stream."""
     header, start = exp_golomb.decode_prefix(stream, _N_HEADER)
     first, n_symbols, low_bits, order, *sizes = header.tolist()
     if not (1 <= n_symbols <= MAX_SYMBOLS and low_bits <= 62 and order <= 62 and n_levels):
@@ -142,7 +142,7 @@ def _read(stream: bytes, n_levels: int) -> tuple[_Table, np.ndarray, bytes]:
     differences = unzigzag(exp_golomb.decode(parts[1], n_symbols, order=order))
     low = exp_golomb.decode_fixed(parts[2], n_levels, width=low_bits)
     first, limit = int(unzigzag(first)), exp_golomb.MAX_LEVEL >> low_bits
-    # Floats are exact enough to find sums that do not fit.
+    # Floats are exact enough to detect sums that are too large.
     if max(-first - 1, first + (gaps + 1.0).sum()) > limit * (1 + 1e-12):
         raise ValueError("levels that are too large")
     weights = np.cumsum(np.clip(differences, -tables.TABLE_TOTAL, tables.TABLE_TOTAL))
@@ -153,7 +153,7 @@ def _read(stream: bytes, n_levels: int) -> tuple[_Table, np.ndarray, bytes]:
 
 
 def _symbols(places: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """int32[T], the number of each place int64[T] among the known ones, int64[S], sorted."""
+    """Returns the index int32[T] of each place int64[T] in the sorted known places int64[S]."""
     span = int(known[-1] - known[0]) + 1
     if span > _LOOKUP_SPAN:
         return np.searchsorted(known, places).astype(np.int32)
@@ -163,14 +163,14 @@ def _symbols(places: np.ndarray, known: np.ndarray) -> np.ndarray:
 
 
 def _best_table(levels: np.ndarray, counts: np.ndarray) -> _Table:
-    """The table of the shortest stream for a histogram, int64[S] and int64[S]."""
-    best, least = None, np.inf
+    """Returns the table of the shortest stream for a histogram, int64[S] and int64[S]."""
+    best, least = _Table(0, levels, counts), np.inf  # the loop always replaces it
     for low_bits in range(63):
         places, first = np.unique(levels >> low_bits, return_index=True)
         merged = np.add.reduceat(counts, first)
         if len(places) > MAX_SYMBOLS:
             continue
-        # What no table can undercut: more low bits only make it larger.
+        # A lower bound for every table, which grows with the number of low bits.
         if low_bits and _entropy(merged) * counts.sum() + low_bits * counts.sum() > least:
             break
         for bits in _WEIGHT_BITS:
@@ -178,7 +178,7 @@ def _best_table(levels: np.ndarray, counts: np.ndarray) -> _Table:
             table = _Table(low_bits, places, np.rint(merged * scale).astype(np.int64))
             if (size := _size(table, merged)) < least:
                 best, least = table, size
-            if scale == 1:  # these are the counts; more bits hold no more
+            if scale == 1:  # the counts are exact; more bits do not help
                 break
         if len(places) == 1:
             break
@@ -186,7 +186,12 @@ def _best_table(levels: np.ndarray, counts: np.ndarray) -> _Table:
 
 
 def _size(table: _Table, counts: np.ndarray) -> float:
-    """Bits of a stream with this table, int64[S] being the counts of its symbols; the header left out."""
+    """Returns the bits of a stream with this table, without the header.
+
+    Args:
+        table: the table.
+        counts: int64[S], counts of its symbols.
+    """
     differences = table.differences
     order = exp_golomb.best_order(differences)
     bits = exp_golomb.code_lengths(differences, order=order).sum() + exp_golomb.code_lengths(table.gaps).sum()

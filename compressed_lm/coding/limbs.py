@@ -1,27 +1,32 @@
 """Unsigned integers of any width as 16-bit limbs, so that windows of 128 bits need no 64-bit arithmetic.
 
-A number is a tuple of K arrays uint32[...] below 2**16, most significant first; its width is 16 K bits and results are
-taken modulo 2**(16 K). The operations are the same under NumPy and JAX: whatever is a Python operator on the limbs.
+A number is a tuple of K arrays uint32[...] below 2**16, most significant first. Its width is 16 K bits, and results are
+modulo 2**(16 K). The same code runs on NumPy and JAX arrays, since it uses only Python operators.
 """
+
+from typing import Any
 
 LIMB_BITS = 16
 _MASK = 0xFFFF
 
-Limbs = tuple
+Limbs = tuple[Any, ...]
+"""K arrays uint32[...] of NumPy or JAX."""
 
 
 def n_limbs(bits: int) -> int:
-    """Limbs that hold a number of so many bits."""
+    """Returns the number of limbs for a number of `bits` bits."""
     return -(-bits // LIMB_BITS)
 
 
-def constant(value: int, k: int, xp) -> Limbs:
-    """A Python integer as k scalar limbs of the array module `xp`."""
+def constant(value: int, k: int, xp: Any) -> Limbs:
+    """Returns a Python integer as k scalar limbs of the array module `xp`."""
     return tuple(xp.uint32(value >> LIMB_BITS * i & _MASK) for i in reversed(range(k)))
 
 
 def add(a: Limbs, b: Limbs) -> Limbs:
-    out, carry = [], 0
+    """Returns a + b."""
+    out: list[Any] = []
+    carry: Any = 0
     for x, y in zip(reversed(a), reversed(b), strict=True):
         total = x + y + carry
         out.append(total & _MASK)
@@ -30,7 +35,9 @@ def add(a: Limbs, b: Limbs) -> Limbs:
 
 
 def subtract(a: Limbs, b: Limbs) -> Limbs:
-    out, borrow = [], 0
+    """Returns a - b."""
+    out: list[Any] = []
+    borrow: Any = 0
     for x, y in zip(reversed(a), reversed(b), strict=True):
         total = x + (_MASK + 1) - y - borrow
         out.append(total & _MASK)
@@ -38,41 +45,42 @@ def subtract(a: Limbs, b: Limbs) -> Limbs:
     return tuple(reversed(out))
 
 
-def is_zero(a: Limbs):
-    """bool[...]."""
+def is_zero(a: Limbs) -> Any:
+    """Returns a == 0, bool[...]."""
     joined = a[0]
     for limb in a[1:]:
         joined = joined | limb
     return joined == 0
 
 
-def equal(a: Limbs, b: Limbs):
-    """a == b: bool[...]."""
+def equal(a: Limbs, b: Limbs) -> Any:
+    """Returns a == b, bool[...]."""
     return is_zero(tuple(x ^ y for x, y in zip(a, b, strict=True)))
 
 
-def less_equal(a: Limbs, b: Limbs):
-    """a <= b: bool[...]."""
+def less_equal(a: Limbs, b: Limbs) -> Any:
+    """Returns a <= b, bool[...]."""
     result = a[-1] <= b[-1]
     for x, y in zip(reversed(a[:-1]), reversed(b[:-1]), strict=True):
         result = (x < y) | ((x == y) & result)
     return result
 
 
-def select(condition, a: Limbs, b: Limbs, *, xp) -> Limbs:
-    """a where the condition bool[...] holds, else b."""
+def select(condition: Any, a: Limbs, b: Limbs, *, xp: Any) -> Limbs:
+    """Returns a where the condition bool[...] is true, otherwise b."""
     return tuple(xp.where(condition, x, y) for x, y in zip(a, b, strict=True))
 
 
-def scale(frequency, total, size: Limbs) -> Limbs:
-    """floor(frequency * size / total), at most `size`.
+def scale(frequency: Any, total: Any, size: Limbs) -> Limbs:
+    """Returns floor(frequency * size / total), which is at most `size`.
 
     Args:
         frequency: uint32[...], at most `total`.
         total: uint32[...] from 1 to 2**16, or None for 2**16, which needs no division.
         size: the number to scale.
     """
-    product, carry = [], 0
+    product: list[Any] = []
+    carry: Any = 0
     for limb in reversed(size):
         value = frequency * limb + carry  # at most 2**16 * (2**16 - 1) + 2**16 - 1
         product.append(value & _MASK)
@@ -80,7 +88,7 @@ def scale(frequency, total, size: Limbs) -> Limbs:
     product = [carry, *reversed(product)]
     if total is None:
         return tuple(product[:-1])
-    # Long division in base 2**16. The quotient has no more limbs than `size`, so the first limb is all remainder.
+    # Long division in base 2**16. The quotient has no more limbs than `size`, so the first limb is the remainder.
     quotient, remainder = [], product[0]
     for limb in product[1:]:
         value = remainder << LIMB_BITS | limb
@@ -91,8 +99,10 @@ def scale(frequency, total, size: Limbs) -> Limbs:
 
 
 def below_top_bit(a: Limbs) -> tuple[Limbs, Limbs]:
-    """(the highest bit of a alone, all bits below it); zeros for zero."""
-    tops, masks, seen = [], [], None
+    """Returns (the highest bit of a, the mask of all bits below it); zeros for zero."""
+    tops: list[Any] = []
+    masks: list[Any] = []
+    seen: Any = None
     for limb in a:
         spread = limb
         for shift in (1, 2, 4, 8):

@@ -1,19 +1,20 @@
-"""Text as it stands, where folded text would be longer: spans in which each byte is spelled, capitals included.
+"""Literal spans: text that is not folded because folding would make it longer.
 
-Folding is made for words. Of text such as aAaA, codes or tables of letters it makes several marks a letter, so spans
-of it are written in one of three other ways, each behind two marks that folding never writes side by side:
+Folding is made for words. Text such as aAaA, codes or tables of letters would need several markers per letter, so spans
+of it are encoded in one of three ways, each after two adjacent markers, which folding never writes:
 
-    AA  as it is: small letters stand for themselves, a control character stands for each capital
-    BB  swapped: capitals are written small, and a control character stands for each small letter
-    AB  packed: bytes as digits of numbers, in the base of how many different ones there are; numbers in base 233
+    AA  as it is: lower-case letters represent themselves, a control character represents each capital
+    BB  swapped: capitals are written in lower case, and a control character represents each lower-case letter
+    AB  packed: bytes are digits of a number, whose base is the number of distinct bytes; it is written in base 233
 
-In the first two A ends the span, B changes from one to the other, and C comes before a control character that stands
-for itself.
+In the first two, A ends the span, B switches to the other one, and C precedes a control character that represents
+itself.
 
-A packed span is a sequence of digits of 0 to 232, each written as one byte. The first is 0, for all 256 bytes, or one
-less than the number of different bytes, 2 to 32, which follow. Then come blocks, each a number of up to 57 digits: one
-digit for how many it has and whether another block follows; for the last block, one for how many bytes fewer it stands
-for than could be; and the number, its last digit first among the bytes. DNA takes 0.3 digits a byte, any bytes 1.036.
+A packed span is a sequence of digits from 0 to 232, each written as one byte. The first digit is 0 for all 256 bytes,
+or the number of distinct bytes (2 to 32) minus one; then these bytes follow. Then come blocks, each a number of up to
+57 digits: one digit for its length and whether another block follows; in the last block, one digit for how many bytes
+it has fewer than would fit; and the number, least significant byte first. DNA takes 0.3 digits per byte, random bytes
+1.036.
 """
 
 import numpy as np
@@ -23,37 +24,37 @@ from compressed_lm.coding.compiled import njit
 from compressed_lm.coding.machine import multiply_high
 
 ALPHABET = tuple(bytes([b]) for b in range(256) if not ord("C") < b <= ord("Z"))
-"""The bytes of folded text: all but the capitals, of which the first three are marks."""
+"""Bytes of folded text: all except the capitals, but with A, B and C, which are the markers."""
 
 FOLDED, AS_IT_IS, SWAPPED, PACKED = range(4)
-"""How a segment is written."""
+"""Encodings of a segment."""
 
 MARKS = np.frombuffer(b"\0\0AABBAB", np.uint8).reshape(4, 2)
-"""The two marks before a span of each kind."""
+"""The two markers before a span of each encoding."""
 
 END, CHANGE, ITSELF = b"ABC"
-"""What the marks mean in a span that is not packed."""
+"""Meaning of the markers inside a span that is not packed."""
 
 MAX_ALPHABET = 32
-"""Different bytes of a packed span for which they are listed. More would save little, and would pack the letters of
-languages in other scripts, which a model reads better one by one."""
+"""Largest alphabet of a packed span that is listed. A larger one would save little, and would pack the letters of other
+scripts, which a model reads better one by one."""
 
 BIAS = 12
-"""Tokens that a span has to save beyond its marks, so that English is folded throughout, initials included."""
+"""Tokens that a span must save in addition to its markers, so that all English, initials included, is folded."""
 
 UNIT = 1000
-"""Units of cost in a token, so that the cost of a packed byte is about an integer."""
+"""Cost units per token, so that the cost of a packed byte is nearly an integer."""
 
 STATE = 8 + 57 + MAX_ALPHABET
-"""Length of the part of a state that `unspell` uses, the first."""
+"""Length of the first part of a state, which `unspell` uses."""
 
-# What is known of a span, in this order: how it is written; the next byte stands for itself; of a packed one what its
-# next digit is, how many different bytes it has; of a block how many digits it has and how many are to come, the bytes
-# it stands for, whether another follows; then its digits, the last one first, and the different bytes.
+# State of a span: its encoding; whether the next byte represents itself; for a packed span the kind of the next digit
+# and the number of distinct bytes; for a block its number of digits, the digits still to come, its number of bytes and
+# whether another block follows; then its digits, the last one first, and the distinct bytes.
 MODE, _ITSELF, _NEXT, _BASE, _LENGTH_OF, _DIGITS, _BYTES, _MORE, _STORE = range(9)
 _MOST_DIGITS = 57
 _ALPHABET = _STORE + _MOST_DIGITS
-_OF_ALPHABET, _OF_BLOCK, _LENGTH, _MISSING, _FIRST = range(5)  # what the next digit is
+_OF_ALPHABET, _OF_BLOCK, _LENGTH, _MISSING, _FIRST = range(5)  # kinds of the next digit
 
 _CONTROL = [b for b in range(1, 32) if not segments.KINDS[b] == segments.WHITE]  # 26 of them
 _DIGITS_OF = np.frombuffer(b"".join(ALPHABET), np.uint8)
@@ -63,9 +64,9 @@ _N_LIMBS = 14  # of 32 bits, of the number of a block
 
 
 def _fitting() -> np.ndarray:
-    """How many digits of each base 0..256 fit into a number of 0..57 digits in base 233 and 14 limbs: int64[257, 58].
+    """Returns how many digits of each base 0..256 fit in a number of 0..57 digits in base 233, int64[257, 58].
 
-    Equal powers, as of base 233, would fit as well; others differ by more than the sum that is added.
+    The number also fits in 14 limbs. 1e-9 is added so that equal powers (base 233) fit; all others differ by more.
     """
     bits = np.minimum(np.arange(_MOST_DIGITS + 1) * np.log2(_RADIX), 32 * _N_LIMBS)
     return np.floor(bits / np.log2(np.maximum(np.arange(257), 2))[:, None] + 1e-9).astype(np.int64)
@@ -74,13 +75,13 @@ def _fitting() -> np.ndarray:
 FITTING = _fitting()
 _AT_ONCE = np.floor(28 / np.log2(np.maximum(np.arange(257), 2)) + 1e-9).astype(np.int64)  # digits in 28 bits
 
-# Tokens to pass from each way of writing to each other. A packed span has, beyond a share of full blocks, its marks and
-# first digit, what its last block says of itself, and what that is rounded up by.
+# Tokens to switch between encodings. The overhead of a packed span is its markers, its first digit, the two length
+# digits of its last block and the rounding up of that block.
 _PASS = np.array([[0, 2 + BIAS, 2 + BIAS, 6 + BIAS], [1, 0, 1, 7], [1, 1, 0, 7], [0, 2, 2, 0]], np.int64) * UNIT
 
 
 def _spellings() -> np.ndarray:
-    """The byte that stands for each, as it is and swapped: uint8[2, 256]."""
+    """Returns the code of each byte in the encodings as it is and swapped, uint8[2, 256]."""
     found = np.tile(np.arange(256, dtype=np.uint8), (2, 1))
     for control, small in zip(_CONTROL, range(ord("a"), ord("z") + 1), strict=True):
         found[0, small - 32] = found[1, small] = control
@@ -89,7 +90,7 @@ def _spellings() -> np.ndarray:
 
 
 def _readings() -> np.ndarray:
-    """The byte that each stands for, as it is and swapped: uint8[2, 256]."""
+    """Returns the byte of each code in the encodings as it is and swapped, uint8[2, 256]."""
     found = np.tile(np.arange(256, dtype=np.uint8), (2, 1))
     for swapped in range(2):
         for byte in (*range(ord("A"), ord("Z") + 1), *range(ord("a"), ord("z") + 1)):
@@ -100,7 +101,7 @@ def _readings() -> np.ndarray:
 _SPELLINGS = _spellings()
 _READINGS = _readings()
 IS_CONTROL = np.isin(np.arange(256), _CONTROL)
-"""Whether each byte stands for a letter in spans that are not packed."""
+"""Whether each byte represents a letter in spans that are not packed."""
 
 
 @njit(nogil=True)
@@ -109,7 +110,7 @@ def spell(text, i, end, mode, spelled):
 
     Args:
         text: uint8[N].
-        i, end: where the segment lies.
+        i, end: bounds of the segment.
         mode: `AS_IT_IS` or `SWAPPED`.
         spelled: uint8[2 L], written.
     """
@@ -126,7 +127,7 @@ def spell(text, i, end, mode, spelled):
 
 @njit(nogil=True)
 def best_mode(text, i, end):
-    """How a segment is spelled in fewer tokens: `AS_IT_IS`, `SWAPPED`, or `PACKED` where both are the same."""
+    """Returns the encoding with fewer tokens: `AS_IT_IS`, `SWAPPED`, or `PACKED` if both are the same."""
     for j in range(i, end):
         if segments.KINDS[text[j]] <= segments.CAPITAL:
             capitals = segments.KINDS[text[j]] == segments.CAPITAL
@@ -137,8 +138,10 @@ def best_mode(text, i, end):
 
 @njit(nogil=True)
 def alphabet(text, begin, end, different):
-    """Writes the different bytes of a text to uint8[32]; returns how many, at least 2, or 256 if there are more than 32
-    or the text is too short for a list of them."""
+    """Writes the distinct bytes of a text to uint8[32] and returns their number, at least 2.
+
+    Returns 256 if there are more than 32, or if the text is too short for a list of them.
+    """
     n, seen = 0, np.zeros(256, np.bool_)
     for j in range(begin, end):
         byte = text[j]
@@ -155,13 +158,13 @@ def alphabet(text, begin, end, different):
 
 @njit(nogil=True)
 def byte_cost(base):
-    """Units of cost of a byte in full packed blocks."""
+    """Returns the cost units of a byte in full packed blocks."""
     return (UNIT * (_MOST_DIGITS + 1) + FITTING[base, _MOST_DIGITS] - 1) // FITTING[base, _MOST_DIGITS]
 
 
 @njit(nogil=True)
 def _fewest_digits(base, n):
-    """Digits of a number that n digits of a base fit into."""
+    """Returns the number of base-233 digits that hold n digits of a base."""
     n_digits = 1
     while FITTING[base, n_digits] < n:
         n_digits += 1
@@ -170,7 +173,7 @@ def _fewest_digits(base, n):
 
 @njit(nogil=True)
 def passing(base):
-    """Units of cost to pass from each way of writing to each other: int64[4, 4]."""
+    """Returns the cost units of switching between encodings, int64[4, 4]."""
     costs = _PASS.copy()
     if base <= MAX_ALPHABET:
         costs[:PACKED, PACKED] += UNIT * _fewest_digits(256, base)
@@ -179,7 +182,7 @@ def passing(base):
 
 @njit(nogil=True)
 def _write_number(text, begin, end, base, values, n_digits, digits, n):
-    """Writes bytes, as digits of a base, in digits from index n on; returns the index after them."""
+    """Writes the number whose digits in a base are given bytes to `digits[n:]`; returns the index after it."""
     limbs, at_once = np.zeros(_N_LIMBS, np.uint64), _AT_ONCE[base]
     for first in range(begin + (end - begin - 1) // at_once * at_once, begin - 1, -at_once):
         value, scale = np.uint64(0), np.uint64(1)
@@ -212,7 +215,7 @@ def pack(text, begin, end, digits):
 
     Args:
         text: uint8[N].
-        begin, end: where the bytes lie; one at least.
+        begin, end: bounds of the bytes; at least one.
         digits: uint8[...], written; bytes of `ALPHABET`.
     """
     different, values, themselves = np.empty(MAX_ALPHABET, np.uint8), np.arange(256), np.arange(256)
@@ -242,16 +245,17 @@ def begin(state, mode):
 
 @njit(nogil=True, inline="always")
 def unspell(byte, state, text, filled):
-    """Writes what a byte of a span stands for; returns how far the text is filled.
+    """Writes the text of one byte of a span; returns the new length of the text.
 
     Args:
-        byte: of the span.
-        state: int64[...], what is known from the bytes before; that at `MODE` is 0 after the end of a span.
-        text: uint8[...], written from index `filled`: one byte at most, or 8 for each byte of a packed block.
+        byte: byte of the span.
+        state: int64[...], from the bytes before; its `MODE` is 0 after the end of a span.
+        text: uint8[...], written from index `filled`: at most one byte, or 8 for each byte of a packed block.
+        filled: length of the text.
     """
     if state[MODE] == PACKED:
         left = state[_DIGITS]
-        if left > 1:  # the usual case is dealt with here, since a call takes longer than it does
+        if left > 1:  # the common case is inlined, since a call would take longer
             state[_STORE + left - 1], state[_DIGITS] = _VALUES[byte], left - 1
         else:
             filled = _unpack(byte, state, text, filled)
@@ -266,7 +270,7 @@ def unspell(byte, state, text, filled):
 
 @njit(nogil=True)
 def _obey(byte, state):
-    """Does what a mark says in a span that is not packed."""
+    """Handles a marker inside a span that is not packed."""
     if byte == END:
         state[MODE] = FOLDED
     elif byte == CHANGE:
@@ -277,9 +281,9 @@ def _obey(byte, state):
 
 @njit(nogil=True)
 def _unpack(byte, state, text, filled):
-    """`unspell` of a digit of a packed span that says what comes or is the last of its block.
+    """Handles a digit of a packed span that is a length or the last digit of its block.
 
-    Any digit can be read anywhere: any numbers of pieces can be decoded.
+    Every digit is valid at every position, so any sequence of ids can be decoded.
     """
     value, expected = np.int64(_VALUES[byte]), state[_NEXT]
     if expected == _FIRST:
@@ -317,7 +321,7 @@ def _expect_number(kind, n_digits, n_bytes, state):
 
 @njit(nogil=True)
 def _read_number(base, state, written, n):
-    """Writes the digits that the number of a block has in a base from index n on; returns the index after them."""
+    """Writes the digits of a block's number in a base to `written[n:]`; returns the index after them."""
     limbs, used = np.zeros(_N_LIMBS, np.uint64), 0
     place = state[_LENGTH_OF]
     while place > 0:  # four digits at a time are less than 32 bits
@@ -346,8 +350,8 @@ def _read_number(base, state, written, n):
             quotient = multiply_high(value, inverse)
             quotient -= np.uint64(quotient * scale > value)
             limbs[k], rest = quotient, value - quotient * scale
-        # The digits of rest / scale, the first one first, by multiplications, as a division for each takes longer. The
-        # fraction of 56 bits is too large by 2**-36 + 2**-56 at most, and there are less than 2**28 such fractions.
+        # The digits of rest / scale, first one first, by multiplications, which are faster than divisions. The 56-bit
+        # fraction is too large by at most 2**-36 + 2**-56, and there are fewer than 2**28 such fractions.
         fraction = (rest * inverse >> np.uint64(8)) + np.uint64(1)
         for place in range(n + at_once - 1, n - 1, -1):
             fraction *= np.uint64(base)
@@ -360,13 +364,15 @@ def _read_number(base, state, written, n):
 
 @njit(nogil=True)
 def choose(costs, passing, n, come_from, modes):
-    """Chooses how each of some segments is written so that all take the least: the marks of spans, and `BIAS`, count.
+    """Chooses the encodings of consecutive segments with the lowest total cost (Viterbi).
+
+    The cost includes the markers of spans and `BIAS`.
 
     Args:
-        costs: int32[..., 4], units of cost of each segment, for each way of writing it.
-        passing: int64[4, 4], units of cost to pass from each way to each other.
+        costs: int32[..., 4], cost units of each segment in each encoding.
+        passing: int64[4, 4], cost units of switching between encodings.
         n: number of segments.
-        come_from: uint8[..., 4], for the loop's own use.
+        come_from: uint8[..., 4], work space.
         modes: uint8[...], written.
     """
     total, new = np.empty(4, np.int64), np.empty(4, np.int64)

@@ -1,12 +1,13 @@
-"""Greedy longest match over a trie laid out as a double array, several texts at a time.
+"""Greedy longest match in a double-array trie, for several texts at a time.
 
-The states of the parse are places in one array of cells. A cell holds a byte in its low 8 bits and, above, the `base`
-of the node that this byte leads to; the child of the node at base `b` over byte `c` is cell `b + c`, and it is one only
-if the byte in that cell is `c`. Bases are different for different nodes, so no further check is needed and a base names
-its node. The root is base 0, thus `cells[c]` is where byte `c` begins.
+The states of the parser are indices of one array of cells. A cell has a byte in its low 8 bits and the `base` of this
+byte's node above. The child of the node at base `b` for byte `c` is cell `b + c`, if the byte in that cell is `c`;
+otherwise there is no child. Bases are unique, so no other check is needed and a base identifies its node. The root has
+base 0, so `cells[c]` is the node of the single byte `c`.
 
-One step is a load that depends on the step before, then a compare and a select that no branch predictor could guess.
-`LANES` texts are therefore stepped in turn, which hides the load, and the select never becomes a branch.
+A step is a load that depends on the step before, then a compare and a select with an unpredictable condition.
+`STREAMS` texts are therefore stepped in turn by one loop, which hides the latency of the load, and the select is
+compiled to a conditional move, not a branch.
 """
 
 import numba
@@ -16,23 +17,22 @@ from numba.extending import intrinsic
 
 from compressed_lm.coding.compiled import njit
 
-LANES = 6
-"""Texts that are stepped together: enough to hide the latency of the second-level cache, few enough to stay in
-registers."""
+STREAMS = 6
+"""Texts that one loop steps in turn: enough to hide the latency of the L2 cache, few enough to stay in registers."""
 
 PIECE_BYTES = 4096
-"""Texts longer than this are cut so that the lanes stay equally busy."""
+"""Longer texts are split, so that the streams have equal work."""
 
 LEAST_PIECE_BYTES = 256
-"""Shorter pieces would cost more in joining than a busier lane saves."""
+"""Shorter pieces would cost more in joining than they save in waiting."""
 
 MAX_ENTRIES = 1 << 20
-"""Bases take 24 bits of a cell; sixteen times the entries leaves room for gaps."""
+"""A base has 24 bits: 16 times the number of entries, which leaves space for gaps."""
 
 
 @intrinsic
 def _select(typing_context, condition, yes, no):
-    """`yes if condition else no`, marked so that it is compiled to a conditional move on every processor."""
+    """Returns `yes if condition else no`, compiled to a conditional move on every processor."""
 
     def generate(context, builder, signature, arguments):
         chosen = builder.select(builder.trunc(arguments[0], ir.IntType(1)), arguments[1], arguments[2])
@@ -44,7 +44,7 @@ def _select(typing_context, condition, yes, no):
 
 @njit(nogil=True, inline="always")
 def _step(data, place, cells, states, state, n):
-    """One byte of one lane. Writes the state in any case and counts it only where a token ends."""
+    """Steps one stream by one byte. The state is always written, and counted only at the end of a token."""
     byte = np.uint64(data[place])
     begin = cells[byte]
     child = cells[np.uint64(state >> np.uint32(8)) + byte]
@@ -55,11 +55,12 @@ def _step(data, place, cells, states, state, n):
 
 @njit(nogil=True)
 def _advance(data, cells, states, place, state, n, steps):
-    """Steps all lanes by the same number of bytes.
+    """Steps all streams by the same number of bytes.
 
     Args:
-        place, n: uint64[LANES], where each lane reads and writes next.
-        state: uint32[LANES], cell each lane has reached.
+        data, cells, states: as in `_parse_pieces`.
+        place, n: uint64[STREAMS], next read and write index of each stream.
+        state: uint32[STREAMS], current cell of each stream.
         steps: number of bytes.
     """
     p0, p1, p2, p3, p4, p5 = place[0], place[1], place[2], place[3], place[4], place[5]
@@ -75,59 +76,60 @@ def _advance(data, cells, states, place, state, n, steps):
         s5, n5 = _step(data, p5 + i, cells, states, s5, n5)
     state[0], state[1], state[2], state[3], state[4], state[5] = s0, s1, s2, s3, s4, s5
     n[0], n[1], n[2], n[3], n[4], n[5] = n0, n1, n2, n3, n4, n5
-    for lane in range(LANES):
-        place[lane] += np.uint64(steps)
+    for stream in range(STREAMS):
+        place[stream] += np.uint64(steps)
 
 
 @njit(nogil=True)
 def _parse_pieces(data, cells, begins, ends, states, counts, finals):
-    """Parses each piece by itself, from the root.
+    """Parses each piece independently, from the root.
 
     Args:
         data: uint8[N].
-        begins, ends: int64[P], where each piece lies; none is empty.
-        states: uint32[N], written: piece p's whole tokens, as cells, from index begins[p].
+        cells: from `double_array`.
+        begins, ends: int64[P], bounds of the pieces; none is empty.
+        states: uint32[N], written: complete tokens of piece p, as cells, from index begins[p].
         counts: int64[P], written: number of these.
-        finals: uint32[P], written: the cell at which the piece ended, whose token may go on.
+        finals: uint32[P], written: last cell of the piece, whose token may continue.
     """
-    place, n = np.zeros(LANES, np.uint64), np.zeros(LANES, np.uint64)
-    state = np.zeros(LANES, np.uint32)
-    piece, left = np.full(LANES, -1), np.zeros(LANES, np.int64)
+    place, n = np.zeros(STREAMS, np.uint64), np.zeros(STREAMS, np.uint64)
+    state = np.zeros(STREAMS, np.uint32)
+    piece, left = np.full(STREAMS, -1), np.zeros(STREAMS, np.int64)
     waiting = 0
     while True:
         busy, steps = -1, 0
-        for lane in range(LANES):
-            if left[lane] == 0:
-                if piece[lane] >= 0:
-                    counts[piece[lane]] = np.int64(n[lane]) - begins[piece[lane]]
-                    finals[piece[lane]] = state[lane]
-                piece[lane] = -1
+        for stream in range(STREAMS):
+            if left[stream] == 0:
+                if piece[stream] >= 0:
+                    counts[piece[stream]] = np.int64(n[stream]) - begins[piece[stream]]
+                    finals[piece[stream]] = state[stream]
+                piece[stream] = -1
                 if waiting < len(begins):
-                    place[lane] = n[lane] = np.uint64(begins[waiting])
-                    state[lane], piece[lane] = 0, waiting
-                    left[lane] = ends[waiting] - begins[waiting]
+                    place[stream] = n[stream] = np.uint64(begins[waiting])
+                    state[stream], piece[stream] = 0, waiting
+                    left[stream] = ends[waiting] - begins[waiting]
                     waiting += 1
-            if left[lane] and (busy < 0 or left[lane] < steps):
-                busy, steps = lane, left[lane]
+            if left[stream] and (busy < 0 or left[stream] < steps):
+                busy, steps = stream, left[stream]
         if busy < 0:
             return
-        for lane in range(LANES):
-            if piece[lane] < 0:  # An idle lane repeats a busy one, and so writes nothing new.
-                place[lane], state[lane], n[lane] = place[busy], state[busy], n[busy]
+        for stream in range(STREAMS):
+            if piece[stream] < 0:  # an idle stream repeats a busy one, so it writes the same values
+                place[stream], state[stream], n[stream] = place[busy], state[busy], n[busy]
             else:
-                left[lane] -= steps
+                left[stream] -= steps
         _advance(data, cells, states, place, state, n, steps)
 
 
 @njit(nogil=True)
 def _cut(bounds):
-    """Cuts texts into pieces of about equal length.
+    """Splits texts into pieces of about equal length.
 
     Returns:
-        begins, ends: int64[P]; firsts: int64[D + 1], the first piece of each text.
+        begins, ends: int64[P], bounds of the pieces; firsts: int64[D + 1], the first piece of each text.
     """
     total = bounds[-1] - bounds[0]
-    size = min(max(total // LANES, LEAST_PIECE_BYTES), PIECE_BYTES)
+    size = min(max(total // STREAMS, LEAST_PIECE_BYTES), PIECE_BYTES)
     firsts = np.zeros(len(bounds), np.int64)
     for d in range(len(bounds) - 1):
         firsts[d + 1] = firsts[d] - (bounds[d] - bounds[d + 1]) // size
@@ -142,14 +144,17 @@ def _cut(bounds):
 
 @njit(nogil=True)
 def _join(data, cells, ids, depth, states, begin, end, count, final, state, numbers, n):
-    """Continues a parse through a piece that was parsed by itself.
+    """Continues a parse through a piece that was parsed independently.
 
-    A greedy parse depends on nothing before the token at hand, so from the first place where both parses begin a token
-    they are the same.
+    A greedy parse does not depend on the text before the current token. So both parses are the same from the first
+    position at which both begin a token.
 
     Args:
+        data, cells, ids, depth, states: as in `parse`.
+        begin, end, count, final: of the piece, from `_parse_pieces`.
         state: the cell reached just before the piece.
         numbers: int32[...], written from index n.
+        n: index of the next token.
 
     Returns:
         The new n, and the cell reached at the end of the piece.
@@ -171,28 +176,28 @@ def _join(data, cells, ids, depth, states, begin, end, count, final, state, numb
             token += 1
         met = boundary == i
         state, i = cells[data[i]], i + 1
-    for j in range(stop - token):  # unsigned, so that no index is taken for one from the end
+    for j in range(stop - token):  # unsigned, so that Numba does not check for negative indices
         numbers[np.uint64(n + j)] = ids[np.uint64(states[np.uint64(token + j)] >> np.uint32(8))]
     return n + stop - token, final
 
 
 @njit(nogil=True)
 def parse(data, bounds, cells, ids, depth, state, unfinished, states, numbers, token_bounds):
-    """Greedy longest-match parse of texts that stand one after another.
+    """Writes the greedy longest-match parse of concatenated texts.
 
     Args:
         data: uint8[N], the texts.
-        bounds: int64[D + 1], where text d lies: bounds[d] to bounds[d + 1].
+        bounds: int64[D + 1]; text d is data[bounds[d] : bounds[d + 1]].
         cells, ids: from `double_array`.
         depth: int32[V], bytes in each entry.
-        state: the cell at which the text that the first one continues was left; 0 if it begins here.
-        unfinished: whether the last text goes on, so that its last token is not yet known.
-        states: uint32[N], for the loop's own use.
-        numbers: int32[N + 1], written: the tokens of all texts.
-        token_bounds: int64[D + 1], written: where the tokens of text d lie.
+        state: returned cell of the previous part if the first text continues it; otherwise 0.
+        unfinished: whether the last text continues later, so that its last token is not known yet.
+        states: uint32[N], work space.
+        numbers: int32[N + 1], written: tokens of all texts.
+        token_bounds: int64[D + 1], written: bounds of each text's tokens.
 
     Returns:
-        The cell at which the last text was left.
+        The last cell of the last text.
     """
     begins, ends, firsts = _cut(bounds)
     counts, finals = np.empty(len(begins), np.int64), np.empty(len(begins), np.uint32)
@@ -213,17 +218,18 @@ def parse(data, bounds, cells, ids, depth, state, unfinished, states, numbers, t
 
 @njit(nogil=True)
 def _place(order, starts, labels):
-    """A base for each node of `order`: the lowest found at which all its children fall on free cells.
+    """Returns a base for each node of `order`: the lowest one found at which the cells of all its children are free.
 
-    Nodes with equally many children are placed at rising bases, which keeps the search linear.
+    Nodes with equally many children get increasing bases, which keeps the search linear.
 
     Args:
         order: int64[I], nodes with children, the most frequent first.
-        starts: int64[V + 1]; labels: int64[E]: bytes of the children of node i are labels[starts[i]:starts[i + 1]].
+        starts: int64[V + 1], bounds of each node's children in `labels`.
+        labels: int64[E], bytes of the children: those of node i are labels[starts[i] : starts[i + 1]].
 
     Returns:
-        bases: int64[V], 0 for nodes not in `order`; unused: uint64[W], a bit for each base, 1 where a node without
-            children may have it. There are at least V of these.
+        bases: int64[V], 0 for nodes not in `order`; unused: uint64[W], one bit per base, 1 if a node without children
+            may have it. At least V bits are 1.
     """
     n_words = len(starts) // 32 // 4 * 4 + 16
     free, unused = np.full(n_words, ~np.uint64(0)), np.full(n_words, ~np.uint64(0))
@@ -265,7 +271,7 @@ def _place(order, starts, labels):
 
 @njit(nogil=True)
 def subtree_sizes(parent, by_depth):
-    """Entries that begin with each entry, itself included: int64[V]. `by_depth` lists parents before children."""
+    """Returns the number of entries that begin with each entry, int64[V]. `by_depth` lists parents before children."""
     sizes = np.ones(len(parent), np.int64)
     for i in by_depth[::-1]:
         if parent[i] >= 0:
@@ -273,10 +279,10 @@ def subtree_sizes(parent, by_depth):
     return sizes
 
 
-def double_array(parent, last, by_depth):
-    """Lays a trie out.
+def double_array(parent: np.ndarray, last: np.ndarray, by_depth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the double array of a trie.
 
-    Nodes with many descendants are laid out first and so stand together: they are the ones most often visited.
+    Nodes with many descendants are placed first, so that the most visited ones are close in memory.
 
     Args:
         parent: int32[V], -1 for single bytes.
@@ -284,10 +290,9 @@ def double_array(parent, last, by_depth):
         by_depth: int64[V], numbers of the entries, parents before children.
 
     Returns:
-        cells: uint32[C], the byte and the base of the child at each place. A cell without a child holds the one byte
-            that would belong to a base which is 255 modulo 256; no node has such a base, so it is never taken for a
-            child.
-        ids: int32[C], entry number at each base; 0 where there is none.
+        cells: uint32[C], byte and base of the child at each place. A cell without a child has the byte that would need
+            a base of 255 modulo 256; no node has such a base, so it never matches.
+        ids: int32[C], entry number at each base; 0 if there is none.
     """
     by_parent = np.lexsort((last, parent))
     starts = np.searchsorted(parent[by_parent], np.arange(len(parent) + 1))

@@ -1,4 +1,4 @@
-"""What compiled loops ask of the processor that Python has no word for."""
+"""LLVM intrinsics for Numba kernels."""
 
 import numba
 from llvmlite import ir
@@ -7,7 +7,7 @@ from numba.extending import intrinsic
 
 @intrinsic
 def load(typing_context, address):
-    """The 8 bytes at an address, which need not be aligned, as a little-endian uint64."""
+    """Returns the 8 bytes at an address as a little-endian uint64. The address need not be aligned."""
 
     def generate(context, builder, signature, arguments):
         return builder.load(builder.inttoptr(arguments[0], ir.IntType(64).as_pointer()), align=1)
@@ -17,13 +17,13 @@ def load(typing_context, address):
 
 @intrinsic
 def prefetch(typing_context, address):
-    """Asks for the memory at an address, which will be read soon; any address will do."""
+    """Prefetches the cache line at an address; invalid addresses are allowed."""
 
     def generate(context, builder, signature, arguments):
         pointer, number = ir.IntType(8).as_pointer(), ir.IntType(32)
         kind = ir.FunctionType(ir.VoidType(), [pointer, number, number, number])
         function = builder.module.declare_intrinsic("llvm.prefetch", [pointer], fnty=kind)
-        # To be read, not written; to be kept in all caches; data, not instructions.
+        # Arguments: read, all cache levels, data.
         builder.call(function, [builder.inttoptr(arguments[0], pointer), number(0), number(3), number(1)])
         return context.get_dummy_value()
 
@@ -32,7 +32,7 @@ def prefetch(typing_context, address):
 
 @intrinsic
 def trailing_zeros(typing_context, x):
-    """How many bits of a uint64 are 0 below the lowest that is 1; 64 for 0."""
+    """Returns the number of zero bits of a uint64 below the lowest one bit; 64 for 0."""
 
     def generate(context, builder, signature, arguments):
         return builder.cttz(arguments[0], ir.Constant(ir.IntType(1), 0))
@@ -42,7 +42,7 @@ def trailing_zeros(typing_context, x):
 
 @intrinsic
 def multiply_high(typing_context, x, y):
-    """The upper 64 of the 128 bits of the product of two uint64."""
+    """Returns the upper 64 bits of the 128-bit product of two uint64."""
 
     def generate(context, builder, signature, arguments):
         wide = ir.IntType(128)
@@ -60,9 +60,9 @@ def _without_count(context, builder, kind, array):
 
 @intrinsic
 def borrowed(typing_context, array):
-    """The same array without the count of who refers to it, for as long as the caller keeps the array itself.
+    """Returns the same array without reference counting; valid while the caller keeps the array itself.
 
-    Numba counts at every function that it inlines, atomically, which can take longer than what the function does.
+    Numba updates reference counts atomically in every inlined function, which can take longer than the function itself.
     """
 
     def generate(context, builder, signature, arguments):
@@ -73,7 +73,7 @@ def borrowed(typing_context, array):
 
 @intrinsic
 def borrowed_all(typing_context, arrays):
-    """`borrowed` for each of a tuple of arrays."""
+    """Returns `borrowed` of each array in a tuple."""
 
     def generate(context, builder, signature, arguments):
         kinds = signature.return_type.types

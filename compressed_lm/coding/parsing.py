@@ -1,4 +1,4 @@
-"""The parse of texts into pieces of least total cost, segment by segment, in folded text or literal spans."""
+"""Parser: texts to pieces of lowest total cost, segment by segment, as folded text or literal spans."""
 
 import numpy as np
 
@@ -7,20 +7,20 @@ from compressed_lm.coding.compiled import njit
 from compressed_lm.coding.machine import borrowed, borrowed_all, prefetch
 
 RULES = 2
-"""Version of the rules by which texts are written. By those of version 1, which old vocabularies go by, there are no
-literal spans, and 64 capitals in a row have a mark each; both versions read the texts of both."""
+"""Version of the encoding rules. In version 1, which old vocabularies use, there are no literal spans, and each of 64
+consecutive capitals has its own marker. The decoder reads both versions."""
 
-_AHEAD = 128  # segments that are cut before the first of them is looked up, since memory takes its time
-_WINDOW = 4096  # bytes of text, for which spans are chosen together
+_AHEAD = 128  # segments whose cache slots are prefetched before the first is looked up
+_WINDOW = 4096  # bytes of text for which spans are chosen together
 
 _UNUSUAL = np.uint64(32)  # in the tag of a segment, above its length
 
 
 def steps(cells: np.ndarray, number: np.ndarray, costs: np.ndarray) -> np.ndarray:
-    """The trie as `least_cost` walks it: uint64[C], a cell and, above, what its string costs, 0 where it is no piece.
+    """Returns the trie for `least_cost`, uint64[C]: a cell, and above it the cost of its piece; 0 if it is not a piece.
 
     Args:
-        cells, number: from `pieces.trie`; -1 for strings that are not to be used.
+        cells, number: from `pieces.trie`; -1 for strings that must not be used.
         costs: integers[V], from 1 to 65,535.
     """
     found = number[cells >> np.uint32(8)]
@@ -29,16 +29,19 @@ def steps(cells: np.ndarray, number: np.ndarray, costs: np.ndarray) -> np.ndarra
 
 @njit(nogil=True)
 def least_cost(data, begin, end, steps, number, best, back, numbers, n):
-    """Writes the parse of a segment from index n; returns the index after it.
+    """Writes the lowest-cost parse of a segment to `numbers[n:]`; returns the index after it.
 
-    Of parses of equal cost the one is taken that has its last piece from the earliest place, and so on backwards.
+    Of parses with equal cost, the one whose last piece begins first is chosen, and so on backwards.
 
     Args:
         data: uint8[N].
-        begin, end: where the folded segment lies.
-        steps: from `steps`; number: from `pieces.trie`.
-        best: int64[L + 1]; back: int32[L + 1, 2] for L bytes; both for the loop's own use.
+        begin, end: bounds of the folded segment.
+        steps: from `steps`.
+        number: from `pieces.trie`.
+        best: int64[L + 1] for L bytes, work space.
+        back: int32[L + 1, 2], work space.
         numbers: int32[...], written.
+        n: index of the next piece.
     """
     length = end - begin
     best[0] = 0
@@ -69,20 +72,20 @@ def least_cost(data, begin, end, steps, number, best, back, numbers, n):
 
 @njit(nogil=True)
 def parse(data, bounds, d, i, n, tables, memory, rules, numbers, places):
-    """Parses texts that stand one after another, up to the first place where `with_spans` has to go on.
+    """Parses concatenated texts, up to the first position from which `with_spans` has to continue.
 
     Args:
-        data: uint8[N + 16], the texts and 16 bytes more.
-        bounds: int64[D + 1], where each text lies.
-        d, i, n: the text and place to begin with, and the number of pieces before it.
+        data: uint8[N + 16], the texts and 16 more bytes.
+        bounds: int64[D + 1], bounds of each text.
+        d, i, n: text and position to start from, and the number of pieces before it.
         tables: steps, number, the number of each single byte int32[256], spaced.
         memory: slots, key and parsed of `memo.Memo`.
         rules: see `RULES`.
         numbers: int32[4 N], written from index n.
-        places: int64[D + 1], written but for the first: where the pieces of each text lie.
+        places: int64[D + 1], written except the first: bounds of each text's pieces.
 
     Returns:
-        The text, D if there is none, and place to go on with, and the number of pieces before it.
+        The text (D if all are finished) and position to continue from, and the number of pieces before it.
     """
     begins, keys = np.empty(_AHEAD + 1, np.int64), np.empty((_AHEAD, 4), np.uint64)
     work, ends = _work(), np.empty(_AHEAD, np.int64)
@@ -102,20 +105,21 @@ def parse(data, bounds, d, i, n, tables, memory, rules, numbers, places):
 
 @njit(nogil=True)
 def _work():
-    """A folded segment and what `least_cost` needs."""
+    """Returns work space: a folded segment, and `best` and `back` of `least_cost`."""
     size = folding.MAX_BYTES
     return np.empty(size, np.uint8), np.empty(size + 1, np.int64), np.empty((size + 1, 2), np.int32)
 
 
 @njit(nogil=True)
 def _cut(data, text, i, limit, stop, spaced, slots, hash_key, begins, keys):
-    """Cuts the next segments of a text and asks for the memory where they may be; returns how many, at most 128.
+    """Splits off the next segments of a text and prefetches their cache slots; returns their number, at most 128.
 
     Args:
         data: uint8[N].
-        text, i, limit, stop: where the text begins, where to go on, before where segments have to begin, where it ends.
-        spaced, slots, hash_key: of the pieces and their memory.
-        begins: int64[129], written: where each segment begins, and where the last ends.
+        text, i, limit, stop: beginning of the text, position to start from, end of the segments' beginnings, end of
+            the text.
+        spaced, slots, hash_key: of the pieces and their `Memo`.
+        begins: int64[129], written: beginning of each segment, and the end of the last.
         keys: uint64[128, 4], written: the two words of each segment, its tag and its first slot.
     """
     address, place, n = np.uint64(data.ctypes.data), np.uint64(slots.ctypes.data), np.int64(0)
@@ -134,12 +138,14 @@ def _cut(data, text, i, limit, stop, spaced, slots, hash_key, begins, keys):
 
 @njit(nogil=True)
 def _write(data, begins, keys, n_cut, tables, memory, rules, work, numbers, n, ends):
-    """Writes the pieces of segments that were cut, from index n; returns the index after them.
+    """Writes the pieces of the segments from `_cut` to `numbers[n:]`; returns the index after them.
 
     Args:
         data, begins, keys, n_cut: from `_cut`.
-        tables, memory, rules: as for `parse`; work: from `_work`.
+        tables, memory, rules: as in `parse`.
+        work: from `_work`.
         numbers: int32[...], written.
+        n: index of the next piece.
         ends: int64[...], written: the index after the pieces of each segment.
     """
     (steps, number, _, _), (slots, _, parsed), (folded, best, back) = tables, memory, work
@@ -160,9 +166,9 @@ def _write(data, begins, keys, n_cut, tables, memory, rules, work, numbers, n, e
 
 @njit(nogil=True)
 def _recall(slots, keys, k, n_cut, numbers, n, ends):
-    """Writes the pieces of segments from the k-th on, up to one that is not remembered; returns which, and the index.
+    """Writes the pieces of cached segments from the k-th on; returns the first one not in the cache, and the index.
 
-    A loop apart from what is done for new segments, as it is then compiled to faster code.
+    It is separate from the code for new segments, since the loop compiles to faster code that way.
     """
     while k < n_cut:
         slot = keys[k, 3]
@@ -178,24 +184,26 @@ def _recall(slots, keys, k, n_cut, numbers, n, ends):
 
 @njit(nogil=True)
 def with_spans(data, text, begin, stop, tables, memory, numbers, n):
-    """Writes a window of a text in folded segments and literal spans; returns the index after it and where it ends.
+    """Writes a window of a text as folded segments and literal spans; returns the index after it and the window's end.
 
-    Why n bytes of text are at most 1.05 n + 20 pieces: `parse` leaves segments as they are only where they take 0.65 of
-    a piece a byte or less, and has all others written here. A window could be one packed span, of 1.036 pieces a byte
-    and 6 more; what is chosen is no longer than that and `literal.BIAS`. But for the last of a text, windows have 4 kB,
-    of which these 18 are less than 0.5 %.
+    Why n bytes of text are at most 1.05 n + 20 pieces: `parse` keeps segments folded only if they take at most 0.65
+    pieces per byte; all others are written here. A window can be one packed span of 1.036 pieces per byte and 6 more,
+    and the chosen encoding is longer than that by at most `literal.BIAS`. All windows of a text except the last have
+    4 kB, of which these 18 pieces are less than 0.5 %.
 
     Args:
-        text: where the text begins.
-        begin, stop: where the window begins, and the text ends.
-        numbers: int32[...], written from index n.
+        data, tables, memory: as in `parse`.
+        text: beginning of the text.
+        begin, stop: beginning of the window, and end of the text.
+        numbers: int32[...], written.
+        n: index of the next piece.
     """
     data, numbers, tables, memory = borrowed(data), borrowed(numbers), borrowed_all(tables), borrowed_all(memory)
     most, limit = min(_WINDOW + segments.MAX_BYTES, stop - begin), min(begin + _WINDOW, stop)
     begins, keys, costs = np.empty(most + 1, np.int64), np.empty((_AHEAD, 4), np.uint64), np.empty((most, 4), np.int32)
     come_from, ways, modes = np.empty((most, 4), np.uint8), np.empty(most, np.uint8), np.empty(most, np.uint8)
     folded, folded_ends = np.empty(4 * most + 4, np.int32), np.zeros(most + 1, np.int64)
-    spelled, spelled_ends = np.empty(2 * most, np.int32), np.zeros(most + 1, np.int64)  # in the better of two ways
+    spelled, spelled_ends = np.empty(2 * most, np.int32), np.zeros(most + 1, np.int64)  # the better of two encodings
     spare = np.empty(most + 1, np.int64)
     work, count, i, filled = _work(), np.int64(0), begin, np.int64(0)
     while i < limit:
@@ -234,16 +242,20 @@ def with_spans(data, text, begin, stop, tables, memory, numbers, n):
 
 @njit(nogil=True)
 def _spell(data, begins, first, last, mode, ways, tables, work, numbers, n, ends):
-    """Writes the pieces of segments, spelled; returns the index after them.
+    """Writes the pieces of unfolded segments to `numbers[n:]`; returns the index after them.
 
-    They are not remembered: what is spelled seldom comes again, and is mostly short.
+    They are not cached: they seldom repeat, and most are short.
 
     Args:
-        begins, first, last: where each segment lies, and which are meant.
-        mode: how they are spelled; `literal.FOLDED` for each in the better way.
-        ways: uint8[S], written: the better way, see `literal.best_mode`.
-        numbers: int32[...], written from index n.
-        ends: int64[S + 1], written: the index after the pieces of each segment, at the place after its own.
+        data, tables: as in `parse`.
+        begins: bounds of all segments.
+        first, last: range of the segments to write.
+        mode: `literal.AS_IT_IS` or `SWAPPED`; `literal.FOLDED` for the better one of each segment.
+        ways: uint8[S], written: the better encoding, see `literal.best_mode`.
+        work: from `_work`.
+        numbers: int32[...], written.
+        n: index of the next piece.
+        ends: int64[S + 1], written: ends[k + 1] is the index after the pieces of segment k.
     """
     (steps, number, _, _), (spelled, best, back) = tables, work
     for k in range(first, last):
@@ -258,7 +270,7 @@ def _spell(data, begins, first, last, mode, ways, tables, work, numbers, n, ends
 
 @njit(nogil=True)
 def _copy(draft, begin, end, numbers, n):
-    """Writes pieces that were drafted from one index to another; returns the index after them."""
+    """Copies `draft[begin:end]` to `numbers[n:]`; returns the index after them."""
     for place in range(begin, end):
         numbers[n] = draft[place]
         n += 1
@@ -267,8 +279,11 @@ def _copy(draft, begin, end, numbers, n):
 
 @njit(nogil=True)
 def _price(data, begins, folded_ends, spelled_ends, ways, count, packed_byte, costs):
-    """Writes what each segment costs in each way; at most, in the way that was not tried, and in a packed span, which
-    may have fewer different bytes than the window."""
+    """Writes the cost of each segment in each encoding.
+
+    The cost is an upper bound for the encoding that was not tried, and for a packed span, which may have fewer distinct
+    bytes than the window.
+    """
     for k in range(count):
         longest = length = begins[k + 1] - begins[k]
         for j in range(begins[k], begins[k + 1]):
@@ -282,7 +297,7 @@ def _price(data, begins, folded_ends, spelled_ends, ways, count, packed_byte, co
 
 @njit(nogil=True)
 def _write_marks(mode, new, single, numbers, n):
-    """Writes what stands between two ways of writing a text; returns the index after it."""
+    """Writes the markers that switch between two encodings to `numbers[n:]`; returns the index after them."""
     spelled = mode == literal.AS_IT_IS or mode == literal.SWAPPED
     if spelled and (new == literal.AS_IT_IS or new == literal.SWAPPED):
         numbers[n] = single[literal.CHANGE]

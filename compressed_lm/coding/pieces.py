@@ -1,18 +1,18 @@
-"""Strings with costs, and the parse of a text into those of least total cost.
+"""Subword units with costs; a text is encoded as the pieces of lowest total cost.
 
-The text is cut into segments (`coding.segments`) and these are folded (`coding.folding`), so that a word is the same
-string however it is written. Each segment is parsed by itself. A language repeats its words, so what a segment was
-parsed into is remembered (`coding.memo`): most of a text is then a lookup for each word. Costs are integers, so a parse
-depends on nothing but the pieces.
+The text is split into segments (`coding.segments`), which are folded (`coding.folding`), so that a word is the same
+string in lower and upper case. Each segment is parsed independently. Words repeat, so the pieces of a segment are
+cached (`coding.memo`), and most words take one lookup. Costs are integers, so a parse depends only on the pieces.
 
-Where folded text takes many pieces for its bytes, it is written in other ways if they take fewer (`coding.literal`), so
-that n bytes of any kind are at most 1.05 n + 20 pieces: see `coding.parsing`.
+If folded text needs many pieces per byte, a shorter encoding is used (`coding.literal`), so that any n bytes are at
+most 1.05 n + 20 pieces: see `coding.parsing`.
 """
 
 import re
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from compressed_lm.coding import folding, longest_match, memo, parsing
 from compressed_lm.coding.batches import BLOCK, SCRATCH, in_threads, read_only, runs_of
@@ -21,36 +21,44 @@ from compressed_lm.coding.entries import SLOT_BYTES, copy_slot
 from compressed_lm.coding.machine import borrowed, prefetch
 
 MAX_PIECES = 1 << 16
-"""Numbers are remembered in 16 bits."""
+"""Largest vocabulary: the cache has 16 bits per number."""
 
 _WORD = re.compile(rb"(?P<unusual>C?)(?P<capital>A?) (?P<letters>[a-z][^ A-Z]*)", re.DOTALL)
-_MOST_BYTES = 8  # of text that a byte of folded text stands for: one, but for digits of a packed span of two letters
-_PIECES_AHEAD = 16  # of the one that is written: what is known of it is asked for
+_MOST_BYTES = 8  # of text per byte of folded text: 8 in a packed span of two distinct bytes, otherwise 1
+_PIECES_AHEAD = 16  # the table row of this later piece is prefetched
 
 
 class Pieces:
-    """Strings of 1 to 16 bytes of folded text, numbered 0..V-1; each byte of `folding.ALPHABET` is among them.
+    """Strings of 1 to 16 bytes of folded text, numbered 0..V-1. Each byte of `folding.ALPHABET` is one of them.
 
     Any byte string encodes, any sequence of numbers decodes, and decode(encode(x)) == x.
 
     Attributes:
         strings: the strings by number.
-        costs: uint16[V], what each adds to the cost of a parse.
-        spaced: bool[513], whether words in each context (`folding.CONTEXTS`) usually have a space before them.
-        rules: version of the rules by which texts are encoded (`parsing.RULES`).
+        costs: uint16[V], cost of each piece in a parse.
+        spaced: bool[513], whether words in each context (`folding.CONTEXTS`) have a space before them by default.
+        rules: version of the encoding rules (`parsing.RULES`).
     """
 
-    def __init__(self, strings: Sequence[bytes], costs, spaced=folding.SPACED, *, rules: int = parsing.RULES):
-        """Lays the pieces out for use.
+    def __init__(
+        self,
+        strings: Sequence[bytes],
+        costs: npt.ArrayLike,
+        spaced: npt.ArrayLike = folding.SPACED,
+        *,
+        rules: int = parsing.RULES,
+    ) -> None:
+        """Builds the lookup tables.
 
         Args:
-            strings: at most 65,536, all different.
-            costs: integers from 1 to 65,535; a parse with the least sum is taken.
+            strings: at most 65,536 distinct strings.
+            costs: integers from 1 to 65,535; the parse with the lowest sum is chosen.
             spaced: bool[513].
             rules: 1 or 2.
 
         Raises:
-            ValueError: unknown rules, too many, too long or equal strings, a missing byte, or costs that are none.
+            ValueError: the rules are unknown, a string is too long or a duplicate, a byte is missing, there are too
+                many strings, or a cost is invalid.
         """
         self.strings, given = list(strings), np.asarray(costs)
         _check(self.strings, given, rules)
@@ -67,15 +75,15 @@ class Pieces:
         return len(self.strings)
 
     def encode(self, data: bytes) -> np.ndarray:
-        """Numbers of the parse of a text: int32[T]."""
+        """Returns the numbers of a text's pieces, int32[T]."""
         return self.encode_batch([data])[0]
 
     def encode_batch(self, documents: Sequence[bytes], *, threads: int = 1) -> list[np.ndarray]:
-        """`encode` of each document, faster than one by one where documents are short.
+        """Returns `encode` of each document; faster than single calls if documents are short.
 
         Args:
             documents: byte strings.
-            threads: how many work at a time, each with a memory of its own.
+            threads: number of threads; each has its own cache.
         """
         return in_threads(self._encode_run, runs_of(documents, BLOCK), threads)
 
@@ -89,19 +97,23 @@ class Pieces:
             if d == len(documents):
                 break
             n, i = parsing.with_spans(data, bounds[d], i, bounds[d + 1], self._tables, memory, numbers, n)
-        places = places.tolist()
-        return [numbers[a:b].copy() for a, b in zip(places, places[1:], strict=False)]
+        bounds_of = places.tolist()
+        return [numbers[a:b].copy() for a, b in zip(bounds_of, bounds_of[1:], strict=False)]
 
-    def decode(self, numbers, *, unfinished: bool = False) -> bytes:
-        """The text of a sequence of numbers, or what is certain of it where others may follow (`unfinished`).
+    def decode(self, numbers: Sequence[int] | np.ndarray, *, unfinished: bool = False) -> bytes:
+        """Returns the text of a sequence of numbers.
+
+        Args:
+            numbers: int[T].
+            unfinished: whether more numbers may follow; only the text that they cannot change is returned.
 
         Raises:
-            ValueError: a number outside 0..V-1.
+            ValueError: a number is outside 0..V-1.
         """
         return self._decode_run([numbers], np.array([0, len(numbers)]), unfinished=unfinished)[0]
 
     def decode_batch(self, sequences: Sequence, *, threads: int = 1) -> list[bytes]:
-        """`decode` of each sequence. Raises ValueError for a number outside 0..V-1."""
+        """Returns `decode` of each sequence. Raises ValueError for a number outside 0..V-1."""
         return in_threads(self._decode_run, runs_of(sequences, BLOCK // 4), threads)
 
     def _decode_run(self, sequences: Sequence, bounds: np.ndarray, *, unfinished: bool = False) -> list[bytes]:
@@ -115,13 +127,13 @@ class Pieces:
         n_folded = int(self._n_bytes[numbers].sum(dtype=np.int64))
         text = SCRATCH.array("joined", _MOST_BYTES * n_folded + 2 * SLOT_BYTES, np.uint8)
         _join(numbers, bounds, self._layout, self.spaced, unfinished, text, places)
-        view, places = memoryview(text), places.tolist()
-        return [view[begin:end].tobytes() for begin, end in zip(places, places[1:], strict=False)]
+        view, ends = text.data, places.tolist()
+        return [view[begin:end].tobytes() for begin, end in zip(ends, ends[1:], strict=False)]
 
 
 def _check(strings: list[bytes], costs: np.ndarray, rules: int) -> None:
     if rules not in (1, parsing.RULES):
-        raise ValueError(f"Rules of version {rules} were asked for; 1 or {parsing.RULES} were expected.")
+        raise ValueError(f"Rules of version {rules} were requested; 1 or {parsing.RULES} were expected.")
     if not len(strings) == len(costs) <= MAX_PIECES:
         raise ValueError(
             f"{len(strings)} pieces with {len(costs)} costs were given; at most {MAX_PIECES} with as many costs were "
@@ -130,10 +142,10 @@ def _check(strings: list[bytes], costs: np.ndarray, rules: int) -> None:
     if wrong := [s for s in strings if not 1 <= len(s) <= SLOT_BYTES]:
         raise ValueError(f"A piece of {len(wrong[0])} bytes was given; pieces of 1 to {SLOT_BYTES} were expected.")
     if twice := len(strings) - len(set(strings)):
-        raise ValueError(f"{twice} pieces were given twice; all different ones were expected.")
+        raise ValueError(f"{twice} pieces were given twice; distinct pieces were expected.")
     if missing := set(folding.ALPHABET).difference(strings):
         raise ValueError(
-            f"{len(missing)} single bytes are missing from the pieces; all {len(folding.ALPHABET)} of folded text were "
+            f"{len(missing)} single bytes are missing in the pieces; all {len(folding.ALPHABET)} of folded text were "
             "expected."
         )
     if costs.min() < 1 or costs.max() > np.iinfo(np.uint16).max:
@@ -141,9 +153,11 @@ def _check(strings: list[bytes], costs: np.ndarray, rules: int) -> None:
 
 
 def trie(strings: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
-    """The trie of all prefixes as a double array, and the number of the string at each of its bases; -1 where none is.
+    """Returns the trie of all prefixes of strings.
 
-    See `longest_match.double_array`.
+    Returns:
+        cells: uint32[C], see `longest_match.double_array`.
+        number: int32[C], number of the string at each base; -1 if there is none.
     """
     prefixes = sorted({s[:n] for s in strings for n in range(1, len(s) + 1)})
     node = {prefix: i for i, prefix in enumerate(prefixes)}
@@ -156,17 +170,17 @@ def trie(strings: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _layout(strings: Sequence[bytes], spaced: np.ndarray) -> tuple[np.ndarray, ...]:
-    """What decoding looks up for each string, and for each context.
+    """Returns the tables for decoding.
 
     Returns:
-        slots: uint8[V + 1, 16], the strings, and one row more for reading past the last.
-        rows: uint64[V + 1, 4], all that is known of a string side by side, as each place in memory costs time. 16 bytes
-            are what it stands for where nothing is known from before, if that is certain but for the space before a
-            word. The third word has, from its lowest byte on: the length of that, or 0 where it is not certain; 1 where
-            it begins with the space of a word, 2 where that is not as usual, 0 elsewhere; where the string's marks and
-            spaces, and the letter after them, end (what follows stands for itself); the string's length; in 16 bits,
-            one more than the context (`folding.context`) after it, 0 where its last two bytes do not tell.
-        left_out: uint8[513, 3], 1 where, in a context, a space of each of the three kinds is left out.
+        slots: uint8[V + 1, 16], the strings, and one more row for reading beyond the last.
+        rows: uint64[V + 1, 4], all data of a string, contiguous in memory for speed. The first 16 bytes are its text if
+            no marker is pending and the text is then fixed except for the space before a word. The third word has, from
+            its lowest byte: the length of this text, or 0 if it is not fixed; 1 if it begins with the space of a word,
+            2 if that space differs from the default, otherwise 0; the end of the string's markers and spaces and of the
+            letter after them (later bytes represent themselves); the string's length; in 16 bits, the context
+            (`folding.context`) after it plus one, or 0 if its last two bytes do not determine it.
+        left_out: uint8[513, 3], for each context, 1 if a space of each of the three kinds is omitted.
     """
     slots, rows = np.zeros((len(strings) + 1, SLOT_BYTES), np.uint8), np.zeros((len(strings) + 1, 4), np.uint64)
     for i, string in enumerate(strings):
@@ -188,16 +202,16 @@ def _layout(strings: Sequence[bytes], spaced: np.ndarray) -> tuple[np.ndarray, .
 
 @njit(nogil=True)
 def _join(numbers, bounds, layout, spaced, unfinished, text, places):
-    """Writes the unfolded strings of pieces one after another, 16 bytes at a time where they stand for themselves.
+    """Writes the unfolded strings of pieces one after another, 16 bytes at a time if no marker is pending.
 
     Args:
         numbers: int32[T], of all texts.
-        bounds: int64[D + 1], where each text's numbers lie.
+        bounds: int64[D + 1], bounds of each text's numbers.
         layout: from `_layout`.
         spaced: bool[513], see `Pieces`.
-        unfinished: whether a last space, which may turn out to be that of a word, is left out.
-        text: uint8[...], written, with 8 bytes of room for each byte of the pieces and 32 more.
-        places: int64[D + 1], written: where each text lies.
+        unfinished: whether a last space is omitted, since it may belong to a later word.
+        text: uint8[...], written; 8 bytes for each byte of the pieces and 32 more.
+        places: int64[D + 1], written: bounds of each text.
     """
     slots, rows, left_out = layout
     to, plain, folded = np.uint64(text.ctypes.data), np.uint64(rows.ctypes.data), np.uint64(slots.ctypes.data)
@@ -212,7 +226,7 @@ def _join(numbers, bounds, layout, spaced, unfinished, text, places):
             row = rows[number, 2]
             n_written = np.int64(row & np.uint64(255))
             if clean and n_written:
-                if context < 0:  # what was written last is read again only where it has to be: that takes time
+                if context < 0:  # read the written text only if the context is unknown, since this is slow
                     context = folding.context(output, begin, filled)
                 done = np.int64(left_out[context, (row >> np.uint64(8)) & np.uint64(255)])
                 copy_slot(to + np.uint64(filled), plain + np.uint64(32) * number + np.uint64(done))

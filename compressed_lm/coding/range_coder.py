@@ -1,43 +1,41 @@
-"""A range coder with 32-bit state and 16-bit tables (after Martin 1979), on the host.
+"""Range coder with 32-bit state and 16-bit tables (after Martin 1979), on the host.
 
-The stream is a string of bytes, read as a base-256 fraction. The encoder keeps an interval `[low, low + size)`; a
-symbol narrows it, and whenever `size` falls below 2**24 the top byte leaves. An overflow of `low` carries into the
-bytes before. Beyond its end a stream reads as zeros, so the encoder ends with the value of the last interval that ends
-in most zero bits and drops them.
+The stream is a byte string, read as a base-256 fraction. The encoder keeps an interval `[low, low + size)`; a symbol
+narrows it, and when `size` falls below 2**24 the top byte is written. An overflow of `low` carries into the bytes
+before. A stream reads as zeros beyond its end, so the encoder ends with the value in the last interval that has the
+most trailing zero bits, and omits them.
 
-Cost: truncating `size` to a multiple of 2**16 loses at most log2(1 + 2**-8) = 0.0056 bits a symbol and 0.0005 on
+Overhead: truncating `size` to a multiple of 2**16 loses at most log2(1 + 2**-8) = 0.0056 bits per symbol and 0.0005 on
 average; the end takes about one byte. `benchmarks/range_coder.py` measures speed and length.
 """
 
 import itertools
 
 import numpy as np
+import numpy.typing as npt
 
 from compressed_lm.coding.compiled import njit
 from compressed_lm.coding.tables import TABLE_BITS, TABLE_TOTAL
+from compressed_lm.errors import CorruptStream
 
 TOP = 1 << 24
-"""A size below this lets a byte leave; the smallest table entry therefore moves at most two bytes a symbol."""
+"""A byte is written when the size falls below this; so a symbol writes at most two bytes."""
 
 OVERRUN = 8
-"""A decoder that wants more than this many bytes past the end of its stream reads a truncated or corrupted one."""
+"""Largest number of bytes that a decoder reads beyond the end of a valid stream."""
 
 _MASK = (1 << 32) - 1  # also the size of the first interval
 _GUIDE_SHIFT = TABLE_BITS - 10
 _BLOCK = 16
 
 
-class CorruptStream(ValueError):
-    """The bytes or ids are not what an encoder wrote."""
-
-
-# Kernels compute in int64, which holds every value here: `low` stays below 2**33 and `code` is cut to 32 bits. Beside a
-# signed number, Numba would turn the uint32 of a table into float64.
+# Kernels compute in int64, which holds all values: `low` is below 2**33 and `code` has 32 bits. Numba converts a mix of
+# unsigned 64-bit and signed integers to float64.
 
 
 @njit(nogil=True, inline="always")
 def _carry(out, n):
-    """Adds one to the number that the bytes before position n spell; linear in all, since a byte carries once."""
+    """Adds one to the number in the bytes before position n. Linear time in total, since a byte carries only once."""
     n -= 1
     while out[n] == 255:
         out[n] = 0
@@ -47,13 +45,13 @@ def _carry(out, n):
 
 @njit(nogil=True, inline="always")
 def _put(low, size, n, out, below, freq):
-    """Encoder state after a symbol: the interval, and bytes written to `out`, at most two more than before."""
+    """Encodes a symbol; returns the new interval and the number of bytes in `out`, at most two more than before."""
     step = size >> TABLE_BITS
     low, size = low + step * below, step * freq
     if low > _MASK:
         _carry(out, n)
         low &= _MASK
-    # Whether a byte leaves is hard to foresee, so two are written and as many as leave are kept, without a branch.
+    # The number of bytes to write is unpredictable, so two are written and only the needed ones count: no branch.
     out[n], out[n + 1] = low >> 24, (low >> 16) & 255
     leaving = np.int64(size < TOP) + np.int64(size < TOP >> 8)
     return (low << 8 * leaving) & _MASK, size << 8 * leaving, n + leaving
@@ -61,9 +59,11 @@ def _put(low, size, n, out, below, freq):
 
 @njit(nogil=True)
 def _end(low, size, n, out, followed, spare):
-    """Number of bytes of the whole stream. Picks the value in the last interval that ends in most free bits: bits that
-    are zero or, if other bytes follow, may be anything. At most `spare` zero bytes are left out, counted from where a
-    decoder has read to."""
+    """Writes the end of a stream; returns its number of bytes.
+
+    It is the value in the last interval with the most free trailing bits (zero or, if other bytes follow, arbitrary).
+    At most `spare` zero bytes are omitted, counted from the decoder's read position.
+    """
     free, least = 32, n + 4 - spare
     while True:
         value = ((low + (1 << free) - 1) >> free) << free
@@ -86,7 +86,7 @@ def _end(low, size, n, out, followed, spare):
 
 @njit(nogil=True)
 def _encode(below, freq, followed, spare, out):
-    """Number of bytes written to out: uint8[2 T + 4]; -1 for entries that are no part of a table."""
+    """Encodes to out: uint8[2 T + 4]; returns the number of bytes, or -1 for invalid table entries."""
     low, size, n = np.int64(0), np.int64(_MASK), 0
     for i in range(len(below)):
         start, width = np.int64(below[i]), np.int64(freq[i])
@@ -98,7 +98,7 @@ def _encode(below, freq, followed, spare, out):
 
 @njit(nogil=True)
 def _encode_symbols(symbols, cdfs, followed, spare, out):
-    """`_encode` with the entries looked up in the table of each symbol, or in the only table."""
+    """Encodes as `_encode`, with the entries from the table of each symbol, or from the only table."""
     low, size, n, each = np.int64(0), np.int64(_MASK), 0, len(cdfs) > 1
     for i in range(len(symbols)):
         symbol, row = symbols[i], i if each else 0
@@ -126,7 +126,7 @@ def _encode_batch(below, freq, lengths, followed, spare, out, ends):
 
 def _written(out: np.ndarray, n_bytes: int) -> bytes:
     if n_bytes < 0:
-        raise ValueError("Symbols outside their table, or of frequency 0, cannot be coded. Tables must sum to 2**16.")
+        raise ValueError("Symbols outside their table, or of frequency 0, cannot be encoded. Tables must sum to 2**16.")
     return out[:n_bytes].tobytes()
 
 
@@ -134,30 +134,33 @@ def _spare(stops: bool) -> int:
     return OVERRUN if stops else 1 << 62
 
 
-def encode(below, freq, *, followed: bool = False, stops: bool = False) -> bytes:
-    """The stream of a sequence of symbols, each given by its table entries.
+def encode(below: np.ndarray, freq: np.ndarray, *, followed: bool = False, stops: bool = False) -> bytes:
+    """Returns the stream of a sequence of symbols, given by their table entries.
 
     Args:
-        below: uint32[T], cumulative frequency up to each symbol.
+        below: uint32[T], cumulative frequency before each symbol.
         freq: uint32[T], frequency of each symbol, at least 1; tables sum to 2**16.
-        followed: other bytes will come right after the stream. It then decodes whatever they are, and its length
-            depends on the symbols alone; otherwise it is read as if zeros came after it, which saves a byte or so.
-        stops: the last symbol is a stop symbol, for `decode_until`, which reads at most `OVERRUN` bytes past the end.
+        followed: whether other bytes follow the stream directly. It then decodes with any bytes after it, and its
+            length depends only on the symbols. Otherwise it is read as if zeros followed, which saves about one byte.
+        stops: whether the last symbol is a stop symbol, for `decode_until`, which reads at most `OVERRUN` bytes beyond
+            the end.
 
     Returns:
         The shortest such stream.
 
     Raises:
-        ValueError: an entry has frequency 0 or reaches beyond 2**16.
+        ValueError: an entry has frequency 0 or ends above 2**16.
     """
     return encode_batch(below, freq, (len(below),), followed=followed, stops=stops)[0]
 
 
-def encode_batch(below, freq, lengths, *, followed: bool = False, stops: bool = False) -> list[bytes]:
-    """`encode` of many sequences in one call, which pays for short ones.
+def encode_batch(
+    below: npt.ArrayLike, freq: npt.ArrayLike, lengths: npt.ArrayLike, *, followed: bool = False, stops: bool = False
+) -> list[bytes]:
+    """Returns `encode` of many sequences; faster than single calls for short ones.
 
     Args:
-        below, freq: uint32[T], table entries as in `encode`, one sequence after another.
+        below, freq: uint32[T], table entries as in `encode`, concatenated.
         lengths: integers[N] that sum to T, symbols of each sequence.
         followed, stops: as in `encode`.
 
@@ -165,7 +168,7 @@ def encode_batch(below, freq, lengths, *, followed: bool = False, stops: bool = 
         N streams.
 
     Raises:
-        ValueError: as in `encode`, or the lengths do not fit.
+        ValueError: as in `encode`, or the lengths do not sum to T.
     """
     below, freq, lengths = np.asarray(below, np.uint32), np.asarray(freq, np.uint32), np.asarray(lengths, np.int64)
     if lengths.min(initial=0) < 0 or not lengths.sum() == len(below) == len(freq):
@@ -175,8 +178,10 @@ def encode_batch(below, freq, lengths, *, followed: bool = False, stops: bool = 
     return [data[start:stop] for start, stop in itertools.pairwise([0, *ends.tolist()])]
 
 
-def encode_symbols(symbols, cdfs, *, followed: bool = False, stops: bool = False) -> bytes:
-    """`encode` of symbols given with their tables; `decode` is the inverse.
+def encode_symbols(
+    symbols: npt.ArrayLike, cdfs: npt.ArrayLike, *, followed: bool = False, stops: bool = False
+) -> bytes:
+    """Returns the stream of symbols, given with their tables; `decode` is the inverse.
 
     Args:
         symbols: int32[T], below S.
@@ -184,7 +189,7 @@ def encode_symbols(symbols, cdfs, *, followed: bool = False, stops: bool = False
         followed, stops: as in `encode`.
 
     Raises:
-        ValueError: a symbol is not in its table, or there are more tables or fewer than symbols.
+        ValueError: a symbol is not in its table, or the number of tables is not that of the symbols.
     """
     symbols, cdfs = np.asarray(symbols, np.int32), np.ascontiguousarray(cdfs, np.uint32)
     if cdfs.ndim == 2 and len(cdfs) != len(symbols):
@@ -194,9 +199,9 @@ def encode_symbols(symbols, cdfs, *, followed: bool = False, stops: bool = False
 
 
 class Decoder:
-    """One stream, symbol by symbol, in plain Python: the readable form of the algorithm, for headers and tests."""
+    """Decoder of one stream, symbol by symbol, in plain Python: a readable reference, for headers and tests."""
 
-    def __init__(self, stream: bytes):
+    def __init__(self, stream: bytes) -> None:
         self._stream, self.position = stream, 0
         self._code, self._size = 0, _MASK
         for _ in range(4):
@@ -206,8 +211,8 @@ class Decoder:
         self.position += 1
         return self._stream[self.position - 1] if self.position <= len(self._stream) else 0
 
-    def symbol(self, cdf) -> int:
-        """The next symbol under the cumulative table uint32[S + 1]."""
+    def symbol(self, cdf: np.ndarray) -> int:
+        """Returns the next symbol, given its cumulative table uint32[S + 1]."""
         step = self._size >> TABLE_BITS
         target = min(self._code // step, TABLE_TOTAL - 1)
         symbol = int(np.searchsorted(cdf, target, side="right")) - 1
@@ -220,7 +225,7 @@ class Decoder:
 
 @njit(nogil=True, inline="always")
 def _narrow(stream, code, size, position, below, above):
-    """Decoder state after a symbol: the code within its interval, the interval's size, bytes read."""
+    """Returns the decoder state after a symbol: the code within its interval, the interval's size, bytes read."""
     step = size >> TABLE_BITS
     code, size = code - step * np.int64(below), step * (np.int64(above) - np.int64(below))
     while size < TOP:
@@ -244,12 +249,12 @@ def _first_code(stream):
 
 @njit(nogil=True, error_model="numpy")
 def _decode_each(stream, cdfs, out):
-    """One symbol from each of the tables cdfs[T, S + 1]; False where one of them is none."""
+    """Decodes one symbol with each of the tables cdfs[T, S + 1]; returns False if a table is invalid."""
     code, size, position, last = _first_code(stream), np.int64(_MASK), 4, cdfs.shape[1] - 2
     for n in range(len(out)):
         cdf, target = cdfs[n], _target(code, size)
-        # A table is new to the cache. Every sixteenth entry, then within sixteen, is an order that the processor
-        # foresees: two to four times as fast as bisection.
+        # The table is not in the cache yet. Searching every sixteenth entry and then within sixteen is predictable
+        # for the processor: 2 to 4 times as fast as bisection.
         symbol = 0
         while symbol + _BLOCK <= last and np.int64(cdf[symbol + _BLOCK]) <= target:
             symbol += _BLOCK
@@ -264,8 +269,12 @@ def _decode_each(stream, cdfs, out):
 
 @njit(nogil=True, error_model="numpy")
 def _decode_shared(stream, cdf, stop_symbol, used_up, out):
-    """Number of symbols written to `out`; why it ended (0 no room left, 1 the stop symbol came, 2 it has read more than
-    `used_up` bytes or what no encoder writes); code, size and bytes read."""
+    """Decodes symbols to `out` with one table.
+
+    Returns:
+        Number of symbols; reason of the end (0: `out` is full, 1: stop symbol, 2: more than `used_up` bytes were read,
+        or bytes that no encoder writes); code, size and bytes read.
+    """
     guide = np.empty(TABLE_TOTAL >> _GUIDE_SHIFT, np.int32)  # symbol at which the search for a target starts
     first = 0
     for i in range(len(guide)):
@@ -291,34 +300,34 @@ def _not_tables(cdfs: np.ndarray) -> ValueError:
     return ValueError(f"{cdfs.dtype}{list(cdfs.shape)} was given; cumulative tables from 0 to 2**16 were expected.")
 
 
-def _one_table(cdf) -> np.ndarray:
-    """A table that `_decode_shared` cannot leave."""
+def _one_table(cdf: npt.ArrayLike) -> np.ndarray:
+    """Returns a checked table, so that `_decode_shared` does not read outside it."""
     cdf = np.ascontiguousarray(cdf, np.uint32)
     if cdf.ndim != 1 or len(cdf) < 2 or cdf[0] != 0 or cdf[-1] != TABLE_TOTAL:
         raise _not_tables(cdf)
     return cdf
 
 
-def decode(stream: bytes, cdfs, n_symbols: int | None = None) -> np.ndarray:
-    """Symbols from a stream and their tables: the inverse of `encode_symbols`.
+def decode(stream: bytes, cdfs: npt.ArrayLike, n_symbols: int | None = None) -> np.ndarray:
+    """Returns the symbols of a stream, given their tables; undoes `encode_symbols`.
 
-    The number of symbols is given, and beyond its end a stream reads as zeros: one that was cut or changed gives other
-    symbols, not an error. Sequences that end in a symbol of their own are for `decode_until`.
+    A stream reads as zeros beyond its end. So a truncated or changed stream gives other symbols, not an error. Use
+    `decode_until` for sequences that end in a stop symbol.
 
     Args:
-        stream: what an `encode` function returned.
+        stream: output of an `encode` function.
         cdfs: uint32[T, S + 1], a cumulative table for each symbol, or uint32[S + 1], one for all.
-        n_symbols: T, where one table is given for all.
+        n_symbols: T; required with one table, and not allowed with several.
 
     Returns:
         int32[T].
 
     Raises:
-        ValueError: `cdfs` are no cumulative tables, or `n_symbols` is given with many or missing with one.
+        ValueError: `cdfs` are not cumulative tables, or `n_symbols` is wrong for them.
     """
     data, cdfs = np.frombuffer(stream, np.uint8), np.ascontiguousarray(cdfs, np.uint32)
     if (cdfs.ndim == 1) != (n_symbols is not None):
-        raise ValueError("A number of symbols was expected with one table for all, and only then.")
+        raise ValueError("A number of symbols was expected with one table, and only then.")
     if n_symbols is not None:
         out = np.empty(n_symbols, np.int32)
         _decode_shared(data, _one_table(cdfs), -1, np.iinfo(np.int64).max, out)
@@ -329,8 +338,10 @@ def decode(stream: bytes, cdfs, n_symbols: int | None = None) -> np.ndarray:
     return out
 
 
-def _decode_all(stream: bytes, cdf, stop_symbol: int, overrun: int) -> tuple[np.ndarray, bool, tuple[int, int, int]]:
-    """Symbols; whether the stop symbol came; the decoder's state then, see `rewritten`."""
+def _decode_all(
+    stream: bytes, cdf: npt.ArrayLike, stop_symbol: int, overrun: int
+) -> tuple[np.ndarray, bool, tuple[int, int, int]]:
+    """Returns the symbols, whether the stop symbol was read, and the decoder's last state (see `rewritten`)."""
     data, cdf = np.frombuffer(stream, np.uint8), _one_table(cdf)
     capacity = 4 * len(data) + 64
     while True:
@@ -342,14 +353,14 @@ def _decode_all(stream: bytes, cdf, stop_symbol: int, overrun: int) -> tuple[np.
 
 
 def rewritten(stream: bytes, code: int, size: int, n_read: int) -> bytes:
-    """What `encode` writes for the symbols that were decoded from a stream, the last one being a stop symbol.
+    """Returns what `encode` writes for the symbols of a decoded stream that ended in a stop symbol.
 
-    No tables are needed: the stream decodes to the same symbols wherever it lies within the last interval, and the
-    encoder's choice in there is known. A stream that differs from this is not what the encoder wrote.
+    No tables are needed: all values within the last interval decode to the same symbols, and the encoder's choice among
+    them is known. A stream that differs from the result was not written by the encoder.
 
     Args:
-        stream: what was decoded.
-        code, size, n_read: the decoder's state after the last symbol: where the stream lies within the interval, the
+        stream: the decoded stream.
+        code, size, n_read: the decoder's state after the last symbol: the stream's position within the interval, the
             interval's size, and bytes read.
     """
     low, free = int.from_bytes(stream[:n_read].ljust(n_read, b"\0"), "big") - code, 32
@@ -360,20 +371,20 @@ def rewritten(stream: bytes, code: int, size: int, n_read: int) -> bytes:
     return written[:least] + written[least:].rstrip(b"\0")
 
 
-def decode_until(stream: bytes, cdf, stop_symbol: int) -> tuple[np.ndarray, bytes]:
-    """The symbols of a stream coded with one table throughout, up to and without `stop_symbol`.
+def decode_until(stream: bytes, cdf: npt.ArrayLike, stop_symbol: int) -> tuple[np.ndarray, bytes]:
+    """Returns the symbols of a stream with one table, up to `stop_symbol` (exclusive).
 
     Args:
-        stream: what `encode(..., stops=True)` returned.
+        stream: output of `encode(..., stops=True)`.
         cdf: uint32[S + 1], cumulative table.
         stop_symbol: the symbol that ends the sequence.
 
     Returns:
-        int32[T], and the stream that `encode` writes for them. If it is not the stream given, but for zeros at the end,
-        that one was changed.
+        int32[T], and the stream that `encode` writes for them. If this differs from the given stream, other than by
+        zeros at the end, the given stream was changed.
 
     Raises:
-        CorruptStream: the stream ends before `stop_symbol` comes.
+        CorruptStream: the stream ends before `stop_symbol`.
     """
     symbols, stopped, state = _decode_all(stream, cdf, stop_symbol, OVERRUN)
     if not stopped:
@@ -384,6 +395,6 @@ def decode_until(stream: bytes, cdf, stop_symbol: int) -> tuple[np.ndarray, byte
     return symbols, rewritten(stream, *state)
 
 
-def decode_prefix(stream: bytes, cdf, stop_symbol: int) -> np.ndarray:
-    """The symbols that the beginning of a stream determines, at most up to `stop_symbol`: int32[T]."""
+def decode_prefix(stream: bytes, cdf: npt.ArrayLike, stop_symbol: int) -> np.ndarray:
+    """Returns the symbols int32[T] that the beginning of a stream determines, up to `stop_symbol` (exclusive)."""
     return _decode_all(stream, cdf, stop_symbol, 0)[0]

@@ -1,9 +1,9 @@
-"""Cutting text where pieces of it may not run on: at words, capitals, digits and punctuation.
+"""Segmentation of text at words, capitals, digits and punctuation; no piece crosses a segment boundary.
 
-A segment is one word, one digit or one run of punctuation, with a single space before it where there is one; or a run
-of white space, which leaves its last space to what follows. A word ends before a capital, but for words of capitals
-only. A segment never splits a UTF-8 character, and a byte that is none stands alone. The rule looks at bytes only: no
-table of Unicode, one result everywhere.
+A segment is one word, one digit or one run of punctuation, with the single space before it if there is one; or a run of
+white space without its last space, which belongs to the next segment. A word ends before a capital, except words in
+capitals. A segment never splits a UTF-8 character, and an invalid byte is a segment of its own. The rules use bytes
+only, not Unicode tables, so the result is the same everywhere.
 
     b"In 1984, (don't!) USA, McKay" -> In | " 1" | 9 | 8 | 4 | , | " (" | don | 't | !) | " USA" | , | " Mc" | Kay
 """
@@ -14,13 +14,13 @@ from compressed_lm.coding.compiled import njit
 from compressed_lm.coding.machine import load, trailing_zeros
 
 MAX_BYTES = 64
-"""A longer run is cut, between characters: what is found in a segment takes memory in its square."""
+"""Largest segment: longer runs are split between characters, since parsing takes memory quadratic in the length."""
 
-# What a byte is or begins: a letter (small, capital, of other alphabets), a digit, punctuation, white space, a
-# character of several bytes, nothing valid.
+# Kinds of bytes: lower-case letter, capital, letter of another alphabet, digit, punctuation, white space, first byte of
+# a multi-byte character, invalid.
 SMALL, CAPITAL, LETTER, DIGIT, MARK, WHITE, LEAD, OTHER = range(8)
 SPACE, APOSTROPHE = 32, 39
-_AHEAD = 18  # bytes from a word's first on that are looked at together
+_AHEAD = 18  # bytes from the beginning of a word that are read together
 
 
 def _kinds() -> np.ndarray:
@@ -38,7 +38,7 @@ KINDS = _kinds()
 
 @njit(nogil=True)
 def _character(data, i, end):
-    """Kind and length of the character at i."""
+    """Returns kind and length of the character at i."""
     byte = data[i]
     kind = KINDS[byte]
     if kind != LEAD:
@@ -49,8 +49,8 @@ def _character(data, i, end):
     for j in range(i + 1, i + length):
         if data[j] & 0xC0 != 0x80:
             return np.uint8(OTHER), 1
-    # Blocks that hold marks and hardly a letter: Latin-1 marks, general punctuation to symbols, punctuation of
-    # Chinese and Japanese, full-width marks, pictographs.
+    # Blocks of punctuation and symbols with hardly any letter: Latin-1 punctuation, general punctuation to symbols,
+    # Chinese and Japanese punctuation, full-width punctuation, pictographs.
     second = data[i + 1]
     mark = byte == 0xC2 or byte == 0xE2 or (byte == 0xE3 and second == 0x80) or byte == 0xF0
     mark = mark or (byte == 0xEF and (second == 0xBC or second == 0xBD))
@@ -59,9 +59,9 @@ def _character(data, i, end):
 
 @njit(nogil=True, inline="always")
 def _small_letters(word):
-    """How many of the 8 bytes of a uint64 come before the first that is no small letter."""
+    """Returns the number of leading bytes of a uint64, of 8, that are lower-case letters."""
     low = word & np.uint64(0x7F7F7F7F7F7F7F7F)
-    from_a = low + np.uint64(0x1F1F1F1F1F1F1F1F)  # sets the highest bit of a byte from "a" on
+    from_a = low + np.uint64(0x1F1F1F1F1F1F1F1F)  # sets the highest bit of bytes >= "a"
     beyond_z = low + np.uint64(0x0505050505050505)
     letters = from_a & ~beyond_z & ~word & np.uint64(0x8080808080808080)
     return np.int64(trailing_zeros(letters ^ np.uint64(0x8080808080808080)) >> np.uint64(3))
@@ -69,14 +69,14 @@ def _small_letters(word):
 
 @njit(nogil=True)
 def segment_end(data, i, end):
-    """Where the segment that begins at i ends; a text's segments do not depend on what stands before i.
+    """Returns the end of the segment that begins at i. It does not depend on the text before i.
 
     Args:
         data: uint8[N].
-        i: below `end`.
-        end: where the text ends.
+        i: beginning of the segment, below `end`.
+        end: end of the text.
     """
-    # Most segments are words of small letters, perhaps after a capital. Eight bytes at a time save a branch for each.
+    # Most segments are words in lower case, perhaps after a capital. Eight bytes at a time save a branch for each.
     start = i + (data[i] == SPACE)
     if start + _AHEAD <= len(data):
         kind = KINDS[data[start]]
@@ -130,7 +130,7 @@ def segment_end(data, i, end):
 
 @njit(nogil=True)
 def ends(data):
-    """Where the segments of a text uint8[N] end: int64[S]."""
+    """Returns the ends of the segments of a text uint8[N], int64[S]."""
     found, i, n = np.empty(len(data), np.int64), 0, 0
     while i < len(data):
         i = segment_end(data, i, len(data))
@@ -140,6 +140,6 @@ def ends(data):
 
 
 def split(text: bytes) -> list[bytes]:
-    """The segments of a text, whose concatenation it is."""
+    """Returns the segments of a text; their concatenation is the text."""
     bounds = [0, *ends(np.frombuffer(text, np.uint8)).tolist()]
     return [text[begin:end] for begin, end in zip(bounds, bounds[1:], strict=False)]

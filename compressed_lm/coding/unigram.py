@@ -1,7 +1,7 @@
-"""Pieces learned from text: the unigram language model of Kudo 2018 (arXiv 1804.10959) over counted segments.
+"""Training of pieces: the unigram language model of Kudo 2018 (arXiv 1804.10959) on counted segments.
 
-Frequent substrings of segments are candidates. Expectation maximisation gives each its probability, and the candidates
-whose loss would cost the text least are dropped, a quarter at a time, until as many are left as were asked for.
+Frequent substrings of segments are the candidates. Expectation maximisation gives their probabilities, and the
+candidates whose removal costs least are dropped, a quarter per round, until the requested number is left.
 """
 
 import collections
@@ -15,27 +15,27 @@ from compressed_lm.coding.compiled import njit
 from compressed_lm.coding.entries import SLOT_BYTES
 
 COST_UNIT = 1 / 1024
-"""Bits in a unit of a cost."""
+"""Bits per cost unit."""
 
 CANDIDATES = 8
-"""Candidates for each piece that is wanted."""
+"""Candidates per requested piece."""
 
 _MARKS = (folding.CAPITAL, folding.CAPITALS, folding.UNUSUAL)
-_KEPT, _STEPS = 0.75, 2  # of the candidates in a round; of expectation maximisation before each
-_LEAST_COUNT = 3  # of a candidate in the text
-_SCALE = 16.0  # a factor for each byte, which cancels and keeps products of probabilities within range
+_KEPT, _STEPS = 0.75, 2  # share of candidates kept per round; steps of expectation maximisation before each round
+_LEAST_COUNT = 3  # occurrences of a candidate in the text
+_SCALE = 16.0  # factor per byte that cancels out; it keeps products of probabilities within range
 
 
 @dataclasses.dataclass
 class Counts:
-    """What is learned from.
+    """Training data.
 
     Attributes:
-        segments: how often each folded segment occurs.
+        segments: count of each folded segment.
         spaced: bool[513], whether words in each context (`folding.CONTEXTS`) mostly have a space before them.
     """
 
-    segments: collections.Counter
+    segments: collections.Counter[bytes]
     spaced: np.ndarray
 
 
@@ -45,7 +45,7 @@ def count(documents: Sequence[bytes]) -> Counts:
     for document in documents:
         _count_words(np.frombuffer(document, np.uint8), words)
     spaced = np.where(words.any(1), words[:, 1] > words[:, 0], folding.SPACED)
-    found = {False: collections.Counter(), True: collections.Counter()}
+    found: dict[bool, collections.Counter[bytes]] = {False: collections.Counter(), True: collections.Counter()}
     for document in documents:
         ends, unusual = _segments(np.frombuffer(document, np.uint8), spaced)
         bounds = [0, *ends.tolist()]
@@ -53,7 +53,8 @@ def count(documents: Sequence[bytes]) -> Counts:
         found[False].update(parts)
         found[True].update([parts[i] for i in np.flatnonzero(unusual)])
     found[False].subtract(found[True])
-    folded, buffer = collections.Counter(), np.empty(folding.MAX_BYTES, np.uint8)
+    folded: collections.Counter[bytes] = collections.Counter()
+    buffer = np.empty(folding.MAX_BYTES, np.uint8)
     for unusual, counts in found.items():
         for segment, n in counts.items():
             length = folding.fold(np.frombuffer(segment, np.uint8), 0, len(segment), unusual, False, buffer)
@@ -74,7 +75,7 @@ def _count_words(text, words):
 
 @njit
 def _segments(text, spaced):
-    """Where the segments of a text end, int64[S], and which have a space that is not as usual, bool[S]."""
+    """Returns the ends of a text's segments, int64[S], and whether their space differs from the default, bool[S]."""
     ends = segments.ends(text)
     unusual, begin = np.empty(len(ends), np.bool_), 0
     for i in range(len(ends)):
@@ -90,30 +91,29 @@ def learn(
     marks_within: bool = False,
     progress: Callable[[int], None] = lambda n_dropped: None,
 ) -> pieces.Pieces:
-    """The pieces that code counted segments in fewest bits.
+    """Returns the pieces that encode counted segments in the fewest bits.
 
     Args:
-        counts: of the text; segments that occur once are not looked at.
-        n_pieces: V, at most 65,536; `folding.ALPHABET` is among them.
-        marks_within: whether a word and its mark may be one piece. Texts are then shorter, and models have to learn
-            of a word again what they know of its other forms.
+        counts: counts of the text; segments that occur once are ignored.
+        n_pieces: V, at most 65,536, `folding.ALPHABET` included.
+        marks_within: whether a word and its marker may be one piece. Texts are then shorter, but a model must learn
+            each form of a word separately.
         progress: called with the number of candidates dropped so far.
 
     Returns:
         Pieces in alphabetical order, with costs of -log2 p in units of 1/1024 bit.
 
     Raises:
-        ValueError: the text has too few substrings for so many pieces.
+        ValueError: the text has too few substrings for this number of pieces.
     """
-    spaced = counts.spaced
-    counts = {segment: n for segment, n in counts.segments.items() if n > 1}
-    strings, first = _candidates(counts, CANDIDATES * n_pieces, apart=not marks_within)
+    repeated = {segment: n for segment, n in counts.segments.items() if n > 1}
+    strings, first = _candidates(repeated, CANDIDATES * n_pieces, apart=not marks_within)
     if len(strings) < n_pieces:
         raise ValueError(
-            f"{n_pieces} pieces were asked for, and the text has only {len(strings)} substrings that occur "
-            f"{_LEAST_COUNT} times or more. Give more text, or ask for fewer pieces."
+            f"{n_pieces} pieces were requested, and the text has only {len(strings)} substrings that occur at least "
+            f"{_LEAST_COUNT} times. Give more text, or request fewer pieces."
         )
-    text = _flat(counts)
+    text = _flat(repeated)
     cells, number = pieces.trie(strings)
     lengths = np.array([len(s) for s in strings])
     probability = np.where(lengths == 1, np.maximum(first, 1), first).astype(float)
@@ -136,14 +136,14 @@ def learn(
         dropped = left[np.argsort(-loss[left], kind="stable")[n_left:]]
         number[np.isin(number, dropped)] = -1
         probability[dropped] = 0.0
-    return pieces.Pieces([strings[i] for i in left], _costs(probability)[left], spaced)
+    return pieces.Pieces([strings[i] for i in left], _costs(probability)[left], counts.spaced)
 
 
 def _candidates(counts: Mapping[bytes, int], n: int, *, apart: bool) -> tuple[list[bytes], np.ndarray]:
-    """Single bytes and the substrings that cover most text, in alphabetical order, and how often each occurs."""
-    found = collections.Counter()
+    """Returns the single bytes and the substrings that cover most text, in alphabetical order, and their counts."""
+    found: collections.Counter[bytes] = collections.Counter()
     for segment, count in counts.items():
-        # Between characters only; bytes that are none stand alone in their segments.
+        # Only at character boundaries; an invalid byte is a segment of its own.
         begins = [i for i in range(len(segment) + 1) if i == len(segment) or segment[i] & 0xC0 != 0x80]
         for k, begin in enumerate(begins):
             for end in begins[k + 1 :]:
@@ -160,7 +160,7 @@ def _candidates(counts: Mapping[bytes, int], n: int, *, apart: bool) -> tuple[li
 
 
 def _flat(counts: Mapping[bytes, int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """All segments one after another uint8[N], where each lies int64[S + 1], and its count int64[S]."""
+    """Returns the concatenated segments uint8[N], their bounds int64[S + 1] and their counts int64[S]."""
     bounds = np.zeros(len(counts) + 1, np.int64)
     np.cumsum([len(s) for s in counts], out=bounds[1:])
     return np.frombuffer(b"".join(counts), np.uint8), bounds, np.array(list(counts.values()), np.int64)
@@ -173,14 +173,14 @@ def _costs(probability: np.ndarray) -> np.ndarray:
 
 @njit
 def _matches(data, begin, end, cells, number, firsts, matches):
-    """Writes which pieces a segment has, and where: in order of their beginnings, then of their ends.
+    """Writes all occurrences of pieces in a segment, ordered by beginning, then by end.
 
     Args:
         data: uint8[N].
-        begin, end: where the segment lies; L bytes.
-        cells, number: from `pieces.trie`; -1 for what was dropped.
-        firsts: int64[L + 1], written: which matches begin at each byte.
-        matches: int64[16 L, 2], written: how many bytes from the beginning of the segment a match ends, and its piece.
+        begin, end: bounds of the segment of L bytes.
+        cells, number: from `pieces.trie`; -1 for dropped pieces.
+        firsts: int64[L + 1], written: the matches that begin at byte i are matches[firsts[i] : firsts[i + 1]].
+        matches: int64[16 L, 2], written: end of each match, relative to the segment, and its piece.
     """
     n = 0
     for i in range(end - begin):
@@ -199,12 +199,12 @@ def _matches(data, begin, end, cells, number, firsts, matches):
 
 @njit
 def _expect(data, bounds, counts, cells, number, weight, expected):
-    """Adds up how often each piece is expected in all parses of the segments.
+    """Adds the expected counts of pieces over all parses of the segments (forward-backward algorithm).
 
     Args:
         data, bounds, counts: from `_flat`.
-        cells, number: from `pieces.trie`; -1 for what was dropped.
-        weight: float64[V], probabilities, scaled.
+        cells, number: from `pieces.trie`; -1 for dropped pieces.
+        weight: float64[V], scaled probabilities.
         expected: float64[V], added to.
     """
     forward, backward = np.empty(folding.MAX_BYTES + 1), np.empty(folding.MAX_BYTES + 1)
@@ -218,7 +218,7 @@ def _expect(data, bounds, counts, cells, number, weight, expected):
             for end, piece in matches[firsts[i] : firsts[i + 1]]:
                 forward[end] += forward[i] * weight[piece]
         total = forward[length]
-        if not 1e-250 < total < 1e250:  # out of range, which takes dozens of bytes that hardly occur
+        if not 1e-250 < total < 1e250:  # out of range; needs dozens of very rare bytes
             continue
         for i in range(length - 1, -1, -1):
             backward[i] = 0.0
@@ -230,7 +230,7 @@ def _expect(data, bounds, counts, cells, number, weight, expected):
 
 @njit
 def _use(data, bounds, counts, steps, number, use):
-    """Adds up how often each piece stands in the best parses of the segments: int64[V]."""
+    """Adds the counts of pieces in the best parses of the segments to `use`, int64[V]."""
     best, back = np.empty(folding.MAX_BYTES + 1, np.int64), np.empty((folding.MAX_BYTES + 1, 2), np.int32)
     numbers = np.empty(folding.MAX_BYTES, np.int32)
     for s in range(len(counts)):
@@ -241,7 +241,7 @@ def _use(data, bounds, counts, steps, number, use):
 
 @njit
 def _excess(data, bounds, cells, number, costs):
-    """What each piece would cost more, were it parsed into others: int64[V]; 0 for single bytes."""
+    """Returns the extra cost of parsing each piece into other pieces, int64[V]; 0 for single bytes."""
     best = np.empty(SLOT_BYTES + 1, np.int64)
     firsts, matches = np.empty(SLOT_BYTES + 1, np.int64), np.empty((SLOT_BYTES * SLOT_BYTES, 2), np.int64)
     excess = np.zeros(len(bounds) - 1, np.int64)

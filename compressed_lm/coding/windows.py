@@ -1,21 +1,21 @@
-"""Equal-Info Windows: which texts share the 2**b codes of a window, and how.
+"""Rules of Equal-Info Windows: the mapping between the texts of a window and its 2**b codes.
 
-A window's text owns an interval of a number line. M1's frequency table splits it among the text's one-byte
-continuations, and a continuation whose share is too small does not exist: the window ends before it. Two rules say what
-is too small and which code a text has. Both are plain integer arithmetic (`coding.limbs`) on NumPy or JAX arrays.
+A window's text has an interval of a number line. M1's frequency table divides it among the text's one-byte
+continuations, and a continuation whose share is too small does not exist: the window ends before it. Two rules define
+"too small" and the code of a text. Both use integer arithmetic (`coding.limbs`) on NumPy or JAX arrays.
 
 `NodeRule` (ours) is a bijection between the 2**b codes and the window texts. The text's own code is the first of its
-interval and the rest is shared among its continuations. Every sequence of codes decodes, no window is padded, and the
-end of a document needs no marker.
+interval, and its continuations share the rest. Every sequence of codes decodes, no window is padded, and the end of a
+document needs no marker.
 
-`CellRule` is arithmetic coding as Lester et al. 2024 describe it (section 2.4): a text exists while one of the 2**b
-cells of the line lies inside its interval, and its code is the shortest bit string whose cells do, filled up with
-zeros. Different texts share codes, which is the flaw of the paper's fill (`paper`) and what the variant `delay` avoids
-by ending a window at the first text that has its code.
+`CellRule` is arithmetic coding as in Lester et al. 2024 (section 2.4): a text exists if one of the 2**b cells of the
+line lies inside its interval, and its code is the shortest bit string all of whose cells do, zero-padded. Different
+texts can share a code, which is the flaw of the paper's fill (`paper`). The variant `delay` avoids it by ending a
+window at the first text that has its code.
 """
 
 import dataclasses
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -24,104 +24,113 @@ from compressed_lm.coding.limbs import Limbs
 
 MIN_BITS, MAX_BITS = 8, 128
 MIN_CELL_BITS = 10
-"""Each of the 256 bytes must be able to start a window, and `CellRule` gives it two cells to be sure."""
+"""Smallest b of `CellRule`: each of the 256 bytes must be able to start a window, and gets two cells for that."""
 
 WHITE_SPACE = np.zeros(256, bool)
 WHITE_SPACE[list(b" \t\n\r\v\f")] = True
 
 
-def allowed_continuations(last_byte, *, xp=np):
-    """Which bytes may follow `last_byte` inside a word-aligned window: bool[..., 256] from integer[...].
+def allowed_continuations(last_byte: Any, *, xp: Any = np) -> Any:
+    """Returns which bytes may follow `last_byte` integer[...] in a word-aligned window, bool[..., 256].
 
-    A window never runs over the start of a word: after a byte that is not white space, white space has no child.
+    A window does not cross the start of a word: white space does not follow a byte that is not white space.
     """
     white = xp.asarray(WHITE_SPACE)
     return ~white | white[last_byte][..., None]
 
 
 class Rule(Protocol):
-    """How intervals split.
+    """Rule by which intervals are divided.
 
-    Throughout, `symbol` is the byte uint32[...]; `below` and `above` are the cumulative frequencies up to it and with
-    it, uint32[...]; `total` is their sum uint32[...], or None for 2**16; intervals are (lo, size), limbs [...] each.
-
-    Attributes:
-        bits: b.
+    Arguments of all methods: `symbol` is the byte, uint32[...]; `below` and `above` are the cumulative frequencies
+    before and after it, uint32[...]; `total` is the sum of the table, uint32[...], or None for 2**16; an interval is
+    (lo, size), limbs [...] each; `xp` is the array module.
     """
 
-    bits: int
+    @property
+    def bits(self) -> int:
+        """Window size b in bits."""
+        ...
 
-    def root(self, symbol, below, above, *, xp) -> tuple[Limbs, Limbs]:
-        """Interval of a window's first byte; it always exists. Tables at the root sum to 2**16."""
+    def root(self, symbol: Any, below: Any, above: Any, *, xp: Any) -> tuple[Limbs, Limbs]:
+        """Returns the interval of a window's first byte; it always exists. Tables at the root sum to 2**16."""
+        ...
 
-    def child(self, lo: Limbs, size: Limbs, below, above, total) -> tuple[Limbs, Limbs]:
-        """Interval of a text extended by one byte."""
+    def child(self, lo: Limbs, size: Limbs, below: Any, above: Any, total: Any) -> tuple[Limbs, Limbs]:
+        """Returns the interval of a text extended by one byte."""
+        ...
 
-    def exists(self, lo: Limbs, size: Limbs):
-        """Whether a text with this interval is a window: bool[...]."""
+    def exists(self, lo: Limbs, size: Limbs) -> Any:
+        """Returns whether a text with this interval is a window, bool[...]."""
+        ...
 
-    def code(self, lo: Limbs, size: Limbs, *, xp) -> Limbs:
-        """The text's code, limbs of b bits."""
+    def code(self, lo: Limbs, size: Limbs, *, xp: Any) -> Limbs:
+        """Returns the text's code, limbs of b bits."""
+        ...
 
-    def root_start(self, symbol, below, *, xp) -> Limbs:
-        """Where a first byte's interval begins; grows with the byte."""
+    def root_start(self, symbol: Any, below: Any, *, xp: Any) -> Limbs:
+        """Returns the beginning of a first byte's interval; increases with the byte."""
+        ...
 
-    def child_start(self, size: Limbs, below, total) -> Limbs:
-        """Where a continuation begins, from the `origin` of its parent; grows with the byte."""
+    def child_start(self, size: Limbs, below: Any, total: Any) -> Limbs:
+        """Returns the beginning of a continuation, relative to the parent's `origin`; increases with the byte."""
+        ...
 
-    def target(self, code: Limbs, *, xp) -> Limbs:
-        """The point of the number line that a decoder of `code` goes to."""
+    def target(self, code: Limbs, *, xp: Any) -> Limbs:
+        """Returns the point of the number line that `code` decodes to."""
+        ...
 
-    def origin(self, lo: Limbs, *, xp) -> Limbs:
-        """Where the first continuation of a text begins."""
+    def origin(self, lo: Limbs, *, xp: Any) -> Limbs:
+        """Returns the beginning of a text's first continuation."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True)
 class NodeRule:
-    """A text owns its interval's first code; its continuations share the rest.
+    """Bijective rule: a text has the first code of its interval, and its continuations share the rest.
 
-    At the root each byte is given one code before the others are shared out, so every byte can start a window.
+    At the root each byte gets one code before the others are divided, so every byte can start a window.
     """
 
     bits: int
 
-    def root_start(self, symbol, below, *, xp):
+    def root_start(self, symbol: Any, below: Any, *, xp: Any) -> Limbs:
         k = limbs.n_limbs(self.bits)
         shared = limbs.constant((1 << self.bits) - 256, k, xp)
         return limbs.add(_small(symbol, k), limbs.scale(below, None, shared))
 
-    def root(self, symbol, below, above, *, xp):
+    def root(self, symbol: Any, below: Any, above: Any, *, xp: Any) -> tuple[Limbs, Limbs]:
         lo = self.root_start(symbol, below, xp=xp)
         return lo, limbs.subtract(self.root_start(symbol + xp.uint32(1), above, xp=xp), lo)
 
-    def child_start(self, size, below, total):
+    def child_start(self, size: Limbs, below: Any, total: Any) -> Limbs:
         return limbs.scale(below, total, _minus_one(size))
 
-    def child(self, lo, size, below, above, total):
+    def child(self, lo: Limbs, size: Limbs, below: Any, above: Any, total: Any) -> tuple[Limbs, Limbs]:
         shared = _minus_one(size)
         start = limbs.scale(below, total, shared)
         lo = limbs.add(_plus_one(lo), start)
         return lo, limbs.subtract(limbs.scale(above, total, shared), start)
 
-    def exists(self, lo, size):
+    def exists(self, lo: Limbs, size: Limbs) -> Any:
         return ~limbs.is_zero(size)
 
-    def code(self, lo, size, *, xp):
+    def code(self, lo: Limbs, size: Limbs, *, xp: Any) -> Limbs:
         return lo
 
-    def target(self, code, *, xp):
+    def target(self, code: Limbs, *, xp: Any) -> Limbs:
         return code
 
-    def origin(self, lo, *, xp):
+    def origin(self, lo: Limbs, *, xp: Any) -> Limbs:
         return _plus_one(lo)
 
 
 @dataclasses.dataclass(frozen=True)
 class CellRule:
-    """A text exists while one of the 2**b cells lies inside its interval (Lester et al. 2024, section 2.4).
+    """Rule of arithmetic coding: a text exists if one of the 2**b cells lies inside its interval.
 
-    The number line has `GUARD` bits below a cell, so that truncation costs at most one part in 2**16 a byte. At the
-    root each byte is given two cells before the others are shared out.
+    Source: Lester et al. 2024, section 2.4. The number line has `GUARD` bits below a cell, so that truncation costs at
+    most one part in 2**16 per byte. At the root each byte gets two cells before the others are divided.
     """
 
     bits: int
@@ -133,38 +142,38 @@ class CellRule:
     def _k(self) -> int:
         return limbs.n_limbs(self.bits) + self._GUARD_LIMBS
 
-    def root_start(self, symbol, below, *, xp):
-        # The last cell stays empty, so that rounding up to a cell cannot overflow.
+    def root_start(self, symbol: Any, below: Any, *, xp: Any) -> Limbs:
+        # The last cell is unused, so that rounding up to a cell cannot overflow.
         shared = limbs.constant(((1 << self.bits) - 513) << self.GUARD, self._k, xp)
         return limbs.add(
             self.target(_small(symbol * 2, self._k - self._GUARD_LIMBS), xp=xp), limbs.scale(below, None, shared)
         )
 
-    def root(self, symbol, below, above, *, xp):
+    def root(self, symbol: Any, below: Any, above: Any, *, xp: Any) -> tuple[Limbs, Limbs]:
         lo = self.root_start(symbol, below, xp=xp)
         return lo, limbs.subtract(self.root_start(symbol + xp.uint32(1), above, xp=xp), lo)
 
-    def child_start(self, size, below, total):
+    def child_start(self, size: Limbs, below: Any, total: Any) -> Limbs:
         return limbs.scale(below, total, size)
 
-    def child(self, lo, size, below, above, total):
+    def child(self, lo: Limbs, size: Limbs, below: Any, above: Any, total: Any) -> tuple[Limbs, Limbs]:
         start = limbs.scale(below, total, size)
         return limbs.add(lo, start), limbs.subtract(limbs.scale(above, total, size), start)
 
-    def _cells(self, lo, size):
-        """First cell inside the interval and the one after the last."""
+    def _cells(self, lo: Limbs, size: Limbs) -> tuple[Limbs, Limbs]:
+        """Returns the first cell inside the interval and the one after the last."""
         guard = (lo[0] * 0 + 0xFFFF,) * self._GUARD_LIMBS
         last = limbs.add(lo, size)[: -self._GUARD_LIMBS]
         return limbs.add(lo, (lo[0] * 0,) * (self._k - self._GUARD_LIMBS) + guard)[: -self._GUARD_LIMBS], last
 
-    def exists(self, lo, size):
+    def exists(self, lo: Limbs, size: Limbs) -> Any:
         first, end = self._cells(lo, size)
         return ~limbs.less_equal(end, first)
 
-    def code(self, lo, size, *, xp):
-        # The largest aligned block of cells inside [first, end). first - 1 and end part at some bit; `middle`, which
-        # is end with everything below that bit cleared, is the multiple of the highest power of two in between. The
-        # block lies against it, on one side or the other, and is as large as that side has room.
+    def code(self, lo: Limbs, size: Limbs, *, xp: Any) -> Limbs:
+        # The largest aligned block of cells inside [first, end). first - 1 and end first differ at some bit; `middle`,
+        # which is end with all bits below that one cleared, is the multiple of the highest power of two in between. The
+        # block ends or begins at it, and is the largest that fits on that side.
         first, end = self._cells(lo, size)
         differ = tuple(x ^ y for x, y in zip(_minus_one(first), end, strict=True))
         middle = tuple(x & ~mask for x, mask in zip(end, limbs.below_top_bit(differ)[1], strict=True))
@@ -173,14 +182,14 @@ class CellRule:
         code = limbs.select(limbs.less_equal(right, left), limbs.subtract(middle, left), middle, xp=xp)
         return limbs.select(limbs.is_zero(first), first, code, xp=xp)
 
-    def target(self, code, *, xp):
+    def target(self, code: Limbs, *, xp: Any) -> Limbs:
         return (*code, *(code[0] * 0,) * self._GUARD_LIMBS)
 
-    def origin(self, lo, *, xp):
+    def origin(self, lo: Limbs, *, xp: Any) -> Limbs:
         return lo
 
 
-def _small(value, k: int) -> Limbs:
+def _small(value: Any, k: int) -> Limbs:
     return (*(value * 0,) * (k - 1), value)
 
 

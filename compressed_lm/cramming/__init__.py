@@ -1,7 +1,7 @@
-"""One text into K input vectors that make a frozen model write it out again (Kuratov et al. 2025, papers/001).
+"""Cramming: K input vectors from which a frozen model generates a text (Kuratov et al. 2025, papers/001).
 
-Letters: B slots or texts, K vectors of a text (in `models` a head's width), N tokens of a text, L the length that texts
-are padded to, D the model's width, M numbers of a vector that are optimised and stored, V vocabulary.
+Dimensions: B batch slots or texts, K vectors per text (in `models` a head's width), N tokens of a text, L padded length
+of texts, D the model's width, M optimised and stored numbers per vector, V vocabulary.
 """
 
 from compressed_lm.cramming.config import CramConfig

@@ -1,12 +1,11 @@
-"""One step of cramming for many texts at once: each slot has a text, its numbers and a stopping rule of its own.
+"""Cramming steps for a batch of texts: each slot has its own text, numbers and stopping rule.
 
-Nothing here mixes slots, so what becomes of a text does not depend on its neighbours. It depends on the number of slots
-and on the length that texts are padded to only as far as rounding does: with other shapes the compiler may add up the
-same products in another order.
+Slots are independent, so the result of a text does not depend on the other texts. It depends on the number of slots and
+the padded length only by rounding: with other shapes the compiler may sum the same products in another order.
 """
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,23 +20,22 @@ from compressed_lm.models import TransformerConfig
 
 
 class Slots(NamedTuple):
-    """The state of B texts.
+    """State of B texts.
 
     Attributes:
-        numbers: float32[B, K, M], what is optimised.
-        opt: optimizer's state, of each slot.
+        numbers: float32[B, K, M], optimised numbers.
+        opt: state of the optimizer, per slot.
         tokens: int32[B, L], padded.
         length: int32[B], N.
-        target: int32[B], tokens that the loss has, from the first on.
+        target: int32[B], number of first tokens in the loss.
         step: int32[B], measurements done.
-        improved: int32[B], the step with the last better score.
+        improved: int32[B], the last step with a better score.
         score: int32[B], the best score so far; -1 before the first measurement.
-        nats: float32[B], loss of the whole text at `best`, summed.
-        best: float32[B, K, M], the numbers as they were when this score was measured; of equal scores, those with the
-            lower loss.
-        best_step: int32[B], updates before that.
+        nats: float32[B], summed loss of the whole text at `best`.
+        best: float32[B, K, M], numbers with the best score; of equal scores, those with the lower loss.
+        best_step: int32[B], updates before `best`.
         lowest_nats: float32[B], the lowest loss of any step.
-        active: bool[B]; a slot that is not stays as it is.
+        active: bool[B]; inactive slots do not change.
     """
 
     numbers: jax.Array
@@ -56,12 +54,12 @@ class Slots(NamedTuple):
 
 
 def start(config: CramConfig, numbers: np.ndarray, tokens: np.ndarray, lengths: np.ndarray) -> Slots:
-    """Returns slots before their first step; a length of 0 makes an empty one."""
-    n, numbers, length = len(lengths), jnp.asarray(numbers), jnp.asarray(lengths, jnp.int32)
+    """Returns slots before their first step; a slot with length 0 is empty."""
+    n, initial, length = len(lengths), jnp.asarray(numbers), jnp.asarray(lengths, jnp.int32)
     zeros, infinite = jnp.zeros(n, jnp.int32), jnp.full(n, jnp.inf, jnp.float32)
     return Slots(
-        numbers=numbers,
-        opt=jax.vmap(config.optimizer().init)(numbers),
+        numbers=initial,
+        opt=jax.vmap(config.optimizer().init)(initial),
         tokens=jnp.asarray(tokens, jnp.int32),
         length=length,
         target=length if config.method == "full" else jnp.minimum(length, config.grow),
@@ -69,7 +67,7 @@ def start(config: CramConfig, numbers: np.ndarray, tokens: np.ndarray, lengths: 
         improved=zeros,
         score=zeros - 1,
         nats=infinite,
-        best=numbers,
+        best=initial,
         best_step=zeros,
         lowest_nats=infinite,
         active=length > 0,
@@ -78,28 +76,28 @@ def start(config: CramConfig, numbers: np.ndarray, tokens: np.ndarray, lengths: 
 
 @jax.jit
 def replaced(slots: Slots, fresh: Slots, which: jax.Array) -> Slots:
-    """Returns the slots, those for which bool[B] `which` is true being the fresh ones."""
+    """Returns `slots`, with those for which bool[B] `which` is true replaced by `fresh`."""
     return jax.tree.map(functools.partial(_where, which), fresh, slots)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def advance(model_config: TransformerConfig, config: CramConfig, params, slots: Slots, n_steps) -> Slots:
-    """Returns the slots after up to `n_steps` more steps; fewer if none is active any more."""
+def advance(model_config: TransformerConfig, config: CramConfig, params: dict, slots: Slots, n_steps: int) -> Slots:
+    """Returns the slots after up to `n_steps` more steps; fewer if none is active."""
     mapping = Mapping.of(config, model_config.d_model)
 
-    def more(carry):
+    def more(carry: tuple[Any, Slots]) -> jax.Array:
         i, slots = carry
         return (i < n_steps) & jnp.any(slots.active)
 
-    def body(carry):
+    def body(carry: tuple[Any, Slots]) -> tuple[Any, Slots]:
         i, slots = carry
         return i + 1, _step(model_config, config, mapping, params, slots)
 
     return jax.lax.while_loop(more, body, (0, slots))[1]
 
 
-def _step(model_config, config, mapping, params, slots):
-    """Measures the numbers of each active slot, keeps them if they are its best, then updates them."""
+def _step(model_config: TransformerConfig, config: CramConfig, mapping: Mapping, params: dict, slots: Slots) -> Slots:
+    """Measures the numbers of each active slot, stores them if they are its best, then updates them."""
     nats, gaps, gradient = _measure(model_config, config, mapping, params, slots)
     place = jnp.arange(slots.tokens.shape[1])[None]
     inside = place < slots.length[:, None]
@@ -118,7 +116,7 @@ def _step(model_config, config, mapping, params, slots):
     going_on = slots.active & (measured < slots.length) & ~given_up
 
     return Slots(
-        # What is measured last is not updated: a slot that has stopped holds what it stopped at.
+        # A slot that stops keeps its last measured numbers.
         numbers=_where(going_on, optax.apply_updates(slots.numbers, updates), slots.numbers),
         opt=jax.tree.map(functools.partial(_where, going_on), opt, slots.opt),
         tokens=slots.tokens,
@@ -135,22 +133,24 @@ def _step(model_config, config, mapping, params, slots):
     )
 
 
-def _where(condition, new, old):
-    """Returns new [B, ...] in the slots for which bool[B] is true, old in the others."""
+def _where(condition: jax.Array, new: Any, old: Any) -> jax.Array:
+    """Returns new [B, ...] in the slots for which bool[B] is true, otherwise old."""
     return jnp.where(condition.reshape(-1, *(1,) * (new.ndim - 1)), new, old)
 
 
-def _measure(model_config, config, mapping, params, slots):
-    """Returns (nats [B, L], gaps [B, L], gradient [B, K, M]) of the numbers as their format has them."""
+def _measure(
+    model_config: TransformerConfig, config: CramConfig, mapping: Mapping, params: dict, slots: Slots
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Returns (nats [B, L], gaps [B, L], gradient [B, K, M]) of the quantised numbers."""
     form = weights.representation(config.format)
     place = jnp.arange(slots.tokens.shape[1])[None]
     weight = jnp.where(place < 2, config.first_weight, 1.0) * (place < slots.target[:, None])
     weight = weight / jnp.maximum(jnp.sum(weight, axis=1, keepdims=True), 1e-9)
 
-    def loss(numbers):
+    def loss(numbers: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
         prefix = mapping.vectors(form.quantize(numbers, axis=-1))
         nats, gaps = score(teacher_forced(model_config, params, prefix, slots.tokens), slots.tokens)
-        return jnp.sum(nats * weight), (nats, gaps)  # a sum over slots: the gradient of each is its own mean's
+        return jnp.sum(nats * weight), (nats, gaps)  # a sum over slots, so each gradient is that of the slot's mean
 
     gradient, (nats, gaps) = jax.grad(loss, has_aux=True)(slots.numbers)
     return nats, gaps, gradient

@@ -1,4 +1,4 @@
-"""How a text is crammed: every setting of the optimisation."""
+"""Configuration of cramming."""
 
 import dataclasses
 
@@ -19,27 +19,28 @@ class CramConfig:
     """Settings of cramming; the defaults are those of Kuratov et al. 2025 (papers/001 section 2).
 
     Attributes:
-        n_vectors: K, input vectors of a text.
-        method: "full" optimises the whole text at once; "progressive" its first tokens, then ever more (papers/001
-            section 9).
-        grow: tokens that a progressive target is ahead of the longest exact prefix.
-        steps: most measurements of a text, with an update between each two.
-        patience: steps without a better score, after which a text is given up. The score is the number of tokens that
-            are right in full cramming, and that of the longest exact prefix in progressive cramming.
-        margin: a token counts as right where its logit is more than this above all others. With 0 the likeliest token
-            is the right one, which rounding on another machine may change; 0.1 bears that.
-        learning_rate, b1, b2, eps, weight_decay: of AdamW.
-        schedule: of the learning rate over `steps`, after `warmup_steps` in which it rises from 0: "constant", "linear"
-            or "cosine", the last two down to 0.
-        first_weight: weight of the first two tokens of a text in the loss; papers/001 section 9 has 3.
+        n_vectors: K, input vectors per text.
+        method: "full" optimises the whole text; "progressive" optimises its first tokens, then gradually more
+            (papers/001 section 9).
+        grow: tokens that a progressive target is longer than the longest exact prefix.
+        steps: largest number of measurements of a text, with an update between consecutive ones.
+        patience: steps without a better score after which a text is stopped. The score is the number of right tokens in
+            full cramming, and the length of the longest exact prefix in progressive cramming.
+        margin: a token is right if its logit exceeds all others by more than this. With 0 it is right if it is the most
+            likely one, which rounding on another machine may change; 0.1 is robust to rounding.
+        learning_rate, b1, b2, eps, weight_decay: hyper-parameters of AdamW.
+        schedule: learning rate schedule over `steps`, after a linear warm-up of `warmup_steps`: "constant", "linear" or
+            "cosine", the last two down to 0.
+        warmup_steps: steps of the warm-up.
+        first_weight: weight of the first two tokens of a text in the loss; 3 in papers/001 section 9.
         init: "normal" (times the standard deviation of the model's embeddings) or "uniform" (in -1 to 1).
-        init_scale: what both are multiplied by; uniform with 0.02 is that of papers/001 section 9.
-        dimensions: numbers of a vector that are optimised, which a fixed matrix of random signs maps to d_model; 0 for
-            all of d_model, without such a matrix.
-        projection_seed: of the random signs.
-        format: representation of the vectors, such as "dense(dtype=bfloat16)" or "int(b=4)" (`compressed_lm.weights`):
-            what is optimised is what the format makes of them, with its gradient.
-        seed: of the initial vectors, together with the text.
+        init_scale: factor of the initial numbers; "uniform" with 0.02 is the one of papers/001 section 9.
+        dimensions: M, optimised numbers per vector, which a fixed matrix of random signs maps to d_model; 0 for d_model
+            numbers without such a matrix.
+        projection_seed: seed of the random signs.
+        format: representation of the vectors, such as "dense(dtype=bfloat16)" or "int(b=4)" (`compressed_lm.weights`).
+            The quantised vectors are optimised, with the gradient rule of the format.
+        seed: seed of the initial vectors, together with the text.
     """
 
     n_vectors: int = setting(1, low=1)
@@ -63,14 +64,14 @@ class CramConfig:
     format: str = "dense"
     seed: int = setting(0, low=0)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         settings.check(self)
         if self.warmup_steps >= self.steps:
             raise InputError(
                 f"warmup_steps={self.warmup_steps} was given for steps={self.steps}; expected fewer than all steps."
             )
         form = storable(self.format)
-        object.__setattr__(self, "format", str(form))  # one spelling for each, so that equal settings are equal
+        object.__setattr__(self, "format", str(form))  # the canonical spec, so that equal settings compare equal
 
     def optimizer(self) -> optax.GradientTransformation:
         """Returns AdamW with the learning rate's schedule."""
@@ -92,17 +93,17 @@ class CramConfig:
 
 
 def storable(spec: "str | weights.Representation") -> weights.Representation:
-    """Returns the representation of vectors that a spelling names.
+    """Returns the representation of vectors for a spec.
 
     Raises:
-        InputError: an unknown one, or one that cannot be stored or has to learn parameters of its own.
+        InputError: the representation is unknown, cannot be stored, or has parameters of its own.
     """
     form = weights.representation(spec)
     form.bits_per_weight((64,), axis=-1)
     learned = jax.eval_shape(form.init_params, jax.ShapeDtypeStruct((1, 64), "float32"))
     if form.needs_key or learned or "ramp=" in str(form):
         raise InputError(
-            f"The format {form} was given for crammed vectors; expected one that stores them without learned scales, "
-            "schedules or noise, such as dense, dense(dtype=bfloat16), int(b=8), int(b=4), int(b=2) or e4m3."
+            f"The format {form} was given for crammed vectors; expected one without learned scales, schedules or "
+            "noise, such as dense, dense(dtype=bfloat16), int(b=8), int(b=4), int(b=2) or e4m3."
         )
     return form

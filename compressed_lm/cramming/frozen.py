@@ -1,30 +1,32 @@
-"""A frozen model that reads input vectors: what it gives each token of a text, and what it writes by itself."""
+"""Frozen model with input vectors: teacher-forced losses of texts, and greedy generation."""
 
 import dataclasses
 import functools
 import hashlib
 from collections.abc import Sequence
+from typing import cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpy.typing as npt
 
 from compressed_lm.errors import InputError
 from compressed_lm.models import Transformer, TransformerConfig, init_cache
 from compressed_lm.models.partitioning import by_name
 from compressed_lm.training.run_dir import Run
 
-FREE_FIELDS = ("attention", "remat", "scan_layers")  # of a TransformerConfig: how something is computed, not what
+FREE_FIELDS = ("attention", "remat", "scan_layers")  # of a TransformerConfig: they do not change the results
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class FrozenModel:
-    """A trained model, none of whose parameters changes.
+    """Trained model with fixed parameters.
 
     Attributes:
         params, config: the model.
-        eod_id: id of end-of-document, which a text without vectors starts from.
-        codec_spec, codec_fingerprint: of the codec whose ids the model reads.
+        eod_id: id of end-of-document, the start of a text without vectors.
+        codec_spec, codec_fingerprint: the codec of the model.
     """
 
     params: dict
@@ -35,13 +37,15 @@ class FrozenModel:
 
     @classmethod
     def from_run(cls, run: Run) -> "FrozenModel":
-        """Returns the model of a run, trained here or imported."""
+        """Returns the model of a run, trained or imported."""
         return cls(run.params, run.model_config, run.eod_id, run.codec_spec, run.codec_fingerprint)
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """Hex digest of everything that the logits depend on: shape, parameters, codec. Settings that are the default
-        do not count, so that ones which a later version adds change nothing."""
+        """Hex digest of everything that the logits depend on: shape, parameters, codec.
+
+        Default settings are omitted, so that settings added by a later version do not change it.
+        """
         default = TransformerConfig(vocab_size=1)
         settings = {
             field.name: getattr(self.config, field.name)
@@ -56,33 +60,33 @@ class FrozenModel:
 
     @functools.cached_property
     def embedding_std(self) -> float:
-        """Standard deviation of all numbers of the embedding table."""
+        """Standard deviation of the embedding table."""
         return float(np.std(np.asarray(self.params["embed"]["embedding"], np.float64)))
 
     @property
     def alone(self) -> np.ndarray:
-        """float32[1, D], the embedding of end-of-document: the one vector of a text that none were crammed for."""
+        """float32[1, D], the embedding of end-of-document: the input vector of a text without crammed vectors."""
         return np.asarray(self.params["embed"]["embedding"][self.eod_id], np.float32)[None]
 
-    def check(self, ids) -> np.ndarray:
-        """Returns a text as int32[N]. Raises InputError unless it has a token and the model knows all of them."""
+    def check(self, ids: npt.ArrayLike) -> np.ndarray:
+        """Returns a text as int32[N]. Raises InputError if it is empty or has ids outside the vocabulary."""
         ids = np.asarray(ids, np.int32)
         if ids.ndim != 1 or not ids.size or ids.min() < 0 or ids.max() >= self.config.vocab_size:
             bounds = f" with ids from {ids.min()} to {ids.max()}" if ids.size else ""
             raise InputError(
-                f"A text of shape {ids.shape}{bounds} was given; expected one row of at least one id, each from 0 to "
-                f"{self.config.vocab_size - 1}."
+                f"A text of shape {ids.shape}{bounds} was given; expected a one-dimensional sequence of at least one "
+                f"id, each from 0 to {self.config.vocab_size - 1}."
             )
         return ids
 
 
 @dataclasses.dataclass(frozen=True)
 class Reading:
-    """What a model gives the tokens of a text when it is shown them, each after the true ones before (teacher forcing).
+    """Teacher-forced result of a text.
 
     Attributes:
-        nats: float64[N], the negative natural logarithm of each token's probability.
-        right: bool[N], whether its logit is the largest, and no other's as large.
+        nats: float64[N], negative log probability of each token.
+        right: bool[N], whether its logit is larger than all others.
     """
 
     nats: np.ndarray
@@ -90,7 +94,7 @@ class Reading:
 
 
 def bucket(length: int) -> int:
-    """Returns the length that a text is padded to, so that few programs are compiled: 4, 6, 8, 12, 16, 24, ..."""
+    """Returns the padded length of a text: 4, 6, 8, 12, 16, 24, ..., so that few programs are compiled."""
     size = 4
     while size < length:
         size = size * 3 // 2 if size & (size - 1) == 0 else size * 4 // 3
@@ -98,7 +102,7 @@ def bucket(length: int) -> int:
 
 
 def padded(texts: Sequence[np.ndarray], length: int) -> np.ndarray:
-    """Returns int32[B, length], a text a row, zeros behind it."""
+    """Returns int32[B, length], one zero-padded text per row."""
     rows = np.zeros((len(texts), length), np.int32)
     for row, text in zip(rows, texts, strict=True):
         row[: len(text)] = text
@@ -106,13 +110,13 @@ def padded(texts: Sequence[np.ndarray], length: int) -> np.ndarray:
 
 
 def read(model: FrozenModel, vectors: Sequence, texts: Sequence[np.ndarray], *, slots: int = 32) -> list[Reading]:
-    """Returns what the model gives each text after its vectors.
+    """Returns the teacher-forced result of each text after its vectors.
 
     Args:
         model: the model.
-        vectors: float[K, D] for each text, K being the same for all.
+        vectors: float[K, D] for each text, with the same K for all.
         texts: int32[N], of any lengths.
-        slots: texts that are read at once.
+        slots: texts per batch.
     """
     found: dict[int, Reading] = {}
     for length, indices in _by_bucket([len(text) for text in texts]).items():
@@ -126,13 +130,14 @@ def read(model: FrozenModel, vectors: Sequence, texts: Sequence[np.ndarray], *, 
 
 
 def read_alone(model: FrozenModel, texts: Sequence[np.ndarray], *, slots: int = 32) -> list[Reading]:
-    """Returns what the model gives each text without vectors, after end-of-document: its own code length of
-    the text, computed just as with vectors.
+    """Returns the teacher-forced result of each text without vectors, after end-of-document.
+
+    Its sum is the model's own code length of the text, computed in the same way as with vectors.
     """
     return read(model, [model.alone] * len(texts), texts, slots=slots)
 
 
-def probabilities(model: FrozenModel, vectors, text: np.ndarray) -> np.ndarray:
+def probabilities(model: FrozenModel, vectors: npt.ArrayLike, text: np.ndarray) -> np.ndarray:
     """Returns float64[N, V], the distribution of each token of a text after vectors [K, D] and the tokens before it."""
     tokens = padded([model.check(text)], bucket(len(text)))
     logits = _logits(model.config, model.params, jnp.asarray(vectors, jnp.float32)[None], tokens)
@@ -142,13 +147,13 @@ def probabilities(model: FrozenModel, vectors, text: np.ndarray) -> np.ndarray:
 
 
 def write(model: FrozenModel, vectors: Sequence, lengths: Sequence[int], *, slots: int = 32) -> list[np.ndarray]:
-    """Returns what the model writes after vectors, always the likeliest token (greedy, free-running).
+    """Returns the tokens that the model generates greedily after vectors.
 
     Args:
         model: the model.
-        vectors: float[K, D] for each text, K being the same for all.
-        lengths: tokens to write.
-        slots: texts that are written at once.
+        vectors: float[K, D] for each text, with the same K for all.
+        lengths: number of tokens for each text.
+        slots: texts per batch.
 
     Returns:
         int32[N] for each text.
@@ -164,8 +169,7 @@ def write(model: FrozenModel, vectors: Sequence, lengths: Sequence[int], *, slot
 
 
 def score(logits: jax.Array, tokens: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Returns (nats, gaps), float32[B, N]: the negative log probability of each token, and by how much its logit is
-    above all others (negative where it is not).
+    """Returns (nats, gaps), float32[B, N]: negative log probability and logit minus the largest other logit.
 
     Args:
         logits: float32[B, N, V].
@@ -177,29 +181,32 @@ def score(logits: jax.Array, tokens: jax.Array) -> tuple[jax.Array, jax.Array]:
     return jax.nn.logsumexp(logits, axis=-1) - target, target - others
 
 
-def teacher_forced(config: TransformerConfig, params, prefix: jax.Array, tokens: jax.Array) -> jax.Array:
-    """Returns logits float32[B, N, V]: of token i after the vectors [B, K, D] and the true tokens before it. The first
-    token's come from the last vector."""
-    return Transformer(config).apply({"params": params}, tokens[:, :-1], prefix=prefix)
+def teacher_forced(config: TransformerConfig, params: dict, prefix: jax.Array, tokens: jax.Array) -> jax.Array:
+    """Returns logits float32[B, N, V] of token i after the vectors [B, K, D] and the true tokens before it.
+
+    The logits of the first token are those of the last vector.
+    """
+    logits = Transformer(config).apply({"params": params}, tokens[:, :-1], prefix=prefix)
+    return cast(jax.Array, logits)  # `apply` returns a tuple only if some collections are mutable
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _logits(config, params, prefix, tokens):
+def _logits(config: TransformerConfig, params: dict, prefix: jax.Array, tokens: jax.Array) -> jax.Array:
     return teacher_forced(config, params, prefix, tokens)
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _read(config, params, prefix, tokens):
+def _read(config: TransformerConfig, params: dict, prefix: jax.Array, tokens: jax.Array) -> tuple[jax.Array, jax.Array]:
     return score(teacher_forced(config, params, prefix, tokens), tokens)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _write(config, n_tokens, params, prefix):
-    """Returns int32[B, n_tokens]."""
+def _write(config: TransformerConfig, n_tokens: int, params: dict, prefix: jax.Array) -> jax.Array:
+    """Returns int32[B, n_tokens], generated greedily."""
     slots, n_vectors = prefix.shape[:2]
     n_steps = n_vectors + n_tokens - 1
 
-    def one(carry, position):
+    def one(carry: tuple, position: jax.Array) -> tuple[tuple, jax.Array]:
         token, cache = carry
         logits, cache = Transformer(config).apply(
             {"params": params}, token, jnp.full(slots, position), cache, prefix=prefix, method="step"
@@ -212,13 +219,13 @@ def _write(config, n_tokens, params, prefix):
     return tokens.T[:, n_vectors - 1 :]
 
 
-def _by_bucket(lengths):
-    """Returns the indices of texts by the length they are padded to, shortest first."""
+def _by_bucket(lengths: Sequence[int]) -> dict[int, list[int]]:
+    """Returns the indices of texts by padded length, shortest first."""
     groups: dict[int, list[int]] = {}
     for i, length in enumerate(lengths):
         groups.setdefault(bucket(length), []).append(i)
     return dict(sorted(groups.items()))
 
 
-def _parts(indices, size):
+def _parts(indices: list[int], size: int) -> list[list[int]]:
     return [indices[i : i + size] for i in range(0, len(indices), size)]

@@ -1,4 +1,4 @@
-"""Between two solutions of one text: how far apart they are, and what lies between (papers/001 section 8)."""
+"""Distance and linear path between two solutions of one text (papers/001 section 8)."""
 
 import dataclasses
 
@@ -9,14 +9,14 @@ from compressed_lm.cramming.frozen import FrozenModel, read
 
 @dataclasses.dataclass(frozen=True)
 class Path:
-    """The straight line from one solution to another.
+    """Straight line from one solution to another.
 
     Attributes:
-        distance: Euclidean, of all K * D numbers.
-        cosine: of the angle between the two.
-        shares: float64[P], of the second solution, 0 to 1.
-        nats: float64[P], loss of the text there, summed over its tokens.
-        accuracies: float64[P], share of its tokens that are right, teacher-forced.
+        distance: Euclidean distance of all K * D numbers.
+        cosine: cosine of the angle between the two.
+        shares: float64[P], share of the second solution, 0 to 1.
+        nats: float64[P], loss of the text at each point, summed over its tokens.
+        accuracies: float64[P], share of right tokens at each point, teacher-forced.
     """
 
     distance: float
@@ -27,24 +27,24 @@ class Path:
 
     @property
     def barrier_nats(self) -> float:
-        """The most that the loss is above the line between its values at the ends; 0 where there is no barrier."""
+        """Largest excess of the loss over the line between its end values; 0 if there is no barrier."""
         line = self.nats[0] + self.shares * (self.nats[-1] - self.nats[0])
         return float(max(0.0, np.max(self.nats - line)))
 
     @property
     def connected(self) -> bool:
-        """Whether every point of the line has the whole text right."""
+        """Whether all tokens of the text are right at every point."""
         return bool(np.all(self.accuracies == 1))
 
 
 def path(model: FrozenModel, text: np.ndarray, first: np.ndarray, second: np.ndarray, *, points: int = 11) -> Path:
-    """Returns what lies between two solutions of a text.
+    """Returns the path between two solutions of a text.
 
     Args:
         model: the model.
         text: int32[N].
         first, second: float[K, D], vectors.
-        points: on the line, both ends included.
+        points: number of points on the line, both ends included.
     """
     first, second = np.asarray(first, np.float64), np.asarray(second, np.float64)
     shares = np.linspace(0, 1, points)

@@ -1,7 +1,7 @@
-"""What crammed vectors are measured by: numbers of tokens and bits, from arrays. Nothing here knows a model.
+"""Metrics of crammed vectors, in tokens and bits, computed from arrays.
 
-Accuracies are shares of tokens that are right when the true ones before them are shown (teacher forcing). Losses are
-sums over the tokens of a text, the first one included, in nats where a name says so and in bits otherwise.
+Accuracies are shares of right tokens under teacher forcing. Losses are sums over the tokens of a text, including the
+first one, in nats if the name says so and otherwise in bits.
 """
 
 import dataclasses
@@ -12,26 +12,26 @@ import numpy as np
 from scipy import stats
 
 THRESHOLD = 0.99
-"""Mean accuracy from which on a length counts as decoded, and an accuracy as that of a text below capacity."""
+"""Smallest mean accuracy at which a length counts as decoded; texts above it are below capacity."""
 
 
 def longest_exact_prefix(written: Sequence[int], text: Sequence[int]) -> int:
-    """Returns how many tokens were written as in the text before the first other one."""
+    """Returns the number of generated tokens before the first one that differs from the text."""
     pairs = list(zip(written, text, strict=True))
     return next((i for i, (a, b) in enumerate(pairs) if a != b), len(pairs))
 
 
 def token_gain(right_with: int, right_without: int) -> int:
-    """Returns the tokens that are right with the vectors less those that are right without them."""
+    """Returns the number of right tokens with the vectors minus the number without them."""
     return int(right_with) - int(right_without)
 
 
 def information_gain_bits(nats_without: float, nats_with: float) -> float:
-    """Returns the bits that vectors save of a text's code length.
+    """Returns the reduction of a text's code length by vectors, in bits.
 
     Args:
         nats_without: loss of the text after end-of-document, summed over its tokens.
-        nats_with: after the vectors.
+        nats_with: loss of the text after the vectors.
     """
     return (nats_without - nats_with) / math.log(2)
 
@@ -43,14 +43,14 @@ def decoding_capacity(
 
     Args:
         lengths: tokens of each text.
-        accuracies: of each text.
+        accuracies: accuracy of each text.
         threshold: 0.99 in the paper.
-        unbroken: whether all shorter lengths have to reach it, too. The paper does not ask for that.
+        unbroken: whether all shorter lengths must reach it, too; not required in the paper.
     """
-    lengths, accuracies = np.asarray(lengths), np.asarray(accuracies, float)
+    per_length, shares = np.asarray(lengths), np.asarray(accuracies, float)
     largest = 0
-    for length in np.unique(lengths):
-        if accuracies[lengths == length].mean() >= threshold:
+    for length in np.unique(per_length):
+        if shares[per_length == length].mean() >= threshold:
             largest = int(length)
         elif unbroken:
             break
@@ -65,31 +65,31 @@ def capacity_interval(
     resamples: int = 1000,
     seed: int = 0,
 ) -> tuple[int, int]:
-    """Returns the 95 % interval of the decoding capacity: percentiles over texts drawn anew with replacement.
+    """Returns the 95 % bootstrap interval of the decoding capacity (percentiles; texts are resampled).
 
     Args:
         lengths: int[P].
         accuracies: float[T, P], of each text at each length.
-        threshold: as of `decoding_capacity`.
-        resamples: draws.
-        seed: of the draws.
+        threshold: as in `decoding_capacity`.
+        resamples: number of resamples.
+        seed: seed of the resamples.
     """
-    lengths, accuracies = np.asarray(lengths), np.asarray(accuracies, float)
-    draws = np.random.default_rng(seed).integers(0, len(accuracies), (resamples, len(accuracies)))
-    reached = accuracies[draws].mean(axis=1) >= threshold
-    capacities = np.where(reached, lengths[None], 0).max(axis=1)
+    shares = np.asarray(accuracies, float)
+    draws = np.random.default_rng(seed).integers(0, len(shares), (resamples, len(shares)))
+    reached = shares[draws].mean(axis=1) >= threshold
+    capacities = np.where(reached, np.asarray(lengths)[None], 0).max(axis=1)
     low, high = np.percentile(capacities, [2.5, 97.5], method="inverted_cdf")
     return int(low), int(high)
 
 
 @dataclasses.dataclass(frozen=True)
 class Mean:
-    """A mean over texts.
+    """Mean over texts.
 
     Attributes:
-        value: NaN of none.
-        low, high: its 95 % interval by Student's t; NaN of fewer than two.
-        n: texts.
+        value: the mean; NaN for no texts.
+        low, high: its 95 % interval by Student's t; NaN for fewer than two texts.
+        n: number of texts.
     """
 
     value: float
@@ -100,34 +100,29 @@ class Mean:
 
 def mean(values: Sequence[float]) -> Mean:
     """Returns the mean of values with its interval."""
-    values = np.asarray(values, float)
-    n = len(values)
+    array = np.asarray(values, float)
+    n = len(array)
     if n < 2:
-        return Mean(float(values[0]) if n else math.nan, math.nan, math.nan, n)
-    half = float(stats.t.ppf(0.975, n - 1) * values.std(ddof=1) / math.sqrt(n))
-    return Mean(float(values.mean()), float(values.mean()) - half, float(values.mean()) + half, n)
+        return Mean(float(array[0]) if n else math.nan, math.nan, math.nan, n)
+    half = float(stats.t.ppf(0.975, n - 1) * array.std(ddof=1) / math.sqrt(n))
+    return Mean(float(array.mean()), float(array.mean()) - half, float(array.mean()) + half, n)
 
 
 def above_capacity(accuracies: Sequence[float], *, threshold: float = THRESHOLD) -> np.ndarray:
-    """Returns bool[N], which texts were not decoded (accuracy of the threshold or less). Gains are averaged over these:
-    of others the gain is all that there was to gain."""
+    """Returns bool[N], which texts were not decoded (accuracy at most the threshold).
+
+    Gains are averaged over these texts: the gain of a decoded text is limited by its own code length.
+    """
     return np.asarray(accuracies, float) <= threshold
 
 
-def slope_one_fit(bits_without: Sequence[float], bits_with: Sequence[float], accuracies: Sequence[float]) -> Mean:
-    """Returns C of bits_with = bits_without - C, fitted by least squares to the texts above capacity: what vectors
-    remove of any text, in bits."""
-    chosen = above_capacity(accuracies)
-    return mean((np.asarray(bits_without, float) - np.asarray(bits_with, float))[chosen])
-
-
 def theoretical_capacity(dimensions: int, bits: float, vocab_size: int) -> float:
-    """Returns the tokens that `dimensions` numbers of `bits` each can tell apart: dimensions * bits / log2(vocab_size).
+    """Returns the tokens that `dimensions` numbers of `bits` each can encode: dimensions * bits / log2(vocab_size).
 
     Args:
-        dimensions: of all vectors together, K * D.
-        bits: of a number; 16 in the paper, though its vectors have 32.
-        vocab_size: ids that a token may have.
+        dimensions: numbers of all vectors, K * D.
+        bits: bits per number; 16 in the paper, although its vectors have 32.
+        vocab_size: V.
     """
     return dimensions * bits / math.log2(vocab_size)
 
@@ -138,5 +133,5 @@ def utilisation(gain: float, capacity: float) -> float:
 
 
 def bits_per_dimension(gain_bits: float, dimensions: int) -> float:
-    """Returns an information gain over the numbers of all vectors."""
+    """Returns an information gain divided by the numbers of all vectors."""
     return gain_bits / dimensions

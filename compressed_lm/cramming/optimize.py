@@ -1,12 +1,13 @@
-"""Cramming: texts in, the input vectors that make a frozen model write them out.
+"""Optimisation of the input vectors from which a frozen model generates given texts.
 
 found = cram(FrozenModel.from_run(run), [ids], CramConfig(n_vectors=2))[0]
-found.score == len(ids)  # every token is the model's likeliest one
+found.score == len(ids)  # every token is the model's most likely one
 write(model, [found.vectors], [len(ids)])  # the text
 """
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,26 +20,26 @@ from compressed_lm.cramming.vectors import Mapping, initial, quantized
 from compressed_lm.errors import InputError
 
 CHECK_EVERY = 20
-"""Steps between two looks at which texts have stopped."""
+"""Steps between checks for stopped texts."""
 
 FEWEST_SLOTS = 8
-"""What is left of many slots when most texts are done."""
+"""Smallest number of slots that are kept when most texts have stopped."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Crammed:
-    """The best vectors that were found for a text.
+    """Best vectors of a text.
 
     Attributes:
-        numbers: float32[K, M], as they were optimised, before their format.
-        vectors: float32[K, D], as the model reads them: from the numbers as their format stores them.
+        numbers: float32[K, M], optimised numbers before quantisation.
+        vectors: float32[K, D], the model's input, from the quantised numbers.
         n_tokens: N.
-        score: tokens that are right, or in progressive cramming those of the longest exact prefix; N for success.
-        steps: measurements.
-        best_step: updates before the numbers were measured.
-        lowest_nats: the lowest loss of the whole text at any step, which need not be that of these vectors: the
-            published tables pair it with the best accuracy.
-        seed: of the initial numbers.
+        score: number of right tokens, or the length of the longest exact prefix in progressive cramming; N for success.
+        steps: number of measurements.
+        best_step: updates before the best measurement.
+        lowest_nats: the lowest loss of the whole text at any step, not necessarily of these vectors; the published
+            tables pair it with the best accuracy.
+        seed: seed of the initial numbers.
     """
 
     numbers: np.ndarray
@@ -52,20 +53,20 @@ class Crammed:
 
     @property
     def complete(self) -> bool:
-        """Whether every token is right when the model is shown the ones before."""
+        """Whether every token is right under teacher forcing."""
         return self.score == self.n_tokens
 
 
 @dataclasses.dataclass(frozen=True)
 class Status:
-    """How far cramming is.
+    """Progress of cramming.
 
     Attributes:
-        finished, texts: texts that have stopped, and all.
-        steps: steps that are over or will not be needed, of `total_steps`.
-        total_steps: if no text stopped early.
-        accuracy: mean over the texts in work of the best score over the length; of those that stopped last, where none
-            is left.
+        finished, texts: number of stopped texts, and of all texts.
+        steps: steps that are done or not needed, of `total_steps`.
+        total_steps: number of steps if no text stopped early.
+        accuracy: best score divided by the length, averaged over the running texts, or over those that stopped last if
+            none is running.
     """
 
     finished: int
@@ -86,26 +87,26 @@ def cram(
 ) -> list[Crammed]:
     """Returns the best vectors for each text.
 
-    A text's result depends on the text, its seed, the settings and the model. Other texts, their order and their number
-    do not count, but for rounding where they change the number of slots.
+    A text's result depends on the text, its seed, the settings and the model. It does not depend on the other texts,
+    except for rounding if they change the number of slots.
 
     Args:
         model: the model.
         texts: int32[N] each, of any lengths.
         config: the settings.
-        seeds: one for each text, for restarts; by default `config.seed` for all.
-        slots: most texts at once. A text that stops makes room for the next one.
-        progress: called now and then.
+        seeds: one seed per text, for restarts; by default `config.seed` for all.
+        slots: largest number of texts in a batch. When a text stops, the next one takes its slot.
+        progress: called every `CHECK_EVERY` steps.
 
     Raises:
-        InputError: a text without tokens or with ids that the model does not know, or not a seed for each text.
+        InputError: a text is empty or has ids outside the vocabulary, or there is not one seed per text.
     """
     texts = [model.check(text) for text in texts]
     seeds = [config.seed] * len(texts) if seeds is None else list(seeds)
     if len(seeds) != len(texts) or slots < 1 or min(seeds, default=0) < 0:
         raise InputError(
-            f"{len(seeds)} seeds and slots={slots} were given for {len(texts)} texts; expected a seed from 0 on for "
-            "each text and at least one slot."
+            f"{len(seeds)} seeds and slots={slots} were given for {len(texts)} texts; expected one seed of at least 0 "
+            "per text and at least one slot."
         )
     job = _Job(model, texts, config, seeds, progress)
     for length, indices in _by_bucket([len(text) for text in texts]).items():
@@ -116,16 +117,24 @@ def cram(
 class _Job:
     """All texts of a call."""
 
-    def __init__(self, model, texts, config, seeds, progress):
+    def __init__(
+        self,
+        model: FrozenModel,
+        texts: Sequence[np.ndarray],
+        config: CramConfig,
+        seeds: Sequence[int],
+        progress: Callable[[Status], None],
+    ) -> None:
         self._model, self._texts, self._config, self._seeds, self._progress = model, texts, config, seeds, progress
         self._mapping = Mapping.of(config, model.config.d_model)
-        # What only the start depends on is left out of what a program is compiled for.
+        # Settings of the start are fixed here, so that they do not cause another compilation.
         self._program = dataclasses.replace(config, seed=0, init="normal", init_scale=1.0)
         self.found: dict[int, Crammed] = {}
 
-    def run(self, indices, length, n_slots):
-        """Crams the texts of these indices, padded to a length, in so many slots."""
-        waiting, owners = list(indices[n_slots:]), list(indices[:n_slots])
+    def run(self, indices: list[int], length: int, n_slots: int) -> None:
+        """Crams the texts of these indices, padded to a length, in `n_slots` slots."""
+        waiting = indices[n_slots:]
+        owners: list[int | None] = list(indices[:n_slots])
         state = self._start(owners, length)
         while owners:
             state = slots_.advance(self._model.config, self._program, self._model.params, state, CHECK_EVERY)
@@ -143,8 +152,8 @@ class _Job:
             self._report(state, owners, stopped)
             state, owners = _compacted(state, owners)
 
-    def _start(self, owners, length):
-        """Returns fresh slots for texts; None makes an empty slot."""
+    def _start(self, owners: Sequence[int | None], length: int) -> slots_.Slots:
+        """Returns initial slots for texts; None makes an empty slot."""
         numbers = [
             np.zeros((self._config.n_vectors, self._mapping.stored), np.float32)
             if i is None
@@ -160,11 +169,12 @@ class _Job:
         texts = [np.zeros(0, np.int32) if i is None else self._texts[i] for i in owners]
         return slots_.start(self._config, np.stack(numbers), padded(texts, length), np.array([*map(len, texts)]))
 
-    def _harvest(self, state, stopped, owners):
-        """Keeps the results of slots that have stopped."""
-        state = jax.device_get(state._replace(opt=None))
+    def _harvest(self, state: slots_.Slots, stopped: list[int], owners: Sequence[int | None]) -> None:
+        """Stores the results of slots that have stopped."""
+        state = jax.device_get(state._replace(opt=()))
         for slot in stopped:
-            i, numbers = owners[slot], state.best[slot]
+            i, numbers = owners[slot], np.asarray(state.best[slot])
+            assert i is not None
             vectors = self._mapping.vectors(quantized(numbers, self._config.format))
             self.found[i] = Crammed(
                 numbers=numbers,
@@ -177,7 +187,7 @@ class _Job:
                 seed=self._seeds[i],
             )
 
-    def _report(self, state, owners, stopped):
+    def _report(self, state: slots_.Slots, owners: Sequence[int | None], stopped: list[int]) -> None:
         working = [slot for slot, owner in enumerate(owners) if owner is not None]
         shown = working or stopped
         score, length = (np.asarray(x)[shown] for x in (state.score, state.length))
@@ -187,10 +197,10 @@ class _Job:
         self._progress(Status(len(self.found), len(self._texts), done, total, accuracy))
 
 
-def _compacted(state, owners):
-    """Returns the slots that have a text, once they are a quarter of all or fewer; frozen slots cost as much as others.
+def _compacted(state: slots_.Slots, owners: list[int | None]) -> tuple[Any, list[int | None]]:
+    """Returns only the slots with a text if they are at most a quarter of all; empty slots cost as much as others.
 
-    Never fewer than `FEWEST_SLOTS`, and powers of two: each number of slots is a program to compile.
+    The number of slots is at least `FEWEST_SLOTS` and a power of two, since each number is a program to compile.
     """
     working = [slot for slot, owner in enumerate(owners) if owner is not None]
     if not working:

@@ -1,21 +1,23 @@
-"""Cramming over a grid of sources, lengths and numbers of vectors, with what their formats keep: rows of numbers.
+"""Cramming study: measurements over a grid of sources, lengths, numbers of vectors and formats.
 
 A folder has
 
   study.json     settings, and the fingerprint of the model
-  results.jsonl  a row for each text, length, K and format: keys and numbers of `_Cell._rows`
-  cells.jsonl    a row for each source, length and K: information gain of all its texts, by losses and by code lengths
-  paths.jsonl    a row for each text that was crammed twice: what lies between the solutions
+  results.jsonl  one row per text, length, K and format: keys and numbers of `_Cell._rows`
+  cells.jsonl    one row per source, length and K: information gain of all its texts, by losses and by code lengths
+  paths.jsonl    one row per text that was crammed twice: the path between the solutions
 
-Each is added to cell by cell; a study that is started again goes on where it was.
+Rows are appended cell by cell; an interrupted study resumes with the next cell.
 """
 
 import dataclasses
+import functools
 import json
 import os
 import pathlib
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -24,8 +26,8 @@ from compressed_lm.codecs.protocol import Codec
 from compressed_lm.cramming import landscape, metrics
 from compressed_lm.cramming.code_length import coded_bits, coded_bits_alone
 from compressed_lm.cramming.config import CramConfig, storable
-from compressed_lm.cramming.frozen import FrozenModel, read, read_alone, write
-from compressed_lm.cramming.optimize import Status, cram
+from compressed_lm.cramming.frozen import FrozenModel, Reading, read, read_alone, write
+from compressed_lm.cramming.optimize import Crammed, Status, cram
 from compressed_lm.cramming.vectors import Mapping as VectorMapping
 from compressed_lm.cramming.vectors import pack, quantized
 from compressed_lm.errors import InputError
@@ -34,23 +36,22 @@ from compressed_lm.settings import setting
 
 SETTINGS, RESULTS, CELLS, PATHS = "study.json", "results.jsonl", "cells.jsonl", "paths.jsonl"
 CODED_TIMES = 16
-"""Times that a stream has the texts of a cell, so that its last byte does not count."""
+"""Repetitions of a cell's texts in a stream, so that its last byte has little effect."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Study:
-    """A grid.
+    """Grid of a study.
 
     Attributes:
         lengths: tokens of a text.
-        vectors: numbers of vectors K; those above a length are left out there.
-        formats: of the vectors, rounded to after cramming in float32; that itself is always measured.
-        trained_formats: formats that texts are crammed through, once for each.
-        beyond: lengths beyond capacity: where this many have an accuracy below 0.99, longer ones are left out; 0 for
-            all lengths.
-        restarts: texts of each source and K that are crammed a second time, at the shortest length, to see what lies
+        vectors: numbers of vectors K; values above a length are skipped there.
+        formats: formats to which vectors are quantised after cramming in float32, which is always measured itself.
+        trained_formats: formats that are used during cramming; texts are crammed once per format.
+        beyond: after this many lengths with an accuracy below 0.99, longer ones are skipped; 0 for all lengths.
+        restarts: texts of each source and K that are crammed a second time, at the shortest length, to measure the path
             between two solutions.
-        config: all else of the optimisation.
+        config: the other settings.
     """
 
     lengths: tuple[int, ...] = setting(low=1)
@@ -61,7 +62,7 @@ class Study:
     restarts: int = setting(0, low=0)
     config: CramConfig = CramConfig()
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         settings.check(self)
         if not self.lengths or not self.vectors:
             raise InputError(
@@ -86,28 +87,28 @@ def run_study(
     slots: int = 32,
     progress: Callable[[str, Status], None] = lambda cell, status: None,
 ) -> pathlib.Path:
-    """Crams all texts at all lengths and writes what was measured.
+    """Crams all texts at all lengths and writes the measurements.
 
     Args:
         model: the model.
-        codec: of the model, for the bytes of texts.
-        texts: source -> texts int32[the longest length]; a shorter length takes their beginnings.
+        codec: codec of the model, for the bytes of texts.
+        texts: source -> texts int32[longest length]; shorter lengths use their beginnings.
         study: the grid.
-        out: folder; cells that are in it already are not crammed again.
-        slots: texts at once.
-        progress: called with the name of a cell and how far it is.
+        out: folder; finished cells in it are not crammed again.
+        slots: texts per batch.
+        progress: called with the name of a cell and its progress.
 
     Returns:
         The folder.
 
     Raises:
-        InputError: a text that is too short, or a folder with another study.
+        InputError: a text is too short, or the folder has another study.
     """
     short = [name for name, rows in texts.items() if not rows or min(map(len, rows)) < max(study.lengths)]
     if short:
         raise InputError(
-            f"The source {short[0]} was given with no texts or with some of fewer than {max(study.lengths)} tokens, "
-            "the longest length; give texts of this many."
+            f"The source {short[0]} was given without texts, or with texts of fewer than {max(study.lengths)} tokens, "
+            "the longest length; give texts of at least this length."
         )
     io.check_output(out, "The folder of the study", folder=True)
     out = io.local_path(out)
@@ -123,7 +124,7 @@ def run_study(
                     continue
                 name = f"{source}, K = {k}, {length} tokens"
                 cell = _Cell(model, codec, study, source, k, [ids[:length] for ids in rows], slots)
-                results, summary, paths = cell.measure(lambda status, name=name: progress(name, status))
+                results, summary, paths = cell.measure(functools.partial(progress, name))
                 _append(out / RESULTS, results)
                 _append(out / PATHS, paths)
                 _append(out / CELLS, [summary])  # last: a cell without it is measured again
@@ -132,8 +133,10 @@ def run_study(
 
 
 def read_rows(path: pathlib.Path) -> list[dict]:
-    """Returns the rows of a file of JSON lines; none if there is no file. Of a cell that was measured twice, because
-    the first time was broken off, the last rows count."""
+    """Returns the rows of a file of JSON lines; none if there is no file.
+
+    A cell that was measured twice, because the first time was interrupted, has its last rows.
+    """
     rows = {}
     for _, row in jsonl.read(path, skip_damaged=True) if path.exists() else ():
         names = ("source", "k", "length", "text", "format", "trained")
@@ -151,7 +154,7 @@ class _Cell:
     texts: list[np.ndarray]
     slots: int
 
-    def measure(self, progress):
+    def measure(self, progress: Callable[[Status], None]) -> tuple[list[dict], dict, list[dict]]:
         """Returns (rows of results, row of the cell, rows of paths)."""
         alone = read_alone(self.model, self.texts, slots=self.slots)
         sizes = [self._sizes(ids) for ids in self.texts]
@@ -177,20 +180,22 @@ class _Cell:
         )
         return rows, cell, self._paths(found[:restarted], progress)
 
-    def _key(self):
+    def _key(self) -> dict[str, Any]:
         return {"source": self.source, "k": self.k, "length": len(self.texts[0])}
 
-    def _config(self, form, **changes):
+    def _config(self, form: str, **changes: Any) -> CramConfig:
         return dataclasses.replace(self.study.config, n_vectors=self.k, format=form, **changes)
 
-    def _cram(self, form, progress):
+    def _cram(self, form: str, progress: Callable[[Status], None]) -> list[Crammed]:
         return cram(self.model, self.texts, self._config(form), slots=self.slots, progress=progress)
 
-    def _read(self, vectors):
+    def _read(self, vectors: Sequence) -> list[Reading]:
         return read(self.model, vectors, self.texts, slots=self.slots)
 
-    def _rows(self, found, form, alone, sizes, *, trained):
-        """Returns a row for each text, its numbers being in a format."""
+    def _rows(
+        self, found: list[Crammed], form: str, alone: list[Reading], sizes: list[dict], *, trained: bool
+    ) -> list[dict]:
+        """Returns one row per text, with its numbers in a format."""
         mapping = VectorMapping.of(self.study.config, self.model.config.d_model)
         vectors = [np.asarray(mapping.vectors(quantized(f.numbers, form))) for f in found]
         written = write(self.model, vectors, [len(ids) for ids in self.texts], slots=self.slots)
@@ -219,8 +224,8 @@ class _Cell:
             )
         ]
 
-    def _sizes(self, ids):
-        """Returns the bytes of a text, plain and compressed."""
+    def _sizes(self, ids: np.ndarray) -> dict[str, int]:
+        """Returns the size of a text in bytes, plain and compressed."""
         data = self.codec.decode_partial(ids)
         return {
             "text_bytes": len(data),
@@ -228,8 +233,8 @@ class _Cell:
             "ac_bytes": int(coded_bits_alone(self.model, [ids])) // 8,
         }
 
-    def _paths(self, found, progress):
-        """Returns a row for each of these texts, crammed once more from another start."""
+    def _paths(self, found: list[Crammed], progress: Callable[[Status], None]) -> list[dict]:
+        """Crams the texts again from another start, and returns one row per text."""
         if not found:
             return []
         texts, seed = self.texts[: len(found)], self.study.config.seed + 1
@@ -252,9 +257,9 @@ class _Cell:
         return rows
 
 
-def _claim(out, model, texts, study):
+def _claim(out: pathlib.Path, model: FrozenModel, texts: Mapping[str, Sequence[np.ndarray]], study: Study) -> None:
     """Writes the settings of a study, or checks that those in the folder are the same."""
-    settings = {
+    current = {
         "model": model.fingerprint,
         "d_model": model.config.d_model,
         "vocab_size": model.config.vocab_size,
@@ -262,29 +267,29 @@ def _claim(out, model, texts, study):
         "texts": {name: len(rows) for name, rows in texts.items()},
         "study": dataclasses.asdict(study),
     }
-    path, settings = out / SETTINGS, json.loads(json.dumps(settings))
-    if path.exists() and (before := read_settings(out)) != settings:
-        changed = [name for name in settings if before.get(name) != settings[name]]
+    path, current = out / SETTINGS, json.loads(json.dumps(current))
+    if path.exists() and (before := read_settings(out)) != current:
+        changed = [name for name in current if before.get(name) != current[name]]
         raise InputError(
-            f"{out} holds a study with other values of {', '.join(changed)}. Give the values it was started with to go "
-            "on with it, or another folder."
+            f"{out} has a study with other values of {', '.join(changed)}. Give the original values to continue it, or "
+            "give another folder."
         )
     if not path.exists():
-        io.write_atomic(path, json.dumps(settings, indent=2) + "\n")
+        io.write_atomic(path, json.dumps(current, indent=2) + "\n")
 
 
 def read_settings(out: pathlib.Path) -> dict:
-    """Returns the settings of the study in a folder. Raises InputError where they cannot be read."""
+    """Returns the settings of the study in a folder. Raises InputError if they cannot be read."""
     try:
         return strict_json.parse((out / SETTINGS).read_bytes())
     except ValueError as error:
         raise InputError(
-            f"{out / SETTINGS} cannot be read ({error}). Restore it, or remove it to go on with the settings given now."
+            f"{out / SETTINGS} cannot be read ({error}). Restore it, or remove it to continue with the given settings."
         ) from error
 
 
-def _append(path, rows):
-    """Appends rows, after what a killed process may have left of its last one."""
+def _append(path: pathlib.Path, rows: Iterable[dict]) -> None:
+    """Appends rows, on a new line if a killed process left an unfinished one."""
     with path.open("a+b") as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(size - 1, 0))

@@ -1,4 +1,4 @@
-"""From the numbers that are optimised and stored to the vectors that a model reads."""
+"""Mapping from optimised and stored numbers to a model's input vectors."""
 
 import dataclasses
 import functools
@@ -14,12 +14,12 @@ from compressed_lm.cramming.config import CramConfig, storable
 
 @dataclasses.dataclass(frozen=True)
 class Mapping:
-    """How stored numbers [..., K, M] become vectors [..., K, D].
+    """Mapping from stored numbers [..., K, M] to vectors [..., K, D].
 
     Attributes:
-        width: D, of the model.
-        dimensions: M; 0 for D itself, without a projection.
-        seed: of the projection.
+        width: D, the model's width.
+        dimensions: M; 0 for D, without a projection.
+        seed: seed of the projection.
     """
 
     width: int
@@ -33,46 +33,47 @@ class Mapping:
 
     @property
     def stored(self) -> int:
-        """M, numbers of a vector that are stored."""
+        """M, stored numbers per vector."""
         return self.dimensions or self.width
 
     @functools.cached_property
     def matrix(self) -> np.ndarray | None:
-        """float32[M, D], random signs over sqrt(M), which keeps the variance of numbers; None without a projection.
+        """float32[M, D], random signs divided by sqrt(M), which keeps the variance; None without a projection.
 
-        Signs, and not Gaussian numbers: any machine makes the same ones from the seed, so none are stored.
+        Unlike Gaussian numbers, signs are the same on every machine for a seed, so they are not stored.
         """
         if not self.dimensions:
             return None
         bits = np.random.default_rng(self.seed).integers(0, 2, (self.dimensions, self.width), np.int8)
         return ((2 * bits - 1) / np.sqrt(self.dimensions)).astype(np.float32)
 
-    def vectors(self, numbers: jax.Array) -> jax.Array:
+    def vectors(self, numbers: jax.Array | np.ndarray) -> jax.Array:
         """Returns float32[..., K, D] from float32[..., K, M]."""
-        return numbers if self.matrix is None else numbers @ jnp.asarray(self.matrix)
+        values = jnp.asarray(numbers)
+        return values if self.matrix is None else values @ jnp.asarray(self.matrix)
 
 
 def pack(numbers: np.ndarray, form: "str | weights.Representation") -> weights.PackedTensor:
-    """Returns the numbers [K, M] of a text as they are stored: each vector has scales of its own."""
+    """Returns the packed numbers [K, M] of a text; each vector has its own scales."""
     return weights.pack(np.asarray(numbers, np.float32), storable(form), axis=-1)
 
 
 def quantized(numbers: np.ndarray, form: "str | weights.Representation") -> np.ndarray:
-    """Returns float32[K, M], what the stored numbers stand for."""
+    """Returns float32[K, M], the values of the packed numbers."""
     return weights.unpack(pack(numbers, form))
 
 
 def initial(config: CramConfig, width: int, *, std: float, text: np.ndarray, seed: int) -> np.ndarray:
-    """Returns float32[K, M], the numbers that the optimisation of a text starts from.
+    """Returns float32[K, M], the initial numbers of a text.
 
-    They depend on the text and the seed alone, not on what else is crammed along with it.
+    They depend only on the text and the seed, not on the other texts of a batch.
 
     Args:
         config: the settings.
         width: D.
         std: standard deviation of the model's embeddings.
         text: int32[N].
-        seed: another one gives other numbers.
+        seed: seed of the numbers.
     """
     digest = np.frombuffer(hashlib.sha256(np.asarray(text, "<i4").tobytes()).digest(), "<u4")
     rng = np.random.default_rng([seed, *digest.tolist()])

@@ -1,4 +1,4 @@
-"""Compressed files of documents, recognised by their first bytes and never by their names."""
+"""Compressed files of documents, recognised by their first bytes, not by their names."""
 
 import bz2
 import gzip
@@ -7,13 +7,14 @@ import lzma
 import os
 import pathlib
 import zlib
-from typing import BinaryIO
+from collections.abc import Callable
+from typing import Any, BinaryIO
 
 from compressed_lm.errors import InputError
 
 HEAD_BYTES = 512
 DAMAGE = (EOFError, zlib.error, lzma.LZMAError, OSError)
-"""What reading a file that is cut short or damaged raises; gzip and bz2 raise an `OSError` without a number."""
+"""Exceptions from reading a truncated or damaged file; gzip and bz2 raise an `OSError` without a number."""
 
 _UNPACK = "unpack it and name its files"
 _COLUMN = "write its column of text as JSON lines with a field `text`"
@@ -32,11 +33,11 @@ _REFUSED = (
     (b"Obj\x01", "an Avro file", _COLUMN),
     (b"\x89CLM\r\n\x1a\n", "a file that `compressed-lm encode` wrote", "decode it: compressed-lm decode {path} ..."),
 )
-"""First bytes, what a file is that begins with them, and what to do with it."""
+"""First bytes, kind of the file, and what to do with it."""
 
 
 def method(head: bytes) -> str | None:
-    """How a file is compressed that begins with these bytes: gzip, bz2 or xz; None for any other."""
+    """Returns the compression of a file with these first bytes: gzip, bz2 or xz; None for any other."""
     if head[:3] == b"\x1f\x8b\x08" and len(head) > 3 and not head[3] & 0xE0:  # reserved flags are 0
         return "gzip"
     if head[:3] == b"BZh" and head[3:4].isdigit() and head[4:10] in (b"1AY&SY", b"\x17rE8P\x90"):
@@ -45,17 +46,19 @@ def method(head: bytes) -> str | None:
 
 
 def open_file(path: pathlib.Path) -> BinaryIO:
-    """Opens a file for reading, decompressed where it is compressed by gzip, bzip2 or xz."""
+    """Opens a file for reading, and decompresses gzip, bzip2 and xz."""
     with open(path, "rb") as file:
         found = method(_head(file))
-    return {None: open, "gzip": gzip.open, "bz2": bz2.open, "xz": lzma.open}[found](path, "rb")
+    openers: dict[str | None, Callable[..., Any]] = {None: open, "gzip": gzip.open, "bz2": bz2.open, "xz": lzma.open}
+    return openers[found](path, "rb")
 
 
 def check(path: pathlib.Path, spec: str) -> None:
-    """Refuses a file that is compressed or packed in a way that is not read, and none that is merely binary.
+    """Checks that a file has a supported compression; other binary files are not refused.
 
     Raises:
-        InputError: it is, with its name and what to do; or a compressed file is damaged at its very beginning.
+        InputError: the compression or archive format is not supported (the message says what to do), or a compressed
+            file is damaged at its beginning.
     """
     with open(path, "rb") as file:
         head = _head(file)
@@ -71,31 +74,31 @@ def check(path: pathlib.Path, spec: str) -> None:
         refusal = refusal and (f"{refusal[0]} within {outer}", refusal[1])
     if refusal:
         raise InputError(
-            f"The file {path} of the corpus {spec} is {refusal[0]}, which is not read; gzip, bzip2 and xz are. Please "
-            f"{refusal[1].format(path=path)}."
+            f"The file {path} of the corpus {spec} is {refusal[0]}, which is not supported; gzip, bzip2 and xz are. "
+            f"Please {refusal[1].format(path=path)}."
         )
 
 
 def damaged(path: pathlib.Path, n_documents: int, error: Exception) -> InputError:
-    """The error of a compressed file that cannot be read to its end; raises that of the system, if it is one."""
+    """Returns the error of a compressed file that cannot be read to its end; reraises errors of the system."""
     if isinstance(error, OSError) and error.errno:
         raise error
     with open(path, "rb") as file:
-        tool = {"gzip": "gzip", "bz2": "bzip2", "xz": "xz"}[method(_head(file))]
+        found = str(method(_head(file)))
     return InputError(
-        f"The file {path} is cut short or damaged: {n_documents:,} documents were read, then decompression stopped "
-        f"({error}). Fetch the file again (`{tool} --test {path}` checks it) and run the same command; finished work "
-        "is kept."
+        f"The file {path} is truncated or damaged: {n_documents:,} documents were read, then decompression failed "
+        f"({error}). Fetch the file again (`{'bzip2' if found == 'bz2' else found} --test {path}` checks it) and run "
+        "the same command; finished work is kept."
     )
 
 
 def uncompressed_size(path: pathlib.Path) -> int | None:
-    """About how many bytes a file holds; None where only reading it would tell."""
+    """Returns about how many bytes a file holds; None if only reading it would tell."""
     with open(path, "rb") as file:
         size, found = os.fstat(file.fileno()).st_size, method(_head(file))
         if found == "gzip" and size >= 18:
             file.seek(-4, os.SEEK_END)
-            # exact below 4 GiB and for one member, enough for a progress bar
+            # exact for one member below 4 GiB, which is enough for a progress bar
             return int.from_bytes(file.read(4), "little")
     return size if found is None else None
 
@@ -108,11 +111,11 @@ def _head(file: BinaryIO) -> bytes:
 
 
 def _refusal(head: bytes, file: BinaryIO | None = None) -> tuple[str, str] | None:
-    """What a file is that is not read, and what to do; None for others. `file`: to look at its end."""
+    """Returns the kind of an unsupported file and what to do; None for others. `file` is for checks of its end."""
     for magic, what, action in _REFUSED:
         if head.startswith(magic):
             return what, action
-    if head[1:4] == b"\x2a\x4d\x18" and 0x50 <= head[0] <= 0x5F:  # a frame to skip comes first
+    if head[1:4] == b"\x2a\x4d\x18" and 0x50 <= head[0] <= 0x5F:  # a skippable frame comes first
         return _REFUSED[0][1:]
     if head[257:262] == b"ustar":
         return "a tar archive", f"{_UNPACK}: tar xf {{path}}"

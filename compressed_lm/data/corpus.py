@@ -1,4 +1,4 @@
-"""Corpus protocol: named splits of documents, each a byte string, in a fixed order."""
+"""Corpus base class: named splits of documents, each a byte string, in a fixed order."""
 
 import abc
 import dataclasses
@@ -8,10 +8,10 @@ from compressed_lm.errors import InputError
 
 
 class Corpus(abc.ABC):
-    """Documents by split, in an order that never changes, divisible into shards.
+    """Documents by split, in a fixed order, divisible into shards.
 
     Attributes:
-        spec: the spelling that opens the corpus again.
+        spec: spec that opens the corpus again.
         splits: names of the splits.
     """
 
@@ -19,13 +19,13 @@ class Corpus(abc.ABC):
     splits: tuple[str, ...]
 
     def documents(self, split: str = "train", *, shard: int = 0, n_shards: int = 1) -> Iterator[bytes]:
-        """The documents of one shard of a split.
+        """Yields the documents of one shard of a split.
 
-        Shards are whole files where there are at least as many files as shards, else every `n_shards`-th document;
-        either way they are disjoint and complete.
+        Shards are whole files if there are at least as many files as shards; otherwise every `n_shards`-th document.
+        They are disjoint and complete.
 
         Raises:
-            InputError: there is no such split, it has no document, or a file is damaged.
+            InputError: the split does not exist or has no document, or a file is damaged.
         """
         self._check(split)
         n_documents = 0
@@ -36,23 +36,22 @@ class Corpus(abc.ABC):
             raise empty(self.spec, split)
 
     def probe(self, *splits: str) -> None:
-        """Raises InputError where a split does not exist, has no document, or a first one that cannot be read: what can
-        be known before anything is made of it."""
+        """Raises InputError if a split does not exist, or its first document cannot be read; for checks before work."""
         for split in splits:
             next(self.documents(split))
 
     def describe(self, split: str) -> dict[str, str]:
-        """What a manifest records: the spec and split, and a fingerprint of the documents."""
+        """Returns the entries for a manifest: spec, split and a fingerprint of the documents."""
         self._check(split)
         return {"spec": self.spec, "split": split, "fingerprint": self._fingerprint(split)}
 
     def estimated_bytes(self, split: str) -> int | None:
-        """About how many bytes a split has, for progress bars, or None."""
+        """Returns about how many bytes a split has, for progress bars, or None."""
         return None
 
     @abc.abstractmethod
     def _documents(self, split: str, shard: int, n_shards: int) -> Iterator[bytes]:
-        """The documents of one shard; the split exists."""
+        """Returns the documents of one shard; the split exists."""
 
     @abc.abstractmethod
     def _fingerprint(self, split: str) -> str:
@@ -61,17 +60,17 @@ class Corpus(abc.ABC):
     def _check(self, split: str) -> None:
         if split not in self.splits:
             raise InputError(
-                f"Split {split!r} was asked for, and the corpus {self.spec} has only {', '.join(self.splits)}. Name "
-                "another split, or give the documents for validation as a second corpus (`--validation SPEC`)."
+                f"Split {split!r} was requested, and the corpus {self.spec} has only {', '.join(self.splits)}. Name "
+                "another split, or give the validation documents as a second corpus (`--validation SPEC`)."
             )
 
 
 class WithValidation(Corpus):
-    """The training split of one corpus beside the validation split (or the only split) of another."""
+    """Training split of one corpus, with the validation split (or the only split) of another."""
 
     splits = ("train", "validation")
 
-    def __init__(self, train: Corpus, validation: Corpus):
+    def __init__(self, train: Corpus, validation: Corpus) -> None:
         self.spec = train.spec
         held_out = "validation" if "validation" in validation.splits else validation.splits[0]
         self._parts = {"train": (train, "train"), "validation": (validation, held_out)}
@@ -95,11 +94,11 @@ class WithValidation(Corpus):
 
 @dataclasses.dataclass(frozen=True)
 class Opener:
-    """How the parts of a corpus are opened.
+    """Context in which a `Source` opens a corpus.
 
     Attributes:
-        corpus: opens the corpus of another spec.
-        data_dir: where TensorFlow Datasets finds its data; None for its default.
+        corpus: function that opens the corpus of another spec, for the parts of a mixture.
+        data_dir: data folder of TensorFlow Datasets; None for its default.
     """
 
     corpus: Callable[[str], Corpus]
@@ -108,13 +107,13 @@ class Opener:
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """A kind of corpus, for `open_corpus` and for help texts.
+    """Kind of corpus, for `open_corpus` and for help texts.
 
     Attributes:
-        scheme: what stands before the colon.
-        form: how it is written, such as `json:PATH`.
-        summary: what it reads, in a few words.
-        open: (what stands behind the colon, opener) -> corpus.
+        scheme: part of the spec before the colon.
+        form: form of the spec, such as `json:PATH`.
+        summary: description in a few words.
+        open: (part of the spec after the colon, opener) -> corpus.
     """
 
     scheme: str
@@ -124,7 +123,8 @@ class Source:
 
 
 def empty(spec: str, split: str) -> InputError:
+    """Returns the error of a split without documents."""
     return InputError(
-        f"The corpus {spec} has no document in its split {split!r}, and at least one is needed. Check the files it "
-        "names, or name another corpus."
+        f"The corpus {spec} has no document in its split {split!r}; at least one is needed. Check its files, or name "
+        "another corpus."
     )

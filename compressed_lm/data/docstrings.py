@@ -1,8 +1,8 @@
-"""English out of Python source: docstrings and the long string literals that serve as documentation.
+"""English text from Python source: docstrings, and long string literals that are documentation.
 
-Nothing is imported; the source is only parsed. As a program (`python -m compressed_lm.data.docstrings`) it reads a
-JSON list of files on its standard input and writes the JSON list of their texts, which lets several interpreters share
-the work without forking a process that runs JAX.
+The source is parsed, not imported. As a program (`python -m compressed_lm.data.docstrings`) it reads a JSON list of
+files from its standard input and writes the JSON list of their texts. So several interpreters can share the work
+without forking a process that runs JAX.
 """
 
 import ast
@@ -13,20 +13,20 @@ import sys
 import warnings
 from collections.abc import Iterator
 
-# Libraries keep documentation outside docstrings too (`add_newdoc(name, "...")`, `_doc = "..."`); shorter literals are
+# Libraries also have documentation outside docstrings (`add_newdoc(name, "...")`, `_doc = "..."`); shorter literals are
 # messages and names.
 _MIN_LITERAL = 200
 
 
 def texts(source: bytes) -> list[str]:
-    """The docstrings of a module, its classes and functions, and its long literals, in source order.
+    """Returns the docstrings of a module, its classes and functions, and its long literals, in source order.
 
-    A source that does not parse has none.
+    The list is empty if the source has a syntax error.
     """
     if b'"""' not in source and b"'''" not in source:
         return []
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # invalid escapes in other people's strings
+        warnings.simplefilter("ignore")  # invalid escapes in third-party code
         try:
             tree = ast.parse(source)
         except (SyntaxError, ValueError, RecursionError):
@@ -68,7 +68,8 @@ def _literals(node: ast.expr | None) -> Iterator[str]:
 
 
 def main() -> None:
-    gc.disable()  # syntax trees hold no cycles; the collector would walk them in vain, a third of the time
+    """Reads file names from the standard input, and writes their texts to the standard output."""
+    gc.disable()  # syntax trees have no cycles; garbage collection would take a third of the time
     found = []
     for path in json.load(sys.stdin):
         with open(path, "rb") as file:

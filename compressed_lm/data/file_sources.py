@@ -1,10 +1,11 @@
-"""Corpora that are files: JSON lines and whole text files, plain or compressed by gzip, bzip2 or xz."""
+"""Corpora of files: JSON lines and text files, plain or compressed by gzip, bzip2 or xz."""
 
 import hashlib
 import json
 import os
 import pathlib
 from collections.abc import Iterator
+from typing import BinaryIO
 
 from compressed_lm import io
 from compressed_lm.data import compression
@@ -19,12 +20,12 @@ _UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
 
 class _Files(Corpus):
-    """One file, or those that match a glob, in alphabetical order, as the one split `train`."""
+    """One file, or the files that match a glob in alphabetical order, as the split `train`."""
 
     splits = ("train",)
     scheme: str
 
-    def __init__(self, pattern: str):
+    def __init__(self, pattern: str) -> None:
         self.spec = f"{self.scheme}:{pattern}"
         self.paths = _matching(pattern, self.spec, ".json.gz" if self.scheme == "json" else ".txt")
         for path in self.paths:
@@ -32,11 +33,12 @@ class _Files(Corpus):
 
     def estimated_bytes(self, split: str) -> int | None:
         sizes = list(map(compression.uncompressed_size, self.paths))
-        return None if None in sizes else sum(sizes)
+        known = [size for size in sizes if size is not None]
+        return sum(known) if len(known) == len(sizes) else None
 
     def _fingerprint(self, split: str) -> str:
-        # Name, size and both ends: a .gz file ends in the checksum of its whole content, and terabytes need not be read
-        # twice.
+        # Name, size and both ends, so that terabytes are not read twice. A .gz file ends with the checksum of its
+        # content.
         digest = hashlib.sha256(self.scheme.encode())
         for path in self.paths:
             with open(path, "rb") as file:
@@ -48,18 +50,19 @@ class _Files(Corpus):
         return digest.hexdigest()
 
     def _reading(self, head: bytes) -> bytes:
-        """What else than the bytes of a file decides its documents, as bytes."""
+        """Returns bytes that identify the reading of a file, if its documents depend on more than its bytes."""
         return b""
 
 
 class TextFiles(_Files):
-    """One file a document, its bytes as they are, decompressed where they are compressed."""
+    """One document per file: its bytes, decompressed if the file is compressed."""
 
     scheme = "text"
 
     def _documents(self, split: str, shard: int, n_shards: int) -> Iterator[bytes]:
         for path in self.paths[shard::n_shards]:
-            most, blocks, size = limits.expanded(path.stat().st_size), [], 0
+            most, size = limits.expanded(path.stat().st_size), 0
+            blocks: list[bytes] = []
             with compression.open_file(path) as file:
                 try:
                     while block := file.read(_BLOCK_BYTES):
@@ -67,20 +70,20 @@ class TextFiles(_Files):
                         size += len(block)
                         if size > most:
                             raise InputError(
-                                f"The file {path} unpacks to more than {most:,} bytes. Cut it into documents, or allow "
-                                f"more: {limits.HELP}."
+                                f"The file {path} unpacks to more than {most:,} bytes. Split it into documents, or "
+                                f"allow more: {limits.HELP}."
                             )
                 except compression.DAMAGE as error:
                     raise compression.damaged(path, 0, error) from error
             yield b"".join(blocks)
 
     def _reading(self, head: bytes) -> bytes:
-        # Version 0.1 took the compressed bytes for the document: its stores must not pass for those of the text.
+        # Version 0.1 used the compressed bytes as the document; its stores need another fingerprint.
         return (compression.method(head) or "").encode()
 
 
 class JsonLines(_Files):
-    """One JSON object a line, C4's format: the document is the UTF-8 of its field `text`; other fields are ignored."""
+    """One JSON object per line, C4's format: the document is its field `text` in UTF-8; other fields are ignored."""
 
     scheme = "json"
 
@@ -95,12 +98,12 @@ class JsonLines(_Files):
 
 
 def _matching(pattern: str, spec: str, ending: str) -> list[pathlib.Path]:
-    """The file of this very name if there is one, else the files that match it as a glob."""
+    """Returns the file of exactly this name if it exists, otherwise the files that match it as a glob."""
     path = io.local_path(pattern, f"In the corpus {spec},")
     if path.is_file():
         return [path]
     if path.exists():
-        what, action = "is no regular file, and a corpus is read more than once", "Store its content in a file first"
+        what, action = "is not a regular file, and a corpus is read several times", "Store its content in a file first"
         if path.is_dir():
             what, action = "is a folder", f"Name its files, such as {spec.rstrip('/')}/*{ending}"
         raise InputError(f"The path {pattern!r} of the corpus {spec} {what}. {action}.")
@@ -109,15 +112,19 @@ def _matching(pattern: str, spec: str, ending: str) -> list[pathlib.Path]:
         scheme = spec.partition(":")[0]
         parts = f" Each part of a mixture begins with a scheme: mix:{scheme}:A,{scheme}:B." if "," in pattern else ""
         raise InputError(
-            f"No file matches {pattern!r} of the corpus {spec}: there is none of this very name, and none that it "
-            f"matches as a glob (working directory: {os.getcwd()}). Give a path or a glob that matches at least one "
-            f"file, such as {scheme}:data/train-*{ending}.{parts}"
+            f"No file matches {pattern!r} of the corpus {spec}, as a name or as a glob (working directory: "
+            f"{os.getcwd()}). Give a path or a glob that matches at least one file, such as "
+            f"{scheme}:data/train-*{ending}.{parts}"
         )
     return paths
 
 
 def _lines(path: pathlib.Path) -> Iterator[tuple[int, bytes]]:
-    """(line number, line) of every line that is not blank."""
+    """Yields (line number, line) of every line that is not blank.
+
+    Unlike `io.jsonl`, it decompresses files, bounds the length of a line, and also reads an unfinished last line: a
+    document must not be lost without an error.
+    """
     n_documents = 0
     with compression.open_file(path) as file:
         try:
@@ -133,13 +140,13 @@ def _lines(path: pathlib.Path) -> Iterator[tuple[int, bytes]]:
             raise compression.damaged(path, n_documents, error) from error
 
 
-def _read_lines(file, path: pathlib.Path) -> Iterator[bytes]:
-    """The lines of a file, each of which fits into memory."""
+def _read_lines(file: BinaryIO, path: pathlib.Path) -> Iterator[bytes]:
+    """Yields the lines of a file. Raises InputError if a line is too large for memory."""
     most, number = limits.document(), 1
     while line := file.readline(most + 1):
         if len(line) > most:
             raise InputError(
-                f"Line {number} of {path} has more than {most:,} bytes, and one document a line was expected. Cut it "
+                f"Line {number} of {path} has more than {most:,} bytes; one document per line was expected. Split it "
                 f"into documents, or allow more: {limits.HELP}."
             )
         yield line
@@ -147,14 +154,14 @@ def _read_lines(file, path: pathlib.Path) -> Iterator[bytes]:
 
 
 def _check_first(path: pathlib.Path, line: bytes) -> None:
-    """Raises InputError where the first line shows that a file is not one of JSON lines, but something near it."""
+    """Raises InputError if the first line shows that a file has a similar format instead of JSON lines."""
     start, problem = line.strip(), None
     if line.startswith(_UTF16) or b"\x00" in line[:4]:
-        problem = "is UTF-16 or UTF-32, and UTF-8 is read", f"iconv -f UTF-16 -t UTF-8 {path}"
+        problem = "is UTF-16 or UTF-32; UTF-8 was expected", f"iconv -f UTF-16 -t UTF-8 {path}"
     elif start.startswith(b"["):
-        problem = "is one JSON array, and one object a line is read", f"jq -c '.[]' {path}"
+        problem = "is one JSON array; one object per line was expected", f"jq -c '.[]' {path}"
     elif start == b"{":
-        problem = "has objects of several lines, and one object a line is read", f"jq -c . {path}"
+        problem = "has objects of several lines; one object per line was expected", f"jq -c . {path}"
     if problem:
         raise InputError(f"The file {path} {problem[0]}, with a field `text`, as in C4. Convert it: {problem[1]}.")
 
@@ -174,14 +181,14 @@ def _text(path: pathlib.Path, number: int, line: bytes) -> bytes:
             else f"a {type(value).__name__}"
         )
         raise InputError(
-            f"Line {number} of {path} ({path}:{number}) is {found}, and an object with a field `text` that is a string "
-            "was expected, as in C4. Correct or remove the line, or rename the field."
+            f"Line {number} of {path} ({path}:{number}) is {found}; an object with a field `text` that is a string was "
+            "expected, as in C4. Correct or remove the line, or rename the field."
         )
-    # JSON may spell half of a surrogate pair; it has no UTF-8, and this keeps the document instead of losing the run.
+    # JSON may have a lone surrogate, which is not valid UTF-8; "surrogatepass" keeps the document.
     return value["text"].encode("utf-8", "surrogatepass")
 
 
 JSON = Source(
     "json", "json:PATH", "JSON lines with a field `text`, as C4 is distributed", lambda rest, opener: JsonLines(rest)
 )
-TEXT = Source("text", "text:PATH", "a file a document", lambda rest, opener: TextFiles(rest))
+TEXT = Source("text", "text:PATH", "one file per document", lambda rest, opener: TextFiles(rest))

@@ -1,10 +1,11 @@
-"""What a token store holds: its manifest in short, counts, and documents beside what their tokens decode to."""
+"""Inspection of a token store: manifest, counts, and sample documents with their decoded tokens."""
 
 import dataclasses
 import itertools
 import math
 import pathlib
 import zlib
+from collections.abc import Iterable
 
 from rich import box
 from rich.console import Group
@@ -25,9 +26,9 @@ class SampledDocument:
     Attributes:
         index: its number in the store.
         n_bytes, n_tokens: its lengths.
-        first_ids: the first ids of it.
-        original: the document in its corpus, or None where no corpus was given.
-        decoded: what its tokens decode to.
+        first_ids: its first ids.
+        original: the document in its corpus; None if no corpus was given.
+        decoded: its decoded tokens.
         lossless: whether the decoded bytes have the recorded length and checksum.
     """
 
@@ -42,17 +43,17 @@ class SampledDocument:
 
 @dataclasses.dataclass(frozen=True)
 class Inspection:
-    """A store in numbers.
+    """Statistics of a store.
 
     Attributes:
         path: its folder.
         manifest: its manifest.
         fingerprint: its fingerprint.
-        bytes_per_token: bytes of text for each token, end-of-document not counted.
-        bits_per_byte_stored: log2(V) bits for each token, over the bytes of text: the size of the tokens before any
-            model, 8 for plain bytes.
-        tokens_per_document: the mean.
-        sample: its first documents, where a codec was given.
+        bytes_per_token: bytes of text per token, without end-of-document.
+        bits_per_byte_stored: log2(V) bits per token, divided by the bytes of text: the size of the tokens without a
+            model; 8 for plain bytes.
+        tokens_per_document: mean number of tokens per document.
+        sample: its first documents, if a codec was given.
     """
 
     path: pathlib.Path
@@ -67,23 +68,23 @@ class Inspection:
 def inspect_store(
     path: str | pathlib.Path, *, codec: Codec | None = None, corpus: Corpus | None = None, n_documents: int = 3
 ) -> Inspection:
-    """The contents of a store, and with its codec a sample of decoded documents.
+    """Returns the statistics of a store, and with its codec a sample of decoded documents.
 
     Args:
-        path: the folder of the store.
+        path: folder of the store.
         codec: the codec that made it; without it no document is decoded.
-        corpus: the corpus it was made from, to show the originals too.
-        n_documents: documents to decode.
+        corpus: the corpus that it was made from, to show the originals.
+        n_documents: number of documents to decode.
 
     Raises:
-        InputError: the store is unfinished or damaged, or codec or corpus are not the ones it was made with.
+        InputError: the store is unfinished or damaged, or was made with another codec or corpus.
     """
     store = TokenStore.open(path, fingerprint=codec.fingerprint if codec else None)
     recorded = store.manifest["corpus"]
     if corpus is not None and corpus.describe(recorded["split"])["fingerprint"] != recorded["fingerprint"]:
         raise InputError(
             f"The token store {path} was made from {recorded['spec']} ({recorded['split']}), and the corpus "
-            f"{corpus.spec} holds other documents. Name the corpus of the manifest, or inspect the store without a "
+            f"{corpus.spec} has other documents. Name the corpus of the manifest, or inspect the store without a "
             "corpus."
         )
     return Inspection(
@@ -98,11 +99,11 @@ def inspect_store(
 
 
 def _sample(store: TokenStore, codec: Codec, corpus: Corpus | None, n_documents: int) -> tuple[SampledDocument, ...]:
-    """The first documents of the store's first shard that has any."""
+    """Returns the first documents of the store's first non-empty shard."""
     entries = store.manifest["shards"]
     shard = next(i for i, entry in enumerate(entries) if entry["n_documents"])
     records = list(store.documents(0, min(n_documents, entries[shard]["n_documents"])))
-    originals = itertools.repeat(None)
+    originals: Iterable[bytes | None] = itertools.repeat(None)
     if corpus is not None:
         originals = corpus.documents(store.manifest["corpus"]["split"], shard=shard, n_shards=len(entries))
     decoded = codec.decode_batch([record.ids for record in records])
@@ -121,7 +122,7 @@ def _sample(store: TokenStore, codec: Codec, corpus: Corpus | None, n_documents:
 
 
 def render(inspection: Inspection, *, n_characters: int = 300) -> Group:
-    """The inspection as tables for a rich console; long documents are cut to `n_characters`."""
+    """Returns the inspection as rich tables; long documents are truncated to `n_characters`."""
     manifest = inspection.manifest
     codec, corpus = manifest["codec"], manifest["corpus"]
     summary = Table(title=cell(inspection.path), box=box.SIMPLE, show_header=False)
@@ -133,9 +134,9 @@ def render(inspection: Inspection, *, n_characters: int = 300) -> Group:
         ("corpus", f"{corpus['spec']}, split {corpus['split']}"),
         ("documents", f"{manifest['n_documents']:,} in {len(manifest['shards'])} shards"),
         ("bytes", f"{manifest['n_bytes']:,}"),
-        ("tokens", f"{manifest['n_tokens']:,} ({inspection.tokens_per_document:,.1f} a document)"),
+        ("tokens", f"{manifest['n_tokens']:,} ({inspection.tokens_per_document:,.1f} per document)"),
         ("bytes per token", f"{inspection.bytes_per_token:.3f}"),
-        ("bits per byte", f"{inspection.bits_per_byte_stored:.3f} as stored (log2 V a token)"),
+        ("bits per byte", f"{inspection.bits_per_byte_stored:.3f} as stored (log2 V per token)"),
         ("store fingerprint", inspection.fingerprint[:16]),
         ("written by", ", ".join(f"{name} {version}" for name, version in sorted(manifest["versions"].items()))),
     ):
@@ -148,10 +149,10 @@ def render(inspection: Inspection, *, n_characters: int = 300) -> Group:
         sample.add_column(column)
     for document in inspection.sample:
         lengths = f"{document.index}: {document.n_bytes:,} bytes, {document.n_tokens:,} tokens"
-        verdict = "same bytes" if document.lossless else "NOT THE SAME BYTES"
+        result = "same bytes" if document.lossless else "NOT THE SAME BYTES"
         ids = " ".join(map(str, document.first_ids)) + (" ..." if document.n_tokens > len(document.first_ids) else "")
         original = "(no corpus given)" if document.original is None else _shown(document.original, n_characters)
-        sample.add_row(f"{lengths}\n{verdict}\nids {ids}", original, _shown(document.decoded, n_characters))
+        sample.add_row(f"{lengths}\n{result}\nids {ids}", original, _shown(document.decoded, n_characters))
     return Group(summary, sample)
 
 

@@ -1,13 +1,13 @@
-"""The default corpus: the documentation inside the packages that this project installs.
+"""Default corpus: the documentation of the packages that this project installs.
 
-English prose on every machine, offline: docstrings and documentation literals (`docstrings.py`) of the declared
-dependencies of compressed_lm and of what those bring. Which packages these are comes from their metadata, never from
-what else lies in site-packages, so equal versions give equal documents.
+It is English prose on every machine, offline: docstrings and documentation literals (`docstrings.py`) of the direct and
+indirect dependencies of compressed_lm. The list of packages comes from their metadata, not from site-packages, so equal
+versions give equal documents.
 
-Cleaning follows C4 (Raffel et al. 2020, section 2.2), which keeps only one of any repeated span and drops code: a
-paragraph that was seen before goes, and so do doctests and paragraphs that are mostly signs and digits. A document
-joins consecutive texts of one package to 2 kB or a little more, the length of a C4 page, so that the stream is not
-mostly document ends and a function stands beside its siblings.
+Cleaning follows C4 (Raffel et al. 2020, section 2.2), which keeps repeated spans only once and removes code: repeated
+paragraphs, doctests and paragraphs with mostly symbols and digits are dropped. A document joins consecutive texts of
+one package to at least 2 kB, the length of a C4 page, so that document ends are rare and related functions are
+together.
 """
 
 import concurrent.futures
@@ -28,17 +28,17 @@ from compressed_lm.data import docstrings
 from compressed_lm.data.corpus import Corpus, Source
 from compressed_lm.errors import InputError
 
-# Well-written, of three styles (Google, Sphinx, plain prose) and three subjects, and copied by no other package.
+# Well written, in three styles (Google, Sphinx, plain prose) on three subjects; no other package contains copies.
 VALIDATION_PACKAGES = ("optax", "pillow", "werkzeug")
-RECIPE = 1  # part of the fingerprint; raise it whenever another rule below changes the documents
+RECIPE = 1  # part of the fingerprint; increment it if another rule below changes the documents
 
 _ROOT = "compressed_lm"
 _EXTRAS = ("corpora", "dev")
-# setuptools comes with the interpreter as often as with the project, so its version is not the project's.
+# setuptools often comes with the interpreter, so the project does not determine its version.
 _SKIPPED_PACKAGES = ("compressed-lm", "setuptools")
 _SKIPPED_FILES = re.compile(
     r"(^|/)(tests?|testing|_?vendor(ed)?)/|_test\.py$|(^|/)(test_|conftest)[^/]*$"  # tests and copies of other packages
-    r"|(^|/)gen_[^/]*$|_gen\.py$|_pb2(_grpc)?\.py$"  # generated: one sentence a thousand times
+    r"|(^|/)gen_[^/]*$|_gen\.py$|_pb2(_grpc)?\.py$"  # generated: the same sentence many times
 )
 _DOCUMENT_BYTES = 2000
 _MIN_TEXT_BYTES = 100
@@ -49,10 +49,10 @@ _BLANK_LINES = re.compile(r"\n\s*\n")
 
 
 def packages() -> dict[str, importlib.metadata.Distribution]:
-    """The installed packages that compressed_lm requires, directly or not, by normalised name in alphabetical order."""
+    """Returns the installed direct and indirect dependencies of compressed_lm, sorted by normalised name."""
     found = {}
     visited = set()
-    todo = [(_ROOT, _EXTRAS)]
+    todo: list[tuple[str, tuple[str, ...]]] = [(_ROOT, _EXTRAS)]
     while todo:
         name, extras = todo.pop()
         name = re.sub(r"[-_.]+", "-", name).lower()
@@ -70,28 +70,28 @@ def packages() -> dict[str, importlib.metadata.Distribution]:
                 todo.append((requirement.name, tuple(sorted(requirement.extras))))
     if _ROOT.replace("_", "-") not in found:
         raise InputError(
-            "The corpus installed_docs reads the requirements of compressed_lm, which is not installed in this "
-            "environment. Run `pip install -e .` in the repository (`make` does it), or name another corpus."
+            "The corpus installed_docs needs the metadata of compressed_lm, which is not installed in this "
+            "environment. Run `pip install -e .` in the repository (`make` does this), or name another corpus."
         )
     return {name: found[name] for name in sorted(found) if name not in _SKIPPED_PACKAGES}
 
 
 def fingerprint() -> str:
-    """Hex digest of the recipe and of every package's version."""
+    """Returns the hex digest of the recipe and of every package's version."""
     versions = {name: package.version for name, package in packages().items()}
     return hashlib.sha256(json.dumps([RECIPE, VALIDATION_PACKAGES, versions]).encode()).hexdigest()
 
 
 @functools.cache
 def documents() -> dict[str, tuple[bytes, ...]]:
-    """Every document of both splits, in an order keyed by content, so that any prefix is a fair sample.
+    """Returns the documents of both splits, ordered by a hash of their content, so that any prefix is a random sample.
 
-    Built once in a process, in ten to thirty seconds on two cores.
+    They are computed once per process, in 10 to 30 seconds on two cores.
     """
     texts = _texts_by_package()
     seen: set[bytes] = set()
     split_documents = {}
-    # Validation first: what it shares with another package is then taken from training.
+    # Validation first, so that paragraphs which it shares with other packages are removed from training.
     for split in ("validation", "train"):
         found: list[bytes] = []
         for package in texts:
@@ -102,14 +102,14 @@ def documents() -> dict[str, tuple[bytes, ...]]:
 
 
 def _texts_by_package() -> dict[str, list[str]]:
-    """The texts of each package, in the order of its files' paths."""
-    files = []
+    """Returns the texts of each package, in the order of its files' paths."""
+    files: list[tuple[str, str]] = []
     for name, package in packages().items():
         paths = sorted(
             str(path) for path in package.files or () if path.suffix == ".py" and not _SKIPPED_FILES.search(str(path))
         )
         files.extend((name, located) for path in paths if os.path.isfile(located := str(package.locate_file(path))))
-    # Slices handed to one interpreter a core; by files and not by packages, since one package alone is a quarter of all
+    # One slice per interpreter, one interpreter per core. Slices of files, since one package has a quarter of the
     # source.
     slices = [[path for _, path in files[start : start + 500]] for start in range(0, len(files), 500)]
     with concurrent.futures.ThreadPoolExecutor(min(os.cpu_count() or 1, 8)) as pool:
@@ -121,14 +121,14 @@ def _texts_by_package() -> dict[str, list[str]]:
 
 
 def _texts_elsewhere(paths: list[str]) -> list[list[str]]:
-    """`docstrings.texts` of each file, computed in another interpreter."""
+    """Returns `docstrings.texts` of each file, computed in another interpreter."""
     command = [sys.executable, "-m", docstrings.__name__]
     result = subprocess.run(command, input=json.dumps(paths).encode(), capture_output=True, check=True)
     return json.loads(result.stdout)
 
 
 def _clean(text: str, seen: set[bytes]) -> str:
-    """The prose of a text that was not seen before; `seen` grows."""
+    """Returns the paragraphs of a text that are prose and new, and adds their digests to `seen`."""
     kept = []
     for paragraph in _BLANK_LINES.split(text):
         paragraph = _DOCTEST.sub("", paragraph).strip("\n")
@@ -145,7 +145,7 @@ def _clean(text: str, seen: set[bytes]) -> str:
 
 
 def _join(texts: Iterator[str]) -> Iterator[bytes]:
-    """Consecutive texts, joined by blank lines until they have the size of a document."""
+    """Yields documents: consecutive texts joined by blank lines up to the size of a document."""
     parts: list[bytes] = []
     size = 0
     for text in texts:

@@ -1,8 +1,8 @@
-"""The compression job: documents in, a token store out.
+"""Compression job: encodes documents into a token store.
 
-The work is cut into shards that depend on nothing but the corpus, the codec and the options. A shard is encoded in
-batches of bounded size, read back, decoded in part and compared with its documents, and only then declared finished.
-Whatever kills the job, running it again redoes the unfinished shards alone and ends in the same bytes.
+The work is divided into shards that depend only on the corpus, the codec and the options. A shard is encoded in batches
+of bounded size, read back, partly decoded and compared with its documents, and then marked as finished. If the job is
+killed, the next run redoes only the unfinished shards and gives the same bytes.
 """
 
 import collections
@@ -14,7 +14,7 @@ import pathlib
 import random
 import time
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 
 from compressed_lm.codecs.protocol import Codec, eod_id
 from compressed_lm.data import corpus as corpus_lib
@@ -26,10 +26,10 @@ from compressed_lm.io import check_output, local_path, locks
 from compressed_lm.tracking.progress import progress
 
 CHECKED_SHARE = 0.01
-"""Of the documents of codecs that run a model, that are decoded; of all others each is."""
+"""Share of documents that are decoded as a check, for codecs that run a model; for other codecs all are."""
 
 CHECKED_DOCUMENTS = 8
-"""Of each shard, at least."""
+"""Smallest number of checked documents per shard."""
 
 _VERSIONED = ("compressed_lm", "numpy", "array_record", "jax")
 
@@ -47,32 +47,31 @@ def compress(
     process_count: int = 1,
     log: Callable[[str], None] = print,
 ) -> TokenStore | None:
-    """The finished token store of a corpus split, or None while other processes still have shards to finish.
+    """Returns the finished token store of a corpus split, or None if other processes still have unfinished shards.
 
-    Every document is decoded and compared with the original as it is encoded; with codecs that run a model
-    (`flops_per_byte` above 0) one of a hundred, and at least 8 of each shard. 8 more are read back from the disk.
+    Every document is decoded and compared with the original after it is encoded. With codecs that run a model
+    (`flops_per_byte` above 0) it is 1% of the documents, and at least 8 per shard. 8 more are read back from disk.
 
     Args:
-        corpus: where the documents come from.
-        split: which of its splits.
-        codec: what encodes them.
-        out: the folder of the store; created, or continued where an earlier run was stopped.
+        corpus: source of the documents.
+        split: split of the corpus.
+        codec: codec that encodes them.
+        out: folder of the store; it is made, or an interrupted job in it is continued.
         n_shards: number of shards.
-        max_bytes: take documents until there are this many bytes, the same share from each shard; all of them by
-            default.
-        batch_bytes: bytes of text handed to the codec at once; it bounds memory and does not change the tokens.
-        process_index: this process, which takes every `process_count`-th shard; the process that finishes last writes
-            the manifest.
+        max_bytes: limit of the bytes of text, divided equally among the shards; None for all documents.
+        batch_bytes: bytes of text per call of the codec; it bounds memory and does not change the tokens.
+        process_index: number of this process, which encodes every `process_count`-th shard; the process that finishes
+            last writes the manifest.
         process_count: number of processes that work on the same folder.
-        log: receives one line for every shard that an earlier run finished.
+        log: called with one line for every shard that an earlier run finished.
 
     Raises:
-        InputError: the corpus is missing, empty or damaged, the folder holds another job or another process works in
-            it, the disk is full, or a document does not decode to itself.
+        InputError: the corpus is missing, empty or damaged, the folder has another job or is in use, the disk is full,
+            or a document does not decode to itself.
     """
     if n_shards < 1 or not 0 <= process_index < process_count:
         raise InputError(
-            f"Process {process_index} of {process_count} and {n_shards} shards were asked for; there must be at least "
+            f"Process {process_index} of {process_count} and {n_shards} shards were requested; there must be at least "
             "one shard, and processes are numbered from 0."
         )
     out = local_path(out, "The token store")
@@ -92,7 +91,7 @@ def compress(
         "n_shards": n_shards,
     }
     with _disk_errors(out), locks.held(out, part=process_index if process_count > 1 else None):
-        if not out.exists():  # or a corpus that cannot be read would leave a folder behind
+        if not out.exists():  # an unreadable corpus must not leave a folder behind
             corpus.probe(split)
         out.mkdir(parents=True, exist_ok=True)
         _refuse_another_job(out, job)
@@ -110,8 +109,8 @@ def compress(
             ):
                 for shard in todo:
                     documents = corpus.documents(split, shard=shard, n_shards=n_shards)
-                    batches = _batches(take_bytes(documents, _share(max_bytes, shard, n_shards)), batch_bytes)
-                    batches = stack.enter_context(contextlib.closing(waiting.read_ahead(batches)))
+                    read = _batches(take_bytes(documents, _share(max_bytes, shard, n_shards)), batch_bytes)
+                    batches = stack.enter_context(contextlib.closing(waiting.read_ahead(read)))
                     with ShardWriter(out, names[shard], vocab_size=codec.vocab_size) as writer:
                         chosen = random.Random(shard)
                         for batch in batches:
@@ -132,13 +131,13 @@ def _refuse_another_job(out: pathlib.Path, job: dict) -> None:
             differing = [key for key in job if begun.get(key) != job[key]]
             was, now = ({key: _short(value[key]) for key in differing} for value in (begun, job))
             raise InputError(
-                f"The folder {out} holds shards of another job: it was begun with {was} and is now asked to continue "
-                f"with {now}. Give another folder for --out, remove this one, or repeat the command it was begun with."
+                f"The folder {out} has shards of another job: it was started with {was}, and now {now} was given. Give "
+                "another folder for --out, remove this one, or repeat the original command."
             )
 
 
 def _finished(out: pathlib.Path, name: str, log: Callable[[str], None]) -> dict | None:
-    """The description of a shard that an earlier run finished and that is still whole."""
+    """Returns the description of a shard that an earlier run finished; None if there is none or it is damaged."""
     entry = read_description(out / f"{name}.json")
     if not entry:
         return None
@@ -147,22 +146,22 @@ def _finished(out: pathlib.Path, name: str, log: Callable[[str], None]) -> dict 
         (out / f"{name}.lengths.npy", entry["lengths_sha256"]),
     ):
         if not path.exists() or sha256_file(path) != expected:
-            log(f"{name}: {path.name} is damaged or missing, so the shard is made again")
+            log(f"{name}: {path.name} is damaged or missing; the shard is encoded again")
             (out / f"{name}.json").unlink()
             return None
-    log(f"{name}: finished before, {entry['n_documents']:,} documents kept")
+    log(f"{name}: already finished, {entry['n_documents']:,} documents kept")
     return entry
 
 
 def _finish(out: pathlib.Path, job: dict) -> TokenStore | None:
-    """Writes the manifest once every shard is there."""
+    """Writes the manifest and returns the store if every shard is finished; otherwise returns None."""
     entries = [read_description(out / f"{shard_name(shard, job['n_shards'])}.json") for shard in range(job["n_shards"])]
     if not all(entries):
         return None
     totals = {key: sum(entry[key] for entry in entries) for key in ("n_documents", "n_bytes", "n_tokens")}
     if totals["n_documents"] == 0:
         raise corpus_lib.empty(job["corpus"]["spec"], job["corpus"]["split"])
-    _refuse_another_job(out, job)  # a process with another codec may have written some of them meanwhile
+    _refuse_another_job(out, job)  # a process with another codec may have written some of them in between
     shards = [{key: value for key, value in entry.items() if key != "job"} for entry in entries]
     versions = {name: importlib.metadata.version(name) for name in _VERSIONED}
     manifest = {"format_version": FORMAT_VERSION, **job, **totals, "shards": shards, "versions": versions}
@@ -171,7 +170,7 @@ def _finish(out: pathlib.Path, job: dict) -> TokenStore | None:
 
 
 def _encode(batch: list[bytes], codec: Codec, writer: ShardWriter, shard: str, chosen: random.Random) -> None:
-    """Encodes documents into a shard, and compares what those that are checked decode to."""
+    """Encodes documents into a shard; decodes the checked ones and compares them."""
     encoded, first = codec.encode_batch(batch), len(writer)
     checked = [
         i
@@ -200,26 +199,27 @@ def _verify(writer: ShardWriter, codec: Codec, shard: str, chosen: random.Random
     restored = codec.decode_batch([record.ids for record in records]) if records else []
     for index, record, document in zip(positions, records, restored, strict=True):
         if (len(document), zlib.crc32(document)) != (record.n_bytes, record.crc32):
-            raise _not_lossless(f"Document {index} of {shard}", codec, "as it lies on the disk it gives another text")
+            raise _not_lossless(f"Document {index} of {shard}", codec, "its record on disk decodes to another text")
 
 
 def _not_lossless(document: str, codec: Codec, how: str) -> InputError:
     return InputError(
         f"{document} does not decode to itself with codec {codec.spec}: {how}. The shard was not kept. Run "
-        "`compressed-lm verify` on the codec: either its files are damaged, or this machine computes M1 otherwise than "
-        "the codec was built for."
+        "`compressed-lm verify` on the codec: either its files are damaged, or this machine computes M1 differently "
+        "from the one that built the codec."
     )
 
 
 class _Waiting:
-    """Reads batches ahead in a thread and counts the seconds for which the job waits for them all the same."""
+    """Prefetcher of batches in a thread, which measures how long the job waits for input (`seconds`)."""
 
     AHEAD = 2
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.seconds = 0.0
 
-    def read_ahead(self, batches: Iterator[list[bytes]]) -> Iterator[list[bytes]]:
+    def read_ahead(self, batches: Iterator[list[bytes]]) -> Generator[list[bytes], None, None]:
+        """Yields the batches."""
         with concurrent.futures.ThreadPoolExecutor(1, "documents") as reader:
             pending = collections.deque(reader.submit(next, batches, None) for _ in range(self.AHEAD))
             while True:
@@ -233,7 +233,7 @@ class _Waiting:
 
 
 def _batches(documents: Iterable[bytes], batch_bytes: int) -> Iterator[list[bytes]]:
-    """Consecutive documents; a batch ends with the document that brings it to `batch_bytes` bytes."""
+    """Yields batches of consecutive documents; a batch ends when it has at least `batch_bytes` bytes."""
     batch: list[bytes] = []
     size = 0
     for document in documents:
@@ -247,7 +247,7 @@ def _batches(documents: Iterable[bytes], batch_bytes: int) -> Iterator[list[byte
 
 
 def take_bytes(documents: Iterable[bytes], max_bytes: int | None) -> Iterator[bytes]:
-    """Documents as long as those before have fewer than `max_bytes` bytes together."""
+    """Yields documents until they have at least `max_bytes` bytes in total."""
     taken = 0
     for document in documents:
         if max_bytes is not None and taken >= max_bytes:
@@ -257,18 +257,18 @@ def take_bytes(documents: Iterable[bytes], max_bytes: int | None) -> Iterator[by
 
 
 def _share(max_bytes: int | None, shard: int, n_shards: int) -> int | None:
-    """This shard's part of the bytes; the parts add up."""
+    """Returns this shard's part of `max_bytes`; the parts sum to it."""
     return None if max_bytes is None else max_bytes * (shard + 1) // n_shards - max_bytes * shard // n_shards
 
 
 def _estimate(n_bytes: int | None, max_bytes: int | None, share: float) -> int | None:
-    """About how many bytes this process will read, where that is known."""
+    """Returns about how many bytes this process will read, where that is known."""
     known = [size for size in (n_bytes, max_bytes) if size is not None]
     return round(min(known) * share) if known else None
 
 
-def _short(value) -> object:
-    """A codec or corpus as a message shows it: its spelling and the beginning of its fingerprint."""
+def _short(value: object) -> object:
+    """Returns a codec or corpus for messages: its spec and the beginning of its fingerprint."""
     if isinstance(value, dict):
         parts = (value.get("spec"), value.get("split"), str(value.get("fingerprint", ""))[:8])
         return " ".join(map(str, filter(None, parts)))
@@ -277,7 +277,7 @@ def _short(value) -> object:
 
 @contextlib.contextmanager
 def _disk_errors(out: pathlib.Path) -> Iterator[None]:
-    """Tells a full disk in plain words; the unfinished shard's temporary file is gone by then."""
+    """Raises InputError for a full disk, after the unfinished shard's temporary file was removed."""
     try:
         yield
     except OSError as error:
@@ -285,7 +285,7 @@ def _disk_errors(out: pathlib.Path) -> Iterator[None]:
             raise
         finished = len(list(out.glob("tokens-*.json")))
         raise InputError(
-            f"No space is left for the token store {out} ({error.strerror}). Its {finished} finished shards are kept "
+            f"No space is left for the token store {out} ({error.strerror}). Its {finished} finished shards are kept, "
             "and the unfinished one was removed. Free some space, or move the folder to a larger disk, and run the "
             "same command again; it continues after the finished shards."
         ) from error

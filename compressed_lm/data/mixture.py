@@ -1,4 +1,4 @@
-"""Several corpora as one: `mix:8*json:web/*.gz,json:books/*.gz`. A comma of a path may be written as `\\,`."""
+r"""Mixtures of corpora: `mix:8*json:web/*.gz,json:books/*.gz`. A comma in a path may be written as `\,`."""
 
 import hashlib
 import os
@@ -13,9 +13,9 @@ _BEGINS = re.compile(r"\s*(\d+\*)?(\w+:|installed_docs\s*$)")  # a part of a mix
 
 
 class Mixture(Corpus):
-    """The training documents of several corpora one after the other, each as many times as its weight says.
+    """Training documents of several corpora, concatenated; each corpus is repeated according to its weight.
 
-    Training shuffles the rows of the whole store, so the order of the parts does not matter there.
+    Training shuffles the rows of the whole store, so the order of the parts does not matter.
 
     Attributes:
         parts: (weight, corpus) pairs.
@@ -23,13 +23,17 @@ class Mixture(Corpus):
 
     splits = ("train",)
 
-    def __init__(self, parts: Sequence[tuple[int, Corpus]]):
+    def __init__(self, parts: Sequence[tuple[int, Corpus]]) -> None:
         self.parts = parts
         self.spec = "mix:" + ",".join(f"{weight}*{corpus.spec.replace(',', _COMMA)}" for weight, corpus in parts)
 
     def estimated_bytes(self, split: str) -> int | None:
-        sizes = [(weight, corpus.estimated_bytes(split)) for weight, corpus in self.parts]
-        return None if any(size is None for _, size in sizes) else sum(weight * size for weight, size in sizes)
+        total = 0
+        for weight, corpus in self.parts:
+            if (size := corpus.estimated_bytes(split)) is None:
+                return None
+            total += weight * size
+        return total
 
     def _documents(self, split: str, shard: int, n_shards: int) -> Iterator[bytes]:
         for weight, corpus in self.parts:
@@ -42,10 +46,10 @@ class Mixture(Corpus):
 
 
 def parse(rest: str) -> list[tuple[int, str]]:
-    """(weight, spec) of each part of `8*json:web/*.gz,json:books/*.gz`; a part without a count has weight 1.
+    r"""Returns (weight, spec) of each part of `8*json:web/*.gz,json:books/*.gz`; the default weight is 1.
 
-    A comma belongs to a path where it is written as `\\,`, where what follows begins with no scheme, and where the
-    path with it is that of an existing file or folder.
+    A comma belongs to a path if it is written as `\,`, if the text after it does not begin with a scheme, or if the
+    path with it exists.
     """
     items, parts = re.split(r"(?<!\\),", rest), []
     while items:

@@ -6,6 +6,7 @@ import importlib
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
 
 import seqio
 import tensorflow as tf
@@ -16,7 +17,7 @@ from compressed_lm.specs import did_you_mean
 
 
 class GeneratorSource(seqio.DataSource):
-    """A seqio source over a Python generator `examples(split, shard, n_shards)`, whatever the number of shards."""
+    """Seqio source over a Python generator `examples(split, shard, n_shards)`, for any number of shards."""
 
     def __init__(
         self,
@@ -25,7 +26,7 @@ class GeneratorSource(seqio.DataSource):
         *,
         splits: Iterable[str],
         num_input_examples: Mapping[str, int] | None = None,
-    ):
+    ) -> None:
         super().__init__(splits=splits, num_input_examples=num_input_examples)
         self._examples = examples
         self._signature = dict(signature)
@@ -39,39 +40,39 @@ class GeneratorSource(seqio.DataSource):
 
     def get_dataset(
         self,
-        split="train",
-        shuffle=True,
-        seed=None,
-        shard_info=None,
+        split: str = "train",
+        shuffle: bool = True,
+        seed: int | None = None,
+        shard_info: seqio.ShardInfo | None = None,
         *,
-        sequence_length=None,
-        use_cached=False,
-        num_epochs=1,
+        sequence_length: Mapping[str, int] | None = None,
+        use_cached: bool = False,
+        num_epochs: int | None = 1,
     ) -> tf.data.Dataset:
-        """The examples of a shard in their fixed order; seqio shuffles them in its own buffer."""
+        """Returns the examples of a shard in their fixed order; seqio shuffles them in its own buffer."""
         shard_info = shard_info or seqio.ShardInfo(index=0, num_shards=1)
         generate = functools.partial(self._examples, split, shard_info.index, shard_info.num_shards)
         return tf.data.Dataset.from_generator(generate, output_signature=self._signature)
 
 
 class PreparedTfds(seqio.TfdsDataSource):
-    """A data set that lies prepared on disk; nothing is ever downloaded.
+    """Prepared TFDS data set on disk; nothing is downloaded.
 
-    The folder is looked up at each use: `data_dir`, else the environment's TFDS_DATA_DIR, else TFDS's default.
+    The folder is looked up at each use: `data_dir`, the environment variable TFDS_DATA_DIR, or TFDS's default.
     """
 
-    def __init__(self, name: str, *, data_dir: str | None = None):
+    def __init__(self, name: str, *, data_dir: str | None = None) -> None:
         if ":" not in name:
             raise InputError(
-                f"The TFDS data set {name!r} was given, and NAME/CONFIG:VERSION was expected, such as c4/en:3.1.0. Add "
-                "the version, so that the corpus stays the same when TFDS publishes another."
+                f"The TFDS data set {name!r} was given; NAME/CONFIG:VERSION was expected, such as c4/en:3.1.0. Add the "
+                "version, so that the corpus stays the same when TFDS publishes another one."
             )
         super().__init__(tfds_name=name, tfds_data_dir=data_dir, read_only=True)
         self._name = name
         self._data_dir = data_dir
 
     @property
-    def tfds_dataset(self):
+    def tfds_dataset(self) -> seqio.LazyTfdsLoader:
         data_dir = self._data_dir or os.environ.get("TFDS_DATA_DIR")
         loader = seqio.LazyTfdsLoader(self._name, data_dir=data_dir, read_only=True)
         where = f"under {data_dir}" if data_dir else "in TFDS's default folder"
@@ -80,17 +81,17 @@ class PreparedTfds(seqio.TfdsDataSource):
         except (tfds.core.DatasetNotFoundError, ValueError, AssertionError) as error:
             raise InputError(
                 f"The TFDS data set {self._name} was not found {where} ({str(error).strip().splitlines()[0]}). Write "
-                "it as NAME/CONFIG:VERSION and set TFDS_DATA_DIR (or --data_dir) to the folder that holds it."
+                "it as NAME/CONFIG:VERSION and set TFDS_DATA_DIR (or --data_dir) to the folder that contains it."
             ) from error
         if not prepared:
             raise InputError(
                 f"The TFDS data set {self._name} is not prepared {where}. Set TFDS_DATA_DIR (or --data_dir) to the "
-                f"folder that holds it, or prepare it once with `tfds build {self._name}`; compressed_lm itself "
+                f"folder that contains it, or prepare it once with `tfds build {self._name}`; compressed_lm itself "
                 "downloads nothing."
             )
         if "text" not in features:
             raise InputError(
-                f"The TFDS data set {self._name} has the features {', '.join(features)}, and a feature `text` was "
+                f"The TFDS data set {self._name} has the features {', '.join(features)}; a feature `text` was "
                 "expected. Register a seqio task that names its text feature `text` and use seqio:TASK."
             )
         return loader
@@ -103,21 +104,21 @@ def task_name(spec: str) -> str:
 
 
 def text_task(name: str, source: seqio.DataSource) -> seqio.Task:
-    """Registers the task that gives the documents of a source unchanged, as `{"text": bytes}`."""
+    """Registers and returns the task of a source's unchanged documents, as `{"text": bytes}`."""
     text = seqio.Feature(seqio.PassThroughVocabulary(size=0), add_eos=False, dtype=tf.string, rank=0)
     return register(name, source=source, preprocessors=[_only_text], output_features={"text": text})
 
 
 def find_task(name: str) -> seqio.Task:
-    """The registered task of that name, or of `MODULE:TASK` once the module is imported."""
+    """Returns a registered task; `MODULE:TASK` imports the module first."""
     if name not in seqio.TaskRegistry.names() and ":" in name:
         module, _, name = name.rpartition(":")
         try:
             importlib.import_module(module)
         except ImportError as error:
             raise InputError(
-                f"The corpus seqio:{module}:{name} names the module {module}, which could not be imported ({error}). "
-                "Name the module that registers the task and run where Python finds it."
+                f"The corpus seqio:{module}:{name} needs the module {module}, which could not be imported ({error}). "
+                "Name the module that registers the task, and check that Python can import it."
             ) from error
     if name not in seqio.TaskRegistry.names():
         hint = did_you_mean(name, seqio.TaskRegistry.names())
@@ -126,8 +127,8 @@ def find_task(name: str) -> seqio.Task:
     return seqio.TaskRegistry.get(name)
 
 
-def register(name: str, **definition) -> seqio.Task:
-    """Adds a task; an earlier one of the same name is replaced, so that a notebook cell can run twice."""
+def register(name: str, **definition: Any) -> seqio.Task:
+    """Registers and returns a task; it replaces a task of the same name, so that a notebook cell can run twice."""
     seqio.TaskRegistry.remove(name)
     return seqio.TaskRegistry.add(name, **definition)
 

@@ -1,4 +1,4 @@
-"""Corpora that seqio reads: TensorFlow Datasets and registered tasks."""
+"""Corpora of seqio: TensorFlow Datasets and registered tasks."""
 
 import hashlib
 import json
@@ -14,20 +14,21 @@ from compressed_lm.errors import InputError
 
 
 class SeqioCorpus(Corpus):
-    """The documents of a seqio task, unshuffled, divided by `seqio.ShardInfo`.
+    """Documents of a seqio task, unshuffled, divided by `seqio.ShardInfo`.
 
-    A document is the feature `text`, or else `targets`: a string, or ids that the feature's vocabulary decodes.
+    A document is the feature `text`, or `targets` if there is no `text`: a string, or ids that the feature's vocabulary
+    decodes.
     """
 
-    def __init__(self, spec: str, task: seqio.Task):
+    def __init__(self, spec: str, task: seqio.Task) -> None:
         self.spec = spec
         self.splits = tuple(task.splits)
         self._task = task
         self._feature = next((key for key in ("text", "targets") if key in task.output_features), None)
         if self._feature is None:
             raise InputError(
-                f"The seqio task {task.name} has the features {', '.join(task.output_features)}, and `text` or "
-                "`targets` was expected. Add a preprocessor that gives one of them, and register the task again."
+                f"The seqio task {task.name} has the features {', '.join(task.output_features)}; `text` or `targets` "
+                "was expected. Add a preprocessor that makes one of them, and register the task again."
             )
 
     def _documents(self, split: str, shard: int, n_shards: int) -> Iterator[bytes]:
@@ -53,12 +54,12 @@ class SeqioCorpus(Corpus):
 
 
 def open_tfds(name: str, *, data_dir: str | None = None) -> SeqioCorpus:
-    """The documents of a prepared TFDS data set with a feature `text`, such as `c4/en:3.1.0`."""
+    """Returns the documents of a prepared TFDS data set with a feature `text`, such as `c4/en:3.1.0`."""
     spec = f"tfds:{name}"
     source = seqio_base.PreparedTfds(name, data_dir=data_dir)
     return SeqioCorpus(spec, seqio_base.text_task(seqio_base.task_name(spec), source))
 
 
 def open_task(name: str) -> SeqioCorpus:
-    """The documents of a registered task; `MODULE:TASK` imports the module first."""
+    """Returns the documents of a registered task; `MODULE:TASK` imports the module first."""
     return SeqioCorpus(f"seqio:{name}", seqio_base.find_task(name))

@@ -1,4 +1,4 @@
-"""Corpora that seqio reads; seqio and TensorFlow are imported when one is opened."""
+"""Sources of seqio corpora; seqio and TensorFlow are imported when a corpus is opened."""
 
 from types import ModuleType
 
@@ -8,13 +8,14 @@ from compressed_lm.errors import InputError
 
 
 def _seqio_corpus(spec: str, rest: str) -> ModuleType:
+    """Imports `seqio_corpus`. Raises InputError if seqio is not installed, or the spec has an unsupported path."""
     io.local_path(rest, f"In the corpus {spec},")
     try:
         from compressed_lm.data import seqio_corpus
     except ImportError as error:
         raise InputError(
-            f"The corpus {spec} is read through seqio and TensorFlow, which could not be imported ({error}). Install "
-            "them with `pip install 'compressed_lm[corpora]'`, or name a corpus of files (json:PATH, text:PATH)."
+            f"The corpus {spec} needs seqio and TensorFlow, which could not be imported ({error}). Install them with "
+            "`pip install 'compressed_lm[corpora]'`, or name a corpus of files (json:PATH, text:PATH)."
         ) from error
     return seqio_corpus
 

@@ -1,12 +1,12 @@
-"""One shard of a token store: its records, its three files, its writer.
+"""Shards of a token store: records, files, writer and reader.
 
-    tokens-00000-of-00004.array_record    one record a document
+    tokens-00000-of-00004.array_record    one record per document
     tokens-00000-of-00004.lengths.npy     int64[n_documents, 2]: tokens and bytes of each document
-    tokens-00000-of-00004.json            counts and checksums; written last: where it is, the shard is finished
+    tokens-00000-of-00004.json            counts and checksums; written last, so the shard is finished if it exists
 
 A record is `u32 n_bytes, u32 crc32(document)` followed by the ids in the smallest unsigned type that holds V - 1, all
-little-endian. Every file is written under a temporary name in the same folder, flushed to the disk and renamed; the
-same documents give the same bytes.
+little-endian. Every file is written under a temporary name in the same folder, flushed to disk and renamed. The same
+documents give the same bytes.
 """
 
 import contextlib
@@ -18,7 +18,8 @@ import json
 import os
 import pathlib
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
@@ -27,7 +28,7 @@ from compressed_lm.errors import InputError
 from compressed_lm.io import npz, publish, remove_temporaries, strict_json, write_atomic
 
 _HEADER_BYTES = 8
-# One record a chunk, stored as it is: a random read touches nothing else, and compressed tokens do not compress again.
+# One uncompressed record per chunk: a random read loads nothing else, and tokens hardly compress further.
 _WRITER_OPTIONS = "group_size:1,uncompressed"
 _READER_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
 TEMPORARY_SUFFIX = ".partial"
@@ -49,23 +50,23 @@ class Record:
 
 
 def id_dtype(vocab_size: int) -> np.dtype:
-    """The smallest little-endian unsigned type that holds every id below `vocab_size`."""
+    """Returns the smallest little-endian unsigned type for ids below `vocab_size`."""
     return np.dtype("<u1" if vocab_size <= 1 << 8 else "<u2" if vocab_size <= 1 << 16 else "<u4")
 
 
 def pack(ids: np.ndarray, document: bytes, *, vocab_size: int) -> bytes:
-    """The record of one document. Raises `ValueError` where an id is outside the vocabulary."""
+    """Returns the record of one document. Raises `ValueError` where an id is outside the vocabulary."""
     ids = np.asarray(ids)
     if ids.size and not 0 <= ids.min() <= ids.max() < vocab_size:
         raise ValueError(
-            f"The codec gave ids between {ids.min()} and {ids.max()}, outside its vocabulary 0 to {vocab_size - 1}."
+            f"The codec returned ids between {ids.min()} and {ids.max()}, outside its vocabulary 0 to {vocab_size - 1}."
         )
     header = np.array([len(document), zlib.crc32(document)], "<u4")
     return header.tobytes() + ids.astype(id_dtype(vocab_size)).tobytes()
 
 
 def unpack(record: bytes, *, vocab_size: int) -> Record:
-    """The document's ids, length and checksum. Raises `ValueError` where it is none, or has other ids."""
+    """Returns the document's ids, length and checksum. Raises `ValueError` where it is none, or has other ids."""
     n_bytes, crc32 = np.frombuffer(record, "<u4", count=2)
     ids = np.frombuffer(record, id_dtype(vocab_size), offset=_HEADER_BYTES)
     if ids.max(initial=0) >= vocab_size:
@@ -74,23 +75,23 @@ def unpack(record: bytes, *, vocab_size: int) -> Record:
 
 
 def shard_name(index: int, n_shards: int) -> str:
-    """The file name, without suffix, of shard `index`."""
+    """Returns the file name, without suffix, of shard `index`."""
     return f"tokens-{index:05d}-of-{n_shards:05d}"
 
 
 def sha256_file(path: pathlib.Path) -> str:
-    """The hex digest of a file's content, read in blocks."""
+    """Returns the hex digest of a file's content, read in blocks."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def to_json(value) -> bytes:
-    """Deterministic, readable JSON."""
+def to_json(value: Any) -> bytes:
+    """Returns deterministic, readable JSON."""
     return (json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode()
 
 
 def read_description(path: pathlib.Path) -> dict:
-    """What `commit` wrote beside a shard; empty where the file is missing or damaged: it is not finished then."""
+    """Returns the description that `commit` wrote; empty if it is missing or damaged (the shard is unfinished)."""
     try:
         entry = strict_json.parse(path.read_bytes())
     except (FileNotFoundError, ValueError):
@@ -107,12 +108,12 @@ def read_description(path: pathlib.Path) -> dict:
 
 
 class ShardWriter:
-    """Writes one shard: `add` each document, `close`, read back what was written, then `commit`.
+    """Writer of one shard: `add` each document, `close`, `read` for checks, then `commit`.
 
-    Used as a context manager it removes its temporary file on every way out but `commit`.
+    As a context manager it removes its temporary file unless `commit` was called.
     """
 
-    def __init__(self, directory: pathlib.Path, name: str, *, vocab_size: int):
+    def __init__(self, directory: pathlib.Path, name: str, *, vocab_size: int) -> None:
         self._directory = pathlib.Path(directory)
         self._name = name
         self._vocab_size = vocab_size
@@ -127,8 +128,8 @@ class ShardWriter:
     def __enter__(self) -> "ShardWriter":
         return self
 
-    def __exit__(self, *exc_info) -> None:
-        with contextlib.suppress(RuntimeError):  # a writer that failed fails again when it is closed
+    def __exit__(self, *exc_info: object) -> None:
+        with contextlib.suppress(RuntimeError):  # closing a failed writer fails again
             self._stop()
         self._temporary.unlink(missing_ok=True)
 
@@ -138,24 +139,24 @@ class ShardWriter:
     def add(self, ids: np.ndarray, document: bytes) -> None:
         """Appends one document. Raises `OSError` where the disk refuses it."""
         _as_os_error(self._writer.write, pack(ids, document, vocab_size=self._vocab_size))
-        if not self._writer.ok():  # chunks are written behind; a failure shows here before it shows in `close`
+        if not self._writer.ok():  # chunks are written in the background; this reports failures before `close`
             self.close()
         self._lengths.append((len(ids), len(document)))
 
     def close(self) -> None:
-        """Ends the records; from here on `read` works."""
+        """Finishes the records; `read` works afterwards."""
         _as_os_error(self._stop)
 
     def read(self, positions: Sequence[int]) -> list[Record]:
-        """The documents at these positions as they lie on the disk."""
+        """Returns the documents at these positions as they lie on the disk."""
         reader = ArrayRecordReader(str(self._temporary), _READER_OPTIONS)
         try:
             return [unpack(record, vocab_size=self._vocab_size) for record in reader.read(list(positions))]
         finally:
             reader.close()
 
-    def commit(self, **extra) -> dict:
-        """Gives the files their names, the description last, and returns it. `extra` is added to the description."""
+    def commit(self, **extra: Any) -> dict[str, Any]:
+        """Renames the files, writes the description last, and returns it. `extra` is added to the written one."""
         lengths = np.array(self._lengths, "<i8").reshape(-1, 2)
         buffer = io.BytesIO()
         np.save(buffer, lengths)
@@ -178,8 +179,8 @@ class ShardWriter:
             self._writer.close()
 
 
-def _as_os_error(function, *args) -> None:
-    """Calls the record writer, whose failures come as `RuntimeError` with the system's message inside."""
+def _as_os_error(function: Callable, *args: Any) -> None:
+    """Calls the record writer and converts its `RuntimeError`, which contains the system's message, to `OSError`."""
     try:
         function(*args)
     except RuntimeError as error:
@@ -189,14 +190,14 @@ def _as_os_error(function, *args) -> None:
 
 
 class ShardReader:
-    """Random access to one finished shard; the files are opened at the first use and reopened after pickling."""
+    """Reader of one finished shard with random access; files are opened at the first use and after pickling."""
 
-    def __init__(self, directory: pathlib.Path, entry: dict, *, vocab_size: int):
+    def __init__(self, directory: pathlib.Path, entry: dict[str, Any], *, vocab_size: int) -> None:
         self.path = pathlib.Path(directory) / entry["file"]
         self.entry = entry
         self._vocab_size = vocab_size
-        self._reader = None
-        self._offsets = None
+        self._reader: ArrayRecordReader | None = None
+        self._offsets: np.ndarray | None = None
         self._check_size()
 
     def __getstate__(self) -> dict:
@@ -211,9 +212,9 @@ class ShardReader:
 
     @property
     def offsets(self) -> np.ndarray:
-        """int64[n_documents + 1]: where each document starts in the shard's stream, one end-of-document after each."""
+        """int64[n_documents + 1], start of each document in the shard's stream, with end-of-document after each."""
         if self._offsets is None:
-            # Checked whenever it is opened: a wrong length would cut rows in the wrong places, without a sign.
+            # Checked every time: a wrong length would shift rows without an error.
             content = self.lengths_path.read_bytes()
             if hashlib.sha256(content).hexdigest() != self.entry["lengths_sha256"]:
                 raise self.damaged(f"the checksum of {self.lengths_path.name} is not the recorded one")
@@ -221,7 +222,7 @@ class ShardReader:
         return self._offsets
 
     def _lengths(self, content: bytes) -> np.ndarray:
-        """int64[n_documents, 2] of the file of lengths."""
+        """Returns the checked content of the lengths file, int64[n_documents, 2]."""
         try:
             lengths = npz.read_array(content)
         except ValueError as error:
@@ -229,11 +230,11 @@ class ShardReader:
         totals = (len(self), self.entry["n_tokens"], self.entry["n_bytes"])
         fits = lengths.dtype == "<i8" and lengths.ndim == 2 and lengths.shape[1] == 2 and lengths.min(initial=0) >= 0
         if not fits or (len(lengths), *lengths.sum(0).tolist()) != totals:
-            raise self.damaged(f"{self.lengths_path.name} has other counts than the {totals} of the manifest")
+            raise self.damaged(f"{self.lengths_path.name} does not have the counts {totals} of the manifest")
         return lengths
 
     def read(self, start: int, stop: int) -> list[Record]:
-        """The documents `start` to `stop - 1`. Raises `InputError` where the file is damaged."""
+        """Returns the documents `start` to `stop - 1`. Raises `InputError` where the file is damaged."""
         try:
             if self._reader is None:
                 self._reader = ArrayRecordReader(str(self.path), _READER_OPTIONS, file_reader_buffer_size=1 << 16)
@@ -243,10 +244,13 @@ class ShardReader:
             raise self.damaged(f"reading documents {start} to {stop - 1} failed ({error})") from error
 
     def verify(self, job: dict | None = None) -> None:
-        """Recomputes both checksums, and compares what the shard was made for. Raises `InputError` where one differs.
+        """Recomputes both checksums, and compares the job that made the shard.
 
         Args:
-            job: of the manifest: codec, corpus and options.
+            job: job of the manifest: codec, corpus and options.
+
+        Raises:
+            InputError: a checksum or the job differs.
         """
         self._check_job(job)
         for path, expected in ((self.path, self.entry["sha256"]), (self.lengths_path, self.entry["lengths_sha256"])):
@@ -264,11 +268,12 @@ class ShardReader:
         if found != job:
             differing = ", ".join(key for key in job if found.get(key) != job[key]) or "more"
             raise self.damaged(
-                f"it was made by another job than the manifest says ({differing} differ), so its tokens mean something "
-                "else"
+                f"it was made by another job than that of the manifest ({differing} differ), so its tokens have "
+                "another meaning"
             )
 
     def damaged(self, what: str) -> InputError:
+        """Returns the error of a damaged shard."""
         description = self.path.with_suffix(".json").name
         return InputError(
             f"Shard {self.path} is damaged: {what}. Remove {self.path.name} and {description} and run the same "

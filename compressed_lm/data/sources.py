@@ -1,7 +1,7 @@
 """Corpora by spec: `open_corpus("json:data/*.json.gz")`.
 
-A corpus is `SCHEME:REST`; `SOURCES` lists the schemes. A PATH is a file of exactly this name, else a glob. Files
-compressed by gzip, bzip2 or xz are decompressed.
+A spec is `SCHEME:REST`; `SOURCES` lists the schemes. A PATH is the name of a file, otherwise a glob. Files compressed
+by gzip, bzip2 or xz are decompressed.
 """
 
 from compressed_lm import io
@@ -22,7 +22,7 @@ SOURCES: dict[str, Source] = {
         mixture.SOURCE,
     )
 }
-"""The kinds of corpora by scheme."""
+"""Kinds of corpora by scheme."""
 
 
 def open_corpus(spec: str, *, validation: str | None = None, data_dir: str | None = None) -> Corpus:
@@ -30,8 +30,8 @@ def open_corpus(spec: str, *, validation: str | None = None, data_dir: str | Non
 
     Args:
         spec: `SCHEME:REST`, see `SOURCES`.
-        validation: the spec of another corpus, whose validation split (or only split) becomes this one's.
-        data_dir: where `tfds:` finds its data; by default the environment's TFDS_DATA_DIR, then TFDS's own default.
+        validation: spec of another corpus, whose validation split (or only split) is used for validation.
+        data_dir: data folder of `tfds:`; by default the environment variable TFDS_DATA_DIR, then TFDS's default.
 
     Raises:
         InputError: the scheme is unknown, no file matches, or a store or data set cannot be opened.
@@ -52,4 +52,4 @@ def _unknown(spec: str, scheme: str) -> str:
     else:
         hint = did_you_mean(scheme, SOURCES)
     known = ", ".join(source.form for source in SOURCES.values())
-    return f"The corpus {spec!r} was given, and a corpus is one of {known}.{hint}"
+    return f"The corpus {spec!r} was given; expected one of {known}.{hint}"

@@ -1,13 +1,13 @@
-"""Token stores: a compressed corpus on disk, read at random.
+"""Token stores: compressed corpora on disk with random access.
 
-A store is a folder of shards (see `shards.py`) and one `manifest.json`, written last, that tells which codec made the
-tokens out of which documents. For training, its documents are one stream `doc0 EOD doc1 EOD ...` cut into rows of equal
-length.
+A store is a folder of shards (see `shards.py`) and one `manifest.json`, written last, that describes the codec and the
+documents. For training, its documents are one stream `doc0 EOD doc1 EOD ...`, divided into rows of equal length.
 """
 
 import hashlib
 import pathlib
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -20,19 +20,19 @@ FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 PADDING = -1
 JOB = ("codec", "corpus", "max_bytes", "n_shards")
-"""What of a manifest makes the tokens; the description of each shard has it, too."""
+"""Entries of a manifest that determine the tokens; each shard's description has them, too."""
 
 _MOST = 1 << 62
 
 
 def manifest_fingerprint(manifest: dict) -> str:
-    """Hex digest of what a store holds: everything in its manifest but the versions of the packages that wrote it."""
+    """Returns the hex digest of a store's content: its manifest without the package versions and the checksum."""
     content = {key: value for key, value in manifest.items() if key not in ("versions", "checksum")}
     return hashlib.sha256(to_json(content)).hexdigest()
 
 
 def write_manifest(directory: pathlib.Path, manifest: dict) -> None:
-    """Declares a store finished. A manifest that is there already and says the same is left alone."""
+    """Writes the manifest, which marks the store as finished. An identical manifest is not rewritten."""
     path = pathlib.Path(directory) / MANIFEST
     content = to_json(manifest | {"checksum": _checksum(manifest)})
     if not path.exists() or path.read_bytes() != content:
@@ -40,23 +40,23 @@ def write_manifest(directory: pathlib.Path, manifest: dict) -> None:
 
 
 def _checksum(manifest: dict) -> str:
-    """Hex digest of everything else in a manifest: a changed byte must not pass for another corpus or codec."""
+    """Returns the hex digest of a manifest without its checksum, which detects changes."""
     return hashlib.sha256(to_json({k: v for k, v in manifest.items() if k != "checksum"})).hexdigest()
 
 
 def _check(manifest: dict) -> None:
-    """Raises an error that names a field of a manifest that is missing, or of another type or range."""
+    """Raises an error that names a missing field of a manifest, or one with a wrong type or range."""
 
     def whole(values: dict, name: str, high: int = _MOST, low: int = 0) -> int:
         value = values[name]
         if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-            raise ValueError(f"{name} is {value!r:.60}, and a whole number from {low} to {high} was expected")
+            raise ValueError(f"{name} is {value!r:.60}; a whole number from {low} to {high} was expected")
         return value
 
     def text(values: dict, *names: str) -> None:
         for name in names:
             if not isinstance(values[name], str):
-                raise ValueError(f"{name} is {values[name]!r:.60}, and a text was expected")
+                raise ValueError(f"{name} is {values[name]!r:.60}; text was expected")
 
     codec, corpus, shards = (manifest[name] for name in ("codec", "corpus", "shards"))
     text(codec, "name", "spec", "fingerprint")
@@ -79,20 +79,20 @@ def _check(manifest: dict) -> None:
 
 
 class TokenStore:
-    """A finished token store, open for reading. It can be pickled.
+    """Finished token store, open for reading. It can be pickled.
 
     Attributes:
         path: the folder.
         manifest: its manifest, as written.
         fingerprint: hex digest of the content (codec, corpus, shard checksums).
-        codec_spec: the codec's spelling.
+        codec_spec: the codec's spec.
         codec_fingerprint: the codec's fingerprint.
         vocab_size: V, the codec's number of ids.
-        eod_id: the id of end-of-document in rows: V, or the codec's own.
-        n_documents, n_tokens, n_bytes: totals; `n_tokens` counts no end-of-document.
+        eod_id: id of end-of-document in rows: V, or the codec's own.
+        n_documents, n_tokens, n_bytes: totals; `n_tokens` is without end-of-document.
     """
 
-    def __init__(self, path: pathlib.Path, manifest: dict):
+    def __init__(self, path: pathlib.Path, manifest: dict[str, Any]) -> None:
         self.path = pathlib.Path(path)
         self.manifest = manifest
         self.fingerprint = manifest_fingerprint(manifest)
@@ -105,19 +105,19 @@ class TokenStore:
         self.n_bytes: int = manifest["n_bytes"]
         self._shards = [ShardReader(self.path, entry, vocab_size=self.vocab_size) for entry in manifest["shards"]]
         self._first_document = np.cumsum([0] + [len(shard) for shard in self._shards])
-        # Each shard's part of the stream: its tokens and one end-of-document for each document.
+        # Each shard's part of the stream: its tokens and one end-of-document per document.
         self._first_token = np.cumsum([0] + [entry["n_tokens"] + entry["n_documents"] for entry in manifest["shards"]])
 
     @classmethod
     def open(cls, path: str | pathlib.Path, *, fingerprint: str | None = None) -> "TokenStore":
-        """The store in a folder.
+        """Opens the store in a folder.
 
         Args:
-            path: the folder that the compression job wrote.
-            fingerprint: the fingerprint of the codec that the caller will use; another store is refused.
+            path: folder that the compression job wrote.
+            fingerprint: fingerprint of the codec that the caller uses; a store of another codec is refused.
 
         Raises:
-            InputError: there is no finished store, it has another format or codec, or a shard is missing or cut short.
+            InputError: there is no finished store, it has another format or codec, or a shard is missing or truncated.
         """
         path = local_path(path, "The token store")
         try:
@@ -139,29 +139,29 @@ class TokenStore:
         version = manifest.get("format_version")
         if version != FORMAT_VERSION:
             raise InputError(
-                f"The token store {path} has format version {version}, and this program reads version "
-                f"{FORMAT_VERSION}. Compress the corpus again with this version of compressed_lm, or read the store "
-                "with the version named in its manifest."
+                f"The token store {path} has format version {version}; this package reads version {FORMAT_VERSION}. "
+                "Compress the corpus again with this version of compressed_lm, or read the store with the version "
+                "named in its manifest."
             )
         if manifest.get("checksum") != _checksum(manifest):
             raise InputError(
-                f"The file {path / MANIFEST} was changed: its checksum is not the one of its content. Remove it and "
-                f"run the same `compressed-lm compress ... --out {path}` command again; finished shards are kept."
+                f"The file {path / MANIFEST} was changed: its checksum does not match its content. Remove it and run "
+                f"the same `compressed-lm compress ... --out {path}` command again; finished shards are kept."
             )
         try:
             _check(manifest)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(
-                f"The file {path / MANIFEST} says what cannot be ({error!r}), though its checksum is right: another "
-                f"program wrote it. Remove it and run the same `compressed-lm compress ... --out {path}` command "
-                "again; finished shards are kept."
+                f"The file {path / MANIFEST} is invalid ({error!r}), though its checksum is right: another program "
+                f"wrote it. Remove it and run the same `compressed-lm compress ... --out {path}` command again; "
+                "finished shards are kept."
             ) from error
         found = manifest["codec"]["fingerprint"]
         if fingerprint is not None and found != fingerprint:
             raise InputError(
                 f"The token store {path} was made by codec {manifest['codec']['spec']} with fingerprint {found[:16]}, "
-                f"and the fingerprint asked for is {fingerprint[:16]} (another M1, other options or another version). "
-                "Use the codec that made the store, or compress the corpus again."
+                f"but the codec in use has {fingerprint[:16]} (another M1, other options or another version). Use the "
+                "codec that made the store, or compress the corpus again."
             )
         return cls(path, manifest)
 
@@ -170,11 +170,11 @@ class TokenStore:
         return f"TokenStore({str(self.path)!r}, codec={self.codec_spec}, {counts})"
 
     def __len__(self) -> int:
-        """The number of documents."""
+        """Returns the number of documents."""
         return self.n_documents
 
     def document(self, index: int) -> Record:
-        """Document `index`: its ids int32[T], byte length and checksum."""
+        """Returns document `index`: its ids int32[T], byte length and checksum."""
         if not 0 <= index < self.n_documents:
             raise IndexError(f"document {index} of {self.n_documents}")
         shard = int(np.searchsorted(self._first_document, index, side="right")) - 1
@@ -182,14 +182,14 @@ class TokenStore:
         return self._shards[shard].read(local, local + 1)[0]
 
     def documents(self, start: int = 0, stop: int | None = None, *, batch: int = 256) -> Iterator[Record]:
-        """The documents `start` to `stop - 1` in order, `batch` of them in memory."""
+        """Yields the documents `start` to `stop - 1` in order, `batch` of them in memory."""
         stop = self.n_documents if stop is None else min(stop, self.n_documents)
         for shard, first in zip(self._shards, self._first_document[:-1].tolist(), strict=True):
             for begin in range(max(start - first, 0), min(stop - first, len(shard)), batch):
                 yield from shard.read(begin, min(begin + batch, stop - first, len(shard)))
 
     def tokens(self, start: int, stop: int) -> np.ndarray:
-        """int32[stop - start]: this part of the stream, end-of-document after each document."""
+        """Returns int32[stop - start], this part of the stream, with end-of-document after each document."""
         out = np.full(stop - start, self.eod_id, np.int32)
         first = int(np.searchsorted(self._first_token, start, side="right")) - 1
         last = int(np.searchsorted(self._first_token, stop, side="left"))
@@ -204,7 +204,7 @@ class TokenStore:
         return out
 
     def rows(self, seq_len: int, *, drop_remainder: bool = True) -> "Rows":
-        """Random access to the stream in rows of `seq_len` tokens."""
+        """Returns the stream in rows of `seq_len` tokens, with random access."""
         return Rows(self, seq_len, drop_remainder=drop_remainder)
 
     def verify(self) -> None:
@@ -219,15 +219,15 @@ class TokenStore:
 
 
 class Rows:
-    """The stream of a store in rows: `rows[i]` is `int32[L]`, the tokens i L to (i + 1) L - 1.
+    """Stream of a store in rows: `rows[i]` is `int32[L]`, the tokens i L to (i + 1) L - 1.
 
-    With `drop_remainder` the tokens after the last full row are left out; without it the last row is padded with -1. It
+    With `drop_remainder` the tokens after the last full row are dropped; otherwise the last row is padded with -1. It
     is a source for `grain.MapDataset.source`.
     """
 
-    def __init__(self, store: TokenStore, seq_len: int, *, drop_remainder: bool = True):
+    def __init__(self, store: TokenStore, seq_len: int, *, drop_remainder: bool = True) -> None:
         if seq_len < 1:
-            raise InputError(f"Rows of {seq_len} tokens were asked for; give a length of at least 1.")
+            raise InputError(f"Rows of {seq_len} tokens were requested; give a length of at least 1.")
         self.store = store
         self.seq_len = seq_len
         self._stream = store.n_tokens + store.n_documents

@@ -1,4 +1,4 @@
-"""Token stores of raw bytes, read as corpora."""
+"""Token stores of raw bytes as corpora."""
 
 from collections.abc import Iterator
 
@@ -9,19 +9,19 @@ from compressed_lm.errors import InputError
 
 
 class StoreDocuments(Corpus):
-    """The documents of a token store whose tokens are their bytes."""
+    """Documents of a token store of the codec `bytes`."""
 
     splits = ("train",)
 
-    def __init__(self, directory: str):
+    def __init__(self, directory: str) -> None:
         self.spec = f"store:{directory}"
         io.local_path(directory, f"In the corpus {self.spec},")
         self._store = TokenStore.open(directory)
         if self._store.codec_spec != "bytes":
             raise InputError(
-                f"The corpus {self.spec} is a token store of codec {self._store.codec_spec}, and only a store of the "
-                "codec `bytes` can be read as documents. Name the corpus that this store was made from instead; its "
-                "manifest tells which."
+                f"The corpus {self.spec} is a token store of codec {self._store.codec_spec}; only a store of the codec "
+                "`bytes` can be read as documents. Name the corpus that this store was made from; its manifest has the "
+                "spec."
             )
 
     def estimated_bytes(self, split: str) -> int:

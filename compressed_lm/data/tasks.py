@@ -1,8 +1,8 @@
-"""seqio tasks: raw documents of any corpus, the same documents through a codec, and finished token stores.
+"""Seqio tasks: raw documents of any corpus, the same documents encoded by a codec, and finished token stores.
 
 Importing this module registers C4 (`tfds:c4/en:3.1.0`) as `c4_raw` and, through each codec of `CODEC_NAMES`, as
 `c4_bytes`, `c4_sentencepiece`, `c4_ac_v256`, `c4_eiw_b16_v65k` and so on. Codecs are loaded at the first use from the
-folder that COMPRESSED_LM_CODECS names.
+folder in the environment variable COMPRESSED_LM_CODECS.
 
     import seqio
     import compressed_lm.data.tasks
@@ -35,27 +35,24 @@ CODECS_FOLDER = "COMPRESSED_LM_CODECS"
 
 
 def _task_name(codec: str) -> str:
-    """Returns how tasks spell a spec or the name of a codec's folder: `eiw(b=16,v=65536)` as `eiw_b16_v65k`."""
-    words = re.sub(r"\w+=(?=[a-z])|[=)]", "", codec.lower())
-    return re.sub(
-        r"v(\d+)(?=_|$)",
-        lambda v: f"v{int(v[1]) // 1000}k" if int(v[1]) >= 1024 else v[0],
-        re.sub(r"[-(,]", "_", words),
-    )
+    """Returns the name in tasks of a codec's spec or folder: `eiw_b16_v65k` for `eiw(b=16,v=65536)`."""
+    name = re.sub(r"\w+=(?=[a-z])", "", codec.lower())  # `word` for `align=word`
+    name = name.translate(str.maketrans("-(,", "___", "=)"))
+    return re.sub(r"v(\d+)(?=_|$)", lambda v: f"v{int(v[1]) // 1000}k" if int(v[1]) >= 1024 else v[0], name)
 
 
 CODEC_NAMES = tuple(_task_name(spec) for family in codecs_package.FAMILIES.values() for spec in family.task_specs)
-"""The codecs whose tasks are registered."""
-_ENCODED_TOGETHER = 32  # documents; codecs with a neural network are far faster on many
+"""Names of the codecs whose tasks are registered."""
+_ENCODED_TOGETHER = 32  # documents per call: codecs with a neural network are much faster on batches
 
 
 def seqio_task(spec: str, *, name: str | None = None, data_dir: str | None = None) -> seqio.Task:
-    """The seqio task that gives the documents of a corpus unchanged, as `{"text": bytes}`.
+    """Returns the seqio task of a corpus's unchanged documents, as `{"text": bytes}`.
 
     Args:
         spec: any spec of `open_corpus`.
-        name: the task's name; by default one made from the spec.
-        data_dir: where `tfds:` finds its data.
+        name: name of the task; by default it is made from the spec.
+        data_dir: data folder of `tfds:`.
     """
     scheme, _, rest = spec.partition(":")
     if scheme == "seqio":
@@ -67,15 +64,15 @@ def seqio_task(spec: str, *, name: str | None = None, data_dir: str | None = Non
 def register_tasks(
     prefix: str, spec: str, codecs: Iterable[str] | Mapping[str, Codec], *, data_dir: str | None = None
 ) -> list[str]:
-    """The names of the tasks that it registers: `PREFIX_raw`, and `PREFIX_NAME` for each codec.
+    """Registers the tasks of a corpus, and returns their names: `PREFIX_raw`, and `PREFIX_NAME` for each codec.
 
-    The latter give `{"targets": int32[T]}`, one document an example, ending in 1.
+    An example of the latter is `{"targets": int32[T]}`, one document, ending with 1.
 
     Args:
-        prefix: what the names begin with.
+        prefix: beginning of the names.
         spec: any spec of `open_corpus`.
-        codecs: codecs by name, or names to be found, at the first use, in the folder that COMPRESSED_LM_CODECS names.
-        data_dir: where `tfds:` finds its data.
+        codecs: codecs by name, or names of codecs in the folder COMPRESSED_LM_CODECS, which are loaded at the first
+            use. data_dir: data folder of `tfds:`.
     """
     raw = seqio_task(spec, name=f"{prefix}_raw", data_dir=data_dir)
     by_name = codecs if isinstance(codecs, Mapping) else {name: functools.partial(load_codec, name) for name in codecs}
@@ -90,7 +87,7 @@ def register_tasks(
 
 
 def register_store_task(name: str, path: str | pathlib.Path, *, codec: Codec | None = None) -> seqio.Task:
-    """The task over a finished token store: `{"targets": int32[T]}`, one document an example, ending in 1.
+    """Yields the task over a finished token store: `{"targets": int32[T]}`, one document an example, ending in 1.
 
     Args:
         name: the task's name.
@@ -117,10 +114,10 @@ def register_store_task(name: str, path: str | pathlib.Path, *, codec: Codec | N
 
 
 def load_codec(name: str) -> Codec:
-    """The codec of a task name, from the folder that COMPRESSED_LM_CODECS names; `bytes` needs none.
+    """Loads the codec of a task name from the folder COMPRESSED_LM_CODECS; `bytes` needs no folder.
 
-    The sub-folder may be spelled as the task (`eiw_b16_v65k`) or in full (`eiw-b16-v65536`), and a name without
-    vocabulary size (`sentencepiece`) means the only one there is.
+    The sub-folder may have the task's name (`eiw_b16_v65k`) or the full one (`eiw-b16-v65536`). A name without a
+    vocabulary size (`sentencepiece`) means the only codec of this family in the folder.
     """
     if name == "bytes":
         return Bytes()
@@ -131,13 +128,13 @@ def load_codec(name: str) -> Codec:
     ]
     if len(found) != 1:
         holds = (
-            f"{folder} holds {', '.join(path.name for path in there) or 'no codec'}"
+            f"{folder} contains {', '.join(path.name for path in there) or 'no codec'}"
             if folder
             else f"{CODECS_FOLDER} is not set"
         )
         raise InputError(
-            f"The codec {name} is needed, and {holds}. Set {CODECS_FOLDER} to a folder that holds it as {name} (`make "
-            "demo` leaves such a folder at runs/demo/codecs), or build it there with `compressed-lm build-codec`."
+            f"The codec {name} is needed, and {holds}. Set {CODECS_FOLDER} to a folder that contains it as {name} "
+            "(`make demo` makes such a folder at runs/demo/codecs), or build it there with `compressed-lm build-codec`."
         )
     return codecs_package.load(found[0])
 
@@ -151,7 +148,7 @@ def _corpus_source(corpus: Corpus) -> GeneratorSource:
 
 
 def _encode(dataset: tf.data.Dataset, output_features: Mapping[str, seqio.Feature]) -> tf.data.Dataset:
-    """Replaces `text` by its ids in `targets`, several documents at a time."""
+    """Replaces `text` by its ids in `targets`, in batches of documents."""
     vocabulary = output_features["targets"].vocabulary
 
     def encode(documents: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -1,4 +1,4 @@
-"""A codec as a seqio vocabulary."""
+"""Seqio vocabulary of a codec."""
 
 import re
 import threading
@@ -16,27 +16,29 @@ PAD_ID = 0
 EOS_ID = 1
 N_RESERVED = 2
 _ESCAPED = re.compile("[^\ud800-\udc7f\udd00-\udfff]*")
-"""Texts without surrogates but those that stand for a byte of invalid UTF-8."""
+"""Texts whose only surrogates are escapes of invalid UTF-8 bytes."""
 
 
 class CodecVocabulary(seqio.Vocabulary):
-    """Ids of a codec moved up by two: 0 is padding, 1 end-of-sequence, and the codec's id `i` is `i + 2`.
+    """Ids of a codec plus two: 0 is padding, 1 is end-of-sequence, and the codec's id `i` is `i + 2`.
 
-    Lossless for every byte string: `decode_tf` gives the bytes themselves, and `decode` a `str` in which bytes that are
-    no UTF-8 are kept as surrogate escapes, the way Python spells file names. `encode` takes such strings back, and
-    refuses lone surrogates that are no such bytes.
+    It is lossless for every byte string: `decode_tf` returns the bytes, and `decode` a `str` in which invalid UTF-8
+    bytes are surrogate escapes, as in Python's file names. `encode` accepts such strings, and refuses other lone
+    surrogates.
     """
 
-    def __init__(self, codec: Codec | Callable[[], Codec]):
-        """Wraps a codec, or a function that loads one; it is called at the first use."""
+    def __init__(self, codec: Codec | Callable[[], Codec]) -> None:
+        """Wraps a codec, or a function that loads one at the first use."""
         super().__init__()
-        self._lock = threading.Lock()  # tf.data maps on many threads
-        self._codec, self._load = (None, codec) if callable(codec) else (codec, None)
+        self._lock = threading.Lock()  # tf.data maps in several threads
+        self._codec: Codec | None = None if callable(codec) else codec
+        self._load: Callable[[], Codec] | None = codec if callable(codec) else None
 
     @property
     def codec(self) -> Codec:
         with self._lock:
             if self._codec is None:
+                assert self._load is not None
                 self._codec = self._load()
             return self._codec
 
@@ -63,15 +65,15 @@ class CodecVocabulary(seqio.Vocabulary):
         return f"CodecVocabulary({self._codec.spec if self._codec else 'not loaded'})"
 
     def encode_documents(self, documents: Sequence[bytes]) -> list[np.ndarray]:
-        """The ids of each document, int32[T], computed together and without end-of-sequence."""
+        """Returns the ids of each document, int32[T], without end-of-sequence, computed together."""
         return [np.asarray(ids, np.int32) + N_RESERVED for ids in self.codec.encode_batch(documents)]
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
-        """The document up to the first end-of-sequence; padding is skipped.
+        """Returns the document up to the first end-of-sequence; padding is skipped.
 
         Raises:
-            InputError: these are no ids of the vocabulary.
-            CorruptStream: the codec found that they were truncated or changed.
+            InputError: these are not ids of the vocabulary.
+            CorruptStream: the codec detected that they were truncated or changed.
         """
         ids = checked_ids(ids, self.vocab_size, repr(self))
         end = np.flatnonzero(ids == EOS_ID)
@@ -85,7 +87,7 @@ class CodecVocabulary(seqio.Vocabulary):
         return self.decode_bytes(ids).decode("utf-8", "surrogateescape")
 
     def _encode_tf(self, s: tf.Tensor) -> tf.Tensor:
-        # As a vector of one, because NumPy hands a lone string over in more than one guise.
+        # A vector with one element, since NumPy passes a scalar string in more than one type.
         ids = tf.numpy_function(
             lambda documents: self.encode_documents(documents.tolist())[0], [tf.reshape(s, [1])], tf.int32
         )
@@ -103,7 +105,7 @@ class CodecVocabulary(seqio.Vocabulary):
 
 
 def _document(s: str | bytes) -> bytes:
-    """The bytes of a text. Raises InputError where it has none."""
+    """Returns the bytes of a text. Raises InputError for lone surrogates that are not escapes of bytes."""
     if not isinstance(s, str):
         return checked_bytes(s, "CodecVocabulary")
     try:
@@ -113,6 +115,6 @@ def _document(s: str | bytes) -> bytes:
         if document.decode("utf-8", "surrogateescape") == s:
             return document
         raise InputError(
-            f"The text has {s[error.start]!r} at place {error.start}, half of a surrogate pair, which stands for no "
-            'character and has no bytes in UTF-8. Remove it, or pass bytes: text.encode("utf-8", "surrogatepass").'
+            f"The text has the lone surrogate {s[error.start]!r} at index {error.start}, which is not a character and "
+            'has no UTF-8 bytes. Remove it, or pass bytes: text.encode("utf-8", "surrogatepass").'
         ) from None

@@ -1,15 +1,15 @@
-"""Files and folders: paths that users give, atomic writes, locks, JSON, and formats that others may have written.
+"""Files and folders: paths, atomic writes, locks, JSON, and safe readers of untrusted files.
 
-| module | holds |
+| module | contents |
 |---|---|
-| `paths` | which paths are accepted, and checks before any work |
-| `atomic` | writing a file, whole or not at all |
-| `folders` | writing a folder, whole or not at all |
+| `paths` | accepted paths, and checks before any work |
+| `atomic` | atomic writes of a file |
+| `folders` | atomic writes of a folder |
 | `locks` | one command at a time in a folder |
-| `limits` | how much memory a file may ask for |
+| `limits` | memory limits for untrusted files |
 | `strict_json`, `jsonl` | JSON and JSON lines |
 | `npz` | NumPy files without pickle |
-| `container` | named arrays and a JSON header under one checksum |
+| `checksums`, `container` | files with a checksum; named arrays and a JSON header in such a file |
 """
 
 from compressed_lm.io.atomic import (

@@ -1,6 +1,6 @@
-"""Atomic writes: a file is replaced at once or not at all, and is on the disk before it is named.
+"""Atomic writes: the content is flushed to disk under a temporary name, then renamed.
 
-A pipe, a device or a socket is written into, and the target of a symbolic link is replaced.
+A pipe, a device or a socket is written to directly. The target of a symbolic link is replaced.
 """
 
 import contextlib
@@ -18,24 +18,24 @@ from typing import BinaryIO
 try:
     import fcntl
 except ImportError:  # Windows
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]
 
 from compressed_lm.errors import InputError
 from compressed_lm.io.paths import STANDARD, descriptor_of, local_path, mode_of
 
-_NAME_BYTES = 100  # of a file's name that its temporary file has in its own name, so that this is not too long
+_NAME_BYTES = 100  # of the file's name are used in the name of its temporary file, which must not become too long
 
 
 @contextlib.contextmanager
 def open_output(path: str | os.PathLike, what: str = "The file") -> Iterator[BinaryIO]:
-    """Opens a file to write, whose content takes the place of what is there once the block ends without an error.
+    """Opens a file for writing; it replaces the old file when the block ends without an error.
 
-    A pipe, a device, a socket, a descriptor such as /dev/fd/3, and the standard output for `-`, are written into. A
-    symbolic link stays and its target is replaced, by a file with the same owner and permissions; a new file has those
-    that the umask gives. The folder is made where it is missing.
+    A pipe, a device, a socket, a descriptor such as /dev/fd/3, and the standard output for `-`, are written to
+    directly. A symbolic link is kept and its target is replaced. The new file has the owner and permissions of the old
+    one, or those of the umask. Missing folders are made.
 
     Raises:
-        InputError: a path with a scheme, or of a folder.
+        InputError: the path has a scheme, or is a folder.
         OSError: the file cannot be written.
     """
     if os.fspath(path) == STANDARD:
@@ -47,7 +47,7 @@ def open_output(path: str | os.PathLike, what: str = "The file") -> Iterator[Bin
     number, mode = descriptor_of(path), mode_of(path)
     if number is not None:
         sys.stdout.flush()
-        with os.fdopen(os.dup(number), "wb") as file:  # to open its path again would empty a file behind it
+        with os.fdopen(os.dup(number), "wb") as file:  # opening the path again would truncate the file
             yield file
     elif mode is None or stat.S_ISREG(mode):
         with _replacing(os.path.realpath(path)) as file:
@@ -65,7 +65,7 @@ def open_output(path: str | os.PathLike, what: str = "The file") -> Iterator[Bin
 
 
 def write_atomic(path: str | os.PathLike, content: bytes | str, what: str = "The file") -> int:
-    """Writes a file as `open_output` does; text as UTF-8. Returns its bytes."""
+    """Writes a file as `open_output` does, text as UTF-8, and returns its size in bytes."""
     data = content.encode() if isinstance(content, str) else content
     with open_output(path, what) as file:
         file.write(data)
@@ -73,20 +73,20 @@ def write_atomic(path: str | os.PathLike, content: bytes | str, what: str = "The
 
 
 def publish(temporary: str | os.PathLike, path: str | os.PathLike) -> None:
-    """Flushes a finished temporary file to the disk and names it: a crash leaves the old file or the new one."""
+    """Flushes a finished temporary file to disk and renames it: a crash leaves the old file or the new one."""
     _flush(temporary)
     replace(temporary, path)
 
 
 def replace(temporary: str | os.PathLike, path: str | os.PathLike) -> None:
-    """Renames what was flushed to the disk, and flushes the name."""
+    """Renames a file that was flushed to disk, and flushes its folder."""
     os.replace(temporary, path)
     with contextlib.suppress(OSError):  # some file systems cannot flush a folder
         _flush(os.path.dirname(path) or ".")
 
 
 def remove_temporaries(path: str | os.PathLike) -> None:
-    """Removes what killed writers of a file or folder have left; what somebody is writing now stays."""
+    """Removes temporary files that killed writers of a file or folder left; files in use are kept."""
     folder, name = os.path.split(os.path.realpath(path))
     left = re.compile(re.escape(_temporary_prefix(name)) + r"[0-9a-f]{12}\.tmp")
     with contextlib.suppress(OSError):
@@ -96,7 +96,7 @@ def remove_temporaries(path: str | os.PathLike) -> None:
 
 
 def _remove_left(temporary: str) -> None:
-    with contextlib.suppress(AttributeError, OSError):  # among others, that it is being written now
+    with contextlib.suppress(AttributeError, OSError):  # such as BlockingIOError for a file in use
         descriptor = os.open(temporary, os.O_RDONLY | os.O_NOFOLLOW)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -106,10 +106,10 @@ def _remove_left(temporary: str) -> None:
 
 
 def temporary_beside(path: str | os.PathLike, *, folder: bool = False) -> tuple[str, int]:
-    """Makes a file or folder beside a path, to be renamed to it; what killed writers have left goes.
+    """Makes a temporary file or folder beside a path, to be renamed to it later; removes those of killed writers.
 
     Returns:
-        Its path and an open descriptor, for writing where it is a file. As long as this is open, nobody removes it.
+        Its path, and an open descriptor (writable for a file). While it is open, no other process removes the file.
     """
     remove_temporaries(path)
     parent, name = os.path.split(os.path.realpath(path))
@@ -121,18 +121,18 @@ def temporary_beside(path: str | os.PathLike, *, folder: bool = False) -> tuple[
             descriptor = os.open(temporary, os.O_RDONLY)
         else:
             descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
-        with contextlib.suppress(AttributeError, OSError):  # without locks nobody takes it for left
+        with contextlib.suppress(AttributeError, OSError):  # without locks, temporary files are never removed
             fcntl.flock(descriptor, fcntl.LOCK_EX)
         if os.path.exists(temporary):
             return temporary, descriptor
-        os.close(descriptor)  # somebody removed it before it was locked
+        os.close(descriptor)  # another process removed it before it was locked
 
 
 @contextlib.contextmanager
 def _replacing(path: str) -> Iterator[BinaryIO]:
-    """Opens a new file beside a regular one, which it replaces at the end."""
+    """Opens a temporary file that replaces a regular file at the end."""
     before = os.stat(path) if os.path.exists(path) else None
-    if before and not os.access(path, os.W_OK):  # a rename would not ask
+    if before and not os.access(path, os.W_OK):  # a rename ignores write protection
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
     temporary, descriptor = temporary_beside(path)
     try:
@@ -156,8 +156,8 @@ def _temporary_prefix(name: str) -> str:
 
 
 def flush_tree(folder: str | os.PathLike) -> None:
-    """Flushes a folder and everything in it to the disk."""
-    for parent, _, names in os.walk(folder):
+    """Flushes a folder and all its files to disk."""
+    for parent, _, names in os.walk(os.fspath(folder)):
         for name in names:
             _flush(os.path.join(parent, name))
         with contextlib.suppress(OSError):

@@ -1,8 +1,8 @@
-"""Files of arrays: magic, a JSON header that describes payloads, the payloads, a checksum.
+"""Files of arrays: magic bytes, a JSON header that describes payloads, the payloads, a checksum.
 
-A file is 8 bytes of magic; header length (u32, little endian); header (JSON, of some kinds deflated: format version,
-whatever else its kind needs and, for each tensor, its description, with name, shape and bytes); the payloads one after
-the other; SHA-256 of all that stands before it.
+Layout: 8 magic bytes; header length (u32, little endian); header (JSON, deflated for some kinds: format version,
+further fields of the kind, and for each tensor its name, shape and bytes); the payloads, concatenated; SHA-256 of
+everything before it.
 """
 
 import dataclasses
@@ -13,51 +13,58 @@ import os
 import struct
 import zlib
 from collections.abc import Callable, Iterable
+from typing import Any
 
 from compressed_lm import io
 from compressed_lm.errors import InputError
 from compressed_lm.io import limits, strict_json
+from compressed_lm.io.checksums import Frame
 
 _DIGEST = hashlib.sha256().digest_size
 _MAX_HEADER = 1 << 26
-_WEIGHTS_A_BYTE = 4096  # 0.002 bits each: no model has as few
+_WEIGHTS_PER_BYTE = 4096  # 0.002 bits each: fewer than any model has
 
 
-def checksum(path) -> str:
-    """Returns the hex digest at the end of a file that a `Kind` wrote and read."""
+def checksum(path: str | os.PathLike) -> str:
+    """Returns the hex digest at the end of a file that a `Kind` wrote."""
     with open(path, "rb") as file:
         file.seek(-_DIGEST, os.SEEK_END)
         return file.read().hex()
 
 
 class Payload:
-    """An array as it is stored, with the attributes `shape` and `payload`: what its size is."""
+    """Base class of stored arrays.
+
+    Attributes:
+        shape: shape of the array.
+        payload: its stored bytes.
+    """
 
     shape: tuple[int, ...]
     payload: bytes
 
     @property
     def nbytes(self) -> int:
-        """Stored bytes."""
+        """Size of the payload in bytes."""
         return len(self.payload)
 
     @property
     def bits_per_weight(self) -> float:
-        """Stored bits over weights."""
+        """Bits of the payload per element."""
         return 8 * self.nbytes / max(1, math.prod(self.shape))
 
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-    """A kind of file.
+    """Kind of file.
 
     Attributes:
-        magic: its first 8 bytes.
-        version: of its format.
-        what: what is in it, for messages.
-        writer: what writes it, for messages.
-        again: what to do to get a good one, for messages.
-        deflated: whether the header is, for small files.
+        magic: first 8 bytes.
+        version: version of the format.
+        what: contents, for messages.
+        writer: program or function that writes it, for messages.
+        again: how to get a valid file, for messages.
+        deflated: whether the header is deflated, for small files.
     """
 
     magic: bytes
@@ -67,13 +74,17 @@ class Kind:
     again: str
     deflated: bool = False
 
-    def write(self, path, header: dict, payloads: Iterable[bytes]) -> int:
-        """Writes a file, at once or not at all, and returns its bytes.
+    @property
+    def _frame(self) -> Frame:
+        return Frame(self.magic, self.version, f"a file of {self.what}", self.writer, self.again)
+
+    def write(self, path: str | os.PathLike, header: dict[str, Any], payloads: Iterable[bytes]) -> int:
+        """Writes a file atomically and returns its size in bytes.
 
         Args:
-            path: of the file, or - for the standard output.
-            header: what JSON can hold; `tensors`, a list with name, shape and nbytes of each payload, among it.
-            payloads: in the order of `tensors`.
+            path: path of the file, or - for the standard output.
+            header: JSON object; its `tensors` is a list with name, shape and nbytes of each payload.
+            payloads: payloads in the order of `tensors`.
         """
         text = json.dumps({"format_version": self.version} | header).encode()
         text = zlib.compress(text, 9) if self.deflated else text
@@ -85,30 +96,22 @@ class Kind:
                 size += file.write(chunk)
             return size + file.write(digest.digest())
 
-    def read(self, path, make: Callable) -> tuple[dict, dict]:
-        """Returns the header of a file that `write` wrote, and its tensors by name, in its order.
+    def read(
+        self, path: str | os.PathLike, make: Callable[[dict[str, Any], tuple[int, ...], bytes], Any]
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Returns the header of a file that `write` wrote, and its tensors by name, in file order.
 
         Args:
-            path: of the file, or - for the standard input.
-            make: (description, shape, payload) -> tensor; it may raise ValueError, KeyError and TypeError for a
-                description that is none.
+            path: path of the file, or - for the standard input.
+            make: (description, shape, payload) -> tensor; may raise ValueError, KeyError or TypeError for an invalid
+                description.
 
         Raises:
-            InputError: no such file, not one of this kind, truncated, changed, of another version, or with a header
-                that does not describe its payloads.
+            InputError: the file does not exist, is of another kind or version, was truncated or changed, or its header
+                does not describe its payloads.
         """
-        content, path = io.read_bytes(path), io.shown(path)
-        if not content.startswith(self.magic):
-            raise InputError(
-                f"{path} is not a file of {self.what}: it does not begin with the bytes that {self.writer} writes. "
-                "Give a file that it wrote."
-            )
-        body = memoryview(content)[:-_DIGEST]
-        if len(body) < len(self.magic) + 4 or hashlib.sha256(body).digest() != content[-_DIGEST:]:
-            raise InputError(
-                f"{path} was truncated or changed: its {len(content)} bytes do not match the checksum at their end. "
-                f"Restore it from its source, or {self.again}."
-            )
+        content, name = io.read_bytes(path), io.shown(path)
+        body = self._frame.body(content, name, least=len(self.magic) + 4)
         (length,) = struct.unpack_from("<I", body, len(self.magic))
         start = len(self.magic) + 4 + length
         try:
@@ -118,29 +121,26 @@ class Kind:
             tensors = _tensors(header, body, start, make) if version == self.version else {}
         except (ValueError, KeyError, TypeError, zlib.error) as error:
             raise InputError(
-                f"{path} has a header that cannot be read ({error!r}), though its checksum is right: another program "
+                f"{name} has a header that cannot be read ({error!r}), though its checksum is right: another program "
                 f"wrote it. {self.again[0].upper()}{self.again[1:]}."
             ) from error
-        if version != self.version:
-            raise InputError(
-                f"{path} has format version {version}; this package reads version {self.version}. Read it with the "
-                "version of compressed_lm that wrote it."
-            )
+        self._frame.check_version(version, name)
         return header, tensors
 
 
 def _inflated(text: bytes) -> bytes:
-    """Returns the bytes that were deflated. Raises ValueError or zlib.error for others, and for very many."""
+    """Returns the inflated header. Raises ValueError or zlib.error if it is damaged or larger than 64 MiB."""
     inflater = zlib.decompressobj()
     inflated = inflater.decompress(text, _MAX_HEADER)
     if not inflater.eof or inflater.unused_data:
-        raise ValueError("a header cut short, or of more than 64 MiB")
+        raise ValueError("a header that is truncated, or larger than 64 MiB")
     return inflated
 
 
-def _tensors(header, body, start, make):
+def _tensors(header: dict[str, Any], body: memoryview, start: int, make: Callable) -> dict[str, Any]:
     """Returns the tensors that a header describes. Raises ValueError unless they take the rest of the file."""
-    tensors, left = {}, max(limits.document() // 4, _WEIGHTS_A_BYTE * len(body))
+    tensors: dict[str, Any] = {}
+    left = max(limits.document() // 4, _WEIGHTS_PER_BYTE * len(body))
     for entry in header["tensors"]:
         shape, nbytes = tuple(int(n) for n in entry["shape"]), int(entry["nbytes"])
         if min((nbytes, *shape)) < 0 or start + nbytes > len(body) or entry["name"] in tensors:
@@ -148,7 +148,7 @@ def _tensors(header, body, start, make):
         left -= math.prod(shape)
         if left < 0:
             raise ValueError(
-                f"more numbers than {len(body):,} bytes may stand for, at the entry {entry} ({limits.HELP})"
+                f"more elements than {len(body):,} bytes may represent, at the entry {entry} ({limits.HELP})"
             )
         tensors[entry["name"]] = make(entry, shape, bytes(body[start : start + nbytes]))
         start += nbytes

@@ -1,4 +1,4 @@
-"""Folders that commands write in one piece: whole, or not there at all."""
+"""Atomic writes of folders: complete, or not there at all."""
 
 import contextlib
 import os
@@ -12,10 +12,10 @@ from compressed_lm.io import locks
 
 
 def check_new(out: str | os.PathLike, what: str) -> pathlib.Path:
-    """The path of a folder to write, links followed.
+    """Returns the path of a folder to write, with symbolic links resolved.
 
     Raises:
-        InputError: it is neither new nor empty, or cannot be written.
+        InputError: the folder is not empty, or cannot be written.
     """
     path = io.local_path(out, what)
     io.check_output(path, what, folder=True)
@@ -26,16 +26,16 @@ def check_new(out: str | os.PathLike, what: str) -> pathlib.Path:
 
 @contextlib.contextmanager
 def new(out: str | os.PathLike, what: str) -> Iterator[pathlib.Path]:
-    """Yields a folder to fill, which takes the place of a new or empty one once the block ends without an error.
+    """Yields a temporary folder to fill; it is renamed to `out` when the block ends without an error.
 
-    Whatever ends the block otherwise, nothing of it is seen under the name. One writer at a time (see `locks.held`).
+    If the block fails, `out` is unchanged. One writer at a time (see `locks.held`).
 
     Args:
-        out: the folder.
-        what: what it is, for messages, such as "The folder of the run".
+        out: the folder; new or empty.
+        what: its description for messages, such as "The folder of the run".
 
     Raises:
-        InputError: it is not empty, cannot be written, or somebody else writes it.
+        InputError: the folder is not empty, cannot be written, or another process writes it.
     """
     with locks.held(io.local_path(out, what)):
         path = check_new(out, what)
@@ -44,7 +44,7 @@ def new(out: str | os.PathLike, what: str) -> Iterator[pathlib.Path]:
         try:
             yield pathlib.Path(temporary)
             io.flush_tree(temporary)
-            if inside:  # the folder itself cannot be replaced, such as the mount of a container
+            if inside:  # the folder itself cannot be replaced, such as a container's mount point
                 for name in sorted(os.listdir(temporary)):
                     os.replace(os.path.join(temporary, name), path / name)
                 io.flush_tree(path)

@@ -1,4 +1,4 @@
-"""JSON lines: one object a line, in files that a killed process may have left unfinished."""
+"""JSON lines: one object per line, in files that a killed process may have left unfinished."""
 
 import json
 import os
@@ -12,16 +12,16 @@ from compressed_lm.io.atomic import write_atomic
 
 
 def read(path: str | os.PathLike, *, skip_damaged: bool = False) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yields (line number, from 1; object) of each line.
+    """Yields (line number from 1, object) of each line.
 
-    Blank lines are skipped, and an unfinished last one with a warning.
+    Blank lines are skipped. An unfinished last line is skipped with a warning.
 
     Args:
         path: the file; also an `epath` path of an object store.
-        skip_damaged: skip all lines that hold no object, each with a warning.
+        skip_damaged: skip lines that are not an object, each with a warning.
 
     Raises:
-        InputError: a line that holds no object, unless they are skipped.
+        InputError: a line is not an object, and `skip_damaged` is false.
     """
     with path.open("rb") if hasattr(path, "open") else open(path, "rb") as file:
         for number, line in enumerate(file, start=1):
@@ -39,14 +39,14 @@ def _report(where: str, line: bytes, error: ValueError, *, skip_damaged: bool) -
     if not line.endswith(b"\n"):
         warnings.warn(f"{where} is unfinished, as a killed run leaves it; it is skipped.", stacklevel=3)
     elif skip_damaged:
-        warnings.warn(f"{where} is damaged ({error}); it is left out.", stacklevel=3)
+        warnings.warn(f"{where} is damaged ({error}); it is skipped.", stacklevel=3)
     else:
         shown = line[:60].decode(errors="replace").strip()
         raise InputError(
-            f"{where} is not a JSON object but {shown!r}. Expected one object a line; remove or mend this line."
+            f"{where} is not a JSON object but {shown!r}. Expected one object per line; remove or correct this line."
         )
 
 
 def write(path: str | os.PathLike, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Writes a file of JSON lines, whole or not at all."""
+    """Writes a file of JSON lines atomically."""
     write_atomic(path, "".join(json.dumps(row) + "\n" for row in rows))

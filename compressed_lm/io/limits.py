@@ -1,4 +1,4 @@
-"""How much memory a file of somebody else may ask for: small files that unpack to gigabytes are refused."""
+"""Memory limits for untrusted files: small files that unpack to gigabytes are refused."""
 
 import contextvars
 import os
@@ -9,18 +9,17 @@ VARIABLE = "COMPRESSED_LM_MAX_BYTES"
 HELP = f"the environment variable {VARIABLE} sets another limit"
 DEFAULT = 256 << 20
 RATIO = 64
-"""Bytes that a byte of a file may always stand for: real text and weights compress by less."""
-
+"""Expansion that is always allowed: unpacked bytes per byte of a file. Real text and weights compress less."""
 
 PROMISED: contextvars.ContextVar[int | None] = contextvars.ContextVar("promised", default=None)
-"""Bytes of text that a file says its ids stand for: codecs whose ids do not tell stop there."""
+"""Size in bytes of a file's text, from its header: a limit for codecs whose ids do not determine it."""
 
 
 def document() -> int:
-    """Most bytes of one line of JSON, and of what a small file unpacks to.
+    """Returns the largest size in bytes of a JSON line, and of an unpacked small file.
 
     Raises:
-        InputError: `VARIABLE` is no number of bytes.
+        InputError: `VARIABLE` is not a number of bytes.
     """
     given = os.environ.get(VARIABLE)
     if given is None:
@@ -35,5 +34,5 @@ def document() -> int:
 
 
 def expanded(size: int) -> int:
-    """Most bytes that a file of `size` bytes may unpack to."""
+    """Returns the largest unpacked size in bytes of a file of `size` bytes."""
     return max(document(), RATIO * size)

@@ -1,8 +1,9 @@
-"""One writer at a time for a folder or file: a second command ends at once, told who writes there, or waits.
+"""Locks: one writer at a time for a folder or file.
 
-The lock of `runs/x` is the file `runs/.x.lock`, held by `flock`: the system releases it when its process ends, however
-it ends. The file tells who holds it. It is removed when it is released; one that a killed process left does no harm.
-Buckets (gs://...) and file systems that have no locks are not locked.
+A second command fails immediately with the name of the holder, or waits. The lock of `runs/x` is the file
+`runs/.x.lock`, held by `flock`: the system releases it when the process ends for any reason. The file contains the
+holder's name. It is removed on release; a file that a killed process left is harmless. Buckets (gs://...) and file
+systems without locks are not locked.
 """
 
 import contextlib
@@ -22,14 +23,14 @@ from collections.abc import Iterator
 try:
     import fcntl
 except ImportError:  # Windows
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]
 
 from compressed_lm import io, terminal
 from compressed_lm.errors import InputError
 from compressed_lm.io import strict_json
 
 WAIT: contextvars.ContextVar[bool] = contextvars.ContextVar("wait", default=False)
-"""Whether `held` waits for who holds a lock, instead of raising; the command line's --wait."""
+"""Whether `held` waits for the holder of a lock instead of raising; the command line's --wait."""
 
 _POLL_SECONDS = 0.5
 _BUSY = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)
@@ -39,15 +40,15 @@ _here = threading.local()
 
 @contextlib.contextmanager
 def held(path: str | os.PathLike, *, part: int | None = None) -> Iterator[None]:
-    """Holds the lock of a folder or file while the block runs. Blocks of one thread may hold it inside each other.
+    """Holds the lock of a folder or file while the block runs. Reentrant within one thread.
 
     Args:
-        path: what is written; it need not exist.
-        part: the number of this process among those that share the folder; two of one number exclude each other, and
-            all of them exclude a process without one.
+        path: the folder or file; it need not exist.
+        part: number of this process among those that share the folder. Two processes with the same number exclude each
+            other, and each of them excludes a process without a number.
 
     Raises:
-        InputError: somebody else holds it, and `WAIT` is not set.
+        InputError: another process holds the lock, and `WAIT` is not set.
     """
     if fcntl is None or io.scheme(path) is not None or io.is_stream(path):
         yield
@@ -59,7 +60,7 @@ def held(path: str | os.PathLike, *, part: int | None = None) -> Iterator[None]:
         return
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(_made(path.parent))
-        if not os.access(folder, os.W_OK) and path.is_dir():  # such as the mount of a container
+        if not os.access(folder, os.W_OK) and path.is_dir():  # such as a container's mount point
             folder = path
         names = [(f".{path.name}.lock", part is not None)]
         names += [] if part is None else [(f".{path.name}.part{part}.lock", False)]
@@ -72,7 +73,7 @@ def held(path: str | os.PathLike, *, part: int | None = None) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _made(folder: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Makes a folder; those that were made and are still empty at the end are removed."""
+    """Makes a folder and its parents; at the end, removes those it made that are still empty."""
     missing = [parent for parent in (folder, *folder.parents) if not parent.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     try:
@@ -85,7 +86,7 @@ def _made(folder: pathlib.Path) -> Iterator[pathlib.Path]:
 
 @contextlib.contextmanager
 def _locked(lock: pathlib.Path, path: pathlib.Path, *, shared: bool) -> Iterator[None]:
-    told = False
+    reported = False
     while True:
         try:
             descriptor = _take(lock, shared=shared)
@@ -94,28 +95,28 @@ def _locked(lock: pathlib.Path, path: pathlib.Path, *, shared: bool) -> Iterator
             holder = _holder(lock)
             if not WAIT.get():
                 raise InputError(
-                    f"{path} is in use: {holder} writes there. Start again when it has ended (--wait does so by "
-                    "itself), or give another path."
+                    f"{path} is in use: {holder} writes there. Start again when it has ended (--wait does this "
+                    "automatically), or give another path."
                 ) from None
-            if not told:
+            if not reported:
                 print(f"{path} is in use: waiting for {holder}.", file=sys.stderr, flush=True)
-                told = True
+                reported = True
             time.sleep(_POLL_SECONDS)
     try:
         yield
     finally:
         if descriptor is not None:
-            with contextlib.suppress(OSError):  # others who share it keep it
+            with contextlib.suppress(OSError):  # other processes share the lock
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 lock.unlink()
             os.close(descriptor)
 
 
 def _take(lock: pathlib.Path, *, shared: bool) -> int | None:
-    """The descriptor of a lock file that is locked now; None where there are no locks.
+    """Locks a lock file and returns its descriptor; None if the file system has no locks.
 
     Raises:
-        BlockingIOError: somebody else holds it.
+        BlockingIOError: another process holds the lock.
     """
     while True:
         descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
@@ -127,15 +128,16 @@ def _take(lock: pathlib.Path, *, shared: bool) -> int | None:
                 raise BlockingIOError from None
             return None
         with contextlib.suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(descriptor), os.stat(lock)):  # nobody removed it in between
+            if os.path.samestat(os.fstat(descriptor), os.stat(lock)):  # not removed in between
                 with contextlib.suppress(OSError):  # a full disk
                     os.ftruncate(descriptor, 0)
-                    os.pwrite(descriptor, json.dumps(_oneself()).encode(), 0)
+                    os.pwrite(descriptor, json.dumps(_own_process()).encode(), 0)
                 return descriptor
         os.close(descriptor)
 
 
-def _oneself() -> dict:
+def _own_process() -> dict[str, str | int | float]:
+    """Returns the description of this process that a lock file holds."""
     command = shlex.join([os.path.basename(sys.argv[0]), *sys.argv[1:]])
     try:
         user = getpass.getuser()
@@ -151,8 +153,8 @@ def _oneself() -> dict:
 
 
 def _holder(lock: pathlib.Path) -> str:
-    """Who holds a lock, in words."""
-    for _ in range(5):  # it may be about to write its name
+    """Returns a description of a lock's holder, for messages."""
+    for _ in range(5):  # the holder may not have written its name yet
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             found = strict_json.parse(lock.read_bytes()[:4096])
             age = max(time.time() - found["since"], 0)

@@ -1,8 +1,7 @@
-"""Files of users: which paths are accepted, and how a file is replaced.
+"""Paths that users give: accepted paths, and checks before any work.
 
 A path with a scheme, such as gs://bucket/x, is refused: without a storage layer `pathlib` would turn it into the local
-folder `gs:`. `-` is the standard input or output. A pipe, a device or a socket is written into, the target of a
-symbolic link is replaced, and a regular file is replaced at once or not at all.
+folder `gs:`. `-` is the standard input or output.
 """
 
 import contextlib
@@ -12,11 +11,12 @@ import pathlib
 import stat
 import sys
 import tempfile
+from typing import Any
 
 from compressed_lm.errors import InputError
 
 STANDARD = "-"
-"""The path of the standard input and of the standard output."""
+"""Path of the standard input and output."""
 
 _COPY = {
     **{"gs": "gcloud storage cp -r", "s3": "aws s3 cp --recursive", "hdfs": "hdfs dfs -get or -put"},
@@ -25,43 +25,43 @@ _COPY = {
 
 
 def scheme(path: str | os.PathLike) -> str | None:
-    """The scheme of a path, `gs` of `gs://bucket/x`; None for a path of this machine."""
+    """Returns the scheme of a path, such as `gs` for `gs://bucket/x`; None for a local path."""
     head, found, _ = os.fspath(path).partition("://")
     return head if found and "/" not in head else None
 
 
 def local_path(path: str | os.PathLike, what: str = "The path") -> pathlib.Path:
-    """A path of this machine, a leading `~` expanded unless something of that very name exists.
+    """Returns a local path; a leading `~` is expanded unless a file of exactly this name exists.
 
     Args:
-        path: as the user wrote it.
-        what: what it was given for, such as `--out`, for messages.
+        path: path as the user wrote it.
+        what: its purpose for messages, such as `--out`.
 
     Raises:
         InputError: the path is empty, or has a scheme.
     """
     text = os.fspath(path)
     if not text:
-        raise InputError(f"{what} is empty; give a path. A variable of the shell may not be set.")
+        raise InputError(f"{what} is empty; give a path. A shell variable may not be set.")
     if (found := scheme(text)) is not None:
         rest = text[len(found) + 3 :]
         if found.lower() == "file":
             help_ = f"Give the plain path, such as {'/' + rest.lstrip('/')}."
         else:
             tool = _COPY.get(found.lower())
-            help_ = f"Give a local path, and copy what is there before or after{f' ({tool})' if tool else ''}."
+            help_ = f"Give a local path, and copy the files before or after{f' ({tool})' if tool else ''}."
         raise InputError(
-            f"{what} {text} was given, and only paths of this machine are read and written there; gs:// is supported "
-            f"for the folders of runs that `compressed-lm train --out gs://...` writes. {help_}"
+            f"{what} {text} was given; only local paths are supported here. gs:// is supported for run folders "
+            f"(`compressed-lm train --out gs://...`). {help_}"
         )
     return pathlib.Path(os.path.expanduser(text) if text.startswith("~") and not os.path.lexists(text) else text)
 
 
 def matching(pattern: str | os.PathLike) -> list[pathlib.Path]:
-    """The paths that a pattern names, sorted: the one of this very name, else those that it matches as a glob.
+    """Returns the sorted paths that a pattern matches: the path of exactly this name, otherwise the glob's matches.
 
-    Folders that exist by their names are taken by these, too: the brackets of `runs[1]/*.jsonl` are those of the folder
-    `runs[1]`, where there is one. `**` crosses folders.
+    Leading folders that exist by name are taken literally: `runs[1]/*.jsonl` searches the folder `runs[1]` if it
+    exists. `**` matches nested folders.
     """
     parts = pathlib.Path(pattern).parts
     n = next((n for n in range(len(parts), 0, -1) if os.path.lexists(os.path.join(*parts[:n]))), 0)
@@ -72,15 +72,15 @@ def matching(pattern: str | os.PathLike) -> list[pathlib.Path]:
 
 
 def shown(path: str | os.PathLike) -> str:
-    """A file to read as messages name it."""
+    """Returns the name of an input file for messages."""
     return "the standard input" if os.fspath(path) == STANDARD else os.fspath(path)
 
 
 def read_bytes(path: str | os.PathLike, what: str = "The file") -> bytes:
-    """The content of a file, or of the standard input for `-`.
+    """Returns the content of a file, or of the standard input for `-`.
 
     Raises:
-        InputError: a path with a scheme, or of what cannot be read as a file.
+        InputError: the path has a scheme, or cannot be read as a file.
     """
     if os.fspath(path) == STANDARD:
         return sys.stdin.buffer.read()
@@ -93,29 +93,29 @@ def read_bytes(path: str | os.PathLike, what: str = "The file") -> bytes:
         ) from error
 
 
-def inside(folder, name: str):
-    """The path of a file that a file in a folder names.
+def inside(folder: Any, name: str) -> Any:
+    """Returns the path of a file whose name was read from a file in the same folder.
 
     Args:
         folder: a `pathlib` or `epath` path.
-        name: as the file names it; one part, so that it cannot lead out of the folder.
+        name: the name; a single path component, so that it cannot leave the folder.
 
     Raises:
-        InputError: another name, or of something that is no regular file, such as a pipe or a device.
+        InputError: the name is not a single path component, or the file is not a regular file, such as a pipe.
     """
     if not isinstance(name, str) or name in ("", ".", "..") or set(name) & set("/\\\0"):
         raise InputError(
-            f"{folder} names the file {name!r:.100}; the name of a file in this folder was expected. Another program "
-            "wrote it, or it was changed: get it from its source again."
+            f"{folder} refers to the file {name!r:.100}; the name of a file in this folder was expected. Another "
+            "program wrote it, or it was changed: get it from its source again."
         )
     path = folder / name
     if scheme(folder) is None and (mode := mode_of(path)) is not None and not stat.S_ISREG(mode):
-        raise InputError(f"{path} is no regular file; a file was expected there. Get the folder from its source again.")
+        raise InputError(f"{path} is not a regular file, as expected. Get the folder from its source again.")
     return path
 
 
 def is_stream(path: str | os.PathLike) -> bool:
-    """Whether what is written to a path goes on to another program or a device, and is no regular file then."""
+    """Returns whether a path is a stream (standard output, pipe, device or socket) and not a regular file."""
     if os.fspath(path) == STANDARD or descriptor_of(path) is not None:
         return True
     mode = mode_of(path)
@@ -123,7 +123,7 @@ def is_stream(path: str | os.PathLike) -> bool:
 
 
 def is_stdout(path: str | os.PathLike) -> bool:
-    """Whether what is written to a path goes to the standard output, where messages have no place then."""
+    """Returns whether a path is the standard output, so that no messages may be printed there."""
     if os.fspath(path) == STANDARD or descriptor_of(path) == 1:
         return True
     with contextlib.suppress(OSError):
@@ -132,13 +132,13 @@ def is_stdout(path: str | os.PathLike) -> bool:
 
 
 def check_output(path: str | os.PathLike, what: str = "The file", *, folder: bool = False) -> None:
-    """Raises InputError where a file (or a folder) cannot be written, before any work is done for it."""
+    """Raises InputError if a file (or a folder) cannot be written; call it before any work."""
     if not folder and os.fspath(path) == STANDARD:
         return
     path = local_path(path, what)
     mode = mode_of(path)
     if folder and mode is not None and not stat.S_ISDIR(mode):
-        raise InputError(f"{what} {path} is a file; give a folder, new or to go on with.")
+        raise InputError(f"{what} {path} is a file; give a folder, new or to continue.")
     if not folder and mode is not None and stat.S_ISDIR(mode):
         raise InputError(f"{what} {path} is a folder; give the file to write.")
     if is_stream(path):
@@ -150,28 +150,28 @@ def check_output(path: str | os.PathLike, what: str = "The file", *, folder: boo
     while not parent.exists():
         parent = parent.parent
     if not parent.is_dir():
-        raise InputError(f"{what} {path} cannot be written: {parent} is a file and no folder. Give another path.")
+        raise InputError(f"{what} {path} cannot be written: {parent} is a file, not a folder. Give another path.")
     if not os.access(parent, os.W_OK | os.X_OK):
         raise InputError(
             f"{what} {path} cannot be written: the folder {parent} is read-only for this user. Give another path, or "
-            "the right to write there."
+            "allow writing there."
         )
-    try:  # rights do not tell of /proc, nor root of a read-only file system
+    try:  # permissions are not enough for /proc, or for root on a read-only file system
         _make_nothing(parent)
     except OSError as error:
         raise InputError(f"{what} {path} cannot be written: {error.strerror} ({parent}). Give another path.") from error
 
 
 def _make_nothing(folder: pathlib.Path) -> None:
-    """Makes a file without a name in a folder, whose time stays as it was; raises OSError where none can be made."""
+    """Makes an unnamed file in a folder, which does not change the folder's time. Raises OSError if this fails."""
     try:
         os.close(os.open(folder, os.O_TMPFILE | os.O_WRONLY, 0o600))
-    except (AttributeError, OSError):  # another system than Linux, or a file system that has no such files
+    except (AttributeError, OSError):  # not Linux, or a file system without O_TMPFILE
         os.rmdir(tempfile.mkdtemp(prefix=".", dir=folder))
 
 
 def mode_of(path: str | os.PathLike) -> int | None:
-    """What kind of file a path leads to, links followed; None where there is none."""
+    """Returns `st_mode` of a path, with links followed; None if it does not exist."""
     try:
         return os.stat(path).st_mode
     except (FileNotFoundError, NotADirectoryError):
@@ -179,9 +179,9 @@ def mode_of(path: str | os.PathLike) -> int | None:
 
 
 def descriptor_of(path: str | os.PathLike) -> int | None:
-    """The number of this process's open file that a path such as /dev/stdout or /dev/fd/3 names, or None."""
+    """Returns the descriptor number of a path such as /dev/stdout or /dev/fd/3; None for other paths."""
     path = os.fspath(path)
-    for _ in range(40):  # as many links as the system follows
+    for _ in range(40):  # the system's limit of links
         folder, name = os.path.split(os.path.abspath(path))
         folder = os.path.realpath(folder)
         if name.isdigit() and folder in ("/dev/fd", f"/proc/{os.getpid()}/fd"):

@@ -1,5 +1,6 @@
 """Damage is told or harmless: files, saved codecs and token stores with single bits flipped or their ends cut off, and
-decoders fed with what no encoder wrote."""
+decoders fed with what no encoder wrote.
+"""
 
 import collections
 import functools
@@ -41,7 +42,7 @@ def built(m1):
 
 
 def damages(good: bytes, *, n_flips: int | None = None, n_cuts: int | None = None):
-    """All contents that differ from `good` in one bit or lack its end; or that many, spread evenly."""
+    """Yields all contents that differ from `good` in one bit or lack its end; or that many, spread evenly."""
     for number in np.unique(np.linspace(0, 8 * len(good) - 1, n_flips or 8 * len(good)).astype(int)).tolist():
         damaged = bytearray(good)
         damaged[number // 8] ^= 1 << number % 8
@@ -52,7 +53,8 @@ def damages(good: bytes, *, n_flips: int | None = None, n_cuts: int | None = Non
 
 def outcome(read, wanted) -> str:
     """ "detected" where `read` raises a clear error, "harmless" where it gives what was wanted, else "WRONG"; any other
-    exception goes through."""
+    exception goes through.
+    """
     try:
         return "harmless" if read() == wanted else "WRONG"
     except (InputError, CorruptStream) as error:
@@ -152,7 +154,8 @@ def damaged_store(folder) -> dict[str, collections.Counter]:
 @pytest.mark.slow
 def test_a_hundred_thousand_flips_and_cuts(built, tmp_path, capsys):
     """Of more than 100,000 flipped bits and cuts in encoded files, codec directories and token stores, each is detected
-    with a clear error or changes nothing that is read; none crashes, and none in an encoded file passes."""
+    with a clear error or changes nothing that is read; none crashes, and none in an encoded file passes.
+    """
     made = {spec: built(spec) for spec in SPECS}
     found = {f"file {spec}": damaged_files(codec) for spec, codec in made.items()}
     found |= {f"codec {spec}": damaged_codec(codec, tmp_path / codec.name / spec) for spec, codec in made.items()}
@@ -175,7 +178,8 @@ def test_a_hundred_thousand_flips_and_cuts(built, tmp_path, capsys):
 @pytest.mark.parametrize("spec", SPECS)
 def test_flips_under_a_right_checksum(built, spec):
     """With the CRC made right again, so that the header is read and the ids are decoded, a flipped bit is still
-    detected or harmless."""
+    detected or harmless.
+    """
     codec = built(spec)
     content = encoded_file.encode_file(SHORT, codec)
     slow = spec.startswith(("ac", "eiw(b=24"))
@@ -213,7 +217,8 @@ def test_headers_of_other_makers_are_refused(header):
 )
 def test_decoders_take_any_ids(built, spec):
     """Random ids, without any checksum before them, raise CorruptStream, or decode to bytes, which encode to exactly
-    these ids where the codec is an arithmetic code; of a complete or broken sequence `decode_partial` gives bytes."""
+    these ids where the codec is an arithmetic code; of a complete or broken sequence `decode_partial` gives bytes.
+    """
     codec, rng = built(spec), np.random.default_rng(0)
     slow = spec.startswith(("ac", "eiw(b=24"))
     for _ in range(60 if slow else 2000):
@@ -233,7 +238,8 @@ def test_decoders_take_any_ids(built, spec):
 @pytest.mark.parametrize("spec", ["gzip(v=256)", "gzip(v=4096)"])
 def test_damaged_zlib_streams(spec):
     """zlib streams with any bit flipped or any end cut off raise, or decode to the same bytes: zlib's own checksum
-    stands behind ours."""
+    stands behind ours.
+    """
     codec = codecs.create(spec)
     ids = codec.encode(DOCUMENT)
     width = codec.vocab_size.bit_length() - 1
@@ -247,7 +253,8 @@ def test_damaged_zlib_streams(spec):
 
 def test_damaged_segment_headers(m1, monkeypatch):
     """The lengths that open a long document under `ac` do not lead the decoder astray: damaged ones raise, or are what
-    `encode` gives for the text that comes out."""
+    `encode` gives for the text that comes out.
+    """
     monkeypatch.setattr(arithmetic, "SEGMENT_BYTES", 40)
     codec = codecs.create("ac(v=256)", m1=m1)
     ids = codec.encode(SHORT * 4)
@@ -267,7 +274,8 @@ def test_damaged_segment_headers(m1, monkeypatch):
 @pytest.mark.parametrize("spec", ["static_ac(v=256)", "ac(v=256)"])
 def test_weights_changed_behind_the_checksum(built, spec, tmp_path):
     """Where the file's checksum in codec.json was made right again, the codec's own fingerprint refuses other weights,
-    and a broken file raises InputError."""
+    and a broken file raises InputError.
+    """
     codec = built(spec)
     codecs.save(codec, tmp_path)
     header = json.loads((tmp_path / "codec.json").read_text())

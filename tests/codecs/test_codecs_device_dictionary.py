@@ -10,7 +10,7 @@ from compressed_lm.coding.dictionary import Dictionary
 
 
 def make_dictionary(seed: int, n_more: int, alphabet: bytes) -> Dictionary:
-    """All single bytes and up to `n_more` random entries over an alphabet, in any order; some are long."""
+    """Returns all single bytes and up to `n_more` random entries over an alphabet, in any order; some are long."""
     rng = np.random.default_rng(seed)
     entries = {bytes([b]): None for b in range(256)}
     grown = [bytes([b]) for b in alphabet]
@@ -55,14 +55,16 @@ def assert_same(dictionary: Dictionary, documents: list[bytes]) -> None:
 )
 def test_device_equals_host(dictionary, documents):
     """Ids of the device, of a batch on the host and of single documents are the same for any documents, and the
-    device decodes them."""
+    device decodes them.
+    """
     assert_same(dictionary, documents)
 
 
 @pytest.mark.parametrize("dictionary", DICTIONARIES)
 def test_many_documents_of_different_length(dictionary):
     """More documents than the devices have slots of one size, from empty to many chunks long, each get their own
-    ids."""
+    ids.
+    """
     rng = np.random.default_rng(0)
     documents = [rng.choice(list(b" eth\0\xff"), n).astype(np.uint8).tobytes() for n in rng.integers(0, 300, 90)]
     assert_same(dictionary, [b"", *documents, b"e" * 1000, b""])

@@ -44,7 +44,8 @@ def mapped(path):
 @pytest.mark.parametrize("spec", SPECS)
 def test_bytes_in_any_holder_are_encoded(built, spec, tmp_path):
     """A bytearray, a memoryview, a mapped file and NumPy's bytes have the ids of the same bytes, alone and in a
-    batch."""
+    batch.
+    """
     codec = built[spec]
     wanted = codec.encode(TEXT).tolist()
     holders = [bytearray(TEXT), memoryview(TEXT), memoryview(TEXT + TEXT)[: len(TEXT)], mapped(tmp_path / "text")]
@@ -110,24 +111,26 @@ def test_ids_of_any_array_are_decoded(built, spec):
 )
 def test_what_is_no_ids_is_refused(built, spec, ids):
     """Fractions, booleans, text, bytes, rows and single numbers raise an error that says what was expected, for every
-    method that takes ids, and none of them is cut to integers."""
+    method that takes ids, and none of them is cut to integers.
+    """
     codec = built[spec]
     for take in (codec.decode, codec.decode_partial, codec.token_byte_lengths, StreamDecoder(codec).feed):
-        with pytest.raises(InputError, match=r"was given .* as ids.*; whole numbers in one row, int\[T\], were"):
+        with pytest.raises(InputError, match=r"was given .* as ids.*; a one-dimensional sequence of whole numbers, int\[T\], were"):
             take(ids)
-    with pytest.raises(InputError, match=r"sequence 1, was given .* whole numbers in one row"):
+    with pytest.raises(InputError, match=r"sequence 1, was given .* a one-dimensional sequence of whole numbers"):
         codec.decode_batch([[], ids])
 
 
 @pytest.mark.parametrize("spec", SPECS)
 def test_numbers_out_of_range_are_refused(built, spec):
     """Ids below 0, from the vocabulary on, or beyond 32 and 64 bits raise an error that names the range, and none wraps
-    around."""
+    around.
+    """
     codec = built[spec]
     top = codec.vocab_size
     for ids in ([top], [-1], [0, 2**31], [2**32], [2**63], [2**63, -1], [2**70], [-(2**70)], [2**64 + 1]):
         for given in (ids, np.array(ids, object)):
-            with pytest.raises(InputError, match=f"which knows 0 to {top - 1}. Remove end-of-document"):
+            with pytest.raises(InputError, match=f"whose ids are 0 to {top - 1}. Remove end-of-document"):
                 codec.decode(given)
     with pytest.raises(InputError, match="knows 0 to"):
         codec.token_byte_lengths([-1])
@@ -139,5 +142,5 @@ def test_tensors_of_pytorch_are_ids(built):
     codec = built["bytes"]
     assert codec.decode(torch.tensor([104, 105])) == b"hi"
     for ids in (torch.tensor([1.0]), torch.ones(2, requires_grad=True), torch.ones(2, dtype=torch.bfloat16)):
-        with pytest.raises(InputError, match="whole numbers in one row"):
+        with pytest.raises(InputError, match="a one-dimensional sequence of whole numbers"):
             codec.decode(ids)

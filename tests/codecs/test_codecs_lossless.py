@@ -74,7 +74,8 @@ def built(m1):
 @pytest.mark.parametrize("spec", SPECS)
 def test_batches_round_trip_through_a_saved_codec(built, spec, tmp_path):
     """What one codec encodes together, the codec loaded from disk decodes together, for hostile bytes of all
-    lengths."""
+    lengths.
+    """
     codec = built[spec]
     codecs.save(codec, tmp_path)
     loaded = codecs.load(tmp_path)
@@ -214,7 +215,8 @@ def refused_or_encoded(codec, sequences) -> int:
 @pytest.mark.parametrize("spec", [s for s in SPECS if s.startswith(("gzip", "static", "ac"))])
 def test_ids_of_streams_are_refused_or_what_encode_gives(built, spec):
     """Streams that were cut anywhere, changed, followed by other ids, or never written (all zeros, all largest ids) are
-    refused, or the text that comes out encodes to exactly these ids: no id is ignored."""
+    refused, or the text that comes out encodes to exactly these ids: no id is ignored.
+    """
     codec = built[spec]
     ids, largest = codec.encode(b"It was a dark and stormy night."), codec.vocab_size - 1
     cuts = [ids[:n] for n in range(len(ids))]
@@ -229,7 +231,8 @@ def test_ids_of_streams_are_refused_or_what_encode_gives(built, spec):
 @pytest.mark.parametrize("spec", ["static_ac(v=256)", "static_ac(v=4096)", "ac(v=256)"])
 def test_texts_with_the_roundest_streams_come_back(built, spec):
     """A text in the middle of the number line has a stream of one byte and then zeros only; it decodes, though the
-    decoder does not read zeros for ever."""
+    decoder does not read zeros for ever.
+    """
     codec = built[spec]
     streams = [bytes([first]) for first in range(1, 256, 8)]
     if spec.startswith("ac"):
@@ -252,12 +255,13 @@ def read_on(stream: bytes, cdf) -> bytes:
 @pytest.mark.parametrize("spec", [s for s in SPECS if s.startswith("eiw")])
 def test_ids_that_are_no_whole_windows_are_refused(built, spec):
     """Part of a window, and bits behind the last one, are refused by `decode`; `decode_partial` gives the windows
-    before them."""
+    before them.
+    """
     codec = built[spec]
     ids, token_bits = codec.encode(HOSTILE[-1][:200]), codec.vocab_size.bit_length() - 1
     fill = len(ids) * token_bits % codec.window_bits
     if fill:
-        with pytest.raises(CorruptStream, match="bits more that no document ends in"):
+        with pytest.raises(CorruptStream, match="more bits, which no document ends with"):
             codec.decode(np.append(ids[:-1], ids[-1] | 1))
     if token_bits < codec.window_bits:
         whole = math.lcm(token_bits, codec.window_bits) // token_bits
@@ -288,7 +292,7 @@ def test_bad_spellings_say_what_would_be_right(m1):
         ("eiw(b=16,v=100000)", "v=100000 was given to the codec eiw; expected one of 2, 4, .* 65536"),
         ("eiw(b=12,v=65536)", "at least log2"),
         ("eiw(b=16,align=words)", "expected one of none, word"),
-        ("eiw(b=16,m1_reset=2,fill=delay)", "only fill=node can let M1 read on"),
+        ("eiw(b=16,m1_reset=2,fill=delay)", "only fill=node can keep M1's context"),
         ("eiw(b=24,fill=best)", "possible up to b=16"),
         ("eiw(b=256)", "without windows, the codec is ac"),
     ):

@@ -44,7 +44,8 @@ def test_line_ends_and_tabs_join_what_stands_beside_them(codec, character):
 )
 def test_characters_that_stand_for_others_come_back(codec, character):
     """Text with the stand-ins of training, SentencePiece's space and other control characters is lossless, and training
-    on it makes no piece that stands for another character."""
+    on it makes no piece that stands for another character.
+    """
     text = f"a{character}\n{character}{character} b\t{character}".encode()
     assert codec.decode(codec.encode(text)) == text
     taught = SentencePiece.build(v=400, model="bpe", documents=[LINES, text * 200])
@@ -54,7 +55,8 @@ def test_characters_that_stand_for_others_come_back(codec, character):
 
 def test_a_saved_model_of_an_older_version_keeps_its_ids():
     """A model that was trained on lines, as version 0.1.0 did, spells line feeds in bytes as it did and has its
-    fingerprint."""
+    fingerprint.
+    """
     content = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(LINES.decode().replace("▅", "").splitlines(keepends=True)),

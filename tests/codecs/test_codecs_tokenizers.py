@@ -96,7 +96,8 @@ def test_every_byte_string_comes_back(kind, request, tmp_path):
 
 def test_ids_are_those_of_the_tokenizer(byte_level, content, model, pieces):
     """On text that normalisation leaves alone they are what the packages give, without what is put before a text; the
-    space before every text of a tokenizer.model is the text's own."""
+    space before every text of a tokenizer.model is the text's own.
+    """
     theirs = tokenizers.Tokenizer.from_str(content.decode())
     assert byte_level.encode(TEXT.encode()).tolist() == theirs.encode(TEXT, add_special_tokens=False).ids
     assert byte_level.vocab_size == theirs.get_vocab_size() == 501 and byte_level.spec == "tokenizers(eod=0,v=501)"
@@ -126,7 +127,7 @@ def test_the_folder_of_a_model_names_its_tokenizer(content, model, tmp_path):
     (tmp_path / "tokenizer.json").write_bytes(content)
     found = codecs.read_tokenizer(tmp_path, eod=0)
     assert isinstance(found, Tokenizers) and codecs.tokenizer_files(found)["tokenizer.json"] == content
-    with pytest.raises(InputError, match="does not say which id ends a text .* Give it: --eod ID"):
+    with pytest.raises(InputError, match="does not define the end-of-text id .* Give it: --eod ID"):
         codecs.read_tokenizer(tmp_path)
     changed = json.loads(content) | {"pre_tokenizer": {"type": "Metaspace"}}  # as Llama 2's, beside its tokenizer.model
     (tmp_path / "tokenizer.json").write_text(json.dumps(changed))
@@ -134,7 +135,7 @@ def test_the_folder_of_a_model_names_its_tokenizer(content, model, tmp_path):
     for eod in (2, None):
         found = codecs.read_tokenizer(tmp_path, eod=eod)
         assert isinstance(found, SentencePiece) and codecs.tokenizer_files(found)["tokenizer.model"] == model
-    with pytest.raises(InputError, match="ends texts with the id 2, and 7 was asked for.* Use that of the file: --eod"):
+    with pytest.raises(InputError, match="has the end-of-text id 2, and 7 was requested.* Use the id of the file: --eod"):
         codecs.read_tokenizer(tmp_path, eod=7)
     assert codecs.tokenizer_files(codecs.Bytes()) is None
 
@@ -166,9 +167,9 @@ def test_tokenizers_that_lose_text_are_refused(content):
     def read(eod=0, v=0, **changes):
         return Tokenizers(v=v, eod=eod, tokenizer=json.dumps(table | changes).encode())
 
-    with pytest.raises(InputError, match=r"ids 0 to 500, and tokenizers\(eod=501,v=0\) was asked for"):
+    with pytest.raises(InputError, match=r"ids 0 to 500, and tokenizers\(eod=501,v=0\) was requested"):
         read(eod=501)
-    with pytest.raises(InputError, match=r"tokenizers\(eod=0,v=7\) was asked for"):
+    with pytest.raises(InputError, match=r"tokenizers\(eod=0,v=7\) was requested"):
         read(v=7)
     with pytest.raises(InputError, match="asks for BPE that is not byte-level; .* tokenizer.model"):
         read(pre_tokenizer=None)
@@ -198,7 +199,7 @@ def test_an_end_that_is_a_byte_is_refused(content, byte_level):
     """Each of the 256 bytes keeps its id: none of them can end documents (`a banana` came back as ` bnn`)."""
     for byte in (0, ord("a"), 255):
         taken = int(byte_level.encode(bytes([byte]))[0])
-        with pytest.raises(InputError, match=rf"has the id {taken} for the byte {byte} .* was to end documents"):
+        with pytest.raises(InputError, match=rf"has the id {taken} for the byte {byte} .* was given as the end-of-document id"):
             Tokenizers(v=0, eod=taken, tokenizer=content)
 
 
@@ -215,7 +216,8 @@ def test_an_end_that_is_a_byte_is_refused(content, byte_level):
 )
 def test_bytes_without_an_id_of_their_own_are_refused(content, change, message):
     """A special token that is a byte, two tokens with one id and ids beyond all measure are refused when the file is
-    read, in a moment."""
+    read, in a moment.
+    """
     changed = json.loads(content)
     changed["model"]["merges"] = []
     for token in (" of", " the"):

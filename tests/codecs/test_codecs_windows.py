@@ -31,7 +31,7 @@ class SlowWindows:
         return freqs
 
     def extend(self, interval, seen: bytes, window: bytes, byte: int):
-        """The interval of window + byte; None if that is no window."""
+        """Returns the interval of window + byte; None if that is no window."""
         freqs, b = self.freqs(seen, window), self.rules.bits
         below, total = sum(freqs[:byte]), sum(freqs)
         above = below + freqs[byte]

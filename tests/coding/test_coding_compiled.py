@@ -64,7 +64,8 @@ def run(folder, **settings):
 
 def test_loops_run_for_a_user_without_a_folder(read_only):
     """With a package that cannot be written and no home, another user's loops are kept in a private temporary folder
-    and said to be compiled once, the first time only; without that folder they compile each time."""
+    and said to be compiled once, the first time only; without that folder they compile each time.
+    """
     folder, scratch = read_only
     first, second = (run(folder, TMPDIR=str(scratch)) for _ in range(2))
     kept = scratch / f"compressed_lm-{NOBODY}"

@@ -20,7 +20,7 @@ from compressed_lm.coding.dictionary import Dictionary
 
 
 def make_dictionary(seed: int, n_more: int, alphabet: bytes, *, shuffled: bool = True) -> Dictionary:
-    """All single bytes and up to `n_more` random entries over an alphabet, in any order."""
+    """Returns all single bytes and up to `n_more` random entries over an alphabet, in any order."""
     rng = np.random.default_rng(seed)
     entries = {bytes([b]): None for b in range(256)}
     grown = [bytes([b]) for b in alphabet]
@@ -39,7 +39,7 @@ def from_entries(entries) -> Dictionary:
 
 
 def run_dictionary(longest: int, byte: bytes = b"a") -> Dictionary:
-    """All single bytes, and runs of one of them."""
+    """Returns all single bytes, and runs of one of them."""
     others = [bytes([b]) for b in range(256) if bytes([b]) != byte]
     return from_entries(others + [byte * n for n in range(1, longest + 1)])
 
@@ -90,7 +90,8 @@ def random_text(seed: int, length: int, alphabet: bytes) -> bytes:
 @given(dictionaries(), st.lists(st.integers(0, 700), max_size=12), st.integers(0, 2**32))
 def test_batch_is_the_longest_match(made, lengths, seed):
     """Interleaved batches of any number of documents, empty ones too, give what a slow longest match gives, and
-    decode to themselves."""
+    decode to themselves.
+    """
     dictionary, alphabet = made
     documents = [random_text(seed + i, n, alphabet) for i, n in enumerate(lengths)]
     got = dictionary.encode_batch(documents)
@@ -114,7 +115,8 @@ def test_single_is_the_longest_match(made, data):
 @given(dictionaries(), st.integers(0, 20000), st.sampled_from([1, 7, 300, 1 << 19]), st.integers(0, 2**32))
 def test_cuts_do_not_show(made, length, block, seed):
     """A long document, cut into pieces that are parsed side by side and into blocks of any size, has the ids of the
-    sequential parse; so have long documents among short ones."""
+    sequential parse; so have long documents among short ones.
+    """
     dictionary, alphabet = made
     document = random_text(seed, length if block > 7 else length // 10, alphabet)
     expected = slow_encode(dictionary, document)
@@ -131,7 +133,8 @@ def test_cuts_do_not_show(made, length, block, seed):
 @pytest.mark.parametrize("longest", [2, 15, 16, 17, 32, 33, 64, 65, 300, 5000])
 def test_parses_that_never_meet(longest):
     """On one long run, parses begun at different places never come together, and the ids are still the sequential
-    ones; entries of every length around the 16 bytes of a copy are written whole."""
+    ones; entries of every length around the 16 bytes of a copy are written whole.
+    """
     dictionary = run_dictionary(longest)
     n = 40 * longest + longest // 3 + 7
     text = b"x" + b"a" * n + b"y"
@@ -237,9 +240,9 @@ def test_results_are_the_callers_own():
 
 def test_doubled_entries_are_refused():
     """A list in which an entry stands twice is refused, with the number of these."""
-    with pytest.raises(ValueError, match="2 of 260 entries stand there twice"):
+    with pytest.raises(ValueError, match="2 of 260 entries are duplicates"):
         Dictionary(np.r_[np.full(256, -1), 97, 97, 97, 98], np.r_[np.arange(256), 1, 1, 1, 1])
-    with pytest.raises(ValueError, match="1 of 257 entries stand there twice"):
+    with pytest.raises(ValueError, match="1 of 257 entries are duplicates"):
         Dictionary(np.full(257, -1), np.arange(257) % 256)
 
 
@@ -309,7 +312,7 @@ def test_every_flipped_bit_is_refused(small_file):
 
 
 def sealed(*, version=1, n_entries=256, header=b"{}", header_length=None, stream=b"") -> bytes:
-    """A file with a right checksum, whatever stands in it."""
+    """Returns a file with a right checksum, whatever stands in it."""
     length = len(header) if header_length is None else header_length
     body = dictionary_file.MAGIC + struct.pack("<III", version, n_entries, length) + header + stream
     return body + hashlib.sha256(body).digest()
@@ -317,7 +320,8 @@ def sealed(*, version=1, n_entries=256, header=b"{}", header_length=None, stream
 
 def test_sealed_file_is_the_format():
     """The hand-made file below, with the stream that belongs in it, is read: the refusals that follow are not due to
-    something else."""
+    something else.
+    """
     shape = np.concatenate([[0], np.ones(255, np.uint8)]).astype(np.uint8).tobytes()
     stream = lzma.compress(shape + bytes(768) + bytes(range(256)) + bytes(1024))
     dictionary, header = dictionary_file.from_bytes(sealed(stream=stream, header=json.dumps({"a": 1}).encode()))
@@ -331,23 +335,24 @@ def test_sealed_file_is_the_format():
         (b"PK\x03\x04" + bytes(100), "does not begin with"),
         (dictionary_file.MAGIC, "truncated or changed"),
         (sealed(version=2), "format version 2; this package reads version 1"),
-        (sealed(n_entries=2**32 - 1), "promises 4294967295 entries"),
+        (sealed(n_entries=2**32 - 1), "claims 4294967295 entries"),
         (sealed(header_length=2**32 - 1), "with 4294967295 bytes of header"),
         (sealed(header_length=3), "with 3 bytes of header"),
-        (sealed(header=b"\xff\xfe"), "no JSON object"),
-        (sealed(header=b"[1]"), "no JSON object"),
+        (sealed(header=b"\xff\xfe"), "not a JSON object"),
+        (sealed(header=b"[1]"), "not a JSON object"),
         (sealed(), "do not unpack to the 2304"),
         (sealed(stream=b"no stream"), "do not unpack to the 2304"),
         (sealed(stream=lzma.compress(bytes(10))), "do not unpack to the 2304"),
         (sealed(stream=lzma.compress(bytes(1 << 26))), "do not unpack to the 2304"),
         (sealed(stream=lzma.compress(bytes(2304)) + b"more"), "do not unpack to the 2304"),
-        (sealed(stream=lzma.compress(b"\xff" * 2304)), "make up no dictionary"),
+        (sealed(stream=lzma.compress(b"\xff" * 2304)), "do not form a dictionary"),
         (sealed(n_entries=0, stream=lzma.compress(b"")), "256 single bytes are missing"),
         (sealed(stream=lzma.compress(bytes(2304))), "single bytes are missing"),
     ],
 )
 def test_absurd_files_are_refused(content, message):
     """Files that are no dictionary although their checksum is right, and streams that would unpack to far more than
-    they should, are refused with the reason."""
+    they should, are refused with the reason.
+    """
     with pytest.raises(ValueError, match=message):
         dictionary_file.from_bytes(content)

@@ -23,7 +23,7 @@ TABLE = {
 
 
 def bits_of(values, order, *, rice=False):
-    """The codes as their definition spells them, a string of 0 and 1."""
+    """Returns the codes as their definition spells them, a string of 0 and 1."""
     codes = []
     for v in map(int, values):
         if rice:
@@ -36,7 +36,7 @@ def bits_of(values, order, *, rice=False):
 
 
 def as_bytes(bits):
-    """A string of 0 and 1 as bytes, filled up with zeros."""
+    """Returns a string of 0 and 1 as bytes, filled up with zeros."""
     bits += "0" * (-len(bits) % 8)
     return bytes(int(bits[i : i + 8], 2) for i in range(0, len(bits), 8))
 
@@ -131,7 +131,7 @@ def test_every_truncation_is_found():
         for n in range(len(stream)):
             with pytest.raises(CorruptStream, match="is not 500 codes of order 2: it was truncated or changed"):
                 decode(stream[:n], 500, order=2)
-        with pytest.raises(CorruptStream, match="goes on after 500 codes"):
+        with pytest.raises(CorruptStream, match="continues after 500 codes"):
             decode(stream + b"\0", 500, order=2)
     with pytest.raises(CorruptStream, match="truncated or changed"):
         exp_golomb.decode(b"\x81", 1)
@@ -160,13 +160,13 @@ def test_what_cannot_be_coded_is_refused():
         exp_golomb.encode([-1, 3])
     with pytest.raises(ValueError, match="float64 from 0.5 to 0.5"):
         exp_golomb.encode([0.5])
-    with pytest.raises(ValueError, match="magnitudes of at most 2..62 - 1 were expected. Take a larger step"):
+    with pytest.raises(ValueError, match="magnitudes of at most 2..62 - 1 were expected. Use a larger step"):
         exp_golomb.zigzag([2**62])
     with pytest.raises(ValueError, match="An array of float64 was given; integers"):
         exp_golomb.zigzag([0.5])
     with pytest.raises(ValueError, match="An order of 63 was given; 0 to 62"):
         exp_golomb.encode([1], order=63)
-    with pytest.raises(ValueError, match="take more than 2..38 bits. Take a higher order"):
+    with pytest.raises(ValueError, match="take more than 2..38 bits. Use a higher order"):
         exp_golomb.encode_rice([2**50], order=3)
     with pytest.raises(ValueError, match="8 was given to a code of 3 bits; numbers below 8"):
         exp_golomb.encode_fixed([8], width=3)

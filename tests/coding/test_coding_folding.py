@@ -9,7 +9,7 @@ from compressed_lm.coding import folding, segments
 
 
 def folded(text, spaced=folding.SPACED, *, letter_by_letter=False):
-    """The folded segments of a text."""
+    """Returns the folded segments of a text."""
     data, begin, buffer, found = np.frombuffer(text, np.uint8), 0, np.empty(folding.MAX_BYTES, np.uint8), []
     for segment in segments.split(text):
         end = begin + len(segment)
@@ -20,7 +20,7 @@ def folded(text, spaced=folding.SPACED, *, letter_by_letter=False):
 
 
 def unfolded(data, spaced=folding.SPACED):
-    """The text of folded segments that were joined."""
+    """Returns the text of folded segments that were joined."""
     text, state, filled = np.empty(2 * len(data) + 1, np.uint8), np.zeros(folding.STATE, np.int64), 0
     for byte in data:
         filled = folding.unfold(np.uint8(byte), state, spaced, text, 0, filled)

@@ -11,7 +11,7 @@ from compressed_lm.coding import literal
 
 
 def read(spans):
-    """The text of spans, given as a way of writing and its bytes, one after another."""
+    """Returns the text of spans, given as a way of writing and its bytes, one after another."""
     text, state, filled = np.empty(10_000, np.uint8), np.zeros(literal.STATE, np.int64), 0
     for mode, content in spans:
         literal.begin(state, mode)

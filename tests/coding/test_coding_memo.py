@@ -64,7 +64,8 @@ def test_keys_differ_between_processes():
 
 def test_chosen_words_do_not_spoil_the_memory():
     """English is remembered again after one pass, when as many words as the memory has room for half of, chosen for one
-    range of the hash that had no key, have gone through it."""
+    range of the hash that had no key, have gone through it.
+    """
     p, fresh = some_pieces(), some_pieces()
     p.encode(chosen_words(65_500))
     p.encode(ENGLISH), fresh.encode(ENGLISH)

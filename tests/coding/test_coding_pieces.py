@@ -159,7 +159,8 @@ def test_any_bytes_are_at_most_so_many_pieces(parts):
 
 def test_the_length_of_a_line_of_capitals_does_not_matter():
     """Letters of DNA are 1.5 bytes a piece or more at every length of line, with the shipped vocabulary and one of
-    single bytes; all capitals, hexadecimal digits and mixed case stay at a piece a byte."""
+    single bytes; all capitals, hexadecimal digits and mixed case stay at a piece a byte.
+    """
     p, drawn = codecs.load("pieces16-en").pieces, random.Random(0)
     single = pieces.Pieces(BYTES, [900] * len(BYTES))
     for width in (1, 2, 3, 4, 5, 8, 31, 59, 60, 61, 63, 64, 65, 70, 80, 127, 128, 129, 1000, 20_000):
@@ -212,7 +213,8 @@ def test_strings_that_are_no_pieces_are_refused(strings, costs, complaint):
 
 def test_digits_in_long_pieces_have_room():
     """Packed spans whose digits stand in pieces of 16 bytes, as no text gives them, decode to what single digits give:
-    448 bytes of text for 57 digits, which are more than the bytes of the pieces."""
+    448 bytes of text for 57 digits, which are more than the bytes of the pieces.
+    """
     long = b"\x20\x9f" * 8
     p = pieces.Pieces([*BYTES, long], [900] * (len(BYTES) + 1))
     block = [literal._DIGITS_OF[113], *long * 3, *long[:9]]  # 57 digits, and another block follows

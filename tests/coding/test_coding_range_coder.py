@@ -21,7 +21,7 @@ def table(n_symbols: int, seed: int, peak: float = 1.0) -> np.ndarray:
 
 
 def draw(cdfs: np.ndarray, seed: int) -> np.ndarray:
-    """One symbol from each table."""
+    """Returns one symbol from each table."""
     targets = np.random.default_rng(seed).integers(0, 65536, (len(cdfs), 1))
     return (cdfs[:, 1:] <= targets).sum(-1).astype(np.int32)
 
@@ -52,7 +52,8 @@ def test_round_trip(symbols, seed, peak):
 )
 def test_round_trip_with_a_table_for_each_symbol(n_symbols, length, seed, peak, likely):
     """Likely and unlikely symbols under tables that change at every step come back, from the fast decoder and from the
-    plain one."""
+    plain one.
+    """
     cdfs = random_tables(n_symbols, seed, peak, length)
     symbols = draw(cdfs, seed + 1) if likely else np.random.default_rng(seed).integers(0, n_symbols, length)
     stream = range_coder.encode_symbols(symbols, cdfs)
@@ -102,7 +103,8 @@ def test_carries_run_through():
 
 def test_length_is_the_entropy_and_constrictions():
     """The stream exceeds the information content by under 0.05 % plus two bytes, and constriction's range coder by no
-    more."""
+    more.
+    """
     cdf = table(257, 3)
     freqs = np.diff(cdf).astype(np.int64)
     symbols = np.random.default_rng(4).choice(257, 50_000, p=freqs / 65536)
@@ -118,7 +120,8 @@ def test_length_is_the_entropy_and_constrictions():
 @pytest.mark.parametrize("length", [10, 300, 3000])
 def test_length_under_changing_tables_is_constrictions(peak, length):
     """With a table for each symbol, streams of the length of documents exceed the information content by two bytes at
-    most, and constriction's by nothing but rounding."""
+    most, and constriction's by nothing but rounding.
+    """
     cdfs = random_tables(257, length, peak, length)
     symbols = draw(cdfs, 9)
     freqs = np.diff(cdfs)
@@ -145,7 +148,8 @@ def test_a_followed_stream_ignores_what_follows(symbols, seed, tail):
 @given(st.binary(max_size=12), st.integers(0, 20), st.sampled_from([0.05, 1.0, 20.0]))
 def test_what_decodes_is_known_to_be_what_the_encoder_writes(stream, seed, peak):
     """For any bytes that decode, `decode_until` tells without tables what `encode` writes for the symbols, and plain
-    decoding beyond the stream's end agrees."""
+    decoding beyond the stream's end agrees.
+    """
     cdf = table(11, seed, peak)
     try:
         symbols, written = range_coder.decode_until(stream, cdf, 10)
@@ -159,7 +163,8 @@ def test_what_decodes_is_known_to_be_what_the_encoder_writes(stream, seed, peak)
 @pytest.mark.parametrize("first", [1, 64, 128, 192])
 def test_streams_that_end_in_many_zeros_decode(first):
     """Symbols whose stream is one byte and as many zeros as there is room for come back up to the stop symbol, though a
-    decoder reads only `OVERRUN` bytes past the end."""
+    decoder reads only `OVERRUN` bytes past the end.
+    """
     cdf = table(40, 2)
     decoder, symbols = range_coder.Decoder(bytes([first])), []
     while not symbols or symbols[-1] != 39:
@@ -173,7 +178,8 @@ def test_streams_that_end_in_many_zeros_decode(first):
 
 def test_truncated_stream_is_refused():
     """A stream cut in the middle raises CorruptStream instead of running on for ever or returning a wrong tail
-    silently past its end."""
+    silently past its end.
+    """
     cdf = table(5, 1)
     stream = range_coder.encode_symbols([0, 1, 2, 3] * 2000 + [4], cdf)
     never = np.array([0, 20000, 40000, 65535, 65536], np.uint32)
@@ -192,13 +198,14 @@ def test_golden_stream():
 
 def test_what_is_no_table_is_refused():
     """Frequencies of zero, symbols outside their table and broken tables raise instead of looping or reading beyond
-    the array."""
+    the array.
+    """
     cdf = np.array([0, 10, 10, 65536], np.uint32)
     for symbol in (-1, 1, 3):
-        with pytest.raises(ValueError, match="cannot be coded"):
+        with pytest.raises(ValueError, match="cannot be encoded"):
             range_coder.encode_symbols([0, symbol], cdf)
     for below, freq in ((0, 0), (65536, 1), (65535, 2)):
-        with pytest.raises(ValueError, match="cannot be coded"):
+        with pytest.raises(ValueError, match="cannot be encoded"):
             range_coder.encode([0, below], [1, freq])
     for lengths in ([1], [3], [-1, 3]):
         with pytest.raises(ValueError, match="2 and 2 table entries"):
@@ -210,7 +217,7 @@ def test_what_is_no_table_is_refused():
             range_coder.decode(b"\xff" * 8 if broken[0] == 0 else b"", np.array([broken], np.uint32))
     with pytest.raises(ValueError, match="1 tables were given for 2 symbols"):
         range_coder.encode_symbols([0, 0], cdf[None])
-    with pytest.raises(ValueError, match="one table for all"):
+    with pytest.raises(ValueError, match="with one table, and only then"):
         range_coder.decode(b"", cdf)
 
 

@@ -24,7 +24,7 @@ def test_learned_pieces_code_the_text_in_fewer_bits_than_its_bytes():
 
 def test_too_little_text_is_refused():
     """More pieces than the text has substrings are an error that says how many there are."""
-    with pytest.raises(ValueError, match="400 pieces were asked for, and the text has only"):
+    with pytest.raises(ValueError, match="400 pieces were requested, and the text has only"):
         unigram.learn(unigram.count([b"a word or two. " * 9]), 400)
 
 

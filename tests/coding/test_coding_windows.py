@@ -27,7 +27,7 @@ WHITE = b" \t\n\r\v\f"
 
 
 def slow_child(text: bytes, lo: int, size: int, byte: int, bits: int, align: str, seed: int):
-    """The rule as the specification writes it, with unbounded integers."""
+    """Returns the rule as the specification writes it, with unbounded integers."""
     freqs = slow_table(text, seed)
     if not text:
         below = sum(freqs[:byte])
@@ -66,7 +66,7 @@ def joined(parts) -> int:
 
 
 def fast_encode(data: bytes, bits: int, align: str, seed: int) -> list[int]:
-    """The same walk with the package's limbs."""
+    """Returns the same walk with the package's limbs."""
     rule = windows.NodeRule(bits)
     codes, text, lo, size = [], b"", None, None
     for byte in data:
@@ -155,7 +155,8 @@ def test_cell_codes_are_the_shortest_bit_strings(bits, data):
 @pytest.mark.parametrize("bits", [12, 16, 24, 32, 64, 128])
 def test_every_byte_can_start_a_window(rule, bits):
     """At the root all 256 bytes exist, their intervals follow one another, and their codes differ, however peaked the
-    table."""
+    table.
+    """
     freqs = np.ones(256, np.uint32)
     freqs[97] += 65536 - 256
     cdf, symbols, rule = tables.cumulative(freqs), np.arange(256, dtype=np.uint32), rule(bits)
@@ -169,7 +170,8 @@ def test_every_byte_can_start_a_window(rule, bits):
 @pytest.mark.parametrize("align", ["none", "word"])
 def test_dictionary_is_the_windows(align):
     """Compiled at b=12, the codes are 4,096 different texts and the longest-match parse gives the ids of the
-    step-by-step rule."""
+    step-by-step rule.
+    """
     compiled = compiler.compile_windows(
         lambda texts: np.array([slow_table(t.tobytes(), 2) for t in texts], np.uint32),
         bits=12,

@@ -44,7 +44,8 @@ def test_a_sure_token_costs_little_and_an_impossible_one_can_be_coded():
 
 def test_information_gain_is_the_same_by_loss_and_by_code_length(model, texts):
     """For crammed vectors of texts above capacity, the bits that the coder saves are within 1 % of the difference of
-    losses; a stream is whole bytes, hence one of all texts."""
+    losses; a stream is whole bytes, hence one of all texts.
+    """
     given = texts(*[8] * 120, seed=5)
     found = cram(model, given, CramConfig(n_vectors=2, steps=40, learning_rate=0.05), slots=120)
     vectors = [f.vectors for f in found]

@@ -15,7 +15,8 @@ from compressed_lm.models import Transformer
 
 def logits_of(model, vectors, ids, length=8):
     """float64[N, V], of each token after the vectors, by the model without a prefix: its table gets the vectors as rows
-    of their own, and their ids stand before those of the text."""
+    of their own, and their ids stand before those of the text.
+    """
     n, (embedding, kernel) = len(vectors), (model.params[k] for k in ("embed", "unembed"))
     table = np.concatenate([embedding["embedding"], vectors])
     params = model.params | {"embed": {"embedding": jax.numpy.asarray(table)}}
@@ -33,7 +34,8 @@ def plain(config, params, row):
 
 def test_reading_is_that_of_the_model_with_the_vectors_as_tokens(model, texts):
     """Losses, right tokens and distributions are those of the plain model, for texts of unequal lengths, and the first
-    token is predicted by the last vector."""
+    token is predicted by the last vector.
+    """
     rng = np.random.default_rng(3)
     given, vectors = texts(1, 5, 8), [rng.normal(0, 0.4, (2, 32)).astype(np.float32) for _ in range(3)]
     for ids, v, reading in zip(given, vectors, read(model, vectors, given, slots=2), strict=True):
@@ -81,7 +83,8 @@ def test_the_fingerprint_tells_models_apart(model):
 
 def test_lengths_of_padding():
     """Texts are padded by at most half of their length from 8 on, to lengths that grow in two steps for each factor of
-    two."""
+    two.
+    """
     assert [bucket(n) for n in (1, 8, 9, 12, 13, 17, 25, 33, 49, 97)] == [4, 8, 12, 12, 16, 24, 32, 48, 64, 128]
     assert sorted({bucket(n) for n in range(1, 200)}) == [4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256]
 
@@ -90,5 +93,5 @@ def test_ids_that_the_model_does_not_know_are_refused(model):
     """The message says which ids were given and which are expected."""
     with pytest.raises(InputError, match=r"ids from 3 to 16 was given; expected .* from 0 to 15"):
         read_alone(model, [np.array([3, 16])])
-    with pytest.raises(InputError, match=r"shape \(0,\) was given; expected one row of at least one id"):
+    with pytest.raises(InputError, match=r"shape \(0,\) was given; expected a one-dimensional sequence of at least one id"):
         read_alone(FrozenModel(model.params, model.config, 15), [np.zeros(0, int)])

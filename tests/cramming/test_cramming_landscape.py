@@ -17,7 +17,8 @@ def test_a_barrier_is_what_the_loss_has_above_the_line():
 
 def test_the_ends_are_the_solutions(model, texts):
     """Distance and angle are those of the vectors, losses and accuracies on the line those of reading its vectors; from
-    a solution to itself there is no way."""
+    a solution to itself there is no way.
+    """
     (ids,), rng = texts(6, seed=7), np.random.default_rng(0)
     a, b = rng.normal(0, 1, (2, 3, 32))
     path = landscape.path(model, ids, a, b, points=5)

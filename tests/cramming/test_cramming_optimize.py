@@ -27,7 +27,7 @@ def many(model, texts):
 
 
 def same(a, b):
-    """Whether two results are equal to the last bit."""
+    """Returns whether two results are equal to the last bit."""
     return all(np.array_equal(getattr(a, f.name), getattr(b, f.name)) for f in dataclasses.fields(a))
 
 
@@ -44,7 +44,7 @@ def measure(config, params, z, tokens, target):
 
 
 def one_at_a_time(model, ids, config, seed=0):
-    """The same, written as a plain loop over one text without padding: (best numbers, score, step, steps)."""
+    """Returns the same, written as a plain loop over one text without padding: (best numbers, score, step, steps)."""
     z = jnp.asarray(initial(config, 32, std=model.embedding_std, text=ids, seed=seed))[None]
     optimizer = config.optimizer()
     state, tokens, best = optimizer.init(z), jnp.asarray(ids)[None], (-1, np.inf)
@@ -69,7 +69,8 @@ def one_at_a_time(model, ids, config, seed=0):
 
 def test_each_text_stops_by_itself(many):
     """Texts that fit stop when they do, texts that do not when their steps or their patience are over, all in one
-    batch."""
+    batch.
+    """
     given, found = many
     complete = [f.complete for f in found]
     assert 3 <= sum(complete) <= 11
@@ -81,7 +82,8 @@ def test_each_text_stops_by_itself(many):
 
 def test_the_kept_vectors_are_those_that_were_measured(model, many):
     """Reading the vectors again gives the score that they were kept for, and complete texts are written out; a vector
-    one update later would not always have it."""
+    one update later would not always have it.
+    """
     given, found = many
     vectors = [f.vectors for f in found]
     for ids, f, reading, written in zip(
@@ -94,7 +96,8 @@ def test_the_kept_vectors_are_those_that_were_measured(model, many):
 
 def test_neighbours_and_order_do_not_matter(model, many):
     """In as many slots, a text's result is the same to the last bit whatever is crammed beside it, in whatever order,
-    and whether it waited for a free slot or not."""
+    and whether it waited for a free slot or not.
+    """
     given, found = many
     order = np.random.default_rng(0).permutation(12)
     shuffled = cram(model, [given[i] for i in order], SHORT, slots=8)
@@ -107,7 +110,8 @@ def test_neighbours_and_order_do_not_matter(model, many):
 def test_batched_is_as_one_at_a_time(model, texts, method):
     """Every text ends where a plain loop over it alone, without slots and padding, ends: same score, same step, and
     numbers that differ by rounding. That is 1e-7 in a gradient; AdamW divides by the gradient's size, which is far
-    above that here, so that after 40 steps of 0.05 the numbers agree to 1e-3."""
+    above that here, so that after 40 steps of 0.05 the numbers agree to 1e-3.
+    """
     config = dataclasses.replace(SCHEDULED, method=method)
     given = texts(5, 5, seed=1)
     for ids, f in zip(given, cram(model, given, config), strict=True):
@@ -136,7 +140,8 @@ def test_restarts_differ_and_repeat(model, texts):
 
 def test_vectors_are_what_is_stored(model, texts):
     """With a format, and a matrix of signs that maps fewer numbers to the model's width, the numbers are optimised
-    through both, and the vectors are what the stored bytes stand for."""
+    through both, and the vectors are what the stored bytes stand for.
+    """
     config = dataclasses.replace(SHORT, dimensions=16, projection_seed=5, format="int(b=4)")
     signs = 2 * np.random.default_rng(5).integers(0, 2, (16, 32), np.int8) - 1
     for f in cram(model, texts(2, 2, seed=3), config):
@@ -176,7 +181,7 @@ def test_the_last_lanes_are_put_together(model, texts, monkeypatch):
         (dict(b2=1.0), "b2=1.0 was given; expected a number from 0 on, below 1"),
         (dict(steps=10, warmup_steps=10), "warmup_steps=10 was given for steps=10"),
         (dict(format="noise(gmse=0.1)"), "noise.* cannot be stored"),
-        (dict(format="int(b=4,rule=lsq)"), "expected one that stores them without learned scales"),
+        (dict(format="int(b=4,rule=lsq)"), "expected one without learned scales"),
     ],
 )
 def test_bad_settings_are_refused(bad, message):
@@ -187,5 +192,5 @@ def test_bad_settings_are_refused(bad, message):
 
 def test_a_seed_for_each_text(model, texts):
     """A wrong number of seeds is an error that says so."""
-    with pytest.raises(InputError, match="1 seeds and slots=32 were given for 2 texts; expected a seed"):
+    with pytest.raises(InputError, match="1 seeds and slots=32 were given for 2 texts; expected one seed"):
         cram(model, texts(2, 3), SHORT, seeds=[0])

@@ -74,7 +74,8 @@ def test_rendering_shows_text_and_counts(folder, spec):
 
 def test_documents_and_names_are_shown_and_not_obeyed(tmp_path):
     """Escape sequences, controls of both kinds, turns of direction and markup of documents and of paths reach the
-    terminal as text."""
+    terminal as text.
+    """
     hostile = "[a-z]\x1b]0;title\x07\x1b[2J\x9b31m\r\x08\u202eabc\u2066 [bold]b[/bold] [/nothing]"
     path = tmp_path / "[red]\x1b[31m[a-z].json"
     path.write_text(json.dumps({"text": hostile}) + "\n")
@@ -92,7 +93,7 @@ def test_documents_and_names_are_shown_and_not_obeyed(tmp_path):
 def test_another_corpus_is_refused(folder, tmp_path):
     """Originals are only shown from the corpus that the store was made from."""
     (tmp_path / "other.json").write_text('{"text": "other"}\n')
-    with pytest.raises(InputError, match="was made from json:.*holds other documents"):
+    with pytest.raises(InputError, match="was made from json:.*has other documents"):
         inspect_store(folder, codec=Wide(), corpus=open_corpus(f"json:{tmp_path}/other.json"))
     with pytest.raises(InputError, match="made by codec wide"):
         inspect_store(folder, codec=Bytes())

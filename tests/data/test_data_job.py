@@ -92,8 +92,8 @@ def test_finished_shards_are_kept(spec, tmp_path):
     compress(open_corpus(spec), "train", codec, out, n_shards=3, log=lines.append)
     assert sum(codec.batches, []) == [text.encode() for text in DOCUMENTS[1::3]]
     assert lines == [
-        "tokens-00000-of-00003: finished before, 34 documents kept",
-        "tokens-00002-of-00003: finished before, 33 documents kept",
+        "tokens-00000-of-00003: already finished, 34 documents kept",
+        "tokens-00002-of-00003: already finished, 33 documents kept",
     ]
     assert files(out) == before
 
@@ -178,10 +178,10 @@ class Other(Bytes):
         (
             Other(),
             {},
-            r"begun with {'codec': 'bytes 6e6e967a'} and is now asked to continue with {'codec': 'other 00000000'}",
+            r"started with {'codec': 'bytes 6e6e967a'}, and now {'codec': 'other 00000000'} was given",
         ),
-        (Bytes(), {"max_bytes": 100}, r"{'max_bytes': None} and is now asked to continue with {'max_bytes': 100}"),
-        (Bytes(), {"n_shards": 3}, r"{'n_shards': 2} and is now asked to continue with {'n_shards': 3}"),
+        (Bytes(), {"max_bytes": 100}, r"{'max_bytes': None}, and now {'max_bytes': 100} was given"),
+        (Bytes(), {"n_shards": 3}, r"{'n_shards': 2}, and now {'n_shards': 3} was given"),
     ],
 )
 def test_another_job_does_not_continue_a_folder(spec, tmp_path, codec, options, message):
@@ -199,7 +199,7 @@ def test_changed_corpus_does_not_continue_a_folder(spec, tmp_path):
     compress(open_corpus(spec), "train", Bytes(), tmp_path / "out", n_shards=2)
     with open(tmp_path / "docs.json", "a") as file:
         file.write('{"text": "one more"}\n')
-    with pytest.raises(InputError, match="holds shards of another job: it was begun with {'corpus': 'json:"):
+    with pytest.raises(InputError, match="has shards of another job: it was started with {'corpus': 'json:"):
         compress(open_corpus(spec), "train", Bytes(), tmp_path / "out", n_shards=2)
 
 
@@ -320,6 +320,6 @@ def test_shards_of_two_codecs_make_no_store(spec, tmp_path):
                 (tmp_path / "hidden").rename(out / "tokens-00001-of-00002.json")
             return super().encode_batch(documents)
 
-    with pytest.raises(InputError, match="holds shards of another job: it was begun with {'codec': 'bytes 11111111'}"):
+    with pytest.raises(InputError, match="has shards of another job: it was started with {'codec': 'bytes 11111111'}"):
         compress(open_corpus(spec), "train", Shows(), out, process_index=0, **options)
     assert not (out / "manifest.json").exists()

@@ -122,11 +122,11 @@ def test_fingerprint_follows_the_content(folder):
     [
         (
             "jsn:x.json",
-            r"'jsn:x.json' was given, and a corpus is one of installed_docs, json:PATH.*Did you mean json\?",
+            r"'jsn:x.json' was given, and was given; expected one of installed_docs, json:PATH.*Did you mean json\?",
         ),
         ("installed_doc", r"Did you mean installed_docs\?"),
         ("data/*.json", r"For files write json:data/\*.json or text:data/\*.json"),
-        ("json", r"a corpus is one of"),
+        ("json", r"was given; expected one of"),
         ("json:/no/such/*.gz", r"No file matches '/no/such/\*.gz'.*working directory: /.*matches at least one file"),
         ("store:/no/such", r"the compression job was not finished"),
     ],
@@ -235,7 +235,8 @@ def test_compressed_files_are_their_content(method, content, tmp_path):
 
 def test_a_compressed_text_has_a_fingerprint_of_its_own(tmp_path):
     """A store of the compressed bytes, as version 0.1 made it, does not pass for one of the text; plain files keep
-    theirs."""
+    theirs.
+    """
     (tmp_path / "a.txt").write_bytes(b"plain")
     corpus = open_corpus(f"text:{tmp_path}/a.txt")
     old = hashlib.sha256(b"text" + json.dumps(["a.txt", 5]).encode() + hashlib.sha256(2 * b"plain").digest())
@@ -312,7 +313,7 @@ def test_a_binary_document_that_is_not_compressed_is_taken_as_it_is(content, tmp
 @pytest.mark.parametrize(
     "content, message",
     [
-        (b'[{"text": "x"}]\n', r"is one JSON array, and one object a line is read.*jq -c '\.\[\]'"),
+        (b'[{"text": "x"}]\n', r"is one JSON array; one object per line was expected.*jq -c '\.\[\]'"),
         (b'\n[\n{"text": "x"}\n]', "is one JSON array"),
         (b'{\n  "text": "x"\n}\n', r"has objects of several lines.*jq -c \."),
         ('{"text": "x"}\n'.encode("utf-16"), "is UTF-16 or UTF-32.*iconv"),
@@ -368,14 +369,14 @@ def test_commas_of_globs_and_nested_mixtures(tmp_path):
 
 def test_names_that_are_neither_a_file_nor_a_glob(tmp_path, monkeypatch):
     """The message names both readings; a folder and a pipe are told as such; `~` is the home folder."""
-    with pytest.raises(InputError, match="none of this very name, and none that it matches as a glob"):
+    with pytest.raises(InputError, match="as a name or as a glob"):
         open_corpus(f"text:{tmp_path}/a[1].txt")
     with pytest.raises(InputError, match=r"begins with a scheme: mix:json:A,json:B"):
         open_corpus(f"mix:json:{tmp_path}/a.json,b.json")
     with pytest.raises(InputError, match=r"is a folder. Name its files, such as json:.*/\*.json.gz"):
         open_corpus(f"json:{tmp_path}")
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(InputError, match="is no regular file, and a corpus is read more than once"):
+    with pytest.raises(InputError, match="is not a regular file, and a corpus is read several times"):
         open_corpus(f"text:{tmp_path}/pipe")
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "a.txt").write_text("home")

@@ -16,7 +16,7 @@ FINGERPRINT = "f" * 64
 
 
 def write_store(folder, documents, *, n_shards=3):
-    """A store whose documents have the given ids; document `i` stands for `i` bytes."""
+    """Returns a store whose documents have the given ids; document `i` stands for `i` bytes."""
     folder.mkdir(exist_ok=True)
     entries = []
     for shard in range(n_shards):
@@ -163,7 +163,7 @@ def test_another_format_is_refused(folder):
     """A store of a later format is named as such and not misread."""
     manifest = json.loads((folder / "manifest.json").read_text())
     write_manifest(folder, manifest | {"format_version": 2})
-    with pytest.raises(InputError, match="has format version 2, and this program reads version 1"):
+    with pytest.raises(InputError, match="has format version 2; this package reads version 1"):
         TokenStore.open(folder)
 
 
@@ -224,7 +224,8 @@ def edits(value, path=()):
 
 def test_edited_manifests_are_refused_or_mean_the_same(folder):
     """A field of a manifest that is missing or of another type or range, under a right checksum, ends in one paragraph
-    or leaves every document and row as it was; none raises another error."""
+    or leaves every document and row as it was; none raises another error.
+    """
     original = json.loads((folder / "manifest.json").read_text())
     del original["checksum"]
     read = lambda store: [r.ids.tolist() for r in store.documents()] + [r.tolist() for r in store.rows(8)]  # noqa: E731

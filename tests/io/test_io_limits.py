@@ -35,7 +35,7 @@ def little_memory(monkeypatch):
 
 
 def edited(content, change, *, deflated=False):
-    """A container whose header was changed, with the checksum that belongs to it."""
+    """Returns a container whose header was changed, with the checksum that belongs to it."""
     (length,) = struct.unpack_from("<I", content, 8)
     head = content[12 : 12 + length]
     header = json.loads(zlib.decompress(head) if deflated else head)
@@ -46,7 +46,7 @@ def edited(content, change, *, deflated=False):
 
 
 def encoded(codec, ids, *, n_bytes):
-    """An encoded file with any ids and any promise, and a right checksum."""
+    """Returns an encoded file with any ids and any promise, and a right checksum."""
     content = encoded_file.encode_file(b"", codec)
     (length,) = struct.unpack_from("<I", content, 8)
     header = json.loads(content[12 : 12 + length]) | {"n_bytes": n_bytes, "n_tokens": len(ids)}
@@ -61,9 +61,9 @@ def test_an_encoded_file_is_as_long_as_it_says():
     longest = int(codec.token_byte_lengths(np.arange(65536)).argmax())
     ids = np.full(500_000, longest)
     n_bytes = int(codec.token_byte_lengths(ids).sum())
-    with pytest.raises(InputError, match=f"at most 64,.* bytes of text are decoded out of it .*{limits.VARIABLE}"):
+    with pytest.raises(InputError, match=f"at most 64,.* bytes of text are decoded from it .*{limits.VARIABLE}"):
         encoded_file.decode_file(encoded(codec, ids, n_bytes=10 * n_bytes), codec)
-    with pytest.raises(InputError, match="they stand for"):
+    with pytest.raises(InputError, match="its tokens represent"):
         encoded_file.decode_file(encoded(codec, ids, n_bytes=5), codec)
 
 
@@ -114,7 +114,7 @@ def test_a_crammed_text_promises_what_it_may_hold(change, tmp_path):
     if change == {"width": 12}:  # a right file, of another model
         assert CrammedText.load(tmp_path / "t.clt").mapping.width == 12
         return
-    with pytest.raises(InputError, match="says of its text what cannot be"):
+    with pytest.raises(InputError, match="has an invalid header"):
         CrammedText.load(tmp_path / "t.clt")
 
 
@@ -128,7 +128,7 @@ def test_coded_weights_are_no_more_than_their_bytes_may_hold(tmp_path):
     (tmp_path / "w.clb").write_bytes(
         edited(good, lambda header: header["tensors"][0].update(shape=[1 << 32]), deflated=bitstream._FILE.deflated)
     )
-    with pytest.raises(InputError, match="more numbers than .* bytes may stand for"):
+    with pytest.raises(InputError, match="more elements than .* bytes may represent"):
         bitstream.load(tmp_path / "w.clb")
 
 

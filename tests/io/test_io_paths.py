@@ -1,4 +1,4 @@
-"""Paths are checked, and files are replaced without harm to what is no regular file."""
+"""Paths are checked, and files are replaced without harm to what is not a regular file."""
 
 import json
 import os
@@ -21,7 +21,7 @@ ROOT = hasattr(os, "geteuid") and os.geteuid() == 0
 def test_a_path_with_a_scheme_is_refused_by_name(path):
     """Paths of object stores do not pass for folders of this machine."""
     with pytest.raises(
-        InputError, match=r"^--out .*was given, and only paths of this machine.*Give a local path"
+        InputError, match=r"^--out .*was given; only local paths.*Give a local path"
     ) as error:
         io.local_path(path, "--out")
     assert f"--out {path} was given" in str(error.value)
@@ -213,7 +213,7 @@ def test_what_is_no_regular_file_is_not_read(tmp_path):
     (tmp_path / "zero").symlink_to("/dev/zero")
     (tmp_path / "folder").mkdir()
     for name in ("pipe", "zero", "folder"):
-        with pytest.raises(InputError, match="is no regular file"):
+        with pytest.raises(InputError, match="is not a regular file"):
             io.inside(tmp_path, name)
     (tmp_path / "file").touch()
     (tmp_path / "link").symlink_to("file")
@@ -229,10 +229,10 @@ def test_folders_of_strangers_neither_leave_nor_hang(target, tmp_path):
         for name in ("/etc/passwd", "../secret", "pipe"):
             named = {"weight_map": {"x": name}, "format_version": 1, "files": {name: "0"}, "spec": "bytes"}
             (tmp_path / header).write_text(json.dumps(named))
-            with pytest.raises(InputError, match="names the file|is no regular file"):
+            with pytest.raises(InputError, match="refers to the file|is not a regular file"):
                 read(tmp_path)
         (tmp_path / header).unlink()
         (tmp_path / header).symlink_to(target)
-        with pytest.raises(InputError, match="is no regular file"):
+        with pytest.raises(InputError, match="is not a regular file"):
             read(tmp_path)
         (tmp_path / header).unlink()

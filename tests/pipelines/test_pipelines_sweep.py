@@ -152,7 +152,7 @@ def test_a_failed_cell_leaves_the_others(swept, capsys):
     codecs = ["--codec", "ac(v=256)", "bytes", "--seed", "7", "0"]
     assert main(arguments(swept, *codecs, "--size", "nano", "--set=train.eval_every=50%")) == 2
     out = capsys.readouterr().out
-    assert "FAILED: ac-v256-nano-20steps-s7, ac-v256-nano-20steps-s0: The codec ac(v=256) codes with a byte" in out
+    assert "FAILED: ac-v256-nano-20steps-s7, ac-v256-nano-20steps-s0: The codec ac(v=256) needs a byte" in out
     assert "FAILED: bytes-nano-20steps-s7: The run in" in out and "train.seed 0 -> 7" in out
     assert "bytes-nano-20steps-s0: finished before" in out
     assert "3 of 4 runs failed: ac-v256-nano-20steps-s7, ac-v256-nano-20steps-s0, bytes-nano-20steps-s7." in out

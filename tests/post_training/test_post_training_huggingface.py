@@ -186,7 +186,7 @@ def test_checkpoints_that_cannot_be_imported_are_named(checkpoint, tmp_path):
     refused("gzip.v=4096. has ids up to 4096, but the model .* has 304 rows", alone, codec=gzip)
     ended = json.loads((checkpoint / "config.json").read_text()) | {"eos_token_id": None}
     endless = changed(checkpoint, tmp_path / "g", config=json.dumps(ended).encode())
-    refused("does not say which id ends a text .* --eod ID", endless)
+    refused("does not define the end-of-text id .* --eod ID", endless)
     (endless / "generation_config.json").write_text('{"eos_token_id": 1}')
     assert import_run(endless, out=tmp_path / "named")[0].eod_id == END
     assert import_run(alone, out=tmp_path / "bytes", codec=codecs.Bytes())[0].eod_id == 256
