@@ -4,7 +4,7 @@ Dimension letters used in every docstring: B batch, L length, V vocabulary, D wi
 (d_head), F feed-forward width, W window.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 import glob as _glob
 import os as _os

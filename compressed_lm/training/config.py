@@ -9,9 +9,12 @@ from compressed_lm.settings import setting
 from compressed_lm.training import durations, penalties
 from compressed_lm.training.optimizers import OPTIMIZERS, SCHEDULES
 
+HOST_FIELDS = ("log_every", "checkpoint_every", "checkpoint_minutes", "keep", "keep_every", "eval_every")
+"""Fields that only the host reads: they do not shape the compiled step."""
+
 # Fields of the run and the model that change what is learned only by rounding: a run may resume with other values.
 FREE_FIELDS = (
-    *("log_every", "checkpoint_every", "checkpoint_minutes", "keep", "keep_every", "eval_every"),
+    *HOST_FIELDS,
     *("micro_batches", "attention", "remat", "scan_layers"),
 )
 # Fields of the run and the model that were added later, with the values that describe older runs: a record with these

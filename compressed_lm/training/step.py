@@ -17,7 +17,7 @@ from compressed_lm.errors import InputError
 from compressed_lm.models import Transformer, TransformerConfig, shift_right
 from compressed_lm.models.partitioning import BATCH, pinned
 from compressed_lm.training import optimizers
-from compressed_lm.training.config import TrainConfig
+from compressed_lm.training.config import HOST_FIELDS, TrainConfig
 from compressed_lm.training.durations import whole
 from compressed_lm.training.mesh import shardings
 from compressed_lm.training.penalties import BackSlash, penalised, penalty
@@ -302,14 +302,12 @@ class Program:
     def init(self) -> TrainState:
         """Returns the state before the first update, placed on the mesh."""
         placement = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state)
-        # It runs once, and random numbers compile slowly with full optimization on CPU.
-        options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
-        compiled = functools.partial(jax.jit, out_shardings=placement, compiler_options=options)
         frozen = self.place_frozen()
         if self.start.params is None:
-            return compiled(self._init)(jax.random.key(self.config.seed))._replace(frozen=frozen)
+            init = _initializer(self._shaping()) if self.start == Start() else _compiled_once(self._init, placement)
+            return init(jax.random.key(self.config.seed))._replace(frozen=frozen)
         params = jax.device_put(jax.tree.map(np.asarray, self.start.params), placement.params)
-        return compiled(self._start)(params, frozen)
+        return _compiled_once(self._start, placement)(params, frozen)
 
     def place_frozen(self) -> Params | None:
         """Returns the frozen parameters on the mesh."""
@@ -354,11 +352,33 @@ class Program:
             return jitted.lower(self.abstract_state, targets)
 
     def compile(self) -> jax.stages.Compiled:
-        """Returns `step` compiled for the mesh."""
-        return self.lower().compile()
+        """Returns `step` compiled for the mesh; runs in one process that differ only in data share it."""
+        return self.lower().compile() if self.start != Start() else _compiled_step(self._shaping())
+
+    def _shaping(self) -> "Program":
+        """Returns this program without settings that only its host reads: equal ones compile to the same code."""
+        defaults = {f.name: f.default for f in dataclasses.fields(self.config) if f.name in HOST_FIELDS}
+        return dataclasses.replace(self, config=dataclasses.replace(self.config, **defaults))
 
     def _init(self, key):
         return self._start(Transformer(self.model_config).init(key, jnp.zeros((1, 1), jnp.int32))["params"])
 
     def _start(self, params, frozen=None):
         return TrainState(params, self.optimizer.init(params), jnp.zeros((), jnp.int32), frozen)
+
+
+@functools.lru_cache(maxsize=8)
+def _compiled_step(program: Program) -> jax.stages.Compiled:
+    return program.lower().compile()
+
+
+@functools.lru_cache(maxsize=8)
+def _initializer(program: Program) -> Callable[[jax.Array], TrainState]:
+    placement = jax.tree.map(lambda leaf: leaf.sharding, program.abstract_state)
+    return _compiled_once(program._init, placement)
+
+
+def _compiled_once(function: Callable, placement: TrainState) -> Callable:
+    """Returns a function that runs once compiled without optimization: random numbers compile slowly on CPU."""
+    options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else None
+    return jax.jit(function, out_shardings=placement, compiler_options=options)
