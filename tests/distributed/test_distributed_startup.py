@@ -222,7 +222,8 @@ HEADER = """
 import os, signal, sys, time
 import jax
 jax.config.update("jax_num_cpu_devices", 4)
-from compressed_lm.training import distributed, make_mesh, processes
+from compressed_lm.distributed import processes, startup
+from compressed_lm.training import make_mesh
 index = int(os.environ["COMPRESSED_LM_PROCESS_ID"])
 """
 
@@ -282,7 +283,7 @@ def test_two_processes_join_speak_compute_and_refuse_to_differ():
 
 def test_the_coordinator_that_is_not_there():
     """Process 1 alone ends with an error that names the address and the reason, where JAX would abort."""
-    ((status, log),) = run_two('distributed.initialize("on", timeout_seconds=2)', indices=[1])
+    ((status, log),) = run_two('startup.initialize("on", timeout_seconds=2)', indices=[1])
     assert status == 1 and "Process 1 of 2" in log
     assert "waited 2 s: the coordinator 127.0.0.1:" in log and "Connection refused" in log
     assert "Check failure stack trace" not in log
@@ -291,7 +292,7 @@ def test_the_coordinator_that_is_not_there():
 @pytest.mark.slow
 def test_the_processes_that_do_not_come():
     """Process 0 alone ends with an error that says that others are missing."""
-    ((status, log),) = run_two('distributed.initialize("on", timeout_seconds=2)', indices=[0])
+    ((status, log),) = run_two('startup.initialize("on", timeout_seconds=2)', indices=[0])
     assert status == 1 and "waited 2 s: not all processes reached the coordinator 127.0.0.1:" in log
     assert "Check failure stack trace" not in log
 

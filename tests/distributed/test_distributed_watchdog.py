@@ -182,10 +182,10 @@ def test_a_coordinator_that_does_not_answer_is_no_second_hang():
 
 SCRIPT = """
 import os, signal, sys, time
-from compressed_lm.training import distributed
+from compressed_lm.distributed import startup
 from compressed_lm.distributed.watchdog import Watchdog
 index, port, how = int(sys.argv[1]), sys.argv[2], sys.argv[3]
-distributed.initialize("on", coordinator_address="127.0.0.1:" + port, num_processes=2, process_id=index)
+startup.initialize("on", coordinator_address="127.0.0.1:" + port, num_processes=2, process_id=index)
 from jax.experimental import multihost_utils
 
 def read_input():
