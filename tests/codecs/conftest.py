@@ -1,4 +1,4 @@
-"""A small M1 with random weights: losslessness and exactness must not depend on training."""
+"""Small M1 with random weights, since losslessness and exactness must not depend on training."""
 
 import pathlib
 
@@ -9,5 +9,5 @@ from compressed_lm.codecs import M1
 
 @pytest.fixture(scope="session")
 def m1() -> M1:
-    """Stored, so that its bits, and with them what tests see, are the same on every processor (see `make_m1.py`)."""
+    """Returns the stored M1, whose bits are the same on every processor (see `make_m1.py`)."""
     return M1.from_bytes((pathlib.Path(__file__).with_name("data") / "m1.npz").read_bytes())

@@ -1,7 +1,9 @@
-"""Writes data/m1.npz, the small M1 of the tests: python tests/codecs/make_m1.py
+"""Writes data/m1.npz, the small M1 of the tests.
 
-Its weights are random, as losslessness and exactness must not depend on training. They are stored and not computed
-where tests run: they come out of floating-point numbers, whose last bits depend on the processor.
+Usage: python tests/codecs/make_m1.py
+
+Its weights are random, since losslessness and exactness must not depend on training. They are stored, not computed in
+the tests, since they come from floating-point numbers whose last bits depend on the processor.
 """
 
 import pathlib

@@ -1,5 +1,6 @@
-"""Damage is told or harmless: files, saved codecs and token stores with single bits flipped or their ends cut off, and
-decoders fed with what no encoder wrote.
+"""Damaged files, codecs and token stores raise errors or have no effect.
+
+Damage is a flipped bit or a truncation; decoders also get ids that no encoder wrote.
 """
 
 import collections
@@ -36,13 +37,13 @@ SHORT = b"It was a dark and stormy night."
 
 @pytest.fixture(scope="module")
 def built(m1):
-    """spec -> codec, built when first asked for."""
+    """Returns a dictionary of codecs by spec, built at the first use."""
     text = [paragraph.encode() for paragraph in inspect.getsource(inspect).split("\n\n")]
     return functools.cache(lambda spec: codecs.create(spec, m1=m1, documents=lambda: text))
 
 
 def damages(good: bytes, *, n_flips: int | None = None, n_cuts: int | None = None):
-    """Yields all contents that differ from `good` in one bit or lack its end; or that many, spread evenly."""
+    """Yields all contents that differ from `good` in one bit or are truncated; or only some of them, spread evenly."""
     for number in np.unique(np.linspace(0, 8 * len(good) - 1, n_flips or 8 * len(good)).astype(int)).tolist():
         damaged = bytearray(good)
         damaged[number // 8] ^= 1 << number % 8
@@ -52,8 +53,9 @@ def damages(good: bytes, *, n_flips: int | None = None, n_cuts: int | None = Non
 
 
 def outcome(read, wanted) -> str:
-    """ "detected" where `read` raises a clear error, "harmless" where it gives what was wanted, else "WRONG"; any other
-    exception goes through.
+    """Returns "detected" if `read` raises a clear error, "harmless" if it returns `wanted`, else "WRONG".
+
+    Other exceptions are not caught.
     """
     try:
         return "harmless" if read() == wanted else "WRONG"
@@ -63,7 +65,7 @@ def outcome(read, wanted) -> str:
 
 
 def damaged_files(codec) -> collections.Counter:
-    """Every flip and cut of an encoded file, in memory."""
+    """Returns the outcomes of all damages of an encoded file, in memory."""
     content = encoded_file.encode_file(DOCUMENT, codec)
     return collections.Counter(
         outcome(lambda damaged=damaged: encoded_file.decode_file(damaged, codec), DOCUMENT)
@@ -72,7 +74,7 @@ def damaged_files(codec) -> collections.Counter:
 
 
 def on_disk(path, read, wanted, **numbers) -> collections.Counter:
-    """Damages of one file among others that are whole."""
+    """Returns the outcomes of damages of one file on disk, with the other files intact."""
     good, found = path.read_bytes(), collections.Counter()
     for damaged in damages(good, **numbers):
         path.write_bytes(damaged)
@@ -82,7 +84,7 @@ def on_disk(path, read, wanted, **numbers) -> collections.Counter:
 
 
 def damaged_codec(codec, folder) -> collections.Counter:
-    """Flips and cuts of each file of a saved codec; what still loads has to be the same codec."""
+    """Returns the outcomes of damages of a saved codec's files; if it loads, it must be the same codec."""
     codecs.save(codec, folder)
     describe = lambda c: (c.spec, c.fingerprint, c.vocab_size)  # noqa: E731
     found = collections.Counter()
@@ -93,7 +95,7 @@ def damaged_codec(codec, folder) -> collections.Counter:
 
 
 def write_store(folder):
-    """A store of two shards with documents of several lengths, empty ones among them."""
+    """Writes a store of two shards with documents of several lengths, including empty ones."""
     rng, entries = np.random.default_rng(0), []
     folder.mkdir()
     for shard in range(2):
@@ -113,7 +115,7 @@ def write_store(folder):
 
 
 def read_store(folder):
-    """Everything that a reader of a store sees: documents, rows, counts."""
+    """Returns everything that a reader of a store sees: documents, rows, counts."""
     store = TokenStore.open(folder)
     documents = [(record.ids.tolist(), record.n_bytes, record.crc32) for record in store.documents()]
     rows = store.rows(32, drop_remainder=False)
@@ -122,7 +124,7 @@ def read_store(folder):
 
 
 def damaged_store(folder) -> dict[str, collections.Counter]:
-    """Flips and cuts of each file of a store, read as training reads it, and the records' bytes once more, verified."""
+    """Returns the outcomes of damages of a store's files, read as in training; records are also verified."""
     write_store(folder)
     read, wanted = lambda: read_store(folder), read_store(folder)
 
@@ -153,8 +155,10 @@ def damaged_store(folder) -> dict[str, collections.Counter]:
 
 @pytest.mark.slow
 def test_a_hundred_thousand_flips_and_cuts(built, tmp_path, capsys):
-    """Of more than 100,000 flipped bits and cuts in encoded files, codec directories and token stores, each is detected
-    with a clear error or changes nothing that is read; none crashes, and none in an encoded file passes.
+    """Each of 100,000 flips and truncations is detected with a clear error, or has no effect.
+
+    The files are encoded files, codec directories and token stores. None crashes, and all damages of encoded files are
+    detected.
     """
     made = {spec: built(spec) for spec in SPECS}
     found = {f"file {spec}": damaged_files(codec) for spec, codec in made.items()}
@@ -177,9 +181,7 @@ def test_a_hundred_thousand_flips_and_cuts(built, tmp_path, capsys):
 @pytest.mark.slow
 @pytest.mark.parametrize("spec", SPECS)
 def test_flips_under_a_right_checksum(built, spec):
-    """With the CRC made right again, so that the header is read and the ids are decoded, a flipped bit is still
-    detected or harmless.
-    """
+    """With a corrected CRC, a flipped bit is still detected or has no effect."""
     codec = built(spec)
     content = encoded_file.encode_file(SHORT, codec)
     slow = spec.startswith(("ac", "eiw(b=24"))
@@ -205,7 +207,7 @@ def test_flips_under_a_right_checksum(built, spec):
     ],
 )
 def test_headers_of_other_makers_are_refused(header):
-    """A file with the right magic and checksum whose header is not ours raises InputError."""
+    """A file with correct magic bytes and checksum but an invalid header raises InputError."""
     for length in (len(header), 0, 2**32 - 1):
         body = encoded_file.MAGIC + struct.pack("<I", length) + header
         with pytest.raises(InputError):
@@ -216,8 +218,10 @@ def test_headers_of_other_makers_are_refused(header):
     "spec", [pytest.param(s, marks=pytest.mark.slow) if s.startswith(("ac", "eiw")) else s for s in SPECS]
 )
 def test_decoders_take_any_ids(built, spec):
-    """Random ids, without any checksum before them, raise CorruptStream, or decode to bytes, which encode to exactly
-    these ids where the codec is an arithmetic code; of a complete or broken sequence `decode_partial` gives bytes.
+    """Random ids raise CorruptStream or decode.
+
+    For arithmetic codes the decoded bytes encode to the same ids. `decode_partial` accepts complete and broken
+    sequences.
     """
     codec, rng = built(spec), np.random.default_rng(0)
     slow = spec.startswith(("ac", "eiw(b=24"))
@@ -237,9 +241,7 @@ def test_decoders_take_any_ids(built, spec):
 
 @pytest.mark.parametrize("spec", ["gzip(v=256)", "gzip(v=4096)"])
 def test_damaged_zlib_streams(spec):
-    """zlib streams with any bit flipped or any end cut off raise, or decode to the same bytes: zlib's own checksum
-    stands behind ours.
-    """
+    """Damaged zlib streams raise an error or decode to the same bytes, due to zlib's own checksum."""
     codec = codecs.create(spec)
     ids = codec.encode(DOCUMENT)
     width = codec.vocab_size.bit_length() - 1
@@ -252,9 +254,7 @@ def test_damaged_zlib_streams(spec):
 
 
 def test_damaged_segment_headers(m1, monkeypatch):
-    """The lengths that open a long document under `ac` do not lead the decoder astray: damaged ones raise, or are what
-    `encode` gives for the text that comes out.
-    """
+    """Damaged lengths in the header of a long document of `ac` raise an error, or re-encode to the same ids."""
     monkeypatch.setattr(arithmetic, "SEGMENT_BYTES", 40)
     codec = codecs.create("ac(v=256)", m1=m1)
     ids = codec.encode(SHORT * 4)
@@ -273,8 +273,9 @@ def test_damaged_segment_headers(m1, monkeypatch):
 
 @pytest.mark.parametrize("spec", ["static_ac(v=256)", "ac(v=256)"])
 def test_weights_changed_behind_the_checksum(built, spec, tmp_path):
-    """Where the file's checksum in codec.json was made right again, the codec's own fingerprint refuses other weights,
-    and a broken file raises InputError.
+    """Changed weights with a corrected checksum in codec.json are refused by the codec's fingerprint.
+
+    A damaged file raises InputError.
     """
     codec = built(spec)
     codecs.save(codec, tmp_path)
@@ -304,7 +305,7 @@ def test_weights_changed_behind_the_checksum(built, spec, tmp_path):
     ],
 )
 def test_headers_of_codecs_are_checked(built, change, tmp_path):
-    """A codec.json with an entry missing, of another type or of another codec raises InputError."""
+    """A codec.json with an entry that is missing, of another type or of another codec raises InputError."""
     codecs.save(built("static_ac(v=256)"), tmp_path)
     header = json.loads((tmp_path / "codec.json").read_text()) | change
     (tmp_path / "codec.json").write_text(json.dumps({k: v for k, v in header.items() if v is not None}))

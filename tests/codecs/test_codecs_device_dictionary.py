@@ -1,4 +1,4 @@
-"""The dictionary on the device against the dictionary on the host."""
+"""Dictionary on the device against the dictionary on the host."""
 
 import numpy as np
 import pytest
@@ -54,17 +54,13 @@ def assert_same(dictionary: Dictionary, documents: list[bytes]) -> None:
     ),
 )
 def test_device_equals_host(dictionary, documents):
-    """Ids of the device, of a batch on the host and of single documents are the same for any documents, and the
-    device decodes them.
-    """
+    """Ids of the device, of a batch on the host and of single documents are equal, and the device decodes them."""
     assert_same(dictionary, documents)
 
 
 @pytest.mark.parametrize("dictionary", DICTIONARIES)
 def test_many_documents_of_different_length(dictionary):
-    """More documents than the devices have slots of one size, from empty to many chunks long, each get their own
-    ids.
-    """
+    """More documents than batch slots, from empty to many chunks long, each get their own ids."""
     rng = np.random.default_rng(0)
     documents = [rng.choice(list(b" eth\0\xff"), n).astype(np.uint8).tobytes() for n in rng.integers(0, 300, 90)]
     assert_same(dictionary, [b"", *documents, b"e" * 1000, b""])
@@ -72,7 +68,7 @@ def test_many_documents_of_different_length(dictionary):
 
 @pytest.mark.parametrize("longest", [16, 17, 48, 63, 64, 65, 500])
 def test_entries_longer_than_a_chunk(longest):
-    """Entries that are longer than a copy, or than a chunk, are parsed across chunks and written across them."""
+    """Entries longer than a copy or a chunk are parsed and written across chunks."""
     parent = np.r_[np.full(256, -1), ord("a"), np.arange(256, 254 + longest)]
     dictionary = Dictionary(parent, np.r_[np.arange(256), np.full(longest - 1, ord("a"))])
     assert_same(dictionary, [b"a" * n for n in (longest, 3 * longest + 5, longest - 1)] + [b"xa" * 40])
@@ -81,7 +77,7 @@ def test_entries_longer_than_a_chunk(longest):
 @settings(max_examples=20, deadline=None)
 @given(st.sampled_from(DICTIONARIES), st.lists(st.integers(0, 200), max_size=6), st.integers(0, 2**32))
 def test_any_numbers_decode(dictionary, counts, seed):
-    """Any sequence of numbers decodes on the device to what it decodes to on the host."""
+    """Any sequence of numbers decodes to the same text on the device and on the host."""
     rng = np.random.default_rng(seed)
     sequences = [rng.integers(0, len(dictionary), n) for n in counts]
     assert device_dictionary.decode(dictionary, sequences) == dictionary.decode_batch(sequences)
@@ -89,7 +85,7 @@ def test_any_numbers_decode(dictionary, counts, seed):
 
 @pytest.mark.parametrize("bad", [-1, 256, 2**31, 2**32])
 def test_numbers_outside_are_refused(bad):
-    """A number outside the dictionary is refused before the device sees it, where it would be clipped in silence."""
+    """A number outside the dictionary is refused on the host; the device would clip it silently."""
     with pytest.raises(ValueError, match="0 to 255"):
         device_dictionary.decode(DICTIONARIES[0], [[1], [2, bad]])
     with pytest.raises(ValueError, match="0 to 255"):

@@ -1,4 +1,4 @@
-"""The pmapped coder gives the same bits on any number of devices."""
+"""The coder gives the same bits on any number of devices."""
 
 import os
 import subprocess
@@ -30,7 +30,7 @@ print("DIGEST", jax.local_device_count(), digest.hexdigest())
 
 @pytest.mark.slow
 def test_one_two_and_eight_devices_and_float64_agree(m1, tmp_path):
-    """Tokens are bit-identical on 1, 2 and 8 virtual devices and with 64-bit types enabled, and each decodes."""
+    """Tokens are bit-identical on 1, 2 and 8 virtual devices and with 64-bit types, and they decode."""
     (tmp_path / "m1.npz").write_bytes(m1.to_bytes())
     digests = {}
     for devices, x64 in ((1, False), (2, False), (8, True)):

@@ -1,4 +1,4 @@
-"""Encoded files say what they are, and every damage is found."""
+"""Encoded files describe their content, and all damage is detected."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ DATA = b"some bytes \x00\xff and more of them " * 20
 
 
 def test_round_trip_and_size():
-    """A file holds the ids at their natural width and a header; it decodes to the same bytes."""
+    """A file has a header and the ids at their minimal width; it decodes to the same bytes."""
     codec = codecs.create("gzip(v=4096)")
     content = encoded_file.encode_file(DATA, codec)
     assert encoded_file.decode_file(content, codec) == DATA
@@ -20,7 +20,7 @@ def test_round_trip_and_size():
 
 
 def test_every_flipped_bit_and_truncation_is_found():
-    """No single-bit change and no truncation of a file passes, and none crashes."""
+    """Every single-bit change and truncation is detected, and none crashes."""
     codec = codecs.Bytes()
     content = encoded_file.encode_file(DATA[:60], codec)
     for position in range(8 * len(content)):

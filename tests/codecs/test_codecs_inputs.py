@@ -1,4 +1,4 @@
-"""What a codec is given: bytes in any holder, ids in any array; everything else is refused by name."""
+"""Inputs of codecs: bytes in any bytes-like object and ids in any array; other types raise an error."""
 
 import array
 import inspect
@@ -28,7 +28,7 @@ TEXT = b"It was a dark and stormy night."
 
 @pytest.fixture(scope="module")
 def built(m1):
-    """spec -> codec; `tokenizers` is the vocabulary of `bpe`, as one that came with a model."""
+    """Returns a dictionary of codecs by spec; `tokenizers` has the vocabulary of `bpe`."""
     text = [paragraph.encode() for paragraph in inspect.getsource(inspect).split("\n\n")]
     made = {spec: codecs.create(spec, m1=m1, documents=lambda: text) for spec in SPECS[:-1]}
     bpe = made["bpe(v=512)"]
@@ -43,8 +43,9 @@ def mapped(path):
 
 @pytest.mark.parametrize("spec", SPECS)
 def test_bytes_in_any_holder_are_encoded(built, spec, tmp_path):
-    """A bytearray, a memoryview, a mapped file and NumPy's bytes have the ids of the same bytes, alone and in a
-    batch.
+    """A bytearray, a memoryview, a mapped file and NumPy bytes give the ids of the same bytes.
+
+    This holds alone and in a batch.
     """
     codec = built[spec]
     wanted = codec.encode(TEXT).tolist()
@@ -61,7 +62,7 @@ def test_bytes_in_any_holder_are_encoded(built, spec, tmp_path):
     ids=lambda data: type(data).__name__,
 )
 def test_what_is_no_bytes_is_refused(built, spec, data):
-    """Text, lists and arrays raise an error that names what was given and says to pass bytes, alone and in a batch."""
+    """Text, lists and arrays raise an error that names the type and asks for bytes, alone and in a batch."""
     with pytest.raises(InputError, match=r"was given .* to encode; bytes were expected\. Pass .*(encode|tobytes)\("):
         built[spec].encode(data)
     with pytest.raises(InputError, match=r"document 1, was given .* bytes were expected"):
@@ -71,7 +72,7 @@ def test_what_is_no_bytes_is_refused(built, spec, data):
 @pytest.mark.parametrize("spec", SPECS)
 @pytest.mark.parametrize("batch", [TEXT, "text", bytearray(TEXT), memoryview(TEXT), None, 3, {b"a": 1}, {b"a"}])
 def test_one_document_is_no_batch(built, spec, batch):
-    """A single document in place of a list, the usual mistake, is named, and neither are its bytes taken for ids."""
+    """A single document instead of a list raises an error; its bytes are not used as ids."""
     with pytest.raises(InputError, match=r"as a batch; a list of documents was expected\. .* call encode\(data\)"):
         built[spec].encode_batch(batch)
     with pytest.raises(InputError, match=r"a list of sequences of ids was expected\. .* call decode\(ids\)"):
@@ -79,7 +80,7 @@ def test_one_document_is_no_batch(built, spec, batch):
 
 
 def test_arrays_of_byte_strings_are_refused(built):
-    """NumPy drops NUL bytes at the ends of its byte strings, so such an array is not taken for documents."""
+    """Arrays of NumPy byte strings are refused, since NumPy drops NUL bytes at their ends."""
     with pytest.raises(InputError, match="drops NUL bytes"):
         built["bytes"].encode_batch(np.array([b"a\0", b"bc"]))
     found = built["bytes"].encode_batch(np.array([b"a\0", b"bc"], object))
@@ -88,7 +89,7 @@ def test_arrays_of_byte_strings_are_refused(built):
 
 @pytest.mark.parametrize("spec", SPECS)
 def test_ids_of_any_array_are_decoded(built, spec):
-    """Lists, tuples, ranges of any integer type, JAX arrays, iterators and lists of NumPy numbers decode alike."""
+    """Lists, tuples, ranges, JAX arrays, iterators and lists of NumPy numbers decode alike."""
     codec = built[spec]
     ids = codec.encode(TEXT)
     forms = [ids.tolist(), tuple(ids.tolist()), ids.astype(np.uint64), ids.astype(object), jnp.asarray(ids), list(ids)]
@@ -110,12 +111,15 @@ def test_ids_of_any_array_are_decoded(built, spec):
     ids=lambda ids: repr(ids).partition(" at 0x")[0],  # the same in all processes
 )
 def test_what_is_no_ids_is_refused(built, spec, ids):
-    """Fractions, booleans, text, bytes, rows and single numbers raise an error that says what was expected, for every
-    method that takes ids, and none of them is cut to integers.
+    """Fractions, booleans, text, bytes, rows and single numbers raise an error with the expected type.
+
+    This holds for every method that accepts ids; none is truncated to integers.
     """
     codec = built[spec]
     for take in (codec.decode, codec.decode_partial, codec.token_byte_lengths, StreamDecoder(codec).feed):
-        with pytest.raises(InputError, match=r"was given .* as ids.*; a one-dimensional sequence of whole numbers, int\[T\], were"):
+        with pytest.raises(
+            InputError, match=r"was given .* as ids.*; a one-dimensional sequence of whole numbers, int\[T\], were"
+        ):
             take(ids)
     with pytest.raises(InputError, match=r"sequence 1, was given .* a one-dimensional sequence of whole numbers"):
         codec.decode_batch([[], ids])
@@ -123,8 +127,9 @@ def test_what_is_no_ids_is_refused(built, spec, ids):
 
 @pytest.mark.parametrize("spec", SPECS)
 def test_numbers_out_of_range_are_refused(built, spec):
-    """Ids below 0, from the vocabulary on, or beyond 32 and 64 bits raise an error that names the range, and none wraps
-    around.
+    """Ids outside the vocabulary, or beyond 32 or 64 bits, raise an error with the valid range.
+
+    None wraps around.
     """
     codec = built[spec]
     top = codec.vocab_size
@@ -137,7 +142,7 @@ def test_numbers_out_of_range_are_refused(built, spec):
 
 
 def test_tensors_of_pytorch_are_ids(built):
-    """A tensor of integers decodes; one of fractions, or with a gradient, is refused by name."""
+    """An integer tensor decodes; a float tensor, or one with a gradient, raises an error."""
     torch = pytest.importorskip("torch")
     codec = built["bytes"]
     assert codec.decode(torch.tensor([104, 105])) == b"hi"

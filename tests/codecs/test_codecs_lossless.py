@@ -1,4 +1,4 @@
-"""Every codec gives back every byte string, alone, in a batch, saved and loaded."""
+"""Every codec is lossless for every byte string, alone, in a batch, saved and loaded."""
 
 import inspect
 import math
@@ -57,7 +57,7 @@ compile."""
 
 @pytest.fixture(scope="session")
 def built(m1):
-    """Every codec, built once, when first asked for: spec -> codec."""
+    """Returns a dictionary of codecs by spec, each built at the first use."""
     text, compiled = [paragraph.encode() for paragraph in inspect.getsource(inspect).split("\n\n")], {}
 
     class Built(dict):
@@ -73,9 +73,7 @@ def built(m1):
 
 @pytest.mark.parametrize("spec", SPECS)
 def test_batches_round_trip_through_a_saved_codec(built, spec, tmp_path):
-    """What one codec encodes together, the codec loaded from disk decodes together, for hostile bytes of all
-    lengths.
-    """
+    """Batches of hostile bytes of all lengths are decoded by the codec loaded from disk."""
     codec = built[spec]
     codecs.save(codec, tmp_path)
     loaded = codecs.load(tmp_path)
@@ -90,14 +88,17 @@ def test_batches_round_trip_through_a_saved_codec(built, spec, tmp_path):
 
 @pytest.mark.parametrize("spec", ["ac(v=256)", "eiw(b=24,v=4096)"])
 def test_documents_longer_than_a_segment_round_trip(built, spec):
-    """Where M1 runs, documents are cut into segments that are coded side by side; the bytes at the cut come back."""
+    """Documents longer than a segment round-trip.
+
+    Codecs that run M1 split them into segments that are encoded in parallel.
+    """
     document = np.random.default_rng(1).integers(0, 256, SEGMENT_BYTES + 700).astype(np.uint8).tobytes()
     assert built[spec].decode(built[spec].encode(document)) == document
 
 
 @pytest.mark.parametrize("spec", SPECS)
 def test_alone_is_as_in_a_batch(built, spec):
-    """The ids of a document do not depend on what it was encoded with."""
+    """The ids of a document do not depend on the other documents of its batch."""
     codec = built[spec]
     documents = [HOSTILE[0], HOSTILE[-5], HOSTILE[65]]
     for document, ids in zip(documents, codec.encode_batch(documents), strict=True):
@@ -121,7 +122,7 @@ def test_alone_is_as_in_a_batch(built, spec):
     ],
 )
 def test_arbitrary_bytes_round_trip(built, spec, documents):
-    """Hypothesis finds no byte string that a codec without a device loop changes."""
+    """Arbitrary byte strings (Hypothesis) round-trip, for codecs without a device loop."""
     assert built[spec].decode_batch(built[spec].encode_batch(documents)) == documents
 
 
@@ -129,7 +130,7 @@ def test_arbitrary_bytes_round_trip(built, spec, documents):
     "spec", ["eiw(b=12,v=4096)", "eiw(b=16,v=256)", "eiw(b=24,v=4096)", "eiw(align=word,b=32,v=65536)"]
 )
 def test_any_window_codes_decode_and_come_back(built, spec):
-    """Windows are a bijection: random ids decode, and re-encoding a decoded window alone gives its ids."""
+    """Windows are a bijection: random ids decode, and each decoded window encodes to its ids."""
     codec = built[spec]
     per_window = codec.window_bits // (codec.vocab_size.bit_length() - 1)
     ids = np.random.default_rng(2).integers(0, codec.vocab_size, (64, per_window)).astype(np.int32)
@@ -139,7 +140,7 @@ def test_any_window_codes_decode_and_come_back(built, spec):
 
 
 def test_online_windows_equal_the_dictionary(m1, built):
-    """Windows computed step by step on the device are the entries of the compiled dictionary, id by id."""
+    """Windows computed on the device equal the entries of the compiled dictionary."""
     for align, spec in (("none", "eiw(b=16,v=65536)"), ("word", "eiw(align=word,b=12,v=256)")):
         compiled = built[spec]
         rules = WindowRules(compiled.window_bits, "node", align, 1, 64)
@@ -152,7 +153,7 @@ def test_online_windows_equal_the_dictionary(m1, built):
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.integers(0, 2**31), min_size=2, max_size=6), st.sampled_from([256, 4096, 65536]), st.randoms())
 def test_headers_of_long_documents_decode_before_any_segments(m1, lengths, v, random):
-    """The lengths in the header of a long document come back whatever its segments begin with."""
+    """The header of a long document decodes correctly for any segments after it."""
     codec = codecs.create(f"ac(v={v})", m1=m1)
     lengths = [length % 40 for length in lengths]
     segments = [random.randrange(v) for _ in range(sum(lengths))]
@@ -162,7 +163,7 @@ def test_headers_of_long_documents_decode_before_any_segments(m1, lengths, v, ra
 
 
 def test_partial_decoding_is_a_prefix(built):
-    """What is shown of an unfinished sequence is never taken back."""
+    """The text of an unfinished sequence never changes later."""
     text = (
         b"It is a truth universally acknowledged, that a man in possession of a fortune must be in want of a wife. " * 3
     )
@@ -178,7 +179,7 @@ def test_partial_decoding_is_a_prefix(built):
     "spec", ["bytes", "sentencepiece(v=512)", "pieces(v=512)", "gzip(v=4096)", "ac(v=256)", *EIW_STREAMS]
 )
 def test_streams_give_the_text_piece_by_piece(built, spec):
-    """A stream decoder fed in pieces of any size gives the document's bytes in order, each once, and its text."""
+    """A stream decoder returns the document's bytes and text in order, for parts of any size."""
     text = "“It is a truth universally acknowledged”, naïve 日本 said, that a man must be in want of a wife.".encode()
     ids, sizes = built[spec].encode(text), [1, 0, 3, 2, 7] * 20
     decoder, printer = StreamDecoder(built[spec]), StreamDecoder(built[spec])
@@ -190,7 +191,7 @@ def test_streams_give_the_text_piece_by_piece(built, spec):
 
 
 def test_token_byte_lengths_add_up(built):
-    """Where tokens have lengths, they sum to the document's."""
+    """Token lengths sum to the document's length."""
     text = HOSTILE[-4] + b"some words here"
     for spec in ("bytes", "sentencepiece(v=512)", "eiw(b=12,v=4096)", "eiw(b=16,v=65536)"):
         ids = built[spec].encode(text)
@@ -199,7 +200,7 @@ def test_token_byte_lengths_add_up(built):
 
 
 def refused_or_encoded(codec, sequences) -> int:
-    """How many sequences are refused; what decodes has to be what `encode` gives for the text that comes out."""
+    """Returns the number of refused sequences; decoded ones must be those that `encode` gives for their text."""
     refused = 0
     for ids in sequences:
         try:
@@ -214,8 +215,9 @@ def refused_or_encoded(codec, sequences) -> int:
 
 @pytest.mark.parametrize("spec", [s for s in SPECS if s.startswith(("gzip", "static", "ac"))])
 def test_ids_of_streams_are_refused_or_what_encode_gives(built, spec):
-    """Streams that were cut anywhere, changed, followed by other ids, or never written (all zeros, all largest ids) are
-    refused, or the text that comes out encodes to exactly these ids: no id is ignored.
+    """Changed streams are refused, or their text encodes to exactly these ids.
+
+    Streams are truncated, changed, extended, all zeros or all largest ids. No id is ignored.
     """
     codec = built[spec]
     ids, largest = codec.encode(b"It was a dark and stormy night."), codec.vocab_size - 1
@@ -230,8 +232,9 @@ def test_ids_of_streams_are_refused_or_what_encode_gives(built, spec):
 
 @pytest.mark.parametrize("spec", ["static_ac(v=256)", "static_ac(v=4096)", "ac(v=256)"])
 def test_texts_with_the_roundest_streams_come_back(built, spec):
-    """A text in the middle of the number line has a stream of one byte and then zeros only; it decodes, though the
-    decoder does not read zeros for ever.
+    """A text in the middle of the number line has a stream of one byte and decodes.
+
+    The decoder reads only a few zeros after its end.
     """
     codec = built[spec]
     streams = [bytes([first]) for first in range(1, 256, 8)]
@@ -245,7 +248,7 @@ def test_texts_with_the_roundest_streams_come_back(built, spec):
 
 
 def read_on(stream: bytes, cdf) -> bytes:
-    """What a stream decodes to if zeros follow it without end."""
+    """Returns the decoded text of a stream that is followed by infinitely many zeros."""
     decoder, symbols = Decoder(stream), []
     while len(symbols) < 5000 and (symbol := decoder.symbol(cdf)) != END:
         symbols.append(symbol)
@@ -254,9 +257,7 @@ def read_on(stream: bytes, cdf) -> bytes:
 
 @pytest.mark.parametrize("spec", [s for s in SPECS if s.startswith("eiw")])
 def test_ids_that_are_no_whole_windows_are_refused(built, spec):
-    """Part of a window, and bits behind the last one, are refused by `decode`; `decode_partial` gives the windows
-    before them.
-    """
+    """`decode` refuses a partial window and extra bits; `decode_partial` returns the windows before them."""
     codec = built[spec]
     ids, token_bits = codec.encode(HOSTILE[-1][:200]), codec.vocab_size.bit_length() - 1
     fill = len(ids) * token_bits % codec.window_bits
@@ -273,14 +274,14 @@ def test_ids_that_are_no_whole_windows_are_refused(built, spec):
 
 @pytest.mark.parametrize("spec", SPECS)
 def test_foreign_ids_are_refused(built, spec):
-    """End-of-document and negative ids raise an error that names the range."""
+    """End-of-document and negative ids raise an error with the valid range."""
     for bad in (built[spec].vocab_size, -1):
         with pytest.raises(InputError, match="knows 0 to"):
             built[spec].decode(np.array([0, bad]))
 
 
 def test_bad_spellings_say_what_would_be_right(m1):
-    """Unknown names, options and values, and missing resources, are explained."""
+    """Unknown names, options and values, and missing resources, raise an error with the valid ones."""
     for spec, message in (
         ("eiv(b=16)", "Did you mean eiw"),
         ("eiw(bits=16)", "Its options: b=16, v=65536, align=none"),
@@ -312,7 +313,7 @@ def test_bad_spellings_say_what_would_be_right(m1):
 
 
 def test_damaged_codec_directories_are_refused(built, tmp_path):
-    """Another version, a changed and a missing file each name the file and what to do."""
+    """Another version, a changed file and a missing file raise an error with the file and what to do."""
     codecs.save(built["eiw(b=12,v=4096)"], tmp_path)
     header = (tmp_path / "codec.json").read_text()
     weights = (tmp_path / "dictionary.clmd").read_bytes()

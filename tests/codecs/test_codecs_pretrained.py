@@ -29,7 +29,7 @@ def m1():
 
 
 def test_shipped_dictionaries_work_out_of_the_box():
-    """Each shipped name loads, tells its kind, and takes any bytes there and back without M1."""
+    """Each shipped codec loads, shows its kind, and round-trips any bytes without M1."""
     assert list(codecs.shipped()) == ["eiw16-en", "eiw16-word-en", "pieces16-en"]
     for name in codecs.shipped():
         codec = codecs.load(name)
@@ -51,7 +51,7 @@ def test_shipped_codecs_load_without_jax():
 
 
 def test_shipped_m1_gives_its_golden_tables(m1, exact_numpy):
-    """The tables of the shipped M1 are the same bits in every version and on every machine, and the NumPy oracle's."""
+    """The tables of the shipped M1 equal the golden ones and those of the NumPy implementation, bit for bit."""
     texts = np.frombuffer(TEXT[:256], np.uint8).reshape(4, 64)[:, :40]
     freqs = m1.byte_frequencies(texts).astype("<u4")
     digest = hashlib.sha256(freqs.tobytes()).hexdigest()
@@ -63,15 +63,17 @@ def test_shipped_m1_gives_its_golden_tables(m1, exact_numpy):
 
 
 def test_delay_is_lossless_where_codes_come_back(m1):
-    """Along " in the air" a window's code changes and returns; the window must end where the code first appeared."""
+    """Along " in the air" a window's code appears twice; the window must end at its first appearance."""
     rules = WindowRules(16, "delay", "none", 1, 64)
     texts = [TEXT, b" in the air", b" the air in the air"]
     assert device_windows.decode(m1, device_windows.encode(m1, texts, rules), rules) == texts
 
 
 def test_ids_of_english_are_those_of_version_1(tmp_path):
-    """A vocabulary of rules 1, as folders of earlier versions hold it, loads with its old fingerprint; it and the one
-    that ships give English the same ids, and decode each other's, though other text may be written otherwise.
+    """A vocabulary of rules 1 loads with its old fingerprint.
+
+    It and the shipped vocabulary give the same ids for English, and decode each other's ids; other text may be encoded
+    differently.
     """
     shipped = codecs.load("pieces16-en")
     old = type(shipped)(
@@ -88,7 +90,7 @@ def test_ids_of_english_are_those_of_version_1(tmp_path):
 
 
 def test_shipped_codecs_take_text_that_nobody_would_write(monkeypatch):
-    """30 kinds and more of the hostile-input benchmark come back from each codec, at 1.05 ids a byte or less."""
+    """More than 30 kinds of hostile text round-trip with at most 1.05 ids per byte."""
     folder = pathlib.Path(__file__).parents[2] / "benchmarks"
     monkeypatch.syspath_prepend(folder)
     benchmark = runpy.run_path(str(folder / "adversarial.py"))

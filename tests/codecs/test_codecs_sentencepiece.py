@@ -1,4 +1,4 @@
-"""What SentencePiece learns here that its own trainer loses: line ends, tabs, and the sign of unknown text."""
+"""SentencePiece learns characters that its own trainer loses: line ends, tabs, and the sign for unknown text."""
 
 import hashlib
 import io
@@ -26,7 +26,7 @@ def codec(request):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_trainer_loses_no_character(codec, kind):
-    """Line feeds, carriage returns, tabs and the trainer's own sign are inside learned pieces, never single bytes."""
+    """Line feeds, carriage returns, tabs and the trainer's own sign are inside learned pieces."""
     tokens = [codec.token(int(i)) for i in codec.encode(KINDS[kind])]
     assert not [token for token in tokens if token.startswith("<0x")]
     assert "".join(tokens).replace("▁", " ").encode() == KINDS[kind]
@@ -34,7 +34,7 @@ def test_the_trainer_loses_no_character(codec, kind):
 
 @pytest.mark.parametrize("character", [b"\n", b"\r", b"\t"])
 def test_line_ends_and_tabs_join_what_stands_beside_them(codec, character):
-    """Some piece holds a line end or a tab and another character."""
+    """Some piece has a line end or a tab together with another character."""
     pieces = [codec.decode([i]) for i in range(codec.vocab_size)]
     assert any(character in piece and piece != character for piece in pieces)
 
@@ -43,8 +43,9 @@ def test_line_ends_and_tabs_join_what_stands_beside_them(codec, character):
     "character", ["\ufdd0", "\ufdd1", "\ufdd2", "\ufdd3", "▁", "\x00", "\ufffd", "\x0b", "\f", "\x85"]
 )
 def test_characters_that_stand_for_others_come_back(codec, character):
-    """Text with the stand-ins of training, SentencePiece's space and other control characters is lossless, and training
-    on it makes no piece that stands for another character.
+    """Text with the replacement characters of training and other control characters is lossless.
+
+    Training on it makes no piece that decodes to another character.
     """
     text = f"a{character}\n{character}{character} b\t{character}".encode()
     assert codec.decode(codec.encode(text)) == text
@@ -54,9 +55,7 @@ def test_characters_that_stand_for_others_come_back(codec, character):
 
 
 def test_a_saved_model_of_an_older_version_keeps_its_ids():
-    """A model that was trained on lines, as version 0.1.0 did, spells line feeds in bytes as it did and has its
-    fingerprint.
-    """
+    """A model of version 0.1.0, trained on lines, keeps its fingerprint and encodes line feeds in bytes."""
     content = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(LINES.decode().replace("▅", "").splitlines(keepends=True)),

@@ -1,4 +1,4 @@
-"""Text that a tokenizer takes only in part costs it one call for each run that differs."""
+"""The tokenizer is called once per distinct run of valid text."""
 
 import random
 
@@ -13,7 +13,7 @@ LINES = " ".join(WORDS * 3).encode()
 
 
 class Counting:
-    """A tokenizer that counts the texts it is given."""
+    """Tokenizer that counts its texts."""
 
     def __init__(self, tokenizer):
         self.tokenizer, self.texts = tokenizer, 0
@@ -34,7 +34,7 @@ def codec(request):
 
 @pytest.mark.parametrize("text", [b"a\xff", b"ab\xff\xfec\xc3", b"\xffa\xffb\xffc"])
 def test_runs_between_invalid_bytes_are_encoded_once(codec, text, monkeypatch):
-    """Of 20,000 bytes of which every other is invalid, the tokenizer sees each different run of text once."""
+    """If every second byte of 20,000 is invalid, the tokenizer gets each distinct run once."""
     name = "_tokenizer" if isinstance(codec, BPE) else "_processor"
     counting = Counting(getattr(codec, name))
     monkeypatch.setattr(codec, name, counting)
@@ -47,7 +47,7 @@ def test_runs_between_invalid_bytes_are_encoded_once(codec, text, monkeypatch):
 
 
 def test_batches_and_single_documents_agree(codec):
-    """Documents with runs in common have the ids that they have alone, empty and wholly invalid ones included."""
+    """Documents with common runs have the same ids in a batch and alone, including empty and invalid ones."""
     documents = [b"", b"\xff" * 9, LINES[:99], b"a\xff" + LINES[:50] + b"\xff", LINES[:99]]
     ids = codec.encode_batch(documents)
     assert codec.decode_batch(ids) == documents

@@ -1,4 +1,4 @@
-"""Tokenizers that came with a model give back every byte string, with the ids that the model knows."""
+"""Tokenizers that came with a model are lossless and give the model's ids."""
 
 import inspect
 import io
@@ -44,7 +44,7 @@ def trained(**settings):
 
 @pytest.fixture(scope="module")
 def content():
-    """A tokenizer.json as of GPT-NeoX: byte-level BPE under NFC, two special tokens, one that is only added."""
+    """Returns a tokenizer.json like GPT-NeoX's: byte-level BPE with NFC, two special tokens and one added token."""
     made = tokenizers.Tokenizer(tokenizers.models.BPE())
     made.normalizer = tokenizers.normalizers.NFC()
     made.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -63,7 +63,7 @@ def content():
 
 @pytest.fixture(scope="module")
 def model():
-    """A tokenizer.model as of Llama 2: BPE with byte pieces, NFKC, and a space before every text."""
+    """Returns a tokenizer.model like Llama 2's: BPE with byte pieces, NFKC, and a space before every text."""
     return trained(model_type="bpe", byte_fallback=True)
 
 
@@ -79,7 +79,10 @@ def pieces(model):
 
 @pytest.mark.parametrize("kind", ["byte_level", "pieces"])
 def test_every_byte_string_comes_back(kind, request, tmp_path):
-    """Hostile bytes too, alone and in a batch, from the codec as it was saved; no text has the end-of-document id."""
+    """Hostile bytes round-trip alone, in a batch and with the saved codec.
+
+    No text has the end-of-document id.
+    """
     codec = request.getfixturevalue(kind)
     codecs.save(codec, tmp_path)
     loaded = codecs.load(tmp_path)
@@ -95,8 +98,9 @@ def test_every_byte_string_comes_back(kind, request, tmp_path):
 
 
 def test_ids_are_those_of_the_tokenizer(byte_level, content, model, pieces):
-    """On text that normalisation leaves alone they are what the packages give, without what is put before a text; the
-    space before every text of a tokenizer.model is the text's own.
+    """Ids equal those of the original packages for text that normalisation does not change.
+
+    They are without prefix tokens and without the space that a tokenizer.model puts before every text.
     """
     theirs = tokenizers.Tokenizer.from_str(content.decode())
     assert byte_level.encode(TEXT.encode()).tolist() == theirs.encode(TEXT, add_special_tokens=False).ids
@@ -108,7 +112,10 @@ def test_ids_are_those_of_the_tokenizer(byte_level, content, model, pieces):
 
 
 def test_special_tokens_are_text_in_texts_and_nothing_in_ids(byte_level):
-    """A document cannot end another: what spells a special token is text; the token itself stands for no bytes."""
+    """Text that looks like a special token is encoded as text; the token's id has no bytes.
+
+    So a document cannot end another one.
+    """
     assert 0 not in byte_level.encode(END.encode())
     assert byte_level.decode([0, 1]) == b""
     assert byte_level.decode(byte_level.encode(b"    ")) == b"    " and 500 in byte_level.encode(b"x    y")
@@ -116,13 +123,13 @@ def test_special_tokens_are_text_in_texts_and_nothing_in_ids(byte_level):
 
 
 def test_fingerprints_tell_tokenizers_apart(byte_level, content):
-    """Another end-of-document or another file is another codec."""
+    """Another end-of-document id or another file changes the fingerprint."""
     others = [Tokenizers(v=0, eod=1, tokenizer=content), Tokenizers(v=0, eod=0, tokenizer=content + b"\n")]
     assert len({codec.fingerprint for codec in (byte_level, *others)}) == 3
 
 
 def test_the_folder_of_a_model_names_its_tokenizer(content, model, tmp_path):
-    """tokenizer.json where it is byte-level, else tokenizer.model; its files come back as they were."""
+    """A byte-level tokenizer.json takes precedence over tokenizer.model; files are returned unchanged."""
     assert codecs.read_tokenizer(tmp_path, eod=0) is None
     (tmp_path / "tokenizer.json").write_bytes(content)
     found = codecs.read_tokenizer(tmp_path, eod=0)
@@ -135,14 +142,16 @@ def test_the_folder_of_a_model_names_its_tokenizer(content, model, tmp_path):
     for eod in (2, None):
         found = codecs.read_tokenizer(tmp_path, eod=eod)
         assert isinstance(found, SentencePiece) and codecs.tokenizer_files(found)["tokenizer.model"] == model
-    with pytest.raises(InputError, match="has the end-of-text id 2, and 7 was requested.* Use the id of the file: --eod"):
+    with pytest.raises(
+        InputError, match="has the end-of-text id 2, and 7 was requested.* Use the id of the file: --eod"
+    ):
         codecs.read_tokenizer(tmp_path, eod=7)
     assert codecs.tokenizer_files(codecs.Bytes()) is None
 
 
 @pytest.mark.parametrize("kind", ["byte_level", "pieces"])
 def test_transformers_reads_the_files_with_the_same_ids(kind, request, tmp_path):
-    """AutoTokenizer makes the codec's ids out of the files that go with an exported model, and knows its end."""
+    """AutoTokenizer gives the codec's ids from the files of an exported model, and its end-of-text id."""
     transformers = pytest.importorskip("transformers")
     codec = request.getfixturevalue(kind)
     for name, file in codecs.tokenizer_files(codec).items():
@@ -154,14 +163,14 @@ def test_transformers_reads_the_files_with_the_same_ids(kind, request, tmp_path)
 
 
 def test_unigram_pieces_are_not_passed_off_as_a_llama_tokenizer():
-    """transformers would merge them as BPE, into other ids: there are no files for it."""
+    """There are no files for unigram pieces, since `transformers` would merge them as BPE."""
     codec = SentencePiece.of_model(trained(byte_fallback=True))
     assert codec.decode(codec.encode(HOSTILE[-2])) == HOSTILE[-2] and codec.eod_id == 2
     assert codecs.tokenizer_files(codec) is None
 
 
 def test_tokenizers_that_lose_text_are_refused(content):
-    """The error says what stands in the way."""
+    """The error names the step that is not lossless."""
     table = json.loads(content)
 
     def read(eod=0, v=0, **changes):
@@ -196,10 +205,12 @@ def test_tokenizers_that_lose_text_are_refused(content):
 
 
 def test_an_end_that_is_a_byte_is_refused(content, byte_level):
-    """Each of the 256 bytes keeps its id: none of them can end documents (`a banana` came back as ` bnn`)."""
+    """A byte's id cannot be end-of-document (`a banana` decoded to ` bnn`)."""
     for byte in (0, ord("a"), 255):
         taken = int(byte_level.encode(bytes([byte]))[0])
-        with pytest.raises(InputError, match=rf"has the id {taken} for the byte {byte} .* was given as the end-of-document id"):
+        with pytest.raises(
+            InputError, match=rf"has the id {taken} for the byte {byte} .* was given as the end-of-document id"
+        ):
             Tokenizers(v=0, eod=taken, tokenizer=content)
 
 
@@ -215,8 +226,9 @@ def test_an_end_that_is_a_byte_is_refused(content, byte_level):
     ],
 )
 def test_bytes_without_an_id_of_their_own_are_refused(content, change, message):
-    """A special token that is a byte, two tokens with one id and ids beyond all measure are refused when the file is
-    read, in a moment.
+    """Invalid ids are refused immediately when the file is read.
+
+    Cases: a special token that is a byte, two tokens with one id, and extremely large ids.
     """
     changed = json.loads(content)
     changed["model"]["merges"] = []

@@ -1,4 +1,4 @@
-"""The windows of every fill, size and reset against a second implementation in Python integers."""
+"""Windows of every fill, size and reset against a second implementation with Python integers."""
 
 import functools
 
@@ -14,7 +14,7 @@ TEXT = b"the cat  sat on the\n mat; \x00\xff\xfe and a a a a a a sat\tthere    a
 
 
 class SlowWindows:
-    """Window by window and byte by byte, with unbounded integers and M1 asked for one table at a time."""
+    """Encoder and decoder by window and byte, with unbounded integers and one table of M1 per call."""
 
     def __init__(self, m1, rules: WindowRules):
         self.rules, self.limit = rules, rules.context
@@ -31,7 +31,7 @@ class SlowWindows:
         return freqs
 
     def extend(self, interval, seen: bytes, window: bytes, byte: int):
-        """Returns the interval of window + byte; None if that is no window."""
+        """Returns the interval of window + byte; None if it is not a window."""
         freqs, b = self.freqs(seen, window), self.rules.bits
         below, total = sum(freqs[:byte]), sum(freqs)
         above = below + freqs[byte]
@@ -121,7 +121,7 @@ CASES += [(16, "delay", "none", 1), (32, "delay", "word", 1), (64, "paper", "non
 @pytest.mark.slow
 @pytest.mark.parametrize(("bits", "fill", "align", "reset"), CASES)
 def test_codes_are_those_of_unbounded_integers(m1, bits, fill, align, reset):
-    """Encoding and decoding in lock-step limbs give what Python integers give, window by window."""
+    """Encoding and decoding in batch slots equal the Python integers, window by window."""
     rules = WindowRules(bits, fill, align, reset, CONTEXT)
     slow = SlowWindows(m1, rules)
     texts = [TEXT, b"", b"x", TEXT[50:90]]

@@ -1,4 +1,4 @@
-"""Loops compile where nothing can be written, and what is compiled is kept where nobody else can change it."""
+"""Compiled loops work without a writable folder, and other users cannot change their cache."""
 
 import logging
 import os
@@ -33,7 +33,7 @@ print(compiled.cache_folder(), sum(segments.ends.stats.cache_hits.values()))
 
 @pytest.fixture
 def read_only(tmp_path_factory):
-    """A copy of the package that nobody can write, in a folder that all can read."""
+    """Returns a read-only copy of the package that all users can read."""
     if not hasattr(os, "getuid") or os.getuid() != 0:
         pytest.skip("only root can run a program as another user")
     folder = pathlib.Path("/tmp") / f"compressed_lm-test-{os.getpid()}"
@@ -63,8 +63,9 @@ def run(folder, **settings):
 
 
 def test_loops_run_for_a_user_without_a_folder(read_only):
-    """With a package that cannot be written and no home, another user's loops are kept in a private temporary folder
-    and said to be compiled once, the first time only; without that folder they compile each time.
+    """With a read-only package and no home, the cache of another user is a private temporary folder.
+
+    Compilation is logged only once. Without that folder the loops are compiled by every process.
     """
     folder, scratch = read_only
     first, second = (run(folder, TMPDIR=str(scratch)) for _ in range(2))
@@ -80,28 +81,28 @@ def test_loops_run_for_a_user_without_a_folder(read_only):
 
 
 def test_all_loops_of_the_package_are_compiled_in_one_way():
-    """No module asks Numba for a cache by itself, which would raise where none can be written."""
+    """No module uses Numba's cache directly, which would raise if no folder can be written."""
     package = pathlib.Path(compressed_lm.__file__).parent
     users = [path.name for path in package.rglob("*.py") if "numba.njit" in path.read_text(encoding="utf-8")]
     assert users == ["compiled.py"]
 
 
 def test_loops_are_compiled_again_when_another_module_changes():
-    """What is kept is stamped with all modules whose loops call each other, so none runs with an old one within it."""
+    """The cache depends on all modules whose loops call each other, so no old loop is used."""
     assert {"folding.py", "parsing.py", "memo.py"} <= {name for name, _, _ in compiled._SOURCES}
     for function in (segments.ends, parsing.parse, folding.fold):
         assert function._cache._cache_file._source_stamp[1] == compiled._SOURCES == compiled._sources()
 
 
 def test_the_command_line_shows_that_loops_are_compiled(capsys):
-    """Commands print to standard error what the library logs, notices included."""
+    """Commands print log messages of the library to standard error."""
     assert cli.main(["verify", __file__, "--codec=bytes"]) == 0
     logging.getLogger("compressed_lm").info("Compiling loops")
     assert "Compiling loops" in capsys.readouterr().err
 
 
 def test_doctor_tells_that_loops_cannot_be_kept(monkeypatch):
-    """A machine on which each process compiles again is a problem with a cure."""
+    """`doctor` reports a machine without a cache folder, with a fix."""
     assert doctor_report._compiled_loops() == []
     monkeypatch.setattr(compiled, "cache_folder", lambda: None)
     assert "NUMBA_CACHE_DIR" in doctor_report._compiled_loops()[0]

@@ -1,4 +1,4 @@
-"""The dictionary engine against a longest match written out in Python, and its files against every damage."""
+"""Dictionary encoder against a plain Python longest match, and dictionary files against damage."""
 
 import functools
 import hashlib
@@ -46,7 +46,7 @@ def run_dictionary(longest: int, byte: bytes = b"a") -> Dictionary:
 
 @functools.lru_cache(maxsize=2)
 def slow_numbers(dictionary: Dictionary) -> dict[bytes, int]:
-    """Number of each entry, spelled from the parents and last bytes alone."""
+    """Returns the number of each entry, computed only from parents and last bytes."""
     numbers = {}
     for i in range(len(dictionary)):
         entry, node = b"", i
@@ -57,7 +57,7 @@ def slow_numbers(dictionary: Dictionary) -> dict[bytes, int]:
 
 
 def slow_encode(dictionary: Dictionary, data: bytes) -> list[int]:
-    """Longest match, one byte after another."""
+    """Returns the longest-match parse, computed byte by byte."""
     numbers = slow_numbers(dictionary)
     found, start = [], 0
     while start < len(data):
@@ -77,7 +77,7 @@ def dictionaries(draw) -> tuple[Dictionary, bytes]:
 
 
 def random_text(seed: int, length: int, alphabet: bytes) -> bytes:
-    """Mostly the alphabet, with stretches of one byte and some bytes from outside."""
+    """Returns text mostly from the alphabet, with runs of one byte and some other bytes."""
     rng = np.random.default_rng(seed)
     text = np.frombuffer(alphabet, np.uint8)[rng.integers(0, len(alphabet), length)]
     text = np.where(rng.random(length) < 0.03, rng.integers(0, 256, length), text).astype(np.uint8)
@@ -89,9 +89,7 @@ def random_text(seed: int, length: int, alphabet: bytes) -> bytes:
 @settings(max_examples=100, deadline=None)
 @given(dictionaries(), st.lists(st.integers(0, 700), max_size=12), st.integers(0, 2**32))
 def test_batch_is_the_longest_match(made, lengths, seed):
-    """Interleaved batches of any number of documents, empty ones too, give what a slow longest match gives, and
-    decode to themselves.
-    """
+    """Batches of any documents, including empty ones, equal a slow longest match and round-trip."""
     dictionary, alphabet = made
     documents = [random_text(seed + i, n, alphabet) for i, n in enumerate(lengths)]
     got = dictionary.encode_batch(documents)
@@ -103,7 +101,7 @@ def test_batch_is_the_longest_match(made, lengths, seed):
 @settings(max_examples=100, deadline=None)
 @given(dictionaries(), st.binary(max_size=300))
 def test_single_is_the_longest_match(made, data):
-    """One document of arbitrary bytes, whatever the bytes' type, gives what a slow longest match gives."""
+    """One document of arbitrary bytes, as bytes or bytearray, equals a slow longest match."""
     dictionary, _ = made
     expected = slow_encode(dictionary, data)
     for given_as in (data, bytearray(data), memoryview(data)):
@@ -114,8 +112,9 @@ def test_single_is_the_longest_match(made, data):
 @settings(max_examples=40, deadline=None)
 @given(dictionaries(), st.integers(0, 20000), st.sampled_from([1, 7, 300, 1 << 19]), st.integers(0, 2**32))
 def test_cuts_do_not_show(made, length, block, seed):
-    """A long document, cut into pieces that are parsed side by side and into blocks of any size, has the ids of the
-    sequential parse; so have long documents among short ones.
+    """Documents that are split into pieces and blocks have the ids of the sequential parse.
+
+    This includes long documents among short ones.
     """
     dictionary, alphabet = made
     document = random_text(seed, length if block > 7 else length // 10, alphabet)
@@ -132,8 +131,9 @@ def test_cuts_do_not_show(made, length, block, seed):
 
 @pytest.mark.parametrize("longest", [2, 15, 16, 17, 32, 33, 64, 65, 300, 5000])
 def test_parses_that_never_meet(longest):
-    """On one long run, parses begun at different places never come together, and the ids are still the sequential
-    ones; entries of every length around the 16 bytes of a copy are written whole.
+    """On one long run, independent parses never meet, and the ids are still those of the sequential parse.
+
+    Entries of all lengths around the 16 bytes of a copy are written completely.
     """
     dictionary = run_dictionary(longest)
     n = 40 * longest + longest // 3 + 7
@@ -148,7 +148,7 @@ def test_parses_that_never_meet(longest):
 
 
 def test_all_pairs():
-    """65,536 entries, all pairs of bytes but 256, are parsed and come back: the tables hold the densest trie."""
+    """65,536 entries, all pairs of bytes except 256, round-trip: the tables hold the densest trie."""
     singles = [bytes([b]) for b in range(256)]
     pairs = [bytes([a, b]) for a in range(255) for b in range(256)]
     dictionary = from_entries(singles + pairs)
@@ -159,7 +159,7 @@ def test_all_pairs():
 
 
 def test_wide_sparse_nodes():
-    """Nodes with many children that fit into no gaps, so that the tables outgrow their first size, parse alike."""
+    """Nodes with many children that fit in no gaps, so that the tables grow, parse correctly."""
     rng = np.random.default_rng(0)
     singles = [bytes([b]) for b in range(256)]
     dictionary = from_entries(
@@ -171,7 +171,7 @@ def test_wide_sparse_nodes():
 
 
 def test_memory_does_not_grow_with_entry_length():
-    """A chain of 30,000 entries, whose text would take 450 MB, is laid out in tables of a few dozen bytes an entry."""
+    """A chain of 30,000 entries with 450 MB of text takes a few dozen bytes of memory per entry."""
     dictionary = run_dictionary(30000)
     arrays = [a for a in vars(dictionary).values() if isinstance(a, np.ndarray)]
     assert sum(a.nbytes for a in arrays) < 60 * len(dictionary)
@@ -193,7 +193,7 @@ def test_any_numbers_decode(made, count, seed):
 
 @pytest.mark.parametrize("bad", [-1, 300, 2**31 - 1, -(2**31), 2**31, 2**32, 2**40, -(2**40)])
 def test_numbers_outside_are_refused(bad):
-    """A number outside the dictionary, be it 2**32 too large, is refused with its value; nothing is read there."""
+    """A number outside the dictionary, even by 2**32, raises an error with its value."""
     dictionary = run_dictionary(45)
     types = [np.int64] + [np.int32] * (-(2**31) <= bad < 2**31)
     for dtype in types:
@@ -205,7 +205,7 @@ def test_numbers_outside_are_refused(bad):
 
 
 def test_threads():
-    """Two and three threads, and threads of the caller's own, give what one gives."""
+    """Two and three threads, and threads of the caller, give the same result as one thread."""
     dictionary = make_dictionary(3, 3000, b" etaoin")
     documents = [random_text(i, 900 * (i % 7), b" etaoin") for i in range(60)]
     expected = [ids.tolist() for ids in dictionary.encode_batch(documents)]
@@ -229,7 +229,7 @@ def test_threads():
 
 
 def test_results_are_the_callers_own():
-    """Ids returned earlier stay what they were when the buffers are used again."""
+    """Returned ids do not change when the buffers are reused."""
     dictionary = make_dictionary(4, 500, b"abc")
     documents = [random_text(i, 400, b"abc") for i in range(8)]
     first = dictionary.encode_batch(documents[:4])
@@ -239,7 +239,7 @@ def test_results_are_the_callers_own():
 
 
 def test_doubled_entries_are_refused():
-    """A list in which an entry stands twice is refused, with the number of these."""
+    """A list with duplicate entries raises an error with their number."""
     with pytest.raises(ValueError, match="2 of 260 entries are duplicates"):
         Dictionary(np.r_[np.full(256, -1), 97, 97, 97, 98], np.r_[np.arange(256), 1, 1, 1, 1])
     with pytest.raises(ValueError, match="1 of 257 entries are duplicates"):
@@ -247,14 +247,14 @@ def test_doubled_entries_are_refused():
 
 
 def test_too_many_entries_are_refused():
-    """More entries than a cell can number are refused before any table is made."""
+    """Too many entries raise an error before any table is made."""
     n = longest_match.MAX_ENTRIES + 1
     with pytest.raises(ValueError, match=f"{n} entries were given; at most"):
         Dictionary(np.full(n, -1), np.zeros(n))
 
 
 def test_imports_no_jax():
-    """The engine and its files load without JAX, as a data worker needs."""
+    """The encoder and its files load without JAX, as data workers need."""
     code = (
         "import sys, compressed_lm.coding.dictionary_file; assert not {'jax', 'flax', 'tensorflow'} & set(sys.modules)"
     )
@@ -264,7 +264,7 @@ def test_imports_no_jax():
 @settings(max_examples=40, deadline=None)
 @given(dictionaries(), st.booleans())
 def test_file_round_trip(made, alphabetical):
-    """A file keeps every entry's number, whatever the numbering, and the header; equal input gives equal bytes."""
+    """A file keeps all numbers and the header, for any numbering; equal input gives equal bytes."""
     dictionary, _ = made
     if alphabetical:
         dictionary = from_entries(sorted(dictionary.entry(i) for i in range(len(dictionary))))
@@ -290,7 +290,7 @@ def small_file() -> bytes:
 
 
 def test_every_truncation_is_refused(small_file):
-    """A file cut anywhere, or with anything after its end, is refused with its name."""
+    """A truncated or extended file raises an error with its name."""
     for end in range(len(small_file)):
         with pytest.raises(ValueError, match="notes.dict"):
             dictionary_file.from_bytes(small_file[:end], "notes.dict")
@@ -299,7 +299,7 @@ def test_every_truncation_is_refused(small_file):
 
 
 def test_every_flipped_bit_is_refused(small_file):
-    """A file with any one bit changed, or with several, is refused."""
+    """A file with one or several changed bits raises an error."""
     rng = np.random.default_rng(0)
     single = [[bit] for bit in range(8 * len(small_file))]
     several = [rng.choice(8 * len(small_file), rng.integers(2, 9), replace=False) for _ in range(2000)]
@@ -312,16 +312,14 @@ def test_every_flipped_bit_is_refused(small_file):
 
 
 def sealed(*, version=1, n_entries=256, header=b"{}", header_length=None, stream=b"") -> bytes:
-    """Returns a file with a right checksum, whatever stands in it."""
+    """Returns a file of any content with a correct checksum."""
     length = len(header) if header_length is None else header_length
     body = dictionary_file.MAGIC + struct.pack("<III", version, n_entries, length) + header + stream
     return body + hashlib.sha256(body).digest()
 
 
 def test_sealed_file_is_the_format():
-    """The hand-made file below, with the stream that belongs in it, is read: the refusals that follow are not due to
-    something else.
-    """
+    """The file made by `sealed` can be read, so the refusals below have no other cause."""
     shape = np.concatenate([[0], np.ones(255, np.uint8)]).astype(np.uint8).tobytes()
     stream = lzma.compress(shape + bytes(768) + bytes(range(256)) + bytes(1024))
     dictionary, header = dictionary_file.from_bytes(sealed(stream=stream, header=json.dumps({"a": 1}).encode()))
@@ -351,8 +349,9 @@ def test_sealed_file_is_the_format():
     ],
 )
 def test_absurd_files_are_refused(content, message):
-    """Files that are no dictionary although their checksum is right, and streams that would unpack to far more than
-    they should, are refused with the reason.
+    """Invalid files with a correct checksum raise an error with the reason.
+
+    This includes streams that would unpack to far more than the expected size.
     """
     with pytest.raises(ValueError, match=message):
         dictionary_file.from_bytes(content)

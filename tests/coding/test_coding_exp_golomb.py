@@ -1,4 +1,4 @@
-"""Exp-Golomb and Rice codes: the lengths and bits of their definition, and lossless."""
+"""Exp-Golomb and Rice codes: lengths and bits of their definition, and round trips."""
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ TABLE = {
 
 
 def bits_of(values, order, *, rice=False):
-    """Returns the codes as their definition spells them, a string of 0 and 1."""
+    """Returns the codes by their definition, as a string of 0 and 1."""
     codes = []
     for v in map(int, values):
         if rice:
@@ -36,18 +36,18 @@ def bits_of(values, order, *, rice=False):
 
 
 def as_bytes(bits):
-    """Returns a string of 0 and 1 as bytes, filled up with zeros."""
+    """Returns a string of 0 and 1 as bytes, zero-padded."""
     bits += "0" * (-len(bits) % 8)
     return bytes(int(bits[i : i + 8], 2) for i in range(0, len(bits), 8))
 
 
 def numbers(largest):
-    """Numbers of all orders of size."""
+    """Returns numbers of all magnitudes."""
     return st.integers(0, largest.bit_length()).flatmap(lambda bits: st.integers(0, min(largest, 2**bits)))
 
 
 def test_lengths_of_the_first_ranks():
-    """The golden lengths of EG0, and those of higher orders by hand."""
+    """Golden lengths of EG0, and of higher orders computed by hand."""
     assert exp_golomb.code_lengths(np.arange(8)).tolist() == [1, 3, 3, 5, 5, 5, 5, 7]
     assert exp_golomb.code_lengths(np.arange(8), order=1).tolist() == [2, 2, 4, 4, 4, 4, 6, 6]
     assert exp_golomb.code_lengths(np.arange(8), order=3).tolist() == [4] * 8
@@ -56,7 +56,7 @@ def test_lengths_of_the_first_ranks():
 
 
 def test_zigzag():
-    """Levels of growing magnitude become growing numbers, and back."""
+    """Levels of growing magnitude map to growing numbers, and back."""
     levels = [0, 1, -1, 2, -2, 3, exp_golomb.MAX_LEVEL, -exp_golomb.MAX_LEVEL]
     assert exp_golomb.zigzag(levels).tolist() == [0, 1, 2, 3, 4, 5, LARGEST - 1, LARGEST]
     assert exp_golomb.unzigzag(exp_golomb.zigzag(levels)).tolist() == levels
@@ -66,7 +66,7 @@ def test_zigzag():
 @settings(max_examples=300, deadline=None)
 @given(st.lists(numbers(LARGEST), max_size=40), st.integers(0, 62))
 def test_exp_golomb_is_its_definition(values, order):
-    """Numbers of any size give the definition's bits and lengths, and come back."""
+    """Numbers of any size have the bits and lengths of the definition, and round-trip."""
     stream = exp_golomb.encode(values, order=order)
     assert stream == as_bytes(bits_of(values, order))
     assert exp_golomb.code_lengths(values, order=order).tolist() == [len(bits_of([v], order)) for v in values]
@@ -78,7 +78,7 @@ def test_exp_golomb_is_its_definition(values, order):
 @settings(max_examples=300, deadline=None)
 @given(st.lists(numbers(LARGEST), max_size=20), st.integers(0, 12), st.integers(0, 9))
 def test_rice_is_its_definition(values, order, more):
-    """Numbers up to a thousand times the parameter give the definition's bits and lengths, and come back."""
+    """Numbers up to 1000 times the parameter have the bits and lengths of the definition, and round-trip."""
     values = [v % 2 ** (order + more) for v in values]
     stream = exp_golomb.encode_rice(values, order=order)
     assert stream == as_bytes(bits_of(values, order, rice=True))
@@ -110,7 +110,7 @@ def test_the_best_orders_are_the_best(values):
 
 @pytest.mark.parametrize("shape", TABLE)
 def test_entropy_and_eg0_of_generalised_gaussians(shape):
-    """The lengths reproduce the table of papers/002 section 3, of exact cells, to one unit of its last digit."""
+    """Lengths equal the table of papers/002 section 3 to one unit of its last digit."""
     unit = stats.gennorm(shape)
     for step, (entropy, eg0) in zip(STEPS, TABLE[shape], strict=True):
         levels = np.arange(-4000, 4001)
@@ -124,7 +124,7 @@ def test_entropy_and_eg0_of_generalised_gaussians(shape):
 
 
 def test_every_truncation_is_found():
-    """A stream that is cut, goes on, or ends in other bits than zeros raises CorruptStream."""
+    """A truncated or extended stream, or one with nonzero padding, raises CorruptStream."""
     values = np.random.default_rng(0).geometric(0.1, 500) - 1
     for encode, decode in [(exp_golomb.encode, exp_golomb.decode), (exp_golomb.encode_rice, exp_golomb.decode_rice)]:
         stream = encode(values, order=2)
@@ -144,7 +144,7 @@ def test_every_truncation_is_found():
 @settings(max_examples=300, deadline=None)
 @given(st.binary(max_size=40), st.integers(0, 50), st.integers(0, 62))
 def test_any_bytes_decode_or_are_refused(stream, n, order):
-    """Bytes that no encoder wrote raise CorruptStream, or are what the numbers they decode to encode to."""
+    """Arbitrary bytes raise CorruptStream, or re-encode to the same bytes."""
     for encode, decode in [(exp_golomb.encode, exp_golomb.decode), (exp_golomb.encode_rice, exp_golomb.decode_rice)]:
         try:
             values = decode(stream, n, order=order)
@@ -155,7 +155,7 @@ def test_any_bytes_decode_or_are_refused(stream, n, order):
 
 
 def test_what_cannot_be_coded_is_refused():
-    """Negative, fractional and too large numbers, orders and streams are named."""
+    """Negative, fractional and too large numbers, orders and streams raise errors with their values."""
     with pytest.raises(ValueError, match="from -1 to 3 was given; integers from 0 to 2..63 - 2 .*`zigzag` first"):
         exp_golomb.encode([-1, 3])
     with pytest.raises(ValueError, match="float64 from 0.5 to 0.5"):

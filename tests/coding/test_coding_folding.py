@@ -1,4 +1,4 @@
-"""Words are the same strings however they are written, and come back as they were."""
+"""Folding gives the same string for all forms of a word, and is lossless."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ def folded(text, spaced=folding.SPACED, *, letter_by_letter=False):
 
 
 def unfolded(data, spaced=folding.SPACED):
-    """Returns the text of folded segments that were joined."""
+    """Returns the text of joined folded segments."""
     text, state, filled = np.empty(2 * len(data) + 1, np.uint8), np.zeros(folding.STATE, np.int64), 0
     for byte in data:
         filled = folding.unfold(np.uint8(byte), state, spaced, text, 0, filled)
@@ -39,7 +39,7 @@ def unfolded(data, spaced=folding.SPACED):
     ],
 )
 def test_words_are_written_small_behind_marks(text, expected):
-    """Capitals and unusual spaces become marks, however long a run is; other alphabets stay as they are."""
+    """Capitals and unusual spaces become markers, for runs of any length; other alphabets are unchanged."""
     assert folded(text) == expected
     assert unfolded(b"".join(expected)) == text
 
@@ -47,14 +47,14 @@ def test_words_are_written_small_behind_marks(text, expected):
 @settings(max_examples=300, deadline=None)
 @given(st.text(alphabet="aAbB '1,.\n\u00e9\u201c", max_size=80), st.binary(max_size=80), st.integers(0, 99))
 def test_every_text_comes_back(text, noise, seed):
-    """Unfolding undoes folding, whatever is usual."""
+    """Unfolding undoes folding for any defaults."""
     spaced = np.random.default_rng(seed).random(folding.CONTEXTS) < 0.5
     for data in (text.encode(), noise):
         assert unfolded(b"".join(folded(data, spaced)), spaced) == data
 
 
 def test_marks_of_version_1_are_still_read():
-    """Texts in which a run of 64 capitals has a mark for each, as earlier versions wrote it, unfold as before."""
+    """Texts of version 1, in which a run of 64 capitals has a marker for each, can still be unfolded."""
     for text in (b"A" * 64 + b"b", b" " + b"A" * 70 + b" b", b"A" * 64 + "é".encode() + b"c"):
         old = b"".join(folded(text, letter_by_letter=True))
         assert b"AaAaAa" in old and unfolded(old) == text

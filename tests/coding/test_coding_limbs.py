@@ -24,7 +24,7 @@ PAIRS = st.integers(1, 10).flatmap(
 @settings(max_examples=300, deadline=None)
 @given(PAIRS)
 def test_sums_and_comparisons(pair):
-    """Sums and differences wrap at the width; comparisons and the top bit are those of the numbers."""
+    """Sums and differences wrap at the width; comparisons and the top bit equal those of Python integers."""
     k, a, b = pair
     x, y, wrap = split(a, k), split(b, k), 2 ** (16 * k)
     assert joined(limbs.add(x, y)) == (a + b) % wrap
@@ -39,7 +39,7 @@ def test_sums_and_comparisons(pair):
 @settings(max_examples=300, deadline=None)
 @given(PAIRS, st.integers(1, 2**16), st.integers(0, 2**16))
 def test_scale_is_the_floor(pair, total, frequency):
-    """floor(f * n / t) for numbers of any width, with and without the division."""
+    """Scaling gives floor(f * n / t) for numbers of any width, with and without the division."""
     k, n, _ = pair
     f = min(frequency, total)
     u = lambda value: np.array([value], np.uint32)  # noqa: E731
@@ -49,7 +49,7 @@ def test_scale_is_the_floor(pair, total, frequency):
 
 @pytest.mark.parametrize("k", [1, 2, 8])
 def test_scale_at_the_corners(k):
-    """The largest operands, where a 33rd bit would be lost."""
+    """The largest operands, for which a 33rd bit would be lost."""
     f, t = (a.reshape(-1) for a in np.meshgrid([0, 1, 255, 40000, 65535, 65536], [65536, 65535, 65534, 40001, 256]))
     f, t = f[f <= t].astype(np.uint32), t[f <= t].astype(np.uint32)
     for n in (0, 1, 2 ** (16 * k) - 1, 2 ** (16 * k) - 257, 2 ** (16 * k - 1)):

@@ -1,4 +1,4 @@
-"""Spans in which bytes are spelled: nothing is lost, and they are as short as they claim."""
+"""Literal spans are lossless and have the expected length."""
 
 import itertools
 
@@ -11,7 +11,7 @@ from compressed_lm.coding import literal
 
 
 def read(spans):
-    """Returns the text of spans, given as a way of writing and its bytes, one after another."""
+    """Returns the text of consecutive spans, given as (encoding, bytes)."""
     text, state, filled = np.empty(10_000, np.uint8), np.zeros(literal.STATE, np.int64), 0
     for mode, content in spans:
         literal.begin(state, mode)
@@ -35,7 +35,7 @@ def packed(text):
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.binary(min_size=1, max_size=200), min_size=1, max_size=4))
 def test_every_byte_string_is_spelled_and_packed(texts):
-    """Each way of writing gives back any bytes, in bytes of folded text alone, and knows where it ends."""
+    """Each encoding round-trips any bytes, uses only bytes of folded text, and marks its end."""
     for mode in (literal.AS_IT_IS, literal.SWAPPED):
         spans = [(mode, spelled(text, mode)) for text in texts]
         assert read(spans) == b"".join(texts)
@@ -45,7 +45,7 @@ def test_every_byte_string_is_spelled_and_packed(texts):
 
 
 def test_letters_of_either_case_are_one_byte():
-    """Small and capital letters take one byte each as they are and swapped; only control characters take two."""
+    """Letters of both cases take one byte as they are and swapped; only control characters take two."""
     letters = b"aAzZ9 \n\t\0\xff"
     for mode in (literal.AS_IT_IS, literal.SWAPPED):
         assert len(spelled(letters, mode)) == len(letters) + 1
@@ -54,7 +54,7 @@ def test_letters_of_either_case_are_one_byte():
 
 
 def test_any_bytes_are_packed_into_a_few_digits_more():
-    """Bytes of all values take 29 digits for 28 and four more, and the largest number of each length fits."""
+    """28 bytes of all values take 29 digits, plus four; the largest number of each length fits."""
     for n in (1, 55, 56, 57, 112, 1000):
         for text in (bytes(range(256)) * 4, b"\xff" * 900 + bytes(range(100)), bytes(1000)):
             text = text[-n:]
@@ -64,7 +64,7 @@ def test_any_bytes_are_packed_into_a_few_digits_more():
 
 @pytest.mark.parametrize(("n_letters", "bytes_a_digit"), [(2, 7.6), (4, 3.8), (5, 3.2), (17, 1.8), (32, 1.5)])
 def test_texts_of_few_letters_take_few_digits(n_letters, bytes_a_digit):
-    """DNA, digits and hex are written in the base of their alphabet, wherever the letters lie among the bytes."""
+    """DNA, digits and hex use the base of their alphabet, for any letters."""
     rng = np.random.default_rng(n_letters)
     letters = rng.permutation(256)[:n_letters].astype(np.uint8)
     for n in (1, 2, 63, 64, 1000, 4000):
@@ -74,7 +74,7 @@ def test_texts_of_few_letters_take_few_digits(n_letters, bytes_a_digit):
 
 
 def test_fitting_numbers_are_exact():
-    """How many digits of one base fit into digits of another is what integers of any size say."""
+    """`FITTING` equals the result of exact integer arithmetic."""
     for base in (*range(2, 33), 256):
         for n_digits in range(1, 58):
             n, most = int(literal.FITTING[base, n_digits]), min(233**n_digits, 1 << 448)
@@ -84,7 +84,7 @@ def test_fitting_numbers_are_exact():
 @settings(max_examples=300, deadline=None)
 @given(st.binary(max_size=400).map(lambda b: bytes(x for x in b if bytes([x]) in literal.ALPHABET)))
 def test_any_digits_are_read(content):
-    """Digits that no packing gives are read without an error, and never to more than 8 bytes for each."""
+    """Arbitrary digits decode without an error, to at most 8 bytes per digit."""
     state, filled, read_so_far = np.zeros(literal.STATE, np.int64), 0, 0
     text = np.empty(8 * len(content) + 8, np.uint8)
     for byte in content:
@@ -95,7 +95,7 @@ def test_any_digits_are_read(content):
 
 
 def test_choice_is_the_cheapest():
-    """No other ways of writing four segments cost less, the marks between them and the bias included: all are tried."""
+    """No other encodings of four segments have a lower cost, markers and bias included (exhaustive search)."""
     rng = np.random.default_rng(0)
     for scale, base in itertools.product((3, 30, 300), (4, 256)):
         passing = literal.passing(base)

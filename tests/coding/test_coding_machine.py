@@ -1,4 +1,4 @@
-"""Instructions of the processor do in compiled loops what Python integers and arrays say."""
+"""Intrinsics give the same results as Python integers and arrays."""
 
 import gc
 import sys
@@ -28,12 +28,12 @@ def doubled(array, others):
 
 @given(words, words)
 def test_the_upper_half_of_a_product(x, y):
-    """The 128-bit product of any two words has this upper half."""
+    """`multiply_high` is the upper half of the 128-bit product."""
     assert int(product(np.uint64(x), np.uint64(y))) == x * y >> 64
 
 
 def test_borrowed_arrays_are_the_same_memory_and_leave_counts_alone():
-    """What is written is seen by the owner, of any dtype and shape, and nobody is freed or kept for it."""
+    """Borrowed arrays share memory with their owner, and reference counts do not change."""
     a, b, c = np.zeros(4, np.int64), np.arange(4, dtype=np.uint8), np.ones((4, 2), np.float32)
     before = [sys.getrefcount(x) for x in (a, b, c)]
     for _ in range(1000):

@@ -1,4 +1,4 @@
-"""What is remembered of words is bounded, forgets, and changes nothing."""
+"""The cache of segments is bounded, replaces old entries, and does not change results."""
 
 import random
 
@@ -29,7 +29,7 @@ def words(n, seed=0):
 
 
 def chosen_words(n):
-    """Words of five letters that fall into one range of a multiplicative hash without a key."""
+    """Returns words of five letters that collide under a multiplicative hash without a key."""
     letters = np.arange(26, dtype=np.uint64) + np.uint64(ord("a"))
     low = np.full(1, ord(" "), np.uint64)
     for place in range(1, 6):
@@ -41,7 +41,7 @@ def chosen_words(n):
 
 
 def parsed(p, text):
-    """How many segments of a text are parsed and not remembered; some are too long to be."""
+    """Returns the number of parsed segments of a text that were not in the cache; some are too long for it."""
     before = int(p._memo.parsed[0])
     p.encode(text)
     return int(p._memo.parsed[0]) - before
@@ -49,7 +49,7 @@ def parsed(p, text):
 
 @pytest.mark.parametrize("key", [(1, 1), (3, 5), tuple(MULTIPLIERS.tolist()), (2**64 - 1, 2**63 + 1)])
 def test_ids_do_not_depend_on_the_key(key):
-    """Whatever the key of the hash, and however full the memory, ids are the same."""
+    """The ids are the same for any hash key and any state of the cache."""
     text = words(3000) + b" the word " + bytes(range(256)) + b"aAaA" * 50
     expected = some_pieces().encode(text)
     p = some_pieces(key)
@@ -58,13 +58,14 @@ def test_ids_do_not_depend_on_the_key(key):
 
 
 def test_keys_differ_between_processes():
-    """The default key is odd, and not one that is written down anywhere."""
+    """The default key is odd and is not a known constant."""
     assert memo._KEY != tuple(MULTIPLIERS.tolist()) and all(int(k) & 1 for k in memo.Memo().key)
 
 
 def test_chosen_words_do_not_spoil_the_memory():
-    """English is remembered again after one pass, when as many words as the memory has room for half of, chosen for one
-    range of the hash that had no key, have gone through it.
+    """Words chosen to collide under a hash without a key do not fill the cache.
+
+    After half as many of them as the cache has slots, English is cached again after one pass.
     """
     p, fresh = some_pieces(), some_pieces()
     p.encode(chosen_words(65_500))
@@ -73,7 +74,7 @@ def test_chosen_words_do_not_spoil_the_memory():
 
 
 def test_new_words_take_the_place_of_old_ones():
-    """More words than fit are parsed all the same, in memory of one size, and what comes later is remembered."""
+    """More words than fit are parsed correctly with constant memory, and later words are cached."""
     p, fresh = some_pieces(), some_pieces()
     slots = p._memo.slots.nbytes
     text = words(400_000)
@@ -84,14 +85,14 @@ def test_new_words_take_the_place_of_old_ones():
 
 
 def test_a_search_takes_four_slots():
-    """A segment is looked for in four slots of one aligned group, however full the memory is."""
+    """A segment is searched in four slots of one aligned group, for any state of the cache."""
     for first in (0, 5, 262_143):
         group = {first ^ k for k in range(memo.WAYS)}
         assert len(group) == memo.WAYS == 4 and {slot // 4 for slot in group} == {first // 4}
 
 
 def test_the_shipped_vocabulary_forgets_junk():
-    """After words seen once have filled the memory, the shipped vocabulary parses English anew once only."""
+    """After a cache full of words seen once, the shipped vocabulary parses English again only once."""
     p = codecs.load("pieces16-en").pieces
     p._memo = memo.Memo(KEY)
     p.encode(words(150_000, seed=1))

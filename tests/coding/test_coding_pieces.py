@@ -1,4 +1,4 @@
-"""Text is cut and parsed by rules of bytes alone, into the strings of least cost; capitals come back."""
+"""Segmentation and parsing into the pieces of lowest cost, lossless for any bytes."""
 
 import itertools
 import random
@@ -32,7 +32,7 @@ texts = st.lists(st.sampled_from([*ALPHABET, b"The", b"NASA", b" words", b"A" * 
 
 
 def some_pieces(spaced=folding.SPACED):
-    """Pieces of two letters or less of a and b, a word, and what they cost."""
+    """Returns pieces of up to two letters a and b, a word, and their costs."""
     strings = [*BYTES, b"ab", b"aa", b"ba", b" the", b" word", b"words", b"s,", b"A the"]
     return pieces.Pieces(strings, [900] * len(BYTES) + [1000, 1700, 1600, 1500, 2000, 1900, 10, 1550], spaced)
 
@@ -44,7 +44,7 @@ PIECES = some_pieces(SPACED)
 @settings(max_examples=300, deadline=None)
 @given(st.lists(texts, max_size=5), st.binary(max_size=300))
 def test_any_text_comes_back(documents, noise):
-    """Encoding and decoding changes nothing, with what was remembered from texts before, alone or in a batch."""
+    """Any text round-trips, with a filled cache, alone and in a batch."""
     documents = [*documents, noise]
     ids = PIECES.encode_batch(documents)
     assert PIECES.decode_batch(ids) == documents
@@ -55,7 +55,7 @@ def test_any_text_comes_back(documents, noise):
 
 
 def test_what_is_remembered_of_a_word_is_not_taken_for_another():
-    """Words that differ in one byte, at any place and of any length that is remembered, stay apart."""
+    """Words that differ in one byte, at any position and of any cached length, are not confused."""
     letters = b"abcdefghijklmnopqrst"
     pairs = [bytes(pair) for pair in itertools.product(letters + b"z", repeat=2)]
     p = pieces.Pieces([*BYTES, *pairs, b" abcdefg"], [1000] * (len(BYTES) + len(pairs) + 1))
@@ -67,14 +67,14 @@ def test_what_is_remembered_of_a_word_is_not_taken_for_another():
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.integers(0, len(PIECES) - 1), max_size=50))
 def test_any_numbers_decode(numbers):
-    """Every sequence of numbers is a text, and what is certain of it beforehand is a prefix of whatever comes."""
+    """Any sequence of numbers decodes, and the text of an unfinished one is a prefix of every continuation."""
     text = PIECES.decode(numbers)
     for n in range(len(numbers)):
         assert text.startswith(PIECES.decode(numbers[:n], unfinished=True))
 
 
 def test_parse_is_the_cheapest():
-    """No other way to write a word in pieces costs less: all ways of all short words of two letters are tried."""
+    """No other pieces of a word have a lower cost (all short words of two letters)."""
     p = some_pieces()
     cost = dict(zip(p.strings, p.costs.tolist(), strict=True))
 
@@ -89,7 +89,7 @@ def test_parse_is_the_cheapest():
 
 
 def test_marks_tell_how_a_word_is_written():
-    """A word is the same piece small, with a capital and in capitals, after a space and where there is none."""
+    """A word is the same piece in lower case, with a capital, in capitals, and with or without a space."""
     p = some_pieces()
     the, one, capital_the, capital, capitals, unusual, space = (
         p.strings.index(s) for s in (b" the", b"1", b"A the", b"A", b"B", b"C", b" ")
@@ -116,7 +116,7 @@ def test_marks_tell_how_a_word_is_written():
 
 
 def test_words_of_capitals_that_are_cut_come_back():
-    """The small letters after a word of capitals too long for a segment stay small."""
+    """Lower-case letters after a word in capitals that is longer than a segment stay in lower case."""
     for n in range(120):
         for text in (b"A" * n + b"b", b" " + b"A" * n + b"bc A", b"'" + b"A" * n + b"\xffb"):
             assert PIECES.decode(PIECES.encode(text)) == text
@@ -139,7 +139,10 @@ WORST = {
 @pytest.mark.parametrize("within", [False, True])
 @pytest.mark.parametrize("kind", WORST)
 def test_no_text_is_longer_than_its_bytes(kind, within):
-    """Even pieces of single bytes, with words and their marks apart or within, write any text in 1.05 pieces a byte."""
+    """Even with pieces of single bytes, any text takes at most 1.05 pieces per byte.
+
+    This holds with words and markers apart and within.
+    """
     marked = [b"A " + bytes([b]) for b in range(97, 123)] if within else []
     p = pieces.Pieces([*BYTES, *marked], [900] * (len(BYTES) + len(marked)))
     for n in (64, 1000, 100_000):
@@ -151,15 +154,17 @@ def test_no_text_is_longer_than_its_bytes(kind, within):
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.one_of(texts, st.binary(max_size=200), st.text(max_size=50).map(str.encode)), max_size=30))
 def test_any_bytes_are_at_most_so_many_pieces(parts):
-    """n bytes of any kind, in any order, are at most 1.05 n + 20 pieces and come back."""
+    """Any n bytes are at most 1.05 n + 20 pieces, and round-trip."""
     text = b"".join(parts)
     ids = PIECES.encode(text)
     assert PIECES.decode(ids) == text and len(ids) <= 1.05 * len(text) + 20
 
 
 def test_the_length_of_a_line_of_capitals_does_not_matter():
-    """Letters of DNA are 1.5 bytes a piece or more at every length of line, with the shipped vocabulary and one of
-    single bytes; all capitals, hexadecimal digits and mixed case stay at a piece a byte.
+    """DNA has at least 1.5 bytes per piece for every line length.
+
+    This holds for the shipped vocabulary and for single bytes. Capitals, hexadecimal digits and mixed case have at
+    least one byte per piece.
     """
     p, drawn = codecs.load("pieces16-en").pieces, random.Random(0)
     single = pieces.Pieces(BYTES, [900] * len(BYTES))
@@ -178,14 +183,14 @@ def test_the_length_of_a_line_of_capitals_does_not_matter():
 
 
 def test_capitals_of_any_length_cost_what_one_less_does():
-    """A capital more is a piece more or so: 64 of them are not cut into marked letters."""
+    """One more capital takes about one more piece: 64 capitals do not get a marker each."""
     p = codecs.load("pieces16-en").pieces
     lengths = [len(p.encode(b"A" * n)) for n in range(1, 300)]
     assert max(abs(b - a) for a, b in zip(lengths, lengths[1:], strict=False)) <= 5 and max(lengths) <= 170
 
 
 def test_vocabularies_of_version_1_keep_their_ids():
-    """By the rules of version 1 there are no spans, and 64 capitals have a mark each; its texts decode by either."""
+    """Version 1 has no literal spans and a marker for each of 64 capitals; both versions decode its texts."""
     old = pieces.Pieces(PIECES.strings, PIECES.costs, SPACED, rules=1)
     for text in (b"aA" * 100, b"A" * 64 + b"b", b" " + b"A" * 200):
         ids = old.encode(text)
@@ -206,14 +211,15 @@ def test_vocabularies_of_version_1_keep_their_ids():
     ],
 )
 def test_strings_that_are_no_pieces_are_refused(strings, costs, complaint):
-    """What could not encode every text, or not without doubt, is an error that says why."""
+    """Pieces that cannot encode every text, or not uniquely, raise an error with the reason."""
     with pytest.raises(ValueError, match=complaint):
         pieces.Pieces(strings, costs)
 
 
 def test_digits_in_long_pieces_have_room():
-    """Packed spans whose digits stand in pieces of 16 bytes, as no text gives them, decode to what single digits give:
-    448 bytes of text for 57 digits, which are more than the bytes of the pieces.
+    """Packed spans whose digits are in pieces of 16 bytes, which no text gives, decode as with single digits.
+
+    57 digits give 448 bytes of text, more than the bytes of the pieces.
     """
     long = b"\x20\x9f" * 8
     p = pieces.Pieces([*BYTES, long], [900] * (len(BYTES) + 1))

@@ -1,4 +1,4 @@
-"""The range coder: lossless, close to the entropy, and agreeing with an independent coder."""
+"""Range coder: lossless, close to the entropy, and equal to an independent coder in length."""
 
 import constriction
 import numpy as np
@@ -10,7 +10,7 @@ from compressed_lm.coding import range_coder, tables
 
 
 def random_tables(n_symbols: int, seed: int, peak: float = 1.0, n: int = 1) -> np.ndarray:
-    """Cumulative tables uint32[n, S + 1]; the higher the peak, the more uneven."""
+    """Returns cumulative tables uint32[n, S + 1]; a higher peak makes them more uneven."""
     weights = np.random.default_rng(seed).gamma(0.2 / peak, size=(n, n_symbols)) + 1e-9
     scaled = np.ceil(weights * (tables.MAX_WEIGHT / weights.max(-1, keepdims=True)))
     return tables.cumulative(tables.frequencies(scaled.astype(np.uint32)))
@@ -34,7 +34,7 @@ def slow_decode(stream: bytes, cdfs: np.ndarray) -> list[int]:
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.integers(0, 9), max_size=300), st.integers(0, 5), st.sampled_from([0.05, 1.0, 20.0]))
 def test_round_trip(symbols, seed, peak):
-    """Any sequence that ends in the stop symbol comes back, for flat and for very peaked tables."""
+    """Any sequence with a stop symbol round-trips, for uniform and very peaked tables."""
     cdf = table(11, seed, peak)
     stream = range_coder.encode_symbols(symbols + [10], cdf, stops=True)
     found, written = range_coder.decode_until(stream, cdf, 10)
@@ -51,9 +51,7 @@ def test_round_trip(symbols, seed, peak):
     st.booleans(),
 )
 def test_round_trip_with_a_table_for_each_symbol(n_symbols, length, seed, peak, likely):
-    """Likely and unlikely symbols under tables that change at every step come back, from the fast decoder and from the
-    plain one.
-    """
+    """Symbols with a different table at every step round-trip, in both decoders."""
     cdfs = random_tables(n_symbols, seed, peak, length)
     symbols = draw(cdfs, seed + 1) if likely else np.random.default_rng(seed).integers(0, n_symbols, length)
     stream = range_coder.encode_symbols(symbols, cdfs)
@@ -67,7 +65,7 @@ def test_round_trip_with_a_table_for_each_symbol(n_symbols, length, seed, peak, 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.integers(0, 60), max_size=20), st.integers(0, 1000), st.booleans())
 def test_a_batch_is_its_members(lengths, seed, followed):
-    """Sequences encoded together give the streams that each gives alone, empty ones included."""
+    """Sequences encoded together give the same streams as alone, including empty ones."""
     cdfs = random_tables(20, seed, n=sum(lengths))
     symbols = draw(cdfs, seed)
     rows = np.arange(len(symbols))
@@ -81,7 +79,7 @@ def test_a_batch_is_its_members(lengths, seed, followed):
 @settings(max_examples=200, deadline=None)
 @given(st.binary(max_size=60), st.integers(0, 1000), st.sampled_from([1, 11, 257]))
 def test_any_bytes_decode_alike(stream, seed, n_symbols):
-    """Bytes that no encoder wrote decode to symbols of the tables, the same ones in every form of the decoder."""
+    """Arbitrary bytes decode to the same symbols in every form of the decoder."""
     cdfs = random_tables(n_symbols, seed, n=100)
     assert range_coder.decode(stream, cdfs).tolist() == slow_decode(stream, cdfs)
     one = slow_decode(stream, [cdfs[0]] * 100)
@@ -91,7 +89,7 @@ def test_any_bytes_decode_alike(stream, seed, n_symbols):
 
 
 def test_carries_run_through():
-    """Intervals that sit just below a carry for many bytes, and then cross it, decode."""
+    """Intervals just below a carry for many bytes, which then cross it, round-trip."""
     cdf = np.array([0, 1, 65535, 65536], np.uint32)
     for tail in ([0], [1], [0] * 40, [2], [1, 1, 0]):
         symbols = np.array([1] * 3000 + [2] * 6 + tail + [2])
@@ -102,8 +100,9 @@ def test_carries_run_through():
 
 
 def test_length_is_the_entropy_and_constrictions():
-    """The stream exceeds the information content by under 0.05 % plus two bytes, and constriction's range coder by no
-    more.
+    """The stream exceeds the information content by less than 0.05 % plus two bytes.
+
+    It is not longer than that of constriction's range coder.
     """
     cdf = table(257, 3)
     freqs = np.diff(cdf).astype(np.int64)
@@ -119,8 +118,9 @@ def test_length_is_the_entropy_and_constrictions():
 @pytest.mark.parametrize("peak", [0.2, 4.0, 20.0])
 @pytest.mark.parametrize("length", [10, 300, 3000])
 def test_length_under_changing_tables_is_constrictions(peak, length):
-    """With a table for each symbol, streams of the length of documents exceed the information content by two bytes at
-    most, and constriction's by nothing but rounding.
+    """With a table per symbol, streams exceed the information content by at most two bytes.
+
+    They exceed constriction's streams only by rounding.
     """
     cdfs = random_tables(257, length, peak, length)
     symbols = draw(cdfs, 9)
@@ -136,7 +136,7 @@ def test_length_under_changing_tables_is_constrictions(peak, length):
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.integers(0, 9), max_size=40), st.integers(0, 5), st.binary(max_size=8))
 def test_a_followed_stream_ignores_what_follows(symbols, seed, tail):
-    """With `followed`, the symbols decode before any other bytes, and the length does not depend on those."""
+    """With `followed`, the symbols decode before any other bytes, and the length does not depend on these."""
     cdf = table(11, seed)
     symbols = symbols + [10]
     stream = range_coder.encode_symbols(symbols, cdf, followed=True)
@@ -147,8 +147,9 @@ def test_a_followed_stream_ignores_what_follows(symbols, seed, tail):
 @settings(max_examples=300, deadline=None)
 @given(st.binary(max_size=12), st.integers(0, 20), st.sampled_from([0.05, 1.0, 20.0]))
 def test_what_decodes_is_known_to_be_what_the_encoder_writes(stream, seed, peak):
-    """For any bytes that decode, `decode_until` tells without tables what `encode` writes for the symbols, and plain
-    decoding beyond the stream's end agrees.
+    """For arbitrary bytes, `decode_until` returns the stream that `encode` writes for the symbols.
+
+    The plain decoder gives the same symbols beyond the end of the stream.
     """
     cdf = table(11, seed, peak)
     try:
@@ -162,8 +163,9 @@ def test_what_decodes_is_known_to_be_what_the_encoder_writes(stream, seed, peak)
 
 @pytest.mark.parametrize("first", [1, 64, 128, 192])
 def test_streams_that_end_in_many_zeros_decode(first):
-    """Symbols whose stream is one byte and as many zeros as there is room for come back up to the stop symbol, though a
-    decoder reads only `OVERRUN` bytes past the end.
+    """A stream of one byte and then only zeros decodes up to the stop symbol.
+
+    The decoder reads only `OVERRUN` bytes beyond the end.
     """
     cdf = table(40, 2)
     decoder, symbols = range_coder.Decoder(bytes([first])), []
@@ -177,9 +179,7 @@ def test_streams_that_end_in_many_zeros_decode(first):
 
 
 def test_truncated_stream_is_refused():
-    """A stream cut in the middle raises CorruptStream instead of running on for ever or returning a wrong tail
-    silently past its end.
-    """
+    """A truncated stream raises CorruptStream; it does not loop or return a wrong tail."""
     cdf = table(5, 1)
     stream = range_coder.encode_symbols([0, 1, 2, 3] * 2000 + [4], cdf)
     never = np.array([0, 20000, 40000, 65535, 65536], np.uint32)
@@ -189,7 +189,7 @@ def test_truncated_stream_is_refused():
 
 
 def test_golden_stream():
-    """The stream of a fixed input never changes: old files must stay readable."""
+    """The stream of a fixed input never changes, since old files must stay readable."""
     cdf = np.array([0, 10, 1000, 40000, 65536], np.uint32)
     symbols = [2, 2, 1, 3, 0, 2, 3, 3, 1, 2] * 3
     assert range_coder.encode_symbols(symbols, cdf).hex() == "07143cc4bdde1e26f7eb96fb"
@@ -197,8 +197,9 @@ def test_golden_stream():
 
 
 def test_what_is_no_table_is_refused():
-    """Frequencies of zero, symbols outside their table and broken tables raise instead of looping or reading beyond
-    the array.
+    """Zero frequencies, symbols outside their table and invalid tables raise errors.
+
+    They do not loop or read outside the array.
     """
     cdf = np.array([0, 10, 10, 65536], np.uint32)
     for symbol in (-1, 1, 3):
@@ -222,7 +223,7 @@ def test_what_is_no_table_is_refused():
 
 
 def test_frequencies_literal():
-    """Every symbol keeps one, the sum is 2**16, and the remainder goes to the first heaviest symbol."""
+    """Every symbol gets at least one, the sum is 2**16, and the remainder goes to the first heaviest symbol."""
     got = tables.frequencies(np.array([[0, 5, 5, 1]], np.uint32))
     assert got.tolist() == [[1, 29789, 29788, 5958]]
     assert tables.cumulative(got)[0].tolist() == [0, 1, 29790, 59578, 65536]

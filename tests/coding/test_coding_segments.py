@@ -1,4 +1,4 @@
-"""Text is cut by a rule of bytes alone, at words, capitals, digits and punctuation."""
+"""Segmentation by bytes at words, capitals, digits and punctuation."""
 
 import pytest
 from hypothesis import given, settings
@@ -21,14 +21,14 @@ from compressed_lm.coding import segments
     ],
 )
 def test_segments_end_where_words_do(text, expected):
-    """Words, capitals inside words, digits, punctuation and white space are cut as the module says."""
+    """Words, capitals inside words, digits, punctuation and white space are split as documented."""
     assert [s.decode() for s in segments.split(text.encode())] == expected
 
 
 @settings(max_examples=300, deadline=None)
 @given(st.text(alphabet="aAbB '1,.\n\x00é“日", max_size=150), st.binary(max_size=200))
 def test_segments_cover_a_text_and_split_no_character(text, noise):
-    """Segments are at most 64 bytes, add up to the text, and none begins inside a valid character."""
+    """Segments have at most 64 bytes, concatenate to the text, and split no valid character."""
     for data in (text.encode(), noise, noise + text.encode()):
         found = segments.split(data)
         assert b"".join(found) == data and all(0 < len(s) <= segments.MAX_BYTES for s in found)

@@ -1,4 +1,4 @@
-"""Pieces that are learned code a text in few bits, and words apart from how they are written."""
+"""Training of pieces: short encodings, and words separate from their markers."""
 
 import random
 
@@ -11,7 +11,7 @@ BYTES = list(folding.ALPHABET)
 
 
 def test_learned_pieces_code_the_text_in_fewer_bits_than_its_bytes():
-    """Of words drawn from a small vocabulary the whole words are learned, and the coder's cost is near the entropy."""
+    """Words of a small vocabulary become whole pieces, and the cost is near the entropy."""
     drawn, vocabulary = random.Random(0), [b" alpha", b" beta", b" gamma", b" delta", b" epsilon", b" zeta"]
     words = drawn.choices(vocabulary, weights=[8, 4, 2, 2, 1, 1], k=5000)
     p = unigram.learn(unigram.count([b"".join(words)]), len(BYTES) + 6)
@@ -23,13 +23,13 @@ def test_learned_pieces_code_the_text_in_fewer_bits_than_its_bytes():
 
 
 def test_too_little_text_is_refused():
-    """More pieces than the text has substrings are an error that says how many there are."""
+    """More pieces than the text has substrings raise an error with their number."""
     with pytest.raises(ValueError, match="400 pieces were requested, and the text has only"):
         unigram.learn(unigram.count([b"a word or two. " * 9]), 400)
 
 
 def test_spaces_are_learned_and_marks_stay_apart():
-    """What is usual is what occurs most, in each context; no piece but the marks themselves has a mark."""
+    """The default of each context is its most frequent case; only markers themselves contain markers."""
     text = [b"One (two) three-four. " * 30, b'Five "six" seven. ' * 30]
     counts = unigram.count(text)
     spaced = dict(zip(range(folding.CONTEXTS), counts.spaced.tolist(), strict=True))
@@ -44,6 +44,6 @@ def test_spaces_are_learned_and_marks_stay_apart():
 
 
 def test_a_space_that_is_not_as_usual_is_counted_apart():
-    """A word without its space is the same word behind a mark."""
+    """A word without its space is the same word after a marker."""
     counts = unigram.count([b"a word, a word, a word, a,word"])
     assert counts.segments[b" word"] == 3 and counts.segments[b"C word"] == 1

@@ -1,4 +1,4 @@
-"""The node rule against an independent implementation in Python integers."""
+"""Window rules against an independent implementation with Python integers."""
 
 import hashlib
 import heapq
@@ -13,7 +13,7 @@ from compressed_lm.coding import compiler, dictionary, limbs, tables, windows
 
 
 def slow_table(text: bytes, seed: int) -> list[int]:
-    """Frequencies that depend on the text in an arbitrary but fixed way; some very peaked, some flat."""
+    """Returns frequencies that depend on the text in an arbitrary fixed way; some very peaked, some uniform."""
     digest = hashlib.blake2b(text[-3:] + bytes([seed]), digest_size=64).digest()
     counts = [1 + (digest[s % 64] * (s * 7 + 3) % 251 if s % 5 else 0) for s in range(256)]
     counts[digest[0]] += 20000 * (digest[1] % 3)
@@ -27,7 +27,7 @@ WHITE = b" \t\n\r\v\f"
 
 
 def slow_child(text: bytes, lo: int, size: int, byte: int, bits: int, align: str, seed: int):
-    """Returns the rule as the specification writes it, with unbounded integers."""
+    """Returns the child of the specification's rule, computed with unbounded integers."""
     freqs = slow_table(text, seed)
     if not text:
         below = sum(freqs[:byte])
@@ -66,7 +66,7 @@ def joined(parts) -> int:
 
 
 def fast_encode(data: bytes, bits: int, align: str, seed: int) -> list[int]:
-    """Returns the same walk with the package's limbs."""
+    """Returns the window codes computed with the package's limbs."""
     rule = windows.NodeRule(bits)
     codes, text, lo, size = [], b"", None, None
     for byte in data:
@@ -90,7 +90,7 @@ def fast_encode(data: bytes, bits: int, align: str, seed: int) -> list[int]:
 @pytest.mark.parametrize("bits", [8, 12, 16, 24, 31, 32, 64, 128])
 @pytest.mark.parametrize("align", ["none", "word"])
 def test_windows_equal_unbounded_integers(bits, align):
-    """Limb arithmetic gives the codes that unbounded Python integers give."""
+    """Limb arithmetic gives the same codes as unbounded Python integers."""
     assert fast_encode(TEXT, bits, align, seed=1) == slow_encode(TEXT, bits, align, seed=1)
 
 
@@ -99,7 +99,7 @@ def digest(value) -> str:
 
 
 def test_golden_codes():
-    """The codes of a fixed text and of the 256 single bytes never change: old files must stay readable."""
+    """The codes of a fixed text and of the 256 single bytes never change, since old files must stay readable."""
     node = {b: digest(fast_encode(TEXT, b, "none", seed=1)) for b in (8, 12, 16, 24, 32, 64, 128)}
     assert list(node.values()) == [
         "0beab4428aad",
@@ -138,7 +138,7 @@ def test_golden_codes():
 @settings(max_examples=400, deadline=None)
 @given(st.sampled_from([10, 12, 16, 24, 32, 64, 128]), st.data())
 def test_cell_codes_are_the_shortest_bit_strings(bits, data):
-    """A text exists while a cell lies in its interval, and its code is the shortest bit string whose cells all do."""
+    """A text exists if a cell lies in its interval; its code is the shortest bit string all of whose cells do."""
     rule, cell = windows.CellRule(bits), 2**32
     size = data.draw(st.integers(1, 2 ** data.draw(st.integers(20, bits + 31))))
     lo = data.draw(st.integers(0, (2**bits - 1) * cell - size)) if size < (2**bits - 1) * cell else 0
@@ -154,9 +154,7 @@ def test_cell_codes_are_the_shortest_bit_strings(bits, data):
 @pytest.mark.parametrize("rule", [windows.NodeRule, windows.CellRule])
 @pytest.mark.parametrize("bits", [12, 16, 24, 32, 64, 128])
 def test_every_byte_can_start_a_window(rule, bits):
-    """At the root all 256 bytes exist, their intervals follow one another, and their codes differ, however peaked the
-    table.
-    """
+    """At the root all 256 bytes exist with consecutive intervals and distinct codes, for any table."""
     freqs = np.ones(256, np.uint32)
     freqs[97] += 65536 - 256
     cdf, symbols, rule = tables.cumulative(freqs), np.arange(256, dtype=np.uint32), rule(bits)
@@ -169,9 +167,7 @@ def test_every_byte_can_start_a_window(rule, bits):
 
 @pytest.mark.parametrize("align", ["none", "word"])
 def test_dictionary_is_the_windows(align):
-    """Compiled at b=12, the codes are 4,096 different texts and the longest-match parse gives the ids of the
-    step-by-step rule.
-    """
+    """Compiled at b=12, the codes are 4,096 distinct texts, and longest match equals the step-by-step rule."""
     compiled = compiler.compile_windows(
         lambda texts: np.array([slow_table(t.tobytes(), 2) for t in texts], np.uint32),
         bits=12,
@@ -190,7 +186,7 @@ def test_dictionary_is_the_windows(align):
 
 @pytest.mark.parametrize("align", ["none", "word"])
 def test_best_first_takes_the_likeliest_strings(align):
-    """The entries are the 256 bytes and the strings of highest probability, found here by listing all of them."""
+    """The entries are the 256 bytes and the most likely strings, found here by full enumeration."""
     found = compiler.compile_best_first(
         lambda texts: np.array([slow_table(t.tobytes(), 4) for t in texts], np.uint32),
         n_entries=1500,
@@ -227,7 +223,7 @@ def test_word_windows_never_hold_a_word_start():
 
 
 def test_flat_table_past_the_cap_keeps_the_bijection():
-    """Beyond max_bytes the table is flat, every code still belongs to one text, and windows stay short."""
+    """After max_bytes the table is uniform, every code has exactly one text, and windows stay short."""
     peaked = np.ones(256, np.uint32)
     peaked[ord("=")] = 65536 - 255
     compiled = compiler.compile_windows(
@@ -238,7 +234,7 @@ def test_flat_table_past_the_cap_keeps_the_bijection():
 
 
 def test_broken_dictionaries_are_refused():
-    """A missing single byte, a cycle and an outside number each raise an error that says so."""
+    """A missing single byte, a cycle and a number outside the dictionary each raise an error with the reason."""
     with pytest.raises(ValueError, match="single bytes are missing"):
         dictionary.Dictionary(np.full(255, -1), np.arange(255))
     with pytest.raises(ValueError, match="cycle"):

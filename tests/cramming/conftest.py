@@ -1,4 +1,4 @@
-"""A small frozen model with large random weights, which a vector can steer for a few tokens, and texts of its ids."""
+"""Small frozen model with large random weights, which a vector can steer for a few tokens, and texts of its ids."""
 
 import jax
 import numpy as np

@@ -1,4 +1,4 @@
-"""Coding a text with a model's probabilities takes what its loss says, and gives the text back."""
+"""Arithmetic coding with a model's probabilities takes the bits of its loss, and is lossless."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ def softmax(logits):
 
 @pytest.mark.parametrize("vocabulary", [2, 16, 264, 128_256])
 def test_streams_decode_and_take_the_entropy(vocabulary):
-    """At any vocabulary the stream gives the tokens back, and its bits are those of the probabilities."""
+    """For any vocabulary the stream is lossless, and its length is that of the probabilities."""
     rng = np.random.default_rng(0)
     n = 40 if vocabulary > 1000 else 400
     distributions = softmax(rng.normal(0, 3, (n, vocabulary)))
@@ -26,7 +26,7 @@ def test_streams_decode_and_take_the_entropy(vocabulary):
 
 
 def test_unlikely_tokens_take_what_they_should():
-    """Tokens of probabilities down to 2**-60, far below what a table of 16 bits holds, take their bits to 0.1 %."""
+    """Tokens with probabilities down to 2**-60, far below 16-bit tables, take their bits to 0.1 %."""
     p = 2.0 ** -np.arange(1, 61)
     distributions = np.tile(np.append(p, p[-1]), (61, 1))
     bits = 8 * len(encode(distributions, np.arange(61)))
@@ -34,7 +34,7 @@ def test_unlikely_tokens_take_what_they_should():
 
 
 def test_a_sure_token_costs_little_and_an_impossible_one_can_be_coded():
-    """A thousand tokens of probability 1 take few bytes; one of probability 0 takes some, and comes back."""
+    """1000 tokens of probability 1 take few bytes; a token of probability 0 can be encoded."""
     sure = np.zeros((1000, 264))
     sure[:, 65] = 1
     assert len(encode(sure, np.full(1000, 65))) < 160
@@ -43,8 +43,9 @@ def test_a_sure_token_costs_little_and_an_impossible_one_can_be_coded():
 
 
 def test_information_gain_is_the_same_by_loss_and_by_code_length(model, texts):
-    """For crammed vectors of texts above capacity, the bits that the coder saves are within 1 % of the difference of
-    losses; a stream is whole bytes, hence one of all texts.
+    """For texts above capacity, the saved bits are within 1 % of the difference of losses.
+
+    All texts are in one stream, since a stream is whole bytes.
     """
     given = texts(*[8] * 120, seed=5)
     found = cram(model, given, CramConfig(n_vectors=2, steps=40, learning_rate=0.05), slots=120)

@@ -1,4 +1,4 @@
-"""Files of crammed texts: they bring the text back, and refuse what is not theirs."""
+"""Files of crammed texts give the text back, and refuse other models and damage."""
 
 import dataclasses
 import hashlib
@@ -16,14 +16,14 @@ CONFIG = CramConfig(n_vectors=2, steps=150, learning_rate=0.05, margin=0.1)
 
 @pytest.fixture(scope="module")
 def fifty(model, texts):
-    """Fifty texts of two to four tokens, and what was found for them."""
+    """Returns fifty texts of two to four tokens, and their results."""
     given = texts(*[2, 3, 4] * 16, 2, 3, seed=6)
     return given, cram(model, given, CONFIG, slots=64)
 
 
 @pytest.fixture(scope="module")
 def crammed(model, fifty):
-    """A text that fits, and what is stored of it."""
+    """Returns a text that fits, and its stored form."""
     ids, found = next((ids, f) for ids, f in zip(*fifty, strict=True) if f.complete)
     return ids, CrammedText.of(model, found, CONFIG, ids)
 
@@ -35,8 +35,9 @@ def file(crammed, tmp_path):
 
 
 def test_fifty_texts_come_back_whenever_cramming_succeeds(model, fifty, tmp_path):
-    """Of 50 texts of two to four tokens, all that are reported as crammed come back from their files token for token;
-    what does not, and what does not survive a smaller format, is an error and never another text.
+    """All texts reported as crammed are recovered from their files token for token.
+
+    Other texts, and texts that a smaller format does not preserve, raise an error and never give another text.
     """
     outcomes = []
     for ids, f in zip(*fifty, strict=True):
@@ -57,7 +58,7 @@ def test_fifty_texts_come_back_whenever_cramming_succeeds(model, fifty, tmp_path
 
 
 def test_the_size_is_that_of_the_format(model, fifty, file):
-    """Payload and file have the bytes that they say; a smaller format makes a smaller file."""
+    """Payload and file have the stated sizes; a smaller format makes a smaller file."""
     ids, found, bits = (
         fifty[0][0],
         fifty[1][0],
@@ -73,7 +74,7 @@ def test_the_size_is_that_of_the_format(model, fifty, file):
 
 
 def test_another_model_is_refused(model, crammed):
-    """A model with one other weight is told apart, and the message says what to give."""
+    """A model with one changed weight is refused, and the message says which model to give."""
     params = jax.tree.map(np.copy, model.params)
     params["final_norm"]["scale"][0] += 1e-3
     with pytest.raises(InputError, match="crammed for the model .* vectors do not work with any other model"):
@@ -81,14 +82,14 @@ def test_another_model_is_refused(model, crammed):
 
 
 def test_another_text_is_never_returned(model, crammed):
-    """Where the model writes something else than was crammed, that is an error and not a text."""
+    """If the model generates another text, an error is raised."""
     wrong = dataclasses.replace(crammed[1], text="00000000")
     with pytest.raises(InputError, match="generates another text: this device rounds differently"):
         wrong.write(model)
 
 
 def test_damaged_files_are_refused(file):
-    """No file, another file, a cut one, and one with a changed byte anywhere: each is an error that names the file."""
+    """A missing, foreign, truncated or changed file raises an error with its name."""
     content = file.read_bytes()
     with pytest.raises(InputError, match="cannot be read"):
         CrammedText.load(file.with_name("missing"))
@@ -103,7 +104,7 @@ def test_damaged_files_are_refused(file):
 
 
 def test_a_header_of_nonsense_is_refused(crammed, file):
-    """A file with a right checksum whose numbers cannot belong together is refused, as is one of a later version."""
+    """A file with a correct checksum but inconsistent numbers is refused, and one of a later version, too."""
     for change in (dict(n_tokens=0), dict(mapping=dataclasses.replace(crammed[1].mapping, width=31))):
         dataclasses.replace(crammed[1], **change).save(file)
         with pytest.raises(InputError, match="has an invalid header"):
@@ -118,7 +119,7 @@ def test_a_header_of_nonsense_is_refused(crammed, file):
 
 
 def test_the_layout_is_the_documented_one(crammed, file):
-    """Version 1: magic, and SHA-256 of all before it at the end."""
+    """Version 1: magic bytes at the beginning, SHA-256 of everything before it at the end."""
     content = file.read_bytes()
     assert content[:8] == b"\x89CLT\r\n\x1a\n" and hashlib.sha256(content[:-32]).digest() == content[-32:]
     assert crammed[1].packed.payload in content

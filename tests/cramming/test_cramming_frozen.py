@@ -1,4 +1,4 @@
-"""What a frozen model gives the tokens after vectors, and what it writes by itself."""
+"""Teacher-forced losses and greedy generation of a frozen model after vectors."""
 
 import dataclasses
 import functools
@@ -14,8 +14,9 @@ from compressed_lm.models import Transformer
 
 
 def logits_of(model, vectors, ids, length=8):
-    """float64[N, V], of each token after the vectors, by the model without a prefix: its table gets the vectors as rows
-    of their own, and their ids stand before those of the text.
+    """Returns float64[N, V], the logits of each token after the vectors, by the model without a prefix.
+
+    The vectors are added to its embedding table, and their ids precede those of the text.
     """
     n, (embedding, kernel) = len(vectors), (model.params[k] for k in ("embed", "unembed"))
     table = np.concatenate([embedding["embedding"], vectors])
@@ -33,8 +34,9 @@ def plain(config, params, row):
 
 
 def test_reading_is_that_of_the_model_with_the_vectors_as_tokens(model, texts):
-    """Losses, right tokens and distributions are those of the plain model, for texts of unequal lengths, and the first
-    token is predicted by the last vector.
+    """Losses, right tokens and distributions equal those of the plain model.
+
+    Texts have different lengths, and the first token is predicted from the last vector.
     """
     rng = np.random.default_rng(3)
     given, vectors = texts(1, 5, 8), [rng.normal(0, 0.4, (2, 32)).astype(np.float32) for _ in range(3)]
@@ -48,7 +50,7 @@ def test_reading_is_that_of_the_model_with_the_vectors_as_tokens(model, texts):
 
 
 def test_a_text_alone_comes_after_end_of_document(model, texts):
-    """Without vectors the loss is the model's own: that of the text after the id of end-of-document."""
+    """Without vectors the loss is that of the text after the id of end-of-document."""
     (ids,) = texts(6)
     logits = np.asarray(plain(model.config, model.params, np.append(15, ids)[None, :-1])[0])
     wanted = np.log(np.exp(logits).sum(-1)) - logits[np.arange(6), ids]
@@ -56,7 +58,7 @@ def test_a_text_alone_comes_after_end_of_document(model, texts):
 
 
 def test_writing_is_greedy(model):
-    """Each token that is written is the likeliest one after the vectors and those written before."""
+    """Each generated token is the most likely one after the vectors and the tokens before it."""
     rng = np.random.default_rng(4)
     vectors = [rng.normal(0, 0.4, (3, 32)).astype(np.float32) for _ in range(3)]
     written = write(model, vectors, [4, 8, 7], slots=2)
@@ -67,7 +69,7 @@ def test_writing_is_greedy(model):
 
 
 def test_the_fingerprint_tells_models_apart(model):
-    """Another weight, setting or codec is another model; how something is computed, and copies, are the same one."""
+    """Another weight, setting or codec changes the fingerprint; settings of the computation and copies do not."""
     copy = dataclasses.replace(model, params=jax.tree.map(np.copy, model.params))
     scanned = dataclasses.replace(model, config=dataclasses.replace(model.config, scan_layers=False, remat="full"))
     assert model.fingerprint == copy.fingerprint == scanned.fingerprint
@@ -82,16 +84,16 @@ def test_the_fingerprint_tells_models_apart(model):
 
 
 def test_lengths_of_padding():
-    """Texts are padded by at most half of their length from 8 on, to lengths that grow in two steps for each factor of
-    two.
-    """
+    """Padded lengths grow in two steps per factor of two; from 8 on, padding is at most half of the length."""
     assert [bucket(n) for n in (1, 8, 9, 12, 13, 17, 25, 33, 49, 97)] == [4, 8, 12, 12, 16, 24, 32, 48, 64, 128]
     assert sorted({bucket(n) for n in range(1, 200)}) == [4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256]
 
 
 def test_ids_that_the_model_does_not_know_are_refused(model):
-    """The message says which ids were given and which are expected."""
+    """The message contains the given and the expected ids."""
     with pytest.raises(InputError, match=r"ids from 3 to 16 was given; expected .* from 0 to 15"):
         read_alone(model, [np.array([3, 16])])
-    with pytest.raises(InputError, match=r"shape \(0,\) was given; expected a one-dimensional sequence of at least one id"):
+    with pytest.raises(
+        InputError, match=r"shape \(0,\) was given; expected a one-dimensional sequence of at least one id"
+    ):
         read_alone(FrozenModel(model.params, model.config, 15), [np.zeros(0, int)])

@@ -1,4 +1,4 @@
-"""What lies between two solutions of one text."""
+"""Path between two solutions of one text."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from compressed_lm.cramming import landscape, read
 
 
 def test_a_barrier_is_what_the_loss_has_above_the_line():
-    """Losses 1, 5, 3 at the ends and in the middle: the line has 2 there, the barrier is 3; without a bump it is 0."""
+    """Losses 1, 5, 3: the line has 2 in the middle, so the barrier is 3; without a maximum it is 0."""
     shares = np.array([0, 0.5, 1])
     bump = landscape.Path(1.0, 0.0, shares, np.array([1.0, 5.0, 3.0]), np.array([1.0, 0.5, 1.0]))
     assert bump.barrier_nats == 3 and not bump.connected
@@ -16,8 +16,9 @@ def test_a_barrier_is_what_the_loss_has_above_the_line():
 
 
 def test_the_ends_are_the_solutions(model, texts):
-    """Distance and angle are those of the vectors, losses and accuracies on the line those of reading its vectors; from
-    a solution to itself there is no way.
+    """Distance and angle are those of the vectors; losses and accuracies are those of the vectors on the line.
+
+    The path from a solution to itself has length 0.
     """
     (ids,), rng = texts(6, seed=7), np.random.default_rng(0)
     a, b = rng.normal(0, 1, (2, 3, 32))

@@ -1,4 +1,4 @@
-"""Cramming many texts at once gives each what it would get alone, and keeps the vectors that were measured."""
+"""Batched cramming gives each text its own result, and returns the vectors that were measured."""
 
 import dataclasses
 import functools
@@ -21,13 +21,13 @@ SCHEDULED = dataclasses.replace(SHORT, steps=40, warmup_steps=3, schedule="cosin
 
 @pytest.fixture(scope="module")
 def many(model, texts):
-    """Twelve texts of three lengths, some of which fit, and their results in eight slots."""
+    """Returns twelve texts of three lengths, some of which fit, and their results with eight slots."""
     given = texts(*[2, 3, 4] * 4)
     return given, cram(model, given, SHORT, slots=8)
 
 
 def same(a, b):
-    """Returns whether two results are equal to the last bit."""
+    """Returns whether two results are bit-identical."""
     return all(np.array_equal(getattr(a, f.name), getattr(b, f.name)) for f in dataclasses.fields(a))
 
 
@@ -44,7 +44,7 @@ def measure(config, params, z, tokens, target):
 
 
 def one_at_a_time(model, ids, config, seed=0):
-    """Returns the same, written as a plain loop over one text without padding: (best numbers, score, step, steps)."""
+    """Returns the result of a plain loop over one text without padding: (best numbers, score, step, steps)."""
     z = jnp.asarray(initial(config, 32, std=model.embedding_std, text=ids, seed=seed))[None]
     optimizer = config.optimizer()
     state, tokens, best = optimizer.init(z), jnp.asarray(ids)[None], (-1, np.inf)
@@ -68,9 +68,7 @@ def one_at_a_time(model, ids, config, seed=0):
 
 
 def test_each_text_stops_by_itself(many):
-    """Texts that fit stop when they do, texts that do not when their steps or their patience are over, all in one
-    batch.
-    """
+    """In one batch, texts stop when they fit, or when their steps or patience are exhausted."""
     given, found = many
     complete = [f.complete for f in found]
     assert 3 <= sum(complete) <= 11
@@ -81,8 +79,9 @@ def test_each_text_stops_by_itself(many):
 
 
 def test_the_kept_vectors_are_those_that_were_measured(model, many):
-    """Reading the vectors again gives the score that they were kept for, and complete texts are written out; a vector
-    one update later would not always have it.
+    """The returned vectors have the reported score, and complete texts are generated.
+
+    Vectors of one update later would not always have this score.
     """
     given, found = many
     vectors = [f.vectors for f in found]
@@ -95,8 +94,9 @@ def test_the_kept_vectors_are_those_that_were_measured(model, many):
 
 
 def test_neighbours_and_order_do_not_matter(model, many):
-    """In as many slots, a text's result is the same to the last bit whatever is crammed beside it, in whatever order,
-    and whether it waited for a free slot or not.
+    """With the same number of slots, a text's result is bit-identical for any other texts and any order.
+
+    It does not depend on whether the text waited for a free slot.
     """
     given, found = many
     order = np.random.default_rng(0).permutation(12)
@@ -108,9 +108,10 @@ def test_neighbours_and_order_do_not_matter(model, many):
 
 @pytest.mark.parametrize("method", ["full", "progressive"])
 def test_batched_is_as_one_at_a_time(model, texts, method):
-    """Every text ends where a plain loop over it alone, without slots and padding, ends: same score, same step, and
-    numbers that differ by rounding. That is 1e-7 in a gradient; AdamW divides by the gradient's size, which is far
-    above that here, so that after 40 steps of 0.05 the numbers agree to 1e-3.
+    """Every text ends as in a plain loop over it alone: same score and step, numbers equal up to rounding.
+
+    The rounding is 1e-7 in a gradient. AdamW divides by the gradient's size, which is far above that here, so the
+    numbers agree to 1e-3 after 40 steps of 0.05.
     """
     config = dataclasses.replace(SCHEDULED, method=method)
     given = texts(5, 5, seed=1)
@@ -122,7 +123,7 @@ def test_batched_is_as_one_at_a_time(model, texts, method):
 
 
 def test_a_progressive_score_is_the_longest_exact_prefix(model, texts):
-    """Progressive cramming of a text above capacity keeps the vectors that write its longest exact prefix."""
+    """Progressive cramming above capacity returns the vectors that generate its longest exact prefix."""
     given = texts(7, 8, seed=2)
     found = cram(model, given, dataclasses.replace(SCHEDULED, method="progressive"))
     for ids, f, written in zip(given, found, write(model, [f.vectors for f in found], [7, 8]), strict=True):
@@ -131,7 +132,7 @@ def test_a_progressive_score_is_the_longest_exact_prefix(model, texts):
 
 
 def test_restarts_differ_and_repeat(model, texts):
-    """Another seed is another solution; the same seed is the same one."""
+    """Another seed gives another solution; the same seed gives the same one."""
     (ids,) = texts(2)
     found = cram(model, [ids] * 8, SHORT, seeds=[0, 1, 2, 3] * 2)
     assert all(same(a, b) for a, b in zip(found[:4], found[4:], strict=True)) and all(f.complete for f in found)
@@ -139,8 +140,9 @@ def test_restarts_differ_and_repeat(model, texts):
 
 
 def test_vectors_are_what_is_stored(model, texts):
-    """With a format, and a matrix of signs that maps fewer numbers to the model's width, the numbers are optimised
-    through both, and the vectors are what the stored bytes stand for.
+    """The returned vectors equal the values of the stored bytes.
+
+    The numbers are optimised through the format and through the projection.
     """
     config = dataclasses.replace(SHORT, dimensions=16, projection_seed=5, format="int(b=4)")
     signs = 2 * np.random.default_rng(5).integers(0, 2, (16, 32), np.int8) - 1
@@ -152,7 +154,7 @@ def test_vectors_are_what_is_stored(model, texts):
 
 
 def test_progress_is_reported(model, texts):
-    """Steps grow to the total, texts that stop early count with all of their steps, and the accuracy is a share."""
+    """Steps grow to the total, texts that stop early count with all their steps, and the accuracy is a share."""
     seen = []
     cram(model, texts(*[2] * 9), SHORT, slots=8, progress=seen.append)
     steps = [s.steps for s in seen]
@@ -160,8 +162,8 @@ def test_progress_is_reported(model, texts):
     assert all(0 <= s.accuracy <= 1 for s in seen)
 
 
-def test_the_last_lanes_are_put_together(model, texts, monkeypatch):
-    """When most texts are done the others go on in fewer slots, each as if nothing had happened."""
+def test_the_last_slots_are_put_together(model, texts, monkeypatch):
+    """When most texts have stopped, the others continue in fewer slots with the same results."""
     monkeypatch.setattr("compressed_lm.cramming.optimize.FEWEST_SLOTS", 1)
     given = texts(*[2] * 7, 7, seed=4)
     found = cram(model, given, SHORT)
@@ -185,12 +187,12 @@ def test_the_last_lanes_are_put_together(model, texts, monkeypatch):
     ],
 )
 def test_bad_settings_are_refused(bad, message):
-    """The message names the setting, what was given and what is expected."""
+    """The message contains the setting, the given and the expected value."""
     with pytest.raises(InputError, match=message):
         CramConfig(**bad)
 
 
 def test_a_seed_for_each_text(model, texts):
-    """A wrong number of seeds is an error that says so."""
+    """A wrong number of seeds raises an error."""
     with pytest.raises(InputError, match="1 seeds and slots=32 were given for 2 texts; expected one seed"):
         cram(model, texts(2, 3), SHORT, seeds=[0])

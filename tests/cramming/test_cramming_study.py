@@ -24,13 +24,13 @@ STUDY = Study(
 
 @pytest.fixture(scope="module")
 def done(model, texts, tmp_path_factory):
-    """The folder of a study of one source, and its texts."""
+    """Returns the folder of a study of one source, and its texts."""
     given = texts(*[6] * 8, seed=8)
     return run_study(model, Bytes(), {"tokens": given}, STUDY, out=tmp_path_factory.mktemp("study")), given
 
 
 def row(text=0, length=4, right=4, bits=1.0, format="dense", **more):
-    """Returns a row of results, of a text with 10 bits and one token right without vectors."""
+    """Returns a row of results, for a text with 10 bits and one right token without vectors."""
     base = dict(source="s", k=2, length=length, text=text, format=format, trained=False, right=right, bits=bits)
     base |= dict(
         stored_bytes=32, dimensions=16, right_alone=1, bits_alone=10.0, lowest_bits=bits, exact=right == length
@@ -39,8 +39,9 @@ def row(text=0, length=4, right=4, bits=1.0, format="dense", **more):
 
 
 def test_rows_are_what_cramming_gives(model, done):
-    """A row has the score of cramming the text, all formats are of the same vectors, and their bytes are those of the
-    packed numbers.
+    """A row has the score of cramming its text.
+
+    All formats quantise the same vectors, and the bytes are those of the packed numbers.
     """
     folder, given = done
     rows = read_rows(folder / "results.jsonl")
@@ -57,8 +58,9 @@ def test_rows_are_what_cramming_gives(model, done):
 
 
 def test_a_study_goes_on_where_it_was(model, done):
-    """Started again it measures nothing twice; a cell that was broken off is measured anew, to the same numbers; other
-    settings in the same folder are refused.
+    """An interrupted study measures no cell twice.
+
+    An interrupted cell is measured again with the same result, and other settings in the same folder are refused.
     """
     folder, given = done
     before = {name: (folder / name).read_text() for name in ("results.jsonl", "cells.jsonl", "paths.jsonl")}
@@ -76,8 +78,9 @@ def test_a_study_goes_on_where_it_was(model, done):
 
 
 def test_lengths_far_beyond_capacity_are_left_out(model, texts, tmp_path):
-    """With `beyond`, the lengths that are measured end with the first so many that are not reached, also where the
-    study is started again in between.
+    """With `beyond`, the measured lengths end after the given number of failed ones.
+
+    This also holds if the study is interrupted.
     """
     given = {"tokens": texts(*[12] * 4, seed=3)}
     study = Study(lengths=(6, 8, 10, 12), beyond=2, config=CramConfig(steps=3))
@@ -90,8 +93,9 @@ def test_lengths_far_beyond_capacity_are_left_out(model, texts, tmp_path):
 
 
 def test_cells_and_paths_agree_with_the_rows(done):
-    """The gain of a cell is that of its rows, by code length to the bytes of two streams; those that were crammed
-    twice are at the shortest length.
+    """The gain of a cell is the sum over its rows; by code length it differs by at most the bytes of two streams.
+
+    Texts that are crammed twice have the shortest length.
     """
     folder, _ = done
     table = cramming_tables.frame(read_rows(folder / "results.jsonl"))
@@ -106,7 +110,10 @@ def test_cells_and_paths_agree_with_the_rows(done):
 
 
 def test_the_summary_is_of_the_right_texts():
-    """Capacity is by mean accuracy, gains are over texts above it in float32, in every format the same texts."""
+    """Capacity is by mean accuracy.
+
+    Gains are over texts above it in float32, the same texts for every format.
+    """
     rows = [row(0), row(1), row(0, 8, 8, 2.0), row(1, 8, 6, 4.0)]
     rows += [r | dict(format="int(b=4)", stored_bytes=8, right=r["right"] - 2, bits=5.0, exact=False) for r in rows]
     table = cramming_tables.frame(rows)
@@ -128,8 +135,9 @@ def test_the_summary_is_of_the_right_texts():
 
 
 def test_findings_are_the_numbers_of_the_tables():
-    """Sources whose intervals are apart are named, the change of gain per vector and the smallest format that keeps
-    95 % of the gain are told; where nothing can be said there is no sentence.
+    """Findings name sources with separate intervals, the gain per vector and the smallest sufficient format.
+
+    A format is sufficient if it keeps 95 % of the gain. Without a result there is no sentence.
     """
     gains = {("a", 1): (10, 9, 11), ("b", 1): (20, 19, 21), ("c", 1): (11, 9, 13), ("a", 4): (30, 29, 31)}
     summary = pd.DataFrame(
@@ -157,7 +165,7 @@ def test_findings_are_the_numbers_of_the_tables():
 
 
 def test_the_report_has_the_tables(done):
-    """Page, figures and tables are written, the numbers of the page are those of the tables."""
+    """Page, figures and tables are written, and the numbers of the page are those of the tables."""
     folder, _ = done
     paths = write_report(folder)
     assert {p.name for p in paths} >= {"report.html", "report.md", "summary.csv", "formats.csv", "gain.png"}

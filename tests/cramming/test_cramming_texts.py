@@ -14,8 +14,9 @@ DOCUMENTS = [b"One sentence is here. Another one follows it! And a third? The la
 
 
 def test_natural_texts_begin_with_sentences():
-    """Each starts a sentence, stands in a document, has the length asked for, and no two are the same place; a shorter
-    draw has the beginnings.
+    """Each text begins with a sentence of a document and has the requested length; all are distinct.
+
+    A shorter draw gives the beginnings.
     """
     codec = Bytes()
     texts = natural(DOCUMENTS, codec, n_tokens=20, n_texts=6, seed=1)
@@ -32,8 +33,9 @@ def test_natural_texts_begin_with_sentences():
 
 
 def test_texts_of_a_codec_whose_tokens_have_no_length_of_their_own():
-    """With windows of arithmetic coding, too, a text has the tokens asked for, and they are those of the document from
-    a sentence on.
+    """Texts also have the requested number of tokens with windows of arithmetic coding.
+
+    The tokens are those of the document from a sentence on.
     """
     codec = codecs.load("eiw16-en")
     for ids in natural(DOCUMENTS, codec, n_tokens=12, n_texts=3):
@@ -42,7 +44,7 @@ def test_texts_of_a_codec_whose_tokens_have_no_length_of_their_own():
 
 
 def test_the_list_of_words_is_by_frequency():
-    """Words are counted in lower case, over all documents; equals are in the order of the alphabet."""
+    """Words are counted in lower case over all documents; ties are sorted alphabetically."""
     documents = [b"The cat, the dog; THE bird's 12 eggs", b"dog. bird's"]
     assert frequent_words(documents) == [b"the", b"bird's", b"dog", b"cat", b"eggs"]
     assert frequent_words(documents, 2) == [b"the", b"bird's"]
@@ -51,8 +53,9 @@ def test_the_list_of_words_is_by_frequency():
 
 
 def test_random_words_are_uniform_whatever_their_frequency():
-    """Every word of the list is as likely; spaces are between; each text has draws of its own, and a shorter one has
-    the beginning.
+    """All words of the list are equally likely and separated by spaces.
+
+    Each text has its own draws, and a shorter one is a beginning.
     """
     codec, words = Bytes(), [b"a", b"bb", b"cc"]
     texts = random_words(words, codec, n_tokens=600, n_texts=2, seed=3)
@@ -64,7 +67,7 @@ def test_random_words_are_uniform_whatever_their_frequency():
 
 
 def test_random_tokens_cover_the_vocabulary():
-    """All ids of the codec come, none from outside, and texts are nested and independent."""
+    """All ids of the codec occur, and no others; texts are nested and independent."""
     texts = random_tokens(Bytes(), n_tokens=4000, n_texts=2, seed=4)
     assert set(texts[0].tolist()) == set(range(256)) and texts[0].tolist() != texts[1].tolist()
     assert random_tokens(Bytes(), n_tokens=5, n_texts=1, seed=4)[0].tolist() == texts[0][:5].tolist()

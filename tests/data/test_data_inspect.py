@@ -1,3 +1,5 @@
+"""Inspection of token stores."""
+
 import io
 import json
 
@@ -14,7 +16,7 @@ DOCUMENTS = ["The first [bold] document.", "Zweites: größer", "x" * 1000, "las
 
 
 class Wide(Bytes):
-    """The bytes codec with room for twice as many ids."""
+    """The bytes codec with twice the vocabulary."""
 
     spec = "wide"
     vocab_size = 512
@@ -43,7 +45,7 @@ def test_counts(folder):
 
 
 def test_originals_stand_beside_what_their_tokens_decode_to(folder, spec):
-    """The sample is the first documents of the store, each compared with its original and its checksum."""
+    """The sample is the first documents of the store, compared with originals and checksums."""
     inspection = inspect_store(folder, codec=Wide(), corpus=open_corpus(spec), n_documents=5)
     assert [document.original.decode() for document in inspection.sample] == DOCUMENTS[::2]
     assert all(document.original == document.decoded and document.lossless for document in inspection.sample)
@@ -51,7 +53,7 @@ def test_originals_stand_beside_what_their_tokens_decode_to(folder, spec):
 
 
 def test_a_wrong_decoding_is_shown_as_such(folder):
-    """Without the corpus the recorded checksum still tells a wrong decoding."""
+    """Without the corpus, the recorded checksum still detects a wrong decoding."""
 
     class Wrong(Wide):
         def _decode_sequences(self, sequences):
@@ -63,7 +65,7 @@ def test_a_wrong_decoding_is_shown_as_such(folder):
 
 
 def test_rendering_shows_text_and_counts(folder, spec):
-    """The tables name codec and corpus and show documents literally, long ones cut."""
+    """The tables name codec and corpus and show documents literally; long ones are truncated."""
     console = Console(width=200, record=True, file=open("/dev/null", "w"))
     console.print(render(inspect_store(folder, codec=Wide(), corpus=open_corpus(spec)), n_characters=50))
     text = console.export_text()
@@ -73,8 +75,9 @@ def test_rendering_shows_text_and_counts(folder, spec):
 
 
 def test_documents_and_names_are_shown_and_not_obeyed(tmp_path):
-    """Escape sequences, controls of both kinds, turns of direction and markup of documents and of paths reach the
-    terminal as text.
+    """Escape sequences, control characters and markup are shown as text.
+
+    They are in documents and in paths, and include direction marks.
     """
     hostile = "[a-z]\x1b]0;title\x07\x1b[2J\x9b31m\r\x08\u202eabc\u2066 [bold]b[/bold] [/nothing]"
     path = tmp_path / "[red]\x1b[31m[a-z].json"
@@ -91,7 +94,7 @@ def test_documents_and_names_are_shown_and_not_obeyed(tmp_path):
 
 
 def test_another_corpus_is_refused(folder, tmp_path):
-    """Originals are only shown from the corpus that the store was made from."""
+    """Originals are shown only from the corpus that the store was made from."""
     (tmp_path / "other.json").write_text('{"text": "other"}\n')
     with pytest.raises(InputError, match="was made from json:.*has other documents"):
         inspect_store(folder, codec=Wide(), corpus=open_corpus(f"json:{tmp_path}/other.json"))

@@ -1,3 +1,5 @@
+"""The default corpus: documentation of installed packages."""
+
 import importlib.metadata
 
 import pytest
@@ -52,12 +54,12 @@ if True:
     "source", [b"x = 1", b'"""unclosed', b'"""null\0byte"""', b"# -*- coding: nonsense -*-\n'''x'''"]
 )
 def test_source_without_docs_gives_nothing(source):
-    """Files that hold no docstring or do not parse are passed over."""
+    """Files without docstrings, or with syntax errors, are skipped."""
     assert docstrings.texts(source) == []
 
 
 def test_cleaning_keeps_new_prose_only():
-    """Doctests, tables and paragraphs that were seen before go; short headings may repeat."""
+    """Doctests, tables and repeated paragraphs are dropped; short headings may repeat."""
     seen = set()
     mean = "The mean of the array, computed over all of its axes unless told otherwise."
     first = f"Returns:\n\n{mean}\n\n>>> mean([1, 2])\n1.5"
@@ -68,13 +70,13 @@ def test_cleaning_keeps_new_prose_only():
 
 
 def test_documents_join_texts_to_their_size():
-    """Consecutive texts are joined until a document has 2 kB; texts below 100 bytes are dropped; no text is cut."""
+    """Consecutive texts are joined up to 2 kB; texts below 100 bytes are dropped; no text is split."""
     texts = ["a" * 900, "short", "b" * 1200, "c" * 5000, "d" * 150]
     assert list(installed_docs._join(iter(texts))) == [b"a" * 900 + b"\n\n" + b"b" * 1200, b"c" * 5000, b"d" * 150]
 
 
 def test_packages_are_the_declared_requirements():
-    """Requirements of compressed_lm, direct and indirect, and nothing that merely lies beside them."""
+    """The packages are direct and indirect requirements of compressed_lm, and no others."""
     names = list(installed_docs.packages())
     assert names == sorted(names)
     assert {"numpy", "scipy", "pandas", "matplotlib", "jax", "pillow"} <= set(names)
@@ -96,7 +98,7 @@ def test_project_must_be_installed(monkeypatch):
 
 @pytest.fixture
 def few_packages(monkeypatch):
-    """The corpus of four packages, which takes a second instead of many."""
+    """Returns the corpus of four packages, which takes a second."""
     names = ("absl-py", "fsspec", "optax", "pillow")
     monkeypatch.setattr(
         installed_docs, "packages", lambda: {name: importlib.metadata.distribution(name) for name in names}
@@ -107,7 +109,7 @@ def few_packages(monkeypatch):
 
 
 def test_corpus_is_deterministic_deduplicated_and_held_out_by_package(few_packages):
-    """Two builds are equal, no long paragraph occurs twice, and validation packages are in no training document."""
+    """Two builds are equal, no long paragraph repeats, and validation packages are not in training."""
     corpus = open_corpus("installed_docs")
     splits = {split: list(corpus.documents(split)) for split in corpus.splits}
     assert sum(map(len, splits["train"])) > 100_000 and sum(map(len, splits["validation"])) > 300_000
@@ -125,7 +127,7 @@ def test_corpus_is_deterministic_deduplicated_and_held_out_by_package(few_packag
 
 
 def test_fingerprint_follows_versions(few_packages, monkeypatch):
-    """Another version of any package, or another recipe, is another corpus."""
+    """Another version of a package, or another recipe, changes the fingerprint."""
     before = installed_docs.fingerprint()
     assert installed_docs.fingerprint() == before
     monkeypatch.setattr(installed_docs, "RECIPE", installed_docs.RECIPE + 1)

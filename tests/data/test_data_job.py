@@ -1,3 +1,5 @@
+"""The compression job: complete, resumable and verified."""
+
 import json
 import os
 import signal
@@ -33,7 +35,7 @@ def quiet(_):
 
 
 class Counting(Bytes):
-    """Remembers what it was asked to encode."""
+    """Codec that counts the documents it encodes."""
 
     def __init__(self):
         self.batches = []
@@ -55,7 +57,7 @@ def test_store_holds_the_corpus(spec, tmp_path):
 
 
 def test_more_shards_than_documents(tmp_path):
-    """Empty shards are written, read and skipped like others."""
+    """Empty shards are written, read and skipped."""
     (tmp_path / "docs.json").write_text('{"text": "one"}\n{"text": "two"}\n')
     store = compress(open_corpus(f"json:{tmp_path}/docs.json"), "train", Bytes(), tmp_path / "out", n_shards=5)
     assert [Bytes().decode(record.ids) for record in store.documents()] == [b"one", b"two"]
@@ -73,7 +75,7 @@ def test_documents_reach_the_codec_in_bounded_batches(spec, tmp_path):
 
 
 def test_max_bytes_takes_a_share_of_each_shard(spec, tmp_path):
-    """The limit is met by whole documents, a shard going past its share by less than its last document."""
+    """The limit counts whole documents; a shard exceeds its share by less than its last document."""
     store = compress(open_corpus(spec), "train", Bytes(), tmp_path / "out", n_shards=4, max_bytes=1000)
     for shard, entry in enumerate(store.manifest["shards"]):
         sizes = np.cumsum([len(text) for text in DOCUMENTS[shard::4]])
@@ -82,7 +84,7 @@ def test_max_bytes_takes_a_share_of_each_shard(spec, tmp_path):
 
 
 def test_finished_shards_are_kept(spec, tmp_path):
-    """A rerun encodes only what is missing, says so, and ends in the same bytes."""
+    """A rerun encodes and reports only the missing shards, and gives the same bytes."""
     out = tmp_path / "out"
     compress(open_corpus(spec), "train", Bytes(), out, n_shards=3)
     before = files(out)
@@ -99,7 +101,7 @@ def test_finished_shards_are_kept(spec, tmp_path):
 
 
 def test_damaged_shard_is_made_again(spec, tmp_path):
-    """A finished shard whose bytes changed is not trusted."""
+    """A finished shard with changed bytes is encoded again."""
     out = tmp_path / "out"
     compress(open_corpus(spec), "train", Bytes(), out, n_shards=2)
     before = files(out)
@@ -132,7 +134,7 @@ compress(open_corpus(sys.argv[1]), "train", Slow(), sys.argv[2], n_shards=4, bat
 
 
 def test_killed_job_continues_to_the_same_bytes(spec, tmp_path):
-    """Kill -9 in the middle of a shard, run again: every file is that of an uninterrupted run."""
+    """After a kill -9 in the middle of a shard, the next run gives the files of an uninterrupted run."""
     out = tmp_path / "killed"
     job = subprocess.Popen(
         [sys.executable, "-c", _PROGRAM, spec, str(out)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
@@ -152,7 +154,7 @@ def test_killed_job_continues_to_the_same_bytes(spec, tmp_path):
 
 
 def test_processes_share_the_shards(spec, tmp_path):
-    """Each process writes its own shards, the last one the manifest, and the store is that of one process."""
+    """Each process writes its own shards, the last one the manifest; the store is that of one process."""
     out = tmp_path / "out"
     assert compress(open_corpus(spec), "train", Bytes(), out, n_shards=5, process_index=1, process_count=2) is None
     assert sorted(path.name for path in out.glob("*.json")) == [
@@ -168,6 +170,8 @@ def test_processes_share_the_shards(spec, tmp_path):
 
 
 class Other(Bytes):
+    """Codec with another fingerprint."""
+
     spec = "other"
     fingerprint = "0" * 64
 
@@ -185,7 +189,7 @@ class Other(Bytes):
     ],
 )
 def test_another_job_does_not_continue_a_folder(spec, tmp_path, codec, options, message):
-    """A folder begun with another codec or other options is refused and left as it is."""
+    """A folder of another codec or other options is refused and not changed."""
     out = tmp_path / "out"
     compress(open_corpus(spec), "train", Bytes(), out, n_shards=2)
     before = files(out)
@@ -195,7 +199,7 @@ def test_another_job_does_not_continue_a_folder(spec, tmp_path, codec, options, 
 
 
 def test_changed_corpus_does_not_continue_a_folder(spec, tmp_path):
-    """A corpus whose files changed since is another corpus, even under the same name."""
+    """A corpus with changed files is another corpus, even under the same name."""
     compress(open_corpus(spec), "train", Bytes(), tmp_path / "out", n_shards=2)
     with open(tmp_path / "docs.json", "a") as file:
         file.write('{"text": "one more"}\n')
@@ -204,7 +208,7 @@ def test_changed_corpus_does_not_continue_a_folder(spec, tmp_path):
 
 
 def test_lossy_codec_is_caught(spec, tmp_path):
-    """A shard whose documents do not decode to themselves is refused, with document and byte, and not published."""
+    """A shard whose documents do not decode to themselves is refused, with document and byte."""
 
     class Lossy(Bytes):
         def _decode_sequences(self, sequences):
@@ -219,7 +223,10 @@ def test_lossy_codec_is_caught(spec, tmp_path):
 
 
 def test_damaged_input_keeps_finished_shards(tmp_path):
-    """A bad line in the second file stops the job, keeps the first shard, and the corrected corpus must begin anew."""
+    """An invalid line in the second file stops the job and keeps the first shard.
+
+    The corrected corpus must start from the beginning.
+    """
     (tmp_path / "a.json").write_text('{"text": "good"}\n')
     (tmp_path / "b.json").write_text('{"text": "good"}\n{"no": 1}\n')
     out = tmp_path / "out"
@@ -231,7 +238,7 @@ def test_damaged_input_keeps_finished_shards(tmp_path):
 
 
 def test_finished_store_is_opened_without_reading_the_corpus(spec, tmp_path):
-    """A job that was finished before only checks the store; neither corpus nor codec is asked for anything."""
+    """A finished job only checks the store; neither corpus nor codec is used."""
     compress(open_corpus(spec), "train", Bytes(), tmp_path / "out", n_shards=2)
     corpus, codec = open_corpus(spec), Counting()
     corpus._documents = corpus.estimated_bytes = None
@@ -240,7 +247,7 @@ def test_finished_store_is_opened_without_reading_the_corpus(spec, tmp_path):
 
 
 def test_real_c4_round_trips(data_dir, tmp_path):
-    """Every page of the C4 sample reaches the store and comes back, in the counts its README gives."""
+    """Every page of the C4 sample is in the store and round-trips, with the counts of its README."""
     corpus = open_corpus(f"json:{data_dir}/corpora/c4_en/c4-train*.gz")
     store = compress(corpus, "train", Bytes(), tmp_path / "out")
     assert (store.n_documents, store.n_bytes) == (2820, 6_087_024)
@@ -249,7 +256,7 @@ def test_real_c4_round_trips(data_dir, tmp_path):
 
 
 def test_empty_corpus_makes_no_store(tmp_path):
-    """A corpus without documents ends in an error and no manifest."""
+    """A corpus without documents raises an error and writes no manifest."""
     (tmp_path / "a.json").write_text("\n")
     with pytest.raises(InputError, match="has no document in its split 'train'"):
         compress(open_corpus(f"json:{tmp_path}/a.json"), "train", Bytes(), tmp_path / "out")
@@ -257,12 +264,12 @@ def test_empty_corpus_makes_no_store(tmp_path):
 
 
 def test_full_disk_is_one_paragraph(spec, tmp_path, monkeypatch):
-    """No space left in the second shard: the first is kept, the partial file is gone, and the message helps."""
+    """On a full disk the first shard is kept, the partial file is removed, and the message says what to do."""
     out = tmp_path / "out"
     writer_class = shards.ArrayRecordWriter
 
     class Full:
-        """Fails on closing the second shard, in the words of the real writer."""
+        """Writer that fails on closing the second shard, with the real writer's message."""
 
         def __init__(self, path, options):
             self._writer, self._full = writer_class(path, options), "00001-of" in path
@@ -293,7 +300,7 @@ def test_full_disk_is_one_paragraph(spec, tmp_path, monkeypatch):
 
 
 def test_every_document_is_decoded(spec, tmp_path):
-    """One document that does not come back, whichever it is, stops the job: all are compared, not a sample."""
+    """Any single document that does not round-trip stops the job: all are compared."""
 
     class LosesOne(Bytes):
         def _decode_sequences(self, sequences):
@@ -305,7 +312,7 @@ def test_every_document_is_decoded(spec, tmp_path):
 
 
 def test_shards_of_two_codecs_make_no_store(spec, tmp_path):
-    """Processes that share a folder and have different codecs of one spelling end in an error, not in a mixed store."""
+    """Processes with different codecs of the same spec raise an error instead of making a mixed store."""
 
     class Twin(Bytes):
         fingerprint = "1" * 64

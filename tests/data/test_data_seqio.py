@@ -1,4 +1,4 @@
-"""Everything that needs TensorFlow, in one file because importing it takes seconds."""
+"""Tests that need TensorFlow, in one file because its import takes seconds."""
 
 import json
 import os
@@ -30,7 +30,7 @@ DOCUMENTS = [
 
 
 class Pairs(Bytes):
-    """Two ids for each byte, its halves: a codec whose ids are not its bytes."""
+    """Codec with two ids per byte, its halves: its ids are not its bytes."""
 
     name = "pairs"
     spec = "pairs"
@@ -65,7 +65,7 @@ def json_spec(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def c4_dir(tmp_path_factory):
-    """A small data set in C4's schema: features text, timestamp, url; name c4, config en, version 3.1.0."""
+    """Returns a small data set in C4's schema: features text, timestamp, url; name c4, config en, version 3.1.0."""
     folder = tmp_path_factory.mktemp("tfds")
     version = folder / "c4" / "en" / "3.1.0"
     version.mkdir(parents=True)
@@ -90,7 +90,7 @@ def c4(c4_dir, monkeypatch):
 
 
 def test_vocabulary_is_lossless_for_every_byte_string():
-    """Text, invalid UTF-8, all bytes and nothing come back exactly, in Python and inside TensorFlow."""
+    """Text, invalid UTF-8, all bytes and the empty string round-trip, in Python and inside TensorFlow."""
     vocabulary = CodecVocabulary(Pairs())
     for document in (b"", b"abc", bytes(range(256)), b"\xff\xfe\x00", "größer".encode()):
         ids = vocabulary.encode(document)
@@ -102,20 +102,20 @@ def test_vocabulary_is_lossless_for_every_byte_string():
 
 @pytest.mark.parametrize("text", ["a\ud800", "\udfff", "\udc7f", "\ud83d\ude00", "\udcc3\udca9", "a\udcff\ud800"])
 def test_vocabulary_refuses_lone_surrogates_by_name(text):
-    """A text that its own ids would not give back is refused with what to do, not with a UnicodeEncodeError."""
+    """Text that would not round-trip raises an error that says what to do, not a UnicodeEncodeError."""
     with pytest.raises(InputError, match=r"lone surrogate.* pass bytes: text\.encode"):
         CodecVocabulary(Bytes()).encode(text)
 
 
 @pytest.mark.parametrize("ids", [[2.5], [True], ["a"], [[2, 3]], [-1], [258], [2**70], None, b"ab"])
 def test_vocabulary_decodes_nothing_but_its_own_ids(ids):
-    """Fractions, booleans, text, rows and ids out of range are refused, where they were cut to integers or dropped."""
+    """Fractions, booleans, text, rows and ids out of range are refused, not truncated or dropped."""
     with pytest.raises(InputError, match="CodecVocabulary"):
         CodecVocabulary(Bytes()).decode_bytes(ids)
 
 
 def test_vocabulary_reserves_padding_and_end():
-    """0 is padding, 1 is end-of-sequence, and the codec's ids begin at 2; what follows the end is not decoded."""
+    """0 is padding, 1 is end-of-sequence, and the codec's ids begin at 2; ids after the end are not decoded."""
     vocabulary = CodecVocabulary(Bytes())
     assert (vocabulary.pad_id, vocabulary.eos_id, vocabulary.vocab_size) == (0, 1, 258)
     assert vocabulary.encode("AB") == [67, 68]
@@ -124,7 +124,7 @@ def test_vocabulary_reserves_padding_and_end():
 
 
 def test_vocabulary_loads_its_codec_once_and_late():
-    """Making a vocabulary from a loader loads nothing; using it twice loads once."""
+    """A vocabulary calls its loader at the first use, and only once."""
     loaded = []
     vocabulary = CodecVocabulary(lambda: loaded.append(1) or Pairs())
     assert not loaded
@@ -133,7 +133,7 @@ def test_vocabulary_loads_its_codec_once_and_late():
 
 
 def test_raw_task_gives_the_corpus(json_spec):
-    """Documents through seqio equal those of `open_corpus`, in the same order."""
+    """Documents from seqio equal those of `open_corpus`, in the same order."""
     task = tasks.seqio_task(json_spec)
     found = texts(task.get_dataset(sequence_length=None, split="train", shuffle=False))
     assert found == list(open_corpus(json_spec).documents())
@@ -142,7 +142,7 @@ def test_raw_task_gives_the_corpus(json_spec):
 
 @pytest.mark.parametrize("n_shards", [2, 5])
 def test_shard_info_parts_are_disjoint_and_complete(json_spec, n_shards):
-    """`seqio.ShardInfo` divides a corpus of 3 files among fewer and among more hosts without loss or repetition."""
+    """`seqio.ShardInfo` divides a corpus of 3 files among fewer or more hosts without loss or repetition."""
     task = tasks.seqio_task(json_spec)
     parts = []
     for index in range(n_shards):
@@ -155,7 +155,7 @@ def test_shard_info_parts_are_disjoint_and_complete(json_spec, n_shards):
 
 
 def test_registered_tasks_encode_as_the_codec_does(json_spec):
-    """A compressed task gives `codec.encode` moved up by 2 and ending in 1, for each document in order."""
+    """A compressed task gives `codec.encode` plus 2, ending with 1, for each document in order."""
     names = tasks.register_tasks("small", json_spec, {"bytes": Bytes(), "pairs": Pairs()})
     assert names == ["small_raw", "small_bytes", "small_pairs"]
     for codec in (Bytes(), Pairs()):
@@ -164,13 +164,13 @@ def test_registered_tasks_encode_as_the_codec_does(json_spec):
 
 
 def test_c4_task_reads_tfds(c4):
-    """`c4_bytes` reads a TFDS data set in C4's schema and gives the bytes of every page."""
+    """`c4_bytes` reads a TFDS data set in C4's schema and returns the bytes of every page."""
     found = targets(seqio.get_mixture_or_task("c4_bytes"))
     assert sorted(found) == sorted([*(byte + 2 for byte in text.encode()), 1] for text in DOCUMENTS)
 
 
 def test_c4_task_gives_batches_of_a_feature_converter(c4):
-    """A seqio user gets packed language-model batches out of `c4_bytes`."""
+    """A seqio user gets packed language-model batches from `c4_bytes`."""
     dataset = seqio.get_dataset(
         "c4_bytes",
         task_feature_lengths={"targets": 64},
@@ -187,7 +187,7 @@ def test_c4_task_gives_batches_of_a_feature_converter(c4):
 
 
 def test_open_corpus_reads_tfds_in_shards(c4):
-    """`tfds:` documents are those of the data set, split by split, and shards of them are disjoint and complete."""
+    """`tfds:` documents are those of the data set; shards are disjoint and complete."""
     corpus = open_corpus("tfds:c4/en:3.1.0")
     assert set(corpus.splits) == {"train", "validation"}
     whole = list(corpus.documents("train"))
@@ -198,7 +198,7 @@ def test_open_corpus_reads_tfds_in_shards(c4):
 
 
 def test_seqio_spec_reads_registered_tasks(json_spec):
-    """`seqio:TASK` gives the documents of a raw task, and decodes those of a compressed one."""
+    """`seqio:TASK` returns the documents of a raw task, and decodes those of a compressed one."""
     tasks.register_tasks("again", json_spec, {"pairs": Pairs()})
     documents = list(open_corpus(json_spec).documents())
     assert list(open_corpus("seqio:again_raw").documents()) == documents
@@ -206,7 +206,7 @@ def test_seqio_spec_reads_registered_tasks(json_spec):
 
 
 def test_compress_reads_a_seqio_corpus(json_spec, tmp_path):
-    """Anything seqio can read can be compressed."""
+    """Any corpus of seqio can be compressed."""
     tasks.register_tasks("job", json_spec, {})
     store = compress(open_corpus("seqio:job_raw"), "train", Pairs(), tmp_path, n_shards=2)
     assert sorted(Pairs().decode(record.ids) for record in store.documents()) == sorted(
@@ -215,7 +215,7 @@ def test_compress_reads_a_seqio_corpus(json_spec, tmp_path):
 
 
 def test_store_task_gives_the_store(json_spec, tmp_path):
-    """A task over a finished store yields each document once, whatever the sharding, and decodes with its codec."""
+    """A task of a finished store yields each document once for any sharding, and decodes with its codec."""
     store = compress(open_corpus(json_spec), "train", Pairs(), tmp_path, n_shards=2)
     task = tasks.register_store_task("a_store", tmp_path, codec=Pairs())
     whole = targets(task)
@@ -228,7 +228,7 @@ def test_store_task_gives_the_store(json_spec, tmp_path):
 
 
 def test_missing_codec_says_what_to_do(monkeypatch, tmp_path):
-    """A C4 task whose codec is nowhere names the variable, the folder's content and the command."""
+    """A C4 task without its codec names the variable, the folder's content and the command."""
     vocabulary = seqio.get_mixture_or_task("c4_eiw_b16_v65k").output_features["targets"].vocabulary
     monkeypatch.delenv("COMPRESSED_LM_CODECS", raising=False)
     with pytest.raises(
@@ -252,7 +252,7 @@ def test_missing_codec_says_what_to_do(monkeypatch, tmp_path):
     ],
 )
 def test_codecs_come_from_the_folder(monkeypatch, tmp_path, name, folder):
-    """A task's codec is the sub-folder of COMPRESSED_LM_CODECS of that name, in short or in full, and no other one."""
+    """A task's codec is the sub-folder of COMPRESSED_LM_CODECS with its short or full name, and no other."""
     for other in (folder, "static-ac-v256", "eiw-b16-v256", "eiw-b24-v65536"):
         (tmp_path / other).mkdir(exist_ok=True)
     monkeypatch.setenv("COMPRESSED_LM_CODECS", str(tmp_path))
@@ -271,13 +271,13 @@ def test_codecs_come_from_the_folder(monkeypatch, tmp_path, name, folder):
     ],
 )
 def test_missing_seqio_corpora_say_what_to_do(spec, message, tmp_path):
-    """A data set or task that is not there is one paragraph, and nothing is downloaded."""
+    """A missing data set or task raises a short error, and nothing is downloaded."""
     with pytest.raises(InputError, match=message):
         list(open_corpus(spec, data_dir=str(tmp_path)).documents("train"))
 
 
 def test_the_shipped_dictionary_gives_one_result_everywhere():
-    """The host loop, several threads, the device path and tf.data give the same ids for the same documents."""
+    """The host, several threads, the device and tf.data give the same ids."""
     codec = codecs.load("eiw16-en")
     documents = [document.encode() for document in DOCUMENTS] + [bytes(range(256)) * 3]
     ids = [codec.encode(document).tolist() for document in documents]

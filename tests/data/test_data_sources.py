@@ -1,3 +1,5 @@
+"""Corpora of files, stores and mixtures."""
+
 import bz2
 import gzip
 import hashlib
@@ -26,7 +28,7 @@ def write_json(path, texts):
 
 @pytest.fixture
 def folder(tmp_path):
-    """Three JSON-lines files, one of them compressed: 10 documents."""
+    """Returns a folder with three JSON-lines files, one of them compressed: 10 documents."""
     write_json(tmp_path / "a.json", ["one", "zwei größer", ""])
     write_json(tmp_path / "b.json.gz", [f"b{i}" for i in range(5)])
     write_json(tmp_path / "c.json", ["日本語", "\ud800 half a pair"])
@@ -48,7 +50,7 @@ ALL = [
 
 
 def test_json_lines_give_the_utf8_of_text(folder):
-    """Plain and gzip files are read alike, in alphabetical order, other fields ignored."""
+    """Plain and gzip files are read in alphabetical order; other fields are ignored."""
     corpus = open_corpus(f"json:{folder}/*.json*")
     assert list(corpus.documents("train")) == ALL
     assert corpus.splits == ("train",)
@@ -56,7 +58,7 @@ def test_json_lines_give_the_utf8_of_text(folder):
 
 @pytest.mark.parametrize("n_shards", [1, 2, 3, 4, 7, 12])
 def test_shards_are_disjoint_and_complete(folder, n_shards):
-    """Whether there are more files or more shards, each document is in exactly one shard."""
+    """Each document is in exactly one shard, with more files than shards or the reverse."""
     corpus = open_corpus(f"json:{folder}/*.json*")
     parts = [list(corpus.documents(shard=shard, n_shards=n_shards)) for shard in range(n_shards)]
     assert sorted(sum(parts, [])) == sorted(ALL)
@@ -67,13 +69,13 @@ def test_shards_are_disjoint_and_complete(folder, n_shards):
 
 
 def test_blank_lines_are_no_documents(tmp_path):
-    """Blank lines and a missing last line break change nothing."""
+    """Blank lines and a missing last line break have no effect."""
     (tmp_path / "a.json").write_text('\n{"text": "x"}\n\n{"text": "y"}')
     assert list(open_corpus(f"json:{tmp_path}/a.json").documents()) == [b"x", b"y"]
 
 
 def test_text_files_are_documents_byte_for_byte(tmp_path):
-    """`text:` keeps bytes that are no UTF-8 and line ends of every kind."""
+    """`text:` keeps invalid UTF-8 and all kinds of line ends."""
     contents = [b"first\r\nline\n", b"\xff\x00", b""]
     for index, content in enumerate(contents):
         (tmp_path / f"{index}.txt").write_bytes(content)
@@ -84,7 +86,7 @@ def test_text_files_are_documents_byte_for_byte(tmp_path):
 
 
 def test_store_of_bytes_is_a_corpus(folder, tmp_path):
-    """A store of the bytes codec gives its documents back; a store of another codec is refused."""
+    """A store of the bytes codec can be read as documents; a store of another codec is refused."""
     compress(open_corpus(f"json:{folder}/*.json*"), "train", Bytes(), tmp_path / "store", n_shards=2)
     corpus = open_corpus(f"store:{tmp_path / 'store'}")
     assert sorted(corpus.documents()) == sorted(ALL)
@@ -99,7 +101,7 @@ def test_store_of_bytes_is_a_corpus(folder, tmp_path):
 
 
 def test_validation_is_another_corpus(folder):
-    """`validation=` gives a second split, and a manifest names the corpus that its documents really come from."""
+    """`validation=` gives a second split, and a manifest names the corpus of its documents."""
     corpus = open_corpus(f"json:{folder}/a.json", validation=f"json:{folder}/c.json")
     assert corpus.splits == ("train", "validation")
     assert list(corpus.documents("train")) == ALL[:3]
@@ -132,7 +134,7 @@ def test_fingerprint_follows_the_content(folder):
     ],
 )
 def test_unknown_and_missing_corpora_say_what_to_do(spec, message):
-    """A spec that cannot be opened is one paragraph: what was given, what was expected, what to do."""
+    """An invalid spec raises a short error: what was given, what was expected, what to do."""
     with pytest.raises(InputError, match=message):
         open_corpus(spec)
 
@@ -153,14 +155,14 @@ def test_unknown_and_missing_corpora_say_what_to_do(spec, message):
     ],
 )
 def test_bad_lines_are_located(tmp_path, line, message):
-    """A bad line is named by file and number, counting blank lines."""
+    """The error of an invalid line has its file and its number, blank lines included."""
     (tmp_path / "a.json").write_text('{"text": "good"}\n\n' + line + "\n")
     with pytest.raises(InputError, match=message):
         list(open_corpus(f"json:{tmp_path}/a.json").documents())
 
 
 def test_truncated_gzip_says_how_far_it_got(tmp_path):
-    """A .gz cut short names the file and the number of documents that were read."""
+    """The error of a truncated .gz has the file and the number of documents read."""
     rng = np.random.default_rng(0)
     write_json(tmp_path / "a.json.gz", [rng.bytes(500).hex() for _ in range(200)])
     data = (tmp_path / "a.json.gz").read_bytes()
@@ -173,14 +175,14 @@ def test_truncated_gzip_says_how_far_it_got(tmp_path):
 
 
 def test_empty_corpus_is_refused(tmp_path):
-    """A corpus without a document stops whatever wanted to read it."""
+    """A corpus without documents raises an error for every reader."""
     (tmp_path / "a.json").write_text("\n")
     with pytest.raises(InputError, match="has no document in its split 'train'"):
         list(open_corpus(f"json:{tmp_path}/a.json").documents())
 
 
 def test_unknown_split_is_refused(folder):
-    """A split that is not there is answered with those that are, and with how to give one."""
+    """The error of an unknown split lists the splits, and says how to add one."""
     with pytest.raises(
         InputError, match=r"has only train. Name another split, or give the documents for validation as a second corpus"
     ):
@@ -202,7 +204,7 @@ def test_reading_files_does_not_import_tensorflow(folder):
 
 
 def test_mixtures_repeat_their_parts(tmp_path):
-    """A weight of two gives every document twice, in every division into shards; a weight of zero is refused."""
+    """A weight of two repeats every document for any number of shards; a weight of zero is refused."""
     for name, texts in (("a", ["one", "two"]), ("b", ["three"])):
         lines = "".join(json.dumps({"text": text}) + "\n" for text in texts)
         (tmp_path / f"{name}.json").write_text(lines)
@@ -224,7 +226,7 @@ COMPRESS = {"gzip": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress}
 @pytest.mark.parametrize("method", COMPRESS)
 @pytest.mark.parametrize("content", [b"one\ntwo\n", b""])
 def test_compressed_files_are_their_content(method, content, tmp_path):
-    """gzip, bzip2 and xz are recognised by their first bytes, whatever the file is called, in `text:` and `json:`."""
+    """Gzip, bzip2 and xz are recognised by their first bytes, in `text:` and `json:`."""
     (tmp_path / "a.txt").write_bytes(COMPRESS[method](content))
     assert list(open_corpus(f"text:{tmp_path}/a.txt").documents()) == [content]
     (tmp_path / "b").write_bytes(COMPRESS[method](b'{"text": "x"}\n'))
@@ -234,8 +236,9 @@ def test_compressed_files_are_their_content(method, content, tmp_path):
 
 
 def test_a_compressed_text_has_a_fingerprint_of_its_own(tmp_path):
-    """A store of the compressed bytes, as version 0.1 made it, does not pass for one of the text; plain files keep
-    theirs.
+    """A store of the compressed bytes (version 0.1) has another fingerprint than the text.
+
+    The fingerprint of plain files is unchanged.
     """
     (tmp_path / "a.txt").write_bytes(b"plain")
     corpus = open_corpus(f"text:{tmp_path}/a.txt")
@@ -250,7 +253,7 @@ def test_a_compressed_text_has_a_fingerprint_of_its_own(tmp_path):
 @pytest.mark.parametrize("method", COMPRESS)
 @pytest.mark.parametrize("scheme", ["text", "json"])
 def test_a_damaged_compressed_file_is_refused(scheme, method, tmp_path):
-    """Cut short in the middle or in its first bytes, it is named, with how to check it."""
+    """A truncated file is named, with a command that checks it."""
     data = COMPRESS[method](b'{"text": "%s"}\n' % np.random.default_rng(0).bytes(5000).hex().encode())
     for length in (len(data) // 2, 20):
         (tmp_path / "a").write_bytes(data[:length])
@@ -291,7 +294,7 @@ def archive(kind):
     ids=lambda value: value[:4].hex() if isinstance(value, bytes) else value,  # archives hold the time
 )
 def test_other_compressions_are_refused_by_name(scheme, content, message, tmp_path):
-    """Before anything is read, with what the file is and what to do; not as a bad line of JSON."""
+    """Other formats raise an error with the format and what to do, not one about invalid JSON."""
     (tmp_path / "a").write_bytes(content)
     with pytest.raises(InputError, match=message):
         open_corpus(f"{scheme}:{tmp_path}/a")
@@ -305,7 +308,7 @@ def test_other_compressions_are_refused_by_name(scheme, content, message, tmp_pa
     ],
 )
 def test_a_binary_document_that_is_not_compressed_is_taken_as_it_is(content, tmp_path):
-    """`text:` takes any bytes, also those that begin almost like a compressed file."""
+    """`text:` accepts any bytes, also those that begin like a compressed file."""
     (tmp_path / "a").write_bytes(content)
     assert list(open_corpus(f"text:{tmp_path}/a").documents()) == [content]
 
@@ -323,14 +326,14 @@ def test_a_binary_document_that_is_not_compressed_is_taken_as_it_is(content, tmp
     ],
 )
 def test_what_is_near_json_lines_is_told_by_name(content, message, tmp_path):
-    """Arrays, pretty-printed objects and other encodings are told as such, with the command that converts them."""
+    """Arrays, pretty-printed objects and other encodings raise an error with the command that converts them."""
     (tmp_path / "a.json").write_bytes(content)
     with pytest.raises(InputError, match=message):
         list(open_corpus(f"json:{tmp_path}/a.json").documents())
 
 
 def test_a_byte_order_mark_is_no_part_of_json(tmp_path):
-    """A UTF-8 file of JSON lines may begin with one, as Windows programs write it; an empty file may, too."""
+    """A UTF-8 file may begin with a byte-order mark, as Windows programs write it; also an empty file."""
     (tmp_path / "a.json").write_bytes(b'\xef\xbb\xbf{"text": "x"}\r\n{"text": "y"}\r\n')
     (tmp_path / "b.json").write_bytes(b"\xef\xbb\xbf")
     assert list(open_corpus(f"json:{tmp_path}/*.json").documents()) == [b"x", b"y"]
@@ -338,7 +341,7 @@ def test_a_byte_order_mark_is_no_part_of_json(tmp_path):
 
 @pytest.mark.parametrize("name", ["a[1].json", "x*y.json", "what?.json", "d[1]/a.json", "a,b.json", "1,2*text:.json"])
 def test_files_are_found_by_their_names(name, tmp_path):
-    """A name comes before a glob, alone and within a mixture, and the spec of the corpus opens it again."""
+    """A name takes precedence over a glob, alone and in a mixture, and the corpus's spec opens it again."""
     (tmp_path / name).parent.mkdir(exist_ok=True)
     write_json(tmp_path / name, ["named"])
     write_json(tmp_path / "a1.json", ["one"])
@@ -357,7 +360,7 @@ def test_files_are_found_by_their_names(name, tmp_path):
 
 
 def test_commas_of_globs_and_nested_mixtures(tmp_path):
-    """A comma that no scheme follows belongs to the path, also of a glob; a mixture may be a part of another."""
+    """A comma that is not followed by a scheme belongs to the path, also of a glob; mixtures can be nested."""
     for name in ("a,1.json", "a,2.json", "b.json"):
         write_json(tmp_path / name, [name])
     mixed = open_corpus(f"mix:json:{tmp_path}/a,*.json,2*json:{tmp_path}/b.json")
@@ -368,7 +371,7 @@ def test_commas_of_globs_and_nested_mixtures(tmp_path):
 
 
 def test_names_that_are_neither_a_file_nor_a_glob(tmp_path, monkeypatch):
-    """The message names both readings; a folder and a pipe are told as such; `~` is the home folder."""
+    """The message names both readings; a folder and a pipe are reported; `~` is the home folder."""
     with pytest.raises(InputError, match="as a name or as a glob"):
         open_corpus(f"text:{tmp_path}/a[1].txt")
     with pytest.raises(InputError, match=r"begins with a scheme: mix:json:A,json:B"):

@@ -1,3 +1,5 @@
+"""Token stores: format, random access, and damage."""
+
 import json
 import pickle
 import zlib
@@ -16,7 +18,7 @@ FINGERPRINT = "f" * 64
 
 
 def write_store(folder, documents, *, n_shards=3):
-    """Returns a store whose documents have the given ids; document `i` stands for `i` bytes."""
+    """Returns a store whose documents have the given ids; document `i` has `i` bytes."""
     folder.mkdir(exist_ok=True)
     entries = []
     for shard in range(n_shards):
@@ -71,7 +73,7 @@ def test_record_bytes_are_as_documented():
 
 
 def test_ids_outside_the_vocabulary_are_not_written():
-    """A codec that breaks its promise is stopped before its ids are truncated to the stored type."""
+    """Ids outside the vocabulary raise an error before they are truncated to the stored type."""
     with pytest.raises(ValueError, match="outside its vocabulary 0 to 255"):
         pack(np.array([256]), b"", vocab_size=256)
 
@@ -85,7 +87,7 @@ def test_equal_documents_give_equal_bytes(tmp_path, documents):
 
 
 def test_documents_are_read_back(folder, documents):
-    """Single, sequential and partial reading give the ids, lengths and order that were written."""
+    """Single, sequential and partial reads give the written ids, lengths and order."""
     store = TokenStore.open(folder)
     expected = in_store_order(documents)
     assert len(store) == len(documents) and store.eod_id == VOCAB_SIZE
@@ -99,7 +101,7 @@ def test_documents_are_read_back(folder, documents):
 
 @pytest.mark.parametrize("seq_len", [1, 4, 64, 1000])
 def test_rows_cut_the_stream(folder, documents, seq_len):
-    """Row i is tokens i L to (i + 1) L of doc0 EOD doc1 EOD ..., across documents, empty documents and shards."""
+    """Row i is tokens i L to (i + 1) L of doc0 EOD doc1 EOD ..., across documents and shards."""
     stream = [token for document in in_store_order(documents) for token in [*document, VOCAB_SIZE]]
     store = TokenStore.open(folder)
     rows = store.rows(seq_len)
@@ -113,7 +115,7 @@ def test_rows_cut_the_stream(folder, documents, seq_len):
 
 
 def test_rows_feed_grain(folder):
-    """Rows are a grain source: pickled, shuffled and read by threads they are still the same rows."""
+    """Rows are a grain source: pickled, shuffled and read by threads they are the same."""
     rows = TokenStore.open(folder).rows(8)
     copy = pickle.loads(pickle.dumps(rows))
     with ThreadPoolExecutor(8) as pool:
@@ -128,7 +130,7 @@ def test_rows_feed_grain(folder):
 
 
 def test_fingerprint_is_of_the_content(folder, tmp_path, documents):
-    """Other package versions leave the fingerprint alone; other tokens change it."""
+    """Other package versions do not change the fingerprint; other tokens do."""
     fingerprint = TokenStore.open(folder).fingerprint
     manifest = json.loads((folder / "manifest.json").read_text())
     write_manifest(folder, manifest | {"versions": {"numpy": "3"}})
@@ -138,7 +140,7 @@ def test_fingerprint_is_of_the_content(folder, tmp_path, documents):
 
 
 def test_unfinished_store_is_refused(folder):
-    """Without a manifest the reader says that the job was not finished and how to finish it."""
+    """Without a manifest, the error says that the job was not finished and how to finish it."""
     (folder / "manifest.json").unlink()
     with pytest.raises(
         InputError,
@@ -150,7 +152,7 @@ def test_unfinished_store_is_refused(folder):
 
 
 def test_another_codec_is_refused(folder):
-    """A store is never read with another codec than the one that made it."""
+    """A store cannot be opened for another codec than its own."""
     assert TokenStore.open(folder, fingerprint=FINGERPRINT).codec_fingerprint == FINGERPRINT
     with pytest.raises(
         InputError,
@@ -160,7 +162,7 @@ def test_another_codec_is_refused(folder):
 
 
 def test_another_format_is_refused(folder):
-    """A store of a later format is named as such and not misread."""
+    """A store of a later format raises an error with its version."""
     manifest = json.loads((folder / "manifest.json").read_text())
     write_manifest(folder, manifest | {"format_version": 2})
     with pytest.raises(InputError, match="has format version 2; this package reads version 1"):
@@ -168,7 +170,7 @@ def test_another_format_is_refused(folder):
 
 
 def test_damaged_shards_are_named(folder):
-    """A shard cut short is refused at once, a changed one by `verify`, a missing one by name."""
+    """A truncated shard is refused immediately, a changed one by `verify`, a missing one with its name."""
     path = folder / "tokens-00001-of-00003.array_record"
     good = path.read_bytes()
     path.write_bytes(good[:-1])
@@ -189,7 +191,7 @@ def test_damaged_shards_are_named(folder):
 
 
 def test_damage_inside_a_record_is_not_read(folder, documents):
-    """A flipped bit in the tokens raises on reading instead of giving other tokens."""
+    """A flipped bit in the tokens raises an error on reading."""
     store = TokenStore.open(folder)
     path = folder / "tokens-00000-of-00003.array_record"
     data = bytearray(path.read_bytes())
@@ -201,7 +203,7 @@ def test_damage_inside_a_record_is_not_read(folder, documents):
 
 
 def test_uncommitted_shard_leaves_nothing(tmp_path):
-    """A writer that is left by an error removes its temporary file and publishes none."""
+    """A writer that is interrupted by an error removes its temporary file."""
     with pytest.raises(ZeroDivisionError):
         with ShardWriter(tmp_path, "tokens-00000-of-00001", vocab_size=256) as writer:
             writer.add(np.arange(3), b"abc")
@@ -213,7 +215,7 @@ WRONG = [None, True, -1, 0.5, 1 << 70, "", "../x", "/etc/passwd", [], {}]
 
 
 def edits(value, path=()):
-    """(path, value) of every change of one value of a manifest to a wrong one, or of its absence."""
+    """Yields (path, value) of every change of one manifest value to a wrong one, and of every removal."""
     for key in value if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ():
         yield (*path, key), ...
         for wrong in WRONG:
@@ -223,8 +225,9 @@ def edits(value, path=()):
 
 
 def test_edited_manifests_are_refused_or_mean_the_same(folder):
-    """A field of a manifest that is missing or of another type or range, under a right checksum, ends in one paragraph
-    or leaves every document and row as it was; none raises another error.
+    """An edited manifest with a correct checksum raises InputError, or has no effect.
+
+    Fields are missing, or of another type or range; no other error is raised.
     """
     original = json.loads((folder / "manifest.json").read_text())
     del original["checksum"]
@@ -251,7 +254,7 @@ def test_edited_manifests_are_refused_or_mean_the_same(folder):
 
 
 def test_a_shard_of_another_job_is_found(folder):
-    """A store whose shards were made by different codecs of one spelling does not pass `verify`."""
+    """A store with shards of different codecs of the same spec does not pass `verify`."""
     manifest = json.loads((folder / "manifest.json").read_text())
     job = {key: manifest[key] for key in ("codec", "corpus", "max_bytes", "n_shards")}
     for shard, fingerprint in enumerate(("f" * 64, "e" * 64)):
@@ -263,7 +266,7 @@ def test_a_shard_of_another_job_is_found(folder):
 
 
 def test_ids_outside_the_vocabulary_are_damage(folder):
-    """A manifest that promises fewer ids than the records hold is found when they are read."""
+    """A manifest with a smaller vocabulary than the records' ids is detected when they are read."""
     manifest = json.loads((folder / "manifest.json").read_text())
     del manifest["checksum"]
     write_manifest(folder, manifest | {"codec": manifest["codec"] | {"vocab_size": VOCAB_SIZE // 2}})

@@ -1,3 +1,5 @@
+"""Atomic writes of folders."""
+
 import os
 import pathlib
 import signal
@@ -12,7 +14,7 @@ from compressed_lm.io import folders
 
 
 def test_a_folder_appears_whole(tmp_path):
-    """Nothing is seen under the name while the block runs, everything afterwards; permissions are the umask's."""
+    """The folder appears only after the block, complete, with the permissions of the umask."""
     with folders.new(tmp_path / "out", "The folder") as new:
         (new / "a").write_text("1")
         (new / "sub").mkdir()
@@ -25,7 +27,7 @@ def test_a_folder_appears_whole(tmp_path):
 
 
 def test_an_error_leaves_nothing(tmp_path):
-    """Whatever ends the block, neither the name nor anything beside it is left."""
+    """If the block fails, neither the folder nor a temporary one is left."""
     with pytest.raises(KeyboardInterrupt), folders.new(tmp_path / "x" / "out", "The folder") as new:
         (new / "a").write_text("1")
         raise KeyboardInterrupt
@@ -33,7 +35,7 @@ def test_an_error_leaves_nothing(tmp_path):
 
 
 def test_what_is_there_is_not_touched(tmp_path):
-    """A folder that is not empty is refused, by a message; an empty one is taken, and a link to one stays a link."""
+    """A non-empty folder is refused; an empty one is used, and a link to one stays a link."""
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine").write_text("1")
     with (
@@ -49,7 +51,7 @@ def test_what_is_there_is_not_touched(tmp_path):
 
 
 def test_a_killed_writer_is_forgotten(tmp_path):
-    """What kill -9 leaves goes with the next attempt, of folders and of files; what is being written now stays."""
+    """Temporary folders and files of killed writers are removed by the next attempt; those in use are kept."""
     program = """
 import os, pathlib, signal, sys
 from compressed_lm import folders, io
@@ -72,7 +74,7 @@ with folders.new(sys.argv[1] + "/out", "The folder") as new, io.open_output(sys.
 
 
 def test_a_folder_that_cannot_be_replaced_is_filled(tmp_path, monkeypatch):
-    """A mounted folder gets the files inside it, and nothing else is left there."""
+    """A mount point gets the files inside it, and no temporary files are left."""
     out = tmp_path / "out"
     out.mkdir()
     monkeypatch.setattr(os.path, "ismount", lambda path: pathlib.Path(path) == out)

@@ -1,4 +1,4 @@
-"""Small files that ask for gigabytes are refused before they get them."""
+"""Small files that would need gigabytes are refused."""
 
 import gzip
 import hashlib
@@ -25,7 +25,7 @@ MOST = 64 << 20
 
 @pytest.fixture(autouse=True)
 def little_memory(monkeypatch):
-    """A limit of 16 MB, and a failure where more than four times as much was taken."""
+    """Sets a limit of 16 MB; fails if more than four times as much was allocated."""
     monkeypatch.setenv(limits.VARIABLE, str(16 << 20))
     tracemalloc.start()
     yield
@@ -35,7 +35,7 @@ def little_memory(monkeypatch):
 
 
 def edited(content, change, *, deflated=False):
-    """Returns a container whose header was changed, with the checksum that belongs to it."""
+    """Returns a container with a changed header and a correct checksum."""
     (length,) = struct.unpack_from("<I", content, 8)
     head = content[12 : 12 + length]
     header = json.loads(zlib.decompress(head) if deflated else head)
@@ -46,7 +46,7 @@ def edited(content, change, *, deflated=False):
 
 
 def encoded(codec, ids, *, n_bytes):
-    """Returns an encoded file with any ids and any promise, and a right checksum."""
+    """Returns an encoded file with any ids, any claimed size and a correct checksum."""
     content = encoded_file.encode_file(b"", codec)
     (length,) = struct.unpack_from("<I", content, 8)
     header = json.loads(content[12 : 12 + length]) | {"n_bytes": n_bytes, "n_tokens": len(ids)}
@@ -56,7 +56,7 @@ def encoded(codec, ids, *, n_bytes):
 
 
 def test_an_encoded_file_is_as_long_as_it_says():
-    """1 MB of ids of the longest strings, which would be 100 MB and more of text, is refused whatever it promises."""
+    """1 MB of ids of the longest strings, more than 100 MB of text, is refused for any claimed size."""
     codec = codecs.load("eiw16-en")
     longest = int(codec.token_byte_lengths(np.arange(65536)).argmax())
     ids = np.full(500_000, longest)
@@ -68,7 +68,7 @@ def test_an_encoded_file_is_as_long_as_it_says():
 
 
 def test_a_deflated_file_stops_at_what_it_promises():
-    """A zlib stream that goes on to 1 GB is not followed beyond the bytes that the header promises."""
+    """A zlib stream of 1 GB is decoded only up to the size in the header."""
     codec, packer = codecs.create("gzip(v=65536)"), zlib.compressobj(9)
     stream = b"".join([packer.compress(bytes(1 << 20)) for _ in range(300)] + [packer.flush()])
     ids = np.frombuffer(stream + bytes(len(stream) % 2), ">u2").astype(np.int64)
@@ -78,7 +78,7 @@ def test_a_deflated_file_stops_at_what_it_promises():
 
 
 def test_a_line_that_unpacks_to_gigabytes_is_named(tmp_path):
-    """One endless line in a small .json.gz ends in its number, not in 12 GB."""
+    """One huge line in a small .json.gz raises an error with its number, and does not take 12 GB."""
     with gzip.open(tmp_path / "a.json.gz", "wb") as file:
         file.write(b'{"text": "short"}\n{"text": "')
         for _ in range(40):
@@ -90,7 +90,7 @@ def test_a_line_that_unpacks_to_gigabytes_is_named(tmp_path):
 
 
 def test_a_text_that_unpacks_to_gigabytes_is_named(tmp_path):
-    """A small compressed text is not read beyond what its size allows; a plain one of any size is."""
+    """A small compressed text is read only up to the limit; a plain one of any size is read."""
     with gzip.open(tmp_path / "a.txt.gz", "wb") as file:
         for _ in range(40):
             file.write(b"a" * (1 << 20))
@@ -106,7 +106,7 @@ def test_a_text_that_unpacks_to_gigabytes_is_named(tmp_path):
     ids=str,
 )
 def test_a_crammed_text_promises_what_it_may_hold(change, tmp_path):
-    """360 bytes whose header promises 2**40 tokens or a projection of 2**40 rows are refused."""
+    """360 bytes whose header claims 2**40 tokens or a projection of 2**40 rows are refused."""
     numbers = np.random.default_rng(0).normal(size=(2, 12)).astype(np.float32)
     CrammedText(pack(numbers, "int(b=4)"), Mapping(16, 12, 3), 9, "a" * 32, "bytes", "b" * 8).save(tmp_path / "t.clt")
     good = (tmp_path / "t.clt").read_bytes()
@@ -119,7 +119,7 @@ def test_a_crammed_text_promises_what_it_may_hold(change, tmp_path):
 
 
 def test_coded_weights_are_no_more_than_their_bytes_may_hold(tmp_path):
-    """160 bytes that promise 4e9 weights are refused; many equal weights in a few bytes are read."""
+    """160 bytes that claim 4e9 weights are refused; many equal weights in a few bytes are read."""
     bitstream.save(
         tmp_path / "w.clb", {"w": bitstream.pack(np.zeros(1 << 18, np.float32), coder="range", step="1")}, record={}
     )
@@ -133,7 +133,7 @@ def test_coded_weights_are_no_more_than_their_bytes_may_hold(tmp_path):
 
 
 def test_m1_has_the_shapes_that_it_says(tmp_path):
-    """An .npz whose arrays are not those of its configuration is no M1, however well it unpacks."""
+    """An .npz whose arrays do not match its configuration is refused as M1."""
     import io
 
     from compressed_lm.codecs.m1 import M1

@@ -1,3 +1,5 @@
+"""Locks of folders and files."""
+
 import os
 import pathlib
 import signal
@@ -22,7 +24,7 @@ with locks.held(sys.argv[1]):
 
 @pytest.fixture
 def holder(tmp_path):
-    """A process that holds the lock of `tmp_path/run`."""
+    """Starts a process that holds the lock of `tmp_path/run`."""
     process = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path / "run")], stdout=subprocess.PIPE)
     process.stdout.readline()
     yield process
@@ -31,7 +33,7 @@ def holder(tmp_path):
 
 
 def test_the_second_is_told_who_holds_it(tmp_path, holder):
-    """Another process's lock raises at once, with its number, host, user and age."""
+    """A lock of another process raises immediately, with its number, host, user and age."""
     start = time.monotonic()
     with (
         pytest.raises(InputError, match=rf"run is in use: process {holder.pid} of .* on .*for \d+ s now"),
@@ -42,7 +44,7 @@ def test_the_second_is_told_who_holds_it(tmp_path, holder):
 
 
 def test_a_killed_holder_leaves_no_lock(tmp_path, holder):
-    """kill -9 frees the lock; the file that is left does no harm and goes with the next holder."""
+    """A kill -9 releases the lock; the next holder reuses and removes the file."""
     holder.kill()
     holder.wait()
     assert (tmp_path / ".run.lock").exists()
@@ -52,7 +54,7 @@ def test_a_killed_holder_leaves_no_lock(tmp_path, holder):
 
 
 def test_waiting_ends_with_the_holder(tmp_path, holder, capsys):
-    """With WAIT set the block runs once the holder has ended, and the user is told what it waits for."""
+    """With WAIT the block runs after the holder has ended, and a message names the holder."""
     threading.Timer(1.0, os.kill, (holder.pid, signal.SIGTERM)).start()
     token = locks.WAIT.set(True)
     try:
@@ -64,7 +66,7 @@ def test_waiting_ends_with_the_holder(tmp_path, holder, capsys):
 
 
 def test_one_thread_may_hold_it_twice_and_another_may_not(tmp_path):
-    """Blocks of one thread nest; a second thread is refused like another process."""
+    """Blocks of one thread can be nested; a second thread is refused like another process."""
     found = []
 
     def other():
@@ -84,7 +86,7 @@ def test_one_thread_may_hold_it_twice_and_another_may_not(tmp_path):
 
 
 def test_parts_share_a_folder(tmp_path):
-    """Processes with different numbers work side by side, two of one number do not, nor does one without."""
+    """Processes with different numbers share a folder; two with the same number, or one without, are refused."""
     results = []
 
     def attempt(part):
@@ -104,14 +106,14 @@ def test_parts_share_a_folder(tmp_path):
 
 
 def test_folders_made_for_a_lock_go_again(tmp_path):
-    """A block that writes nothing leaves no empty folder behind."""
+    """A block that writes nothing leaves no empty folder."""
     with locks.held(tmp_path / "a" / "b" / "run"):
         assert (tmp_path / "a" / "b").is_dir()
     assert os.listdir(tmp_path) == []
 
 
 def test_a_link_in_place_of_the_lock_is_not_followed(tmp_path):
-    """A lock file that is a symbolic link, as another user may plant, is not written through."""
+    """A lock file that is a symbolic link, placed by another user, is not written through."""
     (tmp_path / "precious").write_text("mine")
     (tmp_path / ".run.lock").symlink_to(tmp_path / "precious")
     with pytest.raises(OSError), locks.held(tmp_path / "run"):
@@ -120,7 +122,7 @@ def test_a_link_in_place_of_the_lock_is_not_followed(tmp_path):
 
 
 def test_many_that_race_are_one_at_a_time(tmp_path):
-    """Of 8 processes that take and free one lock 50 times each, no two are ever inside together."""
+    """8 processes that lock and unlock 50 times each never hold the lock at the same time."""
     program = """
 import os, sys
 from compressed_lm import locks
@@ -137,7 +139,7 @@ for _ in range(50):
 
 
 def test_a_holder_that_writes_nonsense_is_another_process(tmp_path, holder):
-    """What a lock file says is of somebody else: nonsense in it breaks no message, and escapes are shown literally."""
+    """Invalid content of a lock file breaks no message, and escape sequences are shown literally."""
     path = pathlib.Path(tmp_path / ".run.lock")
     for content in (
         b"",

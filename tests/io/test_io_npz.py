@@ -1,3 +1,5 @@
+"""Safe reader of NumPy files."""
+
 import io
 import tracemalloc
 import zipfile
@@ -16,7 +18,7 @@ def written(**arrays):
 
 
 def test_arrays_come_back():
-    """Every array of an .npz file is read as NumPy reads it: scalars, empty ones, both orders, structured ones."""
+    """Every array of an .npz file is read as by NumPy: scalars, empty ones, both orders, structured ones."""
     arrays = {
         "a": np.arange(6.0).reshape(2, 3),
         "b": np.asfortranarray(np.arange(6, dtype=np.int8).reshape(2, 3)),
@@ -31,7 +33,7 @@ def test_arrays_come_back():
 
 
 def test_a_small_file_of_large_arrays_is_refused(monkeypatch):
-    """3 MB that unpack to 3 GB are refused before memory is asked for; the limit can be set."""
+    """3 MB that unpack to 3 GB are refused before memory is allocated; the limit can be set."""
     content = written(text=np.zeros(300 << 20, np.uint8))
     assert len(content) < 400_000
     tracemalloc.start()
@@ -45,14 +47,14 @@ def test_a_small_file_of_large_arrays_is_refused(monkeypatch):
 
 @pytest.mark.parametrize("value", ["", "x", "-1", "0", "inf", "nan"])
 def test_a_limit_that_is_no_number_is_told(monkeypatch, value):
-    """A misspelt limit is an error of its own and not taken for none."""
+    """An invalid limit raises an error of its own."""
     monkeypatch.setenv(limits.VARIABLE, value)
     with pytest.raises(InputError, match="expected a number of bytes, such as 4e9"):
         limits.document()
 
 
 def test_objects_and_false_headers_are_refused():
-    """Pickled objects, and headers that promise more than follows, are errors and run nothing."""
+    """Pickled objects, and headers that claim more data than follows, raise errors and run no code."""
     content = io.BytesIO()
     np.save(content, np.array([{}], object), allow_pickle=True)
     with pytest.raises(ValueError, match="object"):
@@ -66,7 +68,7 @@ def test_objects_and_false_headers_are_refused():
 
 
 def test_what_is_no_archive_is_a_value_error():
-    """Cut, changed and empty archives raise ValueError and nothing else."""
+    """Truncated, changed and empty archives raise ValueError and nothing else."""
     good = written(a=np.arange(1000), b=np.ones(10))
     rng = np.random.default_rng(0)
     for _ in range(500):

@@ -1,4 +1,4 @@
-"""Paths are checked, and files are replaced without harm to what is not a regular file."""
+"""Checks of paths, and atomic replacement of files."""
 
 import json
 import os
@@ -19,16 +19,14 @@ ROOT = hasattr(os, "geteuid") and os.geteuid() == 0
     "path", ["gs://b/x", "GS://b/x", "s3://b", "hdfs://n/x", "http://h/x", "simplecache::gs://b", "://x"]
 )
 def test_a_path_with_a_scheme_is_refused_by_name(path):
-    """Paths of object stores do not pass for folders of this machine."""
-    with pytest.raises(
-        InputError, match=r"^--out .*was given; only local paths.*Give a local path"
-    ) as error:
+    """Paths of object stores are not used as local folders."""
+    with pytest.raises(InputError, match=r"^--out .*was given; only local paths.*Give a local path") as error:
         io.local_path(path, "--out")
     assert f"--out {path} was given" in str(error.value)
 
 
 def test_file_urls_and_empty_paths_say_what_to_give():
-    """file:// is told as the plain path, and an empty path, as of an unset variable, is not the working directory."""
+    """The error of file:// has the plain path; an empty path is not the working directory."""
     with pytest.raises(InputError, match="Give the plain path, such as /tmp/x"):
         io.local_path("file:///tmp/x")
     with pytest.raises(InputError, match="--out is empty"):
@@ -36,7 +34,7 @@ def test_file_urls_and_empty_paths_say_what_to_give():
 
 
 def test_paths_of_this_machine_stay_and_a_tilde_is_expanded(tmp_path, monkeypatch):
-    """A colon or `://` below a folder is a local path; `~` is the home folder unless it is the name of a file."""
+    """A colon or `://` below a folder is a local path; `~` is the home folder unless a file has this name."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     for path in ("gs:/b", "./gs://b", "a:b", "-"):
@@ -47,7 +45,7 @@ def test_paths_of_this_machine_stay_and_a_tilde_is_expanded(tmp_path, monkeypatc
 
 
 def test_a_name_comes_before_a_pattern(tmp_path):
-    """Files and folders whose names hold [ ] * ? are found by these names; other patterns are globs."""
+    """Files and folders with [ ] * ? in their names are found by name; other patterns are globs."""
     for name in ("a[1].txt", "a1.txt", "x*y.txt", "xzy.txt", "d[1]/1.txt", "d1/2.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
@@ -61,7 +59,7 @@ def test_a_name_comes_before_a_pattern(tmp_path):
 
 
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
-    """An error leaves the old file and nothing beside it; a user's own OUT.tmp is none of our business."""
+    """An error keeps the old file and leaves no temporary one; a user's own OUT.tmp is not touched."""
     (tmp_path / "out").write_text("old")
     (tmp_path / "out.tmp").write_text("mine")
     with pytest.raises(RuntimeError), io.open_output(tmp_path / "out") as file:
@@ -78,13 +76,13 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
 
 @pytest.mark.parametrize("name", ["x" * 255, "ä" * 127, "new/folder/file"])
 def test_any_name_can_be_written(name, tmp_path):
-    """The temporary file's name fits where the file's does, and missing folders are made."""
+    """The temporary file's name is not too long if the file's is not, and missing folders are made."""
     io.write_atomic(tmp_path / name, b"content")
     assert (tmp_path / name).read_bytes() == b"content"
 
 
 def test_permissions_are_those_of_an_ordinary_file(tmp_path):
-    """A new file has what the umask gives, a replaced one keeps its own."""
+    """A new file has the permissions of the umask; a replaced one keeps its own."""
     before = os.umask(0o027)
     try:
         io.write_atomic(tmp_path / "new", b"")
@@ -98,7 +96,7 @@ def test_permissions_are_those_of_an_ordinary_file(tmp_path):
 
 @pytest.mark.skipif(ROOT, reason="nothing is write-protected for root")
 def test_what_is_write_protected_is_not_replaced(tmp_path):
-    """A rename would ask the folder alone."""
+    """A write-protected file is not replaced, although a rename would succeed."""
     (tmp_path / "out").write_text("old")
     (tmp_path / "out").chmod(0o444)
     with pytest.raises(PermissionError):
@@ -112,7 +110,7 @@ def test_what_is_write_protected_is_not_replaced(tmp_path):
 
 @pytest.mark.parametrize("there", [True, False])
 def test_a_links_target_is_replaced(there, tmp_path):
-    """The link stays, also one whose target is new, in another folder."""
+    """The link is kept, also if its target is new and in another folder."""
     (tmp_path / "there").mkdir()
     if there:
         (tmp_path / "there" / "target").write_text("old")
@@ -123,7 +121,7 @@ def test_a_links_target_is_replaced(there, tmp_path):
 
 
 def received(make, path):
-    """What is read at the other end of a pipe or socket while a file is written there."""
+    """Returns the bytes read at the other end of a pipe or socket while a file is written there."""
     found = []
     reader = threading.Thread(target=lambda: found.append(make()))
     reader.start()
@@ -136,7 +134,7 @@ def received(make, path):
 
 
 def test_pipes_sockets_and_devices_are_written_into(tmp_path, monkeypatch):
-    """They stay what they are, as does a link to one of them."""
+    """Pipes, sockets and devices, and links to them, are written to and not replaced."""
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "link").symlink_to("pipe")
     for name in ("pipe", "link"):
@@ -154,7 +152,7 @@ def test_pipes_sockets_and_devices_are_written_into(tmp_path, monkeypatch):
 
 
 def test_a_descriptor_is_written_on_from_where_it_is(tmp_path):
-    """/dev/fd/N of a file keeps what was written before, as /dev/stdout does after `(echo title; command) > file`."""
+    """/dev/fd/N keeps what was written before, as /dev/stdout after `(echo title; command) > file`."""
     with open(tmp_path / "out", "wb", buffering=0) as file:
         file.write(b"title\n")
         (tmp_path / "link").symlink_to(f"/dev/fd/{file.fileno()}")
@@ -165,7 +163,7 @@ def test_a_descriptor_is_written_on_from_where_it_is(tmp_path):
 
 
 def test_minus_is_the_standard_output(tmp_path, monkeypatch, capsysbinary):
-    """No file of that name is made, and what is printed before comes first."""
+    """`-` makes no file, and earlier output comes first."""
     monkeypatch.chdir(tmp_path)
     print("before")
     io.write_atomic("-", b"\xff content")
@@ -175,7 +173,7 @@ def test_minus_is_the_standard_output(tmp_path, monkeypatch, capsysbinary):
 
 
 def test_a_folder_is_no_file_and_a_file_no_folder(tmp_path):
-    """Each is told before any work."""
+    """Both raise an error before any work."""
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="--out .* is a folder; give the file"):
         io.check_output(tmp_path, "--out")
@@ -193,7 +191,7 @@ def test_a_folder_is_no_file_and_a_file_no_folder(tmp_path):
 
 
 def test_what_killed_writers_left_can_be_removed(tmp_path):
-    """Only temporary files of this very file go."""
+    """Only temporary files of exactly this file are removed."""
     for name in (".out.0123456789ab.tmp", ".other.0123456789ab.tmp", "out"):
         (tmp_path / name).touch()
     io.remove_temporaries(tmp_path / "out")
@@ -202,13 +200,13 @@ def test_what_killed_writers_left_can_be_removed(tmp_path):
 
 @pytest.mark.parametrize("name", ["../x", "/etc/passwd", "a/b", "..", ".", "", "a\\b", "a\0b", 7, None, ["x"]])
 def test_a_name_inside_a_folder_stays_inside(name, tmp_path):
-    """What a file of strangers names as its neighbour is one part of a path, and nothing else is opened."""
+    """A name from an untrusted file must be a single path component."""
     with pytest.raises(InputError, match="the name of a file in this folder was expected"):
         io.inside(tmp_path, name)
 
 
 def test_what_is_no_regular_file_is_not_read(tmp_path):
-    """A pipe would hang and a device never ends; links to files, as caches of checkpoints have, are followed."""
+    """Pipes and devices are refused; links to files, as in checkpoint caches, are followed."""
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "zero").symlink_to("/dev/zero")
     (tmp_path / "folder").mkdir()
@@ -223,7 +221,7 @@ def test_what_is_no_regular_file_is_not_read(tmp_path):
 
 @pytest.mark.parametrize("target", ["/dev/zero", "pipe"])
 def test_folders_of_strangers_neither_leave_nor_hang(target, tmp_path):
-    """A codec or an index that names files elsewhere, and headers that are devices or pipes, are refused at once."""
+    """Codecs and indexes with outside file names, devices or pipes are refused immediately."""
     os.mkfifo(tmp_path / "pipe")
     for header, read in (("codec.json", codecs.load), ("model.safetensors.index.json", Tensors)):
         for name in ("/etc/passwd", "../secret", "pipe"):

@@ -1,4 +1,4 @@
-"""JSON of strangers ends in an object or in an error that says why."""
+"""The strict JSON parser returns an object or raises an error with the reason."""
 
 import pytest
 
@@ -24,7 +24,7 @@ WRONG = {
 
 @pytest.mark.parametrize("text", WRONG.values(), ids=WRONG)
 def test_what_is_no_object_is_told(text):
-    """Lists, NaN, endless nesting and bytes that are no text raise ValueError; an object comes back."""
+    """Lists, NaN, deep nesting and invalid text raise ValueError; an object is returned."""
     with pytest.raises(ValueError, match="."):
         strict_json.parse(text)
     assert strict_json.parse('{"a": [1, {"b": null}]}') == {"a": [1, {"b": None}]}
@@ -32,7 +32,7 @@ def test_what_is_no_object_is_told(text):
 
 @pytest.mark.parametrize("text", WRONG.values(), ids=WRONG)
 def test_folders_of_strangers_end_in_an_error_of_input(text, tmp_path):
-    """Codecs, stores, runs and checkpoints of Hugging Face whose JSON is none of an object raise InputError."""
+    """Codecs, stores, runs and Hugging Face checkpoints with invalid JSON raise InputError."""
     content = text if isinstance(text, bytes) else text.encode()
     for name in ("codec.json", "manifest.json", "config.json", "model.safetensors.index.json"):
         (tmp_path / name).write_bytes(content)
