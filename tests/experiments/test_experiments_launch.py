@@ -363,10 +363,11 @@ REAL = f"""
 import sys
 sys.path.insert(0, {str(ROOT)!r})
 import time
-from compressed_lm.training import distributed, make_mesh
+from compressed_lm.distributed import startup
+from compressed_lm.training import make_mesh
 assert sys.argv[1:] == ["train", "--store", "t", "--distributed=on"], sys.argv
-print(distributed.initialize("on"))
-print(distributed.startup_table(make_mesh((4, 2, 1))))
+print(startup.initialize("on"))
+print(startup.startup_table(make_mesh((4, 2, 1))))
 from jax.experimental import multihost_utils
 for step in range(100_000):
     multihost_utils.sync_global_devices("step")
