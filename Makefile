@@ -50,6 +50,7 @@ docs: $(READY)
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 format: $(READY)
 	$(BIN)/ruff check --fix .
@@ -62,7 +63,7 @@ $(READY): setup.py
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else "compressed_lm needs Python 3.11 to 3.13; $(PYTHON) is %d.%d. Set another: make PYTHON=python3.12" % v)'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[corpora,tensorboard,hf,dev]'
+	$(BIN)/python -m pip install --quiet --editable '.[corpora,tensorboard,hf,types,dev]'
 	@touch $(READY)
 
 # The compiler for TPUs, which tests of dry runs need; there is one for Linux on x86 only. It stands in a folder of its

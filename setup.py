@@ -45,12 +45,13 @@ EXTRAS = {
     # What tests and benchmarks compare the models with.
     "bench": ["torch==2.13.0", "transformers>=5.23,<6"],
     "docs": ["mkdocs>=1.6.1,<2", "mkdocs-material>=9.7,<10", "mkdocstrings[python]>=1.0,<2"],
+    # Checks of types, in `make lint` and in tests.
+    "types": ["mypy>=2.4,<2.5", "beartype>=0.21,<0.23"],
     "dev": [
         "pytest>=8.4,<10",
         "pytest-xdist>=3.6,<4",
         "hypothesis>=6.130,<7",
         "ruff>=0.15,<0.18",
-        "beartype>=0.21,<0.23",
         "constriction>=0.4.2,<0.6",
         "tiktoken>=0.12,<0.16",
         "tokenizers>=0.22,<0.25",

@@ -1,4 +1,4 @@
-"""Failures that a user can cause and mend, each as one paragraph; all others are bugs and keep their traceback."""
+"""Explanations of errors that users cause, one paragraph each; other errors are bugs and keep their traceback."""
 
 import errno
 import os
@@ -49,7 +49,7 @@ def explain(error: Exception) -> str | None:
 def _os_error(error: OSError) -> str:
     where = f" ({error.filename})" if error.filename else ""
     return f"{(error.strerror or str(error) or type(error).__name__).rstrip('.')}{where}. " + (
-        _ADVICE.get(error.errno, _AGAIN)
+        _ADVICE.get(error.errno or 0, _AGAIN)
     )
 
 

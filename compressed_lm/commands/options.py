@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 from compressed_lm import settings
 from compressed_lm.commands import paths
@@ -31,7 +32,7 @@ def whole(low: int = 0, high: int = settings.LARGEST) -> Number:
     return Number(int, settings.Limits(low=low, high=high))
 
 
-def real(**limits: float) -> Number:
+def real(**limits: Any) -> Number:
     """Returns the type of an option that is a number; `limits` as of `settings.Limits`."""
     return Number(float, settings.Limits(**limits))
 

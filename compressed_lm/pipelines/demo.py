@@ -24,6 +24,7 @@ from compressed_lm.models import model_vocab_size
 from compressed_lm.pipelines import m1 as m1_model
 from compressed_lm.pipelines import stages
 from compressed_lm.pipelines.build_codec import build_in, codec_folder
+from compressed_lm.pipelines.first_look import first_look
 from compressed_lm.pipelines.token_store import token_store
 from compressed_lm.settings import setting
 from compressed_lm.terminal import print_flush
@@ -153,6 +154,8 @@ class _Demo:
         io.write_atomic(self.out / CONFIG, resolved)  # the text matches the folder: accept the settings
         # From here on, documents are read from the store of raw bytes.
         self.corpora = {split: open_corpus(f"store:{store.path}") for split, store in self.text.items()}
+
+        self.report(first_look(list(self.corpora["validation"].documents())))
 
         m1, m1_row = self._m1()
         built = self._codecs(m1)

@@ -357,7 +357,7 @@ class Program:
 
     def _shaping(self) -> "Program":
         """Returns this program without settings that only its host reads: equal ones compile to the same code."""
-        defaults = {f.name: f.default for f in dataclasses.fields(self.config) if f.name in HOST_FIELDS}
+        defaults: dict[str, Any] = {f.name: f.default for f in dataclasses.fields(self.config) if f.name in HOST_FIELDS}
         return dataclasses.replace(self, config=dataclasses.replace(self.config, **defaults))
 
     def _init(self, key):

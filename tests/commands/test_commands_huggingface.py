@@ -103,7 +103,10 @@ def test_other_things_than_a_checkpoint_folder_are_named(tmp_path, capsys):
     for kind in kinds:
         (tmp_path / kind).mkdir()
         (tmp_path / kind / "config.json").write_text(json.dumps(values | {"model_type": kind}))
-    cases = {"model.gguf": "a GGUF file, which is not supported yet", "ggufs": "a.gguf, a GGUF file, which is not supported yet"}
+    cases = {
+        "model.gguf": "a GGUF file, which is not supported yet",
+        "ggufs": "a.gguf, a GGUF file, which is not supported yet",
+    }
     cases |= {"model.bin": "a pickled checkpoint", "tokenizer.json": "a file of a checkpoint; give the folder"}
     cases |= {"source/model.safetensors": "a file of a checkpoint; give the folder", "gone": "There is no folder"}
     cases |= {kind: "is not supported" for kind in kinds}

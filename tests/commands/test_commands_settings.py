@@ -121,7 +121,7 @@ def test_wrong_bindings_are_explained(bindings, message):
         (b"train.steps = 'abc", "cannot be used"),
         (b"train.steps = (1,", "cannot be used"),
         (b"'''", "cannot be used"),
-        (b"model.gated_mlp = false", "Quote texts"),
+        (b"model.gated_mlp = false", "Quote strings"),
         (b"train.steps = {1: 2, [3]: 4}", "cannot be used"),
         (b"train.steps = 5; train.seed = 3", "cannot be used"),
         (b"train.steps = \x00", "cannot be used"),
