@@ -109,12 +109,12 @@ def sizes_table() -> str:
 
 
 def optimizers_table() -> str:
-    """Returns the names of optimizers and learning-rate schedules."""
+    """Returns the table of optimizers and learning-rate schedules."""
     from compressed_lm.training import optimizers
 
-    rows = [("train.optimizer", ", ".join(f"`{name}`" for name in optimizers.OPTIMIZERS))]
-    rows += [("train.schedule", ", ".join(f"`{name}`" for name in optimizers.SCHEDULES))]
-    return markdown_table(("setting", "values"), rows)
+    tables = {"train.optimizer": optimizers.OPTIMIZERS, "train.schedule": optimizers.SCHEDULES}
+    rows = [(f"{key}={name}", build.__doc__) for key, table in tables.items() for name, build in table.items()]
+    return markdown_table(("setting", "rule"), rows)
 
 
 def laws_table() -> str:
@@ -122,7 +122,7 @@ def laws_table() -> str:
     from compressed_lm.scaling import laws
 
     rows = []
-    for name in (*laws.LAWS, "power", "line"):
+    for name in laws.LAWS:
         law = laws.law_named(name)
         rows.append((name, ", ".join(law.parameters), ", ".join(law.columns)))
     return markdown_table(("law", "parameters", "columns"), rows)

@@ -11,6 +11,8 @@ from compressed_lm.errors import InputError
 
 
 def add_arguments(parser):
+    from compressed_lm.tracking import TRACKERS
+
     parser.add_path("--store", kind=paths.READ, help="folder of a token store")
     parser.add_path(
         "--out", kind=paths.NEW_RUN, help="folder of the run, also gs://...; resumes if interrupted, bit for bit"
@@ -35,8 +37,8 @@ def add_arguments(parser):
         default="auto",
         help="join the other processes of a pod or cluster: if one is found, never, or else fail (default auto)",
     )
-    parser.add_argument("--tensorboard", action="store_true", help="also write TensorBoard events to OUT/tensorboard")
-    parser.add_argument("--wandb", metavar="PROJECT", help="also send the numbers to Weights & Biases")
+    for name, option in TRACKERS.items():
+        parser.add_argument(f"--{name}", **option.argument)
     parser.add_argument(
         "--profile",
         type=options.first_and_last,
@@ -73,7 +75,7 @@ def run(arguments):
     from compressed_lm import configuration
     from compressed_lm.data.store import TokenStore
     from compressed_lm.models import model_vocab_size
-    from compressed_lm.tracking import TensorBoard, Wandb
+    from compressed_lm.tracking import TRACKERS
     from compressed_lm.training import make_mesh, train
     from compressed_lm.training.checkpoints import folder, write
     from compressed_lm.training.durations import rates
@@ -97,10 +99,10 @@ def run(arguments):
     with contextlib.ExitStack() as stack:
 
         def accepted():
-            trackers.extend([TensorBoard(out / "tensorboard")] if arguments.tensorboard else [])
-            trackers.extend([Wandb(out, project=arguments.wandb)] if arguments.wandb else [])
-            for tracker in trackers:
-                stack.callback(tracker.close)
+            for name, option in TRACKERS.items():
+                if value := getattr(arguments, name):
+                    trackers.append(option.make(value, out))
+                    stack.callback(trackers[-1].close)
             write(out / GIN, resolved)
             if arguments.start:
                 copy_codec(arguments.start, out)

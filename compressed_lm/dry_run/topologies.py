@@ -11,16 +11,20 @@ from typing import Any
 import jax
 
 from compressed_lm.errors import InputError
+from compressed_lm.training.hardware import CHIPS, Chip
 
-# Number of dimensions of the torus, and its longest dimension if libtpu accepts larger ones than are built.
-GENERATIONS = {"v4": (3, None), "v5e": (2, 16), "v5p": (3, None), "v6e": (2, 16), "tpu7x": (3, None)}
-EXAMPLES = (
-    *("v4:2x2x1", "v4:4x4x4", "v5e:1x1", "v5e:2x2", "v5e:4x4", "v5e:16x16", "v5p:2x2x1", "v5p:4x4x4", "v5p:8x8x8"),
-    *("v6e:1x1", "v6e:2x2", "v6e:16x16", "tpu7x:2x2x1", "tpu7x:4x4x4"),
-)
-_EXPECTED = (
-    "expected a generation and its chips in each dimension, two for v5e and v6e (up to 16), three for v4, v5p and "
-    f"tpu7x, such as {', '.join(EXAMPLES)}."
+GENERATIONS: dict[str, Chip] = {
+    chip.topologies[0].partition(":")[0]: chip for chip in CHIPS.values() if chip.topologies
+}
+"""TPU chips by the name of their generation, such as "v5e"."""
+
+EXAMPLES = tuple(name for chip in GENERATIONS.values() for name in chip.topologies)
+_EXPECTED = "expected a generation and its chips in each dimension, {}, such as {}.".format(
+    ", ".join(
+        f"{chip.torus} for {name}{f' (up to {chip.longest})' if chip.longest else ''}"
+        for name, chip in GENERATIONS.items()
+    ),
+    ", ".join(EXAMPLES),
 )
 
 # libtpu reads these when it is loaded, at the first topology.
@@ -63,8 +67,8 @@ def tpu_devices(name: str) -> list[jax.Device]:
     """
     generation, _, layout = name.lower().partition(":")
     sizes = [int(size) for size in layout.split("x")] if re.fullmatch(r"\d+(x\d+)+", layout) else []
-    dimensions, longest = GENERATIONS.get(generation, (0, None))
-    if not dimensions or len(sizes) != dimensions or max(sizes) > (longest or math.inf):
+    chip = GENERATIONS.get(generation)
+    if chip is None or len(sizes) != chip.torus or max(sizes) > (chip.longest or math.inf):
         raise InputError(f"The TPU topology {name!r} was given; {_EXPECTED}")
     file = library()
     if file is None:

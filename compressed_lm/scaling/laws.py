@@ -232,35 +232,45 @@ def frantar2025(*, scheme: str = "format", reference: object = "dense") -> Power
     return PowerSum("frantar2025", terms, factors=(Free(scheme, reference=reference, symbol="eff"),))
 
 
-LAWS = ("chinchilla", "decoupled", "tanh", "logistic", "logistic10", "kumar", "frantar2023", "frantar2025")
+def _fixed(law: PowerSum) -> Callable[..., PowerSum]:
+    def build(columns: Mapping[str, Any], **options: Any) -> PowerSum:
+        if options:
+            raise InputError(f"The law {law.name!r} takes no options, but {', '.join(options)} were given.")
+        return law
+
+    return build
+
+
+LAWS: dict[str, Callable[..., PowerSum]] = {
+    "chinchilla": _fixed(CHINCHILLA),
+    "decoupled": lambda columns, **options: unified("free", factors=columns.get("format", "format"), **options),
+    "tanh": lambda columns, **options: unified("tanh", factors=columns.get("gmse", "gmse"), **options),
+    "logistic": lambda columns, **options: unified("logistic", factors=columns.get("gmse", "gmse"), **options),
+    "logistic10": lambda columns, **options: unified("logistic10", factors=columns.get("gmse", "gmse"), **options),
+    "kumar": lambda columns, **options: kumar(bits=columns.get("bits", ("w_bits",)), **options),
+    "frantar2023": _fixed(FRANTAR_2023),
+    "frantar2025": lambda columns, **options: frantar2025(scheme=columns.get("format", "format"), **options),
+    "power": _fixed(POWER),
+    "line": _fixed(LINE),
+}
+"""Laws by name: (columns, options) -> law. `columns` maps `gmse`, `format` or `bits` to a column or several."""
 
 
 def law_named(name: str, *, columns: Mapping[str, Any] | None = None, **options: Any) -> PowerSum:
-    """Returns the law of a name in `LAWS`, or `power` or `line`.
+    """Returns the law of a name in `LAWS`.
 
     Args:
-        name: name of the law.
+        name: name of the law; `free` is another name of `decoupled`.
         columns: `gmse`, `format` or `bits`, each the name of a column or a tuple of several for a product.
         **options: options of `unified`, `kumar` or `frantar2025`.
 
     Raises:
         InputError: the name or an option is unknown.
     """
-    columns = columns or {}
-    fixed_laws = {law.name: law for law in (CHINCHILLA, POWER, LINE, FRANTAR_2023)}
-    if name in fixed_laws and not options:
-        return fixed_laws[name]
+    build = LAWS.get("decoupled" if name == "free" else name)
+    if build is None:
+        raise InputError(f"There is no law {name!r}. Expected one of: {', '.join(LAWS)}.")
     try:
-        if name in ("decoupled", "free"):
-            return unified("free", factors=columns.get("format", "format"), **options)
-        if name in ("tanh", "logistic", "logistic10"):
-            return unified(name, factors=columns.get("gmse", "gmse"), **options)
-        if name == "kumar":
-            return kumar(bits=columns.get("bits", ("w_bits",)), **options)
-        if name == "frantar2025":
-            return frantar2025(scheme=columns.get("format", "format"), **options)
+        return build(columns or {}, **options)
     except TypeError:
         raise InputError(f"The law {name!r} does not take all of the options {', '.join(options)}.") from None
-    if name in fixed_laws:
-        raise InputError(f"The law {name!r} takes no options, but {', '.join(options)} were given.")
-    raise InputError(f"There is no law {name!r}. Expected one of: {', '.join((*LAWS, 'power', 'line'))}.")

@@ -1,8 +1,9 @@
 """Trackers of the numbers of a run: terminal, TensorBoard, Weights & Biases."""
 
+import dataclasses
 import os
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from etils import epath
@@ -133,3 +134,29 @@ class Wandb:
     def close(self) -> None:
         """Finishes the W&B run."""
         self._run.finish()
+
+
+@dataclasses.dataclass(frozen=True)
+class TrackerOption:
+    """Option of `compressed-lm train` that adds a tracker.
+
+    Attributes:
+        argument: keywords of `argparse.ArgumentParser.add_argument`.
+        make: (value of the option, folder of the run) -> tracker.
+    """
+
+    argument: Mapping[str, Any]
+    make: Callable[[Any, epath.Path], Tracker]
+
+
+TRACKERS: dict[str, TrackerOption] = {
+    "tensorboard": TrackerOption(
+        {"action": "store_true", "help": "also write TensorBoard events to OUT/tensorboard"},
+        lambda value, out: TensorBoard(out / "tensorboard"),
+    ),
+    "wandb": TrackerOption(
+        {"metavar": "PROJECT", "help": "also send the numbers to Weights & Biases"},
+        lambda value, out: Wandb(out, project=value),
+    ),
+}
+"""Trackers by the option that adds them."""

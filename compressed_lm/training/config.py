@@ -48,9 +48,8 @@ class TrainConfig:
             part; on a single CPU device it means parts of at least two rows and 512 tokens, which are faster there.
         learning_rate: its highest value, reached after the warm-up; for "rsqrt" the factor of 1/sqrt(step).
         warmup_steps: the learning rate grows linearly over these; for "rsqrt" it is constant (a duration).
-        schedule: after the warm-up "cosine" (to a tenth), "wsd" (constant, then linearly to 0 over the last fifth)
-            or "constant"; or "rsqrt", T5's learning_rate / sqrt(max(step, warmup_steps)).
-        optimizer: "adamw", "adafactor" or "muon".
+        schedule: name of the learning-rate schedule, see `optimizers.SCHEDULES`.
+        optimizer: name of the optimizer, see `optimizers.OPTIMIZERS`.
         weight_decay: decoupled, on matrices only; multiplied by the learning rate.
         b1, b2: decay rates of Adam's moments (adamw, and the parameters that muon trains by Adam).
         grad_clip: largest global norm of a gradient; 0 for no limit.

@@ -18,6 +18,8 @@ class Chip:
         link_bandwidth: bytes/s that it sends over all its links to other chips.
         torus: dimensions of the torus that the links form, two links in each; 0 for a switch.
         wraps: length from which a dimension of the torus is a ring.
+        longest: largest length of a dimension, if libtpu accepts larger ones than are built; 0 for any.
+        topologies: names of slices, such as "v5e:4x4"; () if dry runs do not know the chip.
     """
 
     name: str
@@ -27,14 +29,21 @@ class Chip:
     link_bandwidth: float
     torus: int = 0
     wraps: int = 0
+    longest: int = 0
+    topologies: tuple[str, ...] = ()
 
 
 GiB = 2**30
-_V4 = Chip("TPU v4", 275e12, 30.75 * GiB, 1200e9, 300e9, 3, 4)
-_V5E = Chip("TPU v5e", 197e12, 15.75 * GiB, 819e9, 200e9, 2, 16)
-_V5P = Chip("TPU v5p", 459e12, 95.74 * GiB, 2765e9, 600e9, 3, 4)
-_V6E = Chip("TPU v6e", 918e12, 31.25 * GiB, 1638e9, 400e9, 2, 16)
-_V7X = Chip("TPU7x", 2307e12 / 2, 94.75 * GiB, 7380e9 / 2, 600e9 / 2, 3, 4)
+_V4 = Chip("TPU v4", 275e12, 30.75 * GiB, 1200e9, 300e9, 3, 4, topologies=("v4:2x2x1", "v4:4x4x4"))
+_V5E = Chip(
+    *("TPU v5e", 197e12, 15.75 * GiB, 819e9, 200e9, 2, 16, 16),
+    topologies=("v5e:1x1", "v5e:2x2", "v5e:4x4", "v5e:16x16"),
+)
+_V5P = Chip(*("TPU v5p", 459e12, 95.74 * GiB, 2765e9, 600e9, 3, 4), topologies=("v5p:2x2x1", "v5p:4x4x4", "v5p:8x8x8"))
+_V6E = Chip(*("TPU v6e", 918e12, 31.25 * GiB, 1638e9, 400e9, 2, 16, 16), topologies=("v6e:1x1", "v6e:2x2", "v6e:16x16"))
+_V7X = Chip(
+    *("TPU7x", 2307e12 / 2, 94.75 * GiB, 7380e9 / 2, 600e9 / 2, 3, 4), topologies=("tpu7x:2x2x1", "tpu7x:4x4x4")
+)
 
 CHIPS = {
     "TPU v4": _V4,

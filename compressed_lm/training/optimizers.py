@@ -33,6 +33,8 @@ def optimizer(config: TrainConfig) -> optax.GradientTransformation:
 def _cosine(config: TrainConfig) -> Schedule:
     steps, warmup = whole(config.steps), whole(config.warmup_steps)
 
+    """Decays to a tenth along a cosine."""
+
     def shape(step):
         progress = jnp.clip((step - warmup) / max(steps - warmup, 1), 0, 1)
         return FINAL_COSINE + (1 - FINAL_COSINE) * 0.5 * (1 + jnp.cos(jnp.pi * progress))
@@ -42,15 +44,17 @@ def _cosine(config: TrainConfig) -> Schedule:
 
 def _wsd(config: TrainConfig) -> Schedule:
     steps = whole(config.steps)
+    """Stays constant, then falls linearly to 0 over the last fifth of the steps."""
     return _warmed(config, lambda step: jnp.clip((steps - step) / max(WSD_DECAY * steps, 1), 0, 1))
 
 
 def _constant(config: TrainConfig) -> Schedule:
+    """Stays constant after the warm-up."""
     return _warmed(config, lambda step: jnp.ones(()))
 
 
 def _rsqrt(config: TrainConfig) -> Schedule:
-    # T5's schedule: constant during the warm-up (papers/000 section 3.2)
+    """T5's: constant during the warm-up, then falls as 1 / sqrt(step) (papers/000 section 3.2)."""
     peak, warmup = config.learning_rate, max(whole(config.warmup_steps), 1)
     return lambda step: peak / jnp.sqrt(jnp.maximum(step, warmup))
 
@@ -70,15 +74,18 @@ SCHEDULES: dict[str, Callable[[TrainConfig], Schedule]] = {
 
 
 def _adamw(config: TrainConfig, rate: Schedule) -> optax.GradientTransformation:
+    """AdamW, with decay rates `b1` and `b2`."""
     return _decayed(optax.scale_by_adam(b1=config.b1, b2=config.b2), config, rate)
 
 
 def _adafactor(config: TrainConfig, rate: Schedule) -> optax.GradientTransformation:
+    """Adafactor, on each layer separately."""
     rule = per_layer(optax.adafactor(learning_rate=None))
     return _decayed(optax.chain(rule, optax.scale(-1.0)), config, rate)  # Adafactor already negates the update
 
 
 def _muon(config: TrainConfig, rate: Schedule) -> optax.GradientTransformation:
+    """Muon on the matrices of the layers, AdamW on all other parameters."""
     return optax.contrib.muon(
         rate,
         weight_decay=config.weight_decay,
