@@ -7,6 +7,7 @@ import pytest
 
 from compressed_lm import codecs, scaling
 from compressed_lm.cli import main
+from compressed_lm.errors import InputError
 from compressed_lm.pipelines import demo
 
 SETTINGS = [
@@ -38,6 +39,13 @@ def corpus(tmp_path_factory):
         lines = [json.dumps({"text": source[i : i + 900]}) + "\n" for i in range(start, stop, 900)]
         (folder / f"{name}.jsonl").write_text("".join(lines))
     return folder
+
+
+def test_the_length_of_a_demo_is_in_steps(tmp_path):
+    """A length in tokens is refused before any file is written."""
+    with pytest.raises(InputError, match="m2/train.steps='20M tokens' was given. The demo expects a number of steps"):
+        demo.run(tmp_path / "demo", bindings=[*SETTINGS, "m2/train.steps='20M tokens'"])
+    assert not (tmp_path / "demo").exists()
 
 
 @pytest.mark.slow

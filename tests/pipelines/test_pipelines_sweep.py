@@ -84,7 +84,7 @@ def test_codecs_are_called_by_spelling_or_folder(tmp_path):
         (["--codec", "bytes", "--seed", "1", "1"], "holds bytes-nano-20steps-s1 more than once"),
         (["--codec", "bytes", "--size", "nano", "nanno"], "expected one of nano"),
         (["--codec", "bytes", "--set=train.stepz=1"], "Did you mean steps"),
-        (["--codec", "bytes", "--set=train.optimizer"], "train.learning_rate=1e-3,3e-3 was expected"),
+        (["--codec", "bytes", "--set=train.optimizer"], "or, for a grid, train.learning_rate=1e-3,3e-3"),
         (["--codec", "bytes", "--tokens", "20 parsecs"], "Units: steps"),
     ],
 )
