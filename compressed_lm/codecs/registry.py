@@ -17,6 +17,7 @@ from compressed_lm.codecs.bytes_codec import Bytes
 from compressed_lm.codecs.checked import CheckedCodec
 from compressed_lm.codecs.eiw import DICTIONARY_FILE, EIW, Options, read_dictionary
 from compressed_lm.codecs.gzip_codec import Gzip
+from compressed_lm.codecs.lzma_codec import Lzma
 from compressed_lm.codecs.pieces_codec import PiecesCodec
 from compressed_lm.codecs.protocol import Codec
 from compressed_lm.codecs.sentencepiece_codec import SentencePiece
@@ -30,7 +31,8 @@ if TYPE_CHECKING:  # a compiled codec loads without JAX
     from compressed_lm.coding.dictionary import Dictionary
 
 FAMILIES: dict[str, type[CheckedCodec]] = {
-    family.name: family for family in (Bytes, SentencePiece, BPE, Tokenizers, Gzip, StaticAC, AC, PiecesCodec, EIW)
+    family.name: family
+    for family in (Bytes, SentencePiece, BPE, Tokenizers, Gzip, Lzma, StaticAC, AC, PiecesCodec, EIW)
 }
 """Codec families by name."""
 
