@@ -137,7 +137,7 @@ def test_numbers_out_of_range_are_refused(built, spec):
         for given in (ids, np.array(ids, object)):
             with pytest.raises(InputError, match=f"whose ids are 0 to {top - 1}. Remove end-of-document"):
                 codec.decode(given)
-    with pytest.raises(InputError, match="knows 0 to"):
+    with pytest.raises(InputError, match="whose ids are 0 to"):
         codec.token_byte_lengths([-1])
 
 

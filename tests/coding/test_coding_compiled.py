@@ -12,7 +12,7 @@ import pytest
 import compressed_lm
 from compressed_lm import cli
 from compressed_lm.coding import compiled, folding, parsing, segments
-from compressed_lm.commands import doctor_report
+from compressed_lm.commands import doctor
 
 NOBODY = 65534
 
@@ -103,6 +103,6 @@ def test_the_command_line_shows_that_loops_are_compiled(capsys):
 
 def test_doctor_tells_that_loops_cannot_be_kept(monkeypatch):
     """`doctor` reports a machine without a cache folder, with a fix."""
-    assert doctor_report._compiled_loops() == []
+    assert doctor._compiled_loops() == []
     monkeypatch.setattr(compiled, "cache_folder", lambda: None)
-    assert "NUMBA_CACHE_DIR" in doctor_report._compiled_loops()[0]
+    assert "NUMBA_CACHE_DIR" in doctor._compiled_loops()[0]

@@ -72,7 +72,7 @@ def test_a_deflated_file_stops_at_what_it_promises():
     codec, packer = codecs.create("gzip(v=65536)"), zlib.compressobj(9)
     stream = b"".join([packer.compress(bytes(1 << 20)) for _ in range(300)] + [packer.flush()])
     ids = np.frombuffer(stream + bytes(len(stream) % 2), ">u2").astype(np.int64)
-    with pytest.raises(Exception, match="unpack to more than the 1,000 bytes") as caught:
+    with pytest.raises(Exception, match="unpack to more than the expected 1,000 bytes") as caught:
         encoded_file.decode_file(encoded(codec, ids, n_bytes=1000), codec)
     assert type(caught.value).__name__ == "CorruptStream"
 

@@ -182,7 +182,7 @@ def test_a_folder_is_no_file_and_a_file_no_folder(tmp_path):
     with pytest.raises(InputError, match="--out .*file is a file; give a folder"):
         io.check_output(tmp_path / "file", "--out", folder=True)
     for folder in (True, False):
-        with pytest.raises(InputError, match="file is a file and no folder"):
+        with pytest.raises(InputError, match="file is a file, not a folder"):
             io.check_output(tmp_path / "file" / "out", "--out", folder=folder)
     with pytest.raises(InputError, match="cannot be read .Is a directory"):
         io.read_bytes(tmp_path)
