@@ -54,7 +54,8 @@ def test_a_killed_writer_is_forgotten(tmp_path):
     """Temporary folders and files of killed writers are removed by the next attempt; those in use are kept."""
     program = """
 import os, pathlib, signal, sys
-from compressed_lm import folders, io
+from compressed_lm import io
+from compressed_lm.io import folders
 with folders.new(sys.argv[1] + "/out", "The folder") as new, io.open_output(sys.argv[1] + "/file") as file:
     (new / "a").write_text("half")
     file.write(b"half"); file.flush()

@@ -15,7 +15,7 @@ from compressed_lm.io import locks
 
 HOLD = """
 import sys, time
-from compressed_lm import locks
+from compressed_lm.io import locks
 with locks.held(sys.argv[1]):
     print(1, flush=True)
     time.sleep(60)
@@ -125,7 +125,7 @@ def test_many_that_race_are_one_at_a_time(tmp_path):
     """8 processes that lock and unlock 50 times each never hold the lock at the same time."""
     program = """
 import os, sys
-from compressed_lm import locks
+from compressed_lm.io import locks
 locks.WAIT.set(True); locks._POLL_SECONDS = 0.001
 for _ in range(50):
     with locks.held(sys.argv[1] + "/run"):
