@@ -1,4 +1,4 @@
-# `make demo` and `make test` do all the set-up: a virtual environment in .venv, bounded dependencies from PyPI.
+# `make demo` and `make test` do all the setup: a virtual environment in .venv with bounded dependencies from PyPI.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -12,14 +12,15 @@ ONE_CORE := $(shell command -v taskset >/dev/null && echo taskset -c 0)
 demo: $(READY)
 	$(BIN)/compressed-lm demo --out runs/demo
 
-# Five minutes: every claim that can be shown in seconds. What is left out is counted at the end.
+# Tests that take seconds, five minutes in all. The last lines count the tests that are left out.
 test: $(TPU) $(TORCH)
 	$(BIN)/python -m pytest tests -n 2 --dist loadfile --no-loadscope-reorder -m "not slow"
 
 test-all: $(TPU) $(TORCH)
 	$(BIN)/python -m pytest tests -n 2 --dist loadfile --no-loadscope-reorder
 
-# What must not depend on the processor, on older ones: golden tables, lossless codecs, a resumed training run.
+# Results that must not depend on the processor, checked with older instruction sets: golden tables, lossless codecs,
+# a resumed training run.
 EXACT := tests/models/test_models_exact_numpy.py tests/models/test_models_exact_settings.py \
   tests/models/test_models_gg_init.py tests/codecs/test_codecs_pretrained.py tests/codecs/test_codecs_lossless.py \
   tests/coding/test_coding_windows.py tests/weights/test_weights_rf8.py tests/training/test_training_loop.py
@@ -39,7 +40,7 @@ bench: $(TORCH)
 	$(BIN)/python benchmarks/projection.py
 	$(BIN)/python benchmarks/cramming.py
 
-# Recorded tables; scaling_laws too where COMPRESSED_LM_DATA names the folder with the public ones.
+# Notebooks on recorded tables; also scaling_laws if COMPRESSED_LM_DATA is the folder with the public tables.
 notebooks: $(READY)
 	$(BIN)/python experiments/notebooks/execute.py capacity codecs $(if $(COMPRESSED_LM_DATA),scaling_laws)
 
@@ -66,17 +67,17 @@ $(READY): setup.py
 	$(BIN)/python -m pip install --quiet --editable '.[corpora,tensorboard,hf,types,dev]'
 	@touch $(READY)
 
-# The compiler for TPUs, which tests of dry runs need; there is one for Linux on x86 only. It stands in a folder of its
-# own, where they find it: in site-packages every program that uses JAX would load it, and print its complaints.
+# libtpu, the TPU compiler, for the tests of dry runs; it exists only for Linux on x86. It is installed in a separate
+# folder where the tests find it: in site-packages every JAX program would load it and print its warnings.
 LIBTPU := from importlib.metadata import requires; print(*[r.split(";")[0] for r in requires("jax") if r.startswith("libtpu")])
 $(TPU): $(READY)
 	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(dir $(TPU)) "$$($(BIN)/python -c '$(LIBTPU)')" \
-	  || echo "no libtpu for this machine: its tests are skipped"
+	  || echo "no libtpu for this machine: tests that need it are skipped"
 	@mkdir -p $(dir $(TPU)) && touch $(TPU)
 
-# PyTorch and transformers, which models are compared with.
+# PyTorch and transformers, the peers in tests and benchmarks.
 $(TORCH): $(READY)
-	$(BIN)/python -m pip install --quiet --editable '.[bench]' || echo "no PyTorch for this machine: tests against it are skipped"
+	$(BIN)/python -m pip install --quiet --editable '.[bench]' || echo "no PyTorch for this machine: tests that need it are skipped"
 	@touch $(TORCH)
 
 clean:

@@ -1,5 +1,7 @@
-"""Packaging. Every dependency comes from PyPI with a lower and an upper bound; `constraints/` pins the two tested
-ends."""
+"""Packaging.
+
+Every dependency comes from PyPI with a lower and an upper bound; `constraints/` pins both tested ends.
+"""
 
 import pathlib
 
@@ -26,7 +28,7 @@ BASE = [
     "rich>=14,<16",
 ]
 EXTRAS = {
-    # Documents enter the compression job as seqio tasks; only this extra brings TensorFlow.
+    # seqio tasks as sources of documents. Only this extra installs TensorFlow.
     "corpora": [
         "seqio>=0.0.20,<0.1",
         "tensorflow>=2.20,<2.23",
@@ -37,15 +39,15 @@ EXTRAS = {
     ],
     "tensorboard": ["tensorboardX>=2.6,<3"],
     "wandb": ["wandb>=0.20,<1"],
-    # On a TPU; elsewhere (Linux, x86) the compiler alone, for `train --dry_run --tpu`.
+    # On a TPU; without TPU hardware (Linux, x86) only the compiler, for `train --dry_run --tpu`.
     "tpu": ["jax[tpu]>=0.10.2,<0.13"],
     "gcs": ["etils[epath-gcs]>=1.14,<2"],
-    # Checkpoints of Hugging Face, in and out.
+    # Import and export of Hugging Face checkpoints.
     "hf": ["safetensors>=0.6,<1", "tokenizers>=0.22,<0.25"],
-    # What tests and benchmarks compare the models with.
+    # Peers of the models in tests and benchmarks.
     "bench": ["torch==2.13.0", "transformers>=5.23,<6"],
     "docs": ["mkdocs>=1.6.1,<2", "mkdocs-material>=9.7,<10", "mkdocstrings[python]>=1.0,<2"],
-    # Checks of types, in `make lint` and in tests.
+    # Type checks, in `make lint` and in tests.
     "types": ["mypy>=2.4,<2.5", "beartype>=0.21,<0.23"],
     "dev": [
         "pytest>=8.4,<10",
@@ -69,7 +71,7 @@ setup(
     long_description=pathlib.Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
-    # The gin files live at the root, where people look for them, and travel inside the package, where programs do.
+    # The gin files are at the root of the repository, and are installed inside the package.
     packages=[
         *find_packages(include=["compressed_lm", "compressed_lm.*"]),
         *(f"compressed_lm.gin_configs.{folder}" for folder in GIN_FOLDERS),

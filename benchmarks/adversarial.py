@@ -1,12 +1,12 @@
-"""Slowest inputs of the codecs that ship: MB/s over that of English, for many kinds of text that nobody would write.
+"""Slowest inputs of the shipped codecs: speed relative to English for many kinds of adversarial text.
 
     python benchmarks/adversarial.py [--text FILES...] [--codec NAME...] [--megabytes 4] [--out FILE]
 
-Each kind is one document. Its row says how many times slower than English a codec encodes it and decodes it; how much
-slower English is right after it, in the same process, than for a codec that has just been loaded (what is remembered
-could have suffered); and its tokens a byte. The last rows are ids that no text gives, which are decoded only. Times are
-CPU seconds of this process, the best of a few repetitions; loops are compiled before the clock starts. English is JSON
-lines, packed or not, or plain text; without any, the documentation inside the installed packages.
+Each kind is one document. Its row has: how many times slower than English a codec encodes and decodes it; how many
+times slower English is directly after it, in the same process, than with a newly loaded codec (the text may have
+degraded a cache); and its tokens per byte. The last rows are ids that no text encodes to, which are only decoded. Times
+are CPU seconds of this process, the best of a few repetitions; loops are compiled before. English is JSON lines
+(compressed or not) or plain text; the default is the documentation inside the installed packages.
 """
 
 import argparse
@@ -29,14 +29,14 @@ from compressed_lm import codecs
 SMALL, CAPITALS = string.ascii_lowercase, string.ascii_uppercase
 PRINTABLE = bytes(range(32, 127))
 AFTER_BYTES = 4_000_000
-"""Of English, to tell whether it is slower after a kind of text."""
+"""Bytes of English that are encoded after each kind of text."""
 
 FIXED_MULTIPLIERS = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F], np.uint64)
-"""Of a hash without a key, for which `collisions` are chosen."""
+"""Multipliers of a hash without a key, for which `collisions` are chosen."""
 
 
 def drawn(alphabet: bytes, n: int, seed: int = 0) -> bytes:
-    """Letters of an alphabet, all equally likely."""
+    """Returns letters of an alphabet, uniformly distributed."""
     letters = np.frombuffer(alphabet, np.uint8)
     return letters[np.random.default_rng(seed).integers(0, len(letters), n)].tobytes()
 
@@ -48,21 +48,21 @@ def lines(text: bytes, width: int, end: bytes = b"\n") -> bytes:
 def words(
     n: int, alphabet: str = SMALL, lengths: tuple[int, int] = (5, 5), separator: str = " ", seed: int = 0
 ) -> bytes:
-    """Random words."""
+    """Returns random words."""
     rng = random.Random(seed)
     count = 2 * n // (sum(lengths) + 2 * len(separator)) + 8
     return separator.join("".join(rng.choices(alphabet, k=rng.randint(*lengths))) for _ in range(count)).encode()
 
 
 def zipf(n: int) -> bytes:
-    """Words of a vocabulary of 200,000, drawn by Zipf's law."""
+    """Returns words of a vocabulary of 200,000, distributed by Zipf's law."""
     vocabulary = words(200_000 * 9, lengths=(3, 12), seed=1).split()
     ranks = np.random.default_rng(0).zipf(1.2, n // 4)
     return b" ".join([vocabulary[r % len(vocabulary)] for r in ranks.tolist()])
 
 
 def de_bruijn(letters: bytes, order: int) -> bytes:
-    """A cycle that holds each word of this order once: the Lyndon words whose lengths divide it, in order."""
+    """Returns a de Bruijn cycle of this order: the Lyndon words whose lengths divide it, in order."""
     found, word = bytearray(), [0]
     while word:
         if order % len(word) == 0:
@@ -76,7 +76,7 @@ def de_bruijn(letters: bytes, order: int) -> bytes:
 
 
 def collisions(n: int) -> bytes:
-    """Words of five letters that a multiplicative hash without a key puts into one range of 2**17 places."""
+    """Returns words of five letters that a multiplicative hash without a key maps to few of 2**17 places."""
     letters = np.arange(26, dtype=np.uint64) + np.uint64(ord("a"))
     low = np.full(1, ord(" "), np.uint64)
     for place in range(1, 6):
@@ -88,7 +88,7 @@ def collisions(n: int) -> bytes:
 
 
 def near_misses(codec) -> bytes:
-    """The longest strings of a codec, each with another last byte."""
+    """Returns the longest strings of a codec, each with a different last byte."""
     if hasattr(codec, "pieces"):
         strings = [s for s in codec.pieces.strings if len(s) > 8 and not set(s) & set(b"ABC")]
         return b"".join([s[:-1] + b"q" for s in strings])
@@ -109,7 +109,7 @@ def json_lines(n: int) -> bytes:
 
 
 def kinds(english: bytes, n: int) -> dict[str, Callable[..., bytes]]:
-    """The texts by kind, made when they are asked for; those shorter than `n` bytes are repeated."""
+    """Returns functions that make the texts, by kind; texts shorter than `n` bytes are repeated later."""
     sample = english[: n // 4]
     random_bytes = lambda: drawn(bytes(range(256)), n)  # noqa: E731
     rot13 = bytes.maketrans(
@@ -188,7 +188,7 @@ def filled(text: bytes, n: int) -> bytes:
 
 
 def hostile_ids(codec, n: int) -> dict[str, np.ndarray]:
-    """Ids that no text gives: drawn at random, and each mark and single byte many times over."""
+    """Returns ids that no text encodes to: random ids, and random marks and single bytes."""
     rng = np.random.default_rng(0)
     found = {"ids at random": rng.integers(0, codec.vocab_size, n // 4)}
     if hasattr(codec, "pieces"):
@@ -200,7 +200,7 @@ def hostile_ids(codec, n: int) -> dict[str, np.ndarray]:
 
 
 def seconds(call: Callable, repetitions: int) -> float:
-    """CPU seconds of a call, the best of some."""
+    """Returns the CPU seconds of a call, the minimum of several."""
     taken = []
     for _ in range(repetitions):
         start = time.process_time()
@@ -210,7 +210,7 @@ def seconds(call: Callable, repetitions: int) -> float:
 
 
 def measure(name: str, english: bytes, n: int, repetitions: int, only: list[str]) -> list[dict]:
-    """The rows of one codec; English first."""
+    """Returns the rows of one codec, English first."""
     codec = codecs.load(name)
     usual, after = filled(english, n), filled(english, min(n, AFTER_BYTES))
     for text in (usual, drawn(PRINTABLE, 1000), bytes(1000)):  # compiles
@@ -236,7 +236,7 @@ def measure(name: str, english: bytes, n: int, repetitions: int, only: list[str]
         if not only:
             text = codec.decode(ids)
             decode = seconds(lambda ids=ids: codec.decode(ids), repetitions)
-            # Over the bytes that as many ids of English have, so that ids without text do not count as slow.
+            # At least the bytes of as many ids of English, so that ids without text do not count as slow.
             size = max(len(text), len(ids) / first["tokens a byte"])
             rows.append({"codec": name, "kind": kind, "decode": size / decode / 1e6})
             _print(rows[-1], first)
@@ -250,7 +250,7 @@ def _print(row: dict, first: dict) -> None:
 
 
 def summary(rows: list[dict]) -> str:
-    """A Markdown table: the slowest kinds of each codec."""
+    """Returns a Markdown table of the slowest kinds of each codec."""
     table = [
         "| codec | English MB/s, encode / decode | slowest to encode | | slowest to decode | | English after | |",
         "|---|---:|---|---:|---|---:|---|---:|",
@@ -268,11 +268,11 @@ def summary(rows: list[dict]) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--text", type=pathlib.Path, nargs="+", default=[], help="files of English")
-    parser.add_argument("--codec", nargs="+", help="codecs (default: all that ship)")
+    parser.add_argument("--codec", nargs="+", help="codecs (default: all shipped ones)")
     parser.add_argument("--kind", nargs="+", default=[], help="only these kinds")
-    parser.add_argument("--megabytes", type=float, default=4, help="of each kind (default %(default)s)")
+    parser.add_argument("--megabytes", type=float, default=4, help="MB of each kind (default %(default)s)")
     parser.add_argument("--repetitions", type=int, default=3, help="default %(default)s")
-    parser.add_argument("--out", type=pathlib.Path, help="JSON lines, a row each")
+    parser.add_argument("--out", type=pathlib.Path, help="file of JSON lines, one per row")
     arguments = parser.parse_args()
     n = int(arguments.megabytes * 1e6)
     english = "\n\n".join(dictionary_benchmark.read_documents(arguments.text, n)).encode()

@@ -1,9 +1,9 @@
-"""Bytes per token of the dictionaries that ship, beside SentencePiece, BPE and gzip:
+"""Bytes per token of the shipped dictionaries and of SentencePiece, BPE and gzip.
 
     python benchmarks/bytes_per_token.py --train SPEC [--train_bytes N] --corpus NAME=SPEC --text FILES... [--out DIR]
 
-The peers (SentencePiece unigram of 32,000 pieces, byte-level BPE of 65,536 entries) are trained on the documents of
---train, taken evenly; gzip's output is read as 16-bit tokens. Prints a Markdown table.
+The peers (SentencePiece unigram with 32,000 pieces, byte-level BPE with 65,536 entries) are trained on every n-th
+document of --train. The output of gzip is read as 16-bit tokens. Prints a Markdown table.
 """
 
 import argparse
@@ -19,12 +19,12 @@ from compressed_lm.data.sources import open_corpus
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--train", required=True, help="corpus that the peers learn from")
-    parser.add_argument("--train_bytes", type=int, default=20_000_000, help="of it (default %(default)s)")
+    parser.add_argument("--train", required=True, help="corpus to train the peers on")
+    parser.add_argument("--train_bytes", type=int, default=20_000_000, help="bytes of it (default %(default)s)")
     parser.add_argument("--corpus", action="append", default=[], metavar="NAME=SPEC", help="corpus to tokenise")
-    parser.add_argument("--text", nargs="*", default=[], help="files to tokenise, one row each and one for all")
+    parser.add_argument("--text", nargs="*", default=[], help="files to tokenise: one row per file and one for all")
     parser.add_argument("--out", default="runs/peers", help="folder for the trained peers (default %(default)s)")
-    parser.add_argument("--codec", action="append", help="codecs (default: all that ship)")
+    parser.add_argument("--codec", action="append", help="codecs (default: all shipped ones)")
     arguments = parser.parse_args()
 
     corpus = open_corpus(arguments.train)

@@ -1,9 +1,11 @@
-"""Speed of the codecs that run M1: python benchmarks/coder.py [--m1 DIR] [--text FILES...] [--kilobytes N]
+"""Speed of the codecs that run M1.
 
-Encoding is one teacher-forced pass, so it is held against two peers in the same process: the plain evaluation of a
-float model of M1's shape on the same rows (its loss, nothing else), and a loop that runs one forward pass for each
-prefix, as published implementations of neural compression do. Decoding runs M1 with a cache in lock-step slots: its
-cost per byte falls as the batch grows, until the device is full. Medians of interleaved repetitions.
+    python benchmarks/coder.py [--m1 DIR] [--text FILES...] [--kilobytes N]
+
+Encoding is one teacher-forced pass. It is compared with two peers in the same process: the loss of a float model with
+the shape of M1 on the same rows, and a loop with one forward pass per prefix, as in published implementations of neural
+compression. Decoding runs M1 with a cache in batch slots: its cost per byte falls with the batch size until the device
+is fully used. Speeds are medians of interleaved repetitions.
 """
 
 import argparse
@@ -23,14 +25,14 @@ from compressed_lm.pipelines import stages
 from compressed_lm.training.step import eval_step
 
 PREFIXES = 64
-"""Symbols that the loop over prefixes is timed on."""
+"""Number of symbols on which the loop over prefixes is timed."""
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--m1", default=m1_model.PRETRAINED, help="folder with m1.npz (default: the M1 that ships)")
+    parser.add_argument("--m1", default=m1_model.PRETRAINED, help="folder with m1.npz (default: the pretrained M1)")
     parser.add_argument("--text", nargs="*", help="text files (default: documentation of installed packages)")
-    parser.add_argument("--kilobytes", type=int, default=66, help="text to code (default %(default)s)")
+    parser.add_argument("--kilobytes", type=int, default=66, help="kB of text to code (default %(default)s)")
     parser.add_argument("--repetitions", type=int, default=3)
     arguments = parser.parse_args()
     print_cpu()
@@ -92,7 +94,7 @@ def _decode(m1: codecs.M1, text: bytes, repetitions: int):
 
 
 def _rates(ways: dict, repetitions: int) -> dict[str, float]:
-    """Bytes per second of each way, after one call that compiles."""
+    """Returns the bytes per second of each way, after one call that compiles."""
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for repetition in range(repetitions + 1):
         for name, (work, _) in ways.items():

@@ -1,9 +1,11 @@
-"""Cramming 32 texts at once against one at a time: python benchmarks/cramming.py [--help]
+"""Speed of cramming 32 texts at once, compared with one at a time.
 
-`batched` crams all texts in one program of 32 slots. `alone` gives the same function one text after the other, a
-program of one slot. `plain loop` is what published code does: one text, one compiled step a call, and after each a look
-at whether it has stopped. All do the same steps, none stops early. The unit is texts x steps a second; in one process,
-in turns, the median of the rounds. Random models: what they have learned does not matter here.
+    python benchmarks/cramming.py [--help]
+
+`batched` crams all texts in one program with 32 slots. `alone` calls the same function for one text at a time, with one
+slot. `plain loop` works like published code: one text, one call of a compiled step, then a check whether it has
+finished. All run the same number of steps. The unit is texts x steps per second: all ways in turns in one process,
+median of the rounds. Models are random, since training does not change the speed.
 """
 
 import argparse
@@ -37,7 +39,7 @@ def frozen(size: str) -> FrozenModel:
 
 
 def plain_loop(model, texts, config):
-    """Crams one text after the other, a call and a look for each step."""
+    """Crams one text after the other, with a call and a check per step."""
     mapping = Mapping.of(config, model.config.d_model)
     step = _compiled(model.config, config, mapping)
     for ids in texts:
@@ -53,10 +55,12 @@ def _compiled(model_config, config, mapping):
 
 
 def rates(size: str, length: int, steps: int, rounds: int) -> dict[str, float]:
-    """Returns texts x steps a second of each way."""
+    """Returns the texts x steps per second of each way."""
     model, rng = frozen(size), np.random.default_rng(0)
     texts = [rng.integers(0, 256, length).astype(np.int32) for _ in range(TEXTS)]
-    config = CramConfig(steps=steps, patience=steps, margin=1e9)  # no text is ever done
+    config = CramConfig(
+        steps=steps, patience=steps, margin=1e9
+    )  # a margin that no text reaches, so that none stops early
     few = texts[: TEXTS // 8]
     ways = {
         "batched": (lambda: cram(model, texts, config, slots=TEXTS), len(texts)),
@@ -75,9 +79,9 @@ def rates(size: str, length: int, steps: int, rounds: int) -> dict[str, float]:
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("cases", nargs="*", default=CASES, help="size : tokens of a text (default %(default)s)")
-    parser.add_argument("--steps", type=int, default=40, help="of each text (default %(default)s)")
-    parser.add_argument("--rounds", type=int, default=3, help="turns of each way (default %(default)s)")
+    parser.add_argument("cases", nargs="*", default=CASES, help="size : tokens per text (default %(default)s)")
+    parser.add_argument("--steps", type=int, default=40, help="steps per text (default %(default)s)")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds (default %(default)s)")
     arguments = parser.parse_args()
     print_cpu()
     table = Table("model", "tokens", "batched", "alone", "plain loop", "over alone", "over plain loop")

@@ -1,12 +1,12 @@
-"""Speed of the dictionary engine, and of the pieces that ship, beside tokenizers that others use.
+"""Speed of the dictionary engine and of the shipped `pieces`, compared with other tokenizers.
 
     python benchmarks/dictionary.py --text corpus.json.gz --dictionary eiw.dict --out runs/benchmarks
 
-Prints MB/s of text each way, medians of repetitions in which all take turns, so that a busy machine slows all alike;
-the ratios are what to compare. Everything runs on one thread unless its row says otherwise. Of a peer's ways to
-encode, one by one and in a batch, the faster counts. Text is JSON lines with a field "text", packed or not, or plain;
-without any, the documentation inside the installed packages. Without a dictionary, the n-grams that are most frequent
-in the text make one.
+Prints MB/s of text for encoding and decoding: medians of repetitions in which all run in turns, so that other load on
+the machine slows all of them. Compare the ratios. Everything runs on one thread unless its row states otherwise. Of the
+two ways of a peer to encode, one by one and in a batch, the faster counts. Text is JSON lines with a field "text"
+(compressed or not) or plain text; the default is the documentation inside the installed packages. The default
+dictionary has the most frequent n-grams of the text.
 """
 
 import argparse
@@ -32,13 +32,13 @@ N_ENTRIES = 65_536
 COUNTED_BYTES = 4_000_000
 LONGEST_NGRAM = 16
 LEAST_SECONDS = 0.05
-"""A measurement repeats a call until it takes at least this long."""
+"""Shortest measurement (seconds): a call is repeated until it takes this long."""
 
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
 def read_documents(paths: Sequence[pathlib.Path], limit: int) -> list[str]:
-    """About `limit` bytes of documents from the beginning of the files, an equal share from each."""
+    """Returns about `limit` bytes of documents from the beginning of the files, an equal share from each."""
     if not paths:
         from compressed_lm.data import installed_docs
 
@@ -65,10 +65,10 @@ def _head(texts, limit: int) -> list[str]:
 
 
 def ngram_dictionary(text: bytes) -> Dictionary:
-    """The most frequent n-grams, best first: no n-gram is more frequent than its prefixes, so these are there too."""
+    """Returns the most frequent n-grams, best first; prefixes are at least as frequent, so they are included."""
     data = np.frombuffer(text[:COUNTED_BYTES], np.uint8).astype(np.int64)
     parent, last = [np.full(256, -1)], [np.arange(256)]
-    counts, base = [np.bincount(data, minlength=256) + len(data)], 0  # single bytes before all else
+    counts, base = [np.bincount(data, minlength=256) + len(data)], 0  # single bytes first
     places, group = np.arange(len(data)), data
     for n in range(1, LONGEST_NGRAM):
         keep = places + n < len(data)
@@ -88,7 +88,7 @@ def ngram_dictionary(text: bytes) -> Dictionary:
 
 
 def _alphabetical(dictionary: Dictionary) -> Dictionary:
-    """The same entries, numbered as those of a codec are."""
+    """Returns the same entries, numbered as in a codec."""
     order = np.array(sorted(range(len(dictionary)), key=dictionary.entry))
     number = np.full(len(order) + 1, -1)
     number[order] = np.arange(len(order))
@@ -96,7 +96,7 @@ def _alphabetical(dictionary: Dictionary) -> Dictionary:
 
 
 def our_rows(dictionary: Dictionary, data: list[bytes], *, device: bool) -> dict[str, tuple[Callable, Callable]]:
-    """What to time of ours: name, encode, decode."""
+    """Returns our ways to time: name, encode, decode."""
     ids = dictionary.encode_batch(data)
     assert dictionary.decode_batch(ids) == data
     rows = {
@@ -119,7 +119,7 @@ def our_rows(dictionary: Dictionary, data: list[bytes], *, device: bool) -> dict
 
 
 def pieces_rows(data: list[bytes]) -> dict[str, tuple[Callable, Callable]]:
-    """What to time of the codec `pieces16-en`."""
+    """Returns the ways to time of the codec `pieces16-en`."""
     pieces = codecs.load("pieces16-en").pieces
     ids = pieces.encode_batch(data)
     assert pieces.decode_batch(ids) == data
@@ -140,7 +140,7 @@ def peer_rows(peers: Sequence, texts: list[str]) -> dict[str, tuple[Callable, Ca
 
 
 def seconds(call: Callable, clock: Callable[[], float]) -> float:
-    """Seconds that one call takes."""
+    """Returns the seconds of one call."""
     n, start = 0, clock()
     while True:
         call()
@@ -150,7 +150,7 @@ def seconds(call: Callable, clock: Callable[[], float]) -> float:
 
 
 def speeds(rows: dict[str, tuple], n_bytes: int, repetitions: int, clock: Callable) -> dict[str, tuple[float, float]]:
-    """Median MB/s of encoding and decoding, by row; in each repetition all rows take their turn."""
+    """Returns the median MB/s of encoding and decoding by row; each repetition runs all rows in turn."""
     taken = {name: ([], []) for name in rows}
     for repetition in range(repetitions):
         for name, calls in rows.items():
@@ -184,13 +184,13 @@ def main() -> int:
     parser.add_argument("--text", type=pathlib.Path, nargs="+", default=[], help="text files")
     parser.add_argument("--dictionary", type=pathlib.Path, help="dictionary file (default: made from the text)")
     parser.add_argument("--out", type=pathlib.Path, help="folder for trained peers and for dictionary.json")
-    parser.add_argument("--megabytes", type=float, default=8, help="text to use (default %(default)s)")
+    parser.add_argument("--megabytes", type=float, default=8, help="MB of text to use (default %(default)s)")
     parser.add_argument("--repetitions", type=int, default=5, help="default %(default)s")
-    parser.add_argument("--clock", choices=CLOCKS, default="wall", help="cpu: where other jobs take turns on the core")
+    parser.add_argument("--clock", choices=CLOCKS, default="wall", help="cpu: if other jobs share the core")
     parser.add_argument("--no-device", action="store_true", help="leave the device path out")
     arguments = parser.parse_args()
     print_cpu()
-    os.environ |= {"RAYON_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}  # read when they are first used
+    os.environ |= {"RAYON_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}  # read at first use
     import peers as peer_module
 
     texts = read_documents(arguments.text, int(arguments.megabytes * 1e6))

@@ -1,7 +1,7 @@
-"""The training step of our model in plain JAX: a dictionary of arrays and two functions, no framework.
+"""Training step of our model in plain JAX: a dictionary of arrays and two functions, no framework.
 
-What `training.Program` takes longer than this is what the framework adds. The parameters have the names and shapes of
-`models.Transformer`, layers stacked, so that either can start from the other's.
+The extra time of `training.Program` is the overhead of the framework. Parameters have the names and shapes of
+`models.Transformer` with stacked layers, so that both can start from the same parameters.
 """
 
 import functools
@@ -16,12 +16,12 @@ EPSILON = 1e-8
 
 
 class JaxFloor:
-    """The step, compiled once for batches int32[B, L].
+    """Plain JAX training step, compiled once for batches int32[B, L].
 
     Args:
-        config, model_config: as `training.Program` takes them; AdamW with a constant learning rate.
-        eod_id: the id put before a row.
-        scan_layers: loop over the layers in the compiled program, instead of unrolling them.
+        config, model_config: as for `training.Program`; AdamW with a constant learning rate.
+        eod_id: id put before each row.
+        scan_layers: loop over the layers in the compiled program instead of unrolling them.
     """
 
     def __init__(self, config: TrainConfig, model_config: TransformerConfig, eod_id: int, *, scan_layers: bool = False):
@@ -29,13 +29,13 @@ class JaxFloor:
         self._step = jax.jit(step, donate_argnums=0)
 
     def load(self, params) -> None:
-        """Starts afresh from a tree of parameters."""
+        """Resets model and optimizer to a parameter tree."""
         params = jax.tree.map(jnp.array, params)
         zeros = functools.partial(jax.tree.map, jnp.zeros_like)
         self._state = params, zeros(params), zeros(params), jnp.zeros((), jnp.int32)
 
     def step(self, targets) -> tuple[float, float]:
-        """Returns (loss in nats per token, norm of the gradient) of targets int32[B, L], after one update."""
+        """Makes one update on targets int32[B, L]; returns (loss in nats per token, gradient norm)."""
         self._state, metrics = self._step(self._state, targets)
         return tuple(map(float, jax.device_get(metrics)))
 
@@ -106,7 +106,7 @@ def attention(x, layer, config):
     if config.position == "relative":
         buckets = relative_buckets(length, n_buckets=config.n_buckets, max_distance=config.max_distance)
         past = jax.nn.one_hot(buckets, config.n_buckets) @ layer["relative_bias"]["embedding"]  # [L, H]
-        # Rows of 2L - 1 cut from a sequence of period 2L move by one place a row: bias[i, j] = past[i - j], or -1e30.
+        # Rows of length 2L - 1 of a sequence with period 2L shift by one per row: bias[i, j] = past[i - j], or -1e30.
         diagonals = jnp.tile(jnp.concatenate([past[::-1], jnp.full_like(past, -1e30)]).T, (1, length))
         bias = diagonals[:, length - 1 : length - 1 + length * (2 * length - 1)].reshape(-1, length, 2 * length - 1)
         scores = add_bias(scores, bias[:, :, :length])
@@ -123,7 +123,7 @@ def add_bias(scores, bias):
 
 
 def add_bias_bwd(_, gradient):
-    # A product, since XLA sums over the first axis slowly on CPU.
+    # A matrix product: the sum of XLA over the first axis is slow on CPU.
     return gradient, jnp.einsum("bhqs,b->hqs", gradient, jnp.ones(len(gradient)))
 
 
@@ -131,7 +131,7 @@ add_bias.defvjp(lambda scores, bias: (scores + bias, None), add_bias_bwd)
 
 
 def rotate(x):
-    """Returns x [B, L, H, K] with the two halves of K turned by angles that grow with the position."""
+    """Returns x [B, L, H, K] with rotary positions: both halves of K rotated by position-dependent angles."""
     half = x.shape[-1] // 2
     angles = jnp.outer(jnp.arange(x.shape[1]), 10_000.0 ** (-jnp.arange(half) / half))[:, None]
     sin, cos = jnp.sin(angles), jnp.cos(angles)
@@ -140,7 +140,7 @@ def rotate(x):
 
 
 def norm(x, layer):
-    """Returns x divided by its root mean square, RMSNorm."""
+    """Returns the RMSNorm of x: x divided by its root mean square."""
     y = x.astype(jnp.float32)
     y = y * jax.lax.rsqrt(jnp.mean(jnp.square(y), axis=-1, keepdims=True) + 1e-6)
     return (y * layer["scale"]).astype(x.dtype)

@@ -1,8 +1,8 @@
-"""Takes every codec of a folder through hostile and real bytes and back.
+"""Round trip of all codecs of a folder on hostile and real bytes.
 
     python benchmarks/lossless.py runs/demo/codecs --data "$COMPRESSED_LM_DATA" --random 10000
 
-Prints a line for each codec: documents, bytes, bytes per token, seconds each way, and "lossless" or the first
+Prints per codec and group: documents, bytes, bytes per token, seconds to encode and decode, and "lossless" or the first
 document that changed.
 """
 
@@ -27,7 +27,7 @@ JAPANESE = (
 
 
 def documents(data: pathlib.Path | None, n_random: int) -> dict[str, list[bytes]]:
-    """Groups of documents by name."""
+    """Returns groups of documents by name."""
     rng = np.random.default_rng(0)
     groups = {
         "empty and single bytes": [b"", *(bytes([b]) for b in range(256))],

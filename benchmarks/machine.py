@@ -1,4 +1,4 @@
-"""The processor that a benchmark runs on, printed with every table, since ratios of speeds differ by processor."""
+"""Processor of a benchmark, printed with every table, since ratios of speeds differ between processors."""
 
 import os
 import pathlib
@@ -6,13 +6,13 @@ import platform
 
 
 def cpu() -> str:
-    """Model of the processor and the number of its cores that this process may use."""
+    """Returns the processor model and the number of cores that this process may use."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return f"{_model()}, {cores} cores"
 
 
 def print_cpu() -> None:
-    """Print the processor as a line of its own."""
+    """Prints the processor on one line."""
     print(f"CPU: {cpu()}\n", flush=True)
 
 

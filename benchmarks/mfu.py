@@ -1,12 +1,12 @@
-"""Model FLOPs utilisation of a training step on the devices at hand, and whether the attention kernels agree.
+"""Model FLOPs utilisation of a training step on the local devices, and agreement of the attention kernels.
 
     python benchmarks/mfu.py --size 113m 403m --seq_len 512 2048                     # on GPUs or TPUs
     python benchmarks/mfu.py --size nano --seq_len 128 --tokens 2048 --dtype float32 # anywhere
 
-A row for each size, length and attention kernel: tokens a second over all devices, FLOP/s that the model needs for them
-(forward, backward, the output layer, attention below the diagonal; nothing that is computed again), and their share of
-the bfloat16 peak where the chip's is known. The last column is how far the loss lies from that with the xla kernel, on
-the same parameters and tokens. Tokens are random: the time of a step does not depend on them.
+One row per size, length and attention kernel: tokens per second over all devices, model FLOP/s (forward, backward,
+output layer, attention below the diagonal; no recomputation), and their share of the bfloat16 peak if the peak of the
+chip is known. The last column is the difference of the loss to that of the xla kernel, with the same parameters and
+tokens. Tokens are random, since the time of a step does not depend on them.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from compressed_lm.training import hardware
 
 
 def measure(size: str, seq_len: int, attention: str, options: argparse.Namespace) -> dict:
-    """Returns seconds of a step (median), its tokens, FLOPs and the loss of its first batch."""
+    """Returns the median seconds of a step, its tokens, its FLOPs and the loss of the first batch."""
     model = models.model_config(
         size,
         models.model_vocab_size(options.vocab_size),
@@ -56,17 +56,19 @@ def main():
     """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", nargs="+", default=["113m", "403m"], help="model sizes (default %(default)s)")
-    parser.add_argument("--seq_len", nargs="+", type=int, default=[512, 2048], help="L (default %(default)s)")
-    parser.add_argument("--store", type=int, default=65_536, help="tokens of an update (default %(default)s)")
-    parser.add_argument("--vocab_size", type=int, default=32_000, help="ids of the codec (default %(default)s)")
+    parser.add_argument(
+        "--seq_len", nargs="+", type=int, default=[512, 2048], help="row lengths L (default %(default)s)"
+    )
+    parser.add_argument("--tokens", type=int, default=65_536, help="tokens per update (default %(default)s)")
+    parser.add_argument(
+        "--vocab_size", type=int, default=32_000, help="vocabulary size of the codec (default %(default)s)"
+    )
     parser.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float32"))
     parser.add_argument("--position", default="rotary", choices=("rotary", "relative"))
     parser.add_argument("--remat", default="none", choices=("none", "dots", "full"))
     parser.add_argument("--optimizer", default="adamw", choices=("adamw", "adafactor", "muon"))
-    parser.add_argument("--steps", type=int, default=10, help="steps of a round (default %(default)s)")
-    parser.add_argument(
-        "--rounds", type=int, default=5, help="rounds, the median of which counts (default %(default)s)"
-    )
+    parser.add_argument("--steps", type=int, default=10, help="steps per round (default %(default)s)")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds; the median is reported (default %(default)s)")
     options = parser.parse_args()
     print_cpu()
     device = jax.devices()[0]

@@ -1,6 +1,6 @@
-"""Tokenizers that others use, trained on the same text, behind one interface.
+"""Other tokenizers, trained on the same text, with one interface.
 
-SentencePiece with a unigram model of 32,000 pieces; byte-level BPE of 65,536 entries trained and run by Hugging Face
+SentencePiece with a unigram model of 32,000 pieces; byte-level BPE with 65,536 entries, trained and run by Hugging Face
 `tokenizers`; and the same merges run by `tiktoken`.
 """
 
@@ -22,12 +22,12 @@ GPT2_PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+
 
 @dataclasses.dataclass(frozen=True)
 class Peer:
-    """One tokenizer, on one thread.
+    """Tokenizer on one thread.
 
     Attributes:
-      name: what to call it.
-      encoders: ways to get from texts to their ids, by name.
-      decoders: ways to get from ids to texts, by name.
+        name: name in tables.
+        encoders: functions from texts to ids, by name.
+        decoders: functions from ids to texts, by name.
     """
 
     name: str
@@ -36,7 +36,7 @@ class Peer:
 
 
 def load(documents: Sequence[str], folder: pathlib.Path) -> list[Peer]:
-    """The peers, trained on the documents unless the folder has them from before."""
+    """Returns the peers; trains them on the documents unless the folder already has them."""
     text_hash = hashlib.sha256("\0".join(documents).encode()).hexdigest()[:16]
     folder = folder / text_hash
     folder.mkdir(parents=True, exist_ok=True)
@@ -119,8 +119,10 @@ def tiktoken_peer(path: pathlib.Path) -> Peer:
 
 
 def _bytes_by_sign() -> dict[str, int]:
-    """The byte that each sign of a byte-level vocabulary stands for: printable ones for themselves, the others from
-    U+0100 on in order."""
+    """Returns the byte of each character of a byte-level vocabulary.
+
+    Printable bytes are their own character; the others are the characters from U+0100, in order.
+    """
     printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     others = [byte for byte in range(256) if byte not in printable]
     return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(others)}

@@ -1,10 +1,12 @@
-"""What training projections costs beside training the model that they make: python benchmarks/projection.py [--help]
+"""Cost of training projections compared with training the small model.
 
-A large model is made smaller (papers/004 section 4). `pruned` trains the small model itself; `projected` builds it from
-the frozen matrices in every step and pulls its gradient back. Both compute the same for each token; what projections
-add is of the step, and weighs less the more tokens a step has. In one process, in turns: each round gives each a step
-that is not timed, then two that are. `measured` is the median over rounds of their times' ratio; `by FLOPs` is the
-ratio of what both compute by formula. `memory` is of state and temporaries, as the compiler has it.
+    python benchmarks/projection.py [--help]
+
+A large model is made smaller (papers/004 section 4). `pruned` trains the small model directly; `projected` computes it
+from the frozen matrices in every step and backpropagates through the projections. Both cost the same per token;
+projections add a cost per step, whose share falls with the tokens per step. Both run in one process in turns: each
+round runs one untimed and two timed steps of each. `measured` is the median over rounds of the ratio of times; `by
+FLOPs` is the ratio of FLOPs by formula. `memory` is the ratio of state and temporaries, as reported by the compiler.
 """
 
 import argparse
@@ -28,7 +30,7 @@ LARGE = models.model_config("3m", 264, n_layers=5, position="rotary", activation
 
 
 class Turn:
-    """A training program with its state."""
+    """Training program with its state."""
 
     def __init__(self, program):
         self._program, self._state, self._step = program, program.init(), program.compile()
@@ -36,7 +38,7 @@ class Turn:
         self._targets = jax.device_put(jax.random.randint(jax.random.key(0), rows, 0, 256), program.batch_sharding)
 
     def __call__(self):
-        """Returns the seconds of a step, of two after one that is not timed."""
+        """Returns the seconds per step: the mean of two steps after an untimed one."""
         self._advance()
         start = time.perf_counter()
         self._advance()
@@ -49,7 +51,7 @@ class Turn:
 
 
 def measure(keep: float, rows: int, rounds: int):
-    """Returns a row of the table."""
+    """Returns the values of a table row."""
     config = training.TrainConfig(steps=100, batch_size=rows, seq_len=128, optimizer="adamw")
     params = models.Transformer(LARGE).init(jax.random.key(0), jax.numpy.zeros((1, 1), "int32"))["params"]
     mesh, turns, flops, memory = training.make_mesh((1, 1, 1)), [], [], []
@@ -69,8 +71,10 @@ def measure(keep: float, rows: int, rounds: int):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("cases", nargs="*", default=CASES, help="share kept : rows of 128 tokens (default %(default)s)")
-    parser.add_argument("--rounds", type=int, default=7, help="turns of each (default %(default)s)")
+    parser.add_argument(
+        "cases", nargs="*", default=CASES, help="share to keep : rows of 128 tokens (default %(default)s)"
+    )
+    parser.add_argument("--rounds", type=int, default=7, help="rounds (default %(default)s)")
     arguments = parser.parse_args()
     print_cpu()
     size = f"{models.count_params(LARGE).total:,}"

@@ -2,9 +2,9 @@
 
     python benchmarks/range_coder.py
 
-Both code the same symbols under the same tables: one table for each symbol, as a language model gives them, and one
-for all. constriction takes a table as probabilities (`Categorical(perfect=False)`, a float32 matrix or one float64
-row), ours takes it as cumulative integers, the form M1 gives. Lines give the median over interleaved repetitions.
+Both code the same symbols under the same tables: one table per symbol, as from a language model, or one table for all.
+constriction reads a table as probabilities (`Categorical(perfect=False)`, a float32 matrix or one float64 row), ours as
+cumulative integers, the output of M1. Speeds are medians over interleaved repetitions.
 """
 
 import argparse
@@ -18,11 +18,11 @@ from compressed_lm.coding import range_coder, tables
 
 N_SYMBOLS = 257
 CONCENTRATIONS = {"peaked": 0.01, "middling": 0.05, "flat": 1.0}
-"""Shapes of the gamma distribution that symbols' weights are drawn from: about 2.5, 4.5 and 7.4 bits a symbol."""
+"""Shapes of the gamma distribution of the symbol weights: about 2.5, 4.5 and 7.4 bits per symbol."""
 
 
 def workload(concentration: float, length: int, *, shared: bool, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Symbols int32[T] drawn from random tables, and the tables' frequencies uint32[T, S] or uint32[S]."""
+    """Returns symbols int32[T] drawn from random tables, and the frequencies uint32[T, S] or uint32[S]."""
     rng = np.random.default_rng(seed)
     weights = rng.gamma(concentration, size=(1 if shared else length, N_SYMBOLS)) + 1e-9
     weights = np.ceil(weights * (tables.MAX_WEIGHT / weights.max(-1, keepdims=True))).astype(np.uint32)
@@ -35,11 +35,11 @@ def workload(concentration: float, length: int, *, shared: bool, seed: int = 0) 
 
 
 def coders(symbols: np.ndarray, freqs: np.ndarray) -> dict:
-    """name -> (encode() -> stream, decode(stream) -> symbols, bytes in a unit of the stream)."""
+    """Returns name -> (encode() -> stream, decode(stream) -> symbols, bytes per unit of the stream)."""
     cdfs, shared = tables.cumulative(freqs), freqs.ndim == 1
     queue, model = constriction.stream.queue, constriction.stream.model
     if shared:
-        # A model object holds the quantised table and is made once, as our cumulative table is.
+        # The model object has the quantised table. It is built once, like our cumulative table.
         peer, length = (model.Categorical(freqs / tables.TABLE_TOTAL, perfect=False),), (len(symbols),)
     else:
         peer, length = (model.Categorical(perfect=False), (freqs / tables.TABLE_TOTAL).astype(np.float32)), ()
@@ -60,7 +60,7 @@ def coders(symbols: np.ndarray, freqs: np.ndarray) -> dict:
 
 
 def measure(symbols: np.ndarray, freqs: np.ndarray, repetitions: int) -> dict[str, dict[str, float]]:
-    """name -> encode and decode (symbols a second) and excess (bytes over the entropy)."""
+    """Returns name -> encode and decode (symbols per second) and excess (bytes above the entropy)."""
     taken = freqs[symbols] if freqs.ndim == 1 else np.take_along_axis(freqs, symbols[:, None], axis=-1)[:, 0]
     information = -np.log2(taken / tables.TABLE_TOTAL).sum() / 8
     rivals, seconds, excess = coders(symbols, freqs), {}, {}

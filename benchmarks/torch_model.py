@@ -1,7 +1,7 @@
-"""The training step of our model in PyTorch, written as PyTorch programs are: modules, fused attention, fused AdamW.
+"""Training step of our model in idiomatic PyTorch: modules, fused attention, fused AdamW.
 
-Queries, keys and values are one product, and so are the two branches of the MLP; the functions that move parameters
-from and to the tree of `models.Transformer` know it.
+Queries, keys and values are one matrix product, and so are the two branches of the MLP. `to_torch` and `params` convert
+between these matrices and the parameter tree of `models.Transformer`.
 """
 
 import jax
@@ -98,11 +98,11 @@ class Model(nn.Module):
 
 
 class TorchPeer:
-    """The step for batches int32[B, L] on CPU.
+    """PyTorch training step for batches int32[B, L] on CPU.
 
     Args:
-        config, model_config: as `training.Program` takes them; AdamW with a constant learning rate.
-        eod_id: the id put before a row.
+        config, model_config: as for `training.Program`; AdamW with a constant learning rate.
+        eod_id: id put before each row.
         compiled: compile the model with torch.compile, which needs a C++ compiler.
     """
 
@@ -112,7 +112,7 @@ class TorchPeer:
         self._loss = torch.compile(self._model) if compiled else self._model
 
     def load(self, params) -> None:
-        """Starts afresh from the tree of parameters of `models.Transformer`."""
+        """Resets model and optimizer to the parameter tree of `models.Transformer`."""
         parameters = dict(self._model.named_parameters())
         with torch.no_grad():
             for name, value in to_torch(jax.device_get(params)).items():
@@ -124,7 +124,7 @@ class TorchPeer:
         self._optimizer = torch.optim.AdamW(groups, lr=c.learning_rate, betas=(c.b1, c.b2), eps=1e-8, fused=True)
 
     def step(self, targets) -> tuple[float, float]:
-        """Returns (loss in nats per token, norm of the gradient) of targets int32[B, L], after one update."""
+        """Makes one update on targets int32[B, L]; returns (loss in nats per token, gradient norm)."""
         parts, loss = self._config.micro_batches, 0.0
         for rows in torch.from_numpy(np.asarray(targets, np.int64)).chunk(parts):
             with torch.autocast("cpu", torch.bfloat16, enabled=self._dtype == torch.bfloat16):
@@ -137,7 +137,7 @@ class TorchPeer:
         return loss, norm.item()
 
     def params(self) -> dict[str, np.ndarray]:
-        """Returns the parameters by name, as `to_torch` does."""
+        """Returns the parameters by name, like `to_torch`."""
         return {name: value.detach().numpy() for name, value in self._model.named_parameters()}
 
 
@@ -145,7 +145,7 @@ KERNELS = ("qkv", "out", "up_gate", "down", "unembed")
 
 
 def to_torch(params) -> dict[str, np.ndarray]:
-    """Returns the parameters of `Model` by name for a tree of `models.Transformer`; PyTorch transposes matrices."""
+    """Returns the parameters of `Model` by name from a tree of `models.Transformer`, with transposed matrices."""
     named = {
         "embed.weight": params["embed"]["embedding"],
         "final_norm.weight": params["final_norm"]["scale"],

@@ -1,18 +1,21 @@
-"""Speed of a training step beside PyTorch's and beside plain JAX: python benchmarks/train_step.py [--help]
+"""Speed of a training step, compared with PyTorch and with plain JAX.
 
-The same model, batch, type and optimizer (AdamW, clipping, z-loss) in one process, in turns:
+    python benchmarks/train_step.py [--help]
 
-- ours: `training.Program(...).compile()`, as `train` runs it;
-- floor: the same mathematics in hand-written JAX, no Flax, no optax (benchmarks/jax_floor.py), layers unrolled or in a
-  loop, the batch in the same parts or whole, whichever is fastest. What ours takes longer is what the framework adds;
-- eager, compiled: a plain PyTorch implementation (benchmarks/torch_model.py) with fused attention and fused AdamW, as
-  it is and under torch.compile, which needs a C++ compiler.
+The same model, batch, dtype and optimizer (AdamW, clipping, z-loss) in one process, in turns:
 
-First all start from the same parameters and take three steps on the same batches. The benchmark ends if losses, norms
-of gradients or what the updates changed differ by more than the tolerance. Then each round gives each a turn: a step
-that is not timed, then two that are. `ours is` is the median over rounds of their time divided by ours: above 1, ours
-is faster. Both libraries get all cores. Other programs distort this, PyTorch's threads most: the last line says how
-much of the machine they took.
+- ours: `training.Program(...).compile()`, as in `train`;
+- floor: the same mathematics in hand-written JAX, without Flax and optax (benchmarks/jax_floor.py), with layers
+  unrolled or in a loop and the batch in the same parts or whole, whichever is fastest. The extra time of ours is the
+  overhead of the framework;
+- eager, compiled: a plain PyTorch implementation (benchmarks/torch_model.py) with fused attention and fused AdamW,
+  without and with torch.compile, which needs a C++ compiler.
+
+First all start from the same parameters and make three steps on the same batches. The benchmark stops if losses,
+gradient norms or parameter changes differ by more than the tolerance. Then each round runs one untimed and two timed
+steps of each. `ours is` is the median over rounds of their time divided by ours: above 1, ours is faster. Both
+libraries use all cores. Other programs distort the result, most of all for PyTorch: the last line gives the cores that
+they used.
 """
 
 import argparse
@@ -39,11 +42,11 @@ from torch_model import TorchPeer, to_torch
 from compressed_lm import models, training
 
 CASES = ("nano:264:128:32", "mini:4104:128:16", "3m:264:256:8", "3m:264:512:4")
-# Relative: of the loss and of the gradient's norm in the first step; of the losses after updates; of what the updates
-# changed, the norm of the difference. Adam divides by the size of a gradient, so that rounding counts where one
-# is nearly 0; PyTorch keeps the residual stream of a bfloat16 model in float32.
+# Relative tolerances of: loss and gradient norm in the first step; losses after updates; the norm of the difference of
+# parameter changes. Adam divides by the size of a gradient, so that rounding errors are large for gradients near 0.
+# PyTorch keeps the residual stream of a bfloat16 model in float32.
 TOLERANCES = {"float32": (1e-4, 1e-3, 5e-2), "bfloat16": (2e-2, 2e-2, 5e-1)}
-TIMED = 2  # steps in a turn
+TIMED = 2  # timed steps per turn
 
 
 class Ours:
@@ -65,7 +68,7 @@ class Ours:
 
 
 class Floor:
-    """The fastest of the floors: layers in a loop or not, batch in parts or whole."""
+    """Fastest plain JAX step: layers in a loop or unrolled, batch in parts or whole."""
 
     def __init__(self, config, model_config, eod_id, params, targets):
         parts = {config.micro_batches, 1}
@@ -89,7 +92,7 @@ class Floor:
 
 
 def check_the_same(ways: dict, params, batches: np.ndarray, dtype: str) -> None:
-    """Prints how far the others are from ours after the same steps; raises SystemExit beyond the tolerance."""
+    """Prints the differences to ours after the same steps; raises SystemExit if one exceeds the tolerance."""
     start, found = to_torch(params), {}
     for name, way in ways.items():
         way.load(params)
@@ -112,13 +115,13 @@ def check_the_same(ways: dict, params, batches: np.ndarray, dtype: str) -> None:
 
 
 def steps(way, batch) -> list[float]:
-    """Returns the seconds of two steps, after one that is not timed."""
+    """Returns the seconds of two steps, after an untimed one."""
     way.step(batch)
     return [_seconds(lambda: way.step(batch)) for _ in range(TIMED)]
 
 
 def time_in_turns(turns: dict, rounds: int) -> dict[str, np.ndarray]:
-    """Returns seconds [rounds, TIMED] of each way."""
+    """Returns the seconds [rounds, TIMED] of each way."""
     seconds = collections.defaultdict(list)
     for _ in range(rounds):
         for name, turn in turns.items():
@@ -142,7 +145,7 @@ def run_case(case: str, position: str, options, table: Table) -> None:
     eod_id = vocab_size - 1
     program = training.Program(config, model, eod_id, training.make_mesh((1, 1, 1)))
     config = dataclasses.replace(config, micro_batches=program.micro_batches)
-    whole = dataclasses.replace(config, micro_batches=1)  # in parts, PyTorch is slower here
+    whole = dataclasses.replace(config, micro_batches=1)  # PyTorch is slower with a split batch here
     print(f"{case}, {position}, {config.micro_batches} micro-batches", flush=True)
     params = jax.device_get(program.init().params)
     batches = np.random.default_rng(0).integers(0, vocab_size, (3, rows, length)).astype(np.int32)
@@ -168,7 +171,7 @@ def run_case(case: str, position: str, options, table: Table) -> None:
 
 @contextlib.contextmanager
 def other_programs():
-    """Prints what other programs took of the machine inside the block (on Linux)."""
+    """Prints the CPU use of other programs inside the block (on Linux)."""
     stat = pathlib.Path("/proc/stat")
     if not stat.exists():
         yield
@@ -201,9 +204,11 @@ def main():
     parser.add_argument("--cases", nargs="+", default=CASES, help="SIZE:V:L:B, L tokens in B rows")
     parser.add_argument("--position", nargs="+", default=["relative", "rotary"], choices=("relative", "rotary"))
     parser.add_argument("--dtype", default="float32", choices=tuple(TOLERANCES))
-    parser.add_argument("--micro_batches", type=int, default=0, help="parts of a batch, not in PyTorch (default: ours)")
+    parser.add_argument(
+        "--micro_batches", type=int, default=0, help="parts of a batch, except in PyTorch (default: ours)"
+    )
     parser.add_argument("--peers", nargs="*", default=["eager"], choices=("eager", "compiled"))
-    parser.add_argument("--rounds", type=int, default=10, help="turns of each (default %(default)s)")
+    parser.add_argument("--rounds", type=int, default=10, help="rounds (default %(default)s)")
     options = parser.parse_args()
     print_cpu()
     torch.set_num_threads(os.cpu_count())

@@ -1,10 +1,10 @@
-"""Speed and size of the coders of quantised weights beside zlib and lzma, on one core.
+"""Speed and size of the coders of quantised weights, compared with zlib and lzma, on one core.
 
     python benchmarks/weight_coding.py
 
-All code the same levels: generalised-Gaussian weights of deviation 1, rounded to multiples of a step. zlib and lzma
-take them as bytes, or as 16-bit numbers where a byte does not hold them. Speeds are in MB of float32 weights a second,
-from weights to stream and back, medians over interleaved repetitions. Bits a weight have the tables in them.
+All code the same levels: generalised-Gaussian weights with standard deviation 1, rounded to multiples of a step. zlib
+and lzma read the levels as bytes, or as 16-bit numbers if a byte is too small. Speeds are MB of float32 weights per
+second, from weights to stream and back, medians over interleaved repetitions. Bits per weight include the tables.
 """
 
 import argparse
@@ -24,13 +24,13 @@ CODERS = ("range", "eg0", "eg", "rice", "raw")
 
 
 def workload(shape: float, step: float, n: int) -> np.ndarray:
-    """float32[n], whole numbers: weights over their step."""
+    """Returns the levels float32[n]: weights divided by the step, as whole numbers."""
     unit = stats.gennorm(shape)
     return np.rint(unit.rvs(n, random_state=0) / unit.std() / step).astype(np.float32)
 
 
 def coders(w: np.ndarray) -> dict:
-    """name -> (encode() -> stream, decode(stream) -> levels, bytes(stream))."""
+    """Returns name -> (encode() -> stream, decode(stream) -> levels, bytes(stream))."""
     narrow = np.dtype(np.int8 if np.abs(w).max() < 128 else np.int16)
 
     def ours(coder):
@@ -52,7 +52,7 @@ def coders(w: np.ndarray) -> dict:
 
 
 def measure(w: np.ndarray, repetitions: int) -> dict[str, dict[str, float]]:
-    """name -> encode and decode (MB of float32 a second) and bits (a weight)."""
+    """Returns name -> encode and decode (MB of float32 per second) and bits (per weight)."""
     rivals, seconds, bits = coders(w), {}, {}
     for repetition in range(repetitions + 1):  # the first one compiles and warms up
         for name, (encode, decode) in rivals.items():
@@ -75,7 +75,7 @@ def measure(w: np.ndarray, repetitions: int) -> dict[str, dict[str, float]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--weights", type=int, default=1_000_000, help="how many (default %(default)s)")
+    parser.add_argument("--weights", type=int, default=1_000_000, help="number of weights (default %(default)s)")
     parser.add_argument("--repetitions", type=int, default=5, help="repetitions (default %(default)s)")
     arguments = parser.parse_args()
     print_cpu()

@@ -1,6 +1,6 @@
-"""`python -m compressed_lm VERB` is `compressed-lm VERB`."""
+"""Entry point of `python -m compressed_lm COMMAND`, the same as `compressed-lm COMMAND`."""
 
 from compressed_lm.cli import program
 
-if __name__ == "__main__":  # not in the processes that a command starts
+if __name__ == "__main__":  # not in processes that a command spawns
     program()

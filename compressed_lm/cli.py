@@ -1,4 +1,4 @@
-"""Entry point of `compressed-lm`: finds the command, checks its paths, runs it, and reports errors."""
+"""Entry point of `compressed-lm`: parses the command, checks its paths, runs it and reports errors."""
 
 import argparse
 import logging
@@ -14,7 +14,7 @@ from compressed_lm.io import locks
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 INTERRUPTED = 130
-"""Exit status after Ctrl-C, as of every program of a shell."""
+"""Exit status after Ctrl-C: 128 + SIGINT, as in a shell."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -24,8 +24,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit status: 0, 2 after an error that the message explains, 130 after Ctrl-C.
     """
     command, arguments, known = _parse(sys.argv[1:] if argv is None else list(argv))
-    logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax logs the traceback of what it raises
-    notices = logging.getLogger("compressed_lm")  # such as that loops are being compiled
+    logging.getLogger("absl").setLevel(logging.CRITICAL)  # orbax also logs the tracebacks that it raises
+    notices = logging.getLogger("compressed_lm")  # such as the compilation of loops
     notices.setLevel(logging.INFO)
     notices.handlers = [logging.StreamHandler()]  # to the standard error of this call
     status = 2
@@ -38,8 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
             use_cpu_devices(arguments.devices)
         return command.run(arguments) or 0
-    except BrokenPipeError:  # whoever read the output has seen enough, such as `head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would report it again at its end
+    except BrokenPipeError:  # the reader of the output, such as `head`, has closed it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python would report it again at exit
     except KeyboardInterrupt:
         print(
             "Interrupted. Finished shards, checkpoints and files are kept: repeat the command to resume.",
@@ -53,14 +53,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"error: {message}", file=sys.stderr)
     if "compressed_lm.distributed.processes" in sys.modules:
-        sys.modules["compressed_lm.distributed.processes"].leave(status)  # or a run's other processes would wait
+        sys.modules["compressed_lm.distributed.processes"].leave(status)  # other processes of the run would wait
     return status
 
 
 def program() -> None:
     """Runs `main` as the whole process and exits with its status."""
     status = main()
-    if status == INTERRUPTED:  # what was interrupted, such as a compilation, may not survive an orderly end
+    if status == INTERRUPTED:  # an interrupted compilation may crash during a normal exit
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
@@ -68,7 +68,7 @@ def program() -> None:
 
 
 def _parse(argv: Sequence[str]) -> tuple[Command, argparse.Namespace, dict]:
-    """Returns the command, its parsed arguments, and the paths among them. Builds no other command's parser."""
+    """Returns the command, its parsed arguments and their paths; builds only the parser of this command."""
     known = commands()
     parser = argparse.ArgumentParser(
         prog="compressed-lm",

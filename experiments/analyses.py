@@ -1,11 +1,11 @@
-"""What the tokens of codecs are like: stable, uniform, predictable? (Lester et al. 2024, table 3 and section 6.)
+"""Stability, uniformity and predictability of the tokens of codecs (Lester et al. 2024, table 3 and section 6).
 
     python experiments/analyses.py "eiw(b=16,v=65536)" "ac(v=256)" "gzip(v=256)" bytes \
       --m1 DIR --corpus SPEC --max_bytes 1000000 --positions "eiw(b=64,v=256)" --out experiments/analyses
 
 Runs `compressed_lm.token_analysis.analyses` and writes its tables and figures. With --positions, a small M2 is also
-trained on the tokens of that codec, to see its loss by the place of a token in its window (section 6.2); its token
-stores and its run stay in the folder, so that a second run goes on where the first one stopped.
+trained on the tokens of that codec, to measure its loss by the position of a token in its window (section 6.2). Its
+token stores and its run are kept in the folder, so that a second run resumes.
 """
 
 import argparse
@@ -33,11 +33,11 @@ from compressed_lm.training import TrainConfig, train
 M2 = TrainConfig(
     steps=400, batch_size=32, seq_len=128, learning_rate=1e-2, warmup_steps=40, optimizer="muon", schedule="wsd"
 )
-"""Rows of 128 tokens are 16 windows of `eiw(b=64,v=256)`."""
+"""Training of M2. Rows of 128 tokens are 16 windows of `eiw(b=64,v=256)`."""
 
 
 def open_codecs(names: Sequence[str], arguments, text: Corpus) -> Iterator[Codec]:
-    """Codecs by spelling or by directory, the compiled ones sharing their dictionaries."""
+    """Returns codecs by spec or directory; compiled ones share their dictionaries."""
     m1 = m1_model.load_m1(arguments.m1) if arguments.m1 else None
     dictionaries = {}
     for name in names:
@@ -61,7 +61,7 @@ def open_codecs(names: Sequence[str], arguments, text: Corpus) -> Iterator[Codec
 
 
 def train_m2(codec: Codec, arguments, text: Corpus, held_out: Corpus) -> tuple[str, TokenStore]:
-    """(folder of an M2 trained on the codec's tokens, its validation store)."""
+    """Returns (folder of an M2 trained on the tokens of the codec, its validation store)."""
     folder = arguments.out / build_codec.codec_folder(codec.spec)
     store = job.compress(text, "train", codec, folder / "train", n_shards=1, max_bytes=arguments.train_bytes)
     validation = job.compress(
@@ -79,26 +79,32 @@ def split_of(corpus: Corpus) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("codecs", nargs="+", metavar="CODEC", help="spelling such as 'gzip(v=256)', or codec directory")
-    parser.add_argument("--m1", metavar="DIR", help="folder with m1.npz, for spellings of ac and eiw")
+    parser.add_argument("codecs", nargs="+", metavar="CODEC", help="spec such as 'gzip(v=256)', or codec directory")
+    parser.add_argument("--m1", metavar="DIR", help="folder with m1.npz, for specs of ac and eiw")
     parser.add_argument("--corpus", required=True, metavar="SPEC", help="text to analyse (its validation split if any)")
-    parser.add_argument("--max_bytes", type=int, default=1_000_000, metavar="N", help="of it (default %(default)s)")
+    parser.add_argument(
+        "--max_bytes", type=int, default=1_000_000, metavar="N", help="bytes of it (default %(default)s)"
+    )
     parser.add_argument(
         "--train_corpus",
         metavar="SPEC",
-        help="text whose training split fits unigrams, codecs and M2 (default: the corpus itself, which is only sound "
-        "where it has a split to hold out)",
+        help="text whose training split fits unigrams, codecs and M2 (default: the corpus, which is only valid if it "
+        "has a validation split)",
     )
-    parser.add_argument("--fit_bytes", type=int, default=1_000_000, metavar="N", help="for fits (default %(default)s)")
-    parser.add_argument("--prefixes", type=int, default=500, metavar="N", help="for stability (default %(default)s)")
     parser.add_argument(
-        "--text_documents", type=int, default=200, metavar="N", help="for texts of ids (default %(default)s)"
+        "--fit_bytes", type=int, default=1_000_000, metavar="N", help="bytes for fits (default %(default)s)"
+    )
+    parser.add_argument(
+        "--prefixes", type=int, default=500, metavar="N", help="prefixes for stability (default %(default)s)"
+    )
+    parser.add_argument(
+        "--text_documents", type=int, default=200, metavar="N", help="documents for texts of ids (default %(default)s)"
     )
     parser.add_argument("--positions", metavar="CODEC", help="train M2 on this codec, such as 'eiw(b=64,v=256)'")
-    parser.add_argument("--size", choices=SIZES, default="micro", help="of M2 (default %(default)s)")
-    parser.add_argument("--steps", type=int, default=M2.steps, help="of M2 (default %(default)s)")
+    parser.add_argument("--size", choices=SIZES, default="micro", help="size of M2 (default %(default)s)")
+    parser.add_argument("--steps", type=int, default=M2.steps, help="steps of M2 (default %(default)s)")
     parser.add_argument(
-        "--train_bytes", type=int, default=2_000_000, metavar="N", help="text for M2 (default %(default)s)"
+        "--train_bytes", type=int, default=2_000_000, metavar="N", help="bytes of text for M2 (default %(default)s)"
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=pathlib.Path, required=True, help="folder for tables and figures")
@@ -127,7 +133,7 @@ def run(arguments) -> None:
         list(chosen.values()),
         documents,
         arguments.out,
-        # Without a split of its own for training, the unigrams fitted apart would be fitted on the same text.
+        # Without a separate training split, the unigrams would be fitted on the text that they are tested on.
         fit_documents=None if text is held_out and len(held_out.splits) == 1 else fit_documents,
         runs=runs,
         n_prefixes=arguments.prefixes,

@@ -1,9 +1,9 @@
-"""How many bytes of text a token holds, by window size, fill and reset of M1 (Lester et al. 2024, tables 2, 9 and 17).
+"""Bytes of text per token by window size, fill and reset of M1 (Lester et al. 2024, tables 2, 9 and 17).
 
     python experiments/windows.py --m1 DIR --corpus SPEC --max_bytes 1000000 --out experiments/windows
 
-Writes `windows.jsonl` (a row per codec), `windows.md` (tables beside the paper's figures) and `windows.png`. Every
-codec also decodes what it encoded. Run again, it measures only what `windows.jsonl` lacks for this M1 and text.
+Writes `windows.jsonl` (a row per codec), `windows.md` (tables with the paper's figures) and `windows.png`. Every codec
+also decodes its output. A second run measures only the rows that `windows.jsonl` lacks for this M1 and text.
 """
 
 import argparse
@@ -32,7 +32,7 @@ from compressed_lm.token_analysis.windows import common_length
 from compressed_lm.tracking.progress import Job, progress
 
 VOCABULARIES = (256, 4096, 65536)
-CODE_VOCABULARY = 256  # its tokens are bytes, which divide every window size here
+CODE_VOCABULARY = 256  # tokens are bytes, which divide every window size here
 WINDOWS: tuple[dict[str, int | str], ...] = (
     *({"b": b} for b in (16, 24, 32, 64, 128)),
     *({"b": b, "fill": fill} for b in (16, 32) for fill in ("delay", "paper")),
@@ -41,14 +41,14 @@ WINDOWS: tuple[dict[str, int | str], ...] = (
     {"b": 16, "align": "word"},
     {"b": 16, "fill": "best", "align": "word"},
 )
-"""Options of `eiw` but v; what is left out is the default."""
+"""Options of `eiw` except v; omitted ones have the default value."""
 
 
 def examples(documents: Iterator[bytes], size: int) -> list[bytes]:
-    """What codecs are given: the documents, or (size > 0) pieces of so many bytes of all of them, joined by newlines.
+    """Returns the documents, or for size > 0 parts of `size` bytes of all documents joined by newlines.
 
-    The paper compresses examples of 10,240 bytes, cut from documents in a row (section 3.3). Short texts cost a codec
-    its overhead at their ends, most of all gzip.
+    The paper compresses examples of 10,240 bytes, cut from concatenated documents (section 3.3). Every text has an
+    overhead at its end, which matters for short texts and most of all for gzip.
     """
     if not size:
         return [document for document in documents if document]
@@ -57,7 +57,7 @@ def examples(documents: Iterator[bytes], size: int) -> list[bytes]:
 
 
 def digest(texts: Sequence[bytes]) -> str:
-    """Hex digest of texts and where they end."""
+    """Returns a hex digest of the texts and their lengths."""
     hashed = hashlib.sha256()
     for text in texts:
         hashed.update(len(text).to_bytes(8, "big") + text)
@@ -71,12 +71,12 @@ def spec_of(family: str, **options: int | str) -> str:
 def measure_windows(
     m1: codecs.M1, texts: Sequence[bytes], options: dict[str, int | str], job: Job
 ) -> Iterator[dict[str, object]]:
-    """A row per vocabulary for one kind of window, encoded and decoded once.
+    """Returns a row per vocabulary for one kind of window, encoded and decoded once.
 
-    Windows are the same for every vocabulary: n of them are ceil(n b / log2(v)) tokens. A window decodes wrongly if its
-    text is not the one that the encoder put in. That text is the longest common prefix of what the window decodes to
-    and of the text that is left: the encoder goes on as long as the bytes fit, so it would have taken any further byte
-    that the two share. Where M1 reads on from window to window, windows have no decoding of their own to compare.
+    Windows are the same for every vocabulary: n windows are ceil(n b / log2(v)) tokens. A window is wrong if it does
+    not decode to the text that the encoder put in. That text is the longest common prefix of the decoded window and the
+    remaining text: the encoder adds bytes while they fit, so it would have added any further common byte. If M1 is not
+    reset at each window, windows cannot be decoded alone and are not compared.
     """
     description = spec_of("eiw", v=CODE_VOCABULARY, **options)
     n_codes = 1 << int(options["b"])
@@ -101,7 +101,7 @@ def measure_windows(
     for v in VOCABULARIES:
         field = bits.token_bits(v)
         n_tokens = [-(-n * int(options["b"]) // field) for n in n_windows]
-        if codec.options.compiled:  # costs little, and shows that counting windows is counting tokens
+        if codec.options.compiled:  # cheap, and checks that the token count follows from the window count
             other = codecs.create(spec_of("eiw", v=v, **options), m1=m1, dictionary=codec.dictionary)
             assert [len(i) for i in other.encode_batch(texts)] == n_tokens, other.spec
         yield row(
@@ -118,8 +118,10 @@ def measure_windows(
 def decode_windows(
     codec: Codec, ids: Sequence[np.ndarray], texts: Sequence[bytes], width: int
 ) -> tuple[list[bytes], int | None]:
-    """Texts decoded from windows of `width` tokens each, and how many windows decode to another text than was put in;
-    None where the windows' texts, cut as `measure_windows` says, do not add up to the whole."""
+    """Returns the texts decoded from windows of `width` tokens, and the number of wrong windows.
+
+    The number is None if the texts of the windows, cut as in `measure_windows`, do not add up to the whole text.
+    """
     windows = [[tuple(window) for window in i.reshape(-1, width).tolist()] for i in ids]
     distinct = sorted(set(itertools.chain.from_iterable(windows)))
     decoded = dict(zip(distinct, codec.decode_batch([np.array(window) for window in distinct]), strict=True))
@@ -135,7 +137,7 @@ def decode_windows(
 
 
 def measure_stream(build: Callable[[], Codec], texts: Sequence[bytes], job: Job) -> dict[str, object]:
-    """The row of a codec without windows."""
+    """Returns the row of a codec without windows."""
     start = time.perf_counter()
     codec = build()
     job.advance(0, codec=codec.spec, now="encode")
@@ -160,10 +162,10 @@ def row(
     n_windows: int | None = None,
     wrong_windows: float | None = None,
 ) -> dict[str, object]:
-    """What one codec did to the texts.
+    """Returns the row of one codec.
 
-    `ratio` is bytes in / bytes out at log2(v) bits a token, `lossless` the share of texts that decode to themselves,
-    `wrong_windows` the share of windows that do not.
+    `ratio` is input bytes / output bytes at log2(v) bits per token, `lossless` the share of texts that are restored,
+    `wrong_windows` the share of windows that are not.
     """
     options = {"b": None, "v": vocab_size, "fill": None, "align": None, "m1_reset": None}
     family, given = codecs.parse_spec(spec)
@@ -189,8 +191,11 @@ def row(
 
 
 def measure_all(arguments, texts: Sequence[bytes], m1: codecs.M1) -> list[dict[str, object]]:
-    """The rows of all codecs for these texts and this M1: those that `windows.jsonl` has already, and new ones, which
-    are added to it as they come. Codecs without M1 take seconds and are measured every time."""
+    """Returns the rows of all codecs for these texts and this M1.
+
+    Rows in `windows.jsonl` are reused, and each new row is appended to it. Codecs without M1 take seconds and are
+    measured every time.
+    """
     table = arguments.out / "windows.jsonl"
     identity = {"m1": m1.hash, "corpus": digest(texts), "corpus_spec": arguments.corpus}
     found = [r for _, r in jsonl.read(table)] if table.exists() else []
@@ -215,7 +220,7 @@ def measure_all(arguments, texts: Sequence[bytes], m1: codecs.M1) -> list[dict[s
 
 
 def streams_without_m1(arguments, texts: Sequence[bytes]) -> Iterator[Callable[[], Codec]]:
-    """What builds `bytes`, `gzip`, `static_ac` and, where one was given, `sentencepiece`."""
+    """Yields functions that build `bytes`, `gzip`, `static_ac` and, if one was given, `sentencepiece`."""
 
     def fit_texts():
         if not arguments.fit_corpus:
@@ -234,19 +239,21 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--m1", required=True, help="folder with m1.npz, or a .npz file")
     parser.add_argument("--corpus", required=True, metavar="SPEC", help="text to measure on")
-    parser.add_argument("--split", help="split of the corpus (default: validation where there is one)")
-    parser.add_argument("--max_bytes", type=int, metavar="N", help="about how many bytes of text (default: all)")
+    parser.add_argument("--split", help="split of the corpus (default: validation if it exists)")
+    parser.add_argument("--max_bytes", type=int, metavar="N", help="approximate bytes of text (default: all)")
     parser.add_argument(
         "--example_bytes",
         type=int,
         default=10_240,
         metavar="N",
-        help="cut the documents, in a row, into texts of this length, as in the paper; 0: texts are documents (default "
-        "%(default)s)",
+        help="cut the concatenated documents into texts of this length, as in the paper; 0: texts are documents "
+        "(default %(default)s)",
     )
     parser.add_argument("--fit_corpus", metavar="SPEC", help="text for static_ac (default: the text measured on)")
-    parser.add_argument("--fit_bytes", type=int, default=10_000_000, metavar="N", help="of it (default %(default)s)")
-    parser.add_argument("--sentencepiece", metavar="DIR", help="a trained sentencepiece codec, for its row")
+    parser.add_argument(
+        "--fit_bytes", type=int, default=10_000_000, metavar="N", help="bytes of it (default %(default)s)"
+    )
+    parser.add_argument("--sentencepiece", metavar="DIR", help="trained sentencepiece codec to measure")
     parser.add_argument("--out", type=pathlib.Path, required=True, help="folder for tables and figure")
     arguments = parser.parse_args()
     try:

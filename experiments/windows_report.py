@@ -1,4 +1,4 @@
-"""Tables and figure of `windows.py`, beside the figures of Lester et al. 2024."""
+"""Tables and figure of `windows.py`, with the figures of Lester et al. 2024."""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
@@ -20,13 +20,13 @@ _STREAMS = {"ac": (5.49, 10.98), "static_ac": (1.73, 3.46), "gzip": (2.23, 4.46)
 _PAPER_VOCABULARIES = (256, 65536)
 _VOCABULARIES = (256, 4096, 65536)
 _SENTENCEPIECE = 4.28  # 32,000 pieces
-_BLANK = " A blank share of windows: some decode to less than was put in, and it cannot be told which."
+_BLANK = " A blank share of windows: some windows decode to less text than was encoded, and it is unknown which."
 
 
 def paper_bytes_per_token(family: str, options: Mapping[str, object]) -> float | None:
-    """What the paper reports for a codec of this kind on C4, or None.
+    """Returns the bytes per token that the paper reports for such a codec on C4, or None.
 
-    Its windows have the fill `paper`; the default `node`, which stands in for it elsewhere, is set beside it too.
+    The windows of the paper have the fill `paper`. Its figures are also given for our default fill `node`.
     """
     if family in ("bytes", "sentencepiece"):
         return {"bytes": 1.0, "sentencepiece": _SENTENCEPIECE}[family]
@@ -45,7 +45,7 @@ def paper_bytes_per_token(family: str, options: Mapping[str, object]) -> float |
 
 @dataclasses.dataclass(frozen=True)
 class About:
-    """What the rows were measured with; texts in bytes, the model's cost of them in bits per byte."""
+    """Setting of the measurement: command, M1 and texts (sizes in bytes, cost under M1 in bits per byte)."""
 
     command: str
     m1_hash: str
@@ -59,7 +59,7 @@ class About:
 
 
 def markdown(rows: Sequence[Row], about: About) -> str:
-    """All tables, with the command that made them on top."""
+    """Returns the page: the command and all tables."""
     find = _finder(rows)
     ac = find(family="ac", v=256)
     bits = 8 / ac["ratio"]
@@ -97,7 +97,7 @@ def markdown(rows: Sequence[Row], about: About) -> str:
 
 
 def _finder(rows: Sequence[Row]) -> Callable[..., Row]:
-    """Finds the row that has the given values; windows have the default options unless others are given."""
+    """Returns a function that finds the row with given values; the default options of windows are added."""
 
     def find(**wanted):
         if wanted.get("b"):
@@ -121,7 +121,7 @@ def _paper(row: Row) -> str:
 
 
 def _ours_and_papers(find, **wanted) -> list[str]:
-    """Bytes per token: v = 256, paper, 4,096, 65,536, paper."""
+    """Returns cells with bytes per token: v = 256, paper, 4,096, 65,536, paper."""
     small, middle, large = (find(v=v, **wanted) for v in _VOCABULARIES)
     return [_value(small), _paper(small), _value(middle), _value(large), _paper(large)]
 
@@ -130,7 +130,7 @@ _COLUMNS = ("v=256", "paper", "v=4096", "v=65536", "paper")
 
 
 def _shares(find, row: Row) -> list[str]:
-    """Our bytes per token and the paper's, as parts of what `ac` reaches."""
+    """Returns our bytes per token and the paper's, as shares of those of `ac`."""
     ac = find(family="ac", v=256)
     return [f"{row['bytes_per_token'] / ac['bytes_per_token']:.2f}", f"{row['paper'] / ac['paper']:.2f}"]
 
@@ -197,7 +197,7 @@ def _seconds(rows: Sequence[Row]) -> str:
 
 
 def figure(rows: Sequence[Row]) -> Figure:
-    """Bytes per token against the window size, ours and the paper's, a color per vocabulary; b = inf is `ac`."""
+    """Plots our and the paper's bytes per token against the window size, a color per vocabulary; b = inf is `ac`."""
     find = _finder(rows)
     figure = Figure(figsize=(8.6, 4.6), layout="constrained")
     ax = figure.add_subplot()
@@ -213,7 +213,7 @@ def figure(rows: Sequence[Row]) -> Figure:
         ):
             marks = dict(color=color, marker="D", markerfacecolor=face, markeredgewidth=1.6, linewidth=1.8)
             ax.plot(places, [r[column] for r in of], linestyle=style, label=f"v = {v:,}, {name}", **marks)
-            # Plain arithmetic coding is no window size: it stands apart.
+            # Plain arithmetic coding has no window size: it is drawn apart.
             ax.plot([places[-1], infinite], [of[-1][column], ac[column]], linestyle=":", **marks)
     ax.set_xticks([*places, infinite], [*map(str, sizes), "∞ (ac)"])
     ax.set_ylim(bottom=0)

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A TPU workload on Google Kubernetes Engine, by xpk.
+# Submit a TPU training run to Google Kubernetes Engine with xpk.
 set -euo pipefail
 
 usage() {
@@ -9,9 +9,9 @@ Submits a training run to a GKE cluster that `xpk cluster create` made (pip inst
   gke_xpk.sh --cluster CLUSTER --name NAME --image IMAGE [options] -- ARGUMENTS OF `compressed-lm train`
 
   --cluster CLUSTER  the cluster
-  --name NAME        of the workload
+  --name NAME        name of the workload
   --image IMAGE      image with compressed-lm: docker build -f launch/Dockerfile -t IMAGE . && docker push IMAGE
-  --storage NAME     bucket with the tokens, attached to the cluster before:
+  --storage NAME     bucket with the tokens; attach it to the cluster first:
                      xpk storage attach NAME --cluster=CLUSTER --type=gcsfuse --bucket=BUCKET --size=100 \
                        --mount-point=/bucket --readonly=false --auto-mount=false
   --zone ZONE, --project PROJECT   (default: those of gcloud config)
@@ -19,13 +19,13 @@ Submits a training run to a GKE cluster that `xpk cluster create` made (pip inst
   --slices N         slices (default 1)
   --priority P       very-low, low, medium, high or very-high (default medium)
   --restarts N       restarts after preemptions and aborts (default 20)
-  --grace S          seconds to save in before a pod is removed (default 120)
-  --spot             for clusters that provision nodes by themselves: spot nodes
-  --dry-run          print the command, run nothing
+  --grace S          seconds to save before a pod is removed (default 120)
+  --spot             spot nodes, on clusters that provision nodes automatically
+  --dry-run          print the command without running it
   --help             this text
 
-xpk restarts a run on the statuses 42 and 127 to 255, among them 143 (saved on SIGTERM) and 134 (JAX lost a process),
-and not on 1 and 2, which are errors that would come again. Give a gs:// path as out.
+xpk restarts a run that exits with status 42 or 127 to 255, such as 143 (saved on SIGTERM) and 134 (JAX lost a
+process). It does not restart after status 1 or 2: these errors would occur again. --out must be a gs:// path.
 
 example:
   launch/gke_xpk.sh --cluster tpus --name paper-2b --image gcr.io/PROJECT/compressed-lm \
@@ -55,10 +55,10 @@ while [ $# -gt 0 ]; do
     --dry-run) dry=1; shift ;;
     --help | -h) usage; exit ;;
     --) shift; break ;;
-    *) fail "$1 is no option; see --help. Arguments of compressed-lm train come after --" ;;
+    *) fail "unknown option $1; see --help. Put the arguments of compressed-lm train after --" ;;
   esac
 done
-[ -n "$cluster" ] && [ -n "$name" ] && [ -n "$image" ] || fail '--cluster, --name and --image are needed; see --help'
+[ -n "$cluster" ] && [ -n "$name" ] && [ -n "$image" ] || fail '--cluster, --name and --image are required; see --help'
 [ $# -gt 0 ] || fail 'no arguments for compressed-lm train after --; see --help'
 
 command=(xpk workload create "--cluster=$cluster" "--workload=$name" "--docker-image=$image" "--tpu-type=$type"
@@ -68,6 +68,6 @@ command=(xpk workload create "--cluster=$cluster" "--workload=$name" "--docker-i
 [ -z "$zone" ] || command+=("--zone=$zone")
 [ -z "$project" ] || command+=("--project=$project")
 [ -z "$spot" ] || command+=(--spot)
-# exec: xpk sends SIGTERM to the shell that runs this, which must be the program.
+# exec replaces the shell, so that the SIGTERM of xpk reaches the program.
 command+=("--command=exec compressed-lm $(quote train "$@" --distributed=on)")
 if [ -n "$dry" ]; then quote "${command[@]}"; else exec "${command[@]}"; fi

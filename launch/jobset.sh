@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A training run on any Kubernetes cluster with JobSet.
+# Submit a training run to any Kubernetes cluster with JobSet.
 set -euo pipefail
 
 usage() {
@@ -8,22 +8,22 @@ Submits a training run to a Kubernetes cluster on which JobSet (https://jobset.s
 
   jobset.sh --name NAME --image IMAGE --hosts N [options] -- ARGUMENTS OF `compressed-lm train`
 
-  --name NAME      of the JobSet
+  --name NAME      name of the JobSet
   --image IMAGE    image with compressed-lm: docker build -f launch/Dockerfile -t IMAGE . && docker push IMAGE
-  --hosts N        pods, one on each host
-  --tpu KIND       on GKE: accelerator such as tpu-v5-lite-podslice, with --topology 4x4 and --chips 4 (of one host)
-  --gpus N         GPUs of each host, all in one process
-  --cpus N         or CPUs of each host
-  --bucket BUCKET  on GKE with the Cloud Storage FUSE driver: this bucket is the folder /bucket
+  --hosts N        number of pods, one per host
+  --tpu KIND       on GKE: accelerator such as tpu-v5-lite-podslice, with --topology 4x4 and --chips 4 (per host)
+  --gpus N         GPUs per host, all in one process
+  --cpus N         CPUs per host, if there are no TPUs or GPUs (default 4)
+  --bucket BUCKET  on GKE with the Cloud Storage FUSE driver: mount this bucket as /bucket
   --account NAME   Kubernetes service account that may use the bucket (default: default)
   --spot           on GKE: spot nodes
   --restarts N     restarts after preemptions and aborts (default 20)
-  --grace S        seconds to save in before a pod is removed (default 120)
-  --dry-run        print the manifest and the command, run nothing
+  --grace S        seconds to save before a pod is removed (default 120)
+  --dry-run        print the manifest and the command without running it
   --help           this text
 
-A run that saved on SIGTERM or lost a host is started again and goes on; statuses 1 and 2, errors that would come again,
-end it. Tokens are read from a folder that every pod has, such as /bucket; out may be a gs:// path.
+JobSet restarts a run that saved on SIGTERM or lost a host, and the run resumes. It does not restart after status 1 or
+2: these errors would occur again. --store must be a folder that every pod reads, such as /bucket; --out may be gs://.
 
 example, a v5e 4x4:
   launch/jobset.sh --name paper-403m --image gcr.io/PROJECT/compressed-lm --hosts 4 \
@@ -35,7 +35,7 @@ END
 # shellcheck source=words.sh
 . "$(dirname "$0")/words.sh"
 
-# Prints words as a list of YAML. Kubernetes would replace $(NAME) in them; $$ stands for one $.
+# Prints the words as a YAML list. Kubernetes expands $(NAME), so $( is escaped as $$(.
 yaml_list() {
   local word list=''
   for word; do
@@ -69,10 +69,10 @@ while [ $# -gt 0 ]; do
     --dry-run) dry=1; shift ;;
     --help | -h) usage; exit ;;
     --) shift; break ;;
-    *) fail "$1 is no option; see --help. Arguments of compressed-lm train come after --" ;;
+    *) fail "unknown option $1; see --help. Put the arguments of compressed-lm train after --" ;;
   esac
 done
-[ -n "$name" ] && [ -n "$image" ] && [ -n "$hosts" ] || fail '--name, --image and --hosts are needed; see --help'
+[ -n "$name" ] && [ -n "$image" ] && [ -n "$hosts" ] || fail '--name, --image and --hosts are required; see --help'
 [ $# -gt 0 ] || fail 'no arguments for compressed-lm train after --; see --help'
 
 selector='' environment=''
@@ -82,7 +82,7 @@ if [ -n "$tpu" ]; then
   selector="
                 cloud.google.com/gke-tpu-accelerator: $tpu
                 cloud.google.com/gke-tpu-topology: $topology"
-  # GKE tells the pods of a TPU slice about each other, in the order of the chips.
+  # GKE sets the variables that connect the pods of a TPU slice, in the order of the chips.
 else
   if [ -n "$gpus" ]; then resource="nvidia.com/gpu: \"$gpus\""; else resource="cpu: \"${cpus:-4}\""; fi
   environment="

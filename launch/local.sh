@@ -1,24 +1,24 @@
 #!/usr/bin/env bash
-# Several processes of one run on this machine.
+# Run several processes of one training run on this machine.
 set -euo pipefail
 
 usage() {
   cat <<'END'
-Trains with several processes on this machine, as a pod does with several hosts.
+Trains with several processes on this machine, like a pod with several hosts.
 
   local.sh [options] -- ARGUMENTS OF `compressed-lm train`
 
-  --processes N   processes (default 2)
-  --devices M     virtual CPU devices in each (default 4)
-  --gpus          one GPU for each process, instead of CPU devices
-  --port P        port of process 0 on this machine (default 29400); runs at the same time need different ones
-  --grace S       seconds to save and end in after SIGTERM or Ctrl-C, before SIGKILL (default 120)
-  --dry-run       print the commands, run nothing
+  --processes N   number of processes (default 2)
+  --devices M     virtual CPU devices per process (default 4)
+  --gpus          one GPU per process, instead of CPU devices
+  --port P        port of process 0 (default 29400); concurrent runs need different ports
+  --grace S       seconds to save and exit after SIGTERM or Ctrl-C, before SIGKILL (default 120)
+  --dry-run       print the commands without running them
   --help          this text
 
-Lines of process I begin with [I]. SIGTERM and Ctrl-C go to all: the run saves and ends; the same command goes on where
-it was. When one process fails the others are ended too. The status is the worst of those that ended by themselves.
-COMPRESSED_LM names the program (default compressed-lm).
+Output lines of process I start with [I]. SIGTERM and Ctrl-C are sent to all processes: the run saves and exits, and the
+same command resumes it. If one process fails, the others are stopped; the exit status is the largest of the processes
+that were not stopped by this script. COMPRESSED_LM sets the program to run (default compressed-lm).
 
 example, 2 processes x 4 virtual devices:
   launch/local.sh --processes 2 --devices 4 -- --store stores/c4 --out runs/two --size micro --mesh 4,2,1
@@ -39,7 +39,7 @@ while [ $# -gt 0 ]; do
     --dry-run) dry=1; shift ;;
     --help | -h) usage; exit ;;
     --) shift; break ;;
-    *) fail "$1 is no option; see --help. Arguments of compressed-lm train come after --" ;;
+    *) fail "unknown option $1; see --help. Put the arguments of compressed-lm train after --" ;;
   esac
 done
 [ $# -gt 0 ] || fail 'no arguments for compressed-lm train after --; see --help'
@@ -47,7 +47,7 @@ done
 command=("${COMPRESSED_LM:-compressed-lm}" train "$@" --distributed=on)
 IFS=, read -r -a visible <<<"${CUDA_VISIBLE_DEVICES:-}"
 
-# Sets the array `settings` to the environment of process $1.
+# Sets the array `settings` to the environment variables of process $1.
 set_environment() {
   settings=("COMPRESSED_LM_COORDINATOR=127.0.0.1:$port" "COMPRESSED_LM_NUM_PROCESSES=$processes"
     "COMPRESSED_LM_PROCESS_ID=$1")
@@ -67,11 +67,11 @@ if [ -n "$dry" ]; then
   exit
 fi
 
-set -m # each process leads a group of its own, so that the Ctrl-C of the terminal comes to this script only
+set -m # a process group per process, so that Ctrl-C in the terminal reaches only this script
 pipes=$(mktemp -d)
 pids=() readers=() worst=0 stopped='' ending='' deadline=0
 
-# Ends all processes: SIGTERM now, SIGKILL to what is left after $1 seconds.
+# Stops all processes: SIGTERM now, SIGKILL after $1 seconds to those still running.
 end() {
   ending=1 deadline=$((SECONDS + $1))
   kill -TERM ${pids[@]+"${pids[@]}"} 2>/dev/null || true
@@ -81,7 +81,7 @@ trap 'stopped=1; [ -n "$ending" ] || end "$grace"' TERM INT
 for ((i = 0; i < processes; i++)); do
   set_environment "$i"
   mkfifo "$pipes/$i"
-  # Gloo tells of each group of CPU devices that it connected.
+  # Drop the line that Gloo prints for each connected group of CPU devices.
   sed -u -e '/\[Gloo\] Rank .* connected/d' -e "s/^/[$i] /" <"$pipes/$i" &
   readers+=($!)
   env "${settings[@]}" "${command[@]}" >"$pipes/$i" 2>&1 </dev/null &
@@ -94,10 +94,10 @@ while [ "$left" -gt 0 ]; do
     if [ -n "${pids[$i]:-}" ] && ! kill -0 "${pids[$i]}" 2>/dev/null; then
       status=0
       wait "${pids[$i]}" || status=$?
-      kill -KILL -- "-${pids[$i]}" 2>/dev/null || true # what it started and left behind
+      kill -KILL -- "-${pids[$i]}" 2>/dev/null || true # child processes that still run
       unset "pids[$i]"
       left=$((left - 1))
-      # The others of a failed run were ended from here; their statuses say nothing.
+      # After a failure this script stops the other processes, so their statuses do not count.
       if [ -z "$ending" ] || [ -n "$stopped" ]; then
         [ "$status" -le "$worst" ] || worst=$status
       fi

@@ -1,25 +1,25 @@
 #!/usr/bin/env bash
-# A managed spot job on the cloud that has GPUs, by SkyPilot.
+# Submit a training run as a managed spot job with SkyPilot.
 set -euo pipefail
 
 usage() {
   cat <<'END'
-Submits a training run as a SkyPilot managed job (pip install 'skypilot[gcp]', or another cloud), which finds spot GPUs
-anywhere and starts the run again elsewhere when they are taken away.
+Submits a training run as a SkyPilot managed job (pip install 'skypilot[gcp]', or another cloud). SkyPilot finds spot
+GPUs in any cloud and restarts the run on another machine after a preemption.
 
   skypilot.sh --bucket URL [options] -- ARGUMENTS OF `compressed-lm train`
 
-  --bucket URL   bucket such as gs://BUCKET or s3://BUCKET, which every host sees as the folder /bucket
-  --name NAME    of the job (default compressed-lm)
-  --gpus SPEC    accelerators of a host (default H100:8), used by one process
-  --nodes N      hosts (default 1)
-  --infra WHERE  cloud, region or zone, such as gcp/us-central1 (default: the cheapest that has them)
+  --bucket URL   bucket such as gs://BUCKET or s3://BUCKET, mounted as /bucket on every host
+  --name NAME    name of the job (default compressed-lm)
+  --gpus SPEC    accelerators per host (default H100:8), all in one process
+  --nodes N      number of hosts (default 1)
+  --infra WHERE  cloud, region or zone, such as gcp/us-central1 (default: the cheapest with these accelerators)
   --on-demand    no spot instances
-  --dry-run      print the command, run nothing
+  --dry-run      print the command without running it
   --help         this text
 
-Give tokens and out below /bucket: the next machine goes on from the newest checkpoint. A machine may vanish without
-SIGTERM, so save by time as well: --set train.checkpoint_minutes=10.
+--store and --out must be below /bucket, so that the next machine resumes from the newest checkpoint. A machine may be
+removed without SIGTERM, so also save every few minutes: --set train.checkpoint_minutes=10.
 
 example:
   launch/skypilot.sh --bucket gs://BUCKET --gpus H100:8 --nodes 2 -- \
@@ -42,10 +42,10 @@ while [ $# -gt 0 ]; do
     --dry-run) dry=1; shift ;;
     --help | -h) usage; exit ;;
     --) shift; break ;;
-    *) fail "$1 is no option; see --help. Arguments of compressed-lm train come after --" ;;
+    *) fail "unknown option $1; see --help. Put the arguments of compressed-lm train after --" ;;
   esac
 done
-[ -n "$bucket" ] || fail '--bucket is needed; see --help'
+[ -n "$bucket" ] || fail '--bucket is required; see --help'
 [ $# -gt 0 ] || fail 'no arguments for compressed-lm train after --; see --help'
 
 root=$(cd "$(dirname "$0")/.." && pwd)

@@ -1,35 +1,35 @@
 #!/usr/bin/env bash
-# One TPU slice of Google Cloud, by gcloud and ssh.
+# Train on one TPU slice of Google Cloud with gcloud and ssh.
 set -euo pipefail
 
 usage() {
   cat <<'END'
-Trains on all hosts of a TPU slice, and gets a new slice when a spot slice is taken away.
+Trains on all hosts of a TPU slice, and requests a new slice after a preemption.
 
   tpu_vm.sh ACTION --name NAME --zone ZONE [options] -- ARGUMENTS OF `compressed-lm train`
 
 actions
-  run      create, install and train; after a preemption delete and again; delete when training is finished
-  create   ask for the slice as a queued resource and wait until it is active
-  install  copy the committed tree (git HEAD), and the tokens of --store, to every host and install it with libtpu
-  train    run `compressed-lm train ... --distributed=on` on every host, and show what they print
+  run      create, install and train; after a preemption delete and repeat; delete when training is finished
+  create   request the slice as a queued resource and wait until it is active
+  install  copy the committed tree (git HEAD) and the tokens of --store to every host, and install with libtpu
+  train    run `compressed-lm train ... --distributed=on` on every host and show the output
   delete   delete the slice
 
 options
-  --name NAME        of the queued resource and of its node
-  --zone ZONE        such as us-west4-a
+  --name NAME        name of the queued resource and of its node
+  --zone ZONE        zone such as us-west4-a
   --project PROJECT  (default: that of gcloud config)
   --type TYPE        accelerator type (default v5litepod-16, a v5e 4x4)
-  --runtime VERSION  software of the hosts (default: the one for the type)
+  --runtime VERSION  software of the hosts (default: set by the type)
   --store URL        gs:// folder of a token store, copied to the folder `tokens` of every host
-  --spot             spot price, may be preempted
-  --attempts N       slices that `run` asks for at most (default 20)
-  --keep             let `run` leave the slice when training is finished
-  --dry-run          print the commands, run nothing
+  --spot             spot slice, which may be preempted
+  --attempts N       most slices that `run` requests (default 20)
+  --keep             `run` keeps the slice when training is finished
+  --dry-run          print the commands without running them
   --help             this text
 
-Give a gs:// path as out: the next slice goes on from the newest checkpoint there. `run` must stay alive as long as the
-training, so start it in tmux on a machine that does.
+--out must be a gs:// path: the next slice resumes from the newest checkpoint there. `run` must keep running during the
+whole training, so start it in tmux on a machine that stays on.
 
 example:
   launch/tpu_vm.sh run --name clm --zone us-west4-a --type v5litepod-256 --spot \
@@ -46,7 +46,7 @@ run() { if [ -n "$dry" ]; then quote "$@"; else "$@"; fi; }
 case $1 in
   run | create | install | train | delete) action=$1; shift ;;
   --help | -h) usage; exit ;;
-  *) fail "$1 is no action; expected run, create, install, train or delete. See --help" ;;
+  *) fail "unknown action $1; expected run, create, install, train or delete. See --help" ;;
 esac
 name='' zone='' project='' type=v5litepod-16 runtime='' store='' spot='' attempts=20 keep='' dry=''
 while [ $# -gt 0 ]; do
@@ -63,10 +63,10 @@ while [ $# -gt 0 ]; do
     --dry-run) dry=1; shift ;;
     --help | -h) usage; exit ;;
     --) shift; break ;;
-    *) fail "$1 is no option; see --help. Arguments of compressed-lm train come after --" ;;
+    *) fail "unknown option $1; see --help. Put the arguments of compressed-lm train after --" ;;
   esac
 done
-[ -n "$name" ] && [ -n "$zone" ] || fail '--name and --zone are needed; see --help'
+[ -n "$name" ] && [ -n "$zone" ] || fail '--name and --zone are required; see --help'
 case $action in
   run | train) [ $# -gt 0 ] || fail 'no arguments for compressed-lm train after --; see --help' ;;
 esac
@@ -85,7 +85,7 @@ vm=(gcloud compute tpus tpu-vm)
 archive=compressed_lm.tar.gz
 root=$(cd "$(dirname "$0")/.." && pwd)
 
-# The images bring Python 3.10; uv brings its own.
+# The images have Python 3.10; uv installs 3.12.
 remote_install="python3 -m pip install --quiet --user uv && python3 -m uv venv --quiet --clear --python 3.12 ~/venv && \
 python3 -m uv pip install --quiet --python ~/venv/bin/python \"compressed_lm[gcs,tpu] @ file://\$HOME/$archive\""
 [ -z "$store" ] ||
@@ -128,7 +128,7 @@ if [ "$action" != run ]; then
 fi
 if [ -n "$dry" ]; then
   create; install; train
-  echo "# after a preemption, at most $attempts times: the last command below, and again from the first"
+  echo "# after a preemption, at most $attempts times: run the last command below, then repeat from the first"
   if [ -n "$keep" ]; then echo '# the slice is kept when training is finished'; fi
   delete
   exit
@@ -145,11 +145,11 @@ for ((attempt = 1; attempt <= attempts; attempt++)); do
     [ -n "$keep" ] || delete
     exit
   fi
-  sleep 60 # the state follows a preemption late
+  sleep 60 # the state is updated some time after a preemption
   now=$(state)
-  [ "$now" != ACTIVE ] || fail "status $status, and the slice is alive: this is no preemption, see the messages above. \
+  [ "$now" != ACTIVE ] || fail "status $status, and the slice is alive: this is not a preemption, see the messages above. \
 '$0 delete --name $name --zone $zone' deletes the slice"
-  [ "$now" != ABSENT ] || fail "status $status, and no slice could be had; see the messages above"
-  echo "tpu_vm.sh: $name is $now after slice $attempt of $attempts; asking for another" >&2
+  [ "$now" != ABSENT ] || fail "status $status, and no slice was created; see the messages above"
+  echo "tpu_vm.sh: $name is $now after slice $attempt of $attempts; requesting another" >&2
 done
-fail "$attempts slices were taken away before the end; start again to go on"
+fail "$attempts slices were lost before the end of training; run the same command again to resume"

@@ -1,8 +1,8 @@
-# What the launch scripts have in common; they source it.
+# Functions shared by the launch scripts, which source this file.
 
 fail() { echo "${0##*/}: $1" >&2; exit 2; }
 
-# Prints words so that a shell reads them back as they are.
+# Prints the words quoted for a shell.
 quote() {
   local word line='' q="'\\''"
   for word; do

@@ -1,7 +1,7 @@
-"""Commands of `compressed-lm`, one module each: its parser and its function.
+"""Commands of `compressed-lm`: one module per command, with its parser and its function.
 
-A module defines `COMMAND`. Heavy imports wait until the command's own parser is built or it runs, so that
-`compressed-lm --help` is instant.
+A module defines `COMMAND`. Heavy imports are inside `add_arguments` and `run`, so that `compressed-lm --help` is
+instant.
 """
 
 import importlib
@@ -15,7 +15,7 @@ MODULES = (
     *("quantize", "pack", "unpack", "weights", "reshape", "shrink", "import_", "export"),
     *("cram", "uncram", "cram_study"),
 )
-"""The modules, in the order of the help page."""
+"""Names of the modules, in the order of the help page."""
 
 
 def commands() -> dict[str, Command]:

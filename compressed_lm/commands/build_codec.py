@@ -1,4 +1,4 @@
-"""`compressed-lm build-codec`: a codec from its spec, saved as a directory."""
+"""Command `build-codec`: builds a codec from its spec and saves it as a directory."""
 
 from compressed_lm.commands import options, paths
 from compressed_lm.commands.command import Command

@@ -1,4 +1,4 @@
-"""Command of the command line: its name, help, parser and function."""
+"""Command data type and its argument parser."""
 
 import argparse
 import dataclasses
@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 
 class Parser(argparse.ArgumentParser):
-    """Argument parser that knows which arguments are paths.
+    """Argument parser that records which arguments are paths.
 
     Attributes:
-        paths: destination -> (the argument as users write it, its kind in `commands.paths`).
+        paths: destination -> (name of the argument on the command line, its kind in `commands.paths`).
     """
 
     def __init__(self, *args, **options):
@@ -17,7 +17,7 @@ class Parser(argparse.ArgumentParser):
         self.paths: dict[str, tuple[str, str]] = {}
 
     def add_path(self, name: str, *, kind: str, **options) -> argparse.Action:
-        """Adds an argument that names a file or folder, checked before the command runs.
+        """Adds a path argument, which is checked before the command runs.
 
         Args:
             name: as for `add_argument`.
@@ -31,15 +31,15 @@ class Parser(argparse.ArgumentParser):
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """A command.
+    """Command of `compressed-lm`.
 
     Attributes:
-        name: as users type it.
+        name: name on the command line.
         summary: one line of help.
         example: a complete command.
-        add_arguments: adds the arguments to the parser. What it lists comes from the registries.
-        run: takes the parsed arguments; returns the exit status, None for 0.
-        writes: whether it writes to `--out`, which one command does at a time.
+        add_arguments: adds the arguments to the parser; lists in help texts are read from the registries.
+        run: takes the parsed arguments; returns the exit status, or None for 0.
+        writes: whether it writes to `--out`, which only one command at a time may do.
     """
 
     name: str

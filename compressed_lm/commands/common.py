@@ -1,4 +1,4 @@
-"""Steps that several commands take."""
+"""Steps shared by several commands."""
 
 import argparse
 import sys
@@ -7,16 +7,16 @@ from typing import TextIO
 from compressed_lm import io
 
 GIN = "config.gin"
-"""The resolved configuration in the folder of a run."""
+"""File name of the resolved configuration in the folder of a run."""
 
 
 def messages(path: str | None) -> TextIO:
-    """Returns where messages go: to stderr if what is written to `path` goes to stdout."""
+    """Returns the stream for messages: stderr if `path` is stdout, else stdout."""
     return sys.stderr if path and io.is_stdout(path) else sys.stdout
 
 
 def configure(arguments: argparse.Namespace) -> str:
-    """Loads the configuration of --gin, --set and their shorthands, and returns it resolved."""
+    """Loads the configuration of --gin, --set, --size, --steps and --seed, and returns the resolved text."""
     from compressed_lm import configuration
 
     bindings = list(arguments.set)
@@ -27,7 +27,7 @@ def configure(arguments: argparse.Namespace) -> str:
 
 
 def load_codec(directory: str):
-    """Returns the codec of a --codec: a directory, a file, a name, or `bytes`."""
+    """Returns the codec that --codec names: a directory, a file, the name of a shipped codec, or `bytes`."""
     from compressed_lm import codecs
 
     return codecs.Bytes() if directory == "bytes" else codecs.load(directory)
@@ -51,7 +51,7 @@ def validation(folder: str | None, model_config, store, train_config, mesh):
 
 
 def show_table(table, *, file: TextIO | None = None) -> None:
-    """Prints a rich table, in full width unless a terminal is too narrow for it."""
+    """Prints a rich table; outside a terminal at least 150 characters wide."""
     from rich.console import Console
 
     console = Console(file=file)

@@ -1,4 +1,4 @@
-"""`compressed-lm compress`: documents as a token store."""
+"""Command `compress`: compresses documents into a token store."""
 
 from compressed_lm.commands import options, paths
 from compressed_lm.commands.command import Command
@@ -13,22 +13,22 @@ def add_arguments(parser):
         "--out", kind=paths.FOLDER, required=True, help="folder of the store; if it exists, finished shards are kept"
     )
     parser.add_argument(
-        "--n_shards", type=options.whole(1, 100_000), default=4, help="shards of the store (default %(default)s)"
+        "--n_shards", type=options.whole(1, 100_000), default=4, help="number of shards (default %(default)s)"
     )
     parser.add_argument(
-        "--max_bytes", type=options.count_of_bytes(), help="take documents until there are this many bytes"
+        "--max_bytes", type=options.count_of_bytes(), help="read documents up to this many bytes (default: all)"
     )
     parser.add_argument(
         "--process_index",
         type=options.whole(),
         default=0,
-        help="index of this process among --process_count that share the shards (default %(default)s)",
+        help="index of this process among the --process_count processes (default %(default)s)",
     )
     parser.add_argument(
         "--process_count",
         type=options.whole(1),
         default=1,
-        help="number of processes that write the same store (default %(default)s)",
+        help="number of processes that share the shards of the store (default %(default)s)",
     )
     options.add_devices(parser)
 

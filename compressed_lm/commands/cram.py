@@ -1,4 +1,4 @@
-"""`compressed-lm cram`: a text as K input vectors of a frozen model."""
+"""Command `cram`: stores a text as K input vectors of a frozen model."""
 
 import sys
 import zlib
@@ -12,19 +12,22 @@ from compressed_lm.io import locks
 
 
 def add_arguments(parser):
-    parser.add_path("text", kind=paths.READ, help="file of the text, or - for the standard input")
+    parser.add_path("text", kind=paths.READ, help="text file, or - for standard input")
     cram_options.add_model(parser)
-    parser.add_argument("--k", type=options.whole(1), default=1, help="vectors of the text (default %(default)s)")
+    parser.add_argument("--k", type=options.whole(1), default=1, help="number of vectors (default %(default)s)")
     parser.add_path(
-        "--out", kind=paths.FILE, required=True, help="file to write; only a text that comes back exactly is written"
+        "--out",
+        kind=paths.FILE,
+        required=True,
+        help="file to write; it is written only if the text is restored exactly",
     )
     cram_options.add_optimization(parser)
     parser.add_argument("--margin", type=options.real(low=0), default=0.1, help=cram_options.MARGIN_HELP)
     parser.add_argument(
         "--format",
         default="dense",
-        help="representation of the vectors: dense (float32), dense(dtype=bfloat16), int(b=8), int(b=4), ...; they are "
-        "optimised through it (default %(default)s)",
+        help="representation of the vectors: dense (float32), dense(dtype=bfloat16), int(b=8), int(b=4), ...; "
+        "the vectors are optimised in it (default %(default)s)",
     )
 
 
@@ -44,7 +47,7 @@ def _run(arguments):
         raise InputError(f"{name} is empty; give a text of at least one byte.")
     if len(ids) + config.n_vectors > longest:
         print(
-            f"note: {config.n_vectors} + {len(ids)} positions; the model was trained on rows of {longest}.",
+            f"note: {config.n_vectors} + {len(ids)} positions are needed; the model was trained on rows of {longest}.",
             file=sys.stderr,
         )
 
@@ -59,24 +62,24 @@ def _run(arguments):
         prefix, found, stored = max(grown, (prefix, found, stored), key=lambda result: result[0])
     if prefix < len(ids):
         raise InputError(
-            f"{name} does not fit: of its {len(ids)} tokens the model writes the first {prefix} out of "
+            f"{name} does not fit: of its {len(ids)} tokens the model writes the first {prefix} from "
             f"{config.n_vectors} vector{'s' * (config.n_vectors > 1)}, {_quoted(codec.decode_partial(ids[:prefix]))}. "
             f"Nothing was written. Take more vectors (--k {2 * config.n_vectors}) or more steps (--steps "
-            f"{2 * config.steps}), try --method progressive, or cram this much of it."
+            f"{2 * config.steps}), try --method progressive, or give only this prefix."
         )
     size = stored.save(arguments.out)
     coded = int(code_length.coded_bits_alone(model, [ids])) // 8
     print(
         f"{arguments.out}: {len(data):,} bytes of text, {len(ids):,} tokens, in {config.n_vectors} x "
-        f"{stored.mapping.stored} numbers of {config.format}, after {found.best_step:,} updates; the model writes them "
-        f"out exactly. The vectors have {stored.packed.nbytes:,} bytes, the file {size:,}; zlib makes "
-        f"{len(zlib.compress(data, 9)):,} of the text, arithmetic coding with this model {coded:,}.",
+        f"{stored.mapping.stored} numbers of {config.format}, after {found.best_step:,} updates; the model restores "
+        f"them exactly. The vectors have {stored.packed.nbytes:,} bytes, the file {size:,}; zlib compresses the text "
+        f"to {len(zlib.compress(data, 9)):,} bytes, arithmetic coding with this model to {coded:,}.",
         file=messages(arguments.out),
     )
 
 
 def _optimized(model, ids, config, description):
-    """Returns the result for one text, with progress on stderr."""
+    """Returns the result for one text; shows progress on stderr."""
     from compressed_lm.cramming import cram
     from compressed_lm.tracking.progress import progress
 
@@ -92,7 +95,7 @@ def _quoted(data, most=60):
 
 COMMAND = Command(
     "cram",
-    "cram a text into K input vectors, from which a frozen model writes it again",
+    "cram a text into K input vectors, from which a frozen model restores it",
     "compressed-lm cram note.txt --model runs/eiw --k 1 --out note.clt",
     add_arguments,
     run,

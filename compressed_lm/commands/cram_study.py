@@ -1,4 +1,4 @@
-"""`compressed-lm cram-study`: how much text fits into input vectors, over a grid."""
+"""Command `cram-study`: measures how much text fits into input vectors, over a grid."""
 
 from compressed_lm.commands import cram_options, options, paths
 from compressed_lm.commands.command import Command
@@ -9,7 +9,9 @@ def add_arguments(parser):
     cram_options.add_model(parser)
     options.add_corpus(parser)
     parser.add_path(
-        "--unseen", kind=paths.CORPUS, help="corpus of a domain that the model has not seen, for the source unseen"
+        "--unseen",
+        kind=paths.CORPUS,
+        help="corpus of a domain that the model was not trained on, for the source unseen",
     )
     parser.add_argument(
         "--sources",
@@ -20,7 +22,10 @@ def add_arguments(parser):
         "codec (default natural words tokens)",
     )
     parser.add_argument(
-        "--words", type=options.whole(1), default=10_000, help="length of the list of words (default %(default)s)"
+        "--words",
+        type=options.whole(1),
+        default=10_000,
+        help="number of most frequent words to draw from (default %(default)s)",
     )
     parser.add_argument(
         "--max_bytes",
@@ -28,26 +33,29 @@ def add_arguments(parser):
         default=8_000_000,
         help="most bytes of documents to read (default %(default)s)",
     )
-    parser.add_argument("--lengths", nargs="+", type=options.whole(1), required=True, help="tokens of a text")
-    parser.add_argument("--k", nargs="+", type=options.whole(1), default=[1], help="vectors of a text (default 1)")
-    parser.add_argument("--texts", type=options.whole(1), default=50, help="texts of each source (default %(default)s)")
+    parser.add_argument("--lengths", nargs="+", type=options.whole(1), required=True, help="tokens per text")
+    parser.add_argument("--k", nargs="+", type=options.whole(1), default=[1], help="vectors per text (default 1)")
+    parser.add_argument("--texts", type=options.whole(1), default=50, help="texts per source (default %(default)s)")
     parser.add_argument(
-        "--formats", nargs="*", default=[], help="representations that the vectors are rounded to afterwards"
+        "--formats", nargs="*", default=[], help="representations to which the finished vectors are rounded"
     )
     parser.add_argument(
-        "--trained_formats", nargs="*", default=[], help="representations that texts are crammed through, each anew"
+        "--trained_formats",
+        nargs="*",
+        default=[],
+        help="representations in which the vectors are optimised, with one run each",
     )
     parser.add_argument(
         "--beyond",
         type=options.whole(),
         default=0,
-        help="leave out longer texts after this many lengths beyond capacity; 0 for all lengths (default %(default)s)",
+        help="skip longer texts after this many lengths above capacity; 0 for all lengths (default %(default)s)",
     )
     parser.add_argument(
         "--restarts",
         type=options.whole(),
         default=0,
-        help="texts that are crammed twice, to compare the two solutions (default %(default)s)",
+        help="texts to cram twice, to compare the two solutions (default %(default)s)",
     )
     parser.add_argument(
         "--slots", type=options.whole(1), default=32, help="texts optimised at once (default %(default)s)"
@@ -74,8 +82,8 @@ def run(arguments):
     )
     if max(grid.lengths) + max(grid.vectors) > longest:
         raise InputError(
-            f"{max(grid.lengths)} tokens after {max(grid.vectors)} vectors were asked for, and the model was trained "
-            f"on rows of {longest}, beyond which its losses mean little. Give shorter --lengths or a smaller --k."
+            f"{max(grid.lengths)} tokens after {max(grid.vectors)} vectors were given, but the model was trained on "
+            f"rows of {longest} positions; expected at most that many. Give shorter --lengths or a smaller --k."
         )
     texts = _texts(arguments, codec, max(grid.lengths))
     n_cells = len(grid.cells) * len(texts)
@@ -108,7 +116,7 @@ def _texts(arguments, codec, n_tokens):
 
     def unseen():
         if not arguments.unseen:
-            raise InputError("--sources names unseen and --unseen was not given; name a corpus of another domain.")
+            raise InputError("--sources names unseen and --unseen was not given; give a corpus of another domain.")
         other = open_corpus(arguments.unseen)
         return texts.natural(documents(other, other.splits[-1]), codec, **settings)
 

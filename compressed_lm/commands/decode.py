@@ -1,4 +1,4 @@
-"""`compressed-lm decode`: the file that was encoded."""
+"""Command `decode`: restores an encoded file."""
 
 from compressed_lm import io
 from compressed_lm.commands import encode
@@ -12,12 +12,12 @@ def run(arguments):
     name = io.shown(arguments.input)
     data = encoded_file.decode_file(io.read_bytes(arguments.input), load_codec(arguments.codec), name=name)
     io.write_atomic(arguments.output, data)
-    print(f"{name} -> {arguments.output}: {len(data):,} bytes, checksum right.", file=messages(arguments.output))
+    print(f"{name} -> {arguments.output}: {len(data):,} bytes, checksum correct.", file=messages(arguments.output))
 
 
 COMMAND = Command(
     "decode",
-    "restore an encoded file, or report exactly why it cannot be restored",
+    "restore an encoded file, or report why it cannot be restored",
     "compressed-lm decode book.clm book.txt --codec codecs/eiw16",
     encode.add_arguments,
     run,

@@ -1,4 +1,4 @@
-"""`compressed-lm demo`: the whole pipeline on real text, from corpus to report."""
+"""Command `demo`: runs the whole pipeline on real text, from corpus to report."""
 
 from compressed_lm.commands import options, paths
 from compressed_lm.commands.command import Command
@@ -13,7 +13,7 @@ def add_arguments(parser):
         help="folder of the run; resumes if interrupted (default %(default)s)",
     )
     parser.add_argument(
-        "--m1", choices=("train", "pretrained"), help="train M1, or use the one that comes with the package"
+        "--m1", choices=("train", "pretrained"), help="train M1, or use the pretrained one of the package"
     )
     options.add_gin(parser, default=["runs/demo.gin"])
     options.add_devices(parser, default=2)

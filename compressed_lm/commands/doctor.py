@@ -1,4 +1,4 @@
-"""`compressed-lm doctor`: what is installed, which devices JAX uses, and known problems with their fixes."""
+"""Command `doctor`: prints installed versions, the devices of JAX, and known problems with their fixes."""
 
 import importlib.metadata
 import platform
@@ -13,7 +13,7 @@ def add_arguments(parser):
 
 
 def run(arguments):
-    """Prints versions, devices and problems. Returns 2 if something that the package needs is missing or too old."""
+    """Prints versions, devices and problems; returns 2 if there is a problem."""
     import jax
     import rich
 
@@ -24,7 +24,7 @@ def run(arguments):
     problems += _known_pairs()
     free = shutil.disk_usage(".").free
     if free < 2e9:
-        problems.append(f"Only {byte_size(free)} are free on this disk; the demo wants 1 GB.")
+        problems.append(f"Only {byte_size(free)} are free on this disk; the demo needs 1 GB. Fix: free some space.")
     print(
         f"Python {platform.python_version()} on {platform.system()} {platform.machine()}; JAX runs on "
         f"{jax.device_count()} x {jax.devices()[0].device_kind} ({jax.default_backend()})."
@@ -38,7 +38,7 @@ def run(arguments):
 
 
 def _packages():
-    """Returns a table of the requirements, and problems with them."""
+    """Returns a table of the requirements, and the problems found."""
     from packaging.requirements import Requirement
     from rich.table import Table
 
@@ -56,7 +56,7 @@ def _packages():
         right = version is not None and requirement.specifier.contains(version, prereleases=True)
         if version is not None and not right or version is None and extra == "base":
             problems.append(
-                f"{requirement.name} {version or 'is missing'}; wanted {requirement.specifier}. Fix: pip "
+                f"{requirement.name} {version or 'is missing'}; expected {requirement.specifier}. Fix: pip "
                 f"install '{requirement.name}{requirement.specifier}'"
             )
         table.add_row(
@@ -82,7 +82,7 @@ def _compiled_loops() -> list[str]:
 
 
 def _known_pairs() -> list[str]:
-    """Returns combinations that install and then fail."""
+    """Returns problems of combinations that install but fail when imported."""
     found = []
     installed = {}
     for name in ("apache-beam", "protobuf", "sentencepiece", "tensorflow", "tensorboard"):
@@ -96,12 +96,12 @@ def _known_pairs() -> list[str]:
         and installed.get("sentencepiece", (0,)) >= (0, 2)
     ):
         found.append(
-            "apache-beam holds protobuf below 7, with which sentencepiece 0.2.3 fails to import. Fix: pip "
-            "uninstall apache-beam; nothing here needs it."
+            "apache-beam needs protobuf below 7, and sentencepiece 0.2.3 cannot be imported with it. Fix: pip "
+            "uninstall apache-beam; this package does not need it."
         )
     if "tensorflow" in installed and "tensorboard" not in installed:
         found.append(
-            "tensorboard is missing, without which seqio's metric writers fail to import. Fix: pip install "
+            "tensorboard is missing, and the metric writers of seqio cannot be imported without it. Fix: pip install "
             "'compressed_lm[corpora]'"
         )
     return found

@@ -1,4 +1,4 @@
-"""`compressed-lm encode`: a file as ids of a codec, with a checksum."""
+"""Command `encode`: encodes a file as ids of a codec, with a checksum."""
 
 from compressed_lm import io
 from compressed_lm.commands import options, paths
@@ -7,8 +7,8 @@ from compressed_lm.commands.common import load_codec, messages
 
 
 def add_arguments(parser):
-    parser.add_path("input", kind=paths.READ, help="file to read, or - for the standard input")
-    parser.add_path("output", kind=paths.FILE, help="file to write, or - for the standard output")
+    parser.add_path("input", kind=paths.READ, help="file to read, or - for standard input")
+    parser.add_path("output", kind=paths.FILE, help="file to write, or - for standard output")
     options.add_codec(parser)
 
 

@@ -1,4 +1,4 @@
-"""`compressed-lm evaluate`: one row of the run table."""
+"""Command `evaluate`: measures a run, as one row of the run table."""
 
 from compressed_lm.commands import options, paths
 from compressed_lm.commands.command import Command
@@ -35,7 +35,7 @@ def run(arguments):
 
 COMMAND = Command(
     "evaluate",
-    "bits per byte and FLOPs per byte of a run, one row of the run table",
+    "measure bits per byte and FLOPs per byte of a run, as one row of the run table",
     "compressed-lm evaluate runs/eiw --codec codecs/eiw16 --store stores/val --train_store stores/c4",
     add_arguments,
     run,

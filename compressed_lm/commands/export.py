@@ -1,4 +1,4 @@
-"""`compressed-lm export`: a run as a Hugging Face checkpoint."""
+"""Command `export`: writes a run as a Hugging Face checkpoint."""
 
 from compressed_lm.commands import options, paths
 from compressed_lm.commands.command import Command
@@ -13,13 +13,13 @@ def add_arguments(parser):
     options.add_codec(
         parser,
         required=False,
-        help="the run's codec, to write its tokenizer too (default: RUN/codec if it exists)",
+        help="codec of the run, to also write its tokenizer (default: RUN/codec if it exists)",
     )
     parser.add_argument(
         "--file_gb",
         type=options.real(low=1e-9, high=1e6),
         default=5.0,
-        help="most gigabytes of a file of tensors (default %(default)s)",
+        help="most gigabytes per tensor file (default %(default)s)",
     )
 
 
@@ -34,9 +34,9 @@ def run(arguments):
     )
     files, codec = values["files"], values["compressed_lm"]["codec"]
     if "tokenizer_config.json" in files:
-        tokenizer = "its tokenizer is there too"
+        tokenizer = "its tokenizer is included"
     elif values["has_codec"]:
-        tokenizer = f"its ids are those of the codec {codec}, a kind that transformers has no tokenizer for"
+        tokenizer = f"its ids are those of the codec {codec}, for which transformers has no tokenizer"
     else:
         tokenizer = (
             f"it has no tokenizer: {arguments.run} holds no codec, and its ids are those of {codec}. To write the "
@@ -51,7 +51,7 @@ def run(arguments):
 
 COMMAND = Command(
     "export",
-    "export a run as a Hugging Face checkpoint, if one of its architectures has this shape",
+    "export a run as a Hugging Face checkpoint, if an architecture of transformers has this shape",
     "compressed-lm export runs/pythia-half --out pythia-half",
     add_arguments,
     run,

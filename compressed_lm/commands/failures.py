@@ -1,4 +1,4 @@
-"""Explanations of errors that users cause, one paragraph each; other errors are bugs and keep their traceback."""
+"""Messages for errors caused by users, one paragraph each; other errors are bugs and keep their traceback."""
 
 import errno
 import os
@@ -7,7 +7,7 @@ import sys
 from compressed_lm.errors import InputError
 
 REPORT = (
-    "This is a bug in compressed_lm, not in what was given. Please report it with the command, these lines and the "
+    "This is a bug in compressed_lm, not in the input. Please report it with the command, these lines and the "
     "output of `compressed-lm doctor`."
 )
 _AGAIN = "Finished shards, checkpoints and files are kept: run the same command again."
@@ -21,7 +21,7 @@ _ADVICE = {
     errno.EPERM: "Give a path that this user may use, or change its permissions.",
     errno.EROFS: "Give a path on a file system that can be written.",
     errno.ENAMETOOLONG: "Give a shorter path.",
-    errno.ELOOP: "A symbolic link there leads back to itself: check the path.",
+    errno.ELOOP: "A symbolic link in the path points to itself: check the path.",
     errno.EINVAL: "The file system refuses this path or operation: give another path.",
     errno.EMFILE: f"Allow more open files (ulimit -n). {_AGAIN}",
     errno.ENOSPC: f"Free space on that disk. {_AGAIN}",
@@ -30,7 +30,7 @@ _ADVICE = {
 
 
 def explain(error: Exception) -> str | None:
-    """Returns what to tell the user about an error, or None for a bug."""
+    """Returns the message for an error, or None for a bug."""
     from compressed_lm.coding.range_coder import CorruptStream
 
     if isinstance(error, InputError | CorruptStream):
@@ -41,7 +41,7 @@ def explain(error: Exception) -> str | None:
         first = (str(error) or "no memory is left").splitlines()[0]
         return (
             f"Out of memory ({first}). Give a smaller model, batch_size or seq_len, more micro_batches, or a machine "
-            f"with more memory; `compressed-lm train --dry_run` tells what a run needs. {_AGAIN}"
+            f"with more memory; `compressed-lm train --dry_run` reports what a run needs. {_AGAIN}"
         )
     return _platform(error)
 
@@ -54,7 +54,7 @@ def _os_error(error: OSError) -> str:
 
 
 def _platform(error: Exception) -> str | None:
-    """Returns what to tell where JAX cannot start on the platform that JAX_PLATFORMS names, else None."""
+    """Returns a message if JAX cannot start on the platform of JAX_PLATFORMS, else None."""
     asked = os.environ.get("JAX_PLATFORMS")
     if not asked or "jax" not in sys.modules or not isinstance(error, RuntimeError | AssertionError):
         return None
@@ -63,11 +63,11 @@ def _platform(error: Exception) -> str | None:
     try:
         jax.devices()
         return None
-    except (RuntimeError, AssertionError):  # the latter where the plugin of a known platform is not installed
+    except (RuntimeError, AssertionError):  # AssertionError: the plugin of a known platform is not installed
         jax.config.update("jax_platforms", None)
     there = sorted({device.platform for device in jax.devices()} | {"cpu"})
     return (
-        f"JAX_PLATFORMS={asked} was given, and JAX cannot start there on this machine; it can start on "
+        f"JAX_PLATFORMS={asked} was given, but JAX cannot start on it on this machine; it can start on "
         f"{', '.join(there)}. Unset JAX_PLATFORMS or set it to one of these; a GPU needs its driver and `pip install "
         "'jax[cuda13]'`, a TPU `pip install 'compressed_lm[tpu]'`."
     )

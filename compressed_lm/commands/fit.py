@@ -1,4 +1,4 @@
-"""`compressed-lm fit`: a scaling law fitted to a table of runs."""
+"""Command `fit`: fits a scaling law to a table of runs."""
 
 import contextlib
 import shlex
@@ -14,7 +14,7 @@ def add_arguments(parser):
     from compressed_lm.scaling.laws import LAWS
 
     parser.add_path(
-        "runs", kind=paths.READ, nargs="+", help="CSV, JSON or JSON lines, a row per run; - for the standard input"
+        "runs", kind=paths.READ, nargs="+", help="CSV, JSON or JSON lines, one row per run; - for standard input"
     )
     parser.add_argument("--law", default="chinchilla", help=f"{', '.join(LAWS)} (default %(default)s)")
     parser.add_argument(
@@ -38,10 +38,10 @@ def add_arguments(parser):
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="hold a parameter, or free a held one: L=free (repeatable)",
+        help="fix a parameter, or free a fixed one: L=free (repeatable)",
     )
-    parser.add_argument("--shared", action="store_true", help="the factors of a product share their parameters")
-    parser.add_argument("--reference", help="the format whose capacity is 1 (default dense)")
+    parser.add_argument("--shared", action="store_true", help="factors of a product share their parameters")
+    parser.add_argument("--reference", help="format with capacity 1 (default dense)")
     parser.add_argument(
         "--delta",
         type=options.real(above=0),
@@ -52,7 +52,7 @@ def add_arguments(parser):
         "--loss_space",
         choices=("log", "raw"),
         default="log",
-        help="residuals of log loss or of the loss itself (default %(default)s)",
+        help="residuals of the log of the loss, or of the loss (default %(default)s)",
     )
     parser.add_argument(
         "--bootstrap",
@@ -61,7 +61,7 @@ def add_arguments(parser):
         help="resampled tables for intervals, 0 for none (default %(default)s)",
     )
     parser.add_argument("--seed", type=options.whole(), default=0, help="seed of the bootstrap (default %(default)s)")
-    parser.add_path("--report", kind=paths.FILE, help="HTML file to write, or - for the standard output")
+    parser.add_path("--report", kind=paths.FILE, help="HTML file to write, or - for standard output")
 
 
 def run(arguments):

@@ -1,4 +1,4 @@
-"""`compressed-lm generate`: sampled text, printed while it is decoded."""
+"""Command `generate`: samples text and prints it while it is decoded."""
 
 import sys
 
@@ -19,13 +19,13 @@ def add_arguments(parser):
         "--temperature",
         type=options.real(low=0),
         default=0.8,
-        help="temperature of sampling; 0 takes the likeliest token (default %(default)s)",
+        help="temperature of sampling; 0 takes the most likely token (default %(default)s)",
     )
     parser.add_argument(
         "--top_k",
         type=options.whole(),
         default=0,
-        help="sample among this many tokens; 0 for all (default %(default)s)",
+        help="sample from this many most likely tokens; 0 for all (default %(default)s)",
     )
     parser.add_argument("--seed", type=options.whole(), default=0, help="seed of the samples (default %(default)s)")
 

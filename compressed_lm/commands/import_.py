@@ -1,4 +1,4 @@
-"""`compressed-lm import`: a Hugging Face checkpoint as a run."""
+"""Command `import`: converts a Hugging Face checkpoint to a run."""
 
 from compressed_lm.commands import options, paths
 from compressed_lm.commands.command import Command
@@ -11,7 +11,7 @@ def add_arguments(parser):
     parser.add_path(
         "folder",
         kind=paths.READ,
-        help="local folder with config.json, *.safetensors and tokenizer.json or tokenizer.model, of the model_type "
+        help="local folder with config.json, *.safetensors and tokenizer.json or tokenizer.model; model_type: "
         f"{', '.join(ARCHITECTURES)} (pip: extra [hf])",
     )
     parser.add_path(
@@ -22,10 +22,10 @@ def add_arguments(parser):
         "--eod",
         type=options.whole(),
         metavar="ID",
-        help="id of end-of-document, put before each row (default: its eos_token_id)",
+        help="end-of-document id, put before each row (default: eos_token_id of the checkpoint)",
     )
     parser.add_argument(
-        "--seq_len", type=options.whole(1), help="tokens in a row (default: the model's context, at most 2048)"
+        "--seq_len", type=options.whole(1), help="tokens per row (default: the context of the model, at most 2048)"
     )
 
 

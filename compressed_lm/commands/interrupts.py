@@ -1,4 +1,4 @@
-"""Ctrl-C ends a command wherever it arrives."""
+"""Ctrl-C handling inside callbacks."""
 
 import _thread
 import functools
@@ -8,12 +8,13 @@ import threading
 _AGAIN_SECONDS = 0.05
 
 
-@functools.cache  # once for a process
+@functools.cache  # once per process
 def catch_all() -> None:
-    """Makes Ctrl-C count where Python would drop it.
+    """Raises KeyboardInterrupt again if Python ignored it.
 
-    KeyboardInterrupt is raised in whatever the main thread does just then. In a callback of the garbage collector or of
-    a weak reference, which JAX has many of, Python prints it as ignored and the program goes on. Here it comes again.
+    Python raises KeyboardInterrupt in the code that the main thread runs at that moment. In a callback of the garbage
+    collector or of a weak reference, of which JAX has many, Python prints the exception as ignored and continues. The
+    hook then interrupts the main thread again.
     """
     before = sys.unraisablehook
 

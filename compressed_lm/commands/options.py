@@ -1,4 +1,4 @@
-"""Options that several commands share, and the types of options."""
+"""Options shared by several commands, and types of options."""
 
 import argparse
 import dataclasses
@@ -9,13 +9,13 @@ from compressed_lm import settings
 from compressed_lm.commands import paths
 from compressed_lm.commands.command import Parser
 
-MAX_DEVICES = 4096  # that a CPU is split into; each has threads of its own
+MAX_DEVICES = 4096  # virtual devices of a CPU; each starts threads
 MESH_HELP = "sizes of the mesh axes data,fsdp,tensor, such as 4,2,1 (default: all devices on data)"
 
 
 @dataclasses.dataclass(frozen=True)
 class Number:
-    """Type of an option: a number within limits."""
+    """Option type: a number within limits."""
 
     kind: type
     limits: settings.Limits
@@ -28,33 +28,33 @@ class Number:
 
 
 def whole(low: int = 0, high: int = settings.LARGEST) -> Number:
-    """Returns the type of an option that is a whole number."""
+    """Returns the option type for whole numbers."""
     return Number(int, settings.Limits(low=low, high=high))
 
 
 def real(**limits: Any) -> Number:
-    """Returns the type of an option that is a number; `limits` as of `settings.Limits`."""
+    """Returns the option type for real numbers; `limits` are those of `settings.Limits`."""
     return Number(float, settings.Limits(**limits))
 
 
 def count_of_bytes() -> Number:
-    """Returns the type of an option that is a positive number of bytes."""
+    """Returns the option type for a positive number of bytes."""
     return whole(1, settings.LARGEST_BYTES)
 
 
 def mesh_shape(text: str) -> tuple[int, ...]:
-    """Returns the sizes of the three mesh axes that an option gives."""
+    """Returns the sizes of the three mesh axes."""
     sizes = _whole_numbers(text)
     if sizes is None or len(sizes) != 3 or not all(1 <= size <= settings.LARGEST for size in sizes):
         raise argparse.ArgumentTypeError(
-            f"{settings.shown(text)} was given; expected three whole numbers from 1 on for data,fsdp,tensor, such as "
-            "4,2,1"
+            f"{settings.shown(text)} was given; expected three whole numbers of at least 1 for data,fsdp,tensor, such "
+            "as 4,2,1"
         )
     return sizes
 
 
 def first_and_last(text: str) -> tuple[int, ...]:
-    """Returns the first and the last step that an option gives."""
+    """Returns the first and the last step."""
     steps = _whole_numbers(text)
     if steps is None or len(steps) != 2 or not 0 <= steps[0] <= steps[1] <= settings.LARGEST:
         raise argparse.ArgumentTypeError(
@@ -86,12 +86,12 @@ def add_corpus(parser: Parser, *, default: str | None = "installed_docs", used: 
     parser.add_path(
         "--validation",
         kind=paths.CORPUS,
-        help="source of the validation documents, if the corpus has no validation split of its own",
+        help="source of the validation documents, if the corpus has no validation split",
     )
 
 
 def add_codec(parser: Parser, *, required: bool = True, help: str = "") -> None:
-    """Adds --codec, a codec that exists."""
+    """Adds --codec, the codec to load."""
     from compressed_lm import codecs
 
     shipped = ", ".join(["bytes", *codecs.shipped()])
@@ -99,7 +99,7 @@ def add_codec(parser: Parser, *, required: bool = True, help: str = "") -> None:
         "--codec",
         kind=paths.READ,
         required=required,
-        help=help or f"codec directory, dictionary file, or a codec that comes with the package ({shipped})",
+        help=help or f"codec directory, dictionary file, or name of a shipped codec ({shipped})",
     )
 
 
@@ -109,20 +109,20 @@ def add_gin(parser: Parser, *, default: Sequence[str] = ()) -> None:
         "--gin",
         kind=paths.READ,
         action="append",
-        help=f"gin file, may be given again{f' (default {default[0]})' if default else ''}",
+        help=f"gin file (repeatable){f' (default {default[0]})' if default else ''}",
     )
     parser.add_argument(
         "--set",
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="setting over the gin files, such as train.steps=500; may be given again",
+        help="setting that overrides the gin files, such as train.steps=500 (repeatable)",
     )
     parser.set_defaults(gin_default=default)
 
 
 def add_training(parser: Parser, *, size: bool = True) -> None:
-    """Adds the configuration of a training run: --gin, --set, --size, --steps, --seed, --devices."""
+    """Adds the options of a training run: --gin, --set, --size, --steps, --seed, --devices."""
     add_gin(parser)
     if size:
         from compressed_lm.models.sizes import SIZES
@@ -151,6 +151,6 @@ def add_devices(parser: Parser, default: int | None = None) -> None:
         "--devices",
         type=whole(1, MAX_DEVICES),
         default=default,
-        help="number of virtual devices to split a CPU into; accelerators are found automatically"
+        help="number of virtual CPU devices; accelerators are found automatically"
         + (f" (default {default})" if default else ""),
     )

@@ -1,4 +1,4 @@
-"""`compressed-lm pack`: a finished run as one file of quantised, entropy-coded weights."""
+"""Command `pack`: writes a finished run as one file of quantised, entropy-coded weights."""
 
 import math
 import pathlib
@@ -16,10 +16,10 @@ def add_arguments(parser):
     parser.add_argument(
         "--step",
         required=True,
-        help="distance between levels: 0.01, or 0.25std for a multiple of each array's standard deviation",
+        help="distance between levels: 0.01, or 0.25std for a multiple of the standard deviation of each array",
     )
-    parser.add_argument("--coder", default="range", help=f"{', '.join(CODERS)} (default %(default)s)")
-    parser.add_path("--out", kind=paths.FILE, required=True, help="new file, or - for the standard output")
+    parser.add_argument("--coder", default="range", help=f"entropy coder: {', '.join(CODERS)} (default %(default)s)")
+    parser.add_path("--out", kind=paths.FILE, required=True, help="new file, or - for standard output")
 
 
 def run(arguments):
@@ -44,11 +44,11 @@ def run(arguments):
     if not io.is_stream(arguments.out):
         size = pathlib.Path(arguments.out).stat().st_size
         whole = (
-            f" in {size:,} bytes on disk, everything included: {8 * size / n:.3f} bits a weight, {4 * n / size:.2f} "
-            f"times smaller than float32 and {2 * n / size:.2f} times than bfloat16"
+            f" in {size:,} bytes on disk in all: {8 * size / n:.3f} bits per weight, {4 * n / size:.2f} "
+            f"times smaller than float32 and {2 * n / size:.2f} times smaller than bfloat16"
         )
     bits = bits_per_weight(rows)
-    print(f"{arguments.out}: {n:,} weights{whole}. The quantised ones take {bits:.3f} bits each.", file=out)
+    print(f"{arguments.out}: {n:,} weights{whole}. The quantised weights take {bits:.3f} bits each.", file=out)
 
 
 COMMAND = Command(

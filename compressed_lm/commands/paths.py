@@ -1,4 +1,4 @@
-"""Path arguments of a command: checked before any work, `~` expanded."""
+"""Checks of path arguments before a command runs."""
 
 import argparse
 import re
@@ -13,18 +13,18 @@ RUN = "run to read, local or in Google Cloud Storage"
 NEW_RUN = "run to write, local or in Google Cloud Storage"
 CORPUS = "corpus spec"
 
-_URL = re.compile(r"(?<![^:,*])[A-Za-z][\w+.-]*://")  # at the start of one of the parts of a corpus
+_URL = re.compile(r"(?<![^:,*])[A-Za-z][\w+.-]*://")  # at the start of a part of a corpus spec
 
 
 def check(arguments: argparse.Namespace, known: Mapping[str, tuple[str, str]]) -> None:
-    """Checks every path of a parsed command line, and expands a leading `~`.
+    """Checks all paths of a parsed command line, and expands a leading `~`.
 
     Args:
-        arguments: the parsed command line; paths in it are replaced.
+        arguments: the parsed command line; its paths are replaced.
         known: destination -> (name of the argument, kind).
 
     Raises:
-        InputError: a path with a scheme that is not supported there, an empty one, or an output that cannot be written.
+        InputError: a path has an unsupported scheme, is empty, or is an output that cannot be written.
     """
     for destination, (name, kind) in known.items():
         given = getattr(arguments, destination)

@@ -1,4 +1,4 @@
-"""`compressed-lm quantize`: a finished run with the matrices of its blocks in a compressed format."""
+"""Command `quantize`: packs the block matrices of a finished run in a compressed format."""
 
 import pathlib
 
@@ -15,7 +15,7 @@ def add_arguments(parser):
     parser.add_argument(
         "--format",
         required=True,
-        help=f"representation of the blocks' matrices: {formats}; or sparsity and a format: nm(n=2,m=4)+int(b=4)",
+        help=f"representation of the block matrices: {formats}; or sparsity and a format: nm(n=2,m=4)+int(b=4)",
     )
     parser.add_argument(
         "--others",
@@ -46,14 +46,14 @@ def run(arguments):
     bits = np.average([m.bits_per_weight for m in matrices], weights=sizes)
     size = (pathlib.Path(arguments.out) / run_dir.WEIGHTS).stat().st_size
     print(
-        f"{arguments.out}: {sum(sizes):,} weights of the blocks in {form} take {bits:.3f} bits each; with all else in "
-        f"{arguments.others} the file has {size:,} bytes. Gaussian weights would have the error {form.gmse():.3g}."
+        f"{arguments.out}: {sum(sizes):,} weights of the blocks in {form} take {bits:.3f} bits each; with all other "
+        f"parameters in {arguments.others} the file has {size:,} bytes. Error of Gaussian weights: {form.gmse():.3g}."
     )
 
 
 COMMAND = Command(
     "quantize",
-    "pack the matrices of a finished run in a compressed format; evaluate and generate take the result",
+    "pack the block matrices of a finished run in a compressed format; evaluate and generate accept the result",
     "compressed-lm quantize runs/eiw --format 'int(b=4,g=32)' --out runs/eiw-int4",
     add_arguments,
     run,

@@ -1,4 +1,4 @@
-"""`compressed-lm report`: a page with the tables and figures of a run table."""
+"""Command `report`: writes a page with the tables and figures of a run table."""
 
 from compressed_lm.commands import paths
 from compressed_lm.commands.command import Command
@@ -12,7 +12,7 @@ def run(arguments):
     from compressed_lm.reports.run import report
 
     written = report(arguments.folder)
-    print(f"{written.html} and {written.markdown} are written.")
+    print(f"{written.html} and {written.markdown} were written.")
 
 
 COMMAND = Command(

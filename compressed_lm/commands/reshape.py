@@ -1,4 +1,4 @@
-"""`compressed-lm reshape`: a finished run with its weights reshaped to another distribution (DeepShape)."""
+"""Command `reshape`: reshapes the weights of a finished run to another distribution (DeepShape)."""
 
 from compressed_lm.commands import options, paths
 from compressed_lm.commands.command import Command
@@ -19,7 +19,7 @@ def add_arguments(parser):
         help="factor of the scale parameter (default %(default)s)",
     )
     parser.add_argument("--method", default="histogram", help="histogram or smooth (default %(default)s)")
-    parser.add_argument("--pooled", action="store_true", help="one fit for all matrices instead of one for each")
+    parser.add_argument("--pooled", action="store_true", help="one fit for all matrices instead of one per matrix")
     parser.add_path("--out", kind=paths.FOLDER, required=True, help="new folder")
 
 
@@ -38,7 +38,7 @@ def run(arguments):
     )
     ratios = [after / before for before, after in widths.values()]
     print(
-        f"{arguments.out}: {len(ratios)} matrices, their standard deviations times {min(ratios):.3f} to "
+        f"{arguments.out}: {len(ratios)} matrices; standard deviations multiplied by {min(ratios):.3f} to "
         f"{max(ratios):.3f}, {np.mean(ratios):.3f} on average. Continue training from them with `compressed-lm train "
         f"--start {arguments.out}`."
     )

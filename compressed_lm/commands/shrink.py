@@ -1,4 +1,4 @@
-"""`compressed-lm shrink`: a smaller model from a finished run, by trained projections (projected compression)."""
+"""Command `shrink`: trains a smaller model from a finished run by projections (projected compression)."""
 
 from compressed_lm import io
 from compressed_lm.commands import options, paths
@@ -19,18 +19,18 @@ def add_arguments(parser):
         "--store",
         kind=paths.READ,
         required=True,
-        help="token store of the run's codec, for calibration and training",
+        help="token store of the codec of the run, for calibration and training",
     )
     parser.add_argument(
         "--method",
         default="projected",
-        help="projected (options: w_a=0 without the additive matrix, start=svd, base=random for a control), pruned "
-        "(start=svd), scratch, low_rank (default %(default)s). Projections want a lower learning rate than the others",
+        help="projected (options: w_a=0 without the additive matrix, start=svd, base=random as a control), pruned "
+        "(start=svd), scratch, low_rank (default %(default)s). Projections need a lower learning rate than the others",
     )
     parser.add_argument(
         "--importance",
         default="activations",
-        help="score by which dimensions are kept: activations, magnitude or index (default %(default)s)",
+        help="score that selects the dimensions to keep: activations, magnitude or index (default %(default)s)",
     )
     parser.add_argument(
         "--calibration",
@@ -44,7 +44,10 @@ def add_arguments(parser):
         help="d_ff / d_model of the small model (default: that of the large one)",
     )
     parser.add_argument(
-        "--multiple", type=options.whole(1), default=8, help="both widths are multiples of it (default %(default)s)"
+        "--multiple",
+        type=options.whole(1),
+        default=8,
+        help="d_model and d_ff are multiples of this (default %(default)s)",
     )
     parser.add_path("--out", kind=paths.FOLDER, required=True, help="folder of the small run; resumes if interrupted")
     options.add_validation_store(parser)
@@ -52,7 +55,7 @@ def add_arguments(parser):
     parser.add_argument(
         "--dry_run",
         action="store_true",
-        help="only print parameters, FLOPs and memory of the training; OUT stays empty",
+        help="only print parameters, FLOPs and memory of the training; nothing is written",
     )
     options.add_training(parser, size=False)
 
@@ -68,8 +71,8 @@ def run(arguments):
     shaped = [item for item in arguments.set if item.startswith("model.")]
     if shaped:
         raise InputError(
-            f"--set {shaped[0]} was given; the small model has the settings of {arguments.run} except its widths, "
-            "which --keep and --aspect give."
+            f"--set {shaped[0]} was given; the small model has the settings of {arguments.run} except d_model and d_ff."
+            " Leave it out, and set these two by --keep and --aspect."
         )
     resolved = configure(arguments)
     store, config, mesh = TokenStore.open(arguments.store), configuration.train(), arguments.mesh
@@ -106,23 +109,23 @@ def run(arguments):
     print(
         f"{arguments.out}: d_model {small.d_model}, d_ff {small.d_ff}, {found.kept:.1%} of the parameters; "
         f"{found.trainable:,} numbers were trained over {found.frozen:,} frozen ones; last training loss "
-        f"{found.loss_nats_per_token!r} nats per token. evaluate, generate, train --start, quantize and pack take it."
+        f"{found.loss_nats_per_token!r} nats per token. evaluate, generate, train --start, quantize and pack accept it."
     )
 
 
 def _untied_note(numbers):
-    """Returns a line that says that the small model has an output layer of its own, "" if it has none."""
+    """Returns a note if the small model has a separate output layer, else ''."""
     if not numbers:
         return ""
     return (
-        "The embedding table of the large model is its output layer, too. start=svd gives the small model an output "
-        f"layer of its own: {numbers:,} numbers, which --keep counts.\n"
+        "The large model uses its embedding table as output layer. start=svd gives the small model a separate output "
+        f"layer of {numbers:,} numbers, which --keep counts.\n"
     )
 
 
 COMMAND = Command(
     "shrink",
-    "train a smaller model out of a finished run, by projections of its weights (projected compression)",
+    "train a smaller model from a finished run, by projections of its weights (projected compression)",
     "compressed-lm shrink runs/base --keep 0.5 --store stores/c4 --out runs/half --steps 500",
     add_arguments,
     run,

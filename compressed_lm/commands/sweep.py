@@ -1,4 +1,4 @@
-"""`compressed-lm sweep`: a grid of models on the same text."""
+"""Command `sweep`: trains and evaluates a grid of models on the same text."""
 
 import functools
 import sys
@@ -16,18 +16,18 @@ def add_arguments(parser):
         kind=paths.READ,
         nargs="+",
         required=True,
-        help="codecs: directories, dictionary files, names of codecs that come with the package "
+        help="codecs: directories, dictionary files, names of shipped codecs "
         f"({', '.join(codecs.shipped())}), or specs to build: {', '.join(codecs.examples())}",
     )
     parser.add_path(
-        "--m1", kind=paths.READ, help="folder of `train-m1`, or pretrained, for codecs to build that need an M1"
+        "--m1", kind=paths.READ, help="folder of `train-m1`, or pretrained, to build codecs that need an M1"
     )
-    parser.add_argument("--size", nargs="+", default=[], help="model sizes (default: that of the gin files)")
+    parser.add_argument("--size", nargs="+", default=[], help="model sizes (default: the size in the gin files)")
     parser.add_argument(
         "--tokens",
         nargs="+",
         default=[],
-        help="lengths of training: 20M (tokens), 300MB (of text), '2 epochs', '500 steps' (default: the steps of the "
+        help="training lengths: 20M (tokens), 300MB (of text), '2 epochs', '500 steps' (default: the steps of the "
         "gin files)",
     )
     parser.add_argument("--seed", nargs="+", type=options.whole(), default=[0], help="seeds (default 0)")
@@ -42,12 +42,12 @@ def add_arguments(parser):
     )
     parser.add_path("--out", kind=paths.FOLDER, required=True, help="folder of the sweep; resumes if interrupted")
     options.add_mesh(parser)
-    parser.add_argument("--dry_run", action="store_true", help="only print what would be trained")
+    parser.add_argument("--dry_run", action="store_true", help="only print the runs")
     parser.add_argument(
         "--launch",
         metavar="PREFIX",
-        help="instead of training, compress and print one command for each remaining run, with this before it ({name} "
-        "becomes the name of the run); repeat the command to evaluate the runs that are trained by then",
+        help="compress the corpus and print one training command per remaining run, after this prefix ({name} becomes "
+        "the name of the run), instead of training; repeat the command to evaluate the finished runs",
     )
     options.add_gin(parser)
     options.add_devices(parser)
@@ -64,7 +64,7 @@ def run(arguments):
     cells = grid.grid(
         list(sources), sizes=arguments.size, tokens=arguments.tokens, seeds=arguments.seed, settings=arguments.set
     )
-    # With --launch, standard output holds nothing but commands.
+    # With --launch, standard output contains only commands.
     report = print_flush if arguments.launch is None else functools.partial(print, file=sys.stderr, flush=True)
     sweep = Sweep(
         arguments.out,
@@ -85,7 +85,7 @@ def run(arguments):
     else:
         sweep.run()
     if sweep.failed:
-        report(f"{len(sweep.failed)} of {len(cells)} runs failed: {', '.join(sweep.failed)}. The lines above say why.")
+        report(f"{len(sweep.failed)} of {len(cells)} runs failed: {', '.join(sweep.failed)}. See the lines above.")
     return 2 if sweep.failed else 0
 
 

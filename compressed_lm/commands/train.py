@@ -1,4 +1,4 @@
-"""`compressed-lm train`: a model on a token store, or with --dry_run what that would need."""
+"""Command `train`: trains a model on a token store; with --dry_run only estimates the cost."""
 
 import contextlib
 import math
@@ -18,14 +18,14 @@ def add_arguments(parser):
         "--out", kind=paths.NEW_RUN, help="folder of the run, also gs://...; resumes if interrupted, bit for bit"
     )
     parser.add_path(
-        "--start", kind=paths.RUN, metavar="RUN", help="start from the parameters of this run, not from random ones"
+        "--start", kind=paths.RUN, metavar="RUN", help="start from the parameters of this run instead of random ones"
     )
     options.add_validation_store(parser)
     parser.add_argument(
         "--dry_run",
         action="store_true",
-        help="compile the step and print parameters, FLOPs, memory, traffic between devices and estimated times, "
-        "without reading data",
+        help="compile the step and print parameters, FLOPs, memory, traffic between devices and estimated times; "
+        "reads no data",
     )
     parser.add_argument(
         "--tpu", metavar="NAME", help="dry run for a TPU such as v5e:4x4, without TPU hardware (pip: extra [tpu])"
@@ -35,7 +35,7 @@ def add_arguments(parser):
         "--distributed",
         choices=("auto", "off", "on"),
         default="auto",
-        help="join the other processes of a pod or cluster: if one is found, never, or else fail (default auto)",
+        help="join the other processes of a pod or cluster: auto if one is found, on or else fail (default auto)",
     )
     for name, option in TRACKERS.items():
         parser.add_argument(f"--{name}", **option.argument)
@@ -49,12 +49,12 @@ def add_arguments(parser):
         "--hang_seconds",
         type=options.real(low=0),
         default=600,
-        help="report a step that takes longer, and the processes that are behind; 0 for never (default %(default)s)",
+        help="report a step that takes longer, and the slow processes; 0 for never (default %(default)s)",
     )
     parser.add_argument(
         "--debug",
         action="store_true",
-        help="compile nothing, run layer by layer on one device, stop at the first NaN",
+        help="run layer by layer on one device without compiling, and stop at the first NaN",
     )
     options.add_training(parser)
 
@@ -63,7 +63,7 @@ def run(arguments):
     if arguments.dry_run or arguments.tpu is not None:
         return _dry_run(arguments)
     if not arguments.store or not arguments.out:
-        raise InputError("train was given no --store or no --out. Both are needed, except with --dry_run.")
+        raise InputError("train was given no --store or no --out. Give both, or --dry_run.")
     from compressed_lm.distributed import startup
 
     joined = startup.initialize(arguments.distributed)
@@ -116,7 +116,7 @@ def run(arguments):
             trackers=trackers,
             eval_fn=eval_fn,
             start=start,
-            compilation_cache=caches.xla(),  # a restart then begins at once
+            compilation_cache=caches.xla(),  # a restart does not compile again
             hang_seconds=arguments.hang_seconds,
             profile_steps=arguments.profile,
             debug=arguments.debug,
@@ -132,7 +132,7 @@ def run(arguments):
 
 
 def _started_from(directory, store):
-    """Returns the model of a run with the changes that the configuration makes, and its parameters as a start."""
+    """Returns the model of a run with the changes of the configuration, and the run's parameters as a start."""
     import jax
 
     from compressed_lm import configuration
@@ -154,13 +154,13 @@ def _started_from(directory, store):
     if changes:
         raise InputError(
             f"--start {directory} was given, and its parameters do not fit: {'; '.join(changes)}. Leave out the "
-            "settings of the model: it has those of the run."
+            "model settings; those of the run are used."
         )
     return model, Start(run.params)
 
 
 def _dry_run(arguments):
-    """Prints what a run would need."""
+    """Prints the estimated cost of a run."""
     devices = None
     if arguments.tpu is not None:
         from compressed_lm.dry_run.topologies import tpu_devices

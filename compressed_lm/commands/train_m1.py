@@ -1,4 +1,4 @@
-"""`compressed-lm train-m1`: the byte model behind `ac` and `eiw`, in floating point and as exact integers."""
+"""Command `train-m1`: trains the byte model of `ac` and `eiw`, and converts it to exact integers."""
 
 import math
 
@@ -33,10 +33,10 @@ def run(arguments):
     resolved = configure(arguments)
     out = folder(io.local_path(arguments.out, "--out"))
     model, config = configuration.model(model_vocab_size(256)), configuration.train()
-    check_exactable(model, config.seq_len)  # before hours of training, not after
+    check_exactable(model, config.seq_len)  # before hours of training
     with locks.held(out):
         if run_dir.read_record(out) and not (out / "tokens" / MANIFEST).exists():
-            raise InputError(f"{out} holds a run that `train-m1` did not make. Give another folder for --out.")
+            raise InputError(f"{out} contains a run that `train-m1` did not write. Give another folder for --out.")
         store = job.compress(
             open_corpus(arguments.corpus, validation=arguments.validation),
             "train",

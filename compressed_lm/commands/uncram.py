@@ -1,4 +1,4 @@
-"""`compressed-lm uncram`: the text in a crammed file."""
+"""Command `uncram`: prints the text of a crammed file."""
 
 import sys
 
@@ -7,7 +7,7 @@ from compressed_lm.commands.command import Command
 
 
 def add_arguments(parser):
-    parser.add_path("file", kind=paths.READ, help="file that cram wrote")
+    parser.add_path("file", kind=paths.READ, help="file written by cram")
     cram_options.add_model(parser)
 
 

@@ -1,4 +1,4 @@
-"""`compressed-lm unpack`: the run in a packed file, as a folder."""
+"""Command `unpack`: restores a packed file as the folder of a run."""
 
 from compressed_lm.commands import options, paths
 from compressed_lm.commands.command import Command
@@ -6,11 +6,9 @@ from compressed_lm.commands.common import load_codec
 
 
 def add_arguments(parser):
-    parser.add_path("file", kind=paths.READ, help="file that pack wrote")
+    parser.add_path("file", kind=paths.READ, help="file written by pack")
     parser.add_path("--out", kind=paths.FOLDER, required=True, help="new folder")
-    options.add_codec(
-        parser, required=False, help="the run's codec directory, to keep a copy in OUT/codec, where export finds it"
-    )
+    options.add_codec(parser, required=False, help="codec directory of the run, copied to OUT/codec for export")
 
 
 def run(arguments):
@@ -18,12 +16,12 @@ def run(arguments):
 
     codec = load_codec(arguments.codec) if arguments.codec else None
     unpack_run(arguments.file, out=arguments.out, codec=codec)
-    print(f"{arguments.out}: the quantised weights in float32; evaluate and generate take it like any run.")
+    print(f"{arguments.out}: the quantised weights in float32; evaluate and generate accept it like any run.")
 
 
 COMMAND = Command(
     "unpack",
-    "restore a packed file as a run, which evaluate and generate take",
+    "restore a packed file as a run for evaluate and generate",
     "compressed-lm unpack runs/eiw.clb --out runs/eiw-unpacked",
     add_arguments,
     run,

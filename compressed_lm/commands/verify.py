@@ -1,4 +1,4 @@
-"""`compressed-lm verify`: check that files survive a codec, and that token stores are whole."""
+"""Command `verify`: checks that a codec restores files, and that token stores are undamaged."""
 
 import os
 
@@ -11,7 +11,7 @@ from compressed_lm.errors import InputError
 
 def add_arguments(parser):
     parser.add_path(
-        "paths", kind=paths.READ, nargs="+", help="files to encode and decode (- for the standard input), or stores"
+        "paths", kind=paths.READ, nargs="+", help="files to encode and decode (- for standard input), or token stores"
     )
     options.add_codec(parser, required=False, help="codec directory, for files")
 
@@ -23,8 +23,8 @@ def run(arguments):
             _verify_store(path)
         elif not arguments.codec:
             raise InputError(
-                f"{io.shown(path)} is a file and no codec was given to verify with. Give one by --codec DIR, or give a "
-                "folder of a token store."
+                f"{io.shown(path)} is a file and no codec was given. Give one with --codec DIR, or give the folder of "
+                "a token store instead."
             )
         else:
             broken += not _survives(path, load_codec(arguments.codec))
@@ -36,11 +36,11 @@ def _verify_store(path):
 
     store = TokenStore.open(path)
     store.verify()
-    print(f"{path}: {len(store.manifest['shards'])} shards, {store.n_documents:,} documents, checksums right.")
+    print(f"{path}: {len(store.manifest['shards'])} shards, {store.n_documents:,} documents, checksums correct.")
 
 
 def _survives(path, codec) -> bool:
-    """Prints and returns whether a file comes back from the codec byte for byte."""
+    """Prints and returns whether the codec restores a file byte for byte."""
     name, data = io.shown(path), io.read_bytes(path)
     ids = codec.encode(data)
     restored = codec.decode(ids)

@@ -1,4 +1,4 @@
-"""`compressed-lm weights`: how the weights of a run are distributed."""
+"""Command `weights`: fits distributions to the weights of a run."""
 
 from compressed_lm.commands import paths
 from compressed_lm.commands.command import Command

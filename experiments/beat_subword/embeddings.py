@@ -1,9 +1,12 @@
-"""What models gain whose embeddings know what is in a token: python experiments/beat_subword/embeddings.py \\
-    --data $COMPRESSED_LM_DATA --out experiments/recorded/beat_subword --work runs/levers
+"""Gain of input embeddings that depend on the length and bytes of a token.
 
-To a token's input embedding are added, by turns, a vector for its length, or one also for each of its first eight and
-last three bytes, by place. Once trained, the sums are a table like any other: reading a token costs the same. Texts,
-seed and learning rate are those of levers.py. Appends to OUT/embeddings.jsonl; what stands there is not trained again.
+    python experiments/beat_subword/embeddings.py --data $COMPRESSED_LM_DATA --out experiments/recorded/beat_subword \\
+      --work runs/levers
+
+One variant adds to the input embedding of a token a vector for its length, the other also one for each of its first
+eight and last three bytes, by position. After training the sums are a normal embedding table, so that reading a token
+costs the same. Texts, seed and learning rate are those of levers.py. Appends to OUT/embeddings.jsonl; rows in the file
+are not trained again.
 """
 
 import argparse
@@ -32,21 +35,22 @@ from compressed_lm.training.step import token_nats
 METHODS = ("sentencepiece", "pieces")
 EMBEDDINGS = ("own", "own + length", "own + length + bytes")
 FIRST, LAST, MAX_BYTES = 8, 3, 16
-NO_BYTE, N_VECTORS = 256, 257  # for each place
+NO_BYTE, N_VECTORS = 256, 257  # per position
 MICRO_BATCHES = 4
 
 
 def strings_of(codec: codecs.Codec) -> list[bytes]:
-    """The bytes of each token, as its vocabulary has them."""
+    """Returns the bytes of each token in its vocabulary."""
     if codec.name == "pieces":
         return codec.pieces.strings
     return [codec.decode(np.array([i])) for i in range(codec.vocab_size)]
 
 
 def features(strings: Sequence[bytes], embedding: str, vocab_size: int) -> np.ndarray:
-    """Which vectors are added for each id: int32[vocab_size, F], rows of one table.
+    """Returns the indices of the vectors added for each id: int32[vocab_size, F], rows of one table.
 
-    The table has the vectors of the lengths 0 to 16 first (0 also for ids without a string), then those of each place.
+    The table first has the vectors of the lengths 0 to 16 (0 also for ids without a string), then those of each
+    position.
     """
     found = np.zeros((vocab_size, 0 if embedding == "own" else 1), np.int32)
     if embedding == "own":
@@ -62,7 +66,7 @@ def features(strings: Sequence[bytes], embedding: str, vocab_size: int) -> np.nd
 
 
 def merged(params, ids: np.ndarray):
-    """The parameters of a model: the embedding is the sum of the rows and of what `ids` of the vectors add to them."""
+    """Returns model parameters whose embedding is the sum of its rows and of the vectors with indices `ids`."""
     params = dict(params)
     vectors = params.pop("vectors")
     table = params["embed"]["embedding"]
@@ -72,14 +76,14 @@ def merged(params, ids: np.ndarray):
 
 
 def train(config: TrainConfig, shape: models.TransformerConfig, tokens: protocol.Tokens, ids: np.ndarray, title: str):
-    """The parameters of a model trained for an epoch."""
+    """Returns the parameters of a model trained for an epoch."""
     rows = tokens.rows(config.seq_len)
     steps = len(rows) // config.batch_size
     config = dataclasses.replace(config, steps=steps, warmup_steps=steps // 20)
     model, rule = models.Transformer(shape), optimizer(config)
     key = jax.random.key(config.seed)
     params = dict(model.init(key, jnp.zeros((1, 1), jnp.int32))["params"])
-    # The sum of all is no larger than a row.
+    # The sum of all vectors is not larger than a row.
     n_vectors = (FIRST + LAST) * N_VECTORS + MAX_BYTES + 1
     scale = (shape.d_model * (FIRST + LAST + 1)) ** -0.5
     params["vectors"] = scale * jax.random.normal(jax.random.fold_in(key, 1), (n_vectors, shape.d_model))
@@ -111,7 +115,9 @@ def main() -> int:
     parser.add_argument("--data", type=pathlib.Path, required=True, help="folder with corpora/")
     parser.add_argument("--out", type=pathlib.Path, required=True, help="folder of embeddings.jsonl")
     parser.add_argument("--work", type=pathlib.Path, required=True, help="folder for texts and codecs")
-    parser.add_argument("--train_bytes", type=int, default=1_000_000, help="text to train on (default %(default)s)")
+    parser.add_argument(
+        "--train_bytes", type=int, default=1_000_000, help="bytes of text to train on (default %(default)s)"
+    )
     arguments = parser.parse_args()
     texts = protocol.Texts(arguments.data, arguments.work / "texts", arguments.train_bytes)
     table = arguments.out / "embeddings.jsonl"
@@ -136,7 +142,7 @@ def main() -> int:
 
 
 def shown(table: pathlib.Path) -> str:
-    """The table of all embeddings."""
+    """Returns the table of all embeddings."""
     wide = scaling.read_table(table).pivot(index="embedding", columns="method", values="dev_bits_per_byte")
     return report.markdown(wide.loc[list(EMBEDDINGS), list(METHODS)].map("{:.3f}".format).reset_index())
 

@@ -1,11 +1,11 @@
-"""What each rule of `pieces` is worth, and what was tried and left out: a model for each, at one size of vocabulary.
+"""Gain of each rule of `pieces` and of rejected rules: a model for each, at one vocabulary size.
 
     python experiments/beat_subword/levers.py --data $COMPRESSED_LM_DATA --out experiments/recorded/beat_subword \\
       --work runs/levers
 
-One seed and one learning rate, 1 MB of text, models of equal FLOPs per byte, measured on held-out training text:
-enough to see what moves a result by a hundredth. Validation documents are not looked at. Appends to OUT/levers.jsonl;
-what stands there is not trained again.
+One seed, one learning rate, 1 MB of text, models of equal FLOPs per byte, measured on held-out training text: enough to
+see differences of 0.01 bits per byte. Validation documents are not used. Appends to OUT/levers.jsonl; rows in the file
+are not trained again.
 """
 
 import argparse
@@ -34,7 +34,7 @@ from compressed_lm.training import train
 
 V, LEARNING_RATE = 4096, 1e-2
 
-# Where text is cut. Bytes above 127 are taken for letters.
+# Expressions for segments of text. Bytes above 127 count as letters.
 WORDS = rb"[ \t\n\r\v\f]*[^ \t\n\r\v\f]+|[ \t\n\r\v\f]+"
 CLASSES = (
     rb" ?[A-Za-z\x80-\xff]+|'[A-Za-z\x80-\xff]+| ?[0-9]+| ?[^A-Za-z0-9\x80-\xff \t\n\r\v\f]+| +(?= )| +|[\t\n\r\v\f]+"
@@ -49,18 +49,18 @@ _CAPITAL = re.compile(rb"( ?)([A-Z])")
 
 
 def mark_capitals(text: bytes) -> bytes:
-    """Words written small behind a byte, 1 or 2, for a capital or capitals."""
+    """Returns the text in lower case, with byte 1 before a capitalised word and byte 2 before one in capitals."""
     text = _CAPITALS.sub(lambda m: b"\x02" + m[1] + m[2].lower(), text.replace(b"\x01", b"").replace(b"\x02", b""))
     return _CAPITAL.sub(lambda m: b"\x01" + m[1] + m[2].lower(), text)
 
 
 @dataclasses.dataclass
 class Variant:
-    """A vocabulary with rules of its own, for measuring only: it need not give back every text.
+    """Vocabulary with custom rules, only for measurements: it is not lossless for every text.
 
     Attributes:
         cut: expression whose matches are the segments.
-        prepare: what is done to a text first.
+        prepare: function applied to each text first.
         parse: "cheapest" or "longest".
         prefixes: all prefixes of an entry are entries, grown by use, and text is parsed by longest match.
     """
@@ -91,7 +91,7 @@ class Variant:
         return self
 
     def encode_batch(self, documents: Sequence[bytes]) -> list[np.ndarray]:
-        """Ids of each document."""
+        """Returns the ids of each document."""
         parse = self._entries.encode if self.prefixes else self._longest if self.parse == "longest" else self._cheapest
         found = []
         for document in documents:
@@ -123,8 +123,11 @@ class Variant:
 
 
 def grow(counts: collections.Counter, v: int, rounds: int = 30) -> Dictionary:
-    """A prefix-closed dictionary grown by use: text is parsed by longest match, what most often goes on is added, what
-    is least often reached is dropped, until nothing changes any more; the statistics are those of window starts."""
+    """Returns a prefix-closed dictionary grown by use.
+
+    Text is parsed by longest match; the most frequent extensions are added and the least used entries are dropped until
+    nothing changes. Statistics are those of window starts.
+    """
     kept = [s for s, n in counts.items() if n > 1]
     bounds = np.concatenate([[0], np.cumsum([len(s) for s in kept])])
     text, weight = np.frombuffer(b"".join(kept), np.uint8), np.array([counts[s] for s in kept])
@@ -156,7 +159,7 @@ def grow(counts: collections.Counter, v: int, rounds: int = 30) -> Dictionary:
 
 @njit
 def _follow(text, bounds, weight, children, reached, next_):
-    """Adds up how often a longest match reaches each entry, and which byte follows where it ends."""
+    """Counts how often a longest match reaches each entry, and which byte follows its end."""
     for s in range(len(weight)):
         i = bounds[s]
         while i < bounds[s + 1]:
@@ -194,7 +197,9 @@ def main() -> int:
     parser.add_argument("--data", type=pathlib.Path, required=True, help="folder with corpora/")
     parser.add_argument("--out", type=pathlib.Path, required=True, help="folder of levers.jsonl")
     parser.add_argument("--work", type=pathlib.Path, required=True, help="folder for texts, codecs and runs")
-    parser.add_argument("--train_bytes", type=int, default=1_000_000, help="text to train on (default %(default)s)")
+    parser.add_argument(
+        "--train_bytes", type=int, default=1_000_000, help="bytes of text to train on (default %(default)s)"
+    )
     arguments = parser.parse_args()
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     arguments.out.mkdir(parents=True, exist_ok=True)
@@ -219,7 +224,7 @@ def main() -> int:
 
 
 def flops_per_byte(texts: protocol.Texts, work: pathlib.Path) -> float:
-    """What a byte costs in a model over SentencePiece pieces, and in all others."""
+    """Returns the FLOPs per byte of the model over SentencePiece, to which all others are adapted."""
     reference = protocol.encoded(f"sentencepiece(v={V})", texts, work)
     shape = models.TransformerConfig(models.model_vocab_size(V), d_ff=protocol.REFERENCE_D_FF, **protocol.MODEL)
     return protocol.flops_per_byte(shape, reference.bytes_per_token)
@@ -244,7 +249,7 @@ def measure(codec: codecs.Codec | Variant, texts: protocol.Texts, work: pathlib.
 
 
 def shown(table: pathlib.Path) -> str:
-    """The table of all levers."""
+    """Returns the table of all levers."""
     rows = scaling.read_table(table)
     rows["beside sentencepiece"] = (rows["dev_bits_per_byte"] - rows["dev_bits_per_byte"].iloc[0]).map("{:+.3f}".format)
     rows["dev_bits_per_byte"] = rows["dev_bits_per_byte"].map("{:.3f}".format)
@@ -253,7 +258,7 @@ def shown(table: pathlib.Path) -> str:
 
 
 def figure(table: pathlib.Path, path: pathlib.Path) -> None:
-    """A bar for each lever: bits per byte of held-out training text beside SentencePiece."""
+    """Plots a bar per lever: bits per byte of held-out training text relative to SentencePiece."""
     rows = scaling.read_table(table).iloc[::-1]
     gains = rows["dev_bits_per_byte"] - rows["dev_bits_per_byte"].iloc[-1]
     fig, ax = plt.subplots(figsize=(8.5, 4.2), layout="constrained")

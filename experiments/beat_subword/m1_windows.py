@@ -1,11 +1,11 @@
-"""What Equal-Info Windows gain by their rules, and by a better M1: a model for each.
+"""Gain of Equal-Info Windows by their rules and by a better M1: a model for each.
 
     python experiments/beat_subword/m1_windows.py --data $COMPRESSED_LM_DATA --out experiments/recorded/beat_subword \\
       --work runs/levers
 
-Windows of 12 bits, compiled to 4,096 strings, from the M1 that ships and from ones of a tenth of its training or fewer
-layers; beside them SentencePiece. Texts, seed, learning rate and FLOPs per byte are those of levers.py. Appends to
-OUT/m1_windows.jsonl; what stands there is not trained again.
+Windows of 12 bits, compiled to 4,096 strings, with the pretrained M1 and with M1s with a tenth of its training or fewer
+layers; SentencePiece for comparison. Texts, seed, learning rate and FLOPs per byte are those of levers.py. Appends to
+OUT/m1_windows.jsonl; rows in the file are not trained again.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from compressed_lm.pipelines import m1 as m1_model
 from compressed_lm.pipelines import refit
 
 M1_STEPS = 700
-M1S = {  # what `train-m1` is told besides m1/en.gin; the one that ships took 7,000 steps
+M1S = {  # options of `train-m1` besides m1/en.gin; the pretrained M1 was trained for 7,000 steps
     "ships": None,
     "a tenth of the steps": [],
     "a tenth of the steps, one layer": ["--set", "model.n_layers=1"],
@@ -33,7 +33,7 @@ NODE, BEST, WORD, BOTH = (
     f"eiw({options.format(v=levers.V)})"
     for options in ("b=12,v={v}", "b=12,fill=best,v={v}", "align=word,b=12,v={v}", "align=word,b=12,fill=best,v={v}")
 )
-WINDOWS = (  # lever, M1, codec, how often M1 is refitted to the starts of windows
+WINDOWS = (  # lever, M1, codec, number of refits of M1 to the starts of windows
     ("windows of equal information", "ships", NODE, 0),
     ("word-aligned", "ships", WORD, 0),
     ("likeliest strings", "ships", BEST, 0),
@@ -45,7 +45,7 @@ WINDOWS = (  # lever, M1, codec, how often M1 is refitted to the starts of windo
 
 
 def trained(m1: str, texts: protocol.Texts, work: pathlib.Path) -> pathlib.Path | str:
-    """Where an M1 is, trained unless it was before."""
+    """Returns the folder of an M1; trains it unless it exists."""
     if M1S[m1] is None:
         return m1_model.PRETRAINED
     out = work / f"m1-{list(M1S).index(m1)}"
@@ -62,7 +62,9 @@ def main() -> int:
     parser.add_argument("--data", type=pathlib.Path, required=True, help="folder with corpora/")
     parser.add_argument("--out", type=pathlib.Path, required=True, help="folder of levers.jsonl and m1_windows.jsonl")
     parser.add_argument("--work", type=pathlib.Path, required=True, help="folder for texts, M1s, codecs and runs")
-    parser.add_argument("--train_bytes", type=int, default=1_000_000, help="text to train on (default %(default)s)")
+    parser.add_argument(
+        "--train_bytes", type=int, default=1_000_000, help="bytes of text to train on (default %(default)s)"
+    )
     arguments = parser.parse_args()
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     work = arguments.work
@@ -90,7 +92,7 @@ def main() -> int:
 
 
 def shown(table: pathlib.Path, others: pathlib.Path) -> str:
-    """The table of all windows, beside the SentencePiece of levers.py."""
+    """Returns the table of all windows, with the SentencePiece row of levers.py."""
     rows, beside = scaling.read_table(table), scaling.read_table(others).iloc[0]["dev_bits_per_byte"]
     rows["beside sentencepiece"] = (rows["dev_bits_per_byte"] - beside).map("{:+.3f}".format)
     rows["M1: bits per byte"] = rows["m1_bits_per_byte"].map("{:.3f}".format)

@@ -1,8 +1,8 @@
-"""What is compared and how; written before the runs that are recorded, after trials of which the page tells.
+"""Protocol of the comparison, written before the recorded runs and after the trials described on the page.
 
 Every method learns its vocabulary from the same 30 MB and trains the same model on the same bytes. At each vocabulary
-size the models of all methods cost the same FLOPs for each byte of text, the output layer included: `d_ff` is what
-adapts. As all read the same bytes, they also cost the same FLOPs in all.
+size the models of all methods have the same FLOPs per byte of text, output layer included: `d_ff` is adapted. Since all
+read the same bytes, their total FLOPs are also equal.
 """
 
 import dataclasses
@@ -32,14 +32,14 @@ METHODS = {  # {v} and {b} = log2(v) are filled in
     "pieces": "pieces(v={v})",
     "pieces, marks within": "pieces(marks=within,v={v})",
 }
-REFERENCE = "sentencepiece"  # its model at REFERENCE_D_FF says what a byte may cost
+REFERENCE = "sentencepiece"  # its model with REFERENCE_D_FF sets the FLOPs per byte
 REFERENCE_D_FF = 512
-LEARNING_RATES = (5e-3, 1e-2, 2e-2)  # and further ones while the best is at an end
+LEARNING_RATES = (5e-3, 1e-2, 2e-2)  # more are tried while the best is at an end
 SEEDS = (0, 1, 2)
 
 LEARN_BYTES, DEV_BYTES = 30_000_000, 200_000
-C4_SHARE = 0.25  # of the text that is trained on; the rest is mixed_en
-LONGEST = 32_768  # bytes of a document, so that no book outweighs the rest
+C4_SHARE = 0.25  # of the training text; the rest is mixed_en
+LONGEST = 32_768  # most bytes of a document, so that no book dominates
 
 MODEL = dict(d_model=128, n_layers=4, n_heads=4, d_head=32, gated_mlp=True, activation="silu", qk_norm=True)
 MODEL |= dict(position="rotary", scan_layers=False)
@@ -49,7 +49,7 @@ TRAIN = TrainConfig(
 
 
 class Texts:
-    """The texts of the comparison, drawn from the corpora under a folder.
+    """Texts of the comparison, drawn from the corpora of a folder.
 
     Attributes:
         files: name -> JSON lines: learn, train, dev (of the training files), c4, mixed (all validation documents).
@@ -80,11 +80,11 @@ class Texts:
             self.files[name].write_text(lines, encoding="utf-8")
 
     def documents(self, name: str) -> list[bytes]:
-        """The documents of one of the texts."""
+        """Returns the documents of one text."""
         return list(self.corpus(name).documents("train"))
 
     def corpus(self, name: str) -> Corpus:
-        """One of the texts as a corpus."""
+        """Returns one text as a corpus."""
         return open_corpus(f"json:{self.files[name]}")
 
 
@@ -93,7 +93,7 @@ def _cut(document: bytes) -> bytes:
 
 
 def _both(c4: Iterator[bytes], mixed: Iterator[bytes], n_bytes: int) -> list[bytes]:
-    """Documents of both until there are so many bytes, of which C4 has its share, or all that it has left."""
+    """Returns documents of both, about `n_bytes`: C4 has its share, or all that is left of it."""
     taken = []
     for source, share in ((c4, C4_SHARE), (mixed, 1 - C4_SHARE)):
         size = 0
@@ -105,20 +105,20 @@ def _both(c4: Iterator[bytes], mixed: Iterator[bytes], n_bytes: int) -> list[byt
 
 @dataclasses.dataclass(frozen=True)
 class Encoded:
-    """A codec and the stores of its texts."""
+    """Codec and the token stores of its texts."""
 
     codec: codecs.Codec
     stores: dict[str, TokenStore]
 
     @property
     def bytes_per_token(self) -> float:
-        """Of the text that is trained on, ends of documents among the tokens."""
+        """Bytes per token of the training text, with ends of documents counted as tokens."""
         store = self.stores["train"]
         return store.n_bytes / (store.n_tokens + store.n_documents)
 
 
 def encoded(spec: str, texts: Texts, out: pathlib.Path, codec: codecs.Codec | None = None) -> Encoded:
-    """A codec, learned unless it was before or is given, and its token stores, made unless they are there."""
+    """Returns a codec and its token stores; learns the codec and writes the stores unless they exist."""
     folder = out / build_codec.codec_folder(spec) if codec is None else out / spec
     if codec is None:
         learn = lambda: texts.documents("learn")  # noqa: E731
@@ -132,23 +132,23 @@ def encoded(spec: str, texts: Texts, out: pathlib.Path, codec: codecs.Codec | No
 
 
 def run_name(spec: str, learning_rate: float, seed: int) -> str:
-    """What a model is called in folders and files."""
+    """Returns the name of a model in folders and files."""
     return f"{build_codec.codec_folder(spec)}-{learning_rate:g}-{seed}"
 
 
 def flops_per_byte(config: models.TransformerConfig, bytes_per_token: float) -> float:
-    """Forward FLOPs for a byte of text, the output layer among them."""
+    """Returns the forward FLOPs per byte of text, output layer included."""
     return models.flops_per_token(config, softmax=True) / bytes_per_token
 
 
 def model_at(flops: float, v: int, bytes_per_token: float) -> models.TransformerConfig:
-    """The model of the family with the d_ff, a multiple of 8, that comes nearest to a cost."""
+    """Returns the model whose d_ff, a multiple of 8, is nearest to the given FLOPs per byte."""
     shape = lambda d_ff: models.TransformerConfig(models.model_vocab_size(v), d_ff=d_ff, **MODEL)  # noqa: E731
     return min(map(shape, range(8, 2049, 8)), key=lambda c: abs(flops_per_byte(c, bytes_per_token) - flops))
 
 
 class Tokens:
-    """Encoded documents in memory, for `training.train` and `document_bits` in the place of a token store."""
+    """Encoded documents in memory, which replace a token store in `training.train` and `document_bits`."""
 
     def __init__(self, codec: codecs.Codec, documents: Sequence[bytes]):
         self.vocab_size = self.eod_id = codec.vocab_size
@@ -161,11 +161,11 @@ class Tokens:
         self.bytes_per_token = self.n_bytes / len(self._stream)
 
     def documents(self) -> list[Record]:
-        """All documents."""
+        """Returns all documents."""
         return self._records
 
     def rows(self, seq_len: int, *, drop_remainder: bool = True) -> np.ndarray:
-        """int32[rows, seq_len]."""
+        """Returns rows of ids, int32[rows, seq_len]."""
         n = len(self._stream)
         if drop_remainder:
             return self._stream[: n // seq_len * seq_len].reshape(-1, seq_len)

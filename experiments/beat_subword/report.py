@@ -1,14 +1,14 @@
-"""Tables and the figure of results.jsonl, as markdown:
+"""Tables and the figure of results.jsonl, as Markdown.
 
     python experiments/beat_subword/report.py experiments/recorded/beat_subword
 
-Bits per byte are means over seeds; intervals are 95 % over seeds and documents (`scaling.paired_difference`), or over
-documents only where a method has one seed. Differences are to the best subword method of the same size of vocabulary.
-Writes bits_per_byte.png beside the table. Of several folders, with models that were trained on more and more text:
+Bits per byte are means over seeds; intervals are 95 % over seeds and documents (`scaling.paired_difference`), or only
+over documents if a method has one seed. Differences are to the best subword method of the same vocabulary size. Writes
+bits_per_byte.png next to results.jsonl. For several folders, whose models were trained on increasing amounts of text:
 
     python experiments/beat_subword/report.py experiments/recorded/beat_subword experiments/recorded/beat_subword/text_*
 
-what `pieces` gain on SentencePiece at each amount of text, and growth.png in the first folder.
+prints the gain of `pieces` over SentencePiece for each amount of text, and writes growth.png to the first folder.
 """
 
 import argparse
@@ -34,23 +34,23 @@ STYLES = {
     "pieces, marks within": ("#56B4E9", "P"),
 }
 TEXTS = {"c4": "C4", "mixed": "mixed"}
-FAR = 2.7  # bits per byte: where axes end, so that what is near can be told apart
-# The rules of pieces were chosen in trials that were measured on the first documents of each validation text: so many
-# bytes, long documents cut.
+FAR = 2.7  # bits per byte: end of the axes, so that close values are distinguishable
+# The rules of `pieces` were chosen in trials measured on the first documents of each validation text: this many bytes,
+# long documents cut.
 TRIAL_BYTES, TRIAL_LONGEST = 400_000, 20_000
 
 
 class Results:
-    """The models at the best learning rates, and the bits of each document.
+    """Models at the best learning rates, and the bits of each document.
 
     Args:
-        folder: with results.jsonl and bits/, as run.py writes them.
+        folder: folder with results.jsonl and bits/, written by run.py.
     """
 
     def __init__(self, folder: pathlib.Path):
         self.all = scaling.read_table(folder / "results.jsonl")
         validated = self.all[self.all["bits_per_byte"].map(bool)]
-        # Where models were validated before all learning rates had been tried, only those at the best rate count.
+        # Some models were validated before all learning rates had been tried; only those at the best rate count.
         ordered = validated.sort_values(["seed", "dev_bits_per_byte"])
         best = ordered.groupby(["v", "method"])["learning_rate"].transform("first")
         self.rows = validated[validated["learning_rate"].eq(best)].copy()
@@ -59,7 +59,7 @@ class Results:
         self._folder = folder / "bits"
 
     def bits(self, method: str, v: int, text: str) -> tuple[np.ndarray, np.ndarray]:
-        """Bits float64[seeds, D] and bytes int64[D] of the documents of a text."""
+        """Returns bits float64[seeds, D] and bytes int64[D] of the documents of a text."""
         rows = self.rows[(self.rows["method"] == method) & (self.rows["v"] == v)].sort_values("seed")
         names = [protocol.run_name(r.codec, r.learning_rate, r.seed) for r in rows.itertuples()]
         arrays = [np.load(self._folder / f"{name}.npz") for name in names]
@@ -68,28 +68,28 @@ class Results:
     def difference(
         self, method: str, other: str, v: int, text: str, *, other_v: int | None = None, untouched: bool = False
     ) -> scaling.PairedDifference:
-        """Bits per byte of one method less those of another, on all documents or those that no trial had read."""
+        """Returns bits per byte of `method` minus those of another, on all documents or those unused in trials."""
         bits, n_bytes = self.bits(method, v, text)
         first = np.searchsorted(np.cumsum(np.minimum(n_bytes, TRIAL_LONGEST)), TRIAL_BYTES) + 1 if untouched else 0
         other_bits = self.bits(other, other_v or v, text)[0]
         return scaling.paired_difference(bits[:, first:], other_bits[:, first:], n_bytes[first:])
 
     def interval(self, method: str, v: int, text: str) -> scaling.PairedDifference:
-        """Bits per byte of a method: beside none at all."""
+        """Returns the bits per byte of a method, with its interval."""
         bits, n_bytes = self.bits(method, v, text)
         return scaling.paired_difference(bits, np.zeros_like(bits), n_bytes)
 
     def sizes(self) -> list[int]:
-        """Sizes of vocabularies."""
+        """Returns the vocabulary sizes."""
         return sorted(self.rows["v"].unique())
 
     def methods(self, v: int) -> list[str]:
-        """Methods that were trained at a size."""
+        """Returns the methods trained at a size."""
         trained = set(self.rows[self.rows["v"] == v]["method"])
         return [method for method in STYLES if method in trained]
 
     def best_subword(self, v: int) -> str | None:
-        """The subword method with the lowest sum over the texts."""
+        """Returns the subword method with the lowest sum over the texts."""
         found = {
             m: self.rows[(self.rows["method"] == m) & (self.rows["v"] == v)][list(TEXTS)].mean().sum()
             for m in self.methods(v)
@@ -99,7 +99,7 @@ class Results:
 
 
 def table(results: Results) -> pd.DataFrame:
-    """A row for each size and method."""
+    """Returns a row for each size and method."""
     found = []
     for v in results.sizes():
         best = results.best_subword(v)
@@ -128,7 +128,7 @@ def table(results: Results) -> pd.DataFrame:
 
 
 def untouched(results: Results) -> pd.DataFrame:
-    """The difference of `pieces` to the best subword method on the documents that no trial had read."""
+    """Returns the difference of `pieces` to the best subword method, on the documents unused in trials."""
     found = []
     for v in results.sizes():
         for method in [m for m in results.methods(v) if m.startswith("pieces")]:
@@ -141,7 +141,7 @@ def untouched(results: Results) -> pd.DataFrame:
 
 
 def pairs(results: Results) -> pd.DataFrame:
-    """Differences of `pieces`: both forms, beside byte-level BPE, and beside SentencePiece of the next size."""
+    """Returns differences of `pieces`: between both forms, to byte-level BPE, and to SentencePiece of the next size."""
     sizes = results.sizes()
     chosen = [("pieces", v, "pieces, marks within", v) for v in sizes]
     chosen += [
@@ -157,7 +157,7 @@ def pairs(results: Results) -> pd.DataFrame:
 
 
 def rates(results: Results) -> pd.DataFrame:
-    """Bits per byte of held-out training text for each learning rate."""
+    """Returns the bits per byte of held-out training text for each learning rate."""
     swept = results.all[results.all["seed"] == results.all["seed"].min()]
     wide = swept.pivot_table(index=["v", "method"], columns="learning_rate", values="dev_bits_per_byte", sort=False)
     wide = wide[sorted(wide.columns)].map(lambda x: "" if np.isnan(x) else f"{x:.4f}").reset_index()
@@ -165,10 +165,10 @@ def rates(results: Results) -> pd.DataFrame:
 
 
 def growth(records: Sequence[Results], v: int) -> tuple[pd.DataFrame, dict[tuple[str, str], list[tuple]]]:
-    """What `pieces` gain on SentencePiece in records of more and more text.
+    """Computes the gain of `pieces` over SentencePiece for increasing amounts of text.
 
     Returns:
-      The table, and for each method and text the gains as (MB, estimate).
+        The table, and for each method and text the gains as (MB, estimate).
     """
     rows, gains = [], {}
     for results in sorted(records, key=lambda r: r.all["bytes"].max()):
@@ -195,7 +195,7 @@ def growth(records: Sequence[Results], v: int) -> tuple[pd.DataFrame, dict[tuple
 
 
 def growth_figure(gains: dict[tuple[str, str], list[tuple]], path: pathlib.Path) -> None:
-    """The gain against the text that models were trained on, with intervals."""
+    """Plots the gain against the amount of training text, with intervals."""
     fig, ax = plt.subplots(figsize=(7, 3.8), layout="constrained")
     for (method, text), points in gains.items():
         y = np.array([d.value for _, d in points])
@@ -213,21 +213,21 @@ def growth_figure(gains: dict[tuple[str, str], list[tuple]], path: pathlib.Path)
 
 
 def cell(d: scaling.PairedDifference) -> str:
-    """A difference with its interval, and what that leaves out."""
+    """Returns a difference with its interval, and a note if the interval is over documents only."""
     return f"{d.value:+.4f} [{d.low:+.4f}, {d.high:+.4f}]" + ("" if d.over_seeds else " (documents only)")
 
 
 def markdown(frame: pd.DataFrame) -> str:
-    """A table as markdown."""
+    """Returns a table as Markdown."""
     rows = [list(frame.columns), ["---"] * len(frame.columns), *frame.astype(str).to_numpy().tolist()]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def label_points(ax, points: dict[str, list[tuple[float, float, int]]]) -> None:
-    """Ends the axis of bits per byte at FAR, says there what lies beyond it, and names the sizes at its other end.
+    """Ends the axis of bits per byte at FAR, labels points beyond it, and labels the sizes at the other end.
 
     Args:
-        ax: where the points are drawn.
+        ax: axes with the points.
         points: method -> (x, bits per byte, v).
     """
     style = dict(textcoords="offset points", fontsize=8)
@@ -246,7 +246,7 @@ def label_points(ax, points: dict[str, list[tuple[float, float, int]]]) -> None:
 
 
 def figure(results: Results, path: pathlib.Path) -> None:
-    """Bits per byte against FLOPs per byte, a panel for each text, with intervals."""
+    """Plots bits per byte against FLOPs per byte, a panel per text, with intervals."""
     fig, axes = plt.subplots(1, len(TEXTS), figsize=(11, 4.6), layout="constrained")
     for ax, (text, name) in zip(axes, TEXTS.items(), strict=True):
         drawn = {}

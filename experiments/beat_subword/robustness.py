@@ -1,10 +1,12 @@
-"""Text that is not like the training text: python experiments/beat_subword/robustness.py \\
-    --data $COMPRESSED_LM_DATA --out experiments/recorded/beat_subword --work runs/beat_subword
+"""Bits per byte of text that differs from the training text.
+
+    python experiments/beat_subword/robustness.py --data $COMPRESSED_LM_DATA --out experiments/recorded/beat_subword \\
+      --work runs/beat_subword
 
 A model of each method (seed 0, the best learning rate in results.jsonl) is trained again and measured on C4 validation
-as it is, with typing errors, in capitals, and on Python, German and Japanese: the standard library of Python and the
-translations of GNU coreutils that come with Linux distributions (/usr/share/locale; languages that are not installed
-are left out). Appends to OUT/robustness.jsonl; what stands there is not trained again.
+unchanged, with typing errors and in capitals, and on Python, German and Japanese: the standard library of Python and
+the translations of GNU coreutils in Linux distributions (/usr/share/locale; languages that are not installed are left
+out). Appends to OUT/robustness.jsonl; rows in the file are not trained again.
 """
 
 import argparse
@@ -26,11 +28,11 @@ from compressed_lm.training import train
 
 V = 4096
 METHODS = ("sentencepiece", "byte-level BPE", "eiw", "pieces")
-BYTES = 100_000  # of each text
+BYTES = 100_000  # bytes of each text
 
 
 def with_typing_errors(document: bytes, drawn: random.Random, share: float = 0.03) -> bytes:
-    """A document in which letters are doubled, left out, replaced or swapped with the next."""
+    """Returns a document in which letters are doubled, left out, replaced or swapped with the next."""
     letters = list(document.decode("utf-8", "ignore"))
     for i in range(len(letters) - 1):
         if letters[i].isalpha() and drawn.random() < share:
@@ -47,7 +49,7 @@ def with_typing_errors(document: bytes, drawn: random.Random, share: float = 0.0
 
 
 def some(documents) -> list[bytes]:
-    """Whole documents, or the beginning of the first, until there are BYTES."""
+    """Returns whole documents of about BYTES in all, or the beginning of the first."""
     taken = []
     for document in documents:
         taken.append(document[:BYTES].decode("utf-8", "ignore").encode())
@@ -57,7 +59,7 @@ def some(documents) -> list[bytes]:
 
 
 def texts_of(texts: protocol.Texts) -> dict[str, list[bytes]]:
-    """Name -> documents."""
+    """Returns name -> documents."""
     plain, drawn = some(texts.documents("c4")), random.Random(0)
     found = {
         "C4": plain,
@@ -77,7 +79,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=pathlib.Path, required=True, help="folder with corpora/")
     parser.add_argument("--out", type=pathlib.Path, required=True, help="folder of results.jsonl and robustness.jsonl")
-    parser.add_argument("--work", type=pathlib.Path, required=True, help="as it was given to run.py")
+    parser.add_argument("--work", type=pathlib.Path, required=True, help="same value as for run.py")
     arguments = parser.parse_args()
     results, table = report.Results(arguments.out), arguments.out / "robustness.jsonl"
     texts = protocol.Texts(arguments.data, arguments.work / "texts", 0)
@@ -110,7 +112,7 @@ def main() -> int:
 
 
 def shown(table: pathlib.Path) -> str:
-    """The table of all texts: bits per byte, and bytes per token in brackets."""
+    """Returns the table of all texts: bits per byte, and bytes per token in brackets."""
     rows = scaling.read_table(table)
     rows["cell"] = [f"{row.bits_per_byte:.3f} ({row.bytes_per_token:.2f})" for row in rows.itertuples()]
     wide = rows.pivot(index="text", columns="method", values="cell")

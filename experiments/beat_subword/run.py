@@ -1,10 +1,11 @@
-"""Trains small models over vocabularies of several methods on the same text: python experiments/beat_subword/run.py \\
-    --data $COMPRESSED_LM_DATA --out runs/beat_subword
+"""Trains small models over the vocabularies of several methods on the same text.
 
-What is compared is in protocol.py. For each size of vocabulary and method: a model for each learning rate, measured on
-held-out training text; then the other seeds at the best one; models at the best one are measured on all validation
-documents. Adds to OUT/results.jsonl (a row for each model) and OUT/bits/ (bits of each validation document); what
-stands there is not trained again, so a run that was killed goes on where it was.
+    python experiments/beat_subword/run.py --data $COMPRESSED_LM_DATA --out runs/beat_subword
+
+The protocol is in protocol.py. For each vocabulary size and method: a model per learning rate, measured on held-out
+training text; then the other seeds at the best rate. Models at the best rate are measured on all validation documents.
+Appends to OUT/results.jsonl (a row per model) and OUT/bits/ (bits of each validation document). Recorded models are
+not trained again, so that a killed run resumes.
 """
 
 import argparse
@@ -28,12 +29,12 @@ TABLE = "results.jsonl"
 
 
 class Comparison:
-    """Models over one codec after another, each once.
+    """Models over one codec after another, each trained once.
 
     Args:
         out: folder of the table.
         texts: the texts.
-        work: folder for codecs, stores and the run at hand.
+        work: folder for codecs, stores and the current run.
     """
 
     def __init__(self, out: pathlib.Path, texts: protocol.Texts, work: pathlib.Path):
@@ -43,11 +44,11 @@ class Comparison:
         self.rows = [row for _, row in jsonl.read(self._table)] if self._table.exists() else []
 
     def find(self, **key) -> dict | None:
-        """The row of a model that was trained."""
+        """Returns the row of a trained model."""
         return next((row for row in self.rows if all(row[k] == v for k, v in key.items())), None)
 
     def model(self, method: str, encoded, v: int, flops: float, learning_rate: float, seed: int, *, validate: bool):
-        """The row of a model, trained now or before; with bits per byte of the validation texts if `validate`."""
+        """Returns the row of a model, trained unless recorded; `validate` adds bits per byte of validation texts."""
         key = dict(method=method, v=v, learning_rate=learning_rate, seed=seed)
         row = self.find(**key)
         if row and (row["bits_per_byte"] or not validate):
@@ -105,8 +106,10 @@ class Comparison:
         return row
 
     def best_rate(self, method: str, encoded, v: int, flops: float, seed: int, given: Sequence[float] = ()) -> float:
-        """The learning rate with the lowest loss on held-out training text, of those given or, without any, of the
-        protocol's and those beyond its ends."""
+        """Returns the learning rate with the lowest loss on held-out training text.
+
+        Candidates are the given rates, or by default those of the protocol and further ones beyond its ends.
+        """
         rates = list(given or protocol.LEARNING_RATES)
         while True:
             rows = [self.model(method, encoded, v, flops, rate, seed, validate=False) for rate in rates]
@@ -126,7 +129,9 @@ def main() -> int:
     parser.add_argument("--data", type=pathlib.Path, required=True, help="folder with corpora/")
     parser.add_argument("--out", type=pathlib.Path, required=True, help="folder of results.jsonl")
     parser.add_argument("--work", type=pathlib.Path, help="folder for texts, codecs and stores (default OUT/work)")
-    parser.add_argument("--train_bytes", type=int, default=3_000_000, help="text to train on (default %(default)s)")
+    parser.add_argument(
+        "--train_bytes", type=int, default=3_000_000, help="bytes of text to train on (default %(default)s)"
+    )
     parser.add_argument("--v", type=int, nargs="+", default=protocol.VOCABULARIES, help="sizes of vocabularies")
     parser.add_argument("--method", nargs="+", default=list(protocol.METHODS), help="methods")
     parser.add_argument("--rate", type=float, nargs="+", default=(), help="learning rates, instead of the protocol's")

@@ -1,8 +1,8 @@
-"""Which learning rate and schedule find the most: information gain of texts above capacity, a row for each setting.
+"""Information gain by learning rate and schedule, for texts above capacity: a row per setting.
 
     python experiments/cramming/rates.py runs/bytes --validation 'text:validation/*.txt' --out runs/cramming_rates.jsonl
 
-Appends to OUT; what stands there is not crammed again.
+Appends to OUT; rows in the file are not measured again.
 """
 
 import argparse
@@ -45,15 +45,15 @@ def measure(model, texts, config, slots):
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=pathlib.Path, help="folder of a training run")
-    parser.add_argument("--codec", help="its codec directory (default: RUN/codec if it is there, else bytes)")
+    parser.add_argument("--codec", help="its codec directory (default: RUN/codec if it exists, else bytes)")
     parser.add_argument("--validation", default="installed_docs", help="corpus of the texts (default %(default)s)")
-    parser.add_argument("--length", type=int, default=64, help="tokens of a text, above capacity (default %(default)s)")
-    parser.add_argument("--texts", type=int, default=16, help="texts (default %(default)s)")
-    parser.add_argument("--k", type=int, nargs="+", default=[1, 8], help="vectors")
+    parser.add_argument("--length", type=int, default=64, help="tokens per text, above capacity (default %(default)s)")
+    parser.add_argument("--texts", type=int, default=16, help="number of texts (default %(default)s)")
+    parser.add_argument("--k", type=int, nargs="+", default=[1, 8], help="numbers of vectors K")
     parser.add_argument("--rate", type=float, nargs="+", default=[0.003, 0.01, 0.03, 0.1, 0.3], help="learning rates")
     parser.add_argument("--schedule", nargs="+", default=["constant", "cosine"], help="schedules")
-    parser.add_argument("--b2", type=float, nargs="+", default=[0.9], help="of AdamW")
-    parser.add_argument("--steps", type=int, default=2000, help="updates of a text (default %(default)s)")
+    parser.add_argument("--b2", type=float, nargs="+", default=[0.9], help="b2 of AdamW")
+    parser.add_argument("--steps", type=int, default=2000, help="updates per text (default %(default)s)")
     parser.add_argument("--slots", type=int, default=32, help="texts at once (default %(default)s)")
     parser.add_argument("--out", type=pathlib.Path, required=True, help="file of rows")
     arguments = parser.parse_args()

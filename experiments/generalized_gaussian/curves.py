@@ -1,10 +1,10 @@
-"""What the weights of finished runs cost in bits, and what the loss is then: a row for each run and way of storing it.
+"""Bits per weight and loss of finished runs, a row for each run and storage method.
 
     python experiments/generalized_gaussian/curves.py runs/backslash --out experiments/recorded/generalized_gaussian
 
-Reads the folder of a `compressed-lm sweep`, changes the matrices of the blocks of each run in every way of `ways`
-(embeddings, norms and the output layer stay), counts their bits, and evaluates the model on the sweep's validation
-text. Appends to OUT/curves.jsonl; what stands there already is not measured again.
+Reads the folder of a `compressed-lm sweep`, changes the block matrices of each run by every method of `ways`
+(embeddings, norms and the output layer are unchanged), counts their bits, and evaluates the model on the validation
+text of the sweep. Appends to OUT/curves.jsonl; rows in the file are not measured again.
 """
 
 import argparse
@@ -36,7 +36,7 @@ Kernels = Mapping[str, np.ndarray]  # by path, [n_layers, inputs, outputs]
 
 
 def ways() -> dict[str, Callable[[Kernels], tuple[Kernels, dict]]]:
-    """Returns the ways of storing kernels by name: each gives what the model then has, and bits per weight."""
+    """Returns storage methods by name: functions from kernels to the stored kernels and bits per weight."""
     found = {"float32": lambda kernels: (kernels, {"bits": 32.0})}
     found |= {f"step={step}": functools.partial(coded, step=step) for step in STEPS}
     found |= {f"prune={s}": functools.partial(formatted, form=f"sparse(s={s})") for s in PRUNED}
@@ -46,17 +46,17 @@ def ways() -> dict[str, Callable[[Kernels], tuple[Kernels, dict]]]:
 
 
 def coded(kernels: Kernels, step: str) -> tuple[Kernels, dict]:
-    """Uniform levels with a step for each array."""
+    """Returns uniform levels with a step per array, and their bits."""
     return _levels(kernels, {name: bitstream.parse_step(step).of(w) for name, w in kernels.items()})
 
 
 def pruned(kernels: Kernels, s: float) -> tuple[Kernels, dict]:
-    """Magnitude pruning of each matrix, then levels of a quarter of what was the standard deviation before."""
+    """Prunes each matrix by magnitude, then rounds with a step of 1/4 of its previous standard deviation."""
     return _levels(formatted(kernels, f"sparse(s={s})")[0], _quarters(kernels))
 
 
 def formatted(kernels: Kernels, form: str) -> tuple[Kernels, dict]:
-    """A representation of `compressed_lm.weights`, with the bits that it stores."""
+    """Returns the kernels in a representation of `compressed_lm.weights`, and its bits."""
     rep = weights.representation(form)
     packed = {name: weights.pack(w, rep) for name, w in kernels.items()}
     return {name: weights.unpack(p) for name, p in packed.items()}, {
@@ -65,12 +65,12 @@ def formatted(kernels: Kernels, form: str) -> tuple[Kernels, dict]:
 
 
 def deepshaped(kernels: Kernels) -> tuple[Kernels, dict]:
-    """DeepShape of each matrix (shape x 0.8, scale x 0.6), then levels of a quarter of what the deviation was."""
+    """Applies DeepShape (shape x 0.8, scale x 0.6), then rounds with 1/4 of the previous standard deviation."""
     return _levels(_deepshape(kernels), _quarters(kernels))
 
 
 def scaled(kernels: Kernels) -> tuple[Kernels, dict]:
-    """Each matrix times the factor that gives it the deviation that DeepShape gives it, then the same levels."""
+    """Scales each matrix to the standard deviation after DeepShape, then rounds with the same step."""
     goal = _deepshape(kernels)
     factors = {name: (goal[name].std(axis=(1, 2)) / w.std(axis=(1, 2)))[:, None, None] for name, w in kernels.items()}
     return _levels({name: w * factors[name] for name, w in kernels.items()}, _quarters(kernels))
@@ -102,7 +102,7 @@ def _count(kernels):
 
 
 def measure(sweep: pathlib.Path, out: pathlib.Path, *, only: str | None, stride: int) -> None:
-    """Appends what is missing to OUT/curves.jsonl."""
+    """Appends missing rows to OUT/curves.jsonl."""
     out.mkdir(parents=True, exist_ok=True)
     table = out / "curves.jsonl"
     known = {(row["run"], row["way"]) for _, row in jsonl.read(table)} if table.exists() else set()

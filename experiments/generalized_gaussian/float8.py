@@ -1,20 +1,20 @@
-"""RF8 beside E4M3, E5M2 and E3M4: relative errors on drawn weights, by the formats' own quantize.
+"""Relative errors of RF8, E4M3, E5M2 and E3M4 on random weights, with `quantize` of the formats.
 
     python experiments/generalized_gaussian/float8.py
 
-prints a Markdown table, in half a minute of one core, one row a format:
+Prints a Markdown table within half a minute on one core, one row per format:
 
-- bits: a weight of the matrix, its scale or exponent included.
-- values: different ones a matrix can have.
-- binades: log2 of the largest magnitude over the smallest; in brackets, over the smallest of full precision.
+- bits: bits per weight, scale or exponent included.
+- values: number of different values in a matrix.
+- binades: log2 of the largest magnitude over the smallest; in brackets, over the smallest with full precision.
 - shape NU: mean squared error over mean square of generalized-Gaussian weights, in units of 1e-3. Large weights
   dominate it.
 - N binades: root mean square and largest relative error of weights whose magnitudes are log-uniform over N binades, in
-  per cent. All weights count the same, so what falls below a format's range counts as an error of up to 100 %.
+  per cent. All weights count equally, so weights below the range of a format have errors of up to 100 %.
 
-Each figure is the mean over the trials +- its standard error; largest errors are the largest of all trials. E4M3, E5M2
-and E3M4 have a float32 scale for each matrix, the best one for that matrix and that error, of eight in an octave. RF8
-has the power of two that its largest weight gives it, and no choice.
+Each figure is the mean over trials +- its standard error; largest errors are the maximum over all trials. E4M3, E5M2
+and E3M4 have a float32 scale per matrix: the best one for that matrix and that error, of eight per octave. The scale of
+RF8 is a power of two given by the largest weight, with no choice.
 """
 
 import argparse
@@ -34,38 +34,38 @@ from compressed_lm.weights.gennorm import GeneralizedGaussian
 FORMATS = {
     "rf8": "rf8",
     "rf8(round=authors)": "rf8(round=authors)",
-    "e4m3": "e4m3(rule=lsq)",  # the rule whose scale is given, one for each matrix
+    "e4m3": "e4m3(rule=lsq)",  # the rule with a given scale per matrix
     "e5m2": "e5m2(rule=lsq)",
     "e3m4": "e3m4(rule=lsq)",
 }
-"""Representations by the name in the table."""
+"""Representations by name in the table."""
 SHAPES = (0.5, 1.0, 2.0)
 BINADES = (8, 15)
-STEPS = 8  # scales tried in an octave
+STEPS = 8  # scales tried per octave
 HEADROOM = 5  # octaves: the largest level is tried from 2**-HEADROOM of the largest weight to 2**HEADROOM of it
 
 Error = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 def squared_error(w: jax.Array, quantized: jax.Array) -> jax.Array:
-    """Mean squared error over mean square."""
+    """Returns the mean squared error divided by the mean square."""
     return jnp.mean((quantized - w) ** 2) / jnp.mean(w**2)
 
 
 def relative_error(w: jax.Array, quantized: jax.Array) -> jax.Array:
-    """Mean squared relative error."""
+    """Returns the mean squared relative error."""
     return jnp.mean((quantized / w - 1) ** 2)
 
 
 def gaussian_draws(shape: float, side: int, trials: int, seed: int) -> Iterator[np.ndarray]:
-    """Matrices float32[side, side] of generalized-Gaussian weights of standard deviation 1."""
+    """Returns float32[side, side] matrices of generalized-Gaussian weights with standard deviation 1."""
     distribution = GeneralizedGaussian.from_std(shape, 1.0)
     for trial in range(trials):
         yield distribution.sample(np.random.default_rng([seed, trial]), (side, side)).astype(np.float32)
 
 
 def log_uniform_draws(binades: int, side: int, trials: int, seed: int) -> Iterator[np.ndarray]:
-    """Matrices float32[side, side] of either sign whose magnitudes are 2**u, u uniform over (-binades, 0]."""
+    """Returns float32[side, side] matrices of both signs with magnitudes 2**u, u uniform over (-binades, 0]."""
     for trial in range(trials):
         rng = np.random.default_rng([seed, trial])
         magnitude = 2.0 ** -rng.uniform(0, binades, (side, side))
@@ -73,12 +73,12 @@ def log_uniform_draws(binades: int, side: int, trials: int, seed: int) -> Iterat
 
 
 def levels_of(rep: weights.Representation) -> np.ndarray:
-    """The values of a matrix before its scale, sorted."""
+    """Returns the sorted values of a format before scaling."""
     return rf8.levels_and_edges(rep.rounding)[0] if isinstance(rep, rf8.RF8) else rep.grid()
 
 
 def quantized_best(rep: weights.Representation, w: np.ndarray, error: Error) -> jax.Array:
-    """w by the format, with the scale of least error where it has one to choose."""
+    """Returns w in the format, with the scale of least error if the format has a free scale."""
     if isinstance(rep, rf8.RF8):
         return rep.quantize(w)
     octaves = np.arange(-HEADROOM * STEPS, HEADROOM * STEPS + 1) / STEPS
@@ -89,15 +89,15 @@ def quantized_best(rep: weights.Representation, w: np.ndarray, error: Error) -> 
 
 
 def mean_and_error(values) -> tuple[float, float]:
-    """Mean and standard error."""
+    """Returns mean and standard error."""
     return float(np.mean(values)), float(np.std(values, ddof=1) / math.sqrt(len(values)))
 
 
 def measure(rep: weights.Representation, *, side: int, trials: int, seed: int) -> dict[str, object]:
-    """What the row of a format says of it: errors as fractions, each with its standard error."""
+    """Returns the row of a format: errors as fractions, each with its standard error."""
     levels = levels_of(rep)
     positive = levels[levels > 0]
-    # From here up the spacing follows the magnitude: subnormal numbers lie below.
+    # From here on the spacing grows with the magnitude; values below are subnormal.
     normal = positive[0] if isinstance(rep, rf8.RF8) else 2.0 ** (2 - 2 ** (rep.e - 1))
     row = {
         "bits": rep.bits_per_weight((side, side)),
@@ -121,15 +121,15 @@ def measure(rep: weights.Representation, *, side: int, trials: int, seed: int) -
 
 
 def table(*, side: int = 512, trials: int = 8, seed: int = 0) -> list[dict[str, object]]:
-    """The rows of all formats.
+    """Returns the rows of all formats.
 
     Args:
         side: matrices are side x side.
-        trials: matrices of each distribution, the same ones for each format; 2 or more.
-        seed: of the draws.
+        trials: number of matrices per distribution, at least 2; the same for each format.
+        seed: seed of the matrices.
 
     Raises:
-        InputError: fewer than two trials, or matrices without weights.
+        InputError: fewer than two trials, or a side below 1.
     """
     if trials < 2 or side < 1:
         raise InputError(
@@ -143,7 +143,7 @@ def table(*, side: int = 512, trials: int = 8, seed: int = 0) -> list[dict[str, 
 
 
 def markdown(rows: list[dict[str, object]]) -> str:
-    """The rows as a table."""
+    """Returns the rows as a Markdown table."""
     heads = ["format", "bits", "values", "binades", *(f"shape {shape:g}, 1e-3" for shape in SHAPES)]
     for binades in BINADES:
         heads += [f"{binades} binades, rms %", "max %"]

@@ -1,9 +1,9 @@
-"""Tables and figures of curves.jsonl, as markdown: what a bit of the weights buys, and what pruning costs.
+"""Tables and figures of curves.jsonl, as Markdown: loss against bits per weight, and the cost of pruning.
 
     python experiments/generalized_gaussian/report.py experiments/recorded/generalized_gaussian
 
-Means over seeds; intervals are 95 % of Student's t. Losses are compared with those of the run with the same seed,
-codec and length that was trained without a penalty. Writes rate.png and pruning.png beside the table.
+Means over seeds; intervals are 95 % of Student's t. Losses are compared with the run of the same seed, codec
+and length that was trained without a penalty. Writes rate.png and pruning.png next to curves.jsonl.
 """
 
 import argparse
@@ -26,7 +26,7 @@ SHOWN_STEP = "step=0.5std"
 
 
 def read(folder: pathlib.Path) -> pd.DataFrame:
-    """Returns the rows with the columns `arm`, `strength` and `excess`, bits per byte above the plain run's floats."""
+    """Returns the rows with columns `arm`, `strength` and `excess` (bits per byte above the plain run's floats)."""
     runs = scaling.read_table(folder / "curves.jsonl")
     runs["arm"], runs["strength"] = zip(
         *map(_arm, runs["penalty"], runs["weight_decay"], runs["init_shape"]), strict=True
@@ -47,7 +47,7 @@ def _arm(penalty, weight_decay, init_shape):
 
 
 def over_seeds(runs: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
-    """Returns means over seeds and the half-widths of their intervals, (column, mean) and (column, half)."""
+    """Returns means over seeds and half-widths of intervals, as columns (name, mean) and (name, half)."""
     groups = runs.groupby(["codec", "arm", "strength", "way"], sort=False)[columns]
     mean, sd, n = groups.mean(), groups.std(ddof=1), groups.count()
     half = sd / np.sqrt(n) * scipy.stats.t.ppf(0.975, np.maximum(n - 1, 1))
@@ -55,7 +55,7 @@ def over_seeds(runs: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
 
 
 def rate_table(runs: pd.DataFrame) -> pd.DataFrame:
-    """Returns, for each training, floats and a coarse step: bits, entropy, EG0, zeros and loss."""
+    """Returns bits, entropy, EG0, zeros and loss of each training, as floats and with a coarse step."""
     table = over_seeds(runs[runs["way"].isin(["float32", SHOWN_STEP])], ["bits", "entropy", "eg0", "zeros", "excess"])
     rows = []
     for (codec, arm, strength), part in table.groupby(level=[0, 1, 2], sort=False):
@@ -76,7 +76,7 @@ def rate_table(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def way_table(runs: pd.DataFrame, ways: list[str], arms: list[tuple[str, str]]) -> pd.DataFrame:
-    """Returns bits per weight and the excess loss of ways of storing, for some trainings."""
+    """Returns bits per weight and excess loss of storage methods, for some trainings."""
     table = over_seeds(runs[runs["way"].isin(ways)], ["bits", "excess"])
     rows = []
     for (codec, arm, strength, way), row in table.iterrows():
@@ -87,8 +87,10 @@ def way_table(runs: pd.DataFrame, ways: list[str], arms: list[tuple[str, str]]) 
 
 
 def frontier_table(runs: pd.DataFrame, limits: tuple[float, ...]) -> pd.DataFrame:
-    """Returns, for each kind of training, the fewest bits per weight of any strength and uniform step whose loss is at
-    most so much above the plain run's."""
+    """Returns the fewest bits per weight within each loss limit, for each kind of training.
+
+    The minimum is over all strengths and uniform steps whose loss is at most the limit above the plain run's.
+    """
     table = over_seeds(runs[runs["way"].str.startswith("step=")], ["bits", "excess"])
     rows = []
     for (codec, arm), part in table.groupby(level=[0, 1], sort=False):
@@ -103,7 +105,7 @@ def frontier_table(runs: pd.DataFrame, limits: tuple[float, ...]) -> pd.DataFram
 
 
 def pruning_table(runs: pd.DataFrame) -> pd.DataFrame:
-    """Returns the loss above the plain run's after setting shares of each matrix's weights to zero."""
+    """Returns the loss above the plain run's after setting shares of the weights of each matrix to zero."""
     ways = ["float32", *(way for way in runs["way"].unique() if re.fullmatch(r"prune=[\d.]+", way))]
     table = over_seeds(runs[runs["way"].isin(ways)], ["excess"])
     rows = []
@@ -120,7 +122,7 @@ def _pm(row, name, digits, *, sign=False):
 
 
 def rate_figure(runs: pd.DataFrame, path: pathlib.Path) -> None:
-    """Loss against bits, a line for the steps of each training; initial shapes have a panel of their own."""
+    """Plots loss against bits, a line per training over its steps; initial shapes have a separate panel."""
     table = over_seeds(runs[runs["way"].str.startswith("step=")], ["bits", "excess"])
     arms = table.index.get_level_values("arm")
     panels = {codec: table[arms != "init"].loc[codec] for codec in runs["codec"].unique()}
@@ -153,7 +155,7 @@ def rate_figure(runs: pd.DataFrame, path: pathlib.Path) -> None:
 
 
 def pruning_figure(runs: pd.DataFrame, path: pathlib.Path) -> None:
-    """Loss against the share of weights set to zero after training, one line a training."""
+    """Plots loss against the share of weights set to zero after training, a line per training."""
     found = runs[runs["way"].str.fullmatch(r"prune=[\d.]+") | (runs["way"] == "float32")].copy()
     found["pruned"] = found["way"].str.extract(r"prune=([\d.]+)")[0].astype(float).fillna(0)
     fig, ax = plt.subplots(figsize=(7.4, 4.2), layout="constrained")
@@ -173,7 +175,7 @@ def pruning_figure(runs: pd.DataFrame, path: pathlib.Path) -> None:
 
 
 def markdown(table: pd.DataFrame) -> str:
-    """Returns a table as markdown."""
+    """Returns a table as Markdown."""
     lines = ["| " + " | ".join(table.columns) + " |", "|---" * len(table.columns) + "|"]
     return "\n".join(lines + ["| " + " | ".join(map(str, row)) + " |" for row in table.to_numpy()])
 

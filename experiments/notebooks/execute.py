@@ -1,7 +1,7 @@
-"""Executes notebooks in place: `python experiments/notebooks/execute.py [NAME ...]`, all of this folder by default.
+"""Executes notebooks in place: `python experiments/notebooks/execute.py [NAME ...]`, by default all of this folder.
 
-What is written does not change from run to run but for the results: times and versions of the kernel are left out.
-Figures are kept small by a palette. A notebook that stops with an error is left as it was, and the exit status is 1.
+Times and kernel versions are removed, so that files change only if results change. Figures are reduced to a palette. A
+notebook that fails is not changed, and the exit status is 1.
 """
 
 import base64
@@ -19,10 +19,10 @@ FOLDER = pathlib.Path(__file__).parent
 
 
 def execute(path: pathlib.Path) -> nbformat.NotebookNode:
-    """The notebook with the outputs of a fresh kernel that works in the notebook's own folder.
+    """Returns the notebook with the outputs of a new kernel, run in the folder of the notebook.
 
     Raises:
-      CellExecutionError: a cell failed.
+        CellExecutionError: a cell failed.
     """
     notebook = nbformat.read(path, as_version=4)
     client = NotebookClient(
@@ -46,7 +46,7 @@ def execute(path: pathlib.Path) -> nbformat.NotebookNode:
 
 
 def _small(png: str) -> str:
-    """The picture in 128 colours, a third of its bytes: base64 in, base64 out."""
+    """Returns the image (base64) in 128 colours, with a third of the bytes."""
     image = Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB")
     out = io.BytesIO()
     image.quantize(128, dither=Image.Dither.NONE).save(out, "PNG", optimize=True)
@@ -54,7 +54,7 @@ def _small(png: str) -> str:
 
 
 def main(names: list[str]) -> int:
-    """Executes the notebooks of these names (`codecs`, `scaling_laws`); returns the exit status."""
+    """Executes notebooks by name (`codecs`, `scaling_laws`); returns the exit status."""
     known = {path.stem: path for path in sorted(FOLDER.glob("*.ipynb"))}
     unknown = [name for name in names if name not in known]
     if unknown:

@@ -1,9 +1,9 @@
-"""Tables and a figure of results.jsonl, as markdown: what is left of a model after it was made smaller.
+"""Tables and a figure of results.jsonl, as Markdown: losses of models that were made smaller.
 
     python experiments/projected_compression/report.py experiments/recorded/projected_compression
 
 Means over seeds; intervals are 95 % of Student's t. Differences are to hard pruning with the same seed and share.
-Writes curves.png beside the table.
+Writes curves.png next to results.jsonl.
 """
 
 import argparse
@@ -22,7 +22,7 @@ COLORS = ("#0072B2", "#56B4E9", "#009E73", "#CC79A7", "black", "#D55E00", "#8080
 
 
 def chosen(rows: pd.DataFrame) -> pd.DataFrame:
-    """Returns the rows of the grid: for each label and share the learning rate that has all seeds."""
+    """Returns the rows of the grid: for each label and share, those of the learning rate with all seeds."""
     seeds = rows.groupby(["label", "keep", "learning_rate"])["seed"].transform("nunique")
     return rows[seeds == rows["seed"].nunique()]
 
@@ -35,7 +35,7 @@ def interval(values: pd.Series) -> str:
 
 
 def loss_table(rows: pd.DataFrame) -> pd.DataFrame:
-    """Returns bits per byte, the difference to hard pruning, and costs, for each share and method."""
+    """Returns bits per byte, the difference to hard pruning, and costs, by share and method."""
     pruned = rows[rows["label"] == "pruned"].set_index(["keep", "seed"])["bits_per_byte"]
     rows = rows.assign(difference=rows["bits_per_byte"] - rows.set_index(["keep", "seed"]).index.map(pruned).to_numpy())
     found = []
@@ -59,7 +59,7 @@ def loss_table(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def rate_table(rows: pd.DataFrame) -> pd.DataFrame:
-    """Returns bits per byte for each learning rate that was tried, by share and method."""
+    """Returns bits per byte for each learning rate, by share and method."""
     tried = rows[(rows["seed"] == rows["seed"].min()) & (rows["steps"] == rows["steps"].min())]
     tried = tried[tried.groupby(["label", "keep"])["learning_rate"].transform("nunique") > 1]
     table = tried.pivot_table(index=["keep", "label"], columns="learning_rate", values="bits_per_byte", sort=False)
@@ -68,7 +68,7 @@ def rate_table(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def figure(rows: pd.DataFrame, path: pathlib.Path) -> None:
-    """Training loss against steps, means over seeds, a panel for each share."""
+    """Plots the training loss against steps: means over seeds, a panel per share."""
     shares = sorted(rows["keep"].unique(), reverse=True)
     fig, axes = plt.subplots(1, len(shares), figsize=(4.6 * len(shares), 4), layout="constrained", squeeze=False)
     for ax, keep in zip(axes[0], shares, strict=True):
@@ -88,7 +88,7 @@ def figure(rows: pd.DataFrame, path: pathlib.Path) -> None:
 
 
 def markdown(table: pd.DataFrame) -> str:
-    """Returns a table as markdown."""
+    """Returns a table as Markdown."""
     lines = ["| " + " | ".join(map(str, table.columns)) + " |", "|---" * len(table.columns) + "|"]
     return "\n".join(lines + ["| " + " | ".join(map(str, row)) + " |" for row in table.to_numpy()])
 

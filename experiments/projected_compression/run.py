@@ -1,12 +1,12 @@
-"""Makes a trained model smaller in several ways, with the same text, and writes the losses: a row for each run.
+"""Makes a trained model smaller in several ways with the same text, and records the losses, a row per run.
 
     python experiments/projected_compression/run.py runs/base --store stores/train \\
       --validation_store stores/validation --out runs/projected_compression
 
-First each method gets its learning rate at some shares that are kept: three of them, and further ones while the best is
-at an end; other shares take that of the nearest. Then each method trains at each share with each seed. Hard pruning
-trains twice: for as many tokens as the others, and for as many FLOPs as projections need. Appends to OUT/results.jsonl;
-what stands there is not trained again.
+First the learning rate of each method is chosen at some shares of kept parameters: of three rates, and of further ones
+while the best is at an end of the range; other shares use the rate of the nearest. Then each method trains at each
+share with each seed. Hard pruning trains twice: with the tokens of the others, and with the FLOPs of projections.
+Appends to OUT/results.jsonl; rows in the file are not trained again.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from compressed_lm.training import load_run
 
 
 class Method(NamedTuple):
-    """A way to make a model smaller: its spec, the learning rates to begin with, and how dimensions are chosen."""
+    """Method to make a model smaller: its spec, the first learning rates, and the selection of dimensions."""
 
     spec: str
     rates: tuple[float, ...]
@@ -48,12 +48,12 @@ METHODS = {
     "SVD start, no projections": Method("pruned(start=svd)", LOW),
     "scratch": Method("scratch", HIGH),
 }
-"""By label. Those with "first indices" keep the first dimensions, whatever they hold: a start bad on purpose."""
+"""Methods by label. "first indices" keeps the first dimensions regardless of importance: a bad start on purpose."""
 EQUAL_FLOPS = "pruned, equal FLOPs"
 
 
 class Trial:
-    """One kind of training after another, each once."""
+    """Runs, each trained once."""
 
     def __init__(self, base, store, validation, config, out):
         self._base, self._store, self._validation, self._config, self._out = base, store, validation, config, out
@@ -62,7 +62,7 @@ class Trial:
         self._rows = [row for _, row in jsonl.read(self._table)] if self._table.exists() else []
 
     def __call__(self, label, keep, learning_rate, seed, *, steps=None):
-        """Returns the row of a run, trained now or before."""
+        """Returns the row of a run; trains it unless it is recorded."""
         steps = steps or self._config.steps
         key = dict(label=label, keep=keep, learning_rate=learning_rate, seed=seed, steps=steps)
         for row in self._rows:
@@ -71,7 +71,7 @@ class Trial:
         shrink = shrink_of(label, keep)
         config = dataclasses.replace(self._config, learning_rate=learning_rate, seed=seed, steps=steps)
         folder, measured = self._out / "current", {}
-        shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed; it takes a minute
+        shutil.rmtree(folder, ignore_errors=True)  # from a killed run; a restart takes a minute
         found = shrink_run(
             self._base,
             self._store,
@@ -101,7 +101,7 @@ class Trial:
         return row
 
     def flops_per_step(self, label, keep):
-        """Returns the FLOPs of an update by formula: those of its tokens, and of the projections."""
+        """Returns the FLOPs of an update by formula: those of its tokens plus those of the projections."""
         c, shrink = self._config, shrink_of(label, keep)
         small, start = shapes_of(self._run.params, self._run.model_config, shrink, c)
         flops = models.training_flops_per_token(small, seq_len=c.seq_len) * c.batch_size * c.seq_len
@@ -127,18 +127,18 @@ class Trial:
 
 
 def shrink_of(label: str, keep: float) -> Shrink:
-    """Returns how a row's model is made smaller."""
+    """Returns the Shrink settings of a row."""
     method = METHODS["pruned" if label == EQUAL_FLOPS else label]
     return Shrink(keep=keep, method=method.spec, importance=method.importance)
 
 
 def is_training_loss(record: dict) -> bool:
-    """Whether a record of metrics.jsonl has the loss of a batch; those of evaluations have one, too."""
+    """Returns whether a record of metrics.jsonl is a training loss; evaluations also record a loss."""
     return "loss_nats_per_token" in record and "bits_per_byte" not in record
 
 
 def best_rate(trial, label, keep, seed):
-    """Returns the learning rate with the lowest loss, after looking beyond the ends while the best is there."""
+    """Returns the learning rate with the lowest loss; extends the range while the best rate is at an end."""
     rates = list(METHODS[label].rates)
     while True:
         losses = [trial(label, keep, rate, seed)["bits_per_byte"] for rate in rates]
@@ -157,7 +157,7 @@ def main() -> int:
     parser.add_argument("--store", required=True, help="token store to train on")
     parser.add_argument("--validation_store", required=True, help="token store of validation documents")
     parser.add_argument("--gin", default="runs/projected_compression.gin", help="settings (default %(default)s)")
-    parser.add_argument("--steps", type=int, default=100, help="updates of each run (default %(default)s)")
+    parser.add_argument("--steps", type=int, default=100, help="updates per run (default %(default)s)")
     parser.add_argument("--keep", type=float, nargs="+", default=[0.5, 0.3, 0.1], help="shares of parameters kept")
     parser.add_argument("--seed", type=int, nargs="+", default=[0, 1, 2], help="seeds")
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS, help="labels (default all)")

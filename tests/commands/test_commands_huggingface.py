@@ -80,7 +80,7 @@ def test_what_is_made_of_an_imported_run_keeps_its_tokenizer(tmp_path, capsys):
     capsys.readouterr()
     for name in ("quantized", "reshaped", "unpacked"):
         assert main(["export", f"{tmp_path}/{name}", f"--out={tmp_path}/{name}-hf"]) == 0
-        assert "its tokenizer is there too" in capsys.readouterr().out
+        assert "its tokenizer is included" in capsys.readouterr().out
         assert (tmp_path / f"{name}-hf" / "tokenizer.json").exists()
     assert main(["export", f"{tmp_path}/bare", f"--out={tmp_path}/bare-hf"]) == 0
     said = capsys.readouterr().out

@@ -59,7 +59,7 @@ def test_encode_decode_verify(built, tmp_path, capsys):
     assert main(["decode", f"{tmp_path}/coded", f"{tmp_path}/out", codec]) == 0
     assert (tmp_path / "out").read_bytes() == b"argparse \xff\x00 text"
     assert main(["verify", f"{tmp_path}/in", f"{built}/train", codec]) == 0
-    assert "checksums right" in capsys.readouterr().out
+    assert "checksums correct" in capsys.readouterr().out
 
 
 def test_compile_writes_one_file_that_is_a_codec(built, tmp_path, capsys, monkeypatch):

@@ -1,4 +1,4 @@
-"""The launch scripts do what their dry run prints; the local one is a pod of processes."""
+"""Launch scripts run what their dry run prints, and `local.sh` runs a pod of processes."""
 
 import json
 import os
@@ -25,7 +25,7 @@ SCRIPTS = {
     "slurm.sbatch": ["--nodes=4"],
     "skypilot.sh": ["--bucket", "gs://b"],
 }
-# What no shell may touch: spaces, both quotes, a variable, a glob, a backslash, nothing, a line break.
+# Words that a shell would change if unquoted: spaces, quotes, a variable, a glob, a backslash, "", a line break.
 HARD = ["--store", "a b", "--set", "x='$HOME *'", 'a"b', "\\n", "", "two\nlines", "$(date)"]
 
 
@@ -36,7 +36,7 @@ def run(script, *arguments, **options):
 
 @pytest.fixture
 def tools(tmp_path):
-    """A folder for PATH in which gcloud, xpk, ... record their arguments; `answer` gives one of them a body."""
+    """Stand-ins for gcloud, xpk, ... on PATH that record their arguments; `answer` sets the body of one."""
 
     class Tools:
         calls_file = tmp_path / "calls"
@@ -64,7 +64,7 @@ def tools(tmp_path):
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_help_teaches_and_errors_tell_where(script):
-    """Each script explains itself with an example, and refuses wrong or missing arguments with status 2."""
+    """The help of each script has an example; wrong or missing arguments end in status 2 and point to --help."""
     text = run(script, "--help")
     assert text.returncode == 0 and "\nexample" in text.stdout and f"launch/{script}" in text.stdout
     for arguments in (SCRIPTS[script], [*SCRIPTS[script], "--nonsense"], []):
@@ -74,13 +74,13 @@ def test_help_teaches_and_errors_tell_where(script):
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_a_dry_run_runs_nothing(script, tools):
-    """With --dry-run no tool is called."""
+    """With --dry-run a script prints commands and calls no tool."""
     result = run(script, *SCRIPTS[script], "--dry-run", "--", *HARD, env=tools.environment())
     assert result.returncode == 0 and result.stdout and tools.calls() == []
 
 
 def test_local_prints_one_command_for_each_process():
-    """Literal dry run: two processes of 4 virtual devices, or of one GPU each."""
+    """The dry run of `local.sh` prints one command per process, with 4 virtual devices or one GPU each."""
     arguments = ["--dry-run", "--port", "5000", "--", "--store", "a b", "--out", "gs://b/x"]
     both = "COMPRESSED_LM_COORDINATOR=127.0.0.1:5000 COMPRESSED_LM_NUM_PROCESSES=2 COMPRESSED_LM_PROCESS_ID="
     train = "compressed-lm train --store 'a b' --out gs://b/x --distributed=on &"
@@ -98,7 +98,7 @@ def test_local_prints_one_command_for_each_process():
 
 
 def test_tpu_vm_prints_the_life_of_a_slice():
-    """Literal dry run of `tpu_vm.sh run`: create, wait, copy, install, train, delete."""
+    """The dry run of `tpu_vm.sh run` prints all commands: create, wait, copy, install, train, delete."""
     options = ["--name", "clm", "--zone", "us-west4-a", "--project", "p", "--type", "v6e-16", "--spot", "--dry-run"]
     options += ["--store", "gs://b/s"]
     where = "--zone=us-west4-a --project=p"
@@ -116,7 +116,7 @@ def test_tpu_vm_prints_the_life_of_a_slice():
         "--recursive gs://b/s tokens'",
         f"{vm} ssh clm --worker=all {where} '--command=exec ~/venv/bin/compressed-lm train --store tokens "
         "--distributed=on'",
-        "# after a preemption, at most 20 times: the last command below, and again from the first",
+        "# after a preemption, at most 20 times: run the last command below, then repeat from the first",
         f"{resources} delete clm {where} --force --quiet",
     ]
 
@@ -126,13 +126,13 @@ def test_tpu_vm_prints_the_life_of_a_slice():
     [("v5litepod-256", "v2-alpha-tpuv5-lite"), ("v5p-128", "v2-alpha-tpuv5"), ("v4-32", "tpu-ubuntu2204-base")],
 )
 def test_tpu_vm_knows_the_software_of_a_type(type_, runtime):
-    """The runtime version is the one that Google lists for JAX on that TPU."""
+    """The default runtime version of a TPU type is the one that Google lists for JAX."""
     out = run("tpu_vm.sh", "create", "--name", "n", "--zone", "z", "--type", type_, "--dry-run").stdout
     assert f"--accelerator-type={type_} --runtime-version={runtime}" in out
 
 
 def test_tpu_vm_trains_on_a_new_slice_after_a_preemption(tools, tmp_path):
-    """With a gcloud that loses the first slice: create, train, delete, create, train, delete, and status 0."""
+    """After a preemption `run` deletes the slice, creates and trains on a second one, and exits with status 0."""
     states = tmp_path / "states"
     states.write_text("ABSENT\nPROVISIONING\nACTIVE\nSUSPENDED\nSUSPENDED\nACTIVE\n")
     tools.answer(
@@ -144,17 +144,17 @@ esac""",
     )
     result = run("tpu_vm.sh", *SCRIPTS["tpu_vm.sh"], "--", "--store", "t", env=tools.environment())
     assert result.returncode == 0, result.stderr
-    verbs = [
+    actions = [
         next(word for word in ("create", "delete", "scp", "venv ", "train") if word in " ".join(call))
         for call in tools.calls()
         if call[0] == "gcloud" and "describe" not in call
     ]
     once = ["create", "scp", "venv ", "train", "delete"]
-    assert verbs == once * 2
+    assert actions == once * 2
 
 
 def test_tpu_vm_does_not_repeat_an_error(tools):
-    """Where training fails on a slice that is alive, the status is told and nothing is deleted."""
+    """If training fails while the slice is alive, its status is reported and nothing is deleted."""
     tools.answer("gcloud", 'case "$*" in *describe*) echo ACTIVE ;; *compressed-lm\\ train*) exit 2 ;; esac')
     result = run("tpu_vm.sh", *SCRIPTS["tpu_vm.sh"], "--", "--store", "t", env=tools.environment())
     assert result.returncode == 2 and "status 2, and the slice is alive" in result.stderr
@@ -162,7 +162,7 @@ def test_tpu_vm_does_not_repeat_an_error(tools):
 
 
 def test_xpk_gets_one_command():
-    """Literal dry run; the words inside --command are what the shell of the pod reads."""
+    """The dry run of `gke_xpk.sh` prints one xpk command, with --command quoted for the shell of the pod."""
     arguments = ["--cluster", "tpus", "--name", "n", "--image", "gcr.io/p/i", "--zone", "z", "--spot", "--dry-run"]
     arguments += ["--storage", "b"]
     assert run("gke_xpk.sh", *arguments, "--", "--store", "/bucket/s", "--set", "a b").stdout == (
@@ -174,7 +174,7 @@ def test_xpk_gets_one_command():
 
 @pytest.mark.parametrize("script", ["gke_xpk.sh", "skypilot.sh", "slurm.sbatch", "tpu_vm.sh"])
 def test_hard_words_arrive_as_they_were(script, tools):
-    """Quotes, spaces and dollars pass each shell on the way: what runs has the words that were given."""
+    """Quotes, spaces and dollar signs in arguments reach `compressed-lm train` unchanged."""
     expected = ["compressed-lm", "train", *HARD, "--distributed=on"]
     inside = {"SLURM_JOB_ID": "7"} if script == "slurm.sbatch" else {}
     first = ["train", *SCRIPTS[script][1:]] if script == "tpu_vm.sh" else SCRIPTS[script]
@@ -198,7 +198,7 @@ def manifest(*arguments):
 
 
 def test_jobset_of_gpus_names_the_coordinator():
-    """The manifest has one pod a host, each with its index, and process 0 under the name that JobSet gives it."""
+    """The manifest has one pod per host with its index, and the coordinator has the JobSet name of pod 0."""
     jobset = manifest(*SCRIPTS["jobset.sh"], "--gpus", "8", "--spot", "--", *HARD)
     assert jobset["apiVersion"] == "jobset.x-k8s.io/v1alpha2" and jobset["metadata"]["name"] == "n"
     job = jobset["spec"]["replicatedJobs"][0]
@@ -221,7 +221,7 @@ def test_jobset_of_gpus_names_the_coordinator():
 
 
 def test_jobset_of_tpus_leaves_the_start_to_gke():
-    """A TPU slice is chosen by accelerator and topology, and GKE's own variables name its hosts."""
+    """A TPU slice is selected by accelerator and topology; no variables are set, since GKE sets its own."""
     tpu = ["--tpu", "tpu-v5-lite-podslice", "--topology", "4x4", "--chips", "4"]
     jobset = manifest(*SCRIPTS["jobset.sh"], *tpu, "--", "--store", "t")
     pod = jobset["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]
@@ -234,7 +234,7 @@ def test_jobset_of_tpus_leaves_the_start_to_gke():
 
 
 def test_jobset_mounts_a_bucket():
-    """With --bucket the pods see it as /bucket, as a service account that may."""
+    """--bucket is mounted as /bucket in the pods, which run under the service account of --account."""
     jobset = manifest(*SCRIPTS["jobset.sh"], "--bucket", "b", "--account", "me", "--", "--store", "/bucket/s")
     template = jobset["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]
     assert template["metadata"] == {"annotations": {"gke-gcsfuse/volumes": "true"}}
@@ -246,7 +246,7 @@ def test_jobset_mounts_a_bucket():
 
 
 def test_slurm_submits_itself(tools):
-    """Outside a job the script gives itself to sbatch, with the options of sbatch before it and the words after --."""
+    """Outside a job the script submits itself with sbatch, with the options of sbatch and the training arguments."""
     result = run("slurm.sbatch", "--nodes", "4", "--", *HARD, env=tools.environment())
     assert result.returncode == 0
     assert tools.calls() == [["sbatch", "--nodes", "4", str(LAUNCH / "slurm.sbatch"), "--", *HARD]]
@@ -257,8 +257,8 @@ def test_slurm_submits_itself(tools):
     ("status", "restarts", "again"),
     [(0, "0", False), (143, "", True), (134, "3", True), (2, "0", False), (143, "20", False)],
 )
-def test_slurm_requeues_what_can_go_on(status, restarts, again, tools):
-    """A run that saved or lost a process goes on in the queue, at most 20 times; a finished or wrong one does not."""
+def test_slurm_requeues_runs_that_can_resume(status, restarts, again, tools):
+    """A job that saved or lost a process is requeued at most 20 times; a finished or failed job is not."""
     tools.answer("srun", f"exit {status}")
     environment = tools.environment(SLURM_JOB_ID="7", SLURM_RESTART_COUNT=restarts)
     result = run("slurm.sbatch", "--", "--store", "t", env=environment)
@@ -267,7 +267,7 @@ def test_slurm_requeues_what_can_go_on(status, restarts, again, tools):
 
 
 def test_skypilot_gives_the_variables_that_its_task_wants():
-    """Literal dry run; every variable of skypilot.yaml without a value is given, and the bucket is mounted."""
+    """The dry run of `skypilot.sh` sets every variable that skypilot.yaml leaves open, and mounts the bucket."""
     out = run("skypilot.sh", *SCRIPTS["skypilot.sh"], "--nodes", "2", "--dry-run", "--", "--store", "t").stdout
     assert out == (
         f"sky jobs launch --name=compressed-lm --workdir={ROOT} --gpus=H100:8 --num-nodes=2 --use-spot "
@@ -280,7 +280,7 @@ def test_skypilot_gives_the_variables_that_its_task_wants():
 
 
 def test_skypilot_task_sets_the_variables_of_each_host(tools, tmp_path):
-    """The task's own run script, with the variables that SkyPilot gives a host, starts the right process."""
+    """The run script of skypilot.yaml passes coordinator, process count and index of a host to the program."""
     task = yaml.safe_load((LAUNCH / "skypilot.yaml").read_text())
     program = tmp_path / "venv" / "bin" / "compressed-lm"
     program.parent.mkdir(parents=True)
@@ -301,7 +301,7 @@ def test_skypilot_task_sets_the_variables_of_each_host(tools, tmp_path):
 
 
 def program(folder, body, interpreter="/usr/bin/env bash"):
-    """Returns the path of a program that stands in for compressed-lm."""
+    """Returns environment variables that replace compressed-lm by a script with this body."""
     path = folder / "program"
     path.write_text(f"#!{interpreter}\n{textwrap.dedent(body)}")
     path.chmod(0o755)
@@ -309,7 +309,7 @@ def program(folder, body, interpreter="/usr/bin/env bash"):
 
 
 def test_local_gives_each_process_its_words_and_its_name(tmp_path):
-    """Words arrive as they were, and each line of output is labelled with its process."""
+    """Each process of `local.sh` gets the arguments unchanged, and each output line is labelled with its process."""
     env = os.environ | program(tmp_path, 'printf "<%s>\\n" "$COMPRESSED_LM_PROCESS_ID" "$@"\n')
     result = run("local.sh", "--processes", "3", "--", "a b", "$HOME", "", env=env)
     assert result.returncode == 0
@@ -319,7 +319,7 @@ def test_local_gives_each_process_its_words_and_its_name(tmp_path):
 
 
 def test_local_ends_the_others_when_one_fails(tmp_path):
-    """Status 3 of one process ends the run with 3 in seconds, though the others would run on and ignore SIGTERM."""
+    """If one process fails with status 3, the run ends with 3 within seconds, even if the others ignore SIGTERM."""
     env = os.environ | program(
         tmp_path, '[ "$COMPRESSED_LM_PROCESS_ID" = 1 ] && exit 3\ntrap "" TERM\nsleep 300 & echo $!; wait; sleep 300\n'
     )
@@ -329,11 +329,11 @@ def test_local_ends_the_others_when_one_fails(tmp_path):
     assert time.monotonic() - start < 30
     child = int(re.search(r"\[0\] (\d+)", result.stdout)[1])
     left = subprocess.run(["ps", "-o", "stat=", "-p", str(child)], capture_output=True, text=True).stdout
-    assert left == "" or left.startswith("Z")  # nothing is left behind, but for a dead one that nobody buried
+    assert left == "" or left.startswith("Z")  # no process is left, except possibly a zombie
 
 
 def test_local_hands_sigterm_on_and_takes_the_worst_status(tmp_path):
-    """SIGTERM reaches every process; the one that does not end is killed after the grace, and its status counts."""
+    """SIGTERM reaches all processes; one that ignores it is killed after --grace, and its status is returned."""
     env = os.environ | program(
         tmp_path,
         """
@@ -381,7 +381,7 @@ for step in range(100_000):
 
 
 def test_local_is_a_pod_of_two_processes(tmp_path):
-    """Two real JAX processes x 4 virtual devices find each other, compute together, and save on SIGTERM, both."""
+    """Two real JAX processes x 4 virtual devices connect, compute together, and both save on SIGTERM."""
     env = os.environ | program(tmp_path, REAL, interpreter=sys.executable)
     command = [str(LAUNCH / "local.sh"), "--port", str(free_port()), "--", "--store", "t"]
     running = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True)
