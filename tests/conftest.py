@@ -1,4 +1,4 @@
-"""Eight virtual CPU devices for every test and one cache of compiled programs, set before JAX starts."""
+"""Fixtures, eight virtual CPU devices and one cache of compiled programs, set before JAX starts."""
 
 import argparse
 import atexit
@@ -13,7 +13,7 @@ import tempfile
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # workers and the processes of tests inherit it
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # inherited by workers and subprocesses
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="compiled-")
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
     atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
@@ -36,9 +36,9 @@ LONGEST = (
     *("models/test_models_transformer", "models/test_models_exact_settings", "codecs/test_codecs_devices"),
     *("models/test_models_representations", "pipelines/test_pipelines_sweep"),
 )
-"""Files that take longest. They come first, or else one of two workers would wait for the other at the end."""
+"""Slowest files. They run first, so that no worker waits for another one at the end."""
 
-MOST_MEMORY = 3 << 30  # bytes of a worker; compiled programs are dropped above it
+MOST_MEMORY = 3 << 30  # bytes per worker; compiled programs are dropped above it
 
 
 def pytest_collection_modifyitems(items):
@@ -55,7 +55,7 @@ def pytest_runtest_makereport(item, call):
 
 
 LEFT_OUT = collections.Counter()
-"""Tests of each folder that `-m "not slow"` leaves out."""
+"""Number of tests per folder that `-m "not slow"` leaves out."""
 
 
 def pytest_deselected(items):
@@ -82,7 +82,7 @@ def pytest_terminal_summary(terminalreporter):
 
 @pytest.fixture(scope="module", autouse=True)
 def _bounded_memory():
-    """Compiled programs stay while they are few: kept for the whole suite they take gigabytes."""
+    """Drops compiled programs above MOST_MEMORY: kept for all tests they take gigabytes."""
     yield
     statm = pathlib.Path("/proc/self/statm")
     resident = int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if statm.exists() else MOST_MEMORY + 1
@@ -92,8 +92,7 @@ def _bounded_memory():
 
 @pytest.fixture(scope="session")
 def data_dir():
-    """The folder of real corpora named by COMPRESSED_LM_DATA; tests that want more text than the package brings use
-    it."""
+    """Folder of real corpora, from COMPRESSED_LM_DATA, for tests that need more text than the package contains."""
     path = os.environ.get("COMPRESSED_LM_DATA", "")
     if not path or not pathlib.Path(path).is_dir():
         pytest.skip("needs the real corpora: set COMPRESSED_LM_DATA to their folder")
@@ -108,10 +107,12 @@ MODEL = models.TransformerConfig(vocab_size=264, d_model=16, n_layers=1, n_heads
 
 @dataclasses.dataclass(frozen=True)
 class SmallRun:
-    """Trains the small run into a folder; keywords replace fields of its TrainConfig, `options` are of `train`."""
+    """Small run: trains into a folder; keywords replace fields of its TrainConfig, `options` are passed to `train`."""
 
     store: object
-    compilation_cache: str | None = None  # runs of one program compile it once: leave what shapes it, `steps` too
+    compilation_cache: str | None = (
+        None  # equal programs compile once: do not replace fields that change the program, including `steps`
+    )
     config: training.TrainConfig = CONFIG
     model: models.TransformerConfig = MODEL
 
@@ -132,7 +133,7 @@ class SmallRun:
 
 
 def write_store(folder, *, words):
-    """Returns a store of bytes: 20 documents made of a few words."""
+    """Writes and returns a token store of bytes: 20 documents of a few words."""
     rng = np.random.default_rng(0)
     folder.mkdir()
     for i in range(20):
@@ -152,7 +153,7 @@ def other_store(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def real_store(tmp_path_factory):
-    """A store of 500 kB of Python's own sources: text that people wrote, found on every machine."""
+    """Token store of 500 kB of Python's own sources: real text that exists on every machine."""
     folder = pathlib.Path(argparse.__file__).parent
     out = tmp_path_factory.mktemp("stores") / "real"
     corpus = open_corpus(f"text:{folder}/[a-d]*.py")
@@ -166,13 +167,13 @@ def small_run(store, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def uninterrupted(small_run, tmp_path_factory):
-    """The small run trained without a break: what every interrupted one must equal bit for bit."""
+    """The small run trained without interruption, to which interrupted runs must be equal bit for bit."""
     return small_run(tmp_path_factory.mktemp("runs") / "uninterrupted")
 
 
 @pytest.fixture(scope="session")
 def same_bits():
-    """Returns a function that compares two results: equal loss and equal parameters, to the last bit."""
+    """Returns a function that asserts that two results have equal loss and parameters, bit for bit."""
 
     def compare(a, b):
         pairs = zip(jax.tree.leaves(a.params), jax.tree.leaves(b.params), strict=True)
@@ -194,7 +195,7 @@ def exact_numpy():
 
 @pytest.fixture(scope="session")
 def terminate_at():
-    """Returns the class of trackers that send this process SIGTERM when the metrics of a step arrive."""
+    """Returns a tracker class that sends SIGTERM to this process when the metrics of a step arrive."""
 
     @dataclasses.dataclass
     class TerminateAt:

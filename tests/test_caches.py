@@ -1,4 +1,4 @@
-"""Folders of compiled programs: nobody but their user can put machine code into them."""
+"""Caches of compiled programs: other users cannot write machine code into them."""
 
 import os
 import pathlib
@@ -9,7 +9,7 @@ from compressed_lm import caches
 
 
 def test_a_folder_that_others_may_write_is_not_used(tmp_path):
-    """Compiled code is read only from a folder of the user's own that is closed to all others, and is no link."""
+    """Compiled code is read only from a folder that belongs to the user, is closed to others and is no link."""
     found = caches.private_folder(tmp_path)
     assert found == tmp_path / f"compressed_lm-{os.getuid()}" and found.stat().st_mode & 0o777 == 0o700
     assert caches.private_folder(tmp_path) == found
@@ -24,7 +24,7 @@ def test_a_folder_that_others_may_write_is_not_used(tmp_path):
 
 @pytest.fixture
 def homes(tmp_path, monkeypatch):
-    """A folder for caches and one for temporary files, and no other choice made."""
+    """A cache folder and a temporary folder, without other settings."""
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     scratch = tmp_path / "tmp"
@@ -34,8 +34,11 @@ def homes(tmp_path, monkeypatch):
 
 
 def test_xla_keeps_its_programs_per_user(homes, monkeypatch):
-    """The folder is closed to others, made where the user keeps caches, else among temporary files, and never one that
-    others may write; a place that the user chose is left to JAX."""
+    """The cache of XLA is in a private folder of the user.
+
+    It is in the cache folder, else in the temporary one, and never in a folder that others may write. A folder that the
+    user chose is left to JAX.
+    """
     usual, temporary = homes
     assert caches.xla() == usual / "xla" and (usual / "xla").stat().st_mode & 0o777 == 0o700
     usual.chmod(0o777)
@@ -50,7 +53,7 @@ def test_xla_keeps_its_programs_per_user(homes, monkeypatch):
 
 
 def test_a_home_that_cannot_be_made_is_no_error(homes, monkeypatch, tmp_path):
-    """Without a folder for caches the temporary one is used."""
+    """If the cache folder cannot be created, the temporary one is used."""
     pathlib.Path(tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     assert caches.xla() == homes[1] / "xla"

@@ -1,4 +1,4 @@
-"""Files that version 0.1.0 wrote are read by this one (tests/data/v0.1.0/README.md has the commands)."""
+"""Files written by version 0.1.0 can be read (tests/data/v0.1.0/README.md has the commands)."""
 
 import json
 import pathlib
@@ -31,28 +31,28 @@ def store(codec):
 
 @pytest.mark.parametrize("name", FINGERPRINTS)
 def test_codecs_are_read(name):
-    """Directories of codecs load with the fingerprint that they had, and are lossless."""
+    """Codec directories load with their old fingerprint and are lossless."""
     loaded = codecs.load(OLD / name)
     assert loaded.fingerprint.startswith(FINGERPRINTS[name])
     assert [loaded.decode(loaded.encode(d)) for d in DOCUMENTS] == DOCUMENTS
 
 
 def test_dictionary_files_are_read():
-    """A compiled dictionary loads with its fingerprint, and is lossless."""
+    """A compiled dictionary loads with its old fingerprint and is lossless."""
     loaded = codecs.load(OLD / "eiw.clmd")
     assert (loaded.spec, loaded.fingerprint[:12]) == ("eiw(b=8,v=256)", "08b47cddb6fb")
     assert [loaded.decode(loaded.encode(d)) for d in DOCUMENTS] == DOCUMENTS
 
 
 def test_encoded_files_are_read(codec):
-    """An encoded file decodes to the text it was made from, and encoding gives the same bytes today."""
+    """An encoded file decodes to its text, and encoding the text gives the same bytes today."""
     text, content = (OLD / "text.txt").read_bytes(), (OLD / "text.clm").read_bytes()
     assert encoded_file.decode_file(content, codec, name="text.clm") == text
     assert encoded_file.encode_file(text, codec) == content
 
 
 def test_stores_are_read(codec, store):
-    """A token store passes its checksums, and holds the documents' ids as they are encoded today."""
+    """A token store passes its checksums and has the ids that encoding gives today."""
     store.verify()
     assert [codec.decode(record.ids) for record in store.documents()] == DOCUMENTS
     assert all(
@@ -61,7 +61,7 @@ def test_stores_are_read(codec, store):
 
 
 def test_runs_are_read_and_evaluated(codec, store, tmp_path):
-    """A run loads, evaluates to the row that 0.1.0 recorded, and training goes on from it."""
+    """A run loads, evaluates to the row recorded by 0.1.0, and training resumes from it."""
     shutil.copytree(OLD / "run", tmp_path / "run")
     run = load_run(tmp_path / "run", codec=codec, store=store)
     assert run.step == 20
@@ -79,7 +79,7 @@ def test_runs_are_read_and_evaluated(codec, store, tmp_path):
 
 
 def test_packed_runs_are_read(codec, store, tmp_path):
-    """Weights packed in a format, and weights coded into one file, are read as runs of the same model."""
+    """Weights packed in a format and weights coded into one file are read as runs of the same model."""
     run = load_run(OLD / "run")
     packed = load_run(OLD / "run-int4", codec=codec, store=store)
     assert (packed.packed["format"], packed.model_config) == ("int(b=4,g=16)", run.model_config)
@@ -87,11 +87,11 @@ def test_packed_runs_are_read(codec, store, tmp_path):
     unpacked = load_run(tmp_path / "unpacked", codec=codec, store=store)
     kernels = [r.params["layers"]["mlp"]["up"]["kernel"] for r in (run, packed, unpacked)]
     error = [float(np.mean((k - kernels[0]) ** 2) / np.mean(kernels[0] ** 2)) for k in kernels]
-    assert 0 < error[1] < 0.02 and 0 < error[2] < 0.01  # int4, and a step of a quarter of a standard deviation
+    assert 0 < error[1] < 0.02 and 0 < error[2] < 0.01  # int4, and a step of 0.25 standard deviations
 
 
 def test_crammed_texts_are_read(codec):
-    """A crammed text loads for the model that it was made for, whose writing is checked where it was made."""
+    """A crammed text loads for the model for which it was made."""
     crammed = cramming.CrammedText.load(OLD / "short.clt")
     model = cramming.FrozenModel.from_run(load_run(OLD / "run", codec=codec))
     assert codec.decode(crammed.write(model)) == (OLD / "short.txt").read_bytes()

@@ -11,7 +11,7 @@ from compressed_lm import formatting
      (11_100, "3 h 5 min")],
 )  # fmt: skip
 def test_duration(seconds, text):
-    """The unit follows the size; "60 s" does not occur."""
+    """The unit of a duration follows its size; "60 s" does not occur."""
     assert formatting.duration(seconds) == text
 
 
@@ -20,7 +20,7 @@ def test_duration(seconds, text):
     [(880_950, "B", "881 kB"), (999_600, "", "1M"), (1e20, "", "1e+20"), (12.34, "", "12.3"), (2e12, "B", "2 TB")],
 )
 def test_si(value, unit, text):
-    """Three digits and a decimal prefix."""
+    """Numbers have three digits and a decimal prefix."""
     assert formatting.si(value, unit=unit) == text
 
 

@@ -1,4 +1,4 @@
-"""Layout of the package: which way imports run, and how large modules are."""
+"""Layout of the package: direction of imports and size of modules."""
 
 import ast
 import pathlib
@@ -12,7 +12,7 @@ LAYERS = (
     *("weights", "models", "codecs", "distributed", "data", "training", "configuration", "dry_run", "post_training"),
     *("evaluation", "token_analysis", "cramming", "reports", "pipelines", "commands", "cli", "__main__"),
 )
-"""Modules and subpackages of the top level: each imports only from itself and from those before it."""
+"""Top-level modules and subpackages: each imports only from itself and from earlier ones."""
 
 MODULES = {
     ".".join(path.relative_to(ROOT.parent).with_suffix("").parts).removesuffix(".__init__"): path
@@ -21,7 +21,7 @@ MODULES = {
 
 
 def imported(path):
-    """Yields the modules of the package that a module imports, also inside functions, but not for types alone."""
+    """Yields the modules of the package that a module imports, also inside functions, except for types only."""
     tree = ast.parse(path.read_text())
     types = {
         id(node)
@@ -48,7 +48,7 @@ def layer(module: str) -> int:
 
 
 def test_imports_run_one_way():
-    """A module imports only from its own subpackage and from those below it."""
+    """A module imports only from its own subpackage and from earlier ones."""
     upward = [
         f"{name} imports {other}"
         for name, others in IMPORTS.items()
@@ -59,7 +59,7 @@ def test_imports_run_one_way():
 
 
 def test_no_module_imports_itself_by_way_of_others():
-    """There is no cycle of imports, not even one that is broken by importing inside a function."""
+    """There is no import cycle, not even one inside functions."""
     left = dict(IMPORTS)
     while free := [name for name, others in left.items() if not others & left.keys()]:
         for name in free:
@@ -69,12 +69,12 @@ def test_no_module_imports_itself_by_way_of_others():
 
 
 def test_modules_are_small():
-    """No module has more than 400 lines, and half of them at most 150."""
+    """No module has more than 400 lines, and the median is at most 150."""
     lines = {name: len(path.read_text().splitlines()) for name, path in MODULES.items()}
     assert not {name: n for name, n in lines.items() if n > 400}
     assert statistics.median(lines.values()) <= 150
 
 
 def test_every_subpackage_has_a_place():
-    """A new folder must be given its place among the layers."""
+    """Every subpackage has a place in the order of imports."""
     assert {name.split(".")[1] for name in MODULES if "." in name} <= set(LAYERS)

@@ -22,7 +22,7 @@ def run(arguments):
 
 COMMAND = Command(
     "uncram",
-    "print the text of a crammed file; refuses any model but the one it was crammed for",
+    "print the text of a crammed file; refuses any model except the one it was crammed for",
     "compressed-lm uncram note.clt --model runs/eiw",
     add_arguments,
     run,

@@ -1,7 +1,7 @@
-"""Every command that writes, on small inputs, as a process of its own: what it is given and what it has to leave.
+"""Disturbances of every command that writes: kills, full disks and concurrent starts, on small inputs.
 
 python tests/commands/disturbed.py kill --times 100       kill -9 at random moments, run again, compare
-python tests/commands/disturbed.py full                   the same on file systems of 4 MB and less that fill up
+python tests/commands/disturbed.py full                   the same on file systems of at most 4 MB that fill up
 python tests/commands/disturbed.py twice --times 20       two at once, 0 to 2 s apart
 """
 
@@ -26,11 +26,11 @@ TINY += ["--set=train.batch_size=8", "--set=train.checkpoint_every=5", "--set=tr
 
 @dataclasses.dataclass(frozen=True)
 class Command:
-    """A command.
+    """Command to disturb.
 
     Attributes:
-      arguments: with {out} for what it writes, and {work} for the folder of inputs.
-      locked: whether a second one at the same time is told so.
+        arguments: its arguments, with {out} for the output and {work} for the folder of inputs.
+        locked: whether a second one at the same time is refused.
     """
 
     arguments: str
@@ -77,7 +77,7 @@ COMMANDS = {
 
 
 def start(name, work, out, *, more=(), env=None):
-    """Starts a command in a process group of its own."""
+    """Starts a command in a separate process group."""
     words = [word.format(work=work, out=out) for word in COMMANDS[name].arguments.split()]
     return subprocess.Popen(
         [sys.executable, "-m", "compressed_lm", *words, *more],
@@ -90,7 +90,7 @@ def start(name, work, out, *, more=(), env=None):
 
 
 def finish(process, timeout=300):
-    """Waits for a command. Returns its status and the end of what it said."""
+    """Waits for a command; returns its status and the end of its stderr."""
     try:
         said = process.communicate(timeout=timeout)[1]
     except subprocess.TimeoutExpired:
@@ -100,7 +100,7 @@ def finish(process, timeout=300):
 
 
 def prepare(work):
-    """Makes what the commands read."""
+    """Writes the inputs of the commands."""
     import inspect
 
     source = inspect.getsource(argparse)
@@ -127,7 +127,7 @@ def prepare(work):
 
 
 def before(name, work, out):
-    """Makes what stands where a command writes, before it starts."""
+    """Writes the existing output of a command, before it starts."""
     if name == "report":
         out.mkdir()
         row = work / "runs.jsonl"
@@ -150,7 +150,7 @@ _TIMES = (
 
 
 def left(out):
-    """What a command has left: digests of files, without times. Files with times in them are compared by the rest."""
+    """Returns digests of the files that a command has left, without times; files that contain times are left out."""
     found = {}
     paths = sorted(p for p in out.parent.rglob("*") if p.is_file())
     for path in paths:
@@ -172,7 +172,9 @@ def left(out):
 
         if not any((folder / "checkpoints").iterdir()):
             continue
-        if folder.parent.name == "out" and folder.name == "training":  # of shrinking: projections are no run
+        if (
+            folder.parent.name == "out" and folder.name == "training"
+        ):  # the training of shrink: projections are not a run
             continue
         run = load_run(folder)
         import jax
@@ -184,7 +186,7 @@ def left(out):
 
 
 def compare(expected, out, what):
-    """Says what differs from an undisturbed run, and what was left that should not be."""
+    """Returns differences to an undisturbed run, and files that should not be there."""
     found, problems = left(out), []
     for name in expected.keys() | found.keys():
         if expected.get(name) != found.get(name):
@@ -196,7 +198,7 @@ def compare(expected, out, what):
 
 
 def kill(work, names, times, seed):
-    """Kills commands at random moments, and runs them again. Returns what went wrong."""
+    """Kills commands at random moments and runs them again; returns the problems."""
     chance, problems, counts = random.Random(seed), [], collections.Counter()
     references = {}
     for number in range(times):
@@ -214,10 +216,10 @@ def kill(work, names, times, seed):
             os.killpg(process.pid, signal.SIGKILL) if process.poll() is None else None
             process.communicate()
             if name in ("evaluate",) and out.exists() and out.read_bytes().endswith(b"\n"):
-                out.unlink()  # its row was there already
+                out.unlink()  # its row was already written
             again = process.returncode == 0 and name in ("quantize", "unpack", "reshape", "import", "export", "pack")
             code, said = (0, "") if again else finish(start(name, work, out))
-            complete = code == 2 and ("is not empty" in said or "exists" in said)  # it was finished when it was killed
+            complete = code == 2 and ("is not empty" in said or "exists" in said)  # it had finished before the kill
             if code != 0 and not complete:
                 problems.append(f"{name} killed after {moment:.2f} s of {seconds:.2f}: {code} {said[-600:]}")
             problems += compare(expected, out, f"{name} killed after {moment:.2f} s of {seconds:.2f}")
@@ -236,7 +238,7 @@ def _reference(name, work):
 
 
 def full(work, names, sizes=("64k", "512k", "4m")):
-    """Runs commands on small file systems, makes room, and runs them again. Returns what went wrong."""
+    """Runs commands on small file systems, enlarges these and runs the commands again; returns the problems."""
     problems, counts = [], collections.Counter()
     for name in names:
         expected, _ = _reference(name, work)
@@ -266,7 +268,7 @@ def full(work, names, sizes=("64k", "512k", "4m")):
 
 
 def twice(work, names, times, seed, seconds):
-    """Starts two of the same command. Returns what went wrong."""
+    """Starts two of the same command; returns the problems."""
     chance, problems, counts = random.Random(seed), [], collections.Counter()
     for name in names:
         expected, _ = _reference(name, work)
@@ -288,18 +290,18 @@ def twice(work, names, times, seed, seconds):
                 what = f"{name} {apart:.1f} s apart{', waiting' * waits}"
                 if any("Traceback" in said for _, said in results):
                     problems.append(f"{what}: a traceback {results}")
-                told = [said for code, said in results if code == 2]
+                refused = [said for code, said in results if code == 2]
                 counts[f"{name}: {sum(code == 0 for code, _ in results)} of 2 succeed"] += 1
                 if not any(code == 0 for code, _ in results):
                     problems.append(f"{what}: none succeeds {results}")
-                for said in told:
+                for said in refused:
                     if "is in use" not in said and "is not empty" not in said and "exists" not in said:
-                        problems.append(f"{what}: told {said[-400:]}")
+                        problems.append(f"{what}: unexpected message {said[-400:]}")
                     if "is in use" in said:
                         loser = next(p for p, (code, _) in zip((first, second), results, strict=True) if code == 2)
-                        counts[f"told within {seconds} s" if ended[loser] < seconds else "told later"] += 1
+                        counts[f"refused within {seconds} s" if ended[loser] < seconds else "refused later"] += 1
                         if ended[loser] > seconds:
-                            problems.append(f"{what}: told after {ended[loser]:.1f} s")
+                            problems.append(f"{what}: refused after {ended[loser]:.1f} s")
                 problems += compare(expected, out, what)
     print(dict(counts))
     return problems
@@ -310,7 +312,7 @@ def main():
     parser.add_argument("what", choices=("kill", "full", "twice"))
     parser.add_argument("--times", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--seconds", type=float, default=5, help="in which the second one has to be told")
+    parser.add_argument("--seconds", type=float, default=5, help="time limit for refusing the second one")
     parser.add_argument("--commands", nargs="+", default=list(COMMANDS), choices=list(COMMANDS))
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="commands-") as folder:

@@ -1,4 +1,4 @@
-"""gin settings: plain strings work, and every misspelling is refused with what was probably meant."""
+"""gin settings: plain strings work, and misspelt names are refused with a suggestion."""
 
 import types
 
@@ -33,7 +33,7 @@ def test_scopes_and_plain_strings():
     ],
 )
 def test_mistakes_are_explained(bindings, message):
-    """Unknown names, settings and values, and unused macros, raise one sentence with a suggestion."""
+    """Unknown names, settings and values, and unused macros, are refused in one sentence with a suggestion."""
     with pytest.raises(InputError, match=message):
         configuration.load([], bindings)
         configuration.train()
@@ -57,8 +57,10 @@ def test_mistakes_are_explained(bindings, message):
     ],
 )
 def test_a_configuration_runs_no_code(text, tmp_path, monkeypatch):
-    """Imports, references to functions, and files that gin would read by itself are refused before anything is run,
-    in files, in what they include and in settings; the message is one line."""
+    """Imports, references to functions and files that gin would open are refused before any code runs.
+
+    This holds for files, included files and settings; the message is one line.
+    """
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "hostile.py").write_text(
         "import pathlib; pathlib.Path(__file__).with_name('ran').touch()\nrun = path = 1"
@@ -75,7 +77,7 @@ def test_a_configuration_runs_no_code(text, tmp_path, monkeypatch):
 
 
 def test_model_mistakes_are_explained():
-    """An unknown size or field of a model is refused with those that exist."""
+    """An unknown size or model field is refused with the list of valid ones."""
     with pytest.raises(InputError, match="Did you mean position"):
         configuration.load([], ["model.size=nano", "model.positon=rotary"])
     with pytest.raises(InputError, match="expected one of nano.*Did you mean nano"):
@@ -98,14 +100,13 @@ def test_every_gin_file_parses():
 
 
 def test_include_finds_the_files_of_the_package(tmp_path, monkeypatch, caplog):
-    """A file of one's own, in any folder, may include one that comes with the package, and overrides it; a misspelt
-    name is refused with a suggestion."""
+    """A gin file in any folder may include and override a shipped one; a misspelt name gets a suggestion."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.gin").write_text("include 'recipes/paper.gin'  # theirs\ntrain.steps = 7\n")
     configuration.load(["mine.gin"], ["model.size=25m"])
     assert (configuration.train().steps, configuration.train().batch_size) == (7, 256)
     assert configuration.model(264).dtype == "bfloat16"
-    assert not caplog.records  # gin's own search logs an error for each place where a file is not
+    assert not caplog.records  # gin logs an error for each folder in which it does not find a file
     (tmp_path / "mine.gin").write_text("include 'mine.gin'\n")
     with pytest.raises(InputError, match="mine.gin includes itself"):
         configuration.load(["mine.gin"])
@@ -115,7 +116,7 @@ def test_include_finds_the_files_of_the_package(tmp_path, monkeypatch, caplog):
 
 
 def test_the_resolved_configuration_loads_again(tmp_path):
-    """What `load` returns, saved beside a run, describes the same run without the files it came from."""
+    """The text returned by `load` describes the same run without the original files."""
     text = configuration.load(["runs/paper_eiw16_v65536.gin"], ["model.size=113m", "train.warmup_steps=2%"])
     before = configuration.train(), configuration.model(264), configuration.data()
     (tmp_path / "config.gin").write_text(text)
@@ -130,14 +131,14 @@ def test_the_resolved_configuration_loads_again(tmp_path):
      ("sentencepiece(v=32000)", "sentencepiece(v=32000)", 32000), ("", "", None)],
 )  # fmt: skip
 def test_data_names_a_codec_before_there_are_tokens(codec, spec, vocab_size):
-    """`data.codec` is spelled as codecs spell themselves and tells the vocabulary."""
+    """`data.codec` is normalised to a canonical spec and gives the vocabulary size."""
     configuration.load([], [f"data.codec={codec}", "data.bytes_per_token=5.31"])
     data = configuration.data()
     assert (data.codec, data.vocab_size, data.bytes_per_token) == (spec, vocab_size, 5.31)
 
 
 def test_a_store_of_another_codec_is_refused():
-    """A run meant for one codec does not take the tokens of another; without `data.codec` any store will do."""
+    """A run with `data.codec` refuses tokens of another codec; without it any store is accepted."""
     store = types.SimpleNamespace(codec_spec="gzip(v=256)", path="stores/gzip")
     configuration.load([], ["data.codec=eiw(b=16,v=256)"])
     with pytest.raises(InputError, match=r"codec eiw\(b=16,v=256\) \(data.codec\).*stores/gzip was made with gzip"):

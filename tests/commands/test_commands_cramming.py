@@ -1,4 +1,4 @@
-"""`compressed-lm cram` and `uncram`, with models that came from Hugging Face."""
+"""`cram`, `uncram` and `cram-study` with models imported from Hugging Face."""
 
 import dataclasses
 import json
@@ -22,7 +22,7 @@ NEOX = LLAMA | dict(
 
 
 def imported(folder, settings):
-    """A run imported from a checkpoint of Hugging Face with random weights, large ones that vectors can steer."""
+    """A run imported from a Hugging Face checkpoint with random weights that are large enough for cramming."""
     pytest.importorskip("safetensors")
     config, rng = TransformerConfig(**settings), np.random.default_rng(0)
     shapes = jax.eval_shape(Transformer(config).init, jax.random.key(0), jax.ShapeDtypeStruct((1, 1), "int32"))
@@ -40,8 +40,7 @@ def imported(folder, settings):
     ids=["llama", "gpt_neox"],
 )
 def test_a_text_goes_in_and_out(settings, data, form, tmp_path, capfdbinary):
-    """What `cram` reports as crammed `uncram` prints, byte for byte; both need nothing but the run, the sizes that are
-    told are those of the files, and another model is refused."""
+    """`uncram` restores the text of `cram` byte for byte, printed sizes are true, and another model is refused."""
     run, out = imported(tmp_path / "a", settings), tmp_path / "text.clt"
     (text := tmp_path / "text").write_bytes(data)
     options = [f"--model={run}", f"--out={out}", "--k=4", "--steps=400", "--learning_rate=0.05", f"--format={form}"]
@@ -57,9 +56,11 @@ def test_a_text_goes_in_and_out(settings, data, form, tmp_path, capfdbinary):
     assert b"its vectors mean nothing" in capfdbinary.readouterr().err
 
 
-def test_what_does_not_fit_is_told(tmp_path, capfd):
-    """A text above capacity is an error with its longest exact prefix and what to do, and nothing is written; so are
-    an empty text and a missing one."""
+def test_a_text_that_does_not_fit_is_refused(tmp_path, capfd):
+    """A text above capacity is refused with its longest exact prefix and advice, and nothing is written.
+
+    An empty text and a missing file are refused, too.
+    """
     run, out = imported(tmp_path, LLAMA), tmp_path / "out.clt"
     (text := tmp_path / "text").write_bytes(b"ABCDEFGH")
     options = [f"--model={run}", f"--out={out}", "--steps=60", "--learning_rate=0.05"]
@@ -75,7 +76,7 @@ def test_what_does_not_fit_is_told(tmp_path, capfd):
 
 
 def test_a_text_that_fits_only_when_it_is_grown_is_written(tmp_path, monkeypatch, capfdbinary):
-    """Where the whole text at once leads nowhere and growing it does, `cram` writes what growing found."""
+    """If the full method fails and the progressive one succeeds, `cram` writes the result of the latter."""
     run, out = imported(tmp_path, LLAMA), tmp_path / "out.clt"
     optimized, methods = cram._optimized, []
 
@@ -93,7 +94,7 @@ def test_a_text_that_fits_only_when_it_is_grown_is_written(tmp_path, monkeypatch
 
 
 def test_a_study_of_four_sources(tmp_path, capfd):
-    """`cram-study` measures every source, names its report, and refuses lengths that the model was not trained on."""
+    """`cram-study` measures every source, names its report, and refuses lengths above those of training."""
     run = imported(tmp_path, LLAMA)
     for name in ("train", "validation", "other"):
         document = {"text": f"The {name} document has a few sentences. " * 30}

@@ -1,4 +1,4 @@
-"""What the command line says when something fails: advice for mistakes, a traceback for bugs."""
+"""Errors of commands: advice for mistakes, a traceback for bugs."""
 
 import dataclasses
 import errno
@@ -15,7 +15,7 @@ VERIFY = ["verify", __file__, "--codec=bytes"]
 
 
 def fails_with(error, monkeypatch):
-    """Makes a command end in an error."""
+    """Runs a command that raises an error; returns the status."""
 
     def fail(arguments):
         raise error
@@ -38,7 +38,7 @@ def fails_with(error, monkeypatch):
     ],
 )
 def test_system_errors_end_in_advice_that_helps(number, advice, monkeypatch, capsys):
-    """`run the same command again` is said only where that helps: not of a wrong path, of rights or of a folder."""
+    """`run the same command again` is advised only if that helps: not for a wrong path or missing permissions."""
     assert fails_with(OSError(number, os.strerror(number), "some/file"), monkeypatch) == 2
     said = capsys.readouterr().err
     assert said.startswith(f"error: {os.strerror(number)} (some/file). ") and said.count("\n") == 1
@@ -47,7 +47,7 @@ def test_system_errors_end_in_advice_that_helps(number, advice, monkeypatch, cap
 
 
 def test_a_bug_keeps_its_traceback_and_says_how_to_report_it(monkeypatch):
-    """An error that no input explains is raised, with a note on what to send."""
+    """An error that is not caused by input keeps its traceback, with a note on how to report it."""
     with pytest.raises(ZeroDivisionError) as caught:
         fails_with(ZeroDivisionError("division by zero"), monkeypatch)
     assert caught.value.__notes__ == [failures.REPORT] and "doctor" in failures.REPORT
@@ -56,7 +56,7 @@ def test_a_bug_keeps_its_traceback_and_says_how_to_report_it(monkeypatch):
 
 
 def test_ctrl_c_and_a_full_memory_are_one_line(monkeypatch, capsys):
-    """Ctrl-C ends in status 130; out of memory says which settings take less."""
+    """Ctrl-C ends in status 130; an out-of-memory error names the settings that need less memory."""
     assert fails_with(KeyboardInterrupt(), monkeypatch) == 130
     assert capsys.readouterr().err.count("\n") == 1
     assert fails_with(MemoryError("Unable to allocate 9 TiB"), monkeypatch) == 2
@@ -67,8 +67,7 @@ def test_ctrl_c_and_a_full_memory_are_one_line(monkeypatch, capsys):
 
 @pytest.mark.parametrize("platform", ["tpu", "cuda", "bogus"])
 def test_a_platform_that_is_not_there_is_named(platform):
-    """JAX_PLATFORMS of a platform that is not on this machine ends in one paragraph: what was asked for, what there is
-    and what to do."""
+    """A JAX_PLATFORMS that this machine lacks ends in one paragraph with the available platforms and advice."""
     code = "from compressed_lm.cli import main; raise SystemExit(main(['doctor']))"
     done = subprocess.run(
         [sys.executable, "-c", code], env=os.environ | {"JAX_PLATFORMS": platform}, capture_output=True, text=True

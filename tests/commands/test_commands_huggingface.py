@@ -1,4 +1,4 @@
-"""The commands `import` and `export`, and what they must not cost those who do not use them."""
+"""Commands `import` and `export`, and the imports that other commands must avoid."""
 
 import json
 import subprocess
@@ -28,8 +28,7 @@ CONFIG = TransformerConfig(
 
 
 def test_a_checkpoint_goes_in_and_out(tmp_path, capsys):
-    """`import` tells what to do next, `export` what loads the result; the tensors are the same, and mistakes end in a
-    message and status 2."""
+    """`import` and `export` keep all tensors, print the next steps, and end mistakes with a message and status 2."""
     pytest.importorskip("safetensors")
     source, run, out = (tmp_path / name for name in ("source", "run", "out"))
     source.mkdir()
@@ -53,7 +52,7 @@ def test_a_checkpoint_goes_in_and_out(tmp_path, capsys):
 
 
 def checkpoint(folder):
-    """Writes a checkpoint of Hugging Face without a tokenizer."""
+    """Writes a Hugging Face checkpoint without a tokenizer."""
     folder.mkdir()
     shapes = jax.eval_shape(Transformer(CONFIG).init, jax.random.key(0), jax.ShapeDtypeStruct((1, 1), "int32"))
     draw = np.random.default_rng(0)
@@ -64,8 +63,10 @@ def checkpoint(folder):
 
 
 def test_what_is_made_of_an_imported_run_keeps_its_tokenizer(tmp_path, capsys):
-    """quantize and reshape copy the codec folder, unpack takes it as an option, and export then writes the tokenizer;
-    without a codec it says how to give it."""
+    """quantize and reshape copy the codec, unpack takes it as an option, and export writes the tokenizer.
+
+    Without a codec, export reports how to give it.
+    """
     pytest.importorskip("safetensors")
     pytest.importorskip("tokenizers")
     codec = codecs.create("bpe(v=258)", documents=lambda: [b"the theme " * 9])
@@ -90,7 +91,7 @@ def test_what_is_made_of_an_imported_run_keeps_its_tokenizer(tmp_path, capsys):
 
 
 def test_other_things_than_a_checkpoint_folder_are_named(tmp_path, capsys):
-    """Import says what it was given instead of the folder of a checkpoint that it reads, and what to give."""
+    """If the path is not a checkpoint folder, import reports what it is and what to give."""
     source = checkpoint(tmp_path / "source")
     values = json.loads((source / "config.json").read_text())
     (tmp_path / "model.gguf").write_bytes(b"GGUF\x03\x00\x00\x00")
@@ -121,7 +122,7 @@ def test_other_things_than_a_checkpoint_folder_are_named(tmp_path, capsys):
 
 
 def test_others_do_not_import_the_packages_of_hugging_face():
-    """Training, codecs and the commands load neither safetensors nor tokenizers, transformers or torch."""
+    """Training, codecs and other commands load none of safetensors, tokenizers, transformers and torch."""
     code = """
 import sys
 import compressed_lm.cli, compressed_lm.codecs, compressed_lm.evaluation, compressed_lm.post_training.huggingface

@@ -1,4 +1,4 @@
-"""Paths on the command line: schemes are refused before any work, pipes are streams, refusals change nothing."""
+"""Paths on the command line: schemes are refused first, pipes are streams, refused commands change nothing."""
 
 import io as stdlib_io
 import json
@@ -43,7 +43,7 @@ def given(action, value):
 
 
 def command_line(name, dest, value):
-    """A command with one argument of this value, and a plausible one for all others that it needs."""
+    """Returns a command with this value of one argument, and plausible values of all other required ones."""
     argv = [name]
     for action in PARSERS[name]._actions:
         if action.dest == dest:
@@ -59,7 +59,7 @@ CASES = [
 
 
 def test_every_argument_is_known_to_be_a_path_or_none():
-    """A new option that takes a path cannot miss the check of paths."""
+    """Every option is listed as a path or as no path, so that a new one cannot miss the path check."""
     others = {
         (name, action.dest)
         for name, parser in PARSERS.items()
@@ -73,7 +73,7 @@ def test_every_argument_is_known_to_be_a_path_or_none():
 
 @pytest.mark.parametrize(("name", "action"), CASES, ids=[f"{n}-{a.dest}" for n, a in CASES])
 def test_schemes_are_refused_in_every_argument_of_every_command(name, action, tmp_path, monkeypatch, capsys):
-    """Status 2 and one paragraph that names the argument, before anything is read or made."""
+    """An unsupported scheme ends in status 2 and one paragraph with the argument, before any work."""
     monkeypatch.chdir(tmp_path)
     what = action.option_strings[-1] if action.option_strings else action.dest
     label, kind = PARSERS[name].paths[action.dest]
@@ -92,7 +92,7 @@ def test_schemes_are_refused_in_every_argument_of_every_command(name, action, tm
 
 
 def test_library_functions_refuse_schemes(tmp_path, monkeypatch):
-    """What the commands call refuses them too, so that no notebook writes into a folder called `gs:`."""
+    """Library functions refuse schemes too, so that no notebook writes into a folder named `gs:`."""
     monkeypatch.chdir(tmp_path)
     url, codec = "s3://b/x", codecs.Bytes()
     row = json.loads((codecs.registry.PRETRAINED / "m1-en" / "row.json").read_text())
@@ -127,15 +127,15 @@ def test_library_functions_refuse_schemes(tmp_path, monkeypatch):
 
 
 def test_a_bucket_needs_its_package(monkeypatch):
-    """gs:// where runs are is refused by name where nothing is installed that reads it; other schemes always."""
+    """gs:// paths of runs name the package to install if it is missing; other schemes are always refused."""
     assert str(checkpoints.folder("gs://b/run")) == "gs://b/run"
     monkeypatch.setattr(checkpoints.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"needs the package gcsfs .* pip install 'compressed_lm\[gcs\]'"):
         load_run("gs://b/run")
 
 
-def test_a_bucket_that_cannot_be_reached_is_told():
-    """Whatever the storage package raises, the user reads what to check."""
+def test_a_bucket_that_cannot_be_reached_is_reported():
+    """Any error of the storage package becomes a message with what to check."""
 
     class Bucket(str):
         __fspath__ = str.__str__
@@ -150,7 +150,7 @@ def test_a_bucket_that_cannot_be_reached_is_told():
 
 @pytest.fixture
 def stdin(monkeypatch):
-    """Sets what the standard input holds."""
+    """Sets the content of standard input."""
 
     def set_(content):
         monkeypatch.setattr(sys, "stdin", types.SimpleNamespace(buffer=stdlib_io.BytesIO(content)))
@@ -162,7 +162,7 @@ TEXT = b"\xff\x00 a text"
 
 
 def test_minus_is_stdin_and_stdout(tmp_path, monkeypatch, stdin, capsysbinary):
-    """encode and decode work in a pipeline: the data alone on stdout, messages on stderr; verify and uncram read."""
+    """encode and decode work in a pipeline, with messages on stderr; verify and uncram read stdin."""
     monkeypatch.chdir(tmp_path)
     stdin(TEXT)
     assert main(["encode", "-", "-", "--codec=bytes"]) == 0
@@ -181,7 +181,7 @@ def test_minus_is_stdin_and_stdout(tmp_path, monkeypatch, stdin, capsysbinary):
 
 
 def test_settings_are_read_from_a_pipe(capsys):
-    """A gin file may be a pipe, as the shell makes it out of `<(...)`."""
+    """A gin file may be a pipe, as in the shell syntax `<(...)`."""
     reader, writer = os.pipe()
     os.write(writer, b"train.steps = 7")
     os.close(writer)
@@ -192,7 +192,7 @@ def test_settings_are_read_from_a_pipe(capsys):
 
 @pytest.mark.parametrize("form", ["csv", "json", "jsonl"])
 def test_fit_reads_and_writes_streams(form, tmp_path, stdin, capsysbinary):
-    """A table of any form comes from stdin, and the report goes to stdout, alone."""
+    """fit reads tables of all forms from stdin, and writes only the report to stdout."""
     rows = [
         {"n_params": n, "tokens": d, "loss": 400 * n**-0.34 + 410 * d**-0.28 + 1.7}
         for n in (1e6, 4e6, 16e6, 64e6)
@@ -211,7 +211,7 @@ def test_fit_reads_and_writes_streams(form, tmp_path, stdin, capsysbinary):
 
 
 def test_evaluations_are_appended_to_streams(tmp_path, capfd):
-    """The row of the run table goes into a pipe or to stdout as one line."""
+    """evaluate writes the row of the run table to a pipe or to stdout as one line."""
     row = json.loads((codecs.registry.PRETRAINED / "m1-en" / "row.json").read_text())
     reader, writer = os.pipe()
     scaling.append_row(f"/dev/fd/{writer}", row)
@@ -223,7 +223,7 @@ def test_evaluations_are_appended_to_streams(tmp_path, capfd):
 
 
 def test_commands_write_into_pipes_and_devices(tmp_path, capsysbinary):
-    """decode into a named pipe, a descriptor and /dev/null leaves all three what they were; a link keeps its place."""
+    """decode writes to a named pipe, a descriptor and /dev/null without replacing them; a link stays a link."""
     (tmp_path / "in").write_bytes(TEXT)
     assert main(["encode", f"{tmp_path}/in", f"{tmp_path}/coded", "--codec=bytes"]) == 0
     os.mkfifo(tmp_path / "pipe")
@@ -242,16 +242,16 @@ def test_commands_write_into_pipes_and_devices(tmp_path, capsysbinary):
 
 
 def test_a_compiled_dictionary_goes_to_stdout(capsysbinary):
-    """`compile --out -` writes what `codecs.load` reads, and keeps its rounds nowhere."""
+    """`compile --out -` writes a file that `codecs.load` reads, and refuses --rounds, which needs a file."""
     compiled = codecs.load("eiw16-en")
     size = codecs.save_dictionary(compiled, "-")
     assert len(capsysbinary.readouterr()[0]) == size
     assert main(["compile", "--m1=pretrained", "--rounds=1", "--out=-"]) == 2
-    assert b"--rounds keeps its rounds beside the file" in capsysbinary.readouterr()[1]
+    assert b"--rounds was given, and --out - is not a file" in capsysbinary.readouterr()[1]
 
 
 def snapshot(folder):
-    """Names of all that is in a folder, contents and times of its files. (A lock beside a folder comes and goes.)"""
+    """Returns names, contents and times of all files in a folder; locks are beside the folder."""
     return {
         str(path.relative_to(folder)): (path.stat().st_mtime_ns, path.read_bytes()) if path.is_file() else None
         for path in [folder, *folder.rglob("*")]
@@ -260,7 +260,7 @@ def snapshot(folder):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A store, a run of two steps, and the command that made it."""
+    """A store, a run of two steps, and the command of the run."""
     out = tmp_path_factory.mktemp("trained")
     for name, word in (("store", "some text "), ("other", "other text ")):
         (out / f"{name}.txt").write_text(word * 300)
@@ -274,7 +274,7 @@ def trained(tmp_path_factory):
 
 
 def status(argv):
-    """The exit status of a command, whether its parser or the command itself ends it."""
+    """Returns the exit status of a command, also if its parser exits."""
     try:
         return main(argv)
     except SystemExit as end:
@@ -282,7 +282,7 @@ def status(argv):
 
 
 def test_a_refused_training_changes_nothing(trained, tmp_path, monkeypatch, capsys):
-    """Whatever refuses a run, the finished run in its folder keeps every byte and time, and no new folder is made."""
+    """A refused run changes no byte or time of the finished run in its folder, and creates no folder."""
     out, command = trained
     before, m1 = snapshot(out), ["train-m1", *command[2:], f"--corpus=text:{out}/store.txt"]
     m1 = [argument for argument in m1 if "n_heads" not in argument]
@@ -305,12 +305,12 @@ def test_a_refused_training_changes_nothing(trained, tmp_path, monkeypatch, caps
     for argv, message in [*refused[3:8], ([*command, "--steps=2", "--wandb=p", "--tensorboard"], "wandb")]:
         assert status([*argv, f"--out={tmp_path}/new/run"]) == 2 and message in capsys.readouterr().err, argv
     assert not list(tmp_path.iterdir())
-    assert main([*command, "--steps=2", "--set=train.log_every=7"]) == 0  # only what is recorded of it changes
+    assert main([*command, "--steps=2", "--set=train.log_every=7"]) == 0  # only the record of its settings changes
     assert "train.log_every = 7" in (out / "run" / "config.gin").read_text()
 
 
 def test_a_refused_shrink_changes_nothing(trained, tmp_path, capsys):
-    """Neither the settings nor the selection of a shrunk run are written before it is accepted."""
+    """Neither settings nor selection of a shrunk run are written before it is accepted."""
     out, command = trained
     shrink = ["shrink", f"{out}/run", "--keep=0.5", command[1], "--calibration=4", *command[-2:], "--steps=1"]
     shrink += ["--importance=magnitude", "--method=pruned"]
@@ -326,7 +326,7 @@ def test_a_refused_shrink_changes_nothing(trained, tmp_path, capsys):
 
 
 def test_a_refused_demo_changes_nothing(tmp_path, monkeypatch):
-    """Other settings than a demo was begun with are told before anything is made; what adds to it is no such thing."""
+    """Settings that differ from those of an existing demo are refused before any work; additions are accepted."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "text.txt").write_text("some text")
     (tmp_path / "empty.json").touch()
@@ -350,7 +350,7 @@ def test_a_refused_demo_changes_nothing(tmp_path, monkeypatch):
 
 
 def test_codecs_of_another_m1_are_not_replaced(tmp_path):
-    """Neither a demo, a sweep nor `compile --rounds` puts a new codec in place of one that stores were made with."""
+    """demo, sweep and `compile --rounds` never replace a codec with which stores were written."""
     dictionary, other = codecs.load("eiw16-en"), types.SimpleNamespace(hash="0" * 64)
     codecs.save(dictionary, tmp_path / "codec")
     codecs.save_dictionary(dictionary, tmp_path / "codec.clmd")
@@ -363,7 +363,7 @@ def test_codecs_of_another_m1_are_not_replaced(tmp_path):
 
 
 def test_a_sweep_without_validation_text_makes_nothing(tmp_path, capsys):
-    """A corpus with one split is refused before the other one is compressed."""
+    """A corpus without a validation split is refused before anything is compressed."""
     (tmp_path / "text.txt").write_text("some text")
     sweep = ["sweep", "--codec=bytes", f"--corpus=text:{tmp_path}/text.txt", "--size=nano", f"--out={tmp_path}/out"]
     assert main([*sweep, "--tokens=1 steps"]) == 2 and "Split 'validation' was requested" in capsys.readouterr().err
@@ -371,7 +371,7 @@ def test_a_sweep_without_validation_text_makes_nothing(tmp_path, capsys):
 
 
 def test_a_sweep_without_a_plan_keeps_its_tables(tmp_path):
-    """Where every cell is refused, the tables of the runs before stay."""
+    """If every cell is refused, the tables of earlier runs are kept."""
     (tmp_path / "ratios.jsonl").write_text("{}\n")
     before = snapshot(tmp_path)
     Sweep(tmp_path, [], {}, corpus=None)._write_tables([])
@@ -380,7 +380,7 @@ def test_a_sweep_without_a_plan_keeps_its_tables(tmp_path):
 
 @pytest.mark.parametrize("content", [b"", b"\n", b'{"body": 1}\n', b"[1]\n", b"\x28\xb5\x2f\xfd zstd"])
 def test_a_refused_corpus_makes_no_folder(content, tmp_path, capsys):
-    """A corpus without a document, or with a first one that cannot be read, leaves no token store behind."""
+    """A corpus without documents, or with an unreadable first document, leaves no token store."""
     (tmp_path / "a.json").write_bytes(content)
     assert main(["compress", f"--corpus=json:{tmp_path}/a.json", "--codec=bytes", f"--out={tmp_path}/store"]) == 2
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"] and "a.json" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""The paper's configurations are the paper's, and what their comments say is true."""
+"""The paper's configurations have the paper's values, and their comments are true."""
 
 import ast
 import dataclasses
@@ -56,13 +56,13 @@ RECIPES = {
 
 
 def head(file):
-    """The lines of the comment that a file opens with, without their marks."""
+    """Returns the lines of the comment at the top of a file, without comment marks."""
     lines = file.read_text().split("\ninclude")[0].splitlines()
     return [line.removeprefix("#").strip() for line in lines]
 
 
 def row(file, name):
-    """The cells of a row of the table in a file's head, without the note in parentheses after them."""
+    """Returns the cells of a table row in a file's head, without notes in parentheses."""
     (line,) = [line for line in head(file) if line.startswith(name)]
     return line.removeprefix(name).split("(")[0].split()
 
@@ -81,7 +81,7 @@ def test_there_is_a_file_for_every_codec_of_the_paper():
 
 @pytest.mark.parametrize("file", RECIPE_FILES, ids=lambda file: file.stem)
 def test_a_run_is_its_recipe_and_no_more(file):
-    """Every setting that decides what is learned has the value of the recipe, whatever the codec."""
+    """All settings that affect learning have the values of the recipe, for every codec."""
     train, model = RECIPES[file.stem.split("_")[0]]
     configuration.load([f"runs/{file.name}"], ["model.size=25m"])
     config, shape = configuration.train(), configuration.model(264)
@@ -96,8 +96,10 @@ def test_a_run_is_its_recipe_and_no_more(file):
     "size, millions", [("3m", 3.15), ("25m", 25.2), ("113m", 113.2), ("403m", 402.7), ("2b", 1610)]
 )
 def test_sizes_are_those_of_table_4(size, millions):
-    """The parameters outside the embeddings are those of papers/000 section 4.1, to three digits; relative positions
-    and norms are the rest."""
+    """Parameters outside the embeddings match papers/000 section 4.1 to three digits.
+
+    Relative positions and norms are the difference.
+    """
     configuration.load(["recipes/paper.gin"], [f"model.size={size}"])
     assert count_params(configuration.model(264)).non_embedding / 1e6 == pytest.approx(millions, rel=2e-3)
     configuration.load(["recipes/modern.gin"], [f"model.size={size}"])
@@ -105,7 +107,7 @@ def test_sizes_are_those_of_table_4(size, millions):
 
 
 def test_m1_of_the_paper():
-    """M1 is the 3m model at 1,024 bytes, 128 rows and 2.5 million steps; it can be made exact."""
+    """M1 is the 3m model with 1,024 bytes, 128 rows and 2.5 million steps, and can be made exact."""
     configuration.load(["m1/paper.gin"])
     config, shape = configuration.train(), configuration.model(model_vocab_size(256))
     assert (config.seq_len, config.batch_size, config.steps, config.schedule) == (1024, 128, 2_500_000, "rsqrt")
@@ -115,7 +117,7 @@ def test_m1_of_the_paper():
 
 @pytest.mark.parametrize("file", RECIPE_FILES, ids=lambda file: file.stem)
 def test_the_head_of_a_file_is_true(file):
-    """Figures in the head are the paper's, and costs what the configuration comes to."""
+    """Figures in the head of a file are the paper's, and costs are those of the configuration."""
     configuration.load([str(file)])
     data = configuration.data()
     bits = {"paper": "bits per byte in the paper", "modern": "to beat, bits per byte"}[file.stem.split("_")[0]]
@@ -134,7 +136,7 @@ def test_the_head_of_a_file_is_true(file):
     "file", sorted(configuration.GIN_FILES.glob("**/*.gin")), ids=lambda f: str(f.relative_to(configuration.GIN_FILES))
 )
 def test_commands_in_comments_can_be_run(file, capsys):
-    """The command line takes every `compressed-lm ...` command in the head of a file, and files in it exist."""
+    """Every `compressed-lm ...` command in the head of a file can be parsed, and its files exist."""
     text = re.sub(r"\\\n#\s*", "", file.read_text())
     lines = [line.removeprefix("#").split("  (or:")[0].strip() for line in text.splitlines() if line.startswith("#")]
     commands = [shlex.split(line) for line in lines if line.startswith("compressed-lm ")]
@@ -150,14 +152,14 @@ def test_commands_in_comments_can_be_run(file, capsys):
 
 
 def test_every_folder_of_gin_files_is_packaged():
-    """The folders that setup.py installs are those there are, so that `include` works without a checkout too."""
+    """setup.py installs all folders of gin files, so that `include` also works without a checkout."""
     root = pathlib.Path(__file__).parents[2]
     (folders,) = re.findall(r"^GIN_FOLDERS = (.*)$", (root / "setup.py").read_text(), re.MULTILINE)
     assert sorted(ast.literal_eval(folders)) == sorted(path.name for path in (root / "gin_configs").iterdir())
 
 
 def test_every_setting_of_a_recipe_is_one_of_a_run():
-    """The literal recipes above name fields that exist."""
+    """The literal recipes above name existing fields."""
     for train, model in RECIPES.values():
         assert set(train) <= {f.name for f in dataclasses.fields(configuration.TrainConfig)}
         assert set(model) <= {f.name for f in dataclasses.fields(configuration.TransformerConfig)}

@@ -1,4 +1,4 @@
-"""Settings are checked by the fields of their dataclasses, wherever their values come from."""
+"""Settings are checked against the fields of their dataclasses, from all sources."""
 
 import dataclasses
 import math
@@ -33,13 +33,12 @@ WRONG = {
     bool: ["maybe", 2, 1.0, None, "", "tru"],
     str: [5, 1.5, True, None, b"text", ("a",)],
 }
-"""Values that no setting of a type takes."""
+"""Values that no setting of a type accepts."""
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.__name__)
 def test_every_field_of_every_config_refuses_wrong_values(config):
-    """Each field of each config dataclass refuses values of another type, outside its range and not among its choices
-    with an InputError that names the field and what is expected; library calls are checked like the command line."""
+    """Each field of each config dataclass refuses wrong types, ranges and choices by name, from every caller."""
     for field in dataclasses.fields(config):
         kinds = field.type.__args__ if isinstance(field.type, types.UnionType) else (field.type,)
         limits = field.metadata.get("limits", settings.Limits())
@@ -58,8 +57,7 @@ def test_every_field_of_every_config_refuses_wrong_values(config):
 
 
 def test_booleans_are_words_in_any_case():
-    """`model.gated_mlp=false` is False, as `no`, `off` and `0` are, from bindings, files and calls: 132,544 parameters
-    where True gives 165,312."""
+    """false, no, off and 0 are False from bindings, files and calls: 132,544 parameters instead of 165,312."""
     sizes = {}
     for word in ("false", "no", "off", "0", "False", "OFF", "true", "yes", "on", "1", "True"):
         configuration.load([], ["model.size=nano", f"model.gated_mlp={word}"])
@@ -70,7 +68,7 @@ def test_booleans_are_words_in_any_case():
 
 
 def test_values_get_their_declared_type():
-    """Whole numbers may be written as 1e3, numbers come from NumPy too, and lists are tuples."""
+    """Whole numbers may be written as 1e3, numbers may be NumPy scalars, and lists become tuples."""
     config = TrainConfig(steps=1e3, batch_size=np.int64(8), learning_rate=np.float32(0.5), seed=np.int32(3))
     found = config.steps, config.batch_size, config.learning_rate, config.seed
     assert found == (1000, 8, 0.5, 3) and [type(v) for v in found] == [int, int, float, int]
@@ -109,7 +107,7 @@ def test_values_get_their_declared_type():
     ],
 )
 def test_wrong_bindings_are_explained(bindings, message):
-    """Types, ranges, choices, scopes and macros of bindings are checked when they are loaded, before any work."""
+    """Types, ranges, choices, scopes and macros of bindings are checked at loading, before any work."""
     with pytest.raises(InputError, match=message) as caught:
         configuration.load([], bindings, scopes=["m1", "m2"])
     assert "\n" not in str(caught.value)
@@ -136,7 +134,7 @@ def test_wrong_bindings_are_explained(bindings, message):
     ],
 )
 def test_wrong_gin_files_are_explained(content, message, tmp_path, monkeypatch):
-    """A gin file that cannot be read is one paragraph, whatever is wrong with it."""
+    """An unreadable gin file is reported in one paragraph, whatever is wrong with it."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a.gin").write_bytes(content)
     with pytest.raises(InputError, match=message) as caught:
@@ -148,14 +146,14 @@ def test_wrong_gin_files_are_explained(content, message, tmp_path, monkeypatch):
     "content", [b"\xef\xbb\xbftrain.steps = 5", b"\ttrain.steps = 5\r\n", b"train.steps = 6\ntrain.steps = 5"]
 )
 def test_marks_tabs_and_repeats_in_gin_files_are_read(content, tmp_path):
-    """A byte-order mark, tabs, line ends of Windows and a setting given twice (the last one counts) are no errors."""
+    """A byte-order mark, tabs, Windows line ends and repeated settings (the last one counts) are accepted."""
     (tmp_path / "a.gin").write_bytes(content)
     configuration.load([str(tmp_path / "a.gin")])
     assert configuration.train().steps == 5
 
 
 def test_a_folder_or_device_is_no_gin_file(tmp_path):
-    """What exists and is no file is told apart from what does not exist."""
+    """A gin path that exists but is not a file gets another message than a missing one."""
     for path in (str(tmp_path), "/dev/null"):
         with pytest.raises(InputError, match="is a folder or a device"):
             configuration.load([path])
@@ -169,12 +167,12 @@ def test_a_folder_or_device_is_no_gin_file(tmp_path):
      ("30m", "3m", False), ("zstd", "gzip", False), ("lamb", "adamw", False)],
 )  # fmt: skip
 def test_only_slips_of_the_keyboard_are_suggested(given, known, meant):
-    """A suggestion differs by a slip or two; another thing with some of the same letters is never suggested."""
+    """Only names that differ by one or two typing errors are suggested."""
     assert bool(did_you_mean(given, [known])) is meant
 
 
 def test_limits_say_what_they_allow():
-    """Bounds that may be reached and bounds that may not are told apart, and NaN is in no range."""
+    """Messages distinguish inclusive and exclusive limits, and NaN is in no range."""
     phrases = {
         "a whole number from 1 to 2,147,483,647": (int, dict(low=1)),
         "a number above 0, at most 1": (float, dict(above=0, high=1)),

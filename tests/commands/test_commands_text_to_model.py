@@ -1,4 +1,4 @@
-"""The commands, on a small corpus of real text, in the order in which a user meets them."""
+"""Commands on a small corpus of real text, in the order of a typical session."""
 
 import dataclasses
 import json
@@ -23,7 +23,7 @@ TINY = [
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
-    """The docstrings of the standard library's argparse, as JSON lines."""
+    """Docstrings of the standard library's argparse, as JSON lines."""
     import argparse
     import inspect
 
@@ -52,7 +52,7 @@ def built(corpus, tmp_path_factory):
 
 
 def test_encode_decode_verify(built, tmp_path, capsys):
-    """A file encoded by one call is restored by another, and verify says so."""
+    """A file encoded by one call is restored by another, and verify confirms it."""
     (tmp_path / "in").write_bytes(b"argparse \xff\x00 text")
     codec = f"--codec={built}/codec"
     assert main(["encode", f"{tmp_path}/in", f"{tmp_path}/coded", codec]) == 0
@@ -63,8 +63,10 @@ def test_encode_decode_verify(built, tmp_path, capsys):
 
 
 def test_compile_writes_one_file_that_is_a_codec(built, tmp_path, capsys, monkeypatch):
-    """`compile` gives the dictionary of `build-codec` as one file, which every command accepts; a refit starts
-    M1 from its own windows, and a second call finds its rounds done."""
+    """`compile` writes the dictionary of `build-codec` as one file that every command accepts.
+
+    A refit trains M1 on its own windows, and a second call reuses the finished rounds.
+    """
     assert main(["compile", f"--m1={built}/m1", "--b=9", f"--out={tmp_path}/node.clmd"]) == 0
     compiled, directory = codecs.load(tmp_path / "node.clmd"), codecs.load(built / "codec")
     assert (compiled.spec, compiled.fingerprint) == (directory.spec, directory.fingerprint)
@@ -86,7 +88,7 @@ def test_compile_writes_one_file_that_is_a_codec(built, tmp_path, capsys, monkey
 
 
 def test_inspect_evaluate_generate_report(built, tmp_path, capsys):
-    """The rest of the commands print what they promise, and the run table makes a report."""
+    """inspect, evaluate, generate and report print their documented output, and the run table gives a report."""
     codec = f"--codec={built}/codec"
     assert main(["inspect", f"{built}/validation", codec]) == 0
     table = f"--table={tmp_path}/runs.jsonl"
@@ -100,7 +102,7 @@ def test_inspect_evaluate_generate_report(built, tmp_path, capsys):
 
 
 def test_quantize_packs_a_run_that_evaluates(built, tmp_path, capsys):
-    """A packed run is evaluated like any other; its row says in which format it is, and 8 bits cost next to nothing."""
+    """A packed run is evaluated like any other; its row names the format, and 8 bits hardly change the loss."""
     evaluate = [f"--codec={built}/codec", f"--store={built}/validation", f"--train_store={built}/train"]
     for form in ("int(b=8,scale=absmax)", "int(b=1)"):
         out = f"{tmp_path}/{form[6]}"
@@ -118,7 +120,7 @@ def test_quantize_packs_a_run_that_evaluates(built, tmp_path, capsys):
 
 
 def test_pack_codes_a_run_in_a_file_that_unpacks_to_a_run(built, tmp_path, capsys):
-    """The size printed is the file's; a fine step costs next to nothing; a changed file is refused."""
+    """The printed size is that of the file, a fine step hardly changes the loss, and a changed file is refused."""
     file, out = tmp_path / "m2.clb", f"{tmp_path}/m2"
     assert main(["pack", f"{built}/m2", "--step=0.05std", f"--out={file}"]) == 0
     assert f"weights in {file.stat().st_size:,} bytes on disk" in capsys.readouterr().out
@@ -134,8 +136,7 @@ def test_pack_codes_a_run_in_a_file_that_unpacks_to_a_run(built, tmp_path, capsy
 
 
 def test_a_reshaped_run_trains_on(built, tmp_path, capsys):
-    """Training starts from the weights of a run or from its reshaped ones, not from random ones; a start of another
-    size is refused."""
+    """Training starts from the weights of a run or a reshaped run; a start of another size is refused."""
     assert main(["reshape", f"{built}/m2", f"--out={tmp_path}/reshaped"]) == 0
     assert "their standard deviations times 0." in capsys.readouterr().out
     train = ["train", f"--store={built}/train", *TINY, "--steps=1"]
@@ -148,9 +149,11 @@ def test_a_reshaped_run_trains_on(built, tmp_path, capsys):
     assert "mlp/up/kernel is (2, 32, 128) and was" in capsys.readouterr().err
 
 
-def test_a_run_shrinks_and_goes_on(built, tmp_path, capsys):
-    """A smaller model comes out of a run, which trains on in its own shape, evaluates and exports nothing of the large
-    one; a dry run tells its cost and writes nothing."""
+def test_a_run_shrinks_and_trains_further(built, tmp_path, capsys):
+    """A run shrinks to a smaller run that trains further, evaluates and exports without the large weights.
+
+    A dry run prints the cost and writes nothing.
+    """
     store, settings = f"--store={built}/train", ["--set=train.seq_len=64", "--set=train.batch_size=8", "--steps=2"]
     shrink = ["shrink", f"{built}/m2", "--keep=0.5", store, "--calibration=8", *settings]
     assert main([*shrink, f"--out={tmp_path}/small", "--dry_run"]) == 0
@@ -166,7 +169,7 @@ def test_a_run_shrinks_and_goes_on(built, tmp_path, capsys):
 
 
 def test_weights_prints_shapes_and_writes_their_report(built, tmp_path, capsys):
-    """A row for each array and two for all, and a page with histograms."""
+    """`weights` prints a row per array and two for all arrays, and writes a page with histograms."""
     assert main(["weights", f"{built}/m2", f"--out={tmp_path}/weights.html"]) == 0
     printed = capsys.readouterr().out
     assert "layers/mlp/up/kernel" in printed and "all, each over its std" in printed
@@ -174,7 +177,7 @@ def test_weights_prints_shapes_and_writes_their_report(built, tmp_path, capsys):
 
 
 def test_fit_prints_the_law_of_a_table(tmp_path, capsys):
-    """A law is fitted to a CSV file whose columns have their own names, and the report holds it."""
+    """A law is fitted to a CSV file with other column names, and the report contains it."""
     header, rows = "size,data,nats", []
     for n in (1e6, 4e6, 16e6, 64e6):
         rows += [f"{n},{d},{400 * n**-0.34 + 410 * d**-0.28 + 1.7}" for d in (1e8, 1e9, 1e10)]
@@ -194,7 +197,7 @@ def test_fit_prints_the_law_of_a_table(tmp_path, capsys):
 
 
 def test_bad_input_is_one_paragraph_and_status_2(built, corpus, tmp_path, capsys):
-    """Each mistake ends in status 2 and one line that says what was given and what to do, without a traceback."""
+    """Each mistake ends in status 2 and one line with the input and the advice, without a traceback."""
     codec = f"--codec={built}/codec"
     (tmp_path / "empty").mkdir()
     (tmp_path / "no_text.jsonl").write_text('{"body": "x"}\n')
@@ -236,7 +239,7 @@ def test_bad_input_is_one_paragraph_and_status_2(built, corpus, tmp_path, capsys
 
 
 def test_a_larger_vocabulary_than_the_models_is_refused(built, tmp_path, capsys):
-    """A run goes on only with the tokens that it was started with."""
+    """A run resumes only with the tokens with which it was started."""
     assert main(["compress", "--corpus=json:" + str(tmp_path / "a.jsonl"), "--codec=bytes", f"--out={tmp_path}/s"]) == 2
     (tmp_path / "a.jsonl").write_text(json.dumps({"text": "some text " * 400}) + "\n")
     assert (

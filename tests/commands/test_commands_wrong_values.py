@@ -1,7 +1,7 @@
-"""Every command with wrong values of every option and argument: one message each, and status 2.
+"""Wrong values of every option and argument of every command end in one message each and status 2.
 
-The options are those of the parser. Wrong numbers, choices and paths (`commands.paths`) follow from their types; wrong
-texts are listed here, and an option that is none of these fails the test until it is.
+Options are read from the parsers. Wrong numbers, choices and paths (`commands.paths`) follow from their types; wrong
+texts are listed here. A new option without a type must be added to these lists.
 """
 
 import argparse
@@ -77,7 +77,7 @@ PARSERS = {name: command.parser() for name, command in commands().items()}
 
 @pytest.fixture(scope="module")
 def given(tmp_path_factory):
-    """A valid value of every argument that a command needs, by command and name or by name."""
+    """Returns a valid value of every required argument, by command and name or by name."""
     folder = tmp_path_factory.mktemp("given")
     texts = "".join(json.dumps({"text": f"text {i} " * 40}) + "\n" for i in range(12))
     (folder / "text.jsonl").write_text(texts)
@@ -183,7 +183,7 @@ def arguments_of(parser):
 
 
 def line(command: str, parser, given: dict, wrong: argparse.Action | None = None, value: str = "") -> list[str]:
-    """Returns a command line whose arguments are valid, but for one."""
+    """Returns a command line whose arguments are valid, except one."""
     argv, positional = [], []
     for action in arguments_of(parser):
         valid = given.get(f"{command} {action.dest}", given.get(action.dest) if action.required else None)
@@ -199,7 +199,7 @@ def line(command: str, parser, given: dict, wrong: argparse.Action | None = None
 
 @pytest.mark.parametrize("command", PARSERS)
 def test_wrong_values_end_in_one_message(command, given, capsys, monkeypatch):
-    """Each wrong value of each option of a command ends in status 2 and one paragraph, which names the value."""
+    """Each wrong value of each option ends in status 2 and one paragraph that names the value."""
     monkeypatch.chdir(given["root"])
     parser, n = PARSERS[command], 0
     for action in arguments_of(parser):
@@ -219,11 +219,11 @@ def test_wrong_values_end_in_one_message(command, given, capsys, monkeypatch):
             parts = [part[:40] for part in re.findall(r"[\w./%-]+", value)]
             assert any(part in errors[0] for part in [*parts, repr(value), action.dest]), (argv, said)
             n += 1
-    assert n >= 8 or command == "doctor"  # which takes nothing
+    assert n >= 8 or command == "doctor"  # which takes no arguments
 
 
 def test_every_command_has_many_wrong_values(given):
-    """The walk over all commands has at least 1,600 wrong values, and every argument that has a type has some."""
+    """There are at least 1,600 wrong values, and some for every argument that has a type."""
     counted = {
         command: sum(len(list(wrong_values(command, action, given["root"]))) for action in arguments_of(parser))
         for command, parser in PARSERS.items()

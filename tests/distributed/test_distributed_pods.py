@@ -1,4 +1,4 @@
-"""Two real processes train as one does, stop together, and go on exactly, through the command line."""
+"""Two real processes train like one, stop together and resume exactly, through the command line."""
 
 import os
 import pathlib
@@ -19,8 +19,8 @@ from compressed_lm.tracking import read_json_lines
 STEPS = 100
 SETTINGS = ["model.size=nano", "model.d_model=32", f"train.steps={STEPS}", "train.batch_size=8", "train.seq_len=16"]
 SETTINGS += ["train.learning_rate=0.003", "train.log_every=1", "train.checkpoint_every=40", "train.seed=3"]
-# Smooth, and without large steps: a relu that is 0 but for rounding passes its gradient in one of two runs, and large
-# steps multiply what is between them.
+# Smooth activations and small steps: near 0, rounding decides whether a relu passes its gradient, and large steps
+# multiply the difference between two runs.
 SETTINGS += ["model.activation=silu"]
 
 
@@ -56,7 +56,7 @@ def arguments(store, out, mesh):
 
 @pytest.fixture(scope="module")
 def start_locally(store):
-    """Returns a function that starts the run of two processes by `local.sh`."""
+    """Returns a function that starts the run of two processes with `local.sh`."""
     program = {"COMPRESSED_LM": str(pathlib.Path(sys.executable).with_name("compressed-lm"))}
 
     def start_locally(out):
@@ -68,7 +68,7 @@ def start_locally(store):
 
 
 def finish(processes, *, status=0):
-    """Waits for processes and returns what each printed."""
+    """Waits for processes; returns their outputs."""
     printed = [process.communicate(timeout=300) for process in processes]
     assert [process.returncode for process in processes] == [status] * len(processes), printed
     return [out + (err or "") for out, err in printed]
@@ -80,7 +80,7 @@ def losses(out):
 
 @pytest.fixture(scope="module")
 def one_process(start, tmp_path_factory):
-    """The run of one process with 8 devices on data."""
+    """Run of one process with 8 devices on the data axis."""
     out = tmp_path_factory.mktemp("pods") / "one"
     finish(start(out))
     return out
@@ -92,13 +92,13 @@ def two_processes(start, tmp_path_factory):
     out = tmp_path_factory.mktemp("pods") / "two"
     printed = finish(start(out, devices=4, processes=2))
     assert "2 processes on 1 host, 8 cpu devices" in printed[0] and "mesh data 8" in printed[0]
-    assert "process" not in printed[1].replace("Process 1 of 2", "")  # only the first speaks
+    assert "process" not in printed[1].replace("Process 1 of 2", "")  # only the first process prints
     return out
 
 
 @pytest.fixture(scope="module")
 def stopped(start_locally, tmp_path_factory):
-    """The same run by `local.sh`, which got SIGTERM after some steps."""
+    """The same run with `local.sh`, stopped by SIGTERM after some steps."""
     out = tmp_path_factory.mktemp("pods") / "stopped"
     process = start_locally(out)
     while not (out / "metrics.jsonl").exists() or len(losses(out)) < 10:
@@ -113,11 +113,11 @@ def stopped(start_locally, tmp_path_factory):
 
 @pytest.mark.slow
 def test_two_processes_learn_what_one_does(one_process, two_processes):
-    """100 losses of 2 x 4 devices equal those of 1 x 8 within 1e-5 nats per token; parameters by 1e-4 in the mean."""
+    """100 losses of 2 x 4 devices equal those of 1 x 8 within 1e-5 nats per token; mean parameters within 1e-4."""
     np.testing.assert_allclose(losses(two_processes), losses(one_process), atol=1e-5)
     assert len(losses(two_processes)) == STEPS
     one, two = training.load_run(one_process).params, training.load_run(two_processes).params
-    # Not each alone: where a gradient is next to nothing, Adam makes a step of its rounding.
+    # Means, not maxima: for a gradient near 0 the step of Adam is determined by rounding.
     rms = jax.tree.map(lambda a, b: float(np.sqrt(np.mean((a - b) ** 2))), two, one)
     assert max(jax.tree.leaves(rms)) < 1e-4
 

@@ -1,4 +1,4 @@
-"""Processes are joined when several were started, refused when they differ, and never wait in silence."""
+"""Startup: started processes are joined, refused if they differ, and never wait without a message."""
 
 import functools
 import http.server
@@ -37,7 +37,7 @@ OWN = {
     [
         ({}, False, "deactivate"),
         (OWN, True, "deactivate"),
-        (OWN | SRUN, True, "deactivate"),  # what the user says wins
+        (OWN | SRUN, True, "deactivate"),  # the choice of the user wins
         (OWN | {"COMPRESSED_LM_NUM_PROCESSES": "1", "COMPRESSED_LM_PROCESS_ID": "0"}, False, "deactivate"),
         (SRUN, True, "slurm"),
         (SRUN | {"SLURM_NTASKS": "1", "SLURM_PROCID": "0"}, False, "slurm"),
@@ -45,18 +45,18 @@ OWN = {
         ({"TPU_ML_PLATFORM": "JAX", "TPU_WORKER_HOSTNAMES": "a,b,c,d"}, True, "gketpu"),
         ({"TPU_ML_PLATFORM": "JAX", "TPU_WORKER_HOSTNAMES": "a", "MEGASCALE_NUM_SLICES": "2"}, True, "gketpu"),
         ({"TPU_ML_PLATFORM": "JAX", "TPU_WORKER_HOSTNAMES": "localhost"}, False, "gketpu"),
-        ({"TPU_WORKER_HOSTNAMES": "a,b", "TPU_SKIP_MDS_QUERY": "1"}, False, "deactivate"),  # no chips here
+        ({"TPU_WORKER_HOSTNAMES": "a,b", "TPU_SKIP_MDS_QUERY": "1"}, False, "deactivate"),  # no chips on this machine
     ],
 )
 def test_what_starts_several_processes(environ, several, method):
-    """Each launcher is known by what it leaves in the environment, and one process is not taken for several."""
+    """Each launcher is recognised by its environment variables, and one process is not taken for several."""
     cluster = clusters.detect(environ)
     assert (cluster.several, cluster.method) == (several, method)
     assert cluster.note == ""
 
 
 def test_own_variables_become_arguments_of_jax():
-    """The three COMPRESSED_LM variables are what JAX is given."""
+    """The three COMPRESSED_LM variables are passed to jax.distributed."""
     assert clusters.detect(OWN).settings == {
         "coordinator_address": "10.0.0.1:1234",
         "num_processes": 4,
@@ -77,7 +77,7 @@ def test_own_variables_become_arguments_of_jax():
     ],
 )
 def test_a_shell_inside_a_slurm_job_is_not_a_task(changes, why):
-    """Partial Slurm variables (jax-ml/jax issue 30073) start one process, and the note says what was seen."""
+    """Partial Slurm variables (jax-ml/jax issue 30073) start one process, with a note of what was found."""
     environ = {k: v for k, v in (SRUN | {"SLURM_PROCID": "0"} | changes).items() if v is not None}
     cluster = clusters.detect(environ)
     assert not cluster.several and cluster.note == (
@@ -87,7 +87,7 @@ def test_a_shell_inside_a_slurm_job_is_not_a_task(changes, why):
 
 
 def test_a_shell_on_a_node_of_a_job_for_one_process_says_nothing():
-    """Logging in to the node of a job leaves SLURM_JOB_ID alone, which is no reason to speak."""
+    """A login on a node of a job has only SLURM_JOB_ID, for which no note is printed."""
     assert clusters.detect({"SLURM_JOB_ID": "77"}) == clusters.Cluster()
 
 
@@ -106,13 +106,13 @@ def test_a_shell_on_a_node_of_a_job_for_one_process_says_nothing():
     ],
 )
 def test_one_of_several_that_cannot_join_is_an_error(environ, message):
-    """Where several processes surely run, none may go on alone and write into the same folder."""
+    """If several processes surely run, none of them may run alone and write to the same folder."""
     with pytest.raises(InputError, match=message):
         clusters.detect(environ)
 
 
 def test_open_mpi_5_needs_help(monkeypatch):
-    """Open MPI 5 no longer names its first host; without mpi4py the error tells both ways out."""
+    """Open MPI 5 does not name its first host; without mpi4py the error names both solutions."""
     environ = {"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "1"}
     monkeypatch.setattr(clusters.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match="Install mpi4py, or set COMPRESSED_LM_COORDINATOR=HOST:PORT"):
@@ -123,7 +123,7 @@ def test_open_mpi_5_needs_help(monkeypatch):
 
 @pytest.mark.parametrize(("slices", "workers"), [("", 4), ("ACCELERATOR_TYPE: 'v4-32'\nMEGASCALE_NUM_SLICES: '2'", 8)])
 def test_tpu_workers_come_from_the_metadata_server(slices, workers):
-    """On a TPU VM the number of workers is what Google's metadata server lists, times the slices."""
+    """On a TPU VM the number of workers is that of Google's metadata server, times the slices."""
     answers = {"worker-network-endpoints": "u:0:10.0.0.1,u:1:10.0.0.2,u:2:10.0.0.3,u:3:10.0.0.4", "tpu-env": slices}
 
     class Metadata(http.server.BaseHTTPRequestHandler):
@@ -155,14 +155,14 @@ def test_tpu_workers_come_from_the_metadata_server(slices, workers):
     ],
 )
 def test_wrong_arguments(arguments, message, monkeypatch):
-    """Each wrong combination is an error that names what was given."""
-    for name in (*clusters.VARIABLES, *clusters.SLURM, "TPU_ML_PLATFORM"):  # the last is set by TensorFlow, too
+    """Each wrong combination of arguments is an error that names what was given."""
+    for name in (*clusters.VARIABLES, *clusters.SLURM, "TPU_ML_PLATFORM"):  # TensorFlow also sets the last one
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(InputError, match=message):
         startup.initialize(**arguments)
 
 
-def test_on_tells_what_was_seen(monkeypatch):
+def test_on_reports_what_was_seen(monkeypatch):
     """distributed=on in a shell of a Slurm job explains why the job does not count."""
     for name, value in (SRUN | {"SLURM_PROCID": "0", "SLURM_PTY_PORT": "1"}).items():
         monkeypatch.setenv(name, value)
@@ -174,14 +174,14 @@ def test_on_tells_what_was_seen(monkeypatch):
 
 
 def test_jax_that_already_runs_is_an_error():
-    """Too late is said to be too late."""
+    """Joining after JAX has started its devices is an error."""
     jax.devices()
     with pytest.raises(InputError, match="JAX already runs in this process.*initialize first"):
         startup.initialize(coordinator_address="127.0.0.1:1", num_processes=1, process_id=0)
 
 
 def test_the_table_of_one_process():
-    """One process needs no coordinator: its table has one row, the mesh, and the versions that the run needs."""
+    """One process needs no coordinator; its table has one row, the mesh and the versions."""
     lines = startup.startup_table(make_mesh((4, 2, 1))).splitlines()
     assert lines[0].split() == ["process", "host", "pid", "devices"]
     assert lines[1].split() == ["0", socket.gethostname(), str(os.getpid()), "8", "cpu"]
@@ -190,7 +190,7 @@ def test_the_table_of_one_process():
 
 
 def test_the_table_of_a_pod():
-    """Literal table: columns align, devices add up by kind, hosts are counted once."""
+    """The table of a pod aligns columns, adds devices by kind and counts hosts once."""
     members = [
         startup.Member("worker-0", 17, 4, "TPU v5 lite"),
         startup.Member("worker-0", 4321, 4, "TPU v5 lite"),
@@ -208,7 +208,7 @@ def test_the_table_of_a_pod():
 
 
 def test_differences_name_process_and_host():
-    """Of many processes, those unlike most are named with their hosts; equal ones pass."""
+    """Processes that differ from the majority are named with their hosts; equal ones pass."""
     processes.refuse_differences("the config", ["a", "b"], ["1", "1"])
     with pytest.raises(InputError) as error:
         processes.refuse_differences("the config", ["a", "b", "c"], ["91bc", "3f2a", "91bc"])
@@ -235,7 +235,7 @@ def free_port():
 
 
 def run_two(script, *, indices=(0, 1), timeout=60):
-    """Runs a script as processes of a run of two. Returns [(status, stdout + stderr), ...]."""
+    """Runs a script as both processes of a run; returns [(status, stdout + stderr), ...]."""
     own = {"COMPRESSED_LM_COORDINATOR": f"127.0.0.1:{free_port()}", "COMPRESSED_LM_NUM_PROCESSES": "2"}
     start = functools.partial(
         subprocess.Popen,
@@ -268,7 +268,7 @@ processes.check_same("the configuration", "same" if index == 0 else "other")
 
 
 def test_two_processes_join_speak_compute_and_refuse_to_differ():
-    """Two real processes by environment variables: a table, a sum over both (gloo), and one error in both, at once."""
+    """Two real processes print a table and sum over both (gloo); a difference is one error in both."""
     start = time.monotonic()
     results = run_two(TOGETHER)
     for index, (status, log) in enumerate(results):
@@ -278,11 +278,11 @@ def test_two_processes_join_speak_compute_and_refuse_to_differ():
         assert "sum 8.0 gloo" in log
         assert status == 1 and "InputError: The processes of this run differ in the configuration: process" in log
         assert "leaves the others" not in log
-    assert time.monotonic() - start < 45  # JAX alone may wait 300 s at its exit
+    assert time.monotonic() - start < 45  # JAX alone may wait 300 s at exit
 
 
 def test_the_coordinator_that_is_not_there():
-    """Process 1 alone ends with an error that names the address and the reason, where JAX would abort."""
+    """Process 1 alone ends with an error that names the address and the reason, instead of an abort by JAX."""
     ((status, log),) = run_two('startup.initialize("on", timeout_seconds=2)', indices=[1])
     assert status == 1 and "Process 1 of 2" in log
     assert "waited 2 s: the coordinator 127.0.0.1:" in log and "Connection refused" in log
@@ -291,7 +291,7 @@ def test_the_coordinator_that_is_not_there():
 
 @pytest.mark.slow
 def test_the_processes_that_do_not_come():
-    """Process 0 alone ends with an error that says that others are missing."""
+    """Process 0 alone ends with an error that others are missing."""
     ((status, log),) = run_two('startup.initialize("on", timeout_seconds=2)', indices=[0])
     assert status == 1 and "waited 2 s: not all processes reached the coordinator 127.0.0.1:" in log
     assert "Check failure stack trace" not in log
@@ -299,7 +299,7 @@ def test_the_processes_that_do_not_come():
 
 @pytest.mark.slow
 def test_a_process_that_does_not_come_to_a_meeting_is_named():
-    """`gather` says which index is missing."""
+    """`gather` names the index of a missing process."""
     script = """
 startup.initialize("on")
 if index == 1:
@@ -316,7 +316,7 @@ else:
 
 @pytest.mark.slow
 def test_an_exception_in_one_process_ends_the_run_in_seconds():
-    """A process that fails while the other waits for it leaves at once; JAX alone would sit in its exit for 300 s."""
+    """A process that fails while the other waits exits at once; JAX alone would wait 300 s at exit."""
     script = """
 startup.initialize("on", heartbeat_seconds=10)
 startup.startup_table()
@@ -334,7 +334,7 @@ multihost_utils.sync_global_devices("step")
 
 
 def test_sigterm_to_one_process_is_a_notice_to_all():
-    """After `initialize` SIGTERM kills none; all processes agree on one later step at which to save."""
+    """After `initialize` SIGTERM kills no process; all agree on one later step at which to save."""
     script = """
 startup.initialize("on")
 from jax.experimental import multihost_utils

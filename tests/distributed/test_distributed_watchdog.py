@@ -1,4 +1,4 @@
-"""The watchdog is silent while training gets on, and names who does not."""
+"""Watchdog: prints nothing while training makes progress, and names processes that make none."""
 
 import os
 import signal
@@ -13,7 +13,7 @@ from compressed_lm.distributed.watchdog import Watchdog
 
 
 class Board:
-    """A store that is a dictionary, shared by the processes of a test."""
+    """Key-value store in a dictionary, shared by the processes of a test."""
 
     def __init__(self):
         self.notes = {}
@@ -26,7 +26,7 @@ class Board:
 
 
 class Pod:
-    """Three watchdogs with one clock and one store; `lines[i]` is what process i wrote, in order."""
+    """Three watchdogs with one clock and one store; `lines[i]` is the output of process i, in order."""
 
     def __init__(self, n=3, store=None, **options):
         self.time, self.lines, self.ended = 1_000_000_000.0, [[] for _ in range(n)], []
@@ -61,7 +61,7 @@ class Pod:
 
 
 def test_silence_while_steps_come():
-    """Steps 59 seconds apart are no hang, however many there are."""
+    """Steps 59 seconds apart are never reported as a hang."""
     pod = Pod()
     for step in range(1, 6):
         for dog in pod.dogs:
@@ -71,7 +71,7 @@ def test_silence_while_steps_come():
 
 
 def test_the_process_that_stays_behind_is_named_with_its_host_and_step():
-    """Literal message: process 1 began to read input after step 11 and never came back; 0 and 2 wait in step 12."""
+    """The report names the slow process, its host, its step and what it waits for: here input after step 11."""
     pod = Pod()
     for i, dog in enumerate(pod.dogs):
         dog.beat(11, "input")
@@ -85,11 +85,11 @@ def test_the_process_that_stays_behind_is_named_with_its_host_and_step():
         "watchdog:   the other 2 wait",
         "<stacks>",
     ]
-    assert pod.lines[1][1] == pod.lines[0][1]  # the culprit says so too
+    assert pod.lines[1][1] == pod.lines[0][1]  # the slow process reports it too
 
 
 def test_it_reports_once_and_again_after_progress():
-    """One hang is one report; when training goes on the watchdog says so, and the next hang is reported."""
+    """A hang is reported once; the watchdog reports when training continues, and then the next hang."""
     pod = Pod()
     for dog in pod.dogs:
         dog.beat(1)
@@ -105,7 +105,7 @@ def test_it_reports_once_and_again_after_progress():
 
 
 def test_a_dead_process_is_silent_and_a_missing_one_never_came():
-    """A process that stops writing notes is called dead or frozen since its last note; one without any is missing."""
+    """A process that stops sending is reported as dead or frozen since then; one that never sent as missing."""
     pod = Pod()
     for dog in pod.dogs[:2]:
         dog.beat(7)
@@ -119,7 +119,7 @@ def test_a_dead_process_is_silent_and_a_missing_one_never_came():
 
 
 def test_a_process_that_left_the_loop_is_named():
-    """After an exception in one process the others are told that it left, and where."""
+    """After an exception in one process the others report which one left the loop, and at which step."""
     pod = Pod(n=2)
     for dog in pod.dogs:
         dog.beat(3)
@@ -130,7 +130,7 @@ def test_a_process_that_left_the_loop_is_named():
 
 
 def test_all_at_the_same_place_says_that_no_host_is_to_blame():
-    """Where all processes live and are equally far, the message points to the stacks and not to a host."""
+    """If all processes are alive at the same step, the message refers to the stacks and blames no host."""
     pod = Pod()
     for dog in pod.dogs:
         dog.beat(4)
@@ -141,7 +141,7 @@ def test_all_at_the_same_place_says_that_no_host_is_to_blame():
 
 
 def test_compiling_may_take_longer():
-    """Before the first beat the allowance is that of `first_seconds`."""
+    """Before the first step the time limit is `first_seconds`."""
     pod = Pod(n=1, first_seconds=600)
     pod.wait(599)
     assert pod.lines == [[]]
@@ -151,7 +151,7 @@ def test_compiling_may_take_longer():
 
 
 def test_abort_ends_the_process_after_a_second_period():
-    """With `abort` the process ends with status 142 when a second period passes; without, it waits."""
+    """With `abort` the process ends with status 142 after a second period; without, it waits."""
     for abort, ended in ((True, [watchdog.ABORT_STATUS]), (False, [])):
         pod = Pod(n=1, abort=abort)
         pod.dogs[0].beat(1)
@@ -163,7 +163,7 @@ def test_abort_ends_the_process_after_a_second_period():
 
 
 def test_a_coordinator_that_does_not_answer_is_no_second_hang():
-    """Where the store hangs or fails, the report says so and the stacks are printed all the same."""
+    """If the store hangs or fails, the report states this and still prints the stacks."""
 
     class Dead(Board):
         def read(self):
@@ -202,7 +202,7 @@ with Watchdog(2, interval=0.25) as dog:
 
 
 def run_two(script, *arguments, wait_for=None):
-    """Runs a script as processes 0 and 1, until both end or 0 wrote `wait_for`; returns [(status, stderr), ...]."""
+    """Runs a script as processes 0 and 1 until both end or 0 wrote `wait_for`; returns [(status, stderr), ...]."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
@@ -229,7 +229,7 @@ def run_two(script, *arguments, wait_for=None):
 
 @pytest.mark.slow
 def test_two_processes_one_stalls_in_its_input():
-    """Two real processes: 1 sleeps in its input; 0 names it, 1 shows the line that sleeps, and both reach the end."""
+    """Process 1 sleeps in its input: 0 names it, 1 prints the sleeping line, and both finish."""
     (status_0, log_0), (status_1, log_1) = run_two(SCRIPT, "sleep")
     assert (status_0, status_1) == (0, 0), log_0 + log_1
     host = socket.gethostname()
@@ -238,6 +238,6 @@ def test_two_processes_one_stalls_in_its_input():
 
 
 def test_two_processes_one_is_frozen():
-    """A process whose host froze (SIGSTOP) is called silent by the other, before JAX misses its heartbeat."""
+    """A frozen process (SIGSTOP) is reported by the other before JAX misses its heartbeat."""
     log = run_two(SCRIPT, "freeze", wait_for="is silent since")
     assert f"process 1 ({socket.gethostname()}) is silent since" in log and "dead or frozen" in log

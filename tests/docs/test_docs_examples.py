@@ -26,7 +26,7 @@ def name_of(page):
 
 @pytest.fixture
 def registries():
-    """Restores the registries that examples add to."""
+    """Restores the registries that examples extend."""
     saved = [(registry, dict(registry)) for registry in (codecs.FAMILIES, weights.FAMILIES)]
     yield
     for registry, before in saved:
@@ -36,7 +36,7 @@ def registries():
 
 @pytest.mark.parametrize("page", TESTED, ids=name_of)
 def test_marked_python_blocks_run(page, tmp_path, registries):
-    """The blocks of a page run one after the other in a folder with the recorded tables."""
+    """The blocks of a page run in order in a folder with the recorded tables."""
     demo = pathlib.Path("experiments", "recorded", "demo")
     shutil.copytree(ROOT / demo, tmp_path / demo)
     namespace = {"__name__": "example"}
@@ -54,7 +54,7 @@ def commands_in(page):
 
 @pytest.mark.parametrize("page", [page for page in PAGES if commands_in(page)], ids=name_of)
 def test_commands_on_pages_can_be_parsed(page):
-    """Every command exists and takes the arguments that the page gives it."""
+    """Every command on a page exists and accepts its arguments."""
     known = commands()
     for name, *arguments in commands_in(page):
         known[name].parser().parse_args(arguments)

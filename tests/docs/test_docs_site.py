@@ -14,7 +14,7 @@ README = (ROOT / "README.md").read_text()
 
 @pytest.fixture(scope="module")
 def site():
-    """Returns every page of the site by its URI, with tables and links as MkDocs gets them."""
+    """Returns every page of the site by its URI, with tables and links as passed to MkDocs."""
     own = {
         path.relative_to(ROOT / "docs").as_posix(): path.read_text() for path in sorted((ROOT / "docs").rglob("*.md"))
     }
@@ -22,7 +22,7 @@ def site():
 
 
 def test_links_of_the_site_resolve(site):
-    """Every relative link leads to a page or an image of the site."""
+    """Every relative link of the site points to a page or an image."""
     images = HOOKS["linked_images"]()
     for uri, text in site.items():
         for target in HOOKS["_targets"](text):
@@ -31,18 +31,18 @@ def test_links_of_the_site_resolve(site):
 
 
 def test_links_of_the_readme_resolve():
-    """Every relative link of the README is a file of the repository."""
+    """Every relative link of the README points to a file of the repository."""
     for target in HOOKS["_targets"](README):
         assert (ROOT / target.partition("#")[0]).exists(), target
 
 
 def test_the_readme_is_short():
-    """The README stays an entrance: details belong into docs/."""
+    """The README is short; details belong in docs/."""
     assert len(README.splitlines()) <= 120
 
 
 def test_every_page_is_in_the_navigation(site):
-    """Each page is named in mkdocs.yml, apart from the groups that the hook fills."""
+    """Each page is listed in mkdocs.yml, except the groups that the hook generates."""
     nav = (ROOT / "mkdocs.yml").read_text().partition("\nnav:\n")[2]
     named = set(re.findall(r"([\w/]+\.md)$", nav, re.MULTILINE))
     assert named == {uri for uri in site if not uri.startswith(("api/", "commands/"))}
@@ -76,13 +76,13 @@ def test_the_layout_names_every_subpackage():
 
 
 def test_an_included_page_with_a_broken_link_is_refused():
-    """A link of an included page that leads nowhere names the page and the target."""
+    """A broken link of an included page is an error with the page and the target."""
     with pytest.raises(ValueError, match="experiments/README.md links to gone.md"):
         HOOKS["rewrite"]("[gone](gone.md)", "experiments/index.md")
 
 
 def test_links_to_files_that_the_site_lacks_become_paths():
-    """A link to a script or folder is shown as its path; one to a module leads to its page of the API."""
+    """Links to scripts or folders are shown as paths; links to modules point to the API pages."""
     rewrite = HOOKS["rewrite"]
     assert rewrite("[a](../../launch/local.sh)", "guides/demo.md") == "a (`launch/local.sh`)"
     link = "../api/codecs.md#compressed_lm.codecs.protocol"

@@ -1,4 +1,4 @@
-"""Collectives are read from a compiled program in every form that compilers write them, as often as they run."""
+"""Collectives are read from compiled programs in every syntax of the compilers, with their trip counts."""
 
 import jax
 import jax.numpy as jnp
@@ -19,12 +19,12 @@ ADD = """
 
 
 def program(body, *, before=""):
-    """The text of a program with some instructions in its main computation."""
+    """Returns the text of a program with some instructions in its main computation."""
     return f"HloModule jit_f, is_scheduled=true\n{ADD}{before}\nENTRY %main (p: f32[4,8]) -> f32[4,8] {{\n{body}\n}}\n"
 
 
 def only(text):
-    """The one collective of a program for 16 devices."""
+    """Returns the only collective of a program for 16 devices."""
     (found,) = collectives(text, n_devices=16)
     return found
 
@@ -46,7 +46,7 @@ def only(text):
     ],
 )
 def test_groups_are_read_in_every_notation(groups, first, size):
-    """Lists, numberings of a box and axes of a mesh name the same first group."""
+    """Explicit lists, iota notation and mesh axes give the same first group."""
     text = (
         f"  ROOT %all-reduce.1 = f32[4,8]{{1,0}} all-reduce(%p), channel_id=1, replica_groups={groups}, to_apply=%add"
     )
@@ -77,13 +77,13 @@ def test_groups_are_read_in_every_notation(groups, first, size):
     ],
 )
 def test_bytes_are_those_of_the_whole_array(instruction, kind, shape, n_bytes, sent):
-    """What is gathered, and what a device sends of it in a ring, in the plain and the asynchronous forms."""
+    """Gathered bytes and bytes sent per device in a ring are read from synchronous and asynchronous forms."""
     found = only(program(f"  ROOT %c.1 = {instruction}"))
     assert (found.kind, found.shapes, found.bytes, found.sent) == (kind, (shape,), n_bytes, sent)
 
 
 def test_several_arrays_in_one_collective_add_up():
-    """A combined all-reduce counts all its arrays, tuples with comments and layouts included."""
+    """A combined all-reduce counts all its arrays, with comments and layouts in its tuple."""
     text = (
         "  ROOT %c = (f32[4,8]{1,0:T(8,128)S(1)}, /*index=1*/bf16[2]{0}) all-reduce(%p, %q), "
         "replica_groups={{0,1}}, to_apply=%add"
@@ -120,13 +120,13 @@ RUN = """
 
 @pytest.mark.parametrize(("first", "step", "rounds"), [(0, 1, 12), (0, 2, 6), (4, 1, 8), (0, 5, 3)])
 def test_a_loop_counts_its_rounds(first, step, rounds):
-    """TPU programs do not say how often a loop runs; its counter does."""
+    """The trip count of a loop in a TPU program is read from its counter."""
     text = program(RUN.replace("FIRST", str(first)), before=LOOP.replace("STEP", str(step)))
     assert only(text).count == rounds
 
 
 def test_a_loop_says_how_often_it_runs():
-    """CPU and GPU programs say it, and that counts."""
+    """The trip count of a loop in a CPU or GPU program is read from its annotation."""
     run = RUN.replace("FIRST", "0").replace(
         "body=%body", 'body=%body, backend_config={"known_trip_count":{"n":"7"},"known_init_step":{"init":"0"}}'
     )
@@ -134,7 +134,7 @@ def test_a_loop_says_how_often_it_runs():
 
 
 def test_a_collective_that_runs_beside_fusions_counts_once():
-    """A TPU program repeats an asynchronous collective, with its channel, in each fusion that it runs beside."""
+    """An asynchronous collective that a TPU program repeats in fusions is counted once, by its channel."""
     fused = """
 %async_collective_fusion.N (q: f32[4,8]) -> f32[16,8] {
   %q = f32[4,8] parameter(0)
@@ -150,7 +150,7 @@ def test_a_collective_that_runs_beside_fusions_counts_once():
 
 
 def test_a_sum_of_which_a_slice_is_kept_is_a_reduce_scatter():
-    """That is how TPU programs write it, and the name of its JAX operation stands at the fusion."""
+    """An all-reduce followed by a slice, as in TPU programs, is a reduce-scatter with the name of its fusion."""
     fused = """
 %all-reduce-scatter.1 (q: f32[4,8]) -> f32[1,8] {
   %q = f32[4,8] parameter(0)
@@ -166,7 +166,7 @@ def test_a_sum_of_which_a_slice_is_kept_is_a_reduce_scatter():
 
 
 def test_an_asynchronous_wrapper_counts_what_it_wraps_once():
-    """`async-start` runs a computation that holds the collective."""
+    """A collective inside the computation of `async-start` is counted once."""
     wrapped = """
 %wrapped (q: f32[4,8]) -> f32[1,8] {
   %q = f32[4,8] parameter(0)

@@ -1,4 +1,4 @@
-"""Costs are counted as often as they arise, and where they arise."""
+"""Costs are counted with their loop counts and in the place where they arise."""
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ def test_products_in_a_scan_count_each_time():
 
 
 def test_what_is_computed_again_counts_again():
-    """The gradient of two products costs four more; with remat the forward ones once more."""
+    """The gradient of two products adds four; remat adds the forward products once more."""
 
     def loss(w, remat):
         layer = lambda x, w: (jnp.tanh(x @ w), None)  # noqa: E731
@@ -30,7 +30,7 @@ def test_what_is_computed_again_counts_again():
 
 
 def test_traffic_of_a_program_without_loops_is_that_of_the_compiler():
-    """Operands and results once each, as XLA's own cost analysis counts them."""
+    """Memory traffic counts operands and results once each, like XLA's own cost analysis."""
     compiled = jax.jit(lambda x, w: jnp.tanh(x @ w) + 1).lower(X, jax.ShapeDtypeStruct((8, 16), "float32")).compile()
     assert costs.memory_traffic(compiled.as_text()) == pytest.approx(
         compiled.cost_analysis()["bytes accessed"], rel=0.1

@@ -1,4 +1,4 @@
-"""A dry run tells, without running, what a run then is."""
+"""A dry run reports the properties of a real run."""
 
 import dataclasses
 import io
@@ -24,12 +24,12 @@ def run(*, mesh=(2, 2, 2), config=CONFIG, model=MODEL, **arguments):
 
 @pytest.fixture(scope="module")
 def split():
-    """The small run on a mesh that splits everything."""
+    """Dry run of the small run on a mesh that splits all axes."""
     return run(bytes_per_token=2.5)
 
 
 def test_memory_of_the_state_is_what_a_device_then_holds(split):
-    """Bytes of parameters and optimizer, from shapes and shardings, equal those of the arrays of a real start."""
+    """Bytes of parameters and optimizer, from shapes and shardings, equal those of a real start."""
     program = training.Program(split.config, MODEL, 256, training.make_mesh((2, 2, 2)))
     state, device = program.init(), jax.devices()[0]
 
@@ -70,7 +70,7 @@ def test_executed_flops_are_those_of_the_model_and_the_rest_of_attention(split):
 
 
 def test_durations_are_resolved(split):
-    """A run may be told in tokens, or in bytes where it is known what a token stands for."""
+    """A run length may be given in tokens, or in bytes if the bytes per token are known."""
     assert split.config.steps == -(-2_000_000 // 512)
     assert split.config.log_every == -(-split.config.steps // 10)
     with pytest.raises(InputError, match="the bytes per token are not known"):
@@ -78,7 +78,7 @@ def test_durations_are_resolved(split):
 
 
 def test_a_mesh_that_does_not_fit_the_batch_is_refused():
-    """Before anything is compiled, with what was given and what is expected."""
+    """A mesh that does not fit the batch is refused before compiling, with the given and expected sizes."""
     with pytest.raises(InputError, match="batch_size=12 .* expected a multiple of 8"):
         run(mesh=(8, 1, 1), config=dataclasses.replace(CONFIG, batch_size=12))
 
@@ -90,7 +90,7 @@ def printed(result) -> str:
 
 
 def test_the_report_says_what_is_known(split):
-    """Parameters, FLOPs a byte, collectives by parameter, memory; no times for a CPU, whose peak is not known."""
+    """The report has parameters, FLOPs per byte and collectives by parameter, but no times for a CPU."""
     text = printed(split)
     assert "Dry run on 8 x cpu, mesh data 2, fsdp 2, tensor 2. No data was read, and nothing was executed." in text
     assert f"{split.params.total:,}" in text
@@ -101,14 +101,14 @@ def test_the_report_says_what_is_known(split):
 
 
 def on_chip(result, name, **memory):
-    """A dry run as if its devices were chips of a kind."""
+    """Returns a dry run as if its devices were chips of a kind."""
     memory = dataclasses.replace(result.memory, limit=CHIPS[name].memory_bytes, **memory)
     seconds = (1e-3,) * len(result.collectives)
     return dataclasses.replace(result, chip=CHIPS[name], memory=memory, network_seconds=seconds)
 
 
 def test_estimates_of_a_known_chip(split):
-    """Each part at its peak; the step between the slowest part and their sum; MFU is the model's share of the peak."""
+    """Each part runs at its peak; a step takes between the slowest part and the sum; MFU is the share of the peak."""
     result = on_chip(dataclasses.replace(split, executed_flops=8 * 197 * 10**9, traffic=819 * 10**6 * 3), "TPU v5 lite")
     parts = result.parts
     assert parts["compute"] == pytest.approx(1e-3) and parts["memory"] == pytest.approx(3e-3)
@@ -119,8 +119,8 @@ def test_estimates_of_a_known_chip(split):
     assert "MFU" in printed(result) and "It fits" in printed(result)
 
 
-def test_a_program_that_does_not_fit_is_told_what_helps(split):
-    """The sentence names need and limit, and settings that exist and would change something."""
+def test_a_program_that_does_not_fit_is_reported_with_advice(split):
+    """A program that does not fit is reported with need, limit and settings that would help."""
     result = on_chip(split, "TPU v5 lite", peak=int(20e9))
     assert result.memory.fits is False
     verdict = report.verdict(result)
@@ -132,7 +132,7 @@ def test_a_program_that_does_not_fit_is_told_what_helps(split):
 
 
 class Refusing:
-    """A lowered program that the compiler refuses."""
+    """Lowered program that the compiler refuses."""
 
     def __init__(self, message):
         self.message = message
@@ -142,7 +142,7 @@ class Refusing:
 
 
 def test_what_the_compiler_says_of_memory_is_read():
-    """A program that is too large gives need and limit instead of an error; another error stays one."""
+    """An out-of-memory error of the compiler becomes need and limit; another error is raised unchanged."""
     said = (
         "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO temporaries (16.67G) exceeds"
     )
@@ -152,7 +152,7 @@ def test_what_the_compiler_says_of_memory_is_read():
 
 
 def test_a_refused_program_is_reported_without_its_parts(split):
-    """No collectives and no times, but the state, the need and what helps."""
+    """A refused program is reported without collectives and times, but with state, need and advice."""
     memory = Memory(params=1000, optimizer=2000, batch=10, temporaries=None, peak=20 * 10**9, limit=16 * 10**9)
     refused = dataclasses.replace(split, memory=memory, collectives=(), traffic=None, chip=CHIPS["TPU v5 lite"])
     text = printed(refused)

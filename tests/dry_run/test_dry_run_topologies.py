@@ -1,6 +1,6 @@
-"""The programs compile for real TPUs, fit them, and send what their meshes intend.
+"""Programs compile for described TPUs, fit their memory, and send only what their meshes require.
 
-The TPUs need not be there: libtpu is a compiler that runs on any Linux machine.
+No TPU hardware is needed: libtpu is a compiler that runs on any Linux machine.
 """
 
 import functools
@@ -33,14 +33,14 @@ needs_libtpu = pytest.mark.skipif(
 
 
 @pytest.mark.parametrize("name", ["v5e", "v5e:3", "v5e:4x4x4", "v5p:4x4", "v9:2x2", "v5e:2x", "v5e:32x16", "4x4", ""])
-def test_an_unknown_topology_is_told_what_names_look_like(name):
-    """Also where libtpu itself would accept a shape that is not built."""
+def test_an_unknown_topology_is_refused_with_examples(name):
+    """An unknown topology is refused with example names, even if libtpu would accept it."""
     with pytest.raises(InputError, match=r"was given; expected a generation .* such as .*v5e:2x2.*v5p:4x4x4"):
         tpu_devices(name)
 
 
-def test_a_missing_compiler_is_told_how_to_install(monkeypatch):
-    """Without libtpu the message is the command that brings it."""
+def test_a_missing_compiler_is_reported_with_its_command(monkeypatch):
+    """Without libtpu the message gives the command that installs it."""
     monkeypatch.setattr("compressed_lm.dry_run.topologies.library", lambda: None)
     with pytest.raises(InputError, match=r'needs libtpu.* pip install "compressed_lm\[tpu\]"'):
         tpu_devices("v5e:2x2")
@@ -57,20 +57,20 @@ def test_a_missing_compiler_is_told_how_to_install(monkeypatch):
     ],
 )
 def test_devices_are_counted_as_on_the_real_thing(name, kind, number):
-    """One device a chip, two for TPU7x; a single chip is a topology too."""
+    """A topology has one device per chip, two for TPU7x; a single chip is a topology too."""
     devices = tpu_devices(name)
     assert (len(devices), {device.device_kind for device in devices}) == (number, {kind})
 
 
 @needs_libtpu
-def test_a_mesh_that_does_not_fit_the_torus_is_told():
-    """Axes that are no products of the torus's sizes are refused with an example of those that are."""
+def test_a_mesh_that_does_not_fit_the_torus_is_refused():
+    """Axes that are not products of the torus's sizes are refused with a valid example."""
     with pytest.raises(InputError, match=r"mesh \(2, 32, 1\) .* does not fit the shape of the TPU .* 4,16,1 on 4x4x4"):
         training.make_mesh((2, 32, 1), devices=tpu_devices("v5p:4x4x4"))
 
 
 def silent(program, **environment):
-    """What a new process prints that is told nothing about TPUs, once it has been seen to complain about nothing."""
+    """Returns the output of a new process without TPU variables, after a check that it prints no warnings."""
     cleared = ("TPU_", "JAX_", "ALLOW_MULTIPLE_LIBTPU")
     environment = {k: v for k, v in os.environ.items() if not k.startswith(cleared)} | environment
     ran = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
@@ -80,7 +80,7 @@ def silent(program, **environment):
 
 @needs_libtpu
 def test_a_new_process_needs_no_environment_and_stays_silent():
-    """From a plain environment, devices of a TPU come without a word on stderr, and JAX stays on the CPU."""
+    """In a plain environment TPU devices are made without output on stderr, and JAX stays on the CPU."""
     program = (
         "from compressed_lm.dry_run.topologies import tpu_devices\n"
         "import jax\n"
@@ -92,19 +92,19 @@ def test_a_new_process_needs_no_environment_and_stays_silent():
 @needs_libtpu
 @pytest.mark.parametrize("program", ["import compressed_lm, jax", "import jax, compressed_lm.codecs"])
 def test_programs_that_import_the_package_start_jax_in_silence(program):
-    """Where libtpu is installed but no TPU is there, a user of the library sees none of libtpu's complaints."""
+    """With libtpu but no TPU, a program that imports the package prints no warnings of libtpu."""
     path = os.pathsep.join([str(library().parent.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
     assert "CpuDevice" in silent(f"{program}; import libtpu; print(jax.devices())", PYTHONPATH=path)
 
 
 @pytest.mark.skipif(not pathlib.Path(sys.prefix, "tpu", ".ready").exists(), reason="needs what `make test` sets up")
 def test_plain_jax_is_silent_in_the_environment_of_make_test():
-    """`make test` brings libtpu for dry runs, and a program beside it that only imports JAX does not load it."""
+    """`make test` installs libtpu for dry runs, and a program that only imports JAX does not load it."""
     assert "CpuDevice" in silent("import jax; print(jax.devices())")
 
 
 def test_nothing_is_said_about_the_tpu_where_there_is_one():
-    """With the device file of a TPU, importing the package leaves the variables alone that say which one it is."""
+    """If a TPU device file exists, importing the package does not change the variables that select a TPU."""
     program = (
         "import glob, os; there = glob.glob; glob.glob = lambda p: ['/dev/accel0'] if 'accel' in p else there(p)\n"
         "import compressed_lm; print([k for k in os.environ if k.startswith('TPU_')])"
@@ -113,7 +113,7 @@ def test_nothing_is_said_about_the_tpu_where_there_is_one():
 
 
 def paper(codec, size, topology, shape, *bindings):
-    """The dry run of a model of the paper, its recipe unchanged but for bindings, compiled with least effort."""
+    """Returns the dry run of a model of the paper with its recipe and these bindings, compiled with least effort."""
     configuration.load([f"runs/paper_{codec}.gin"], [f"model.size={size}", *bindings])
     vocab_size = configuration.data().vocab_size
     model = configuration.model(models.model_vocab_size(vocab_size))
@@ -122,20 +122,20 @@ def paper(codec, size, topology, shape, *bindings):
 
 
 def layer_bytes(model):
-    """Bytes of the matrices of all layers in bfloat16."""
+    """Returns the bytes of the matrices of all layers in bfloat16."""
     c = model
     return 2 * c.n_layers * (4 * c.d_model * c.n_heads * c.d_head + 3 * c.d_model * c.d_ff)
 
 
 def phase(collective):
-    """Where in a step a collective runs: (forward, again, backward or update, within the layers)."""
+    """Returns the position of a collective in a step: (forward, again, backward or update, within the layers)."""
     name = collective.op_name
     part = "backward" if "transpose(" in name else "forward" if "jvp(" in name else "update"
     return "again" if "rematted" in name else part, "/while/" in name
 
 
 def sent(run, kinds, *where):
-    """Bytes that a device sends in a step, in collectives of some kinds at a place."""
+    """Returns the bytes that a device sends per step in collectives of some kinds at a position."""
     return sum(c.sent for c in run.collectives if c.kind in kinds and phase(c) == where)
 
 
@@ -162,7 +162,7 @@ def test_models_of_the_paper_fit_and_travel_layer_by_layer(codec, size, topology
     assert sent(run, ["all-gather"], "again", True) == pytest.approx(whole, rel=0.01)
     summed = [c for c in run.collectives if phase(c) == ("backward", True) and c.kind != "all-gather"]
     summed = sum(c.sent for c in summed if not any(shape[-2:] == (512, 512) for shape in c.shapes))  # not of attention
-    # A ring sends a few pieces more than it must, and a sum over all copies twice as much.
+    # A ring sends slightly more than the minimum, and an all-reduce twice as much.
     assert whole * 0.99 <= summed <= whole * 2
     model = run.model_config
     for c in run.collectives:
@@ -176,7 +176,7 @@ def test_models_of_the_paper_fit_and_travel_layer_by_layer(codec, size, topology
 @needs_libtpu
 @pytest.mark.slow
 def test_adamw_gathers_no_state():
-    """Moments live where their parameters do: the update of an fsdp mesh gathers nothing."""
+    """The moments of AdamW are sharded like their parameters: an update on an fsdp mesh gathers nothing."""
     run = paper("bytes", "25m", "v5e:2x2", (1, 4, 1), "model.n_layers=2", "train.optimizer=adamw")
     assert run.memory.optimizer == pytest.approx(2 * run.memory.params, rel=0.01)
     assert [c for c in run.collectives if c.kind == "all-gather" and phase(c)[0] == "update"] == []
@@ -193,20 +193,20 @@ def test_a_tensor_axis_sends_activations_alone():
     in_layers = [c for c in run.collectives if phase(c)[1]]
     activations = 32 * 512 * 512
     assert max(math.prod(shape) for c in in_layers for shape in c.shapes) == activations
-    sums = 2 * 4 * 2 * activations * 2 * 3 / 4  # layers, sums, bytes of bfloat16, a ring twice around less one
+    sums = 2 * 4 * 2 * activations * 2 * 3 / 4  # layers, sums, bytes of bfloat16, a ring all-reduce
     assert sum(c.sent for c in in_layers) == pytest.approx(sums, rel=0.05)
 
 
 @functools.cache
 def pod():
-    """A mesh of one host of chips, the slots of the codecs split over it."""
+    """Mesh of one host of chips, with the batch slots of the codecs split over it."""
     return Mesh(np.array(tpu_devices("v5e:2x2")), ("devices",))
 
 
 def compiled_slots(function, constants, rows):
-    """The text of a function of (constants, rows), rows shapes for all slots of `pod`, and its peak memory.
+    """Returns the compiled text and peak memory of a function of (constants, rows) for all slots of `pod`.
 
-    As `codecs.slots.map_over_local_devices` does it, with devices that are there.
+    Like `codecs.slots.map_over_local_devices`, with described devices.
     """
     place = lambda spec: lambda x: jax.ShapeDtypeStruct(np.shape(x), x.dtype, sharding=NamedSharding(pod(), spec))  # noqa: E731
     constants, rows = jax.tree.map(place(P()), constants), jax.tree.map(place(P("devices")), rows)
@@ -218,7 +218,7 @@ def compiled_slots(function, constants, rows):
 
 @pytest.fixture(scope="module")
 def m1():
-    """The M1 that comes with the package."""
+    """The pretrained M1."""
     return M1.from_bytes((PRETRAINED / "m1-en" / "m1.npz").read_bytes())
 
 
@@ -240,7 +240,7 @@ def test_the_coder_compiles_without_inexact_products(m1):
 @needs_libtpu
 @pytest.mark.slow
 def test_windows_decode_on_a_tpu(m1):
-    """So is the decoder of windows that are not listed in a dictionary."""
+    """The decoder of windows without a dictionary is one TPU program without traffic, too."""
     rules = device_windows.WindowRules(bits=32, fill="node", align="none", m1_reset=1, context=64)
     slots = SLOTS[1] * 4
     state = device_windows._start(m1.config, slots, rules) | {"place": np.zeros(slots, np.int32)}
@@ -252,7 +252,7 @@ def test_windows_decode_on_a_tpu(m1):
 @needs_libtpu
 @pytest.mark.slow
 def test_the_dictionary_compiles():
-    """Both directions of the dictionary's device path, for tables of 65,536 entries and documents in full chunks."""
+    """Encoding and decoding of the dictionary's device path compile for tables of 65,536 entries and full chunks."""
     slots, chunk = SLOTS[-1] * 4, device_dictionary.CHUNK
     zeros = lambda *shape, dtype: np.zeros(shape, dtype)  # noqa: E731
     tables = zeros(300_000, dtype="uint32"), zeros(100_000, dtype="int32")

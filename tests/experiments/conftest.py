@@ -18,5 +18,5 @@ def load_script(folder, name):
 
 @pytest.fixture(scope="module")
 def load(request):
-    """Returns a function from the name of a script to its module, in the folder that the test's module names."""
+    """Returns a function that loads a script as a module, from the folder named by the test module."""
     return functools.partial(load_script, request.module.FOLDER)

@@ -1,4 +1,4 @@
-"""The comparison with subwords: what it gives every method alike, and that its record says what the page says."""
+"""Comparison with subwords: equal conditions for all methods, and a page that agrees with its record."""
 
 import json
 import pathlib
@@ -26,7 +26,7 @@ from compressed_lm import codecs, models  # noqa: E402
 
 
 def test_models_of_all_methods_cost_the_same_for_a_byte():
-    """The width of the MLP makes up for bytes per token, to within two percent, at every size of vocabulary."""
+    """The MLP width equalises FLOPs per byte within 2 % at every vocabulary size."""
     for v in protocol.VOCABULARIES:
         shape = models.TransformerConfig(models.model_vocab_size(v), d_ff=protocol.REFERENCE_D_FF, **protocol.MODEL)
         flops = protocol.flops_per_byte(shape, 4.0)
@@ -36,7 +36,7 @@ def test_models_of_all_methods_cost_the_same_for_a_byte():
 
 
 def test_texts_are_disjoint_and_of_the_sizes_asked_for(tmp_path):
-    """Held-out text is not trained on, and C4 has its share of what is."""
+    """Training and held-out texts are disjoint and have the given sizes and share of C4."""
     for folder, n in (("c4_en", 60), ("mixed_en", 200)):
         (tmp_path / "corpora" / folder).mkdir(parents=True)
         for name in (
@@ -54,7 +54,7 @@ def test_texts_are_disjoint_and_of_the_sizes_asked_for(tmp_path):
 
 
 def test_tokens_in_memory_are_those_of_the_codec():
-    """Rows are the ids with an end after each document, cut or filled up."""
+    """Rows are the ids of the codec with an end after each document, cut or padded."""
     codec = codecs.load("pieces16-en")
     documents = [b"One text.", b"Another one, a longer one."]
     tokens = protocol.Tokens(codec, documents)
@@ -67,7 +67,7 @@ def test_tokens_in_memory_are_those_of_the_codec():
     ("others", "figure"), [([], "bits_per_byte.png"), (MORE_TEXT, "growth.png")], ids=["all methods", "more text"]
 )
 def test_the_page_shows_what_was_recorded(others, figure, tmp_path, capsys, monkeypatch):
-    """report.py prints, from the record, the tables that stand on the page, and draws the figures."""
+    """report.py prints the tables of the page from the record, and draws the figures."""
     shutil.copytree(RECORDED, tmp_path / "recorded")
     monkeypatch.setattr(sys, "argv", ["report.py", str(tmp_path / "recorded"), *map(str, others)])
     (tmp_path / "recorded" / figure).unlink()
@@ -90,7 +90,7 @@ def test_the_page_shows_what_was_recorded(others, figure, tmp_path, capsys, monk
     ids=["levers", "embeddings", "other text", "speed", "windows"],
 )
 def test_tables_on_the_page_are_those_of_the_records(table):
-    """What a script prints of its record stands on the page."""
+    """The tables that scripts print from their records are on the page."""
     page = (EXPERIMENT / "README.md").read_text()
     for line in table().splitlines():
         assert line in page
@@ -100,7 +100,7 @@ INTERVAL = r"(-?[\d.]+)\s+\[(-?[\d.]+), (-?[\d.]+)\]"
 
 
 def test_intervals_in_the_text_are_those_of_the_tables():
-    """Every gain with an interval that the prose names is a difference of a table, rounded, with the other sign."""
+    """Every gain with an interval in the text is a difference of a table, rounded, with the opposite sign."""
     page = (EXPERIMENT / "README.md").read_text()
     cells = re.findall(r"([+-][\d.]+) \[([+-][\d.]+), ([+-][\d.]+)\]", page)
     known = {tuple(abs(round(float(x), 3)) for x in cell) for cell in cells}
@@ -109,14 +109,14 @@ def test_intervals_in_the_text_are_those_of_the_tables():
     assert len(said) > 15
     for value, low, high in said:
         assert low < value < high
-        # Digits that end in 5 round either way.
+        # Last digits of 5 may be rounded up or down.
         near = [c for c in known if np.abs(np.subtract(c, np.abs((value, high, low)))).max() < 1.1e-3]
         near += [c for c in known if np.abs(np.subtract(c, np.abs((value, low, high)))).max() < 1.1e-3]
         assert near, (value, low, high)
 
 
 def test_claims_that_an_interval_does_not_bear_out_are_not_made():
-    """Gaps to SentencePiece are clear of 0 on all documents; marks apart against within at 65,536 entries are not."""
+    """The text claims a difference only if its interval excludes 0."""
     results = report.Results(RECORDED)
     for v in results.sizes():
         for text in report.TEXTS:
@@ -135,7 +135,7 @@ def test_claims_that_an_interval_does_not_bear_out_are_not_made():
 
 
 def test_codecs_of_windows_are_valid_and_their_m1s_known():
-    """Every lever names a codec as it spells itself, and an M1 that the script can train."""
+    """Every lever names a canonical codec spec and an M1 that the script can train."""
     for _, m1, spec, _ in m1_windows.WINDOWS:
         assert codecs.canonical_spec(spec) == spec and m1 in m1_windows.M1S
     assert len({lever[:2] for lever in m1_windows.WINDOWS}) == len(m1_windows.WINDOWS)
@@ -143,7 +143,7 @@ def test_codecs_of_windows_are_valid_and_their_m1s_known():
 
 @pytest.mark.parametrize("record", [RECORDED, *MORE_TEXT], ids=lambda path: path.name)
 def test_bits_of_documents_add_up_to_the_rows(record):
-    """The bits of documents, for every recorded model, give the bits per byte of its row."""
+    """For every recorded model the bits of documents give the bits per byte of its row."""
     results = report.Results(record)
     for v in results.sizes():
         for method in results.methods(v):
@@ -154,7 +154,7 @@ def test_bits_of_documents_add_up_to_the_rows(record):
 
 
 def test_embeddings_take_the_bytes_of_their_tokens():
-    """Ids share the vector of a length and those of each of the first eight and last three places."""
+    """Ids share the vectors of equal lengths and of equal bytes at the first eight and last three positions."""
     found = embeddings.features([b"a", b" a word", b" a wound"], "own + length + bytes", 4)
     assert found[:, 0].tolist() == [1, 7, 8, 0]
     first, last = found[1, 1:9] - embeddings.MAX_BYTES - 1, found[2, 1:9] - embeddings.MAX_BYTES - 1

@@ -1,4 +1,4 @@
-"""The scripts on the weights of a sweep: what is stored is what is evaluated, and tables say what was measured."""
+"""Scripts on the weights of a sweep: the stored weights are evaluated, and tables show the measured rows."""
 
 import argparse
 import sys
@@ -14,7 +14,7 @@ FOLDER = "generalized_gaussian"
 
 @pytest.fixture(scope="module")
 def measured(load, tmp_path_factory):
-    """Returns (rows of curves.jsonl by penalty, seed and way; its folder; the sweep) of four tiny runs."""
+    """Returns (rows of curves.jsonl by penalty, seed and method; its folder; the sweep) of four tiny runs."""
     folder = tmp_path_factory.mktemp("sweep")
     sweep = ["sweep", "--codec", "bytes", "--size", "nano", "--tokens", "10k"]
     sweep += [f"--corpus=text:{argparse.__file__}", f"--validation=text:{textwrap.__file__}"]
@@ -29,8 +29,11 @@ def measured(load, tmp_path_factory):
 
 @pytest.mark.slow
 def test_each_way_of_storing_is_evaluated(load, measured):
-    """Floats have the loss of the run table; a fine step has nearly that, a coarse one fewer bits and a higher loss;
-    the coder's bits are within 5 % of the entropy even of these small matrices; pruning leaves its share of zeros."""
+    """Every storage method is evaluated: its loss and bits have the expected order.
+
+    Floats have the loss of the run table; a fine step has nearly that loss, a coarse one fewer bits and a higher loss.
+    The coder is within 5 % of the entropy even for these small matrices; pruning leaves the given share of zeros.
+    """
     rows, _, sweep = measured
     plain = rows.loc["none"].loc[0]
     runs = scaling.load_runs(sweep / "runs.jsonl")
@@ -46,7 +49,7 @@ def test_each_way_of_storing_is_evaluated(load, measured):
 
 @pytest.mark.slow
 def test_a_second_run_measures_nothing_again(load, measured):
-    """What stands in curves.jsonl stays, and nothing is added."""
+    """A second run keeps the rows of curves.jsonl and adds none."""
     _, out, sweep = measured
     before = (out / "curves.jsonl").read_bytes()
     load("curves").measure(sweep, out, only=None, stride=1)
@@ -55,7 +58,7 @@ def test_a_second_run_measures_nothing_again(load, measured):
 
 @pytest.mark.slow
 def test_the_report_compares_runs_of_a_seed(load, measured, capsys, monkeypatch):
-    """A row for each training, with intervals over the seeds; plain floats are the zero; figures are written."""
+    """The report has a row per training, with intervals over seeds and plain floats as zero, and writes figures."""
     rows, out, _ = measured
     monkeypatch.setattr(sys, "argv", ["report.py", str(out)])
     report = load("report")
@@ -70,7 +73,7 @@ def test_the_report_compares_runs_of_a_seed(load, measured, capsys, monkeypatch)
 
 
 def test_the_table_of_8_bit_floats(load):
-    """Small matrices give the order of the README's table: E4M3, RF8 to nearest, by the authors' rounding, E5M2."""
+    """Small matrices give the order of the README's table: E4M3, RF8 to nearest, RF8 by the authors, E5M2."""
     rows = {row["format"]: row for row in load("float8").table(side=64, trials=2)}
     errors = [rows[name]["shape_1"] for name in ("e3m4", "e4m3", "rf8", "rf8(round=authors)", "e5m2")]
     assert errors == sorted(errors) and 1.9 < errors[2] / errors[1] < 2.3

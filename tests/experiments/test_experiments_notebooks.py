@@ -1,4 +1,4 @@
-"""The notebooks run from top to bottom, and what is committed with them is theirs and says nothing of a machine."""
+"""Notebooks run from top to bottom, and their committed outputs are reproducible and independent of the machine."""
 
 import importlib.util
 import pathlib
@@ -38,7 +38,7 @@ def write_notebook(path, *sources):
 
 
 def test_codecs_notebook_runs_and_prints_what_is_committed():
-    """The codecs notebook needs the recorded table alone, and its committed text is what it prints today."""
+    """The codecs notebook runs from the recorded table alone, and prints its committed text."""
     notebook = execute_notebooks.execute(NOTEBOOKS / "codecs.ipynb")
     assert figures_in(notebook) >= FIGURES["codecs"]
     assert printed_by(notebook) == printed_by(nbformat.read(NOTEBOOKS / "codecs.ipynb", as_version=4))
@@ -46,10 +46,10 @@ def test_codecs_notebook_runs_and_prints_what_is_committed():
 
 @pytest.mark.slow
 def test_capacity_notebook_runs_on_the_recorded_grid():
-    """The capacity notebook needs the recorded tables alone and says of the orders and products what is committed."""
+    """The capacity notebook runs from the recorded tables alone, with the committed orders and products."""
     notebook = execute_notebooks.execute(NOTEBOOKS / "capacity.ipynb")
     assert figures_in(notebook) >= FIGURES["capacity"]
-    # Digits of a bootstrap move with the linear algebra of a machine; what they are taken to say does not.
+    # Digits of a bootstrap depend on the linear algebra of a machine; the conclusions do not.
     said, committed = (
         re.findall(r"\d+ against it|Fewest bits [^,]*", printed_by(nb))
         for nb in (notebook, nbformat.read(NOTEBOOKS / "capacity.ipynb", as_version=4))
@@ -58,7 +58,7 @@ def test_capacity_notebook_runs_on_the_recorded_grid():
 
 
 def test_recorded_grid_holds_what_its_notebook_reads():
-    """Every format in every size and length, text not in proportion to size, and no path."""
+    """The grid has every format in every size and length, text not proportional to size, and no path."""
     folder = EXPERIMENTS / "recorded" / "capacity"
     runs = scaling.load_runs(folder / "runs.jsonl")
     grid = runs[runs["activations"] == "dense"].groupby(["weights", "n_nonembed", "tokens"]).size()
@@ -70,14 +70,14 @@ def test_recorded_grid_holds_what_its_notebook_reads():
 
 @pytest.mark.slow
 def test_scaling_laws_notebook_runs_on_the_public_tables(data_dir):
-    """Every cell of the scaling laws notebook runs where the public tables are at hand."""
+    """Every cell of the scaling laws notebook runs if the public tables are available."""
     notebook = execute_notebooks.execute(NOTEBOOKS / "scaling_laws.ipynb")
     assert figures_in(notebook) >= FIGURES["scaling_laws"]
     assert "cannot be distinguished from a larger alpha" in " ".join(printed_by(notebook).split())
 
 
 def test_scaling_laws_notebook_stops_with_a_sentence_without_tables(monkeypatch):
-    """Without COMPRESSED_LM_DATA the notebook ends in one sentence that says what to set, and no traceback."""
+    """Without COMPRESSED_LM_DATA the notebook stops with one sentence that names the variable, and no traceback."""
     monkeypatch.delenv("COMPRESSED_LM_DATA", raising=False)
     with pytest.raises(CellExecutionError) as stop:
         execute_notebooks.execute(NOTEBOOKS / "scaling_laws.ipynb")
@@ -88,7 +88,7 @@ def test_scaling_laws_notebook_stops_with_a_sentence_without_tables(monkeypatch)
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_committed_notebook_is_executed_small_and_names_no_machine(name):
-    """A notebook is committed after one run from top to bottom, with its figures, below 600 kB, without any path."""
+    """Committed notebooks are executed from top to bottom, have figures and no path, and are below 600 kB."""
     path = NOTEBOOKS / f"{name}.ipynb"
     notebook = nbformat.read(path, as_version=4)
     nbformat.validate(notebook)
@@ -104,12 +104,12 @@ def test_committed_notebook_is_executed_small_and_names_no_machine(name):
 
 
 def test_every_notebook_is_tested():
-    """A new notebook needs a line in FIGURES, and a test that runs it."""
+    """Every notebook has a line in FIGURES and a test that runs it."""
     assert {path.stem for path in NOTEBOOKS.glob("*.ipynb")} == set(FIGURES)
 
 
 def test_paths_are_found_where_there_are_any():
-    """The pattern that looks for machine paths finds those that warnings and tracebacks print, and no markup."""
+    """The pattern for machine paths matches those in warnings and tracebacks, and no markup."""
     found = ["/tmp/ipykernel_7/1.py:3: Warning", "File /home/a/b.py", '"/root/x/y"', "C:\\\\Users"]
     assert all(ABSOLUTE.search(text) for text in found)
     clean = ["<td>1</td></tr>", "experiments/recorded/demo/README.md", "../recorded/demo", "D / N", "FLOPs/byte"]
@@ -117,7 +117,7 @@ def test_paths_are_found_where_there_are_any():
 
 
 def test_recorded_demo_is_a_run_table_without_paths():
-    """The three recorded tables can be read, belong together, and hold no path."""
+    """The three recorded tables can be read, belong together, and contain no path."""
     demo = EXPERIMENTS / "recorded" / "demo"
     runs = scaling.load_runs(demo / "runs.jsonl")
     models = findings.model_runs(runs)
@@ -129,7 +129,7 @@ def test_recorded_demo_is_a_run_table_without_paths():
 
 
 def test_a_failing_notebook_stays_as_it_was(tmp_path, monkeypatch, capsys):
-    """One notebook fails and keeps its bytes, the next is executed all the same, and the exit status tells."""
+    """A failing notebook is not changed, later ones are still executed, and the exit status is 1."""
     write_notebook(tmp_path / "bad.ipynb", "raise ValueError('no table here')")
     write_notebook(tmp_path / "good.ipynb", "import pathlib\nprint(sorted(p.name for p in pathlib.Path().iterdir()))")
     before = (tmp_path / "bad.ipynb").read_bytes()
@@ -147,6 +147,6 @@ def test_a_failing_notebook_stays_as_it_was(tmp_path, monkeypatch, capsys):
 
 
 def test_unknown_notebook_is_named(capsys):
-    """A name that is no notebook ends with the list of those there are."""
+    """An unknown notebook name ends with the list of notebooks."""
     assert execute_notebooks.main(["codec"]) == 2
     assert "There is no notebook codec. Expected: " in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""The comparison of ways to make a model smaller: a row for each run, each trained once, and its tables."""
+"""Comparison of methods to make a model smaller: one row per run, each trained once, and its tables."""
 
 import argparse
 import pathlib
@@ -13,8 +13,7 @@ FOLDER = "projected_compression"
 
 
 def test_the_page_claims_only_what_was_run(load):
-    """The bad start can be run, and the page says "not run" of it as long as no row is recorded; each verdict on
-    projections beside pruning names its 0.2 M tokens."""
+    """The page marks methods without a recorded row as "not run", and each verdict names its 0.2 M tokens."""
     run = load("run")
     bad = {label for label in run.METHODS if "first indices" in label}
     assert len(bad) == 2 and {run.shrink_of(label, 0.3).importance for label in bad} == {"index"}
@@ -31,8 +30,10 @@ def test_the_page_claims_only_what_was_run(load):
 
 @pytest.mark.slow
 def test_each_run_is_trained_once_and_reported(load, tmp_path, monkeypatch, capsys):
-    """Two methods and hard pruning for equal FLOPs are trained; a second start trains nothing; pruning for equal FLOPs
-    has more steps; the report has a row for each."""
+    """Each run is trained once, also after a restart, and has a row in the report.
+
+    Hard pruning for equal FLOPs has more steps than the others.
+    """
     gin = tmp_path / "tiny.gin"
     gin.write_text(
         "include 'runs/projected_compression.gin'\nmodel.size = 'nano'\nmodel.n_layers = 1\n"

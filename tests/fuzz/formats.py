@@ -1,4 +1,4 @@
-"""Every format that the package reads: files to begin with, how they are changed, and what reads them."""
+"""Formats to fuzz: initial files, mutations and readers."""
 
 import bz2
 import dataclasses
@@ -20,16 +20,16 @@ RUN = {"vocab_size": 264, "d_model": 16, "n_layers": 1, "n_heads": 2, "d_head": 
 
 @dataclasses.dataclass(frozen=True)
 class Format:
-    """A format.
+    """File format to fuzz.
 
     Attributes:
-      files: name -> content of the files to begin with.
-      changes: name -> how this file is changed; a change takes (rng, content).
-      read: from the folder of the files, what is in them, to be compared.
-      checked: names of the files of which every change of bytes has to be found, or to give the same.
-      after: called with the folder after a change, such as to make a checksum right again; what is read afterwards is
-        right whatever it is.
-      weight: share of the cases.
+        files: name -> content of the initial files.
+        changes: name -> mutation of this file, a function of (rng, content).
+        read: function from the folder of the files to their contents, for comparison.
+        checked: names of the files with checksums: every change must be refused or give the same result.
+        after: called with the folder after a change, for example to correct a checksum; any result read after it is
+            correct.
+        weight: share of the cases.
     """
 
     files: Mapping[str, bytes]
@@ -41,12 +41,12 @@ class Format:
 
 
 def content_of(folder: pathlib.Path) -> dict[str, bytes]:
-    """Name -> content of all files in a folder."""
+    """Returns name -> content of all files in a folder."""
     return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
 
 
 def formats(work: pathlib.Path) -> dict[str, Format]:
-    """All formats, their files made in an empty folder."""
+    """Returns all formats, with their files made in an empty folder."""
     made = {}
     for part in (_codecs, _ids, _texts, _tables, _configurations, _stores, _models, _runs, _vectors):
         made |= part(work / part.__name__.strip("_"))
@@ -81,7 +81,7 @@ def _codecs(work):
         return codec.fingerprint
 
     def right_digests(folder):
-        """Makes the checksums of a codec's files right again, where its header can be read."""
+        """Corrects the checksums of a codec's files if its header can be read."""
         header = folder / "codec" / "codec.json"
         try:
             values = json.loads(header.read_bytes())
@@ -128,7 +128,7 @@ def _inner(name):
 
 
 def _ids(work):
-    """Ids of every codec: numbers changed, within and outside of the vocabulary."""
+    """Returns formats of ids of every codec: numbers changed, inside and outside of the vocabulary."""
     found = {}
     for spec, codec in _built().items():
         content = {"ids": codec.encode(DOCUMENTS[2]).astype("<i8").tobytes()}
@@ -234,7 +234,7 @@ def _configurations(work):
 
     return {
         "gin": Format({"a.gin": gin}, {"a.gin": m.text}, read_gin),
-        "spellings": Format({"specs": specs}, {"specs": m.text}, read_specs),
+        "specs": Format({"specs": specs}, {"specs": m.text}, read_specs),
     }
 
 
@@ -283,7 +283,7 @@ def _models(work):
 
 
 def _runs(work):
-    """Runs: their record, packed weights, coded weights; checkpoints of Hugging Face."""
+    """Returns formats of runs: their record, packed weights, coded weights, Hugging Face checkpoints."""
     from compressed_lm import codecs, models, training
     from compressed_lm.data.job import compress
     from compressed_lm.data.sources import open_corpus

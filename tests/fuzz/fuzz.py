@@ -1,10 +1,10 @@
-"""Changes files of every format and reads them: a right result or an error that explains itself, and nothing else.
+"""Fuzzer of all file formats: a changed file gives a correct result or an explained error.
 
-    python tests/fuzz/fuzz.py --minutes 10            as many cases as fit, over all formats
+    python tests/fuzz/fuzz.py --minutes 10            as many cases as possible, over all formats
     python tests/fuzz/fuzz.py --cases 100000          this many
-    python tests/fuzz/fuzz.py --format store --case 7 one of them again, with its traceback
+    python tests/fuzz/fuzz.py --format store --case 7 one case again, with its traceback
 
-A case is a format and a number, from which its change follows. Each runs within 4 GB of memory and 10 s. Cases that
+A case is a format and a number, which determine its change. Each case may use 4 GB of memory and 10 s. Cases that
 failed once are kept in kept.txt and are run by every test.
 """
 
@@ -31,12 +31,12 @@ MEMORY = 4 << 30
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, help="how long to go on")
-    parser.add_argument("--cases", type=int, help="how many cases, over all formats")
+    parser.add_argument("--minutes", type=float, help="duration")
+    parser.add_argument("--cases", type=int, help="number of cases, over all formats")
     parser.add_argument("--format", help="only the formats whose name contains this")
     parser.add_argument("--case", type=int, help="only this case")
     parser.add_argument("--seed", type=int, default=0, help="number of the first case of each format")
-    parser.add_argument("--seconds", type=float, default=10, help="most of one case (default %(default)s)")
+    parser.add_argument("--seconds", type=float, default=10, help="time limit of a case (default %(default)s)")
     parser.add_argument("--kept", action="store_true", help="only the cases in kept.txt")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -47,7 +47,7 @@ def main() -> int:
 
 
 def drive(arguments, folder) -> int:
-    """Starts workers until all cases are done: one that is killed names the case that killed it."""
+    """Starts workers until all cases are done; if a worker dies, its last case is reported."""
     counts, failures, skip = collections.Counter(), [], 0
     end = time.monotonic() + 60 * arguments.minutes if arguments.minutes else None
     while True:
@@ -86,7 +86,7 @@ def drive(arguments, folder) -> int:
 
 
 def work(arguments) -> int:
-    """Runs cases, and says each before it is run."""
+    """Runs cases, and prints each one before it runs."""
     os.environ["JAX_PLATFORMS"] = "cpu"
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     warnings.simplefilter("ignore")
@@ -127,7 +127,7 @@ def work(arguments) -> int:
 
 
 def _cases(arguments, found):
-    """(format, number) of the cases in order."""
+    """Yields (format, number) of the cases in order."""
     if arguments.kept:
         for line in KEPT.read_text().splitlines():
             if line and not line.startswith("#"):
@@ -147,7 +147,7 @@ def _cases(arguments, found):
 
 
 def _whole(form, scratch):
-    """What an unchanged seed gives."""
+    """Returns the result of an unchanged seed."""
     _write(form.files, scratch)
     return form.read(scratch)
 
@@ -160,7 +160,7 @@ def _write(files, scratch):
 
 
 def run(form, name, case, scratch, expected):
-    """Runs a case. Returns what came of it, and the error where it is a failure."""
+    """Runs a case; returns its outcome, and the error if it is a failure."""
     import numpy as np
 
     from compressed_lm.coding.range_coder import CorruptStream
@@ -182,7 +182,7 @@ def run(form, name, case, scratch, expected):
         return "read", None
     except (InputError, CorruptStream):
         return "refused", None
-    except BaseException as error:  # a panic of a Rust library is no Exception
+    except BaseException as error:  # a panic of a Rust library is not an Exception
         return "failed", error
 
 

@@ -1,4 +1,4 @@
-"""Changes of files: of bytes, of JSON values, and of what stands under a checksum."""
+"""Mutations of files: of bytes, of JSON values, and of content with a corrected checksum."""
 
 import copy
 import hashlib
@@ -20,7 +20,7 @@ RAW = (
 
 
 def flip(rng: np.random.Generator, content: bytes) -> bytes:
-    """A few bits, or a few whole bytes, changed."""
+    """Returns the content with a few bits or bytes changed."""
     if not content:
         return b"\x00"
     out = bytearray(content)
@@ -31,13 +31,13 @@ def flip(rng: np.random.Generator, content: bytes) -> bytes:
 
 
 def cut(rng, content):
-    """The beginning of a file, or a file without some of its middle."""
+    """Returns the beginning of a file, or the file without a middle part."""
     a, b = sorted(rng.integers(0, len(content) + 1, 2).tolist())
     return content[:a] if rng.random() < 0.6 else content[:a] + content[b:]
 
 
 def grow(rng, content):
-    """A piece said twice, zeros or noise put in, or much appended."""
+    """Returns the content with a repeated part, inserted zeros or noise, or many bytes appended."""
     a, b = sorted(rng.integers(0, len(content) + 1, 2).tolist())
     b = min(b, a + 4096)
     piece = (content[a:b], bytes(b - a), rng.bytes(b - a), b"\xff" * 8, content[:64])[int(rng.integers(5))]
@@ -45,12 +45,12 @@ def grow(rng, content):
 
 
 def write_over(rng, content):
-    """A number of 2, 4 or 8 bytes written over: the values at which counts and sizes overflow."""
+    """Returns the content with a number of 2, 4 or 8 bytes overwritten by values at which sizes overflow."""
     if len(content) < 8:
         return flip(rng, content)
     value = (0, 1, 0x7F, 0xFF, 0x7FFF, 0xFFFF, 1 << 20, 0x7FFFFFFF, 0xFFFFFFFF, 1 << 62, (1 << 64) - 1)
     value, width = value[int(rng.integers(len(value)))], (2, 4, 8)[int(rng.integers(3))]
-    # Headers are at the beginning and at the end of files.
+    # Headers are at the beginning or the end of files.
     at = int(rng.integers(len(content) - 7) if rng.random() < 0.4 else rng.integers(min(64, len(content) - 7)))
     at = len(content) - 8 - at if rng.random() < 0.2 else at
     number = (value % (1 << 8 * width)).to_bytes(width, "little" if rng.random() < 0.8 else "big")
@@ -58,20 +58,20 @@ def write_over(rng, content):
 
 
 def anything(rng, content):
-    """Bytes changed without regard to what they are."""
+    """Returns the content changed without regard to its format."""
     change = (flip, flip, cut, grow, write_over)[int(rng.integers(5))]
     return change(rng, content)
 
 
 def json_object(rng, content):
-    """A JSON text with one value replaced, removed, moved or changed a little; or with its bytes changed."""
+    """Returns a JSON text with one value replaced, removed, moved or edited, or with changed bytes."""
     if rng.random() < 0.1:
         return anything(rng, content)
     return json.dumps(edited(rng, json.loads(content))).encode() if rng.random() < 0.9 else _raw(rng, content)
 
 
 def json_lines(rng, content):
-    """JSON lines with one line changed, removed, doubled, or something else put between them."""
+    """Returns JSON lines with one line changed, removed, duplicated or inserted."""
     lines = content.splitlines(keepends=True) or [b""]
     at, chance = int(rng.integers(len(lines))), rng.random()
     if chance < 0.6:
@@ -86,7 +86,7 @@ def json_lines(rng, content):
 
 
 def _raw(rng, content):
-    """A value replaced by what json.dumps does not write."""
+    """Returns a JSON text with a value replaced by text that json.dumps never writes."""
     value = json.loads(content)
     path = _path(rng, value)
     if not path:
@@ -96,7 +96,7 @@ def _raw(rng, content):
 
 
 def edited(rng, value):
-    """A JSON value with one or two of its parts changed."""
+    """Returns a JSON value with one or two parts changed."""
     value = copy.deepcopy(value)
     for _ in range(1 + (rng.random() < 0.2)):
         path = _path(rng, value)
@@ -118,7 +118,7 @@ def edited(rng, value):
 
 
 def _path(rng, value):
-    """A path to a random part of a value; all depths are about equally likely."""
+    """Returns a path to a random part of a value; all depths are about equally likely."""
     path = []
     while isinstance(value, dict | list) and value and (not path or rng.random() < 0.8):
         keys = list(value) if isinstance(value, dict) else range(len(value))
@@ -142,7 +142,7 @@ def _set(value, path, new):
 
 
 def encoded_file(rng, content):
-    """A file of `encode` with another header or other ids, and the checksum that belongs to it."""
+    """Returns a file of `encode` with another header or other ids, and a correct checksum."""
     (length,) = struct.unpack_from("<I", content, 8)
     head, ids = content[12 : 12 + length], content[12 + length : -4]
     head, ids = (json_object(rng, head), ids) if rng.random() < 0.6 else (head, anything(rng, ids))
@@ -151,7 +151,7 @@ def encoded_file(rng, content):
 
 
 def container(rng, content, *, deflated=False):
-    """A file of arrays with another header or other payloads, and the checksum that belongs to it."""
+    """Returns an array file with another header or other payloads, and a correct checksum."""
     (length,) = struct.unpack_from("<I", content, 8)
     head, payload = content[12 : 12 + length], content[12 + length : -32]
     head = zlib.decompress(head) if deflated else head
@@ -162,18 +162,18 @@ def container(rng, content, *, deflated=False):
 
 
 def deflated_container(rng, content):
-    """The same of a file whose header is deflated."""
+    """Returns an array file with a deflated header, changed like `container`."""
     return container(rng, content, deflated=True)
 
 
 def with_sha256(rng, content):
-    """A file that ends in the SHA-256 of the rest, changed before that."""
+    """Returns a file that ends in the SHA-256 of the rest, with the rest changed and a correct hash."""
     body = anything(rng, content[:-32])
     return body + hashlib.sha256(body).digest()
 
 
 def manifest(rng, content):
-    """A manifest with another value, and the checksum that belongs to it."""
+    """Returns a manifest with another value and a correct checksum."""
     values = json.loads(content)
     del values["checksum"]
     values = edited(rng, values)
@@ -187,7 +187,7 @@ def manifest(rng, content):
 
 
 def text(rng, content):
-    """A text with words of it removed, doubled or replaced by numbers and brackets."""
+    """Returns a text with words removed, duplicated or replaced by numbers and brackets."""
     if rng.random() < 0.4:
         return anything(rng, content)
     words = content.split(b" ")

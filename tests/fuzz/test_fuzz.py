@@ -1,4 +1,4 @@
-"""Files of strangers end in a right result or in an error that explains itself; see fuzz.py."""
+"""Untrusted files give a correct result or an explained error; see fuzz.py."""
 
 import pathlib
 import subprocess
@@ -16,12 +16,12 @@ def run(*options):
 
 
 def test_cases_that_failed_once():
-    """Every change of a file that once ended in a crash, a hang or a wrong result is refused or read right."""
+    """Changed files that once caused a crash, a hang or a wrong result are refused or read correctly."""
     assert "failed" not in run("--kept")
 
 
 @pytest.mark.slow
 def test_changed_files_of_every_format():
-    """Two minutes of changed files of every format: no traceback, no crash, no wrong result, at most 4 GB."""
+    """Two minutes of changed files of every format cause no traceback, crash or wrong result, within 4 GB."""
     counts = run("--minutes", "2", "--seed", "1000000")
     assert int(counts.split(" refused")[0].split()[-1].replace(",", "")) > 1000

@@ -67,7 +67,7 @@ def test_a_grid_is_every_combination():
     assert cell.choices[0] == ("demo.codecs", "('bytes', 'gzip(v=256)')")
 
 
-def test_codecs_are_called_by_spelling_or_folder(tmp_path):
+def test_codecs_are_labelled_by_spec_or_folder(tmp_path):
     """The label of a codec is its spec, file or folder; two codecs of the same label are an error."""
     sources = ["bytes", "eiw(v=4096,b=12,align=word)", "eiw16-en", f"{tmp_path}/a/mine", f"{tmp_path}/eiw.clmd"]
     assert list(grid.labelled(sources)) == ["bytes", "eiw-b12-v4096-word", "eiw16-en", "mine", "eiw"]
@@ -161,7 +161,7 @@ def test_a_failed_cell_leaves_the_others(swept, capsys):
 def test_launch_commands_train_the_same_runs(swept, tmp_path, capsys):
     """Standard output has one command per run; such a command trains the same run as the sweep.
 
-    Started again, the sweep evaluates the run and prints the remaining commands.
+    A repeated sweep evaluates the run and prints the remaining commands.
     """
     options = [*CODECS, "--set=train.eval_every=50%", "--launch", "launch.sh --name {name} --"]
     assert main(arguments(tmp_path, *options)) == 0
@@ -183,8 +183,8 @@ def test_launch_commands_train_the_same_runs(swept, tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_a_killed_sweep_goes_on(swept, tmp_path):
-    """A sweep killed during its second run and started again ends with the same rows."""
+def test_a_killed_sweep_resumes(swept, tmp_path):
+    """A sweep killed during its second run resumes and ends with the same rows."""
     command = arguments(tmp_path, "--codec", "bytes", "--set=train.eval_every=50%", "--set=train.checkpoint_every=2")
     start = "import os, jax; jax.config.update('jax_num_cpu_devices', 8); from compressed_lm.cli import main; "
     run = [sys.executable, "-c", f"{start}raise SystemExit(main({command!r}))"]
