@@ -22,7 +22,7 @@ class Codec(Protocol):
     `bytes`                         accepts any ids; `encode` of the decoded text gives the same ids
     `ac`, `static_ac`               raises, or `encode` of the decoded text gives the same ids: ids that end early or
                                     continue after the end of the stream are refused
-    `gzip`                          raises unless they are one complete zlib stream with the right checksum and nothing
+    `gzip`, `lzma`                  raises unless they are one complete stream with the right checksum and nothing
                                     after it; another release of zlib may write another stream for the same text
     `eiw`                           raises unless they are whole windows and the zero padding of the last token; any
                                     windows decode, and a model may use other windows for a text than `encode` does
@@ -38,7 +38,7 @@ class Codec(Protocol):
         spec: the full spec that builds the codec again, such as "eiw(align=word,b=16,v=65536)".
         vocab_size: V, the number of ids.
         fingerprint: hex digest of everything the ids depend on (rules, options, weights). Two codecs with equal
-            fingerprints give equal ids (`gzip`: with the same release of zlib).
+            fingerprints give equal ids (`gzip` and `lzma`: with the same release of their library).
         flops_per_byte: floating-point operations of the codec itself at run time, per byte of text.
         m1_flops_per_byte: M1's share in the accounting of Lester et al. 2024, section 3.8 (2 N per byte), even if M1 is
             not needed at run time.
