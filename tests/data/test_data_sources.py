@@ -325,7 +325,7 @@ def test_a_binary_document_that_is_not_compressed_is_taken_as_it_is(content, tmp
         (b'{"text": ' + b"[" * 100_000 + b"\n", "is not valid JSON"),
     ],
 )
-def test_what_is_near_json_lines_is_told_by_name(content, message, tmp_path):
+def test_what_is_almost_json_lines_is_refused_by_name(content, message, tmp_path):
     """Arrays, pretty-printed objects and other encodings raise an error with the command that converts them."""
     (tmp_path / "a.json").write_bytes(content)
     with pytest.raises(InputError, match=message):

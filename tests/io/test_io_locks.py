@@ -32,7 +32,7 @@ def holder(tmp_path):
     process.wait()
 
 
-def test_the_second_is_told_who_holds_it(tmp_path, holder):
+def test_the_second_learns_who_holds_it(tmp_path, holder):
     """A lock of another process raises immediately, with its number, host, user and age."""
     start = time.monotonic()
     with (

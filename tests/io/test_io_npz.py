@@ -46,7 +46,7 @@ def test_a_small_file_of_large_arrays_is_refused(monkeypatch):
 
 
 @pytest.mark.parametrize("value", ["", "x", "-1", "0", "inf", "nan"])
-def test_a_limit_that_is_no_number_is_told(monkeypatch, value):
+def test_a_limit_that_is_no_number_is_refused(monkeypatch, value):
     """An invalid limit raises an error of its own."""
     monkeypatch.setenv(limits.VARIABLE, value)
     with pytest.raises(InputError, match="expected a number of bytes, such as 4e9"):

@@ -23,7 +23,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("text", WRONG.values(), ids=WRONG)
-def test_what_is_no_object_is_told(text):
+def test_what_is_no_object_is_refused(text):
     """Lists, NaN, deep nesting and invalid text raise ValueError; an object is returned."""
     with pytest.raises(ValueError, match="."):
         strict_json.parse(text)

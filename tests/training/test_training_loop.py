@@ -158,7 +158,7 @@ quiet_reader = pytest.mark.filterwarnings(
 @quiet_reader
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_checkpoint_is_passed_over(damage, small_run, uninterrupted, same_bits, tmp_path):
-    """With the newest checkpoint damaged, the run warns, goes on from the one before, and ends in the same bits."""
+    """With the newest checkpoint damaged, the run warns, resumes from the one before, and ends in the same bits."""
     with pytest.raises(SystemExit):
         small_run(tmp_path, log_every=1, trackers=[SignalAt(12, signal.SIGTERM)])
     files = [file for file in (tmp_path / "checkpoints" / "13" / "params").rglob("d/*") if file.is_file()]
@@ -190,7 +190,7 @@ def test_divergence_stops_and_names_the_last_good_checkpoint(small_run, tmp_path
 
 
 def test_another_store_or_configuration_is_refused(small_run, other_store, tmp_path):
-    """A folder goes on only with the data and settings it was started with; settings that only observe may change."""
+    """A folder resumes only with the data and settings it was started with; settings that only observe may change."""
     small_run(tmp_path)
     with pytest.raises(InputError, match="another token store .*store_fingerprint .* another `out` folder"):
         small_run(tmp_path, store=other_store)
@@ -199,7 +199,7 @@ def test_another_store_or_configuration_is_refused(small_run, other_store, tmp_p
     assert small_run(tmp_path, log_every=1, keep=1).step == 24
 
 
-def test_what_does_not_fit_is_told(small_run, tmp_path):
+def test_what_does_not_fit_is_refused(small_run, tmp_path):
     """Batch and mesh, vocabulary and store, number of devices: each misfit says what to change."""
     with pytest.raises(InputError, match="batch_size=12 .* expected a multiple of 8"):
         small_run(tmp_path, batch_size=12, mesh_shape=(4, 2, 1))

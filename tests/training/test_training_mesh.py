@@ -51,7 +51,7 @@ def test_meshes_give_the_same_loss(small_run, uninterrupted, tmp_path):
 
 @pytest.mark.slow
 def test_a_run_can_move_to_another_mesh(small_run, uninterrupted, tmp_path, terminate_at):
-    """A checkpoint of 1 device goes on on 8 within the same tolerance."""
+    """A checkpoint of 1 device resumes on 8 within the same tolerance."""
     with pytest.raises(SystemExit):
         small_run(tmp_path, log_every=1, trackers=[terminate_at(12)])
     result = small_run(tmp_path, mesh_shape=(2, 2, 2))
