@@ -118,7 +118,7 @@ def test_what_is_no_ids_is_refused(built, spec, ids):
     codec = built[spec]
     for take in (codec.decode, codec.decode_partial, codec.token_byte_lengths, StreamDecoder(codec).feed):
         with pytest.raises(
-            InputError, match=r"was given .* as ids.*; a one-dimensional sequence of whole numbers, int\[T\], were"
+            InputError, match=r"was given .* as ids.*; a one-dimensional sequence of whole numbers, int\[T\], was"
         ):
             take(ids)
     with pytest.raises(InputError, match=r"sequence 1, was given .* a one-dimensional sequence of whole numbers"):

@@ -180,9 +180,9 @@ def test_tokenizers_that_lose_text_are_refused(content):
         read(eod=501)
     with pytest.raises(InputError, match=r"tokenizers\(eod=0,v=7\) was requested"):
         read(v=7)
-    with pytest.raises(InputError, match="asks for BPE that is not byte-level; .* tokenizer.model"):
+    with pytest.raises(InputError, match="uses BPE that is not byte-level; .* tokenizer.model"):
         read(pre_tokenizer=None)
-    with pytest.raises(InputError, match="asks for WordPiece"):
+    with pytest.raises(InputError, match="uses WordPiece"):
         read(model={"type": "WordPiece", "vocab": {}})
     with pytest.raises(InputError, match="normalizer Lowercase .it changes text."):
         read(normalizer={"type": "Sequence", "normalizers": [{"type": "NFC"}, {"type": "Lowercase"}]})

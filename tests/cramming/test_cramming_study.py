@@ -71,7 +71,7 @@ def test_a_study_goes_on_where_it_was(model, done):
     (folder / "results.jsonl").write_text(before["results.jsonl"][:-30])
     run_study(model, Bytes(), {"tokens": given}, STUDY, out=folder)
     assert read_rows(folder / "results.jsonl") == rows and (folder / "cells.jsonl").read_text() == before["cells.jsonl"]
-    with pytest.raises(InputError, match="holds a study with other values of study"):
+    with pytest.raises(InputError, match="has a study with other values of study"):
         run_study(model, Bytes(), {"tokens": given}, Study(lengths=(2,)), out=folder)
     with pytest.raises(InputError, match="fewer than 6 tokens, the longest length"):
         run_study(model, Bytes(), {"tokens": [given[0][:5]]}, STUDY, out=folder)

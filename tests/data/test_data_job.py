@@ -112,7 +112,7 @@ def test_damaged_shard_is_made_again(spec, tmp_path):
     lines = []
     compress(open_corpus(spec), "train", Bytes(), out, n_shards=2, log=lines.append)
     assert (
-        "tokens-00001-of-00002: tokens-00001-of-00002.array_record is damaged or missing, so the shard is made again"
+        "tokens-00001-of-00002: tokens-00001-of-00002.array_record is damaged or missing; the shard is encoded again"
         in lines
     )
     assert files(out) == before

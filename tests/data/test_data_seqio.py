@@ -237,7 +237,7 @@ def test_missing_codec_says_what_to_do(monkeypatch, tmp_path):
         vocabulary.encode("a")
     (tmp_path / "gzip_v256").mkdir()
     monkeypatch.setenv("COMPRESSED_LM_CODECS", str(tmp_path))
-    with pytest.raises(InputError, match="holds gzip_v256"):
+    with pytest.raises(InputError, match="contains gzip_v256"):
         vocabulary.encode("a")
 
 

@@ -156,7 +156,7 @@ def test_another_codec_is_refused(folder):
     assert TokenStore.open(folder, fingerprint=FINGERPRINT).codec_fingerprint == FINGERPRINT
     with pytest.raises(
         InputError,
-        match=r"made by codec test with fingerprint ffffffffffffffff, and the fingerprint asked for is 0{16}",
+        match=r"made by codec test with fingerprint ffffffffffffffff, but the codec in use has 0{16}",
     ):
         TokenStore.open(folder, fingerprint="0" * 64)
 
