@@ -278,7 +278,10 @@ def archive(kind):
     [
         (b"\x28\xb5\x2f\xfd\x04\x00", r"Zstandard-compressed, which is not supported.*zstd -d .*/a"),
         (b"\x50\x2a\x4d\x18\x04\x00\x00\x00", "Zstandard-compressed"),
-        (b"PAR1\x15\x04" + bytes(99) + b"PAR1", "a Parquet table, which is not supported.*JSON lines with a field `text`"),
+        (
+            b"PAR1\x15\x04" + bytes(99) + b"PAR1",
+            "a Parquet table, which is not supported.*JSON lines with a field `text`",
+        ),
         (b"PAR1 cut short later".ljust(99) + b"PAR1", "a Parquet table"),
         (b"ORC" + bytes(99) + b"ORC\x17", "an ORC table"),
         (b"ARROW1\x00\x00" + bytes(9), "an Arrow"),
