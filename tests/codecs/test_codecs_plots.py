@@ -1,4 +1,4 @@
-"""Plots draw what the tables hold, on the axes they are given, and touch no global state of matplotlib."""
+"""Plots show the values of the tables, draw on the given axes, and do not change matplotlib's global state."""
 
 import subprocess
 import sys
@@ -41,7 +41,7 @@ def lines(ax):
 
 
 def test_every_codec_of_the_demo_looks_different():
-    """No two codecs share color, marker and filling, and options in another order give the same look."""
+    """No two codecs have the same color, marker and fill; the order of options does not matter."""
     styles = [plots.style_of(spec) for spec in SPECS]
     assert len(set(styles)) == len(SPECS)
     assert plots.style_of("eiw(v=4096,b=12)") == plots.style_of("eiw(b=12,v=4096)")
@@ -49,17 +49,17 @@ def test_every_codec_of_the_demo_looks_different():
 
 
 def test_bits_per_byte_against_flops_draws_sizes_as_a_line_and_leaves_m1_out():
-    """One line per codec at the measured places, either cost on the x axis."""
+    """There is one line per codec through its measurements, with either cost on the x axis."""
     ax = plots.bits_per_byte_against_flops(make_runs())
     assert lines(ax) == {"bytes": ([1e5, 4e5], [3.0, 2.5]), "eiw(b=12,v=4096)": ([9e5], [2.2])}
     assert ax.get_xscale() == "log"
     ax = plots.bits_per_byte_against_flops(make_runs(), softmax=True, ceiling=2.6)
     assert lines(ax) == {"bytes": ([8e5], [2.5]), "eiw(b=12,v=4096)": ([1.8e6], [2.2])}
-    assert "softmax counted" in ax.get_xlabel()
+    assert "with softmax" in ax.get_xlabel()
 
 
 def test_learning_curves_are_sorted_and_named_by_size_where_needed():
-    """Rows in any order make one line per codec and size; the untrained point at 0 bytes has no place on a log axis."""
+    """There is one line per codec and size, for rows in any order; the point at 0 bytes is not drawn."""
     curves = pd.DataFrame(
         [
             ("bytes", 9, 300, 2.0),
@@ -96,18 +96,19 @@ def test_fitted_curves_pass_through_two_points():
 
 @pytest.mark.parametrize("draw", [plots.bits_per_byte_against_flops, plots.fitted_curves])
 def test_plots_use_the_axes_they_are_given(draw):
-    """`ax` is drawn on and returned; without it a figure is made."""
+    """A plot is drawn on `ax` and returns it; without `ax` a figure is made."""
     ax = Figure().add_subplot()
     assert draw(make_runs(), ax=ax) is ax
     assert draw(make_runs()).figure is not ax.figure
 
 
-def test_plots_need_no_pyplot_and_the_room_needs_no_matplotlib():
-    """Appending rows loads no matplotlib, plotting no pyplot, neither JAX."""
+def test_plots_need_no_pyplot_and_scaling_needs_no_matplotlib():
+    """Importing scaling loads no matplotlib, plotting loads no pyplot, and neither loads JAX."""
     code = """
 import sys
 from compressed_lm import scaling
 assert "matplotlib" not in sys.modules
+from compressed_lm.codecs import plots
 plots.style_of("ac")
 assert "matplotlib" in sys.modules and "matplotlib.pyplot" not in sys.modules and "jax" not in sys.modules
 """
@@ -116,7 +117,7 @@ assert "matplotlib" in sys.modules and "matplotlib.pyplot" not in sys.modules an
 
 @pytest.mark.parametrize("span", [1.0, 1.02, 1.5, 5, 50, 1e4, 1e30])
 def test_log_axes_have_two_short_labels_or_more_at_any_length(span):
-    """Within a decade, over a few and over thirty, an axis of counts has at least two labels, each of a few letters."""
+    """An axis of counts has at least two short labels, for any range."""
     ax = Figure().add_subplot()
     ax.set_xscale("log")
     ax.set_xlim(1.3e6, 1.3e6 * max(span, 1 + 1e-9))
@@ -135,7 +136,7 @@ def labels_within(ax, which):
 
 
 def test_failed_runs_and_empty_tables_are_drawn():
-    """Losses that are missing, a single run and a table without rows give plots with finite limits."""
+    """Missing losses, a single run and an empty table give plots with finite limits."""
     runs = make_runs().assign(bits_per_byte=[3.0, np.nan, 2.5, np.nan])
     for table in (runs, make_runs().iloc[3:], make_runs().iloc[:0]):
         for ax in (plots.bits_per_byte_against_flops(table), plots.bits_per_byte_against_flops(table, softmax=True)):
