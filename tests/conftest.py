@@ -41,9 +41,23 @@ LONGEST = (
 MOST_MEMORY = 3 << 30  # bytes per worker; compiled programs are dropped above it
 
 
+@pytest.hookimpl(tryfirst=True)  # before -m chooses
 def pytest_collection_modifyitems(items):
     ranks = {name: rank for rank, name in enumerate(LONGEST)}
     items.sort(key=lambda item: ranks.get(f"{item.path.parent.name}/{item.path.stem}", len(ranks)))
+    thinned = collections.defaultdict(list)
+    for item in items:
+        for marker in item.iter_markers("slow"):
+            if not marker.args:
+                raise pytest.UsageError(f"{item.nodeid} is marked slow without a reason: @pytest.mark.slow('why').")
+        if item.get_closest_marker("thinned"):
+            thinned[item.path, item.originalname].append(item)
+    for cases in thinned.values():
+        keep, reason = cases[0].get_closest_marker("thinned").args
+        kept = {round(i * len(cases) / keep) for i in range(keep)}
+        for i, item in enumerate(cases):
+            if i not in kept:
+                item.add_marker(pytest.mark.slow(reason))
 
 
 @pytest.hookimpl(wrapper=True)

@@ -74,7 +74,7 @@ def test_runs_are_read_and_evaluated(codec, store, tmp_path):
     for name in ("codec", "n_params", "n_nonembed", "tokens", "bytes", "flops_per_byte", "config_hash", "step"):
         assert row[name] == old[name]
     gin = [f"--gin={tmp_path}/run/config.gin"]
-    assert main(["train", *gin, f"--store={OLD}/store", f"--out={tmp_path}/run"]) == 0
+    assert main(["train", *gin, f"--store={OLD}/store", f"--out={tmp_path}/run", "--mesh=1,1,1"]) == 0
     assert load_run(tmp_path / "run").step == 20
 
 

@@ -31,9 +31,8 @@ def optimizer(config: TrainConfig) -> optax.GradientTransformation:
 
 
 def _cosine(config: TrainConfig) -> Schedule:
-    steps, warmup = whole(config.steps), whole(config.warmup_steps)
-
     """Decays to a tenth along a cosine."""
+    steps, warmup = whole(config.steps), whole(config.warmup_steps)
 
     def shape(step):
         progress = jnp.clip((step - warmup) / max(steps - warmup, 1), 0, 1)
@@ -43,8 +42,8 @@ def _cosine(config: TrainConfig) -> Schedule:
 
 
 def _wsd(config: TrainConfig) -> Schedule:
-    steps = whole(config.steps)
     """Stays constant, then falls linearly to 0 over the last fifth of the steps."""
+    steps = whole(config.steps)
     return _warmed(config, lambda step: jnp.clip((steps - step) / max(WSD_DECAY * steps, 1), 0, 1))
 
 

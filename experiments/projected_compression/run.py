@@ -169,7 +169,7 @@ def main() -> int:
     configuration.load([arguments.gin], [f"train.{name}={value}" for name, value in settings.items()])
     arguments.out.mkdir(parents=True, exist_ok=True)
     config = dataclasses.replace(configuration.train(), warmup_steps=max(arguments.steps // 10, 1))
-    store, validation = TokenStore.open(arguments.tokens), TokenStore.open(arguments.validation_tokens)
+    store, validation = TokenStore.open(arguments.store), TokenStore.open(arguments.validation_store)
     trial = Trial(arguments.base, store, validation, config, arguments.out)
     tried = {
         (label, share): best_rate(trial, label, share, arguments.seed[0])

@@ -153,7 +153,7 @@ def damaged_store(folder) -> dict[str, collections.Counter]:
     return dict(found)
 
 
-@pytest.mark.slow
+@pytest.mark.slow("decodes thousands of damaged streams")
 def test_a_hundred_thousand_flips_and_cuts(built, tmp_path, capsys):
     """Each of 100,000 flips and truncations is detected with a clear error, or has no effect.
 
@@ -178,7 +178,7 @@ def test_a_hundred_thousand_flips_and_cuts(built, tmp_path, capsys):
         assert not found[f"store {kind}"]["harmless"]
 
 
-@pytest.mark.slow
+@pytest.mark.thinned(2, "decodes thousands of damaged streams")
 @pytest.mark.parametrize("spec", SPECS)
 def test_flips_under_a_right_checksum(built, spec):
     """With a corrected CRC, a flipped bit is still detected or has no effect."""
@@ -214,8 +214,15 @@ def test_headers_of_other_makers_are_refused(header):
             encoded_file.decode_file(body + struct.pack("<I", zlib.crc32(body)), codecs.Bytes())
 
 
+@pytest.mark.thinned(2, "decodes thousands of damaged streams")
 @pytest.mark.parametrize(
-    "spec", [pytest.param(s, marks=pytest.mark.slow) if s.startswith(("ac", "eiw")) else s for s in SPECS]
+    "spec",
+    [
+        pytest.param(s, marks=pytest.mark.slow("decodes thousands of damaged streams"))
+        if s.startswith(("ac", "eiw"))
+        else s
+        for s in SPECS
+    ],
 )
 def test_decoders_take_any_ids(built, spec):
     """Random ids raise CorruptStream or decode.

@@ -46,6 +46,7 @@ def assert_same(dictionary: Dictionary, documents: list[bytes]) -> None:
     assert device_dictionary.decode(dictionary, ids) == documents
 
 
+@pytest.mark.slow("compiles a program for each length")
 @settings(max_examples=25, deadline=None)
 @given(
     st.sampled_from(DICTIONARIES),
@@ -58,6 +59,7 @@ def test_device_equals_host(dictionary, documents):
     assert_same(dictionary, documents)
 
 
+@pytest.mark.thinned(1, "compiles a program for each length")
 @pytest.mark.parametrize("dictionary", DICTIONARIES)
 def test_many_documents_of_different_length(dictionary):
     """More documents than batch slots, from empty to many chunks long, each get their own ids."""
@@ -66,6 +68,7 @@ def test_many_documents_of_different_length(dictionary):
     assert_same(dictionary, [b"", *documents, b"e" * 1000, b""])
 
 
+@pytest.mark.thinned(2, "compiles a program for each length")
 @pytest.mark.parametrize("longest", [16, 17, 48, 63, 64, 65, 500])
 def test_entries_longer_than_a_chunk(longest):
     """Entries longer than a copy or a chunk are parsed and written across chunks."""

@@ -28,7 +28,7 @@ print("DIGEST", jax.local_device_count(), digest.hexdigest())
 """
 
 
-@pytest.mark.slow
+@pytest.mark.slow("compiles M1 for each number of devices")
 def test_one_two_and_eight_devices_and_float64_agree(m1, tmp_path):
     """Tokens are bit-identical on 1, 2 and 8 virtual devices and with 64-bit types, and they decode."""
     (tmp_path / "m1.npz").write_bytes(m1.to_bytes())

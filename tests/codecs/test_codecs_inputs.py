@@ -41,6 +41,7 @@ def mapped(path):
         return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 
+@pytest.mark.thinned(2, "builds every codec")
 @pytest.mark.parametrize("spec", SPECS)
 def test_bytes_in_any_holder_are_encoded(built, spec, tmp_path):
     """A bytearray, a memoryview, a mapped file and NumPy bytes give the ids of the same bytes.
@@ -87,6 +88,7 @@ def test_arrays_of_byte_strings_are_refused(built):
     assert [ids.tolist() for ids in found] == [[97, 0], [98, 99]]
 
 
+@pytest.mark.thinned(3, "builds every codec")
 @pytest.mark.parametrize("spec", SPECS)
 def test_ids_of_any_array_are_decoded(built, spec):
     """Lists, tuples, ranges, JAX arrays, iterators and lists of NumPy numbers decode alike."""

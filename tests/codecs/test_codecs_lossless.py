@@ -71,6 +71,7 @@ def built(m1):
     return Built()
 
 
+@pytest.mark.slow("codes texts with M1, token by token")
 @pytest.mark.parametrize("spec", SPECS)
 def test_batches_round_trip_through_a_saved_codec(built, spec, tmp_path):
     """Batches of hostile bytes of all lengths are decoded by the codec loaded from disk."""
@@ -86,6 +87,7 @@ def test_batches_round_trip_through_a_saved_codec(built, spec, tmp_path):
     assert loaded.decode_batch(ids) == documents
 
 
+@pytest.mark.slow("codes texts with M1, token by token")
 @pytest.mark.parametrize("spec", ["ac(v=256)", "eiw(b=24,v=4096)"])
 def test_documents_longer_than_a_segment_round_trip(built, spec):
     """Documents longer than a segment round-trip.
@@ -96,6 +98,7 @@ def test_documents_longer_than_a_segment_round_trip(built, spec):
     assert built[spec].decode(built[spec].encode(document)) == document
 
 
+@pytest.mark.thinned(2, "codes texts with M1, token by token")
 @pytest.mark.parametrize("spec", SPECS)
 def test_alone_is_as_in_a_batch(built, spec):
     """The ids of a document do not depend on the other documents of its batch."""
@@ -126,6 +129,7 @@ def test_arbitrary_bytes_round_trip(built, spec, documents):
     assert built[spec].decode_batch(built[spec].encode_batch(documents)) == documents
 
 
+@pytest.mark.thinned(1, "codes texts with M1, token by token")
 @pytest.mark.parametrize(
     "spec", ["eiw(b=12,v=4096)", "eiw(b=16,v=256)", "eiw(b=24,v=4096)", "eiw(align=word,b=32,v=65536)"]
 )
@@ -139,6 +143,7 @@ def test_any_window_codes_decode_and_come_back(built, spec):
     assert [i.tolist() for i in codec.encode_batch(texts)] == ids.tolist()
 
 
+@pytest.mark.slow("codes texts with M1, token by token")
 def test_online_windows_equal_the_dictionary(m1, built):
     """Windows computed on the device equal the entries of the compiled dictionary."""
     for align, spec in (("none", "eiw(b=16,v=65536)"), ("word", "eiw(align=word,b=12,v=256)")):
@@ -162,6 +167,7 @@ def test_headers_of_long_documents_decode_before_any_segments(m1, lengths, v, ra
     assert np.concatenate(parts).tolist() == segments
 
 
+@pytest.mark.slow("codes texts with M1, token by token")
 def test_partial_decoding_is_a_prefix(built):
     """The text of an unfinished sequence never changes later."""
     text = (
@@ -213,6 +219,7 @@ def refused_or_encoded(codec, sequences) -> int:
     return refused
 
 
+@pytest.mark.thinned(4, "codes texts with M1, token by token")
 @pytest.mark.parametrize("spec", [s for s in SPECS if s.startswith(("gzip", "lzma", "static", "ac"))])
 def test_ids_of_streams_are_refused_or_what_encode_gives(built, spec):
     """Changed streams are refused, or their text encodes to exactly these ids.
@@ -255,6 +262,7 @@ def read_on(stream: bytes, cdf) -> bytes:
     return bytes(symbols)
 
 
+@pytest.mark.thinned(3, "codes texts with M1, token by token")
 @pytest.mark.parametrize("spec", [s for s in SPECS if s.startswith("eiw")])
 def test_ids_that_are_no_whole_windows_are_refused(built, spec):
     """`decode` refuses a partial window and extra bits; `decode_partial` returns the windows before them."""

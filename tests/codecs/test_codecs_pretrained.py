@@ -50,6 +50,7 @@ def test_shipped_codecs_load_without_jax():
     assert done.stdout.strip() == "[]"
 
 
+@pytest.mark.slow("codes texts with the M1 that ships")
 def test_shipped_m1_gives_its_golden_tables(m1, exact_numpy):
     """The tables of the shipped M1 equal the golden ones and those of the NumPy implementation, bit for bit."""
     texts = np.frombuffer(TEXT[:256], np.uint8).reshape(4, 64)[:, :40]
@@ -62,6 +63,7 @@ def test_shipped_m1_gives_its_golden_tables(m1, exact_numpy):
     np.testing.assert_array_equal(tables.frequencies(weights), freqs)
 
 
+@pytest.mark.slow("codes texts with the M1 that ships")
 def test_delay_is_lossless_where_codes_come_back(m1):
     """Along " in the air" a window's code appears twice; the window must end at its first appearance."""
     rules = WindowRules(16, "delay", "none", 1, 64)
@@ -69,6 +71,7 @@ def test_delay_is_lossless_where_codes_come_back(m1):
     assert device_windows.decode(m1, device_windows.encode(m1, texts, rules), rules) == texts
 
 
+@pytest.mark.slow("codes texts with the M1 that ships")
 def test_ids_of_english_are_those_of_version_1(tmp_path):
     """A vocabulary of rules 1 loads with its old fingerprint.
 

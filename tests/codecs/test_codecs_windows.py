@@ -118,7 +118,7 @@ CASES = [(12, "node", "word", 1), (24, "node", "none", 2), (64, "node", "none", 
 CASES += [(16, "delay", "none", 1), (32, "delay", "word", 1), (64, "paper", "none", 1)]
 
 
-@pytest.mark.slow
+@pytest.mark.slow("codes windows of every size with M1")
 @pytest.mark.parametrize(("bits", "fill", "align", "reset"), CASES)
 def test_codes_are_those_of_unbounded_integers(m1, bits, fill, align, reset):
     """Encoding and decoding in batch slots equal the Python integers, window by window."""

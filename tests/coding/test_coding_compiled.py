@@ -62,6 +62,7 @@ def run(folder, **settings):
     return done.stdout.splitlines()
 
 
+@pytest.mark.slow("compiles loops in new processes")
 def test_loops_run_for_a_user_without_a_folder(read_only):
     """With a read-only package and no home, the cache of another user is a private temporary folder.
 

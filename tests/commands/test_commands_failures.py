@@ -65,6 +65,7 @@ def test_ctrl_c_and_a_full_memory_are_one_line(monkeypatch, capsys):
     assert "micro_batches" in capsys.readouterr().err
 
 
+@pytest.mark.slow("starts JAX in new processes")
 @pytest.mark.parametrize("platform", ["tpu", "cuda", "bogus"])
 def test_a_platform_that_is_not_there_is_named(platform):
     """A JAX_PLATFORMS that this machine lacks ends in one paragraph with the available platforms and advice."""

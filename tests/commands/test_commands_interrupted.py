@@ -16,19 +16,19 @@ def check(*arguments):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.slow("kills and restarts commands many times")
 def test_killed_commands_run_again_to_the_same_bytes():
     """After kill -9 at any moment outputs are complete or absent, and the next run removes all temporary files."""
     check("kill", "--times", str(len(FOLDERS)), "--commands", *FOLDERS)
 
 
-@pytest.mark.slow
+@pytest.mark.slow("kills and restarts commands many times")
 def test_two_at_once_make_one_result():
     """The second of two equal commands on one folder waits or is refused without a traceback, and nothing is lost."""
     check("twice", "--times", "1", "--seconds", "60", "--commands", "train", "quantize")
 
 
-@pytest.mark.slow
+@pytest.mark.slow("kills and restarts commands many times")
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root may mount a small file system")
 def test_a_full_disk_is_reported_and_loses_nothing(tmp_path):
     """On a full disk a command ends with one paragraph; with more space the same command gives the same bytes."""

@@ -29,6 +29,7 @@ except KeyboardInterrupt:
 HEAR = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
 
 
+@pytest.mark.slow("starts processes and interrupts them")
 @pytest.mark.parametrize(("catch", "said"), [("interrupts.catch_all()", "ended"), ("", "continued")])
 def test_an_interrupt_in_a_callback_is_not_lost(catch, said):
     """Ctrl-C during a destructor ends the program without a traceback; without `catch_all` the program continues."""

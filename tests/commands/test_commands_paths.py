@@ -281,6 +281,7 @@ def status(argv):
         return end.code
 
 
+@pytest.mark.slow("trains models through the command line")
 def test_a_refused_training_changes_nothing(trained, tmp_path, monkeypatch, capsys):
     """A refused run changes no byte or time of the finished run in its folder, and creates no folder."""
     out, command = trained
@@ -309,6 +310,7 @@ def test_a_refused_training_changes_nothing(trained, tmp_path, monkeypatch, caps
     assert "train.log_every = 7" in (out / "run" / "config.gin").read_text()
 
 
+@pytest.mark.slow("trains models through the command line")
 def test_a_refused_shrink_changes_nothing(trained, tmp_path, capsys):
     """Neither settings nor selection of a shrunk run are written before it is accepted."""
     out, command = trained
@@ -355,9 +357,9 @@ def test_codecs_of_another_m1_are_not_replaced(tmp_path):
     codecs.save(dictionary, tmp_path / "codec")
     codecs.save_dictionary(dictionary, tmp_path / "codec.clmd")
     before = snapshot(tmp_path)
-    with pytest.raises(InputError, match="holds the codec eiw.* of the M1 .* and the M1 given is 000000000000"):
+    with pytest.raises(InputError, match="holds the codec eiw.* of the M1 .* and the given M1 is 000000000000"):
         build_codec.build_in(tmp_path / "codec", dictionary.spec, m1=other, documents=list, compiled={})
-    with pytest.raises(InputError, match="Give the settings that its rounds were started with"):
+    with pytest.raises(InputError, match="Give the settings with which its rounds were started"):
         refit._compiled(dictionary.spec, other, tmp_path)
     assert snapshot(tmp_path) == before
 

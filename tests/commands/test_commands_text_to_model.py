@@ -51,6 +51,7 @@ def built(corpus, tmp_path_factory):
     return out
 
 
+@pytest.mark.slow("trains models through the command line")
 def test_encode_decode_verify(built, tmp_path, capsys):
     """A file encoded by one call is restored by another, and verify confirms it."""
     (tmp_path / "in").write_bytes(b"argparse \xff\x00 text")
@@ -62,6 +63,7 @@ def test_encode_decode_verify(built, tmp_path, capsys):
     assert "checksums correct" in capsys.readouterr().out
 
 
+@pytest.mark.slow("trains models through the command line")
 def test_compile_writes_one_file_that_is_a_codec(built, tmp_path, capsys, monkeypatch):
     """`compile` writes the dictionary of `build-codec` as one file that every command accepts.
 
@@ -101,6 +103,7 @@ def test_inspect_evaluate_generate_report(built, tmp_path, capsys):
     assert (tmp_path / "report.html").stat().st_size > 10_000
 
 
+@pytest.mark.slow("trains models through the command line")
 def test_quantize_packs_a_run_that_evaluates(built, tmp_path, capsys):
     """A packed run is evaluated like any other; its row names the format, and 8 bits hardly change the loss."""
     evaluate = [f"--codec={built}/codec", f"--store={built}/validation", f"--train_store={built}/train"]
@@ -138,7 +141,7 @@ def test_pack_codes_a_run_in_a_file_that_unpacks_to_a_run(built, tmp_path, capsy
 def test_a_reshaped_run_trains_on(built, tmp_path, capsys):
     """Training starts from the weights of a run or a reshaped run; a start of another size is refused."""
     assert main(["reshape", f"{built}/m2", f"--out={tmp_path}/reshaped"]) == 0
-    assert "their standard deviations times 0." in capsys.readouterr().out
+    assert "standard deviations multiplied by 0." in capsys.readouterr().out
     train = ["train", f"--store={built}/train", *TINY, "--steps=1"]
     losses = []
     for k, start in enumerate(([f"--start={built}/m2"], [f"--start={tmp_path}/reshaped"], [])):
@@ -149,6 +152,7 @@ def test_a_reshaped_run_trains_on(built, tmp_path, capsys):
     assert "mlp/up/kernel is (2, 32, 128) and was" in capsys.readouterr().err
 
 
+@pytest.mark.slow("trains models through the command line")
 def test_a_run_shrinks_and_trains_further(built, tmp_path, capsys):
     """A run shrinks to a smaller run that trains further, evaluates and exports without the large weights.
 
@@ -168,6 +172,7 @@ def test_a_run_shrinks_and_trains_further(built, tmp_path, capsys):
     assert "--keep and --aspect" in capsys.readouterr().err
 
 
+@pytest.mark.slow("trains models through the command line")
 def test_weights_prints_shapes_and_writes_their_report(built, tmp_path, capsys):
     """`weights` prints a row per array and two for all arrays, and writes a page with histograms."""
     assert main(["weights", f"{built}/m2", f"--out={tmp_path}/weights.html"]) == 0

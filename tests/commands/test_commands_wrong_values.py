@@ -197,6 +197,7 @@ def line(command: str, parser, given: dict, wrong: argparse.Action | None = None
     return [command, *argv, "--", *positional] if positional else [command, *argv]
 
 
+@pytest.mark.thinned(6, "runs every command with every wrong value")
 @pytest.mark.parametrize("command", PARSERS)
 def test_wrong_values_end_in_one_message(command, given, capsys, monkeypatch):
     """Each wrong value of each option ends in status 2 and one paragraph that names the value."""

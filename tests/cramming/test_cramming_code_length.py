@@ -42,6 +42,7 @@ def test_a_sure_token_costs_little_and_an_impossible_one_can_be_coded():
     assert decode(encode(sure[:3], ids), sure[:3]).tolist() == ids.tolist()
 
 
+@pytest.mark.slow("trains vectors")
 def test_information_gain_is_the_same_by_loss_and_by_code_length(model, texts):
     """For texts above capacity, the saved bits are within 1 % of the difference of losses.
 

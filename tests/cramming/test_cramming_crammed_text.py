@@ -34,6 +34,7 @@ def file(crammed, tmp_path):
     return tmp_path / "text.clt"
 
 
+@pytest.mark.slow("trains vectors")
 def test_fifty_texts_come_back_whenever_cramming_succeeds(model, fifty, tmp_path):
     """All texts reported as crammed are recovered from their files token for token.
 

@@ -57,6 +57,7 @@ def test_a_text_alone_comes_after_end_of_document(model, texts):
     np.testing.assert_allclose(read_alone(model, [ids])[0].nats, wanted, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow("trains vectors")
 def test_writing_is_greedy(model):
     """Each generated token is the most likely one after the vectors and the tokens before it."""
     rng = np.random.default_rng(4)

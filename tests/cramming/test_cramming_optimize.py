@@ -106,6 +106,7 @@ def test_neighbours_and_order_do_not_matter(model, many):
     assert all(same(f, found[i]) for f, i in zip(others, [0, 1, *range(5, 11)], strict=True))
 
 
+@pytest.mark.slow("trains vectors")
 @pytest.mark.parametrize("method", ["full", "progressive"])
 def test_batched_is_as_one_at_a_time(model, texts, method):
     """Every text ends as in a plain loop over it alone: same score and step, numbers equal up to rounding.
@@ -122,6 +123,7 @@ def test_batched_is_as_one_at_a_time(model, texts, method):
         assert np.abs(f.numbers - initial(config, 32, std=model.embedding_std, text=ids, seed=0)).max() > 0.05
 
 
+@pytest.mark.slow("trains vectors")
 def test_a_progressive_score_is_the_longest_exact_prefix(model, texts):
     """Progressive cramming above capacity returns the vectors that generate its longest exact prefix."""
     given = texts(7, 8, seed=2)
@@ -139,6 +141,7 @@ def test_restarts_differ_and_repeat(model, texts):
     assert all(np.abs(found[0].vectors - other.vectors).max() > 0.1 for other in found[1:4])
 
 
+@pytest.mark.slow("trains vectors")
 def test_vectors_are_what_is_stored(model, texts):
     """The returned vectors equal the values of the stored bytes.
 
@@ -162,6 +165,7 @@ def test_progress_is_reported(model, texts):
     assert all(0 <= s.accuracy <= 1 for s in seen)
 
 
+@pytest.mark.slow("trains vectors")
 def test_the_last_slots_are_put_together(model, texts, monkeypatch):
     """When most texts have stopped, the others continue in fewer slots with the same results."""
     monkeypatch.setattr("compressed_lm.cramming.optimize.FEWEST_SLOTS", 1)

@@ -38,6 +38,7 @@ def row(text=0, length=4, right=4, bits=1.0, format="dense", **more):
     return base | dict(exact_prefix=right, text_bytes=4, zlib_bytes=12, ac_bytes=2) | more
 
 
+@pytest.mark.slow("trains vectors")
 def test_rows_are_what_cramming_gives(model, done):
     """A row has the score of cramming its text.
 
@@ -77,6 +78,7 @@ def test_a_study_goes_on_where_it_was(model, done):
         run_study(model, Bytes(), {"tokens": [given[0][:5]]}, STUDY, out=folder)
 
 
+@pytest.mark.slow("trains vectors")
 def test_lengths_far_beyond_capacity_are_left_out(model, texts, tmp_path):
     """With `beyond`, the measured lengths end after the given number of failed ones.
 

@@ -111,7 +111,7 @@ def stopped(start_locally, tmp_path_factory):
     return out
 
 
-@pytest.mark.slow
+@pytest.mark.slow("trains in several processes")
 def test_two_processes_learn_what_one_does(one_process, two_processes):
     """100 losses of 2 x 4 devices equal those of 1 x 8 within 1e-5 nats per token; mean parameters within 1e-4."""
     np.testing.assert_allclose(losses(two_processes), losses(one_process), atol=1e-5)
@@ -122,7 +122,7 @@ def test_two_processes_learn_what_one_does(one_process, two_processes):
     assert max(jax.tree.leaves(rms)) < 1e-4
 
 
-@pytest.mark.slow
+@pytest.mark.slow("trains in several processes")
 def test_sigterm_to_both_and_a_restart_change_no_bit(start_locally, stopped, two_processes, tmp_path):
     """SIGTERM to `local.sh` reaches both processes, and a restart resumes exactly.
 
@@ -135,7 +135,7 @@ def test_sigterm_to_both_and_a_restart_change_no_bit(start_locally, stopped, two
     jax.tree.map(np.testing.assert_array_equal, training.load_run(out).params, training.load_run(two_processes).params)
 
 
-@pytest.mark.slow
+@pytest.mark.slow("trains in several processes")
 def test_a_checkpoint_moves_to_another_mesh(start, stopped, two_processes, one_process, tmp_path):
     """A checkpoint of two processes on (data 8) resumes in one process on (fsdp 4, tensor 2).
 

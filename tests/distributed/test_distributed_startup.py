@@ -281,6 +281,7 @@ def test_two_processes_join_speak_compute_and_refuse_to_differ():
     assert time.monotonic() - start < 45  # JAX alone may wait 300 s at exit
 
 
+@pytest.mark.slow("starts several processes, which wait for each other")
 def test_the_coordinator_that_is_not_there():
     """Process 1 alone ends with an error that names the address and the reason, instead of an abort by JAX."""
     ((status, log),) = run_two('startup.initialize("on", timeout_seconds=2)', indices=[1])
@@ -289,7 +290,7 @@ def test_the_coordinator_that_is_not_there():
     assert "Check failure stack trace" not in log
 
 
-@pytest.mark.slow
+@pytest.mark.slow("starts several processes, which wait for each other")
 def test_the_processes_that_do_not_come():
     """Process 0 alone ends with an error that others are missing."""
     ((status, log),) = run_two('startup.initialize("on", timeout_seconds=2)', indices=[0])
@@ -297,7 +298,7 @@ def test_the_processes_that_do_not_come():
     assert "Check failure stack trace" not in log
 
 
-@pytest.mark.slow
+@pytest.mark.slow("starts several processes, which wait for each other")
 def test_a_process_that_does_not_come_to_a_meeting_is_named():
     """`gather` names the index of a missing process."""
     script = """
@@ -314,7 +315,7 @@ else:
     assert "InputError meeting: waited 1 s for process 1 of 2, which did not reach this point." in log
 
 
-@pytest.mark.slow
+@pytest.mark.slow("starts several processes, which wait for each other")
 def test_an_exception_in_one_process_ends_the_run_in_seconds():
     """A process that fails while the other waits exits at once; JAX alone would wait 300 s at exit."""
     script = """
@@ -333,6 +334,7 @@ multihost_utils.sync_global_devices("step")
     assert time.monotonic() - start < 45
 
 
+@pytest.mark.slow("starts several processes, which wait for each other")
 def test_sigterm_to_one_process_is_a_notice_to_all():
     """After `initialize` SIGTERM kills no process; all agree on one later step at which to save."""
     script = """

@@ -227,7 +227,7 @@ def run_two(script, *arguments, wait_for=None):
             process.wait()
 
 
-@pytest.mark.slow
+@pytest.mark.slow("starts several processes, which wait for each other")
 def test_two_processes_one_stalls_in_its_input():
     """Process 1 sleeps in its input: 0 names it, 1 prints the sleeping line, and both finish."""
     (status_0, log_0), (status_1, log_1) = run_two(SCRIPT, "sleep")
@@ -237,6 +237,7 @@ def test_two_processes_one_stalls_in_its_input():
     assert "in sync_global_devices" in log_0 and "in read_input" in log_1
 
 
+@pytest.mark.slow("starts several processes, which wait for each other")
 def test_two_processes_one_is_frozen():
     """A frozen process (SIGSTOP) is reported by the other before JAX misses its heartbeat."""
     log = run_two(SCRIPT, "freeze", wait_for="is silent since")

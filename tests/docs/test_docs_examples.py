@@ -34,6 +34,7 @@ def registries():
         registry.update(before)
 
 
+@pytest.mark.thinned(1, "builds the pages of the site")
 @pytest.mark.parametrize("page", TESTED, ids=name_of)
 def test_marked_python_blocks_run(page, tmp_path, registries):
     """The blocks of a page run in order in a folder with the recorded tables."""

@@ -28,6 +28,7 @@ def split():
     return run(bytes_per_token=2.5)
 
 
+@pytest.mark.slow("compiles steps for described devices")
 def test_memory_of_the_state_is_what_a_device_then_holds(split):
     """Bytes of parameters and optimizer, from shapes and shardings, equal those of a real start."""
     program = training.Program(split.config, MODEL, 256, training.make_mesh((2, 2, 2)))
@@ -43,6 +44,7 @@ def test_memory_of_the_state_is_what_a_device_then_holds(split):
     assert split.memory.peak >= split.memory.params + split.memory.optimizer
 
 
+@pytest.mark.slow("compiles steps for described devices")
 def test_fsdp_gathers_a_layer_at_a_time_and_allocates_nothing():
     """Each matrix of a layer is gathered inside the loops over the layers, forward and again backward.
 

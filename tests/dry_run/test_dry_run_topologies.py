@@ -139,8 +139,8 @@ def sent(run, kinds, *where):
     return sum(c.sent for c in run.collectives if c.kind in kinds and phase(c) == where)
 
 
+@pytest.mark.slow("compiles steps for described devices")
 @needs_libtpu
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("codec", "size", "topology", "shape", "bindings"),
     [
@@ -173,8 +173,8 @@ def test_models_of_the_paper_fit_and_travel_layer_by_layer(codec, size, topology
             assert max(map(math.prod, c.shapes)) <= most, c
 
 
+@pytest.mark.slow("compiles steps for described devices")
 @needs_libtpu
-@pytest.mark.slow
 def test_adamw_gathers_no_state():
     """The moments of AdamW are sharded like their parameters: an update on an fsdp mesh gathers nothing."""
     run = paper("bytes", "25m", "v5e:2x2", (1, 4, 1), "model.n_layers=2", "train.optimizer=adamw")
@@ -182,8 +182,8 @@ def test_adamw_gathers_no_state():
     assert [c for c in run.collectives if c.kind == "all-gather" and phase(c)[0] == "update"] == []
 
 
+@pytest.mark.slow("compiles steps for described devices")
 @needs_libtpu
-@pytest.mark.slow
 def test_a_tensor_axis_sends_activations_alone():
     """With tensor alone no matrix is sent between devices.
 
@@ -222,8 +222,8 @@ def m1():
     return M1.from_bytes((PRETRAINED / "m1-en" / "m1.npz").read_bytes())
 
 
+@pytest.mark.slow("compiles steps for described devices")
 @needs_libtpu
-@pytest.mark.slow
 def test_the_coder_compiles_without_inexact_products(m1):
     """Decoding with M1 in the loop is one TPU program without traffic between chips.
 
@@ -238,7 +238,7 @@ def test_the_coder_compiles_without_inexact_products(m1):
 
 
 @needs_libtpu
-@pytest.mark.slow
+@pytest.mark.slow("compiles steps for described devices")
 def test_windows_decode_on_a_tpu(m1):
     """The decoder of windows without a dictionary is one TPU program without traffic, too."""
     rules = device_windows.WindowRules(bits=32, fill="node", align="none", m1_reset=1, context=64)
@@ -249,8 +249,8 @@ def test_windows_decode_on_a_tpu(m1):
     assert collectives(compiled_slots(decode, m1.params, rows), n_devices=4) == []
 
 
+@pytest.mark.slow("compiles steps for described devices")
 @needs_libtpu
-@pytest.mark.slow
 def test_the_dictionary_compiles():
     """Encoding and decoding of the dictionary's device path compile for tables of 65,536 entries and full chunks."""
     slots, chunk = SLOTS[-1] * 4, device_dictionary.CHUNK

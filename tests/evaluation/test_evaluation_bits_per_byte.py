@@ -35,6 +35,7 @@ def params_with(logits):
     return params
 
 
+@pytest.mark.slow("compiles and evaluates models")
 def test_a_uniform_model_pays_log2_v_for_each_token(store):
     """All 37 + 8 bytes and both document ends are counted, padding is not, at any row length and batch size."""
     uniform = params_with(np.zeros(264))

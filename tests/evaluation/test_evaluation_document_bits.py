@@ -24,6 +24,7 @@ def store(tmp_path_factory):
     return compress(open_corpus(f"text:{folder}/*.txt"), "train", codecs.Bytes(), folder / "store", n_shards=1)
 
 
+@pytest.mark.slow("compiles and evaluates models")
 def test_a_document_pays_for_its_tokens_and_its_end(store):
     """A uniform model costs log2(264) bits per byte, and once more for each document."""
     params = Transformer(CONFIG).init(jax.random.key(0), jnp.zeros((1, 4), jnp.int32))["params"]

@@ -27,7 +27,7 @@ def measured(load, tmp_path_factory):
     return rows.set_index(["penalty", "seed", "way"]), folder / "out", folder / "runs"
 
 
-@pytest.mark.slow
+@pytest.mark.slow("trains the models of a small experiment")
 def test_each_way_of_storing_is_evaluated(load, measured):
     """Every storage method is evaluated: its loss and bits have the expected order.
 
@@ -47,7 +47,7 @@ def test_each_way_of_storing_is_evaluated(load, measured):
     assert plain.loc["deepshape", "bits"] == pytest.approx(plain.loc["scaled as by deepshape", "bits"], abs=0.3)
 
 
-@pytest.mark.slow
+@pytest.mark.slow("trains the models of a small experiment")
 def test_a_second_run_measures_nothing_again(load, measured):
     """A second run keeps the rows of curves.jsonl and adds none."""
     _, out, sweep = measured
@@ -56,7 +56,7 @@ def test_a_second_run_measures_nothing_again(load, measured):
     assert (out / "curves.jsonl").read_bytes() == before
 
 
-@pytest.mark.slow
+@pytest.mark.slow("trains the models of a small experiment")
 def test_the_report_compares_runs_of_a_seed(load, measured, capsys, monkeypatch):
     """The report has a row per training, with intervals over seeds and plain floats as zero, and writes figures."""
     rows, out, _ = measured

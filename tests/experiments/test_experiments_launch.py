@@ -318,6 +318,7 @@ def test_local_gives_each_process_its_words_and_its_name(tmp_path):
         assert mine == [f"<{i}>", "<train>", "<a b>", "<$HOME>", "<>", "<--distributed=on>"]
 
 
+@pytest.mark.slow("starts processes by launch scripts")
 def test_local_ends_the_others_when_one_fails(tmp_path):
     """If one process fails with status 3, the run ends with 3 within seconds, even if the others ignore SIGTERM."""
     env = os.environ | program(
@@ -380,6 +381,7 @@ for step in range(100_000):
 """
 
 
+@pytest.mark.slow("starts processes by launch scripts")
 def test_local_is_a_pod_of_two_processes(tmp_path):
     """Two real JAX processes x 4 virtual devices connect, compute together, and both save on SIGTERM."""
     env = os.environ | program(tmp_path, REAL, interpreter=sys.executable)

@@ -37,6 +37,7 @@ def write_notebook(path, *sources):
     nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in sources]), path)
 
 
+@pytest.mark.slow("executes a notebook")
 def test_codecs_notebook_runs_and_prints_what_is_committed():
     """The codecs notebook runs from the recorded table alone, and prints its committed text."""
     notebook = execute_notebooks.execute(NOTEBOOKS / "codecs.ipynb")
@@ -44,7 +45,7 @@ def test_codecs_notebook_runs_and_prints_what_is_committed():
     assert printed_by(notebook) == printed_by(nbformat.read(NOTEBOOKS / "codecs.ipynb", as_version=4))
 
 
-@pytest.mark.slow
+@pytest.mark.slow("executes a notebook")
 def test_capacity_notebook_runs_on_the_recorded_grid():
     """The capacity notebook runs from the recorded tables alone, with the committed orders and products."""
     notebook = execute_notebooks.execute(NOTEBOOKS / "capacity.ipynb")
@@ -68,7 +69,7 @@ def test_recorded_grid_holds_what_its_notebook_reads():
         assert not ABSOLUTE.findall(path.read_text(encoding="utf-8"))
 
 
-@pytest.mark.slow
+@pytest.mark.slow("executes a notebook")
 def test_scaling_laws_notebook_runs_on_the_public_tables(data_dir):
     """Every cell of the scaling laws notebook runs if the public tables are available."""
     notebook = execute_notebooks.execute(NOTEBOOKS / "scaling_laws.ipynb")

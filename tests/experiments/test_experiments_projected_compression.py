@@ -28,7 +28,7 @@ def test_the_page_claims_only_what_was_run(load):
     assert "does not hold after 0.2 M tokens" in verdict
 
 
-@pytest.mark.slow
+@pytest.mark.slow("trains the models of a small experiment")
 def test_each_run_is_trained_once_and_reported(load, tmp_path, monkeypatch, capsys):
     """Each run is trained once, also after a restart, and has a row in the report.
 

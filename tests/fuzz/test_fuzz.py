@@ -15,12 +15,13 @@ def run(*options):
     return done.stdout
 
 
+@pytest.mark.slow("changes hundreds of files of every format")
 def test_cases_that_failed_once():
     """Changed files that once caused a crash, a hang or a wrong result are refused or read correctly."""
     assert "failed" not in run("--kept")
 
 
-@pytest.mark.slow
+@pytest.mark.slow("changes hundreds of files of every format")
 def test_changed_files_of_every_format():
     """Two minutes of changed files of every format cause no traceback, crash or wrong result, within 4 GB."""
     counts = run("--minutes", "2", "--seed", "1000000")

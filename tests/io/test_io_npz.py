@@ -32,6 +32,7 @@ def test_arrays_come_back():
         assert np.array_equal(found[name], array) and found[name].dtype == array.dtype
 
 
+@pytest.mark.slow("writes large files or waits for other processes")
 def test_a_small_file_of_large_arrays_is_refused(monkeypatch):
     """3 MB that unpack to 3 GB are refused before memory is allocated; the limit can be set."""
     content = written(text=np.zeros(300 << 20, np.uint8))

@@ -21,6 +21,7 @@ def model():
     return params, *exact.quantise(params, CONFIG, inputs, context=64), inputs
 
 
+@pytest.mark.slow("compiles exact inference for several settings")
 def test_close_to_the_float_model(model):
     """Quantised logits are within 5 % of the float ones even with random weights and width 32, the hardest case."""
     params, integers, config, inputs = model
@@ -44,6 +45,7 @@ def test_step_equals_forward_for_slots_that_start_at_different_times(model):
         np.testing.assert_array_equal(np.asarray(got)[started], wanted[np.arange(8), positions][started])
 
 
+@pytest.mark.slow("compiles exact inference for several settings")
 def test_bits_do_not_depend_on_batch_length_jit_or_devices(model):
     """Single rows, shorter rows, no jit and several devices give the same integers."""
     _, integers, config, inputs = model

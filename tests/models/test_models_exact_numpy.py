@@ -111,7 +111,7 @@ def test_golden_tables_at_context_1024_in_jax():
     assert digest(jax_frequencies(golden_model(WIDE), WIDE, golden_inputs(WIDE, 1))) == WIDE_TABLES
 
 
-@pytest.mark.slow
+@pytest.mark.slow("compiles exact inference for several settings")
 def test_golden_tables_at_context_1024_in_numpy(exact_numpy):
     """64-bit integers give the same tables, and no value is out of bounds."""
     freqs = exact_numpy.frequencies(golden_model(WIDE), WIDE, golden_inputs(WIDE, 1), check_bounds=True)
@@ -131,6 +131,7 @@ def test_the_golden_models_reach_the_bounds(monkeypatch, exact_numpy):
     assert 1024 * 128 * 127 < 1 << 24, "the same at 1,024 positions and an MLP of 1,024"
 
 
+@pytest.mark.slow("compiles exact inference for several settings")
 def test_a_quantised_model_equals_the_oracle_within_bounds(exact_numpy):
     """A quantised model with random weights stays within every bound, and its logits in JAX and NumPy are equal."""
     config = TransformerConfig(vocab_size=264, d_model=48, n_layers=2, n_heads=3, d_head=16, d_ff=96)

@@ -52,7 +52,7 @@ def results(tmp_path_factory):
     return results
 
 
-@pytest.mark.slow
+@pytest.mark.slow("compiles exact inference for several settings")
 def test_settings_took_effect(results):
     """The processes ran with 1, 2 and 8 devices, with float64, and with reduced default precision."""
     assert {name: result["settings"] for name, result in results.items()} == {
@@ -62,7 +62,7 @@ def test_settings_took_effect(results):
     }
 
 
-@pytest.mark.slow
+@pytest.mark.slow("compiles exact inference for several settings")
 def test_tables_are_the_same_under_every_setting(results):
     """All ways and settings give the recorded tables.
 
@@ -74,7 +74,7 @@ def test_tables_are_the_same_under_every_setting(results):
     }
 
 
-@pytest.mark.slow
+@pytest.mark.slow("compiles exact inference for several settings")
 def test_files_are_the_same_under_every_setting(results):
     """A document encodes to the same bytes under all settings, and each setting decodes the files of the others."""
     assert [list(result["files"]) for result in results.values()] == [["ac", "eiw"], ["ac"], ["ac", "eiw"]]

@@ -44,12 +44,15 @@ def test_without_a_shape_the_weights_are_those_of_before():
         assert found[name] == pytest.approx(numbers, rel=1e-4), name
 
 
-@pytest.fixture(scope="module", params=[0.5, pytest.param(1.0, marks=pytest.mark.slow)])
+@pytest.fixture(
+    scope="module", params=[0.5, pytest.param(1.0, marks=pytest.mark.slow("initialises models on several meshes"))]
+)
 def shaped(request):
     """(shape, parameters drawn with it)."""
     return request.param, initial(dataclasses.replace(WIDE, init_shape=request.param))
 
 
+@pytest.mark.slow("initialises models on several meshes")
 def test_every_matrix_has_the_shape_and_the_variance_it_had(shaped):
     """Kernels have the given shape and the variance gain / fan_in within six standard errors.
 
@@ -73,7 +76,7 @@ def test_every_matrix_has_the_shape_and_the_variance_it_had(shaped):
             assert not np.array_equal(w[0], w[1])
 
 
-@pytest.mark.slow
+@pytest.mark.slow("initialises models on several meshes")
 def test_a_sharded_model_starts_from_the_same_bits(shaped):
     """Parameters drawn on a mesh of eight devices are those drawn on one."""
     shape, alone = shaped

@@ -84,6 +84,7 @@ def made(config, seed=0):
     return jax.tree.map(lambda leaf: rng.normal(0, 0.3, leaf.shape).astype(np.float32), shapes)
 
 
+@pytest.mark.thinned(2, "compiles a model for each setting")
 @pytest.mark.parametrize("case", CASES)
 def test_logits_are_those_of_transformers_and_come_back(case, tmp_path):
     """Logits of a random model are those of `transformers`, to 1e-5 after import and to 1e-6 after export.

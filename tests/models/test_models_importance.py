@@ -99,6 +99,7 @@ def test_low_rank_factors_keep_the_share():
     assert merged["embed"]["embedding"].shape == (40, 32)
 
 
+@pytest.mark.slow("compiles a model for each setting")
 def test_a_random_base_starts_at_the_same_model():
     """The frozen base is noise of the same norm, w_a stores the difference, and the merged model is hard-pruned."""
     params = params_of(CONFIG)

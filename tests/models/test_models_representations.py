@@ -20,6 +20,7 @@ def changed(**changes):
     return model, model.init(jax.random.key(0), TOKENS)["params"]
 
 
+@pytest.mark.slow("compiles a model for each setting")
 @pytest.mark.parametrize("spec", ["int(b=4)", "int(b=2,rule=quest)", "e2m1", "mxfp4", "sparse(s=0.5)+int(b=4)"])
 def test_the_matrices_of_the_blocks_are_what_the_format_makes_of_them(spec):
     """A model with a format equals a dense model with the quantised matrices; nothing else changes."""
@@ -34,6 +35,7 @@ def test_the_matrices_of_the_blocks_are_what_the_format_makes_of_them(spec):
     assert np.abs(found - models.Transformer(CONFIG).apply({"params": params}, TOKENS)).max() > 1e-2
 
 
+@pytest.mark.slow("compiles a model for each setting")
 @pytest.mark.parametrize("spec", ["int(b=8,scale=absmax)", "int(b=8,rule=quest)"])
 def test_eight_bits_of_both_are_nearly_exact(spec):
     """Weights and activations of 8 bits, with and without a Hadamard transform, change logits by less than 5 %."""
@@ -43,6 +45,7 @@ def test_eight_bits_of_both_are_nearly_exact(spec):
     assert float(jnp.sqrt(jnp.mean(error**2) / jnp.mean(dense**2))) < 0.05
 
 
+@pytest.mark.slow("compiles a model for each setting")
 @pytest.mark.parametrize("scan_layers", [False, True])
 def test_noise_is_fresh_with_each_key_and_differs_between_layers(scan_layers):
     """The key determines the noise; without a key it is constant; scanned and unrolled layers draw the same noise."""
@@ -57,6 +60,7 @@ def test_noise_is_fresh_with_each_key_and_differs_between_layers(scan_layers):
     np.testing.assert_allclose(unrolled.apply({"params": params}, TOKENS, key=jax.random.key(1)), one, atol=1e-4)
 
 
+@pytest.mark.slow("compiles a model for each setting")
 def test_a_ramp_follows_the_run():
     """Sparsity with a ramp is zero at the start of a run and full at its end; full is the default of a model."""
     model, params = changed(weights="sparse(s=0.8,ramp=0.5)")
@@ -68,6 +72,7 @@ def test_a_ramp_follows_the_run():
     assert float(jnp.abs(at[0.1] - dense).max()) > 1e-2 < float(jnp.abs(at[0.1] - at[1.0]).max())
 
 
+@pytest.mark.slow("compiles a model for each setting")
 def test_learned_steps_are_parameters_with_gradients():
     """rule=lsq adds a trained scale for each matrix and each layer's inputs, positive at the start."""
     model, params = changed(weights="int(b=4,rule=lsq)", activations="int(b=4,rule=lsq)")
@@ -88,6 +93,7 @@ def test_equal_formats_have_one_spec_and_wrong_ones_are_refused():
         dataclasses.replace(CONFIG, weights="imt(b=4)")
 
 
+@pytest.mark.slow("compiles a model for each setting")
 @pytest.mark.parametrize(
     "weights, activations", [("int(b=4,rule=quest)", "int(b=8,rule=quest)"), ("noise(gmse=0.01)", "dense")]
 )

@@ -21,14 +21,14 @@ def results():
     return json.loads(run.stdout.splitlines()[-1])
 
 
-@pytest.mark.slow
+@pytest.mark.slow("checks types at run time, in a new process")
 def test_annotations_match_the_arrays_of_forward_passes(results):
     """All variants of the model, exact inference and pruning use only arrays of the annotated shapes and dtypes."""
     assert len(results["right"]) == 12
     assert {case: error for case, error in results["right"].items() if error} == {}
 
 
-@pytest.mark.slow
+@pytest.mark.slow("checks types at run time, in a new process")
 def test_wrong_shapes_are_detected(results):
     """The check takes effect: arrays of a wrong rank, length or dtype violate an annotation."""
     assert len(results["wrong"]) == 10

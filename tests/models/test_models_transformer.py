@@ -98,6 +98,7 @@ def test_logits_match_a_plain_numpy_forward_pass():
     np.testing.assert_allclose(jax.jit(models.Transformer(config).apply)(params, inputs[None])[0], expected, atol=1e-4)
 
 
+@pytest.mark.slow("compiles a model for each setting")
 def test_no_logit_depends_on_a_later_token(config):
     """The gradient of logits i with respect to the embedded token j is zero exactly if j > i."""
     params, model, length = random_params(config), models.Transformer(config), 7
@@ -130,6 +131,7 @@ def test_queries_share_keys_and_values_in_order():
     np.testing.assert_allclose(models.Transformer(grouped).apply(params, inputs), expected, atol=1e-5)
 
 
+@pytest.mark.thinned(1, "compiles a model for each setting")
 @pytest.mark.parametrize("length", [64, 96, 256])
 def test_attention_chunked_is_attention(config, length):
     """Attention in chunks, of even or uneven lengths, gives the logits of one computation within 1e-4."""
@@ -150,6 +152,7 @@ def loss_and_gradient(config, params):
     return jax.jit(jax.value_and_grad(loss))(params)
 
 
+@pytest.mark.slow("compiles a model for each setting")
 @pytest.mark.parametrize(
     ("dtype", "changes"),
     [
@@ -170,6 +173,7 @@ def test_how_it_is_computed_does_not_change_the_gradient(config, dtype, changes)
     jax.tree.map(lambda a, b: np.testing.assert_array_less(np.abs(a - b), tolerance * size), other[1], gradient)
 
 
+@pytest.mark.slow("compiles a model for each setting")
 def test_remat_keeps_less(config):
     """The policies take effect: the backward pass of "full" computes more than "dots", and "dots" more than "none"."""
 
@@ -182,6 +186,7 @@ def test_remat_keeps_less(config):
     assert flops("none") < flops("dots") < flops("full")
 
 
+@pytest.mark.slow("compiles a model for each setting")
 def test_step_with_a_cache_equals_the_whole_pass(config):
     """Batch slots at different positions, one of them restarted, give the logits of the whole pass."""
     model, params, length = models.Transformer(config), random_params(config), 10
@@ -198,6 +203,7 @@ def test_step_with_a_cache_equals_the_whole_pass(config):
         np.testing.assert_allclose(logits, whole[np.array(rows(t)), np.array(positions(t))], atol=1e-4)
 
 
+@pytest.mark.slow("compiles a model for each setting")
 def test_vectors_before_the_tokens_are_read_like_embeddings(config):
     """Embeddings of the first tokens, given as prefix vectors, give the logits of those tokens; others do not."""
     params, model = random_params(config), models.Transformer(config)
@@ -215,6 +221,7 @@ def test_vectors_before_the_tokens_are_read_like_embeddings(config):
         np.testing.assert_allclose(logits, whole[:, i], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow("compiles a model for each setting")
 def test_bfloat16_computes_close_to_float32_and_returns_float32_logits():
     """The type of products is a setting; parameters and logits stay float32."""
     low = models.Transformer(TransformerConfig(**SMALL, dtype="bfloat16"))

@@ -126,6 +126,7 @@ def test_widths_of_another_aspect():
     assert models.widths(LLAMA_8B, keep=1 - 0.676, aspect=3.0)[:2] == (2160, 6480)
 
 
+@pytest.mark.thinned(1, "compiles a model for each setting")
 @pytest.mark.parametrize("variant", ["relative", "tied", "plain", "biases"])
 def test_projections_start_at_the_hard_pruned_model(variant):
     """Merged one-hot projections equal the hard-pruned model bit for bit, and that equals plain indexing."""
@@ -198,6 +199,7 @@ def uneven(config):
     return params
 
 
+@pytest.mark.thinned(1, "compiles a model for each setting")
 @pytest.mark.parametrize("tie_embeddings", [False, True])
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_svd_start_of_full_width_computes_the_large_model(variant, tie_embeddings):
@@ -210,6 +212,7 @@ def test_svd_start_of_full_width_computes_the_large_model(variant, tie_embedding
     assert np.abs(merged["embed"]["embedding"] - params["embed"]["embedding"]).max() > 0.1
 
 
+@pytest.mark.slow("compiles a model for each setting")
 @pytest.mark.parametrize("tie_embeddings", [False, True])
 def test_svd_start_loses_nothing_of_a_stream_that_lives_in_fewer_dimensions(tie_embeddings):
     """If the residual stream uses 8 of 32 directions, 8 dimensions give the same logits; a selection does not."""

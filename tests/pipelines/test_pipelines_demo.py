@@ -48,7 +48,7 @@ def test_the_length_of_a_demo_is_in_steps(tmp_path):
     assert not (tmp_path / "demo").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.slow("trains models from corpus to report")
 def test_the_demo_runs_and_resumes(corpus, tmp_path):
     """One command writes codecs, stores, a run table and a report; a restart repeats nothing and keeps all results."""
     arguments = ["demo", f"--out={tmp_path}", f"--corpus=json:{corpus}/train.jsonl"]

@@ -94,6 +94,7 @@ def test_mistakes_stop_a_sweep_before_it_starts(more, message, tmp_path, capsys)
     assert message in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow("trains models from corpus to report")
 def test_a_sweep_ends_in_one_table(swept, capsys):
     """Every cell has a final row on the same validation text, with its settings; the report draws them."""
     runs = scaling.final_runs(scaling.load_runs(swept / "runs.jsonl"))
@@ -182,7 +183,7 @@ def test_launch_commands_train_the_same_runs(swept, tmp_path, capsys):
     assert len(table(tmp_path)) == 1
 
 
-@pytest.mark.slow
+@pytest.mark.slow("trains models from corpus to report")
 def test_a_killed_sweep_resumes(swept, tmp_path):
     """A sweep killed during its second run resumes and ends with the same rows."""
     command = arguments(tmp_path, "--codec", "bytes", "--set=train.eval_every=50%", "--set=train.checkpoint_every=2")

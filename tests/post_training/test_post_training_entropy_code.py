@@ -28,6 +28,7 @@ def is_quantised(path):
     return path[-1].key in ("kernel", "embedding")
 
 
+@pytest.mark.thinned(1, "trains models before and after")
 @pytest.mark.parametrize("coder", ["range", "eg0", "eg", "rice", "raw"])
 def test_an_unpacked_run_opens_as_the_quantised_weights(run, coder, tmp_path):
     """Kernels and embeddings are the levels times the step, to the bit; norm scales are the checkpoint's."""

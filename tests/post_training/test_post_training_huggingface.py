@@ -142,6 +142,7 @@ def test_a_quantized_run_exports_as_what_the_format_makes_of_it(imported, tmp_pa
     assert len(np.unique(found[0, :16])) <= 16
 
 
+@pytest.mark.slow("trains models before and after")
 def test_a_run_of_ours_loads_in_transformers(small_run, tmp_path):
     """A trained Llama-shaped model with 4-bit weights and learned steps has the same logits in transformers.
 

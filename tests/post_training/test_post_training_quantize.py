@@ -48,6 +48,7 @@ def test_the_file_has_the_bits_that_are_claimed(run, tmp_path):
     assert claimed / 8 < (tmp_path / "packed" / "weights.clw").stat().st_size < claimed / 8 + 40 * header
 
 
+@pytest.mark.slow("trains models before and after")
 def test_a_run_trained_with_a_format_packs_without_loss(small_run, tmp_path):
     """A model that was trained with learned steps computes the same after packing: its own steps are stored."""
     spec = "int(b=4,rule=lsq)"

@@ -74,6 +74,7 @@ def dot_flops(text):
     return total
 
 
+@pytest.mark.slow("trains models before and after")
 @pytest.mark.parametrize("method", ["projected", "low_rank"])
 def test_every_method_ends_in_a_plain_run(base, shrunk, small_run, method, tmp_path):
     """The merged model opens, packs and quantises like any run.
@@ -94,6 +95,7 @@ def test_every_method_ends_in_a_plain_run(base, shrunk, small_run, method, tmp_p
         pack_run(tmp_path / "small", step="0.25std", coder="range", out=tmp_path / "small.clb")
 
 
+@pytest.mark.slow("trains models before and after")
 def test_training_begins_at_the_hard_pruned_model():
     """Projections, with w_a or without, over the frozen base or over noise, begin as the weights of hard pruning."""
     starts = [program(method).start for method in ("projected", "projected(w_a=0)", "projected(base=random)", "pruned")]
@@ -102,6 +104,7 @@ def test_training_begins_at_the_hard_pruned_model():
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), tree, merged[-1])
 
 
+@pytest.mark.slow("trains models before and after")
 def test_svd_unties_a_model_and_loses_nothing(shrunk, base, monkeypatch, tmp_path):
     """Without pruning and training, a model with tied embeddings becomes an untied run with the same logits.
 
@@ -140,6 +143,7 @@ def test_svd_is_refused_where_another_basis_computes_something_else(settings, me
         shrinking.shape(dataclasses.replace(MODEL, **settings), Shrink(0.5, "projected(start=svd)"))
 
 
+@pytest.mark.slow("trains models before and after")
 def test_the_frozen_model_has_no_moments_and_stays():
     """The optimizer holds two numbers for each that is trained, and none for the frozen ones, which no step changes."""
     run = program("projected", weight_decay=0.1)
@@ -154,6 +158,7 @@ def test_the_frozen_model_has_no_moments_and_stays():
     assert all(jax.tree.leaves(moved))
 
 
+@pytest.mark.slow("trains models before and after")
 def test_split_projections_train_as_whole_ones():
     """After three updates the merged parameters on a mesh 2,2,2 are those on one device."""
     merged = []
@@ -166,6 +171,7 @@ def test_split_projections_train_as_whole_ones():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6), *merged)
 
 
+@pytest.mark.slow("trains models before and after")
 def test_flops_of_the_compiled_program_are_those_of_the_formula():
     """The FLOPs of projections in the compiled and the traced step equal the costs of merge and pull_back.
 
@@ -188,6 +194,7 @@ def test_flops_of_the_compiled_program_are_those_of_the_formula():
     assert found.memory.optimizer == pytest.approx(8 * found.trainable, rel=1e-3)
 
 
+@pytest.mark.slow("trains models before and after")
 def test_a_killed_shrink_goes_on_bit_for_bit(shrunk, terminate_at, tmp_path):
     """Stopped in the middle and started again, it ends in the same weights; the selection is read, not made again."""
     whole = shrunk(tmp_path / "whole", steps=12, importance="activations", calibration=4)
@@ -204,6 +211,7 @@ def test_a_killed_shrink_goes_on_bit_for_bit(shrunk, terminate_at, tmp_path):
         shrunk(steps=12, importance="activations", calibration=4, keep=0.4)
 
 
+@pytest.mark.slow("trains models before and after")
 def test_a_model_learns_nothing_from_itself():
     """Distilled from its own copy, a model has no divergence and no gradient, and the text's loss is reported."""
     params = params_of(MODEL)
@@ -214,6 +222,7 @@ def test_a_model_learns_nothing_from_itself():
     assert metrics["grad_norm"] < 1e-6 and metrics["loss_nats_per_token"] > 5
 
 
+@pytest.mark.slow("trains models before and after")
 def test_distillation_pulls_towards_the_teacher():
     """With the divergence as its whole loss a pruned model comes closer to the large one than where it began."""
     run, batch = program("pruned", distillation=1.0, learning_rate=1e-2, z_loss=0.0, warmup_steps=0), None

@@ -60,6 +60,7 @@ def written(run, tmp_path_factory):
     return report, out.read_text(encoding="utf-8"), seen
 
 
+@pytest.mark.slow("fits distributions to a model")
 def test_layers_are_fitted_by_themselves(written):
     """Layers with a tenfold difference in standard deviation keep their shape of 1, as all matrices of the blocks."""
     report = written[0]

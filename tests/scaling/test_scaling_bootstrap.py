@@ -47,7 +47,7 @@ def test_resampled_fits_are_those_of_the_resampled_tables():
         assert drawn.samples["B"][k] == pytest.approx(alone.params["B"], rel=1e-3)
 
 
-@pytest.mark.slow
+@pytest.mark.slow("refits thousands of resampled tables")
 def test_intervals_cover_the_truth():
     """Over 40 tables, the 90 % interval of each exponent contains the true one in 75 to 100 % of the cases."""
     hits = {"alpha": 0, "beta": 0}

@@ -83,7 +83,7 @@ def test_chinchilla_without_exclusion(chinchilla, data_dir):
     assert dict(params) == pytest.approx(expected, rel=3e-4)
 
 
-@pytest.mark.slow
+@pytest.mark.slow("refits thousands of resampled tables")
 def test_four_thousand_bootstraps_of_chinchilla_within_a_minute(chinchilla):
     """Intervals and standard errors are those of the replication's own 4,000 bootstraps; N* grows as C^.513 (.020)."""
     start = time.process_time()

@@ -87,6 +87,7 @@ def test_exact_runs_give_the_parameters_back(case):
     assert result.objective < 1e-12
 
 
+@pytest.mark.thinned(3, "refits thousands of resampled tables")
 @pytest.mark.parametrize("case", CASES)
 def test_noisy_runs_give_the_law_back(case):
     """With 0.2 % noise, the fitted law is within 0.3 % of the true one on every row, with a lower objective."""

@@ -79,7 +79,7 @@ assert os.waitpid(live([]), 0)[1] == 0
 """
 
 
-@pytest.mark.slow
+@pytest.mark.slow("kills a training run again and again")
 def test_kills_at_every_kind_of_moment_leave_no_trace(small_run, same_bits, tmp_path):
     """A run killed by SIGKILL at any time resumes and ends with the same bits.
 

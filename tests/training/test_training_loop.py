@@ -54,6 +54,7 @@ def test_a_run_learns_and_leaves_what_it_promises(uninterrupted, small_run, tmp_
     jax.tree.map(np.testing.assert_array_equal, run.params, result.params)
 
 
+@pytest.mark.slow("trains several runs")
 @pytest.mark.parametrize(
     ("section", "name", "value"), [("model", "activation", "silu"), ("model", "norm_eps", 1e-3), ("data", "eod_id", 3)]
 )
@@ -112,6 +113,7 @@ conftest.SmallRun(store, {cache!r})({out!r}, log_every=1, trackers=[test_trainin
 """
 
 
+@pytest.mark.slow("trains several runs")
 @pytest.mark.parametrize("step", [3, 18])
 def test_kill_9_then_rerun_equals_uninterrupted(step, small_run, uninterrupted, same_bits, tmp_path):
     """A process killed by SIGKILL, before or after its first checkpoint, and started again ends in the same bits."""
@@ -155,6 +157,7 @@ quiet_reader = pytest.mark.filterwarnings(
 )
 
 
+@pytest.mark.slow("trains several runs")
 @quiet_reader
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_checkpoint_is_passed_over(damage, small_run, uninterrupted, same_bits, tmp_path):
@@ -179,6 +182,7 @@ def test_no_readable_checkpoint_is_an_error(small_run, tmp_path):
         small_run(tmp_path)
 
 
+@pytest.mark.slow("trains several runs")
 def test_divergence_stops_and_names_the_last_good_checkpoint(small_run, tmp_path):
     """A loss that is not finite ends the run, and no checkpoint of the broken state is written."""
     with pytest.raises(
@@ -219,6 +223,7 @@ def test_checkpoints_by_time_and_for_good(small_run, tmp_path):
     assert steps_on_disk(tmp_path) == [6, 12, 18, 20, 24]
 
 
+@pytest.mark.slow("trains several runs")
 def test_durations_are_resolved_by_the_store(small_run, tmp_path):
     """A run of one epoch has as many steps as the store has batches, and saves at half of it."""
     batches = math.ceil((small_run.store.n_tokens + small_run.store.n_documents) / (8 * 16))
@@ -245,6 +250,7 @@ def test_a_trace_of_chosen_steps_is_written(small_run, tmp_path):
     assert list((tmp_path / "profile").rglob("*.xplane.pb"))
 
 
+@pytest.mark.slow("trains several runs")
 def test_debug_computes_the_same_and_names_the_first_nan(small_run, tmp_path):
     """Two uncompiled steps of the warm-up have the losses of the compiled run within 1e-4.
 
@@ -289,6 +295,7 @@ sys.exit(main(["train", "--store", {store!r}, "--out", {out!r}, "--validation_st
 """
 
 
+@pytest.mark.slow("trains several runs")
 def test_the_trainer_needs_few_packages(small_run, tmp_path):
     """jax, flax, optax, orbax, grain, array-record and gin suffice: training works without TensorFlow and the rest."""
     code = ALONE.format(blocked=BLOCKED, store=str(small_run.store.path), out=str(tmp_path / "run"))

@@ -38,7 +38,7 @@ def test_rules_place_each_parameter(name, shape, spec):
     assert placement(name, shape) == spec
 
 
-@pytest.mark.slow
+@pytest.mark.slow("compiles steps for several meshes")
 def test_meshes_give_the_same_loss(small_run, uninterrupted, tmp_path):
     """8 devices, split by data alone or in all three ways, follow 1 device within 1e-4 nats per token over a run."""
     for name, shape in (("data", (8, 1, 1)), ("all", (2, 2, 2))):
@@ -49,7 +49,7 @@ def test_meshes_give_the_same_loss(small_run, uninterrupted, tmp_path):
     assert {shard.data.shape for shard in up.addressable_shards} == {(1, 8, 16)}  # [1, D, F] = [1, 16, 32]
 
 
-@pytest.mark.slow
+@pytest.mark.slow("compiles steps for several meshes")
 def test_a_run_can_move_to_another_mesh(small_run, uninterrupted, tmp_path, terminate_at):
     """A checkpoint of 1 device resumes on 8 within the same tolerance."""
     with pytest.raises(SystemExit):
@@ -58,7 +58,7 @@ def test_a_run_can_move_to_another_mesh(small_run, uninterrupted, tmp_path, term
     assert result.loss_nats_per_token == pytest.approx(uninterrupted.loss_nats_per_token, abs=1e-4)
 
 
-@pytest.mark.slow
+@pytest.mark.slow("compiles steps for several meshes")
 @pytest.mark.parametrize("optimizer", ["adafactor", "muon"])
 def test_every_optimizer_resumes_on_a_full_mesh(optimizer, small_run, same_bits, tmp_path, terminate_at):
     """Factored and orthogonalised states are split, saved and restored exactly too."""

@@ -29,6 +29,7 @@ def test_schedules(schedule, expected):
     np.testing.assert_allclose([rate(step) for step in expected], list(expected.values()), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow("trains several runs")
 @pytest.mark.parametrize("name", ["adamw", "adafactor", "muon"])
 def test_each_optimizer_descends_and_decays_kernels_only(name):
     """From a gradient, every parameter moves against it; from none, only kernels shrink, by rate times decay."""
@@ -53,6 +54,7 @@ def test_each_optimizer_descends_and_decays_kernels_only(name):
     assert decay["embed"]["embedding"] == decay["final_norm"]["scale"] == 0
 
 
+@pytest.mark.slow("trains several runs")
 def test_adafactor_and_muon_treat_each_layer_as_a_matrix_of_its_own():
     """The update of a stack is the stack of the updates, factored moments and all, whatever the other layers hold."""
     rng = np.random.default_rng(0)

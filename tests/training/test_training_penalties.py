@@ -163,6 +163,7 @@ def objective(kernel, *, rate, shapes, scales, eps):
     return rate * total / kernel.size
 
 
+@pytest.mark.slow("trains several runs")
 @pytest.mark.parametrize("shape", [0.0, 0.5, 2.0])
 def test_loss_arm_is_the_gradient_of_the_objective(shape):
     """The optimizer gets its own gradient plus jax.grad of the objective, clipped together.
@@ -219,11 +220,16 @@ def test_estimates_follow_the_schedule_and_embeddings_are_an_option():
     assert len(state.shapes) == 3
 
 
+@pytest.mark.slow("trains several runs")
 @pytest.mark.parametrize(
     ("spec", "optimizer"),
     [
         ("backslash(rate=3,every=2)", "adamw"),
-        pytest.param("backslash(rate=30,arm=decoupled,every=2,pool=1,embed=1)", "muon", marks=pytest.mark.slow),
+        pytest.param(
+            "backslash(rate=30,arm=decoupled,every=2,pool=1,embed=1)",
+            "muon",
+            marks=pytest.mark.slow("trains several runs"),
+        ),
     ],
 )
 def test_a_run_resumes_to_the_bit(spec, optimizer, small_run, same_bits, tmp_path, terminate_at):
@@ -242,9 +248,13 @@ def test_a_run_resumes_to_the_bit(spec, optimizer, small_run, same_bits, tmp_pat
 
 
 # One that changes the weights after the update, and one that changes the gradient, with one shape for all.
-SHARDED = ["backslash(rate=3,every=2)", pytest.param("backslash(rate=0.3,arm=loss,pool=1)", marks=pytest.mark.slow)]
+SHARDED = [
+    "backslash(rate=3,every=2)",
+    pytest.param("backslash(rate=0.3,arm=loss,pool=1)", marks=pytest.mark.slow("trains several runs")),
+]
 
 
+@pytest.mark.slow("trains several runs")
 @pytest.mark.parametrize("spec", SHARDED)
 def test_sharded_equals_unsharded(spec, small_run):
     """Eight devices on all three axes agree with one device, also in estimates and the share of zeros.
@@ -274,6 +284,7 @@ def test_sharded_equals_unsharded(spec, small_run):
     assert (metrics["zeros"] > 0.003) == ("arm" not in spec)
 
 
+@pytest.mark.slow("trains several runs")
 def test_runs_of_before_go_on(small_run, tmp_path):
     """A record without the field is that of a run without penalty, its hash too; another penalty is another run."""
     small_run(tmp_path)
@@ -289,6 +300,7 @@ def test_runs_of_before_go_on(small_run, tmp_path):
         small_run(tmp_path, penalty="l1(rate=1)")
 
 
+@pytest.mark.slow("trains several runs")
 def test_it_works_within_rigl(small_run):
     """With masks that move the share of zeros is RigL's or more, and what is kept is penalised."""
     config = training.TrainConfig(steps=4, batch_size=2, seq_len=8, penalty="backslash(rate=1)")
@@ -325,7 +337,7 @@ def trained(real_store, tmp_path_factory):
     return trained
 
 
-@pytest.mark.slow
+@pytest.mark.slow("trains several runs")
 @pytest.mark.parametrize(("arm", "rates"), [("prox", (4,)), ("loss", (1,)), ("decoupled", (60,))])
 def test_a_higher_rate_gives_smaller_and_cheaper_weights(arm, rates, trained):
     """On real text mean |w| and the entropy at a fixed step fall with the rate; the proximal arm alone makes zeros."""
@@ -337,7 +349,7 @@ def test_a_higher_rate_gives_smaller_and_cheaper_weights(arm, rates, trained):
     assert zeros == sorted(zeros) and (zeros[-1] > 0.1) == (arm == "prox")
 
 
-@pytest.mark.slow
+@pytest.mark.slow("trains several runs")
 def test_a_rate_means_the_same_at_twice_the_width(trained):
     """One rate saves the same bits per weight at widths 16 and 32, within a factor of 2.
 

@@ -33,7 +33,7 @@ def losses(real_store, tmp_path_factory):
     return losses
 
 
-@pytest.mark.slow
+@pytest.mark.slow("trains several runs")
 def test_quest_trains_stably_and_beats_straight_through(losses):
     """With weights and activations of 2 bits, QuEST's loss falls smoothly.
 
@@ -44,7 +44,7 @@ def test_quest_trains_stably_and_beats_straight_through(losses):
     assert quest[-20:].mean() < plain[-20:].mean() - 0.03
 
 
-@pytest.mark.slow
+@pytest.mark.slow("trains several runs")
 def test_fewer_bits_cost_more(losses):
     """The loss after as many steps is ordered as the GMSE of the formats is: dense, 4 bits, 2 bits."""
     dense, four, two = (losses(spec)[-20:].mean() for spec in ("dense", "int(b=4,rule=quest)", "int(b=2,rule=quest)"))

@@ -54,6 +54,7 @@ def whole(run, tmp_path_factory):
     return run(tmp_path_factory.mktemp("rigl") / "whole")
 
 
+@pytest.mark.slow("trains several runs")
 def test_a_model_trains_sparsely_on_a_mesh(run, whole, tmp_path):
     """Each kernel of the layers has the share of zeros, though its mask has moved; another mesh computes the same."""
     config, model = dataclasses.replace(run.func.config, steps=6), run.func.model

@@ -30,6 +30,7 @@ def state(program):
     return program.init()
 
 
+@pytest.mark.slow("trains several runs")
 def test_evaluation_counts_each_real_target_once(program, state):
     """Padded targets change neither the sum nor the count, and the sum is that of the model's own log-probabilities."""
     params = state.params
@@ -46,6 +47,7 @@ def test_evaluation_counts_each_real_target_once(program, state):
     assert n_padded == n_first == 4
 
 
+@pytest.mark.slow("trains several runs")
 def test_evaluation_makes_logits_in_parts_within_a_bound(program, monkeypatch):
     """A large vocabulary's logits never lie in memory whole, and parts that do not divide a row change no nats."""
     config = dataclasses.replace(program.model_config, vocab_size=8_000)
@@ -81,6 +83,7 @@ def test_initial_parameters_do_not_depend_on_the_mesh(program, state):
     jax.tree.map(np.testing.assert_array_equal, state.params, other.params)
 
 
+@pytest.mark.slow("trains several runs")
 def test_a_batch_in_parts_is_the_whole_batch(program, state):
     """Micro-batches change an update by rounding only, also where some hold fewer targets than others."""
     targets = jnp.arange(128).reshape(8, 16).at[2, 3:].set(-1)

@@ -65,7 +65,7 @@ UNSTORED = ["noise(gmse=0.01)", "sparse(s=0.5)+noise(gmse=0.01)"]
 
 def pytest_generate_tests(metafunc):
     """Parametrizes `stored` with all representations that have a stored form, and `spec_of_all` with all."""
-    slow = [pytest.param(spec, marks=pytest.mark.slow) for spec in STORED_SLOW]
+    slow = [pytest.param(spec, marks=pytest.mark.slow("compiles each format")) for spec in STORED_SLOW]
     for argument, specs in (("stored", STORED), ("spec_of_all", STORED + UNSTORED)):
         if argument in metafunc.fixturenames:
             metafunc.parametrize(argument, specs + slow)

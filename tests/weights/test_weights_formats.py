@@ -55,6 +55,7 @@ def test_gmse_is_the_published_one(spec, gmse):
     assert error <= 0.004 * value
 
 
+@pytest.mark.thinned(6, "compiles each format")
 def test_gmse_is_the_error_of_quantize(spec_of_all):
     """GMSE equals the error of `quantize` on a Gaussian matrix of another seed."""
     rep = weights.representation(spec_of_all)
@@ -66,6 +67,7 @@ def test_gmse_is_the_error_of_quantize(spec_of_all):
     assert measured == pytest.approx(expected, rel=0.02 if expected > 1e-3 else 0.05, abs=1e-12 + 4 * error)
 
 
+@pytest.mark.thinned(2, "compiles each format")
 def test_quantize_is_the_same_under_every_transformation(spec_of_all):
     """Values are the same without jit, under jit, vmap and scan, and for a stack; shape and dtype are kept."""
     rep = weights.representation(spec_of_all)
@@ -85,6 +87,7 @@ def test_quantize_is_the_same_under_every_transformation(spec_of_all):
     assert jax.eval_shape(lambda x: _quantize(spec_of_all, x, axis=-1), x) == x
 
 
+@pytest.mark.thinned(8, "compiles each format")
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_gradients_are_finite(spec_of_all, dtype):
     """Zeros, tiny and huge weights give no NaN in the forward or backward pass."""

@@ -83,6 +83,7 @@ def test_the_shape_of_scalars_stays_a_scalar():
     assert float(moment_ratio(jnp.float32(0.5))) == pytest.approx(10 / 3, rel=1e-5)
 
 
+@pytest.mark.slow("compiles each format")
 @pytest.mark.parametrize("shape", [0.5, 30.0])
 def test_draws_follow_the_distribution(shape):
     """A Kolmogorov-Smirnov test accepts 20,000 draws of JAX (traced or not) and of NumPy."""
@@ -181,6 +182,7 @@ def test_weights_without_a_distribution_are_refused():
         GeneralizedGaussian(1.0, 0.0)
 
 
+@pytest.mark.slow("compiles each format")
 @pytest.mark.parametrize("shape", [0.5, 1.0, 2.0])
 def test_initial_weights_have_the_variance_asked_for(shape):
     """The variance is gain / fan_in within five standard errors of 200,000 draws, with fan_in as in Flax."""

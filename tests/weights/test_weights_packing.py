@@ -17,6 +17,7 @@ from compressed_lm.weights import packing
 SHAPE = (2, 133, 5)  # shared by most tests: JAX compiles each operation once per shape
 
 
+@pytest.mark.thinned(5, "compiles each format")
 def test_unpack_is_quantize_bit_for_bit(stored, request):
     """Unpacked weights equal `quantize` for stacks of kernels with zeros, outliers and many orders of magnitude.
 
@@ -37,6 +38,7 @@ def test_unpack_is_quantize_bit_for_bit(stored, request):
         assert np.isfinite(expected).all()
 
 
+@pytest.mark.thinned(6, "compiles each format")
 def test_unpack_is_what_a_compiled_step_computes(stored):
     """Values in a jitted function, also for bfloat16 weights, equal the stored ones."""
     rep, w = weights.representation(stored), jax.random.normal(jax.random.key(0), SHAPE).astype(jnp.bfloat16)

@@ -92,6 +92,7 @@ def test_values_of_an_octave():
         ]
 
 
+@pytest.mark.thinned(3, "compiles each format")
 @pytest.mark.parametrize("rounding", SPECS)
 @pytest.mark.parametrize("scale", [1.0, 2.0**-0.5, 1e-3, 3e20, 1e-20])
 def test_equals_enumeration(rounding, scale):
@@ -231,7 +232,7 @@ def test_errors_say_what_is_valid(spec, message):
         weights.representation(spec)
 
 
-@pytest.mark.slow
+@pytest.mark.slow("compiles each format")
 def test_the_table_of_8_bit_floats():
     """The table has a row per format; errors of RF8 are between E4M3 and E5M2, by the factors of papers/002.
 

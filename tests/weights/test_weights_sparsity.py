@@ -39,6 +39,7 @@ def test_magnitude_mask_of_zeros_and_of_a_traced_count():
     assert counts.tolist() == list(range(41))
 
 
+@pytest.mark.slow("compiles each format")
 def test_a_ramp_sets_the_share_of_zeros():
     """The share of zeros rises from 0 to s as a cubic, inside jit, with and without a quantiser."""
     w = jax.random.normal(jax.random.key(0), (20, 10))
