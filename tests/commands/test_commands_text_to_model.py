@@ -89,6 +89,7 @@ def test_compile_writes_one_file_that_is_a_codec(built, tmp_path, capsys, monkey
     assert rows[0].tolist() == first[:16].tolist() and rows[1].tolist() == first[length : length + 16].tolist()
 
 
+@pytest.mark.slow("trains models through the command line")
 def test_inspect_evaluate_generate_report(built, tmp_path, capsys):
     """inspect, evaluate, generate and report print their documented output, and the run table gives a report."""
     codec = f"--codec={built}/codec"
@@ -122,6 +123,7 @@ def test_quantize_packs_a_run_that_evaluates(built, tmp_path, capsys):
     )
 
 
+@pytest.mark.slow("trains models through the command line")
 def test_pack_codes_a_run_in_a_file_that_unpacks_to_a_run(built, tmp_path, capsys):
     """The printed size is that of the file, a fine step hardly changes the loss, and a changed file is refused."""
     file, out = tmp_path / "m2.clb", f"{tmp_path}/m2"
@@ -138,6 +140,7 @@ def test_pack_codes_a_run_in_a_file_that_unpacks_to_a_run(built, tmp_path, capsy
     assert "truncated or changed" in capsys.readouterr().err
 
 
+@pytest.mark.slow("trains models through the command line")
 def test_a_reshaped_run_trains_on(built, tmp_path, capsys):
     """Training starts from the weights of a run or a reshaped run; a start of another size is refused."""
     assert main(["reshape", f"{built}/m2", f"--out={tmp_path}/reshaped"]) == 0
@@ -201,6 +204,7 @@ def test_fit_prints_the_law_of_a_table(tmp_path, capsys):
     assert "lacks the column(s) 'n_params'" in capsys.readouterr().err
 
 
+@pytest.mark.slow("trains models through the command line")
 def test_bad_input_is_one_paragraph_and_status_2(built, corpus, tmp_path, capsys):
     """Each mistake ends in status 2 and one line with the input and the advice, without a traceback."""
     codec = f"--codec={built}/codec"
@@ -243,6 +247,7 @@ def test_bad_input_is_one_paragraph_and_status_2(built, corpus, tmp_path, capsys
     assert not (tmp_path / "x").exists()
 
 
+@pytest.mark.slow("trains models through the command line")
 def test_a_larger_vocabulary_than_the_models_is_refused(built, tmp_path, capsys):
     """A run resumes only with the tokens with which it was started."""
     assert main(["compress", "--corpus=json:" + str(tmp_path / "a.jsonl"), "--codec=bytes", f"--out={tmp_path}/s"]) == 2

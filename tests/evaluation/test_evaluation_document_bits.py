@@ -33,6 +33,7 @@ def test_a_document_pays_for_its_tokens_and_its_end(store):
     np.testing.assert_allclose(bits, np.array([38, 1, 9]) * math.log2(264), rtol=1e-6)
 
 
+@pytest.mark.slow("compiles and evaluates models")
 @pytest.mark.parametrize("seq_len", [5, 16, 64])
 def test_documents_add_up_to_bits_per_byte(store, seq_len):
     """With rows of equal length, the sum over documents equals the evaluator's result for the store."""

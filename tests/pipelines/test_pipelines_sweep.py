@@ -115,6 +115,7 @@ def test_a_sweep_ends_in_one_table(swept, capsys):
     assert "gzip(v=256)" in (swept / "report.md").read_text()
 
 
+@pytest.mark.slow("trains the models of a sweep")
 def test_nothing_is_done_twice(swept, capsys):
     """A restarted finished sweep trains, evaluates and compresses nothing; a dry run shows the results."""
     before = {path: path.stat().st_mtime_ns for path in [*swept.glob("runs/*/checkpoints/*"), swept / "runs.jsonl"]}
@@ -129,6 +130,7 @@ def test_nothing_is_done_twice(swept, capsys):
     assert shown.count("finished, ") == 4 and "4 runs, " in shown
 
 
+@pytest.mark.slow("trains the models of a sweep")
 def test_a_dry_run_says_what_there_is_to_do(swept, tmp_path, capsys):
     """Parameters, tokens and FLOPs are always known, epochs after compression; too many epochs give a warning."""
     assert main(arguments(tmp_path / "new", *CODECS, "--dry_run", "--tokens", "2 epochs", "20k")) == 0
@@ -145,6 +147,7 @@ def test_a_dry_run_says_what_there_is_to_do(swept, tmp_path, capsys):
     assert any(line.startswith("warning: bytes-nano-5epochs-s0 reads its text 5.0 times") for line in lines)
 
 
+@pytest.mark.slow("trains the models of a sweep")
 def test_a_failed_cell_leaves_the_others(swept, capsys):
     """A codec that cannot be built and a folder with another run are reported; the sweep continues; status 2."""
     record = swept / "runs" / "bytes-nano-20steps-s7" / "config.json"
@@ -159,6 +162,7 @@ def test_a_failed_cell_leaves_the_others(swept, capsys):
     assert "3 of 4 runs failed: ac-v256-nano-20steps-s7, ac-v256-nano-20steps-s0, bytes-nano-20steps-s7." in out
 
 
+@pytest.mark.slow("trains the models of a sweep")
 def test_launch_commands_train_the_same_runs(swept, tmp_path, capsys):
     """Standard output has one command per run; such a command trains the same run as the sweep.
 

@@ -195,6 +195,7 @@ def test_checkpoints_that_cannot_be_imported_are_named(checkpoint, tmp_path):
         import_run(checkpoint, out=tmp_path / "named")
 
 
+@pytest.mark.slow("trains models before and after")
 def test_runs_that_cannot_be_exported_are_named(imported, small_run, tmp_path):
     """A shape that no architecture has, another codec, a folder in use, a file size of nothing; nothing is left."""
     native = tmp_path / "native"

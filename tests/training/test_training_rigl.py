@@ -68,6 +68,7 @@ def test_a_model_trains_sparsely_on_a_mesh(run, whole, tmp_path):
     np.testing.assert_allclose(other.loss_nats_per_token, whole.loss_nats_per_token, rtol=1e-3)
 
 
+@pytest.mark.slow("trains several runs")
 def test_a_run_resumes_to_the_bit(run, whole, same_bits, tmp_path, terminate_at):
     """6 updates with moving masks are those of 3, a checkpoint with the masks in it, and 3."""
     with pytest.raises(SystemExit):
