@@ -298,12 +298,7 @@ def compile_dictionary(m1: "M1", options: Options, *, progress: Callable[[int], 
 
 def read_dictionary(content: bytes, name: str = DICTIONARY_FILE) -> tuple[Dictionary, dict]:
     """Returns the dictionary in a file and its header. Raises InputError if it is another file, or damaged."""
-    try:
-        dictionary, header = dictionary_file.from_bytes(content, name=name)
-    except InputError:
-        raise
-    except ValueError as error:
-        raise InputError(str(error)) from error
+    dictionary, header = dictionary_file.from_bytes(content, name=name)
     kinds = {"spec": str, "m1_hash": str, "m1_flops_per_byte": int | float}
     wrong = [key for key, kind in kinds.items() if not isinstance(header.get(key), kind)]
     if wrong or header["m1_flops_per_byte"] < 0:

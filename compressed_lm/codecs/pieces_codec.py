@@ -70,11 +70,8 @@ class PiecesCodec(CheckedCodec):
             raise InputError(f"pieces(v={v}) was requested; v from {MIN_V} to 65536 was expected.")
         if marks not in MARKS:
             raise InputError(f"marks={marks} was given; expected one of {', '.join(MARKS)}.")
-        try:
-            counts = unigram.count(list(documents))
-            return cls(unigram.learn(counts, v, marks_within=marks == "within", progress=progress), marks=marks)
-        except ValueError as error:
-            raise InputError(str(error)) from error
+        counts = unigram.count(list(documents))
+        return cls(unigram.learn(counts, v, marks_within=marks == "within", progress=progress), marks=marks)
 
     def files(self) -> dict[str, bytes]:
         content = io.BytesIO()

@@ -3,6 +3,8 @@
 import numpy as np
 import numpy.typing as npt
 
+from compressed_lm.errors import InputError
+
 _BLOCK = 1 << 18  # values packed at a time, a multiple of 8
 
 
@@ -10,7 +12,7 @@ def token_bits(vocab_size: int) -> int:
     """Returns log2 of a vocabulary size. Raises ValueError unless it is a power of two between 2 and 2**16."""
     width = int(vocab_size).bit_length() - 1
     if not 1 <= width <= 16 or 1 << width != vocab_size:
-        raise ValueError(
+        raise InputError(
             f"A vocabulary of {vocab_size} was given; a power of two from 2 to 65536 (such as 256, 4096, "
             "65536) was expected."
         )

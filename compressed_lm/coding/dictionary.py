@@ -9,6 +9,7 @@ from compressed_lm.coding import longest_match
 from compressed_lm.coding.batches import BLOCK, SCRATCH, in_threads, read_only, runs_of
 from compressed_lm.coding.compiled import njit
 from compressed_lm.coding.entries import SLOT_BYTES, Entries
+from compressed_lm.errors import InputError
 
 
 class Dictionary:
@@ -36,18 +37,18 @@ class Dictionary:
             last: int[V].
 
         Raises:
-            ValueError: the lists have different lengths, there are too many entries, a cycle, a missing single byte, or
+            InputError: the lists have different lengths, there are too many entries, a cycle, a missing single byte, or
                 a duplicate entry.
         """
         self.parent = np.ascontiguousarray(parent, np.int32)
         self.last = np.ascontiguousarray(last, np.uint8)
         if self.parent.shape != self.last.shape or self.parent.ndim != 1:
-            raise ValueError(
+            raise InputError(
                 f"Parents of shape {self.parent.shape} and bytes of shape {self.last.shape} were given; two "
                 "lists of equal length were expected."
             )
         if len(self) > longest_match.MAX_ENTRIES:
-            raise ValueError(
+            raise InputError(
                 f"{len(self)} entries were given; at most {longest_match.MAX_ENTRIES} were expected. Build a smaller "
                 "dictionary."
             )
@@ -95,7 +96,7 @@ class Dictionary:
         """Returns `decode` of each sequence; faster than single calls.
 
         Raises:
-            ValueError: a number is outside the dictionary.
+            InputError: a number is outside the dictionary.
         """
         return self._entries.decode_batch(sequences, threads=threads)
 
@@ -133,12 +134,12 @@ class Dictionary:
 def _check_entries(parent: np.ndarray, last: np.ndarray) -> None:
     missing = 256 - len(np.unique(last[parent == -1]))
     if missing:
-        raise ValueError(
+        raise InputError(
             f"{missing} single bytes are missing in the dictionary; all 256 were expected. Build or fetch it again."
         )
     n_entries = len(np.unique(parent.astype(np.int64) * 256 + last))
     if n_entries < len(parent):
-        raise ValueError(
+        raise InputError(
             f"{len(parent) - n_entries} of {len(parent)} entries are duplicates; distinct entries were expected. Build "
             "or fetch the dictionary again."
         )
@@ -154,7 +155,7 @@ def _depths(parent: np.ndarray) -> np.ndarray:
                 return depth
             depth[inner] += depth[above[inner]]
             above[inner] = above[above[inner]]
-    raise ValueError(
+    raise InputError(
         "The parents contain a cycle or a number outside the dictionary. The dictionary was corrupted; build or fetch "
         "it again."
     )

@@ -17,6 +17,7 @@ import numpy as np
 
 from compressed_lm.coding import longest_match
 from compressed_lm.coding.dictionary import Dictionary
+from compressed_lm.errors import InputError
 from compressed_lm.io import strict_json
 from compressed_lm.io.checksums import Frame
 
@@ -56,14 +57,14 @@ def from_bytes(data: bytes, name: str = "the file") -> tuple[Dictionary, dict]:
         name: name of the file, for messages.
 
     Raises:
-        ValueError: this is not a dictionary file, it has another version, or it was truncated or changed.
+        InputError: this is not a dictionary file, it has another version, or it was truncated or changed.
     """
     start = len(MAGIC) + _FIELDS.size
     body = _FRAME.body(data, name, least=start)
     version, n_entries, header_length = _FIELDS.unpack_from(body, len(MAGIC))
     _FRAME.check_version(version, name)
     if n_entries > longest_match.MAX_ENTRIES or header_length > len(body) - start:
-        raise ValueError(
+        raise InputError(
             f"{name} claims {n_entries} entries, with {header_length} bytes of header in a file of {len(data)}; at "
             f"most {longest_match.MAX_ENTRIES} entries, and a header that fits in the file, were expected. Build or "
             "fetch it again."
@@ -91,7 +92,7 @@ def _entries(payload: bytes, n_entries: int, name: str) -> tuple[np.ndarray, np.
     depth = np.arange(1, n_entries + 1) - np.cumsum(_from_planes(planes[:4]), dtype=np.int64)
     numbers = (_from_planes(planes[5:]) + np.arange(n_entries, dtype=np.uint32)).astype(np.int64)
     if depth.min(initial=1) < 1 or not np.array_equal(np.sort(numbers), np.arange(n_entries)):
-        raise ValueError(
+        raise InputError(
             f"{name} holds {n_entries} entries that do not form a dictionary, though its checksum is right. It was not "
             "written by this package; build it again."
         )
@@ -115,7 +116,7 @@ def _header(text: bytes, name: str) -> dict:
     try:
         return strict_json.parse(text)
     except ValueError as error:
-        raise ValueError(
+        raise InputError(
             f"{name} has a header of {len(text)} bytes that is not a JSON object ({error}), as expected. It was not "
             "written by this package; build it again."
         ) from None
@@ -130,7 +131,7 @@ def _unpacked(stream: bytes, size: int, name: str) -> bytes:
     except (lzma.LZMAError, EOFError):
         whole = False
     if not whole:
-        raise ValueError(
+        raise InputError(
             f"{name} holds {len(stream)} bytes that do not unpack to the {size} that were expected, though its "
             "checksum is right. It was not written by this package; build it again."
         )

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from numba.cpython.unsafe.numbers import leading_zeros
 
 from compressed_lm.coding.compiled import njit
-from compressed_lm.errors import CorruptStream
+from compressed_lm.errors import CorruptStream, InputError
 
 MAX_LEVEL = (1 << 62) - 1
 """Largest magnitude of a level: its code of at most 125 bits fits in the decoder's two words."""
@@ -39,7 +39,7 @@ def zigzag(levels: npt.ArrayLike) -> np.ndarray:
         int64[...].
 
     Raises:
-        ValueError: a level is too large, or not an integer.
+        InputError: a level is too large, or not an integer.
     """
     levels = as_levels(levels)
     return np.where(levels > 0, 2 * levels - 1, -2 * levels)
@@ -57,10 +57,10 @@ def as_levels(levels: npt.ArrayLike) -> np.ndarray:
     if levels.size == 0:
         return levels.astype(np.int64)
     if not np.issubdtype(levels.dtype, np.integer):
-        raise ValueError(f"An array of {levels.dtype} was given; integers were expected. Round the levels first.")
+        raise InputError(f"An array of {levels.dtype} was given; integers were expected. Round the levels first.")
     low, high = int(levels.min()), int(levels.max())
     if max(-low, high) > MAX_LEVEL:
-        raise ValueError(
+        raise InputError(
             f"Levels from {low} to {high} were given; magnitudes of at most 2**62 - 1 were expected. Use a larger step."
         )
     return levels.astype(np.int64, copy=False)
@@ -112,7 +112,7 @@ def encode(values: npt.ArrayLike, *, order: int = 0) -> bytes:
         order: k, 0 to 62.
 
     Raises:
-        ValueError: a number is below 0 or above 2**63 - 2, the order is invalid, or the stream is longer than
+        InputError: a number is below 0 or above 2**63 - 2, the order is invalid, or the stream is longer than
             `MAX_BITS`.
     """
     return _encode(values, _EXP_GOLOMB, order)
@@ -154,7 +154,7 @@ def encode_fixed(values: npt.ArrayLike, *, width: int) -> bytes:
     """Returns numbers below 2**width as `width` bits each; errors as in `encode`."""
     values = _numbers(values)
     if values.size and int(values.max()) >> width:
-        raise ValueError(
+        raise InputError(
             f"{values.max()} was given to a code of {width} bits; numbers below {1 << width} were expected."
         )
     return _encode(values, _FIXED, width)
@@ -167,7 +167,7 @@ def decode_fixed(stream: bytes, n_values: int, *, width: int) -> np.ndarray:
 
 def _checked(order: int) -> int:
     if not 0 <= order <= _MAX_ORDER:
-        raise ValueError(f"An order of {order} was given; 0 to {_MAX_ORDER} was expected.")
+        raise InputError(f"An order of {order} was given; 0 to {_MAX_ORDER} was expected.")
     return order
 
 
@@ -177,7 +177,7 @@ def _numbers(values: npt.ArrayLike) -> np.ndarray:
         return values.astype(np.int64)
     low, high = values.min(), values.max()
     if not np.issubdtype(values.dtype, np.integer) or low < 0 or high > 2 * MAX_LEVEL:
-        raise ValueError(
+        raise InputError(
             f"{values.dtype} from {low} to {high} was given; integers from 0 to 2**63 - 2 were expected. Signed levels "
             "go through `zigzag` first."
         )
@@ -207,7 +207,7 @@ def _encode(values: npt.ArrayLike, kind: int, order: int) -> bytes:
         lengths = (code_lengths if kind == _EXP_GOLOMB else rice_lengths)(values, order=order)
         n_bits = int(lengths.sum()) if lengths.sum(dtype=np.float64) <= MAX_BITS else MAX_BITS + 1
     if n_bits > MAX_BITS:
-        raise ValueError(
+        raise InputError(
             f"Codes of order {order} for {len(values)} numbers up to {values.max()} take more than 2**38 bits. Use a "
             "higher order, such as that of `best_order` or `best_rice`."
         )

@@ -16,6 +16,7 @@ from llvmlite import ir
 from numba.extending import intrinsic
 
 from compressed_lm.coding.compiled import njit
+from compressed_lm.errors import InputError
 
 STREAMS = 6
 """Texts that one loop steps in turn: enough to hide the latency of the L2 cache, few enough to stay in registers."""
@@ -303,7 +304,7 @@ def double_array(parent: np.ndarray, last: np.ndarray, by_depth: np.ndarray) -> 
     bases[leaves] = np.flatnonzero(np.unpackbits(unused.astype("<u8").view(np.uint8), bitorder="little"))[: len(leaves)]
     n_cells = int(bases.max()) + 256
     if n_cells > 1 << 24:
-        raise ValueError(
+        raise InputError(
             f"The trie of {len(parent)} entries takes {n_cells} cells; at most {1 << 24} were expected. Build a "
             "smaller dictionary."
         )

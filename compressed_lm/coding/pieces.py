@@ -19,6 +19,7 @@ from compressed_lm.coding.batches import BLOCK, SCRATCH, in_threads, read_only, 
 from compressed_lm.coding.compiled import njit
 from compressed_lm.coding.entries import SLOT_BYTES, copy_slot
 from compressed_lm.coding.machine import borrowed, prefetch
+from compressed_lm.errors import InputError
 
 MAX_PIECES = 1 << 16
 """Largest vocabulary: the cache has 16 bits per number."""
@@ -57,7 +58,7 @@ class Pieces:
             rules: 1 or 2.
 
         Raises:
-            ValueError: the rules are unknown, a string is too long or a duplicate, a byte is missing, there are too
+            InputError: the rules are unknown, a string is too long or a duplicate, a byte is missing, there are too
                 many strings, or a cost is invalid.
         """
         self.strings, given = list(strings), np.asarray(costs)
@@ -108,7 +109,7 @@ class Pieces:
             unfinished: whether more numbers may follow; only the text that they cannot change is returned.
 
         Raises:
-            ValueError: a number is outside 0..V-1.
+            InputError: a number is outside 0..V-1.
         """
         return self._decode_run([numbers], np.array([0, len(numbers)]), unfinished=unfinished)[0]
 
@@ -119,7 +120,7 @@ class Pieces:
     def _decode_run(self, sequences: Sequence, bounds: np.ndarray, *, unfinished: bool = False) -> list[bytes]:
         numbers = np.concatenate([np.asarray(s) for s in sequences]) if len(sequences) > 1 else np.asarray(sequences[0])
         if numbers.size and not 0 <= numbers.min() <= numbers.max() < len(self):
-            raise ValueError(
+            raise InputError(
                 f"Numbers from {numbers.min()} to {numbers.max()} were given to {len(self)} pieces (0 to "
                 f"{len(self) - 1})."
             )
@@ -133,23 +134,23 @@ class Pieces:
 
 def _check(strings: list[bytes], costs: np.ndarray, rules: int) -> None:
     if rules not in (1, parsing.RULES):
-        raise ValueError(f"Rules of version {rules} were requested; 1 or {parsing.RULES} were expected.")
+        raise InputError(f"Rules of version {rules} were requested; 1 or {parsing.RULES} were expected.")
     if not len(strings) == len(costs) <= MAX_PIECES:
-        raise ValueError(
+        raise InputError(
             f"{len(strings)} pieces with {len(costs)} costs were given; at most {MAX_PIECES} with as many costs were "
             "expected."
         )
     if wrong := [s for s in strings if not 1 <= len(s) <= SLOT_BYTES]:
-        raise ValueError(f"A piece of {len(wrong[0])} bytes was given; pieces of 1 to {SLOT_BYTES} were expected.")
+        raise InputError(f"A piece of {len(wrong[0])} bytes was given; pieces of 1 to {SLOT_BYTES} were expected.")
     if twice := len(strings) - len(set(strings)):
-        raise ValueError(f"{twice} pieces were given twice; distinct pieces were expected.")
+        raise InputError(f"{twice} pieces were given twice; distinct pieces were expected.")
     if missing := set(folding.ALPHABET).difference(strings):
-        raise ValueError(
+        raise InputError(
             f"{len(missing)} single bytes are missing in the pieces; all {len(folding.ALPHABET)} of folded text were "
             "expected."
         )
     if costs.min() < 1 or costs.max() > np.iinfo(np.uint16).max:
-        raise ValueError(f"Costs from {costs.min()} to {costs.max()} were given; 1 to 65535 were expected.")
+        raise InputError(f"Costs from {costs.min()} to {costs.max()} were given; 1 to 65535 were expected.")
 
 
 def trie(strings: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray]:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from compressed_lm.coding.compiled import njit
 from compressed_lm.coding.tables import TABLE_BITS, TABLE_TOTAL
-from compressed_lm.errors import CorruptStream
+from compressed_lm.errors import CorruptStream, InputError
 
 TOP = 1 << 24
 """A byte is written when the size falls below this; so a symbol writes at most two bytes."""
@@ -126,7 +126,7 @@ def _encode_batch(below, freq, lengths, followed, spare, out, ends):
 
 def _written(out: np.ndarray, n_bytes: int) -> bytes:
     if n_bytes < 0:
-        raise ValueError("Symbols outside their table, or of frequency 0, cannot be encoded. Tables must sum to 2**16.")
+        raise InputError("Symbols outside their table, or of frequency 0, cannot be encoded. Tables must sum to 2**16.")
     return out[:n_bytes].tobytes()
 
 
@@ -149,7 +149,7 @@ def encode(below: np.ndarray, freq: np.ndarray, *, followed: bool = False, stops
         The shortest such stream.
 
     Raises:
-        ValueError: an entry has frequency 0 or ends above 2**16.
+        InputError: an entry has frequency 0 or ends above 2**16.
     """
     return encode_batch(below, freq, (len(below),), followed=followed, stops=stops)[0]
 
@@ -168,11 +168,11 @@ def encode_batch(
         N streams.
 
     Raises:
-        ValueError: as in `encode`, or the lengths do not sum to T.
+        InputError: as in `encode`, or the lengths do not sum to T.
     """
     below, freq, lengths = np.asarray(below, np.uint32), np.asarray(freq, np.uint32), np.asarray(lengths, np.int64)
     if lengths.min(initial=0) < 0 or not lengths.sum() == len(below) == len(freq):
-        raise ValueError(f"{len(below)} and {len(freq)} table entries were given for {lengths.sum()} symbols.")
+        raise InputError(f"{len(below)} and {len(freq)} table entries were given for {lengths.sum()} symbols.")
     out, ends = np.empty(2 * len(below) + 4 * len(lengths), np.uint8), np.empty(len(lengths), np.int64)
     data = _written(out, _encode_batch(below, freq, lengths, followed, _spare(stops), out, ends))
     return [data[start:stop] for start, stop in itertools.pairwise([0, *ends.tolist()])]
@@ -189,11 +189,11 @@ def encode_symbols(
         followed, stops: as in `encode`.
 
     Raises:
-        ValueError: a symbol is not in its table, or the number of tables is not that of the symbols.
+        InputError: a symbol is not in its table, or the number of tables is not that of the symbols.
     """
     symbols, cdfs = np.asarray(symbols, np.int32), np.ascontiguousarray(cdfs, np.uint32)
     if cdfs.ndim == 2 and len(cdfs) != len(symbols):
-        raise ValueError(f"{len(cdfs)} tables were given for {len(symbols)} symbols.")
+        raise InputError(f"{len(cdfs)} tables were given for {len(symbols)} symbols.")
     out = np.empty(2 * len(symbols) + 4, np.uint8)
     return _written(out, _encode_symbols(symbols, cdfs.reshape(-1, cdfs.shape[-1]), followed, _spare(stops), out))
 
@@ -323,11 +323,11 @@ def decode(stream: bytes, cdfs: npt.ArrayLike, n_symbols: int | None = None) -> 
         int32[T].
 
     Raises:
-        ValueError: `cdfs` are not cumulative tables, or `n_symbols` is wrong for them.
+        InputError: `cdfs` are not cumulative tables, or `n_symbols` is wrong for them.
     """
     data, cdfs = np.frombuffer(stream, np.uint8), np.ascontiguousarray(cdfs, np.uint32)
     if (cdfs.ndim == 1) != (n_symbols is not None):
-        raise ValueError("A number of symbols was expected with one table, and only then.")
+        raise InputError("A number of symbols was expected with one table, and only then.")
     if n_symbols is not None:
         out = np.empty(n_symbols, np.int32)
         _decode_shared(data, _one_table(cdfs), -1, np.iinfo(np.int64).max, out)

@@ -13,6 +13,7 @@ import numpy as np
 from compressed_lm.coding import folding, parsing, pieces, segments
 from compressed_lm.coding.compiled import njit
 from compressed_lm.coding.entries import SLOT_BYTES
+from compressed_lm.errors import InputError
 
 COST_UNIT = 1 / 1024
 """Bits per cost unit."""
@@ -104,12 +105,12 @@ def learn(
         Pieces in alphabetical order, with costs of -log2 p in units of 1/1024 bit.
 
     Raises:
-        ValueError: the text has too few substrings for this number of pieces.
+        InputError: the text has too few substrings for this number of pieces.
     """
     repeated = {segment: n for segment, n in counts.segments.items() if n > 1}
     strings, first = _candidates(repeated, CANDIDATES * n_pieces, apart=not marks_within)
     if len(strings) < n_pieces:
-        raise ValueError(
+        raise InputError(
             f"{n_pieces} pieces were requested, and the text has only {len(strings)} substrings that occur at least "
             f"{_LEAST_COUNT} times. Give more text, or request fewer pieces."
         )
