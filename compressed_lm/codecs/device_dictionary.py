@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 
-from compressed_lm.codecs.batch_slots import SLOTS, map_over_local_devices
+from compressed_lm.codecs.local_devices import SLOTS, map_over_local_devices
 from compressed_lm.coding.dictionary import Dictionary
 from compressed_lm.coding.entries import SLOT_BYTES
 

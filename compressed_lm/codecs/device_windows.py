@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from compressed_lm.codecs.batch_slots import SLOTS, map_over_local_devices
+from compressed_lm.codecs.local_devices import SLOTS, map_over_local_devices
 from compressed_lm.codecs.m1 import M1
 from compressed_lm.coding import limbs, tables, windows
 from compressed_lm.coding.tables import END

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from compressed_lm.codecs import device_coder
-from compressed_lm.codecs.batch_slots import map_over_local_devices
+from compressed_lm.codecs.local_devices import map_over_local_devices
 from compressed_lm.coding import tables
 from compressed_lm.coding.tables import END
 from compressed_lm.errors import InputError

@@ -19,7 +19,7 @@ from jax.sharding import PartitionSpec as P
 
 from compressed_lm import configuration, models, training
 from compressed_lm.codecs import device_coder, device_dictionary, device_windows
-from compressed_lm.codecs.batch_slots import SLOTS
+from compressed_lm.codecs.local_devices import SLOTS
 from compressed_lm.codecs.m1 import M1
 from compressed_lm.codecs.registry import PRETRAINED
 from compressed_lm.dry_run.collectives import collectives

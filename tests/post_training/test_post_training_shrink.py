@@ -258,7 +258,7 @@ def test_distillation_pulls_towards_the_teacher():
     ],
 )
 def test_what_cannot_be_shrunk_so_is_refused(shrunk, how, message):
-    """Each wrong setting is told with what was expected, before anything is trained."""
+    """Each wrong setting is refused with the expected values, before anything is trained."""
     with pytest.raises(InputError, match=message):
         shrunk(**how)
 

@@ -218,7 +218,7 @@ def test_what_does_not_fit_is_refused(small_run, tmp_path):
 
 
 def test_checkpoints_by_time_and_for_good(small_run, tmp_path):
-    """Minutes make temporary checkpoints, of which the newest stay; multiples of `keep_every` stay for good."""
+    """Minutes make temporary checkpoints, of which the newest stay; multiples of `keep_every` are kept permanently."""
     small_run(tmp_path, checkpoint_every=1000, checkpoint_minutes=1e-9, keep=2, keep_every=6)
     assert steps_on_disk(tmp_path) == [6, 12, 18, 20, 24]
 

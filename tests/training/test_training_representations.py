@@ -1,4 +1,4 @@
-"""What a gradient rule is worth in training, on real text."""
+"""Gradient rules compared in training, on real text."""
 
 import dataclasses
 import functools
