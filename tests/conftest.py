@@ -89,7 +89,7 @@ def pytest_testnodedown(node):
 
 
 def pytest_terminal_summary(terminalreporter):
-    if LEFT_OUT:
+    if LEFT_OUT and terminalreporter.config.option.markexpr == "not slow":
         folders = ", ".join(f"{name} {n}" for name, n in sorted(LEFT_OUT.items()))
         terminalreporter.line(f"{LEFT_OUT.total():,} slow tests were left out ({folders}); `make test-all` runs them.")
 

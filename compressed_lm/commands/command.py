@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 
 class Parser(argparse.ArgumentParser):
@@ -12,7 +13,7 @@ class Parser(argparse.ArgumentParser):
         paths: destination -> (name of the argument on the command line, its kind in `commands.paths`).
     """
 
-    def __init__(self, *args, **options):
+    def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self.paths: dict[str, tuple[str, str]] = {}
 
