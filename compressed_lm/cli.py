@@ -10,6 +10,7 @@ from compressed_lm import __version__
 from compressed_lm.commands import commands, failures, interrupts, paths
 from compressed_lm.commands.command import Command
 from compressed_lm.io import locks
+from compressed_lm.specs import did_you_mean
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -78,7 +79,10 @@ def _parse(argv: Sequence[str]) -> tuple[Command, argparse.Namespace, dict]:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"compressed_lm {__version__}")
-    parser.add_argument("command", metavar="COMMAND", choices=tuple(known), help="one of the commands below")
-    command = known[parser.parse_args(argv[:1]).command]
+    parser.add_argument("command", metavar="COMMAND", help="one of the commands below")
+    name = parser.parse_args(argv[:1]).command
+    if name not in known:
+        parser.error(f"there is no command {name!r}.{did_you_mean(name, known)} The commands: {', '.join(known)}")
+    command = known[name]
     own = command.parser()
     return command, own.parse_args(argv[1:]), own.paths

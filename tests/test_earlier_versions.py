@@ -12,6 +12,7 @@ from compressed_lm.cli import main
 from compressed_lm.codecs import encoded_file
 from compressed_lm.data.store import TokenStore
 from compressed_lm.post_training import entropy_code
+from compressed_lm.tracking import read_json_lines
 from compressed_lm.training import load_run
 
 OLD = pathlib.Path(__file__).parent / "data" / "v0.1.0"
@@ -61,10 +62,8 @@ def test_stores_are_read(codec, store):
 
 
 def test_runs_are_read_and_evaluated(codec, store, tmp_path):
-    """A run loads, evaluates to the row recorded by 0.1.0, and training resumes from it."""
-    shutil.copytree(OLD / "run", tmp_path / "run")
-    run = load_run(tmp_path / "run", codec=codec, store=store)
-    assert run.step == 20
+    """A run loads and evaluates to the row recorded by 0.1.0."""
+    assert load_run(OLD / "run", codec=codec, store=store).step == 20
     stores = [f"--store={OLD}/store", f"--train_store={OLD}/store"]
     assert main(["evaluate", f"{OLD}/run", f"--codec={OLD}/codec", *stores, f"--table={tmp_path}/runs.jsonl"]) == 0
     (row,), (old,) = (
@@ -73,9 +72,16 @@ def test_runs_are_read_and_evaluated(codec, store, tmp_path):
     assert row["bits_per_byte"] == pytest.approx(old["bits_per_byte"], rel=1e-5)
     for name in ("codec", "n_params", "n_nonembed", "tokens", "bytes", "flops_per_byte", "config_hash", "step"):
         assert row[name] == old[name]
+
+
+def test_unfinished_runs_resume(tmp_path):
+    """A run that 0.1.0 left at step 20 of 30 ends with the loss that 0.1.0 reached (6.520727 nats per token)."""
+    shutil.copytree(OLD / "run-unfinished", tmp_path / "run")
     gin = [f"--gin={tmp_path}/run/config.gin"]
     assert main(["train", *gin, f"--store={OLD}/store", f"--out={tmp_path}/run", "--mesh=1,1,1"]) == 0
-    assert load_run(tmp_path / "run").step == 20
+    records = read_json_lines(tmp_path / "run" / "metrics.jsonl")
+    assert [record["step"] for record in records] == [10, 20, 30]
+    assert records[-1]["loss_nats_per_token"] == pytest.approx(6.520726680755615, rel=1e-5)
 
 
 def test_packed_runs_are_read(codec, store, tmp_path):

@@ -1,5 +1,6 @@
 """Base class of codecs, and checks of their input: byte strings, sequences of ids, vocabulary sizes."""
 
+import abc
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -12,7 +13,7 @@ from compressed_lm.settings import Limits
 _BYTE_FORMATS = ("B", "b", "c")
 
 
-class CheckedCodec:
+class CheckedCodec(abc.ABC):
     """Base class of all codecs: public methods that check their input and call the methods of a family.
 
     A family defines `build`, `files`, `from_files`, `_encode_documents` and `_decode_sequences`; `_decode_unfinished`
@@ -48,17 +49,18 @@ class CheckedCodec:
     restart_tokens: int | None
 
     @classmethod
+    @abc.abstractmethod
     def build(cls, *args: Any, **kwargs: Any) -> "CheckedCodec":
         """Builds a codec from the options of a spec, and from the resources that the family needs."""
-        raise NotImplementedError
 
     @classmethod
+    @abc.abstractmethod
     def from_files(cls, files: dict[str, bytes], *args: Any, **kwargs: Any) -> "CheckedCodec":
         """Loads a codec from the content of its files, by name, and the options of its spec."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def files(self) -> dict[str, bytes]:
-        raise NotImplementedError
+        """Returns the content of the files of a saved codec, by name."""
 
     @classmethod
     def style(cls, options: Mapping[str, str]) -> tuple[str | None, str]:
@@ -94,13 +96,13 @@ class CheckedCodec:
     def _checked(self, ids: object, name: str = "") -> np.ndarray:
         return checked_ids(ids, self.vocab_size, name or self.spec)
 
+    @abc.abstractmethod
     def _encode_documents(self, documents: Sequence[bytes]) -> list[np.ndarray]:
         """Returns the ids of each document, int32[T]."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def _decode_sequences(self, sequences: Sequence[np.ndarray]) -> list[bytes]:
         """Returns the document of each sequence of ids, int32[T]."""
-        raise NotImplementedError
 
     def _decode_unfinished(self, ids: np.ndarray) -> bytes:
         return self._decode_sequences([ids])[0]

@@ -13,7 +13,7 @@ from compressed_lm.errors import CorruptStream
 from compressed_lm.io import limits
 
 
-class CompressorCodec(CheckedCodec, abc.ABC):
+class CompressorCodec(CheckedCodec):
     """Streams of a compressor, split into tokens of log2(V) bits.
 
     A stream marks its own end and carries a checksum; only the zero padding of the last token may follow it. A family

@@ -1,5 +1,6 @@
 """Base class of codecs whose ids come from a subword tokenizer of another library."""
 
+import abc
 import itertools
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -26,9 +27,9 @@ class SubwordCodec(CheckedCodec):
     _refused = INVALID
     """Characters that are not passed to the tokenizer, as ranges of a regular expression."""
 
+    @abc.abstractmethod
     def _tokenize(self, texts: list[str]) -> Iterable[Sequence[int]]:
         """The tokenizer's ids of each text."""
-        raise NotImplementedError
 
     def _set_pieces(self, pieces: list[bytes], byte_ids: Sequence[int], eod: int | None, source: str) -> None:
         """Sets the bytes of each id and the id of each single byte.

@@ -49,6 +49,8 @@ def open_corpus(spec: str, *, validation: str | None = None, data_dir: str | Non
 def _unknown(spec: str, scheme: str) -> str:
     if any(sign in scheme for sign in "/.*"):
         hint = f" For files write json:{spec} or text:{spec}."
+    elif scheme in SOURCES:
+        hint = f" Write {SOURCES[scheme].form}."
     else:
         hint = did_you_mean(scheme, SOURCES)
     known = ", ".join(source.form for source in SOURCES.values())

@@ -76,3 +76,11 @@ def test_a_platform_that_is_not_there_is_named(platform):
     assert done.returncode == 2 and "Traceback" not in done.stderr, done.stderr
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert len(errors) == 1 and f"JAX_PLATFORMS={platform} was given" in errors[0] and "on cpu" in errors[0]
+
+
+def test_a_misspelt_command_is_refused_with_the_likely_one(capsys):
+    """An unknown command ends with status 2 and names the command that was probably meant."""
+    for given, meant in (("trian", "train"), ("quantise", "quantize"), ("cram_study", "cram-study")):
+        with pytest.raises(SystemExit) as stopped:
+            cli.main([given])
+        assert stopped.value.code == 2 and f"Did you mean {meant}?" in capsys.readouterr().err
