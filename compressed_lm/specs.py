@@ -80,8 +80,9 @@ def did_you_mean(given: str, known: Iterable[str]) -> str:
     """Returns " Did you mean x?" for the most similar known name; "" if none is similar.
 
     Similarity is an edit distance: a letter that is missing, added, replaced or swapped with its neighbour counts one,
-    and one edit per three letters is accepted. A prefix (cos for cosine), or the reverse, counts one; of equally similar
-    names the one of the closest length counts. Names with different digits (mxfp8 and mxfp4, 30m and 3m) are never similar.
+    and one edit per three letters is accepted. A prefix (cos for cosine), or the reverse, counts one; among equally
+    similar names the one of the closest length is chosen. Names with different digits (mxfp8 and mxfp4, 30m and 3m) are
+    never similar.
     """
     distances = [(_edits(given.lower(), name.lower()), name) for name in known if _same_digits(given, name)]
     best, name = min(distances, default=(1, ""), key=lambda pair: (pair[0], abs(len(pair[1]) - len(given))))
