@@ -1,6 +1,7 @@
 """Corpora of files: JSON lines and text files, plain or compressed by gzip, bzip2 or xz."""
 
 import hashlib
+import itertools
 import json
 import os
 import pathlib
@@ -9,7 +10,7 @@ from typing import BinaryIO
 
 from compressed_lm import io
 from compressed_lm.data import compression
-from compressed_lm.data.corpus import Corpus, Source
+from compressed_lm.data.corpus import Corpus, Document, Source, Span, Unit
 from compressed_lm.errors import InputError
 from compressed_lm.io import limits
 
@@ -31,10 +32,8 @@ class _Files(Corpus):
         for path in self.paths:
             compression.check(path, self.spec)
 
-    def estimated_bytes(self, split: str) -> int | None:
-        sizes = list(map(compression.uncompressed_size, self.paths))
-        known = [size for size in sizes if size is not None]
-        return sum(known) if len(known) == len(sizes) else None
+    def _units(self, split: str) -> tuple[Unit, ...]:
+        return tuple(Unit((Span(str(path)),), compression.uncompressed_size(path)) for path in self.paths)
 
     def _fingerprint(self, split: str) -> str:
         # Name, size and both ends, so that terabytes are not read twice. A .gz file ends with the checksum of its
@@ -59,8 +58,9 @@ class TextFiles(_Files):
 
     scheme = "text"
 
-    def _documents(self, split: str, shard: int, n_shards: int) -> Iterator[bytes]:
-        for path in self.paths[shard::n_shards]:
+    def _read(self, split: str, unit: Unit, skip: int) -> Iterator[Document]:
+        for span in unit.spans[skip:]:
+            path = pathlib.Path(span.name)
             most, size = limits.expanded(path.stat().st_size), 0
             blocks: list[bytes] = []
             with compression.open_file(path) as file:
@@ -75,7 +75,7 @@ class TextFiles(_Files):
                             )
                 except compression.DAMAGE as error:
                     raise compression.damaged(path, 0, error) from error
-            yield b"".join(blocks)
+            yield Document(b"".join(blocks))
 
     def _reading(self, head: bytes) -> bytes:
         # Version 0.1 used the compressed bytes as the document; its stores need another fingerprint.
@@ -87,14 +87,11 @@ class JsonLines(_Files):
 
     scheme = "json"
 
-    def _documents(self, split: str, shard: int, n_shards: int) -> Iterator[bytes]:
-        by_file = len(self.paths) >= n_shards
-        index = -1
-        for path in self.paths[shard::n_shards] if by_file else self.paths:
-            for number, line in _lines(path):
-                index += 1
-                if by_file or index % n_shards == shard:
-                    yield _text(path, number, line)
+    def _read(self, split: str, unit: Unit, skip: int) -> Iterator[Document]:
+        paths = [pathlib.Path(span.name) for span in unit.spans]
+        lines = ((path, *line) for path in paths for line in _lines(path))
+        for path, number, line in itertools.islice(lines, skip, None):
+            yield Document(_text(path, number, line))
 
 
 def _matching(pattern: str, spec: str, ending: str) -> list[pathlib.Path]:

@@ -25,7 +25,7 @@ from collections.abc import Iterator
 from packaging.requirements import Requirement
 
 from compressed_lm.data import docstrings
-from compressed_lm.data.corpus import Corpus, Source
+from compressed_lm.data.corpus import Corpus, Document, Source, Span, Unit
 from compressed_lm.errors import InputError
 
 # Well written, in three styles (Google, Sphinx, plain prose) on three subjects; no other package contains copies.
@@ -42,6 +42,7 @@ _SKIPPED_FILES = re.compile(
     r"|(^|/)gen_[^/]*$|_gen\.py$|_pb2(_grpc)?\.py$"  # generated: the same sentence many times
 )
 _DOCUMENT_BYTES = 2000
+_UNIT_BYTES = 8 << 20  # the whole corpus has about 30 MB
 _MIN_TEXT_BYTES = 100
 _MIN_REPEATED = 60  # shorter paragraphs ("Returns:") may repeat
 _MIN_PROSE = 0.75  # share of letters and spaces
@@ -168,11 +169,19 @@ class InstalledDocs(Corpus):
     spec = "installed_docs"
     splits = ("train", "validation")
 
-    def estimated_bytes(self, split: str) -> int:
-        return sum(map(len, documents()[split]))
+    def _units(self, split: str) -> tuple[Unit, ...]:
+        units, start, size = [], 0, 0
+        found = documents()[split]
+        for stop, document in enumerate(found, 1):
+            size += len(document)
+            if size >= _UNIT_BYTES or stop == len(found):
+                units.append(Unit((Span(self.spec, start, stop),), size))
+                start, size = stop, 0
+        return tuple(units)
 
-    def _documents(self, split: str, shard: int, n_shards: int) -> Iterator[bytes]:
-        yield from documents()[split][shard::n_shards]
+    def _read(self, split: str, unit: Unit, skip: int) -> Iterator[Document]:
+        (span,) = unit.spans
+        yield from map(Document, documents()[split][span.start + skip : span.stop])
 
     def _fingerprint(self, split: str) -> str:
         return fingerprint()

@@ -1,11 +1,12 @@
 r"""Mixtures of corpora: `mix:8*json:web/*.gz,json:books/*.gz`. A comma in a path may be written as `\,`."""
 
+import dataclasses
 import hashlib
 import os
 import re
 from collections.abc import Iterator, Sequence
 
-from compressed_lm.data.corpus import Corpus, Opener, Source
+from compressed_lm.data.corpus import Corpus, Document, Opener, Source, Unit
 from compressed_lm.errors import InputError
 
 _COMMA = "\\,"
@@ -27,18 +28,17 @@ class Mixture(Corpus):
         self.parts = parts
         self.spec = "mix:" + ",".join(f"{weight}*{corpus.spec.replace(',', _COMMA)}" for weight, corpus in parts)
 
-    def estimated_bytes(self, split: str) -> int | None:
-        total = 0
-        for weight, corpus in self.parts:
-            if (size := corpus.estimated_bytes(split)) is None:
-                return None
-            total += weight * size
-        return total
+    def _units(self, split: str) -> tuple[Unit, ...]:
+        units: list[Unit] = []
+        for number, (weight, corpus) in enumerate(self.parts):
+            units.extend(
+                weight * [dataclasses.replace(unit, part=(number, *unit.part)) for unit in corpus.units(split)]
+            )
+        return tuple(units)
 
-    def _documents(self, split: str, shard: int, n_shards: int) -> Iterator[bytes]:
-        for weight, corpus in self.parts:
-            for _ in range(weight):
-                yield from corpus.documents(split, shard=shard, n_shards=n_shards)
+    def _read(self, split: str, unit: Unit, skip: int) -> Iterator[Document]:
+        _, corpus = self.parts[unit.part[0]]
+        return corpus.read(split, dataclasses.replace(unit, part=unit.part[1:]), skip=skip)
 
     def _fingerprint(self, split: str) -> str:
         parts = [f"{weight} {corpus.describe(split)['fingerprint']}" for weight, corpus in self.parts]

@@ -1,9 +1,10 @@
 """Token stores of raw bytes as corpora."""
 
+import itertools
 from collections.abc import Iterator
 
 from compressed_lm import io
-from compressed_lm.data.corpus import Corpus, Source
+from compressed_lm.data.corpus import UNIT_BYTES, Corpus, Document, Source, Span, Unit
 from compressed_lm.data.store import TokenStore
 from compressed_lm.errors import InputError
 
@@ -24,13 +25,19 @@ class StoreDocuments(Corpus):
                 "spec."
             )
 
-    def estimated_bytes(self, split: str) -> int:
-        return self._store.n_bytes
+    def _units(self, split: str) -> tuple[Unit, ...]:
+        n_documents, n_bytes = self._store.n_documents, self._store.n_bytes
+        n_units = min(max(n_bytes // UNIT_BYTES, 1), n_documents)
+        edges = [n_documents * i // n_units for i in range(n_units + 1)]
+        return tuple(
+            Unit((Span(self.spec, start, stop),), n_bytes * (stop - start) // n_documents)
+            for start, stop in itertools.pairwise(edges)
+        )
 
-    def _documents(self, split: str, shard: int, n_shards: int) -> Iterator[bytes]:
-        for index, record in enumerate(self._store.documents()):
-            if index % n_shards == shard:
-                yield record.ids.astype("u1").tobytes()
+    def _read(self, split: str, unit: Unit, skip: int) -> Iterator[Document]:
+        (span,) = unit.spans
+        for record in self._store.documents(span.start + skip, span.stop):
+            yield Document(record.ids.astype("u1").tobytes())
 
     def _fingerprint(self, split: str) -> str:
         return self._store.fingerprint
