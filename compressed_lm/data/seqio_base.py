@@ -1,11 +1,9 @@
-"""seqio data sources, and tasks by name."""
+"""seqio tasks of documents, and prepared TensorFlow data sets."""
 
-import functools
 import hashlib
 import importlib
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import seqio
@@ -14,45 +12,6 @@ import tensorflow_datasets as tfds
 
 from compressed_lm.errors import InputError
 from compressed_lm.specs import did_you_mean
-
-
-class GeneratorSource(seqio.DataSource):
-    """Seqio source over a Python generator `examples(split, shard, n_shards)`, for any number of shards."""
-
-    def __init__(
-        self,
-        examples: Callable[[str, int, int], Iterator[dict]],
-        signature: Mapping[str, tf.TensorSpec],
-        *,
-        splits: Iterable[str],
-        num_input_examples: Mapping[str, int] | None = None,
-    ) -> None:
-        super().__init__(splits=splits, num_input_examples=num_input_examples)
-        self._examples = examples
-        self._signature = dict(signature)
-
-    @property
-    def supports_arbitrary_sharding(self) -> bool:
-        return True
-
-    def list_shards(self, split: str) -> list[str]:
-        return [split]
-
-    def get_dataset(
-        self,
-        split: str = "train",
-        shuffle: bool = True,
-        seed: int | None = None,
-        shard_info: seqio.ShardInfo | None = None,
-        *,
-        sequence_length: Mapping[str, int] | None = None,
-        use_cached: bool = False,
-        num_epochs: int | None = 1,
-    ) -> tf.data.Dataset:
-        """Returns the examples of a shard in their fixed order; seqio shuffles them in its own buffer."""
-        shard_info = shard_info or seqio.ShardInfo(index=0, num_shards=1)
-        generate = functools.partial(self._examples, split, shard_info.index, shard_info.num_shards)
-        return tf.data.Dataset.from_generator(generate, output_signature=self._signature)
 
 
 class PreparedTfds(seqio.TfdsDataSource):
@@ -96,6 +55,12 @@ class PreparedTfds(seqio.TfdsDataSource):
             )
         return loader
 
+    def shard_bytes(self, split: str) -> list[int | None]:
+        """Returns about how many bytes each shard of `list_shards` has, other features included."""
+        dataset = self.tfds_dataset
+        per_example = int(dataset.info.splits[split].num_bytes) / max(dataset.size(split), 1)
+        return [round(per_example * file.examples_in_shard) or None for file in dataset.files(split)]
+
 
 def task_name(spec: str) -> str:
     """Returns a task name made from the spec of a corpus."""
@@ -104,9 +69,13 @@ def task_name(spec: str) -> str:
 
 
 def text_task(name: str, source: seqio.DataSource) -> seqio.Task:
-    """Registers and returns the task of a source's unchanged documents, as `{"text": bytes}`."""
+    """Registers and returns the task of a source's unchanged documents, as `{"text": bytes}`.
+
+    A cache (`seqio_cache_tasks`) holds the text and no other feature.
+    """
     text = seqio.Feature(seqio.PassThroughVocabulary(size=0), add_eos=False, dtype=tf.string, rank=0)
-    return register(name, source=source, preprocessors=[_only_text], output_features={"text": text})
+    preprocessors = [_only_text, seqio.CacheDatasetPlaceholder()]
+    return register(name, source=source, preprocessors=preprocessors, output_features={"text": text})
 
 
 def find_task(name: str) -> seqio.Task:

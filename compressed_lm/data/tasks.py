@@ -14,7 +14,7 @@ import functools
 import os
 import pathlib
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 import seqio
@@ -23,8 +23,8 @@ import tensorflow as tf
 from compressed_lm import codecs as codecs_package
 from compressed_lm.codecs.bytes_codec import Bytes
 from compressed_lm.codecs.protocol import Codec
-from compressed_lm.data.corpus import Corpus
-from compressed_lm.data.seqio_base import GeneratorSource, PreparedTfds, find_task, register, task_name, text_task
+from compressed_lm.data.seqio_base import PreparedTfds, find_task, register, task_name, text_task
+from compressed_lm.data.seqio_generators import CorpusSource, StoreSource
 from compressed_lm.data.sources import open_corpus
 from compressed_lm.data.store import TokenStore
 from compressed_lm.data.vocabulary import N_RESERVED, CodecVocabulary
@@ -57,37 +57,45 @@ def seqio_task(spec: str, *, name: str | None = None, data_dir: str | None = Non
     scheme, _, rest = spec.partition(":")
     if scheme == "seqio":
         return find_task(rest)
-    source = PreparedTfds(rest, data_dir=data_dir) if scheme == "tfds" else _corpus_source(open_corpus(spec))
+    source = PreparedTfds(rest, data_dir=data_dir) if scheme == "tfds" else CorpusSource(open_corpus(spec))
     return text_task(name or task_name(spec), source)
 
 
 def register_tasks(
-    prefix: str, spec: str, codecs: Iterable[str] | Mapping[str, Codec], *, data_dir: str | None = None
+    prefix: str,
+    spec: str,
+    codecs: Iterable[str] | Mapping[str, Codec | Callable[[], Codec]],
+    *,
+    data_dir: str | None = None,
 ) -> list[str]:
     """Registers the tasks of a corpus, and returns their names: `PREFIX_raw`, and `PREFIX_NAME` for each codec.
 
-    An example of the latter is `{"targets": int32[T]}`, one document, ending with 1.
+    An example of the latter is `{"targets": int32[T]}`, one document, ending with 1. A cache (`seqio_cache_tasks`)
+    holds the ids without the 1: encoding is what costs time, and end-of-sequence and trimming belong to the reader.
 
     Args:
         prefix: beginning of the names.
         spec: any spec of `open_corpus`.
-        codecs: codecs by name, or names of codecs in the folder COMPRESSED_LM_CODECS, which are loaded at the first
-            use. data_dir: data folder of `tfds:`.
+        codecs: codecs by name, or functions that load them at the first use; or names of codecs in the folder
+            COMPRESSED_LM_CODECS, which are loaded at the first use.
+        data_dir: data folder of `tfds:`.
     """
     raw = seqio_task(spec, name=f"{prefix}_raw", data_dir=data_dir)
     by_name = codecs if isinstance(codecs, Mapping) else {name: functools.partial(load_codec, name) for name in codecs}
+    before = [step for step in raw.preprocessors if not isinstance(step, seqio.CacheDatasetPlaceholder)]
+    cache = seqio.CacheDatasetPlaceholder(required=raw.requires_caching)  # a task has one cache
     for name, codec in by_name.items():
         register(
             f"{prefix}_{name}",
             source=raw.source,
-            preprocessors=[*raw.preprocessors, _encode, seqio.preprocessors.append_eos],
+            preprocessors=[*before, _encode, cache, seqio.preprocessors.append_eos],
             output_features={"targets": seqio.Feature(CodecVocabulary(codec))},
         )
     return [raw.name, *(f"{prefix}_{name}" for name in by_name)]
 
 
 def register_store_task(name: str, path: str | pathlib.Path, *, codec: Codec | None = None) -> seqio.Task:
-    """Yields the task over a finished token store: `{"targets": int32[T]}`, one document an example, ending in 1.
+    """Registers and returns the task of a token store: `{"targets": int32[T]}`, one document an example, ending in 1.
 
     Args:
         name: the task's name.
@@ -96,19 +104,12 @@ def register_store_task(name: str, path: str | pathlib.Path, *, codec: Codec | N
             refused.
     """
     store = TokenStore.open(path, fingerprint=codec.fingerprint if codec else None)
-
-    def examples(split: str, shard: int, n_shards: int) -> Iterator[dict]:
-        for index, record in enumerate(store.documents()):
-            if index % n_shards == shard:
-                yield {"targets": record.ids + np.int32(N_RESERVED)}
-
-    signature = {"targets": tf.TensorSpec([None], tf.int32)}
     size = store.vocab_size + N_RESERVED
     vocabulary = CodecVocabulary(codec) if codec else seqio.PassThroughVocabulary(size=size, eos_id=1)
     return register(
         name,
-        source=GeneratorSource(examples, signature, splits=("train",), num_input_examples={"train": len(store)}),
-        preprocessors=[seqio.preprocessors.append_eos],
+        source=StoreSource(store, first_id=N_RESERVED),
+        preprocessors=[seqio.CacheDatasetPlaceholder(), seqio.preprocessors.append_eos],
         output_features={"targets": seqio.Feature(vocabulary)},
     )
 
@@ -137,14 +138,6 @@ def load_codec(name: str) -> Codec:
             "(`make demo` makes such a folder at runs/demo/codecs), or build it there with `compressed-lm build-codec`."
         )
     return codecs_package.load(found[0])
-
-
-def _corpus_source(corpus: Corpus) -> GeneratorSource:
-    def examples(split: str, shard: int, n_shards: int) -> Iterator[dict]:
-        for document in corpus.documents(split, shard=shard, n_shards=n_shards):
-            yield {"text": document}
-
-    return GeneratorSource(examples, {"text": tf.TensorSpec([], tf.string)}, splits=corpus.splits)
 
 
 def _encode(dataset: tf.data.Dataset, output_features: Mapping[str, seqio.Feature]) -> tf.data.Dataset:

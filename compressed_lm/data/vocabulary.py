@@ -3,6 +3,7 @@
 import re
 import threading
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import seqio
@@ -24,7 +25,7 @@ class CodecVocabulary(seqio.Vocabulary):
 
     It is lossless for every byte string: `decode_tf` returns the bytes, and `decode` a `str` in which invalid UTF-8
     bytes are surrogate escapes, as in Python's file names. `encode` accepts such strings, and refuses other lone
-    surrogates.
+    surrogates. It pickles: with the function that loads its codec if there is one, otherwise with the codec.
     """
 
     def __init__(self, codec: Codec | Callable[[], Codec]) -> None:
@@ -33,6 +34,12 @@ class CodecVocabulary(seqio.Vocabulary):
         self._lock = threading.Lock()  # tf.data maps in several threads
         self._codec: Codec | None = None if callable(codec) else codec
         self._load: Callable[[], Codec] | None = codec if callable(codec) else None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_lock": None, "_codec": None if self._load else self._codec}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _lock=threading.Lock())
 
     @property
     def codec(self) -> Codec:

@@ -1,7 +1,9 @@
 """Tests that need TensorFlow, in one file because its import takes seconds."""
 
+import functools
 import json
 import os
+import pickle
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -14,7 +16,7 @@ import tensorflow_datasets as tfds
 from compressed_lm import codecs
 from compressed_lm.codecs import device_dictionary
 from compressed_lm.codecs.bytes_codec import Bytes
-from compressed_lm.data import tasks
+from compressed_lm.data import seqio_base, tasks
 from compressed_lm.data.job import compress
 from compressed_lm.data.sources import open_corpus
 from compressed_lm.data.vocabulary import CodecVocabulary
@@ -132,6 +134,16 @@ def test_vocabulary_loads_its_codec_once_and_late():
     assert loaded == [1]
 
 
+def test_vocabulary_pickles_its_loader_or_its_codec():
+    """Workers get the function that loads a codec, not the loaded codec; a codec without such a function travels."""
+    late = CodecVocabulary(functools.partial(codecs.load, "pieces16-en"))
+    assert late.vocab_size == 65538 and len(pickle.dumps(late)) < 1000
+    for vocabulary in (late, CodecVocabulary(Pairs())):
+        copy = pickle.loads(pickle.dumps(vocabulary))
+        assert copy == vocabulary
+        assert copy.encode("größer") == vocabulary.encode("größer")
+
+
 def test_raw_task_gives_the_corpus(json_spec):
     """Documents from seqio equal those of `open_corpus`, in the same order."""
     task = tasks.seqio_task(json_spec)
@@ -161,6 +173,64 @@ def test_registered_tasks_encode_as_the_codec_does(json_spec):
     for codec in (Bytes(), Pairs()):
         found = targets(seqio.get_mixture_or_task(f"small_{codec.name}"))
         assert found == [[*(codec.encode(document) + 2).tolist(), 1] for document in open_corpus(json_spec).documents()]
+
+
+def test_every_registered_task_can_be_cached():
+    """`seqio_cache_tasks` skips none of the tasks: raw, encoded by any codec."""
+    tasks.register_tasks("cached", "installed_docs", {"pairs": Pairs()})
+    for name in ("c4_raw", *(f"c4_{codec}" for codec in tasks.CODEC_NAMES), "cached_raw", "cached_pairs"):
+        assert seqio.TaskRegistry.get(name).supports_caching
+
+
+def test_a_cache_holds_ids_without_end_of_sequence(json_spec):
+    """The cached part of a task is the text or the ids of the codec; only end-of-sequence is added at reading."""
+    tasks.register_tasks("split", json_spec, {"pairs": Pairs()})
+    expected = [(Pairs().encode(document) + 2).tolist() for document in open_corpus(json_spec).documents()]
+    task = seqio.TaskRegistry.get("split_pairs")
+    cached = task.preprocess_precache(task.source.get_dataset("train", shuffle=False))
+    assert [example["targets"].tolist() for example in cached.as_numpy_iterator()] == expected
+    read = task.preprocess_postcache(cached, sequence_length=None)
+    assert [example["targets"].tolist() for example in read.as_numpy_iterator()] == [[*ids, 1] for ids in expected]
+
+
+def test_a_task_that_must_be_cached_stays_so(json_spec):
+    """Tasks that encode a task whose author requires a cache require one too, and have no second one."""
+    raw = tasks.seqio_task(json_spec)
+    steps = [*raw.preprocessors[:-1], seqio.CacheDatasetPlaceholder(required=True)]
+    seqio_base.register("must_raw", source=raw.source, preprocessors=steps, output_features=raw.output_features)
+    tasks.register_tasks("must", "seqio:must_raw", {"pairs": Pairs()})
+    assert seqio.TaskRegistry.get("must_pairs").requires_caching
+
+
+def test_source_shards_are_the_units_of_the_corpus(json_spec):
+    """A source lists one shard per unit, which holds the unit's documents; it pickles."""
+    corpus = open_corpus(json_spec)
+    source = pickle.loads(pickle.dumps(tasks.seqio_task(json_spec).source))
+    units = corpus.units("train")
+    assert len(source.list_shards("train")) == len(set(source.list_shards("train"))) == len(units) == 3
+    for index, unit in enumerate(units):
+        shard = source.get_dataset("train", shuffle=False, shard_info=seqio.ShardInfo(index, len(units)))
+        assert texts(shard) == [document.text for document in corpus.read("train", unit)]
+
+
+@pytest.mark.parametrize("spec", ["tfds:c4/en:3.1.0", "seqio:units_raw"])
+def test_units_of_a_seqio_corpus_are_the_shards_of_its_source(json_spec, c4, spec):
+    """Units are complete, know their size, can be resumed within, and are read alike where a corpus was unpickled."""
+    tasks.register_tasks("units", json_spec, {})
+    corpus = pickle.loads(pickle.dumps(open_corpus(spec)))
+    assert corpus.describe("train") == open_corpus(spec).describe("train")
+    units = corpus.units("train")
+    assert len(units) == (2 if spec.startswith("tfds") else 3)
+    assert all(unit.n_bytes for unit in units)
+    size = sum(len(text.encode()) for text in DOCUMENTS)
+    assert size <= corpus.estimated_bytes("train") <= 6 * size
+    found = []
+    for unit in units:
+        documents = [document.text for document in corpus.read("train", pickle.loads(pickle.dumps(unit)))]
+        assert [document.text for document in corpus.read("train", unit, skip=5)] == documents[5:]
+        found += documents
+    assert found == list(corpus.documents("train"))
+    assert sorted(found) == sorted(text.encode() for text in DOCUMENTS)
 
 
 def test_c4_task_reads_tfds(c4):
@@ -221,6 +291,7 @@ def test_store_task_gives_the_store(json_spec, tmp_path):
     whole = targets(task)
     assert whole == [[*(record.ids + 2).tolist(), 1] for record in store.documents()]
     parts = [targets(task, shard_info=seqio.ShardInfo(index, 3)) for index in range(3)]
+    assert task.supports_caching and pickle.loads(pickle.dumps(task.source)).list_shards("train") == [f"{tmp_path}:0"]
     assert sorted(sum(parts, [])) == sorted(whole)
     assert task.output_features["targets"].vocabulary.decode(whole[0]).encode() == Pairs().decode(store.document(0).ids)
     with pytest.raises(InputError, match="made by codec pairs"):
