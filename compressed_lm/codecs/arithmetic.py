@@ -257,7 +257,7 @@ class AC(_Streams):
         running = sorted(range(len(streams)), key=lambda i: -len(streams[i]))
         while running:
             windows = np.stack([padded[i][state[i, 2] : state[i, 2] + reach] for i in running])
-            symbols, n_read, new_state = self.m1.decode_context(self.m1.device_params, (state[running], windows))
+            symbols, n_read, new_state = self.m1.decode_context(state[running], windows)
             state[running] = new_state
             still = []
             for i, row, read in zip(running, symbols, n_read, strict=True):

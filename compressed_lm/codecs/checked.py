@@ -10,6 +10,12 @@ from compressed_lm.coding import bits
 from compressed_lm.errors import InputError
 from compressed_lm.settings import Limits
 
+STREAM_BYTES = 1 << 20
+"""Bytes of text that `encode_stream` reads before it encodes them."""
+
+DOCUMENT_BYTES = 64
+"""What a document adds to that count besides its text, so that memory is bounded for empty ones too."""
+
 _BYTE_FORMATS = ("B", "b", "c")
 
 
@@ -79,6 +85,24 @@ class CheckedCodec(abc.ABC):
 
     def encode_batch(self, documents: Sequence[bytes]) -> list[np.ndarray]:
         return self._encode_documents(checked_documents(documents, self.spec))
+
+    def encode_stream(self, documents: Iterable[bytes]) -> Iterator[np.ndarray]:
+        members = _members(documents, self.spec, "documents", one="encode(data)")
+        checked = (checked_bytes(document, f"{self.spec}, document {i},") for i, document in members)
+        return self._encode_checked_stream(checked)
+
+    def _encode_checked_stream(self, documents: Iterable[bytes]) -> Iterator[np.ndarray]:
+        """Yields the ids of each document. A family that runs a model replaces it, to keep the devices full."""
+        batch: list[bytes] = []
+        n_bytes = 0
+        for document in documents:
+            batch.append(document)
+            n_bytes += len(document) + DOCUMENT_BYTES
+            if n_bytes >= STREAM_BYTES:
+                yield from self.encode_batch(batch)
+                batch, n_bytes = [], 0
+        if batch:
+            yield from self.encode_batch(batch)
 
     def decode(self, ids: np.ndarray) -> bytes:
         return self._decode_sequences([self._checked(ids)])[0]

@@ -54,7 +54,7 @@ class WindowRules:
 
 def encode(m1: M1, texts: Sequence[bytes], rules: WindowRules) -> list[np.ndarray]:
     """Returns the window codes of each text, uint32[N, K]: 16-bit limbs, most significant first."""
-    program = _program(m1, _encode_turns, rules)
+    program = _program(_encode_turns, m1.config, rules)
     data = [np.frombuffer(text, np.uint8) for text in texts]
     codes = [[np.zeros((0, rules.n_limbs), np.uint32)] for _ in texts]
     back = rules.context + 1  # a closed window may return bytes, and M1's last input is the byte before the place
@@ -86,7 +86,7 @@ def decode(m1: M1, codes: Sequence[np.ndarray], rules: WindowRules) -> list[byte
 
 def _decode_slots(m1: M1, codes: Sequence[np.ndarray], rules: WindowRules) -> list[bytes]:
     """Returns the text of each sequence of codes; M1 is reset at the beginning of each."""
-    program = _program(m1, _decode_turns, rules)
+    program = _program(_decode_turns, m1.config, rules)
     pieces = [[np.zeros(0, np.uint8)] for _ in codes]
     for running in _blocks([len(c) for c in codes]):
         state, read = _start(m1.config, len(running), rules), np.zeros(len(running), np.int64)
@@ -124,8 +124,8 @@ def _chosen(state: dict, slots: np.ndarray) -> dict:
 
 
 @functools.lru_cache(maxsize=32)
-def _program(m1: M1, fn: Callable, rules: WindowRules) -> Callable:
-    return map_over_local_devices(fn, config=m1.config, rules=rules)
+def _program(fn: Callable, config: exact.ExactConfig, rules: WindowRules) -> Callable:
+    return map_over_local_devices(fn, config=config, rules=rules)
 
 
 def _start(config: exact.ExactConfig, n_slots: int, rules: WindowRules) -> dict:

@@ -24,6 +24,8 @@ from compressed_lm.models import exact, exact_shapes
 class M1:
     """Byte model in exact integer form.
 
+    It pickles as its weights. All models of one shape share their compiled programs in a process.
+
     Attributes:
         params: integer weights.
         config: their shape.
@@ -33,6 +35,9 @@ class M1:
     def __init__(self, params: exact.ExactParams, config: exact.ExactConfig) -> None:
         self.params, self.config = params, config
         self.hash = exact.fingerprint(params, config)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in ("params", "config", "hash")}  # without copies on the device
 
     @property
     def flops_per_byte(self) -> float:
@@ -72,8 +77,6 @@ class M1:
             ) from error
         return cls(params, config)
 
-    # Each public method below compiles one program and caches it.
-
     def byte_frequencies(self, texts: npt.ArrayLike) -> np.ndarray:
         """Returns frequencies of the next byte after each text, without the end of a document.
 
@@ -89,17 +92,7 @@ class M1:
         inputs = np.full((len(texts), length), END, np.int32)
         inputs[:, 1 : texts.shape[1] + 1] = texts
         last = np.full(len(texts), texts.shape[1], np.int32)
-        return self._next_byte(self.device_params, (inputs, last))
-
-    @functools.cached_property
-    def _next_byte(self) -> Callable:
-        def fn(params: exact.ExactParams, rows: tuple[jax.Array, jax.Array]) -> jax.Array:
-            inputs, last = rows
-            logits = exact.forward(params, self.config, inputs)
-            at_last = jnp.take_along_axis(logits, last[:, None, None], axis=1)[:, 0, :256]
-            return tables.frequencies(exact.weights_of(at_last), xp=jnp)
-
-        return map_over_local_devices(fn)
+        return _program(_next_byte, self.config)(self.device_params, (inputs, last))
 
     def table_entries(self, symbols: npt.ArrayLike) -> np.ndarray:
         """Returns table entries of symbols in one teacher-forced pass; each row has its own context.
@@ -111,20 +104,7 @@ class M1:
         Returns:
             uint32[N, L, 2]: cumulative frequency below the symbol, and its frequency.
         """
-        return self._entries(self.device_params, (np.asarray(symbols, np.int32),))
-
-    @functools.cached_property
-    def _entries(self) -> Callable:
-        def fn(params: exact.ExactParams, rows: tuple[jax.Array]) -> jax.Array:
-            (symbols,) = rows
-            inputs = jnp.pad(symbols[:, :-1], ((0, 0), (1, 0)), constant_values=END)
-            cdf = tables.cumulative(
-                tables.frequencies(exact.weights_of(exact.forward(params, self.config, inputs)), xp=jnp), xp=jnp
-            )
-            below, above = (jnp.take_along_axis(cdf, symbols[..., None] + i, axis=-1)[..., 0] for i in (0, 1))
-            return jnp.stack([below, above - below], axis=-1)
-
-        return map_over_local_devices(fn)
+        return _program(_entries, self.config)(self.device_params, (np.asarray(symbols, np.int32),))
 
     @functools.cached_property
     def first_table(self) -> np.ndarray:
@@ -132,7 +112,27 @@ class M1:
         entries = self.table_entries(np.arange(exact.N_SYMBOLS, dtype=np.int32)[:, None])[:, 0]
         return np.append(entries[:, 0], np.uint32(tables.TABLE_TOTAL))
 
-    @functools.cached_property
-    def decode_context(self) -> Callable:
-        """`device_coder.decode_context` on the local devices."""
-        return map_over_local_devices(functools.partial(device_coder.decode_context, self.config))
+    def decode_context(self, state: np.ndarray, streams: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Returns `device_coder.decode_context` of these rows."""
+        return _program(device_coder.decode_context, self.config)(self.device_params, (state, streams))
+
+
+@functools.lru_cache(maxsize=32)
+def _program(fn: Callable, config: exact.ExactConfig) -> Callable:
+    """Returns a function on the local devices; each is compiled once per process and number of rows."""
+    return map_over_local_devices(functools.partial(fn, config))
+
+
+def _next_byte(config: exact.ExactConfig, params: exact.ExactParams, rows: tuple[jax.Array, jax.Array]) -> jax.Array:
+    inputs, last = rows
+    logits = exact.forward(params, config, inputs)
+    at_last = jnp.take_along_axis(logits, last[:, None, None], axis=1)[:, 0, :256]
+    return tables.frequencies(exact.weights_of(at_last), xp=jnp)
+
+
+def _entries(config: exact.ExactConfig, params: exact.ExactParams, rows: tuple[jax.Array]) -> jax.Array:
+    (symbols,) = rows
+    inputs = jnp.pad(symbols[:, :-1], ((0, 0), (1, 0)), constant_values=END)
+    cdf = tables.cumulative(tables.frequencies(exact.weights_of(exact.forward(params, config, inputs)), xp=jnp), xp=jnp)
+    below, above = (jnp.take_along_axis(cdf, symbols[..., None] + i, axis=-1)[..., 0] for i in (0, 1))
+    return jnp.stack([below, above - below], axis=-1)

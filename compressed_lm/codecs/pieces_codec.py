@@ -73,6 +73,14 @@ class PiecesCodec(CheckedCodec):
         counts = unigram.count(list(documents))
         return cls(unigram.learn(counts, v, marks_within=marks == "within", progress=progress), marks=marks)
 
+    def __getstate__(self) -> dict[str, Any]:
+        p = self.pieces  # its lookup tables are built again, and its cache belongs to a thread
+        return self.__dict__ | {"pieces": (p.strings, p.costs, p.spaced, p.rules)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        strings, costs, spaced, rules = state["pieces"]
+        self.__dict__ |= state | {"pieces": Pieces(strings, costs, spaced, rules=rules)}
+
     def files(self) -> dict[str, bytes]:
         content = io.BytesIO()
         text = np.frombuffer(b"".join(self.pieces.strings), np.uint8)

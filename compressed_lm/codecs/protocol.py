@@ -1,6 +1,6 @@
 """Codec protocol: a lossless map between byte strings and token ids."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -29,6 +29,8 @@ class Codec(Protocol):
     `pieces`, `sentencepiece`,      accepts any ids, as tokenizers do: a text has many encodings, of which `encode`
     `bpe`, `tokenizers`             gives one
     ==============================  ====================================================================================
+
+    Codecs pickle: the copy has the same fingerprint and gives the same ids, also in another process.
 
     `decode_partial` accepts any ids within the vocabulary, for every family. `codecs.checked` defines what is accepted
     as bytes and as ids; everything else raises `InputError`.
@@ -85,6 +87,13 @@ class Codec(Protocol):
 
     def encode_batch(self, documents: Sequence[bytes]) -> list[np.ndarray]:
         """Returns `encode` of each document, computed together."""
+        ...
+
+    def encode_stream(self, documents: Iterable[bytes]) -> Iterator[np.ndarray]:
+        """Yields `encode` of each document, in order.
+
+        It reads ahead by a bounded amount of text: 1 MiB (`checked.STREAM_BYTES`) and the document that exceeds it.
+        """
         ...
 
     def decode_batch(self, ids: Sequence[np.ndarray]) -> list[bytes]:

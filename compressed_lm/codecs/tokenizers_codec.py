@@ -62,6 +62,10 @@ class ByteLevelBPE(SubwordCodec):
         self._set_pieces(pieces, [symbols[byte] for byte in range(256)], eod, FILE)
         self.fingerprint = hashlib.sha256(b"compressed_lm tokenizers 1 %d " % eod + tokenizer).hexdigest()
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ |= state
+        self._tokenizer.encode_special_tokens = True  # a tokenizer loses this when it is pickled
+
     def files(self) -> dict[str, bytes]:
         return {FILE: self._content}
 
