@@ -2,7 +2,13 @@
 
 | module | contents |
 |---|---|
-| `paths` | accepted paths, and checks before any work |
+| `paths` | accepted paths: local, gs://, s3:// |
+| `patterns` | paths that a pattern matches |
+| `outputs` | checks of outputs before any work |
+| `remote` | objects: reading, ranges, uploads, listings |
+| `remote_input` | reader of an object with read-ahead |
+| `remote_paths` | `epath` paths of objects through `remote` |
+| `object_stores`, `store_errors` | clients of object stores; their errors and retries |
 | `atomic` | atomic writes of a file |
 | `folders` | atomic writes of a folder |
 | `locks` | one command at a time in a folder |
@@ -21,24 +27,31 @@ from compressed_lm.io.atomic import (
     temporary_beside,
     write_atomic,
 )
+from compressed_lm.io.outputs import check_output
 from compressed_lm.io.paths import (
     STANDARD,
-    check_output,
+    any_path,
     inside,
+    is_remote,
     is_stdout,
     is_stream,
     local_path,
-    matching,
     read_bytes,
     scheme,
     shown,
 )
+from compressed_lm.io.patterns import matching
+from compressed_lm.io.remote_paths import install as _install
+
+_install()
 
 __all__ = [
     "STANDARD",
+    "any_path",
     "check_output",
     "flush_tree",
     "inside",
+    "is_remote",
     "is_stdout",
     "is_stream",
     "local_path",

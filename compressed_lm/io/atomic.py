@@ -1,4 +1,4 @@
-"""Atomic writes: the content is flushed to disk under a temporary name, then renamed.
+"""Atomic writes: the content is flushed to disk under a temporary name, then renamed; or uploaded as one object.
 
 A pipe, a device or a socket is written to directly. The target of a symbolic link is replaced.
 """
@@ -21,7 +21,8 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 from compressed_lm.errors import InputError
-from compressed_lm.io.paths import STANDARD, descriptor_of, local_path, mode_of
+from compressed_lm.io import remote
+from compressed_lm.io.paths import STANDARD, any_path, descriptor_of, is_remote, mode_of
 
 _NAME_BYTES = 100  # of the file's name are used in the name of its temporary file, which must not become too long
 
@@ -32,10 +33,10 @@ def open_output(path: str | os.PathLike, what: str = "The file") -> Iterator[Bin
 
     A pipe, a device, a socket, a descriptor such as /dev/fd/3, and the standard output for `-`, are written to
     directly. A symbolic link is kept and its target is replaced. The new file has the owner and permissions of the old
-    one, or those of the umask. Missing folders are made.
+    one, or those of the umask. Missing folders are made. An object in a store appears, or is replaced, at the end.
 
     Raises:
-        InputError: the path has a scheme, or is a folder.
+        InputError: the path has an unsupported scheme, or is a folder.
         OSError: the file cannot be written.
     """
     if os.fspath(path) == STANDARD:
@@ -43,7 +44,11 @@ def open_output(path: str | os.PathLike, what: str = "The file") -> Iterator[Bin
         yield sys.stdout.buffer
         sys.stdout.buffer.flush()
         return
-    path = local_path(path, what)
+    path = any_path(path, what)
+    if is_remote(path):
+        with remote.open_output(path) as file:
+            yield file
+        return
     number, mode = descriptor_of(path), mode_of(path)
     if number is not None:
         sys.stdout.flush()
@@ -67,6 +72,9 @@ def open_output(path: str | os.PathLike, what: str = "The file") -> Iterator[Bin
 def write_atomic(path: str | os.PathLike, content: bytes | str, what: str = "The file") -> int:
     """Writes a file as `open_output` does, text as UTF-8, and returns its size in bytes."""
     data = content.encode() if isinstance(content, str) else content
+    if is_remote(path):
+        remote.write_bytes(any_path(path, what), data)
+        return len(data)
     with open_output(path, what) as file:
         file.write(data)
     return len(data)

@@ -1,19 +1,20 @@
-"""Paths that users give: accepted paths, and checks before any work.
+"""Paths that users give: local ones, and objects in stores (gs://bucket/x, s3://bucket/x).
 
-A path with a scheme, such as gs://bucket/x, is refused: without a storage layer `pathlib` would turn it into the local
-folder `gs:`. `-` is the standard input or output.
+Other schemes are refused: `pathlib` would turn hdfs://host/x into the local folder `hdfs:`. `-` is the standard input
+or output.
 """
 
 import contextlib
-import glob
 import os
 import pathlib
 import stat
 import sys
-import tempfile
-from typing import Any
+from typing import Any, NoReturn
+
+from etils import epath
 
 from compressed_lm.errors import InputError
+from compressed_lm.io import object_stores
 
 STANDARD = "-"
 """Path of the standard input and output."""
@@ -30,6 +31,35 @@ def scheme(path: str | os.PathLike) -> str | None:
     return head if found and "/" not in head else None
 
 
+def is_remote(path: str | os.PathLike) -> bool:
+    """Returns whether a path is in an object store: gs:// or s3://."""
+    return scheme(path) in object_stores.PACKAGES
+
+
+def any_path(path: str | os.PathLike, what: str = "The path") -> pathlib.Path | epath.Path:
+    """Returns a local path as `local_path` does, or the path of an object or folder in a store.
+
+    Args:
+        path: path as the user wrote it.
+        what: its purpose for messages, such as `--out`.
+
+    Raises:
+        InputError: the path is empty, has another scheme than gs:// and s3://, names no bucket, or the package that
+            reads its scheme is not installed.
+    """
+    found = scheme(path)
+    if found not in object_stores.PACKAGES:
+        return (
+            local_path(path, what)
+            if found is None
+            else _refuse(path, found, what, "local paths, gs:// and s3:// are supported")
+        )
+    if not os.fspath(path)[len(found) + 3 :].strip("/"):
+        raise InputError(f"{what} {os.fspath(path)} was given, but it names no bucket; give {found}://BUCKET/PATH.")
+    object_stores.check_package(found, path, what)
+    return epath.Path(path)
+
+
 def local_path(path: str | os.PathLike, what: str = "The path") -> pathlib.Path:
     """Returns a local path; a leading `~` is expanded unless a file of exactly this name exists.
 
@@ -44,31 +74,23 @@ def local_path(path: str | os.PathLike, what: str = "The path") -> pathlib.Path:
     if not text:
         raise InputError(f"{what} is empty; give a path. A shell variable may not be set.")
     if (found := scheme(text)) is not None:
-        rest = text[len(found) + 3 :]
-        if found.lower() == "file":
-            help_ = f"Give the plain path, such as {'/' + rest.lstrip('/')}."
-        else:
-            tool = _COPY.get(found.lower())
-            help_ = f"Give a local path, and copy the files before or after{f' ({tool})' if tool else ''}."
-        raise InputError(
-            f"{what} {text} was given; only local paths are supported here. gs:// is supported for run folders "
-            f"(`compressed-lm train --out gs://...`). {help_}"
-        )
+        _refuse(text, found, what, "local paths are supported here")
     return pathlib.Path(os.path.expanduser(text) if text.startswith("~") and not os.path.lexists(text) else text)
 
 
-def matching(pattern: str | os.PathLike) -> list[pathlib.Path]:
-    """Returns the sorted paths that a pattern matches: the path of exactly this name, otherwise the glob's matches.
-
-    Leading folders that exist by name are taken literally: `runs[1]/*.jsonl` searches the folder `runs[1]` if it
-    exists. `**` matches nested folders.
-    """
-    parts = pathlib.Path(pattern).parts
-    n = next((n for n in range(len(parts), 0, -1) if os.path.lexists(os.path.join(*parts[:n]))), 0)
-    if n == len(parts):
-        return [pathlib.Path(pattern)]
-    literal = [glob.escape(part) for part in parts[:n]]
-    return [pathlib.Path(path) for path in sorted(glob.glob(os.path.join(*literal, *parts[n:]), recursive=True))]
+def _refuse(path: str | os.PathLike, found: str, what: str, supported: str) -> NoReturn:
+    """Raises InputError for a scheme that is not supported."""
+    text = os.fspath(path)
+    rest = text[len(found) + 3 :]
+    if found.lower() == "file":
+        help_ = f"Give the plain path, such as {'/' + rest.lstrip('/')}."
+    elif found not in object_stores.PACKAGES and found.lower() in object_stores.PACKAGES and "s3" in supported:
+        help_ = f"Write the scheme in small letters: {found.lower()}://{rest}."
+    else:
+        kind = "a local" if "here" in supported else "such a"
+        tool = f" ({_COPY[found.lower()]})" if found.lower() in _COPY else ""
+        help_ = f"Give {kind} path, and copy the files before or after{tool}."
+    raise InputError(f"{what} {text} was given; only {supported}. {help_}")
 
 
 def shown(path: str | os.PathLike) -> str:
@@ -80,11 +102,11 @@ def read_bytes(path: str | os.PathLike, what: str = "The file") -> bytes:
     """Returns the content of a file, or of the standard input for `-`.
 
     Raises:
-        InputError: the path has a scheme, or cannot be read as a file.
+        InputError: the path has an unsupported scheme, or cannot be read as a file.
     """
     if os.fspath(path) == STANDARD:
         return sys.stdin.buffer.read()
-    path = local_path(path, what)
+    path = any_path(path, what)
     try:
         return path.read_bytes()
     except OSError as error:
@@ -129,45 +151,6 @@ def is_stdout(path: str | os.PathLike) -> bool:
     with contextlib.suppress(OSError):
         return is_stream(path) and os.path.samestat(os.stat(path), os.fstat(1))
     return False
-
-
-def check_output(path: str | os.PathLike, what: str = "The file", *, folder: bool = False) -> None:
-    """Raises InputError if a file (or a folder) cannot be written; call it before any work."""
-    if not folder and os.fspath(path) == STANDARD:
-        return
-    path = local_path(path, what)
-    mode = mode_of(path)
-    if folder and mode is not None and not stat.S_ISDIR(mode):
-        raise InputError(f"{what} {path} is a file; give a folder, new or to continue.")
-    if not folder and mode is not None and stat.S_ISDIR(mode):
-        raise InputError(f"{what} {path} is a folder; give the file to write.")
-    if is_stream(path):
-        return
-    if mode is not None and not os.access(path, os.W_OK):
-        raise InputError(f"{what} {path} is write-protected. Give another file, or allow writing (chmod u+w).")
-    parent = pathlib.Path(os.path.realpath(path))
-    parent = parent if folder and mode is not None else parent.parent
-    while not parent.exists():
-        parent = parent.parent
-    if not parent.is_dir():
-        raise InputError(f"{what} {path} cannot be written: {parent} is a file, not a folder. Give another path.")
-    if not os.access(parent, os.W_OK | os.X_OK):
-        raise InputError(
-            f"{what} {path} cannot be written: the folder {parent} is read-only for this user. Give another path, or "
-            "allow writing there."
-        )
-    try:  # permissions are not enough for /proc, or for root on a read-only file system
-        _make_nothing(parent)
-    except OSError as error:
-        raise InputError(f"{what} {path} cannot be written: {error.strerror} ({parent}). Give another path.") from error
-
-
-def _make_nothing(folder: pathlib.Path) -> None:
-    """Makes an unnamed file in a folder, which does not change the folder's time. Raises OSError if this fails."""
-    try:
-        os.close(os.open(folder, os.O_TMPFILE | os.O_WRONLY, 0o600))
-    except (AttributeError, OSError):  # not Linux, or a file system without O_TMPFILE
-        os.rmdir(tempfile.mkdtemp(prefix=".", dir=folder))
 
 
 def mode_of(path: str | os.PathLike) -> int | None:
