@@ -113,6 +113,21 @@ def data_dir():
     return pathlib.Path(path)
 
 
+def load(file):
+    """Returns a module of the folder of tests."""
+    path = pathlib.Path(__file__).parent / file
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+object_stores = load("object_stores.py")
+store_servers, stores, bucket_url, proxy = (
+    getattr(object_stores, name) for name in ("store_servers", "stores", "bucket_url", "proxy")
+)
+
+
 CONFIG = training.TrainConfig(
     steps=24, batch_size=8, seq_len=16, learning_rate=1e-2, warmup_steps=4, log_every=4, checkpoint_every=5, seed=3
 )
@@ -199,12 +214,7 @@ def same_bits():
 @pytest.fixture(scope="session")
 def exact_numpy():
     """Returns the module `tests/models/exact_numpy.py`, exact inference in NumPy."""
-    spec = importlib.util.spec_from_file_location(
-        "exact_numpy", pathlib.Path(__file__).parent / "models/exact_numpy.py"
-    )
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load("models/exact_numpy.py")
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, TypeVar
 from compressed_lm.io.object_stores import client
 from compressed_lm.io.paths import is_remote, scheme
 from compressed_lm.io.remote_input import RemoteInput
-from compressed_lm.io.store_errors import StoreError, bucket_of, no_bucket, retried
+from compressed_lm.io.store_errors import TRUNCATED, StoreError, bucket_of, no_bucket, retried
 
 _T = TypeVar("_T")
 PROBE_SECONDS = 10.0  # for which a failing probe is repeated: the user waits for it
@@ -53,10 +53,7 @@ def read_range(path: str | os.PathLike, start: int, stop: int) -> bytes:
     def read(store, key):
         content = store.cat_file(key, start=start, end=stop)
         if len(content) != stop - start:
-            raise StoreError(
-                f"The object has no bytes {start:,} to {stop - 1:,}: it was truncated, or replaced while it was read",
-                path,
-            )
+            raise StoreError(TRUNCATED, path)
         return content
 
     return call(path, read)

@@ -74,7 +74,7 @@ class RemoteInput(io.RawIOBase):
 
     def _fetch(self, start: int) -> bytes:
         """Returns the block at a position; once two blocks in a row were read, requests the following ones."""
-        sequential = start == self._block_start + len(self._block)
+        sequential = bool(self._block) and start == self._block_start + len(self._block)
         if self._requested and self._requested[0][0] == start:
             block = self._requested.popleft()[1].result()
         else:

@@ -135,7 +135,7 @@ class _Writer(io.BytesIO):
 
     def __exit__(self, kind, *rest):
         if kind is not None:
-            self._path = None
+            self.discard()
         super().__exit__(kind, *rest)
 
     def close(self) -> None:
@@ -145,8 +145,12 @@ class _Writer(io.BytesIO):
             remote.write_bytes(path, self.getvalue())
         super().close()
 
+    def discard(self) -> None:
+        """Makes `close` write nothing."""
+        self._path = None
+
     def __del__(self):
-        self._path = None  # never closed: incomplete
+        self.discard()  # never closed: incomplete
 
 
 class _TextWriter(io.TextIOWrapper):
@@ -154,5 +158,8 @@ class _TextWriter(io.TextIOWrapper):
 
     def __exit__(self, kind, *rest):
         if kind is not None:
-            self.buffer.__exit__(kind, *rest)
+            self.buffer.discard()
         super().__exit__(kind, *rest)
+
+    def __del__(self):
+        self.buffer.discard()

@@ -14,6 +14,7 @@ from compressed_lm.io.paths import scheme
 PATIENCE_SECONDS = 60.0
 """Time for which a failing request is repeated, after the retries of the store's own package (seconds)."""
 
+TRUNCATED = "The object ends before the requested bytes: it was truncated, or replaced while it was read"
 FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.2, 8.0
 
 _T = TypeVar("_T")
@@ -99,6 +100,8 @@ def translated(error: Exception, path: str | os.PathLike) -> Exception:
             f"{path} was given, but the store refuses access ({reason}). Credentials that may use the bucket {bucket} "
             f"are needed: run {_LOGIN.get(kind, 'the login command of the store')}."
         )
+    if status == 416:
+        return StoreError(TRUNCATED, path)
     if is_transient(error):
         return StoreError(f"The object store does not answer: {reason}", path)
     if isinstance(error, FileExistsError | IsADirectoryError | NotADirectoryError):
