@@ -1,25 +1,32 @@
 """Compressed files of documents, recognised by their first bytes, not by their names."""
 
 import bz2
+import contextlib
 import gzip
 import io
 import lzma
-import os
-import pathlib
 import zlib
 from collections.abc import Callable
 from typing import Any, BinaryIO
 
+from compressed_lm.data import zstd
 from compressed_lm.errors import InputError
 
-HEAD_BYTES = 512
 DAMAGE = (EOFError, zlib.error, lzma.LZMAError, OSError)
-"""Exceptions from reading a truncated or damaged file; gzip and bz2 raise an `OSError` without a number."""
+"""Exceptions from reading a truncated or damaged file; gzip, bz2 and Zstandard raise an `OSError` without a number."""
 
+HEAD_BYTES = 1 << 16
+"""First bytes of a file that `sample` and the tests of its format need."""
+
+BZ2_HEAD_BYTES = 1 << 20
+"""The same for bzip2, whose blocks hold up to 900 kB of text."""
+
+_SAMPLE_BYTES = 1 << 22
+_BUFFER_BYTES = 1 << 17
+_ZSTD = b"\x28\xb5\x2f\xfd"
 _UNPACK = "unpack it and name its files"
 _COLUMN = "write its column of text as JSON lines with a field `text`"
 _REFUSED = (
-    (b"\x28\xb5\x2f\xfd", "Zstandard-compressed", "decompress it: zstd -d {path}"),
     (b"\x04\x22\x4d\x18", "LZ4-compressed", "decompress it: lz4 -d {path}"),
     (b"\xff\x06\x00\x00sNaPpY", "Snappy-compressed", "decompress it"),
     (b"LZIP\x01", "lzip-compressed", "decompress it: lzip -d {path}"),
@@ -37,96 +44,188 @@ _REFUSED = (
 
 
 def method(head: bytes) -> str | None:
-    """Returns the compression of a file with these first bytes: gzip, bz2 or xz; None for any other."""
+    """Returns the compression of a file with these first bytes: gzip, bz2, xz or zstd; None for any other."""
     if head[:3] == b"\x1f\x8b\x08" and len(head) > 3 and not head[3] & 0xE0:  # reserved flags are 0
         return "gzip"
     if head[:3] == b"BZh" and head[3:4].isdigit() and head[4:10] in (b"1AY&SY", b"\x17rE8P\x90"):
         return "bz2"
+    if head.startswith(_ZSTD):
+        return "zstd"
+    if head[1:4] == b"\x2a\x4d\x18" and 0x50 <= head[0] <= 0x5F:  # a skippable frame, which LZ4 has, too
+        after = head[8 + int.from_bytes(head[4:8], "little") :]
+        return None if after and not after.startswith(_ZSTD) else "zstd"
     return "xz" if head.startswith(b"\xfd7zXZ\x00") else None
 
 
-def open_file(path: pathlib.Path) -> BinaryIO:
-    """Opens a file for reading, and decompresses gzip, bzip2 and xz."""
-    with open(path, "rb") as file:
-        found = method(_head(file))
-    openers: dict[str | None, Callable[..., Any]] = {None: open, "gzip": gzip.open, "bz2": bz2.open, "xz": lzma.open}
-    return openers[found](path, "rb")
+class Steps(io.RawIOBase):
+    """Raw file that reads from a buffered one in small steps, so that an error loses nothing that was read before it.
+
+    Args:
+        file: the buffered file.
+        head: bytes that come before it.
+    """
+
+    def __init__(self, file: Any, head: bytes = b"") -> None:
+        self._file, self._head = file, memoryview(head)
+
+    def readable(self) -> bool:
+        """Returns True."""
+        return True
+
+    def readinto(self, buffer) -> int:
+        """Reads into a buffer and returns the number of bytes; 0 at the end."""
+        if not self._head:
+            return self._file.readinto1(buffer)
+        n = min(len(buffer), len(self._head))
+        buffer[:n], self._head = self._head[:n], self._head[n:]
+        return n
 
 
-def check(path: pathlib.Path, spec: str) -> None:
+def decompressed(file: BinaryIO, found: str | None, name: str) -> BinaryIO:
+    """Returns a buffered file of the text of a file.
+
+    Args:
+        file: the file, open at its beginning; it need not be seekable.
+        found: its `method`; None returns the file itself.
+        name: its name, for messages.
+
+    Raises:
+        InputError: the package that reads Zstandard is not installed.
+    """
+    if found is None:
+        return file
+    raw: io.RawIOBase
+    if found == "zstd":
+        raw = zstd.ZstdReader(file, name)
+    else:
+        openers: dict[str, Callable[[BinaryIO], Any]] = {
+            "gzip": lambda file: gzip.GzipFile(fileobj=file),
+            "bz2": bz2.BZ2File,
+            "xz": lzma.LZMAFile,
+        }
+        raw = Steps(openers[found](file))
+    return io.BufferedReader(raw, _BUFFER_BYTES)
+
+
+def refusal(head: bytes, tail: bytes = b"") -> tuple[str, str] | None:
+    """Returns the kind of an unsupported file and what to do, by its first and last bytes; None for others."""
+    for magic, what, action in _REFUSED:
+        if head.startswith(magic):
+            return what, action
+    if head[257:262] == b"ustar":
+        return "a tar archive", f"{_UNPACK}: tar xf {{path}}"
+    if head.startswith(b"PAR1") and (head[4:5] == b"\x15" or b"PAR1" in tail[-5:]):  # a text may begin so
+        return "a Parquet table", "name it as parquet:{path}"
+    if head.startswith(b"ORC") and b"ORC" in tail[-5:]:
+        return "an ORC table", _COLUMN
+    return None
+
+
+def check(head: bytes, tail: bytes, path: str, spec: str) -> None:
     """Checks that a file has a supported compression; other binary files are not refused.
 
     Raises:
         InputError: the compression or archive format is not supported (the message says what to do), or a compressed
             file is damaged at its beginning.
     """
-    with open(path, "rb") as file:
-        head = _head(file)
-        refusal = _refusal(head, file)
-    if not refusal and (outer := method(head)):
-        with open_file(path) as file:
-            try:
-                head = file.read(HEAD_BYTES)
-            except DAMAGE as error:
-                raise damaged(path, 0, error) from error
-        again = method(head)
-        refusal = (f"{again}-compressed", "decompress it once") if again else _refusal(head)
-        refusal = refusal and (f"{refusal[0]} within {outer}", refusal[1])
-    if refusal:
+    refused, outer = refusal(head, tail), method(head)
+    if not refused and outer:
+        inner, _ = sample(head, path)
+        again = method(inner)
+        refused = (f"{again}-compressed", "decompress it once") if again else refusal(inner)
+        refused = refused and (f"{refused[0]} within {outer}", refused[1])
+    if refused:
         raise InputError(
-            f"The file {path} of the corpus {spec} is {refusal[0]}, which is not supported; gzip, bzip2 and xz are. "
-            f"Please {refusal[1].format(path=path)}."
+            f"The file {path} of the corpus {spec} is {refused[0]}, which is not supported there; plain files, gzip, "
+            f"bzip2, xz and Zstandard are. Please {refused[1].format(path=path)}."
         )
 
 
-def damaged(path: pathlib.Path, n_documents: int, error: Exception) -> InputError:
+def sample(head: bytes, path: str) -> tuple[bytes, int]:
+    """Returns the first bytes of text of a file, and how many bytes of the file they are from.
+
+    Raises:
+        InputError: a compressed file is damaged at its beginning, or the package that reads Zstandard is missing.
+    """
+    found = method(head)
+    if found is None:
+        return head, len(head)
+    package = zstd.zstandard(path) if found == "zstd" else None
+    openers: dict[str, Callable[[], Any]] = {
+        "gzip": lambda: zlib.decompressobj(31),
+        "bz2": bz2.BZ2Decompressor,
+        "xz": lzma.LZMADecompressor,
+        "zstd": lambda: zstd.decompressor(path).decompressobj(),
+    }
+    frame = openers[found]()
+    limit = () if package else (_SAMPLE_BYTES,)
+    damage = (*DAMAGE, *([package.ZstdError] if package else []))
+    text, position = b"", 0
+    try:
+        while position < len(head) and len(text) < _SAMPLE_BYTES and not frame.eof:
+            text += frame.decompress(head[position : position + 4096], *limit)
+            position = min(position + 4096, len(head))
+    except damage as error:
+        raise damaged(path, found, 0, error) from error
+    return text, position - len(frame.unused_data)
+
+
+def damaged(path: str, found: str | None, n_documents: int, error: Exception) -> InputError:
     """Returns the error of a compressed file that cannot be read to its end; reraises errors of the system."""
-    if isinstance(error, OSError) and error.errno:
+    if found is None or (isinstance(error, OSError) and error.errno):
         raise error
-    with open(path, "rb") as file:
-        found = str(method(_head(file)))
+    tool = {"bz2": "bzip2"}.get(found, found)
     return InputError(
         f"The file {path} is truncated or damaged: {n_documents:,} documents were read, then decompression failed "
-        f"({error}). Fetch the file again (`{'bzip2' if found == 'bz2' else found} --test {path}` checks it) and run "
-        "the same command; finished work is kept."
+        f"({error}). Fetch the file again (`{tool} --test {path}` checks it) and run the same command; finished work "
+        "is kept."
     )
 
 
-def uncompressed_size(path: pathlib.Path) -> int | None:
-    """Returns about how many bytes a file holds; None if only reading it would tell."""
-    with open(path, "rb") as file:
-        size, found = os.fstat(file.fileno()).st_size, method(_head(file))
-        if found == "gzip" and size >= 18:
-            file.seek(-4, os.SEEK_END)
-            # exact for one member below 4 GiB, which is enough for a progress bar
-            return int.from_bytes(file.read(4), "little")
-    return size if found is None else None
+def text_bytes(head: bytes, tail: bytes, size: int, path: str) -> int:
+    """Returns about how many bytes of text a file has.
+
+    It is the size that the file states, if it agrees within a factor of 4 with the ratio of the file's head: files of
+    several streams state only the size of one.
+
+    Args:
+        head: the first bytes of the file; for `bz2` at least `BZ2_HEAD_BYTES` of them.
+        tail: its last bytes.
+        size: its size in bytes.
+        path: its name, for messages.
+    """
+    found = method(head)
+    if found is None:
+        return size
+    text, used = sample(head, path)
+    estimate = len(text) if used >= size else round(len(text) * size / max(used, 1))
+    stated = None
+    if found == "gzip" and len(tail) >= 4:
+        stated = int.from_bytes(tail[-4:], "little")  # modulo 4 GiB
+        stated += round(max(estimate - stated, 0) / (1 << 32)) << 32
+    elif found == "xz":
+        stated = _xz_size(tail)
+    elif found == "zstd" and head.startswith(_ZSTD):
+        with contextlib.suppress(zstd.zstandard(path).ZstdError):  # a header that is cut off
+            stated = zstd.zstandard(path).frame_content_size(head)
+    return stated if stated and estimate / 4 <= stated <= 4 * max(estimate, 1) else estimate
 
 
-def _head(file: BinaryIO) -> bytes:
-    file.seek(0)
-    head = file.read(HEAD_BYTES)
-    file.seek(0)
-    return head
-
-
-def _refusal(head: bytes, file: BinaryIO | None = None) -> tuple[str, str] | None:
-    """Returns the kind of an unsupported file and what to do; None for others. `file` is for checks of its end."""
-    for magic, what, action in _REFUSED:
-        if head.startswith(magic):
-            return what, action
-    if head[1:4] == b"\x2a\x4d\x18" and 0x50 <= head[0] <= 0x5F:  # a skippable frame comes first
-        return _REFUSED[0][1:]
-    if head[257:262] == b"ustar":
-        return "a tar archive", f"{_UNPACK}: tar xf {{path}}"
-    if head.startswith(b"PAR1") and (head[4:5] == b"\x15" or (file and b"PAR1" in _tail(file))):  # a text may begin so
-        return "a Parquet table", _COLUMN
-    if head.startswith(b"ORC") and file and b"ORC" in _tail(file):
-        return "an ORC table", _COLUMN
-    return None
-
-
-def _tail(file: BinaryIO) -> bytes:
-    file.seek(0, io.SEEK_END)
-    file.seek(max(file.tell() - 5, 0))
-    return file.read()
+def _xz_size(tail: bytes) -> int | None:
+    """Returns the size of the text in the index at the end of an xz file (section 4 of its specification)."""
+    tail = tail.rstrip(b"\0") if tail.endswith(b"\0") else tail
+    if tail[-2:] != b"YZ" or len(tail) < 24:
+        return None
+    length = 4 * (int.from_bytes(tail[-8:-4], "little") + 1)
+    index = tail[-12 - length : -12]
+    if len(index) < length or index[0] != 0:
+        return None
+    numbers, value, shift = [], 0, 0
+    for byte in index[1:-4]:
+        value |= (byte & 0x7F) << shift
+        shift += 7
+        if byte < 0x80:
+            numbers.append(value)
+            value, shift = 0, 0
+    n_records = numbers[0] if numbers else 0
+    return sum(numbers[2 : 2 * n_records + 1 : 2])

@@ -2,7 +2,7 @@
 
 import abc
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 from compressed_lm.errors import InputError
@@ -66,11 +66,13 @@ class Corpus(abc.ABC):
         spec: spec that opens the corpus again.
         splits: names of the splits.
         has_ids: whether documents have ids.
+        single_pass: whether the documents can be read only once, and only by the process that opened the corpus.
     """
 
     spec: str
     splits: tuple[str, ...]
     has_ids: bool = False
+    single_pass: bool = False
 
     def units(self, split: str = "train") -> tuple[Unit, ...]:
         """Returns the units of work of a split, in the order of their documents.
@@ -151,6 +153,8 @@ class WithValidation(Corpus):
 
     def __init__(self, train: Corpus, validation: Corpus) -> None:
         self.spec = train.spec
+        self.has_ids = train.has_ids or validation.has_ids
+        self.single_pass = train.single_pass or validation.single_pass
         held_out = "validation" if "validation" in validation.splits else validation.splits[0]
         self._parts = {"train": (train, "train"), "validation": (validation, held_out)}
 
@@ -182,10 +186,12 @@ class Opener:
     Attributes:
         corpus: function that opens the corpus of another spec, for the parts of a mixture.
         data_dir: data folder of TensorFlow Datasets; None for its default.
+        options: options of the spec by name, such as {"field": "a.b"} of `json(field=a.b):PATH`.
     """
 
     corpus: Callable[[str], Corpus]
     data_dir: str | None = None
+    options: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -197,12 +203,14 @@ class Source:
         form: form of the spec, such as `json:PATH`.
         summary: description in a few words.
         open: (part of the spec after the colon, opener) -> corpus.
+        options: names of the options that a spec may have.
     """
 
     scheme: str
     form: str
     summary: str
     open: Callable[[str, Opener], Corpus]
+    options: tuple[str, ...] = ()
 
 
 def empty(spec: str, split: str) -> InputError:

@@ -1,11 +1,22 @@
 """Corpora by spec: `open_corpus("json:data/*.json.gz")`.
 
-A spec is `SCHEME:REST`; `SOURCES` lists the schemes. A PATH is the name of a file, otherwise a glob. Files compressed
-by gzip, bzip2 or xz are decompressed.
+A spec is `SCHEME:REST` or `SCHEME(OPTION=VALUE,...):REST`; `SOURCES` lists the schemes. A PATH is the name of a file,
+otherwise a glob. Files compressed by gzip, bzip2, xz or Zstandard are decompressed. `-` is the standard input.
 """
 
 from compressed_lm import io
-from compressed_lm.data import file_sources, installed_docs, mixture, seqio_sources, store_documents
+from compressed_lm.data import (
+    huggingface,
+    installed_docs,
+    json_lines,
+    mixture,
+    parquet,
+    seqio_sources,
+    source_spec,
+    standard_input,
+    store_documents,
+    text_files,
+)
 from compressed_lm.data.corpus import Corpus, Opener, Source, WithValidation
 from compressed_lm.errors import InputError
 from compressed_lm.specs import did_you_mean
@@ -14,8 +25,10 @@ SOURCES: dict[str, Source] = {
     source.scheme: source
     for source in (
         installed_docs.SOURCE,
-        file_sources.JSON,
-        file_sources.TEXT,
+        json_lines.SOURCE,
+        parquet.SOURCE,
+        huggingface.SOURCE,
+        text_files.SOURCE,
         store_documents.SOURCE,
         seqio_sources.TFDS,
         seqio_sources.SEQIO,
@@ -38,12 +51,16 @@ def open_corpus(spec: str, *, validation: str | None = None, data_dir: str | Non
     """
     if validation is not None:
         return WithValidation(open_corpus(spec, data_dir=data_dir), open_corpus(validation, data_dir=data_dir))
-    scheme, _, rest = spec.partition(":")
+    scheme, options, rest = parts = source_spec.split("json:-" if spec == standard_input.NAME else spec)
     if io.scheme(spec) is not None and scheme not in SOURCES:
-        io.local_path(spec, "The corpus")
+        io.any_path(spec, "The corpus")
     if scheme not in SOURCES or (":" in SOURCES[scheme].form) != bool(rest):
         raise InputError(_unknown(spec, scheme))
-    return SOURCES[scheme].open(rest, Opener(lambda part: open_corpus(part, data_dir=data_dir), data_dir))
+    source = SOURCES[scheme]
+    opener = Opener(
+        lambda part: open_corpus(part, data_dir=data_dir), data_dir, source_spec.parse_options(parts, source.options)
+    )
+    return source.open(rest, opener)
 
 
 def _unknown(spec: str, scheme: str) -> str:
