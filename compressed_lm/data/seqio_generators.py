@@ -9,7 +9,7 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
-from compressed_lm.data.corpus import UNIT_BYTES, Corpus
+from compressed_lm.data.corpus import UNIT_BYTES, Corpus, Unit
 from compressed_lm.data.store import TokenStore
 
 
@@ -65,10 +65,7 @@ class CorpusSource(GeneratorSource):
         self._corpus = corpus
 
     def list_shards(self, split: str) -> list[str]:
-        return [
-            "+".join(f"{span.name}:{span.start}-{'' if span.stop is None else span.stop}" for span in unit.spans)
-            for unit in self._corpus.units(split)
-        ]
+        return [_name(unit) for unit in self._corpus.units(split)]
 
     def shard_bytes(self, split: str) -> list[int | None]:
         return [unit.n_bytes for unit in self._corpus.units(split)]
@@ -111,3 +108,10 @@ class StoreSource(GeneratorSource):
         start, stop = (len(self._store) * i // n_shards for i in (shard, shard + 1))
         for record in self._store.documents(start, stop):
             yield {"targets": record.ids + np.int32(self._first_id)}
+
+
+def _name(unit: Unit) -> str:
+    """Returns a name of a unit for logs, such as `a.json:0-67108864` or `a.json:0- and 3 more`."""
+    first, *others = unit.spans
+    stop = "" if first.stop is None else first.stop
+    return f"{first.name}:{first.start}-{stop}" + (f" and {len(others)} more" if others else "")

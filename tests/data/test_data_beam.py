@@ -37,12 +37,12 @@ CODECS = {"beam_eiw": "eiw16-en", "beam_pieces": "pieces16-en", "beam_bytes": "b
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
-    """Three files of documents."""
+    """Three files of documents; in a mixture, each is a unit of work."""
     folder = tmp_path_factory.mktemp("documents")
     lines = DOCUMENTS.read_text().splitlines() + [json.dumps({"text": ""}), json.dumps({"text": "größer 日本語"})]
     for part in range(3):
         (folder / f"part-{part}.jsonl").write_text("\n".join(lines[part::3]) + "\n")
-    return open_corpus(f"json:{folder}/*.jsonl")
+    return open_corpus("mix:" + ",".join(f"json:{folder}/part-{part}.jsonl" for part in range(3)))
 
 
 @pytest.fixture(scope="module")
