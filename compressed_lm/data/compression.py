@@ -1,19 +1,17 @@
 """Compressed files of documents, recognised by their first bytes, not by their names."""
 
-import bz2
 import contextlib
 import gzip
 import io
-import lzma
 import zlib
-from collections.abc import Callable
 from typing import Any, BinaryIO
 
-from compressed_lm.data import zstd
+from compressed_lm.data import streams
+from compressed_lm.data.streams import Streams
 from compressed_lm.errors import InputError
 
-DAMAGE = (EOFError, zlib.error, lzma.LZMAError, OSError)
-"""Exceptions from reading a truncated or damaged file; gzip, bz2 and Zstandard raise an `OSError` without a number."""
+DAMAGE = (EOFError, zlib.error, OSError)
+"""Exceptions from reading a truncated or damaged file; an `OSError` of the format has no number."""
 
 HEAD_BYTES = 1 << 16
 """First bytes of a file that `sample` and the tests of its format need."""
@@ -94,16 +92,7 @@ def decompressed(file: BinaryIO, found: str | None, name: str) -> BinaryIO:
     """
     if found is None:
         return file
-    raw: io.RawIOBase
-    if found == "zstd":
-        raw = zstd.ZstdReader(file, name)
-    else:
-        openers: dict[str, Callable[[BinaryIO], Any]] = {
-            "gzip": lambda file: gzip.GzipFile(fileobj=file),
-            "bz2": bz2.BZ2File,
-            "xz": lzma.LZMAFile,
-        }
-        raw = Steps(openers[found](file))
+    raw = Steps(gzip.GzipFile(fileobj=file)) if found == "gzip" else Streams(file, found, name)
     return io.BufferedReader(raw, _BUFFER_BYTES)
 
 
@@ -147,27 +136,26 @@ def sample(head: bytes, path: str) -> tuple[bytes, int]:
     Raises:
         InputError: a compressed file is damaged at its beginning, or the package that reads Zstandard is missing.
     """
-    found = method(head)
-    if found is None:
+    if (found := method(head)) is None:
         return head, len(head)
-    package = zstd.zstandard(path) if found == "zstd" else None
-    openers: dict[str, Callable[[], Any]] = {
-        "gzip": lambda: zlib.decompressobj(31),
-        "bz2": bz2.BZ2Decompressor,
-        "xz": lzma.LZMADecompressor,
-        "zstd": lambda: zstd.decompressor(path).decompressobj(),
-    }
-    frame = openers[found]()
-    limit = () if package else (_SAMPLE_BYTES,)
-    damage = (*DAMAGE, *([package.ZstdError] if package else []))
-    text, position = b"", 0
+    file, blocks, size = _Slow(head), [], 0
+    stream = decompressed(file, found, path)
     try:
-        while position < len(head) and len(text) < _SAMPLE_BYTES and not frame.eof:
-            text += frame.decompress(head[position : position + 4096], *limit)
-            position = min(position + 4096, len(head))
-    except damage as error:
+        while size < _SAMPLE_BYTES and (block := stream.read1(_BUFFER_BYTES)):  # type: ignore[attr-defined]
+            blocks.append(block)
+            size += len(block)
+    except EOFError:  # the end of the head
+        pass
+    except DAMAGE as error:
         raise damaged(path, found, 0, error) from error
-    return text, position - len(frame.unused_data)
+    return b"".join(blocks), file.tell()
+
+
+class _Slow(io.BytesIO):
+    """File that gives few bytes at a time, so that its position tells what was used."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        return super().read(4096 if size is None or size < 0 else min(size, 4096))
 
 
 def damaged(path: str, found: str | None, n_documents: int, error: Exception) -> InputError:
@@ -185,7 +173,7 @@ def damaged(path: str, found: str | None, n_documents: int, error: Exception) ->
 def text_bytes(head: bytes, tail: bytes, size: int, path: str) -> int:
     """Returns about how many bytes of text a file has.
 
-    It is the size that the file states, if it agrees within a factor of 4 with the ratio of the file's head: files of
+    It is the size that the file states, if it agrees within a factor of 1.5 with the ratio of the file's head: files of
     several streams state only the size of one.
 
     Args:
@@ -206,9 +194,9 @@ def text_bytes(head: bytes, tail: bytes, size: int, path: str) -> int:
     elif found == "xz":
         stated = _xz_size(tail)
     elif found == "zstd" and head.startswith(_ZSTD):
-        with contextlib.suppress(zstd.zstandard(path).ZstdError):  # a header that is cut off
-            stated = zstd.zstandard(path).frame_content_size(head)
-    return stated if stated and estimate / 4 <= stated <= 4 * max(estimate, 1) else estimate
+        with contextlib.suppress(streams.zstandard(path).ZstdError):  # a header that is cut off
+            stated = streams.zstandard(path).frame_content_size(head)
+    return stated if stated and estimate / 1.5 <= stated <= 1.5 * estimate else estimate
 
 
 def _xz_size(tail: bytes) -> int | None:
