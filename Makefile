@@ -64,7 +64,7 @@ $(READY): setup.py
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else "compressed_lm needs Python 3.11 to 3.13; $(PYTHON) is %d.%d. Set another: make PYTHON=python3.12" % v)'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[corpora,tensorboard,hf,types,dev]'
+	$(BIN)/python -m pip install --quiet --editable '.[corpora,tensorboard,hf,gcs,s3,ray,types,dev]'
 	@touch $(READY)
 
 # libtpu, the TPU compiler, for the tests of dry runs; it exists only for Linux on x86. It is installed in a separate

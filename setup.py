@@ -25,6 +25,8 @@ BASE = [
     "sentencepiece>=0.2.1,<0.3",
     "jaxtyping>=0.3,<0.4",
     "numba>=0.62,<0.70",
+    "orjson>=3.10,<4",
+    "fsspec>=2025.9,<2027",
     "rich>=14,<16",
 ]
 EXTRAS = {
@@ -41,9 +43,19 @@ EXTRAS = {
     "wandb": ["wandb>=0.20,<1"],
     # On a TPU; without TPU hardware (Linux, x86) only the compiler, for `train --dry_run --tpu`.
     "tpu": ["jax[tpu]>=0.10.2,<0.13"],
-    "gcs": ["etils[epath-gcs]>=1.14,<2"],
-    # Import and export of Hugging Face checkpoints.
-    "hf": ["safetensors>=0.6,<1", "tokenizers>=0.22,<0.25"],
+    # Paths in object stores: gs://... and s3://...
+    "gcs": ["gcsfs>=2025.9,<2027"],
+    "s3": ["s3fs>=2025.9,<2027"],
+    # Import and export of Hugging Face checkpoints; corpora in Parquet files, Zstandard files and Hugging Face data sets.
+    "hf": [
+        "safetensors>=0.6,<1",
+        "tokenizers>=0.22,<0.25",
+        "datasets>=4.4,<6",
+        "pyarrow>=21,<28",
+        "zstandard>=0.23,<0.27",
+    ],
+    # `compress --engine ray`.
+    "ray": ["ray>=2.50,<3"],
     # Peers of the models in tests and benchmarks.
     "bench": ["torch==2.13.0", "transformers>=5.23,<6"],
     "docs": ["mkdocs>=1.6.1,<2", "mkdocs-material>=9.7,<10", "mkdocstrings[python]>=1.0,<2"],
@@ -59,6 +71,9 @@ EXTRAS = {
         "tokenizers>=0.22,<0.25",
         "nbclient>=0.10,<0.12",
         "ipykernel>=6.29,<8",
+        # Object stores on the local machine.
+        "moto[server]>=5.1,<6",
+        "gcp-storage-emulator>=2024.8,<2027",
     ],
 }
 

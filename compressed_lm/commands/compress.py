@@ -1,8 +1,13 @@
 """Command `compress`: compresses documents into a token store."""
 
+import os
+
 from compressed_lm.commands import options, paths
 from compressed_lm.commands.command import Command
 from compressed_lm.commands.common import load_codec
+from compressed_lm.errors import InputError
+
+ENGINES = ("local", "ray", "beam")
 
 
 def add_arguments(parser):
@@ -10,25 +15,53 @@ def add_arguments(parser):
     parser.add_argument("--split", default="train", help="split of the corpus (default %(default)s)")
     options.add_codec(parser)
     parser.add_path(
-        "--out", kind=paths.FOLDER, required=True, help="folder of the store; if it exists, finished shards are kept"
+        "--out",
+        kind=paths.FOLDER,
+        required=True,
+        help="folder of the store, also gs://... or s3://...; if it exists, what is finished is kept",
     )
     parser.add_argument(
-        "--n_shards", type=options.whole(1, 100_000), default=4, help="number of shards (default %(default)s)"
+        "--shard_bytes",
+        type=options.count_of_bytes(),
+        help="size of the ids after which a shard ends (default 268435456)",
+    )
+    parser.add_argument(
+        "--n_shards", type=options.whole(1, 100_000), help="number of shards of equal size, in place of --shard_bytes"
     )
     parser.add_argument(
         "--max_bytes", type=options.count_of_bytes(), help="read documents up to this many bytes (default: all)"
     )
     parser.add_argument(
-        "--process_index",
-        type=options.whole(),
-        default=0,
-        help="index of this process among the --process_count processes (default %(default)s)",
+        "--workers",
+        type=options.whole(1, 4096),
+        help="processes on this machine (default: one for each core; 1 for codecs that run M1, which use all devices)",
     )
     parser.add_argument(
-        "--process_count",
-        type=options.whole(1),
-        default=1,
-        help="number of processes that share the shards of the store (default %(default)s)",
+        "--rows_per_device",
+        type=options.whole(1, 1 << 16),
+        help="texts that M1 reads at the same time on each device (default 256)",
+    )
+    parser.add_argument(
+        "--engine", choices=ENGINES, default="local", help="what encodes the units of work (default %(default)s)"
+    )
+    parser.add_argument(
+        "--ray_address",
+        default=None,
+        help="address of the Ray cluster: auto, ray://HOST:10001 or HOST:6379 (default: start one on this machine)",
+    )
+    parser.add_argument(
+        "--process_index",
+        type=options.whole(),
+        help="number of this process among --process_count; by default both come from the launcher (Slurm, Open MPI, "
+        "SkyPilot, TPU, the scripts in launch)",
+    )
+    parser.add_argument(
+        "--process_count", type=options.whole(1), help="processes that share the work, on any machines (default 1)"
+    )
+    parser.add_argument(
+        "--dry_run",
+        action="store_true",
+        help="write nothing: print documents, tokens, shards, hours and memory, estimated from a sample",
     )
     options.add_devices(parser)
 
@@ -37,31 +70,97 @@ def run(arguments):
     from compressed_lm.data import job
     from compressed_lm.data.sources import open_corpus
 
+    corpus = open_corpus(arguments.corpus, validation=arguments.validation)
+    codec = load_codec(arguments.codec)
+    if arguments.rows_per_device is not None:
+        from compressed_lm.codecs import local_devices
+
+        local_devices.use_rows_per_device(arguments.rows_per_device)
+    index, count = _numbering(arguments)
+    workers = arguments.workers or (1 if codec.flops_per_byte else len(os.sched_getaffinity(0)))
+    sharding = {"n_shards": arguments.n_shards, "max_bytes": arguments.max_bytes}
+    sharding["shard_bytes"] = arguments.shard_bytes or job.SHARD_BYTES
+    if arguments.n_shards and arguments.shard_bytes:
+        raise InputError("--n_shards and --shard_bytes were given; both determine the shards. Give one of them.")
+    if arguments.dry_run:
+        _dry_run(arguments, corpus, codec, workers=workers * count, **sharding)
+        return
     store = job.compress(
-        open_corpus(arguments.corpus, validation=arguments.validation),
+        corpus,
         arguments.split,
-        load_codec(arguments.codec),
+        codec,
         arguments.out,
-        n_shards=arguments.n_shards,
-        max_bytes=arguments.max_bytes,
-        process_index=arguments.process_index,
-        process_count=arguments.process_count,
+        engine=_engine(arguments, workers),
+        process_index=index,
+        process_count=count,
+        **sharding,
     )
     if store is None:
         print(
-            f"The shards of process {arguments.process_index} are finished; the process that finishes last "
-            f"writes the manifest of {arguments.out}."
+            f"The units of process {index} are finished; the process that finishes last writes the shards and the "
+            f"manifest of {arguments.out}."
         )
-    else:
-        print(
-            f"{arguments.out}: {store.n_documents:,} documents, {store.n_bytes:,} bytes, {store.n_tokens:,} "
-            f"tokens of {store.codec_spec} ({store.n_bytes / max(store.n_tokens, 1):.3f} bytes per token)."
+        return
+    print(
+        f"{arguments.out}: {store.n_documents:,} documents, {store.n_bytes:,} bytes, {store.n_tokens:,} tokens of "
+        f"{store.codec_spec} ({store.n_bytes / max(store.n_tokens, 1):.3f} bytes per token), "
+        f"{len(store.manifest['shards'])} shards."
+    )
+
+
+def _numbering(arguments):
+    """Returns number and count of this process: those given, else those of the launcher."""
+    from compressed_lm.distributed import numbering
+
+    given = arguments.process_index, arguments.process_count
+    if given == (None, None) and arguments.engine == "local":
+        found = numbering.detect(os.environ)
+        if found.count > 1:
+            print(f"Process {found.index} of {found.count} ({found.launcher}).", flush=True)
+        return found.index, found.count
+    if arguments.engine != "local" and given != (None, None):
+        raise InputError(
+            f"--engine {arguments.engine} was given with --process_index or --process_count; the engine divides the "
+            "work itself. Give one of them."
         )
+    return arguments.process_index or 0, arguments.process_count or 1
+
+
+def _engine(arguments, workers):
+    if arguments.engine == "local":
+        from compressed_lm.data.engines.local import Local
+
+        return Local(workers)
+    try:
+        if arguments.engine == "ray":
+            from compressed_lm.data.engines.ray import Ray
+
+            return Ray(address=arguments.ray_address, workers=arguments.workers)
+        from compressed_lm.data.engines.beam import Beam
+
+        return Beam(workers=workers)
+    except ImportError as error:
+        raise InputError(
+            f"--engine {arguments.engine} needs a package that could not be imported ({error}). Install it with "
+            f"`pip install 'compressed_lm[{arguments.engine}]'`."
+        ) from error
+
+
+def _dry_run(arguments, corpus, codec, **options):
+    from compressed_lm.commands.common import show_table
+    from compressed_lm.data.estimate import estimate, table
+
+    slots = 1
+    if codec.flops_per_byte:
+        from compressed_lm.codecs import local_devices
+
+        slots = local_devices.n_slots()
+    show_table(table(estimate(corpus, arguments.split, codec, slots=slots, **options)))
 
 
 COMMAND = Command(
     "compress",
-    "compress documents into a token store, shard by shard, resumable",
+    "compress documents into a token store, on one machine or many, resumable",
     "compressed-lm compress --corpus 'json:c4/*.gz' --codec codecs/eiw16 --out stores/c4",
     add_arguments,
     run,

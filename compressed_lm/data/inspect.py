@@ -25,6 +25,7 @@ class SampledDocument:
 
     Attributes:
         index: its number in the store.
+        name: its name in the corpus, if the store has names.
         n_bytes, n_tokens: its lengths.
         first_ids: its first ids.
         original: the document in its corpus; None if no corpus was given.
@@ -33,6 +34,7 @@ class SampledDocument:
     """
 
     index: int
+    name: str | None
     n_bytes: int
     n_tokens: int
     first_ids: tuple[int, ...]
@@ -99,17 +101,16 @@ def inspect_store(
 
 
 def _sample(store: TokenStore, codec: Codec, corpus: Corpus | None, n_documents: int) -> tuple[SampledDocument, ...]:
-    """Returns the first documents of the store's first non-empty shard."""
-    entries = store.manifest["shards"]
-    shard = next(i for i, entry in enumerate(entries) if entry["n_documents"])
-    records = list(store.documents(0, min(n_documents, entries[shard]["n_documents"])))
+    """Returns the first documents of the store."""
+    records = list(store.documents(0, n_documents))
     originals: Iterable[bytes | None] = itertools.repeat(None)
     if corpus is not None:
-        originals = corpus.documents(store.manifest["corpus"]["split"], shard=shard, n_shards=len(entries))
+        originals = corpus.documents(store.manifest["corpus"]["split"])
     decoded = codec.decode_batch([record.ids for record in records])
     return tuple(
         SampledDocument(
             index=index,
+            name=name,
             n_bytes=record.n_bytes,
             n_tokens=len(record.ids),
             first_ids=tuple(record.ids[:12].tolist()),
@@ -117,7 +118,9 @@ def _sample(store: TokenStore, codec: Codec, corpus: Corpus | None, n_documents:
             decoded=text,
             lossless=len(text) == record.n_bytes and zlib.crc32(text) == record.crc32 and original in (None, text),
         )
-        for index, (record, text, original) in enumerate(zip(records, decoded, originals, strict=False))
+        for index, (name, record, text, original) in enumerate(
+            zip(store.names(0, n_documents), records, decoded, originals, strict=False)
+        )
     )
 
 
@@ -148,11 +151,12 @@ def render(inspection: Inspection, *, n_characters: int = 300) -> Group:
     for column in ("document", "original", "decoded"):
         sample.add_column(column)
     for document in inspection.sample:
-        lengths = f"{document.index}: {document.n_bytes:,} bytes, {document.n_tokens:,} tokens"
+        name = "" if document.name is None else f" {document.name}:"
+        lengths = f"{document.index}:{name} {document.n_bytes:,} bytes, {document.n_tokens:,} tokens"
         result = "same bytes" if document.lossless else "NOT THE SAME BYTES"
         ids = " ".join(map(str, document.first_ids)) + (" ..." if document.n_tokens > len(document.first_ids) else "")
         original = "(no corpus given)" if document.original is None else _shown(document.original, n_characters)
-        sample.add_row(f"{lengths}\n{result}\nids {ids}", original, _shown(document.decoded, n_characters))
+        sample.add_row(cell(f"{lengths}\n{result}\nids {ids}"), original, _shown(document.decoded, n_characters))
     return Group(summary, sample)
 
 

@@ -1,37 +1,43 @@
-"""Shards of a token store: records, files, writer and reader.
+"""Shards of a token store: files, names and reader.
 
-    tokens-00000-of-00004.array_record    one record per document
-    tokens-00000-of-00004.lengths.npy     int64[n_documents, 2]: tokens and bytes of each document
-    tokens-00000-of-00004.json            counts and checksums; written last, so the shard is finished if it exists
+    tokens-00000.ids      ids of all documents, one after the other, in the smallest unsigned type that holds V - 1
+    tokens-00000.index    ends (u64[n]), bytes (u64[n]) and CRC-32 of the text (u32[n]) of each of n documents
+    tokens-00000.sums     CRC-32 (u32) of each 4,096 bytes of .ids, then of .index
+    tokens-00000.names    the name of each document as a line of JSON; only if the corpus names its documents
+    tokens-00000.json     counts, checksums and documents; written last, so the shard is finished if it exists
 
-A record is `u32 n_bytes, u32 crc32(document)` followed by the ids in the smallest unsigned type that holds V - 1, all
-little-endian. Every file is written under a temporary name in the same folder, flushed to disk and renamed. The same
-documents give the same bytes.
+All numbers are little-endian. The end of a document is its end in the shard's stream, in which each document is
+followed by an end-of-document token; these tokens are not stored, since most vocabularies fill their type.
+
+Nothing is read when a shard is opened. A read of tokens takes one look into a directory in memory (8 bytes for 512
+documents) and three small reads from files, so memory does not grow with the corpus.
 """
 
-import contextlib
 import dataclasses
-import errno
+import functools
 import hashlib
-import io
 import json
-import os
 import pathlib
 import zlib
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, cast
 
 import numpy as np
-from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
+from compressed_lm import io
+from compressed_lm.data.ranges import RangeFile
 from compressed_lm.errors import InputError
-from compressed_lm.io import npz, publish, remove_temporaries, strict_json, write_atomic
+from compressed_lm.io import strict_json
 
-_HEADER_BYTES = 8
-# One uncompressed record per chunk: a random read loads nothing else, and tokens hardly compress further.
-_WRITER_OPTIONS = "group_size:1,uncompressed"
-_READER_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
-TEMPORARY_SUFFIX = ".partial"
+SUM_BYTES = 4096
+"""Bytes under one checksum."""
+
+MOST_DOCUMENTS = 1 << 22
+"""Documents of a shard; the writer's memory and the directory are bounded by it."""
+
+FILES = ("ids", "index", "sums")
+_STRIDE = 512  # documents per entry of the directory
+_PER_DOCUMENT = 20  # bytes of .index
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -54,35 +60,9 @@ def id_dtype(vocab_size: int) -> np.dtype:
     return np.dtype("<u1" if vocab_size <= 1 << 8 else "<u2" if vocab_size <= 1 << 16 else "<u4")
 
 
-def pack(ids: np.ndarray, document: bytes, *, vocab_size: int) -> bytes:
-    """Returns the record of one document. Raises `ValueError` where an id is outside the vocabulary."""
-    ids = np.asarray(ids)
-    if ids.size and not 0 <= ids.min() <= ids.max() < vocab_size:
-        raise ValueError(
-            f"The codec returned ids between {ids.min()} and {ids.max()}, outside its vocabulary 0 to {vocab_size - 1}."
-        )
-    header = np.array([len(document), zlib.crc32(document)], "<u4")
-    return header.tobytes() + ids.astype(id_dtype(vocab_size)).tobytes()
-
-
-def unpack(record: bytes, *, vocab_size: int) -> Record:
-    """Returns the document's ids, length and checksum. Raises `ValueError` where it is none, or has other ids."""
-    n_bytes, crc32 = np.frombuffer(record, "<u4", count=2)
-    ids = np.frombuffer(record, id_dtype(vocab_size), offset=_HEADER_BYTES)
-    if ids.max(initial=0) >= vocab_size:
-        raise ValueError(f"id {ids.max()} is outside the vocabulary 0 to {vocab_size - 1}")
-    return Record(ids=ids.astype(np.int32), n_bytes=int(n_bytes), crc32=int(crc32))
-
-
-def shard_name(index: int, n_shards: int) -> str:
+def shard_name(index: int) -> str:
     """Returns the file name, without suffix, of shard `index`."""
-    return f"tokens-{index:05d}-of-{n_shards:05d}"
-
-
-def sha256_file(path: pathlib.Path) -> str:
-    """Returns the hex digest of a file's content, read in blocks."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return f"tokens-{index:05d}"
 
 
 def to_json(value: Any) -> bytes:
@@ -90,161 +70,106 @@ def to_json(value: Any) -> bytes:
     return (json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode()
 
 
-def read_description(path: pathlib.Path) -> dict:
-    """Returns the description that `commit` wrote; empty if it is missing or damaged (the shard is unfinished)."""
+def file_sizes(entry: Mapping[str, Any], itemsize: int) -> dict[str, int]:
+    """Returns the size in bytes of the files of a shard with these counts, by suffix."""
+    ids, index = entry["n_tokens"] * itemsize, entry["n_documents"] * _PER_DOCUMENT
+    return {"ids": ids, "index": index, "sums": 4 * (-(-ids // SUM_BYTES) + -(-index // SUM_BYTES))}
+
+
+def read_description(path: Any) -> dict:
+    """Returns the description in a shard's .json; empty if it is missing or damaged (the shard is unfinished)."""
     try:
         entry = strict_json.parse(path.read_bytes())
     except (FileNotFoundError, ValueError):
         return {}
-    counts = ("size", "n_documents", "n_tokens", "n_bytes")
+    counts = ("n_documents", "n_tokens", "n_bytes")
     whole = (
         all(isinstance(entry.get(name), int) and entry[name] >= 0 for name in counts)
-        and all(isinstance(entry.get(name), str) for name in ("sha256", "lengths_sha256"))
-        and entry.get("file") == path.with_suffix(".array_record").name
-        and isinstance(job := entry.get("job", {}), dict)
-        and all(isinstance(job.get(name, {}), dict) for name in ("codec", "corpus"))
+        and isinstance(sums := entry.get("sha256"), dict)
+        and set(FILES) <= set(sums) <= {*FILES, "names"}
+        and all(isinstance(value, str) for value in sums.values())
+        and entry.get("file") == path.name.removesuffix(".json")
+        and isinstance(entry.get("job", {}), dict)
     )
     return entry if whole else {}
 
 
-class ShardWriter:
-    """Writer of one shard: `add` each document, `close`, `read` for checks, then `commit`.
-
-    As a context manager it removes its temporary file unless `commit` was called.
-    """
-
-    def __init__(self, directory: pathlib.Path, name: str, *, vocab_size: int) -> None:
-        self._directory = pathlib.Path(directory)
-        self._name = name
-        self._vocab_size = vocab_size
-        self._path = self._directory / f"{name}.array_record"
-        self._temporary = self._directory / f"{name}.array_record{TEMPORARY_SUFFIX}"
-        self._temporary.unlink(missing_ok=True)
-        for suffix in ("json", "lengths.npy"):
-            remove_temporaries(self._directory / f"{name}.{suffix}")
-        self._writer = ArrayRecordWriter(str(self._temporary), _WRITER_OPTIONS)
-        self._lengths: list[tuple[int, int]] = []
-
-    def __enter__(self) -> "ShardWriter":
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        with contextlib.suppress(RuntimeError):  # closing a failed writer fails again
-            self._stop()
-        self._temporary.unlink(missing_ok=True)
-
-    def __len__(self) -> int:
-        return len(self._lengths)
-
-    def add(self, ids: np.ndarray, document: bytes) -> None:
-        """Appends one document. Raises `OSError` where the disk refuses it."""
-        _as_os_error(self._writer.write, pack(ids, document, vocab_size=self._vocab_size))
-        if not self._writer.ok():  # chunks are written in the background; this reports failures before `close`
-            self.close()
-        self._lengths.append((len(ids), len(document)))
-
-    def close(self) -> None:
-        """Finishes the records; `read` works afterwards."""
-        _as_os_error(self._stop)
-
-    def read(self, positions: Sequence[int]) -> list[Record]:
-        """Returns the documents at these positions as they lie on the disk."""
-        reader = ArrayRecordReader(str(self._temporary), _READER_OPTIONS)
-        try:
-            return [unpack(record, vocab_size=self._vocab_size) for record in reader.read(list(positions))]
-        finally:
-            reader.close()
-
-    def commit(self, **extra: Any) -> dict[str, Any]:
-        """Renames the files, writes the description last, and returns it. `extra` is added to the written one."""
-        lengths = np.array(self._lengths, "<i8").reshape(-1, 2)
-        buffer = io.BytesIO()
-        np.save(buffer, lengths)
-        entry = {
-            "file": self._path.name,
-            "sha256": sha256_file(self._temporary),
-            "size": self._temporary.stat().st_size,
-            "lengths_sha256": hashlib.sha256(buffer.getvalue()).hexdigest(),
-            "n_documents": len(lengths),
-            "n_tokens": int(lengths[:, 0].sum()),
-            "n_bytes": int(lengths[:, 1].sum()),
-        }
-        write_atomic(self._directory / f"{self._name}.lengths.npy", buffer.getvalue())
-        publish(self._temporary, self._path)
-        write_atomic(self._directory / f"{self._name}.json", to_json(entry | extra))
-        return entry
-
-    def _stop(self) -> None:
-        if self._writer.is_open():
-            self._writer.close()
-
-
-def _as_os_error(function: Callable, *args: Any) -> None:
-    """Calls the record writer and converts its `RuntimeError`, which contains the system's message, to `OSError`."""
-    try:
-        function(*args)
-    except RuntimeError as error:
-        message = str(error)
-        code = errno.ENOSPC if os.strerror(errno.ENOSPC) in message else errno.EIO
-        raise OSError(code, message) from error
+def sha256_file(path: Any) -> str:
+    """Returns the hex digest of a file's content, read in blocks."""
+    with io.remote.open_input(path) as file:
+        return hashlib.file_digest(cast(Any, file), "sha256").hexdigest()
 
 
 class ShardReader:
-    """Reader of one finished shard with random access; files are opened at the first use and after pickling."""
+    """Reader of one finished shard with random access; files are opened at the first use and after pickling.
 
-    def __init__(self, directory: pathlib.Path, entry: dict[str, Any], *, vocab_size: int) -> None:
-        self.path = pathlib.Path(directory) / entry["file"]
+    Attributes:
+        entry: its description in the manifest.
+    """
+
+    def __init__(self, directory: Any, entry: dict[str, Any], *, vocab_size: int, eod_id: int) -> None:
+        self._directory = directory
         self.entry = entry
-        self._vocab_size = vocab_size
-        self._reader: ArrayRecordReader | None = None
-        self._offsets: np.ndarray | None = None
-        self._check_size()
+        self._vocab_size, self._eod_id, self._dtype = vocab_size, eod_id, id_dtype(vocab_size)
+        sizes = file_sizes(entry, self._dtype.itemsize)
+        self._ids, self._index, self._sums = (RangeFile(self._path(name), sizes[name]) for name in FILES)
+        self._sizes = sizes
 
     def __getstate__(self) -> dict:
-        return self.__dict__ | {"_reader": None, "_offsets": None}
+        return {key: value for key, value in self.__dict__.items() if key != "_directory_of_ends"}
 
     def __len__(self) -> int:
         return self.entry["n_documents"]
 
-    @property
-    def lengths_path(self) -> pathlib.Path:
-        return self.path.with_suffix(".lengths.npy")
+    def _path(self, suffix: str) -> Any:
+        return self._directory / f"{self.entry['file']}.{suffix}"
 
-    @property
-    def offsets(self) -> np.ndarray:
-        """int64[n_documents + 1], start of each document in the shard's stream, with end-of-document after each."""
-        if self._offsets is None:
-            # Checked every time: a wrong length would shift rows without an error.
-            content = self.lengths_path.read_bytes()
-            if hashlib.sha256(content).hexdigest() != self.entry["lengths_sha256"]:
-                raise self.damaged(f"the checksum of {self.lengths_path.name} is not the recorded one")
-            self._offsets = np.concatenate([[0], np.cumsum(self._lengths(content)[:, 0] + 1)])
-        return self._offsets
-
-    def _lengths(self, content: bytes) -> np.ndarray:
-        """Returns the checked content of the lengths file, int64[n_documents, 2]."""
-        try:
-            lengths = npz.read_array(content)
-        except ValueError as error:
-            raise self.damaged(f"{self.lengths_path.name} cannot be read: {error}") from error
-        totals = (len(self), self.entry["n_tokens"], self.entry["n_bytes"])
-        fits = lengths.dtype == "<i8" and lengths.ndim == 2 and lengths.shape[1] == 2 and lengths.min(initial=0) >= 0
-        if not fits or (len(lengths), *lengths.sum(0).tolist()) != totals:
-            raise self.damaged(f"{self.lengths_path.name} does not have the counts {totals} of the manifest")
-        return lengths
+    def check_sizes(self, sizes: Mapping[str, int]) -> None:
+        """Raises InputError if a file is missing or has another size; `sizes` are those of the folder's files."""
+        for suffix, expected in self._sizes.items():
+            found = sizes.get(self._path(suffix).name)
+            if found is None:
+                raise self.damaged(suffix, "the file is missing")
+            if found != expected:
+                raise self.damaged(suffix, f"it has {found:,} bytes instead of the recorded {expected:,}")
 
     def read(self, start: int, stop: int) -> list[Record]:
         """Returns the documents `start` to `stop - 1`. Raises `InputError` where the file is damaged."""
-        try:
-            if self._reader is None:
-                self._reader = ArrayRecordReader(str(self.path), _READER_OPTIONS, file_reader_buffer_size=1 << 16)
-            records = self._reader.read(list(range(start, stop)))
-            return [unpack(record, vocab_size=self._vocab_size) for record in records]
-        except (RuntimeError, ValueError, IndexError) as error:
-            raise self.damaged(f"reading documents {start} to {stop - 1} failed ({error})") from error
+        n, before = len(self), int(self._read_ends(start - 1, start)[0]) if start else 0
+        ends = self._read_ends(start, stop).astype(np.int64)
+        n_bytes = np.frombuffer(self._checked(self._index, 8 * (n + start), 8 * (n + stop)), "<u8").tolist()
+        crc32 = np.frombuffer(self._checked(self._index, 16 * n + 4 * start, 16 * n + 4 * stop), "<u4").tolist()
+        bounds = np.concatenate([[before], ends]) - np.arange(start, stop + 1)  # in .ids
+        if np.diff(bounds).min(initial=0) < 0:
+            raise self.damaged("index", "the ends of its documents do not increase")
+        ids = self._read_ids(int(bounds[0]), int(bounds[-1]))
+        parts = np.split(ids, bounds[1:-1] - bounds[0])
+        return [Record(*record) for record in zip(parts, n_bytes, crc32, strict=True)]
+
+    def tokens(self, start: int, stop: int) -> np.ndarray:
+        """Returns int32[stop - start], this part of the shard's stream, with end-of-document after each document."""
+        skipped, ends = self._ends_from(start, stop)
+        places = ends[ends <= stop].astype(np.int64) - 1 - start
+        ids = self._read_ids(start - skipped, stop - skipped - len(places))
+        if not len(places):
+            return ids
+        out = np.empty(stop - start, np.int32)
+        kept = np.ones(stop - start, bool)
+        kept[places] = False
+        out[places] = self._eod_id
+        out[kept] = ids
+        return out
+
+    def names(self, start: int, stop: int) -> list[str] | None:
+        """Returns the names of the documents `start` to `stop - 1`; None if the shard has no names."""
+        if "names" not in self.entry["sha256"]:
+            return None
+        with io.remote.open_input(self._path("names")) as file:
+            lines = [line for i, line in zip(range(stop), file, strict=False) if i >= start]
+        return [json.loads(line) for line in lines]
 
     def verify(self, job: dict | None = None) -> None:
-        """Recomputes both checksums, and compares the job that made the shard.
+        """Recomputes the checksums of all files, and compares the job that made the shard.
 
         Args:
             job: job of the manifest: codec, corpus and options.
@@ -253,39 +178,82 @@ class ShardReader:
             InputError: a checksum or the job differs.
         """
         self._check_job(job)
-        for path, expected in ((self.path, self.entry["sha256"]), (self.lengths_path, self.entry["lengths_sha256"])):
-            if sha256_file(path) != expected:
-                raise self.damaged(f"the checksum of {path.name} is not the recorded one")
+        for suffix, expected in self.entry["sha256"].items():
+            if sha256_file(self._path(suffix)) != expected:
+                raise self.damaged(suffix, "the checksum is not the recorded one")
 
     def _check_job(self, job: dict | None) -> None:
-        description = self.path.with_suffix(".json")
+        description = self._path("json")
         if job is None or not description.exists():
             return
         entry = read_description(description)
         if not entry:
-            raise self.damaged(f"{description.name} cannot be read")
+            raise self.damaged("json", "it cannot be read")
         found = entry.get("job", job)
         if found != job:
             differing = ", ".join(key for key in job if found.get(key) != job[key]) or "more"
             raise self.damaged(
-                f"it was made by another job than that of the manifest ({differing} differ), so its tokens have "
-                "another meaning"
+                "json",
+                f"the shard was made by another job than that of the manifest ({differing} differ), so its tokens have "
+                "another meaning",
             )
 
-    def damaged(self, what: str) -> InputError:
-        """Returns the error of a damaged shard."""
-        description = self.path.with_suffix(".json").name
-        return InputError(
-            f"Shard {self.path} is damaged: {what}. Remove {self.path.name} and {description} and run the same "
-            "`compressed-lm compress` command again; it writes only the shards that are missing."
-        )
+    @functools.cached_property
+    def _directory_of_ends(self) -> np.ndarray:
+        """u64[ceil(n / 512)], start in the stream of every 512th document."""
+        places = range(_STRIDE - 1, len(self) - 1, _STRIDE)
+        found = b"".join(self._bytes(self._index, 8 * place, 8 * place + 8) for place in places)
+        return np.concatenate([np.zeros(1, "<u8"), np.frombuffer(found, "<u8")])
 
-    def _check_size(self) -> None:
-        try:
-            size = self.path.stat().st_size
-        except FileNotFoundError:
-            raise self.damaged("the file is missing") from None
-        if size != self.entry["size"]:
-            raise self.damaged(f"it has {size:,} bytes instead of the recorded {self.entry['size']:,}")
-        if not self.lengths_path.exists():
-            raise self.damaged(f"{self.lengths_path.name} is missing")
+    def _ends_from(self, start: int, stop: int) -> tuple[int, np.ndarray]:
+        """Returns the number of documents that end at or before `start`, and the ends after it up to `stop` or more."""
+        k = int(np.searchsorted(self._directory_of_ends, start, side="right")) - 1
+        first, last = k * _STRIDE, min((k + 1) * _STRIDE, len(self))
+        ends = self._read_ends(first, last)
+        while last < len(self) and ends[-1] < stop:
+            more = min(last + max(_STRIDE, last - first), len(self))
+            ends, last = np.concatenate([ends, self._read_ends(last, more)]), more
+        if not len(ends) or self._directory_of_ends[k] > start or ends[-1] < stop or np.any(ends[1:] <= ends[:-1]):
+            raise self.damaged("index", "the ends of its documents do not increase")
+        skipped = int(np.searchsorted(ends, start, side="right"))
+        return first + skipped, ends[skipped:]
+
+    def _read_ends(self, first: int, last: int) -> np.ndarray:
+        return np.frombuffer(self._checked(self._index, 8 * first, 8 * last), "<u8")
+
+    def _read_ids(self, first: int, last: int) -> np.ndarray:
+        size = self._dtype.itemsize
+        ids = np.frombuffer(self._checked(self._ids, first * size, last * size), self._dtype)
+        if len(ids) and self._vocab_size < 1 << 8 * size and ids.max() >= self._vocab_size:
+            raise self.damaged("ids", f"id {ids.max()} is outside the vocabulary 0 to {self._vocab_size - 1}")
+        return ids.astype(np.int32)
+
+    def _checked(self, file: RangeFile, start: int, stop: int) -> bytes | memoryview:
+        """Returns part of a file, after checking the checksums of the 4,096-byte parts in which it lies."""
+        if start >= stop:
+            return b""
+        begin, end = start // SUM_BYTES, -(-stop // SUM_BYTES)
+        data = memoryview(self._bytes(file, begin * SUM_BYTES, min(end * SUM_BYTES, file.size)))
+        offset = 0 if file is self._ids else -(-self._ids.size // SUM_BYTES)
+        sums = np.frombuffer(self._bytes(self._sums, 4 * (offset + begin), 4 * (offset + end)), "<u4").tolist()
+        for i, expected in enumerate(sums):
+            if zlib.crc32(data[i * SUM_BYTES : (i + 1) * SUM_BYTES]) != expected:
+                place = (begin + i) * SUM_BYTES
+                raise self.damaged(
+                    "ids" if file is self._ids else "index", f"bytes {place:,} to {place + SUM_BYTES:,} were changed"
+                )
+        return data[start - begin * SUM_BYTES : stop - begin * SUM_BYTES]
+
+    def _bytes(self, file: RangeFile, start: int, stop: int) -> bytes:
+        data = file.read(start, stop)
+        if len(data) != stop - start:
+            raise self.damaged(pathlib.PurePath(file.path).suffix[1:], "it was truncated after it was opened")
+        return data
+
+    def damaged(self, suffix: str, what: str) -> InputError:
+        """Returns the error of a damaged shard."""
+        path = self._path(suffix)
+        return InputError(
+            f"Shard {self._directory / self.entry['file']} is damaged: {path.name}: {what}. Remove {path.name} and run "
+            "the same `compressed-lm compress` command again; it encodes only the documents of this shard."
+        )
