@@ -141,7 +141,7 @@ def _open(opened, name: str) -> "pyarrow.parquet.ParquetFile":
     import pyarrow.parquet
 
     source = opened if io.is_remote(name) else name
-    return pyarrow.parquet.ParquetFile(source, buffer_size=_STREAM_BYTES)
+    return pyarrow.parquet.ParquetFile(source, buffer_size=_STREAM_BYTES, page_checksum_verification=True)
 
 
 class _Damage:
