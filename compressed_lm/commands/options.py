@@ -80,8 +80,10 @@ def add_corpus(parser: Parser, *, default: str | None = "installed_docs", used: 
         kind=paths.CORPUS,
         default=default,
         help=used
-        or f"source of documents (default installed_docs): {forms}. A PATH is a file or a glob; gzip, bzip2 "
-        "and xz are decompressed",
+        or f"source of documents (default installed_docs): {forms}. A PATH is a file or a glob, local, gs:// or s3://; "
+        "gzip, bzip2, xz and Zstandard are decompressed; - is JSON lines from the standard input. "
+        "json(field=NAME):PATH names the field with the text, json(template='{title} {text}',id=url):PATH joins fields "
+        "and keeps an id; parquet and hf have the same options",
     )
     parser.add_path(
         "--validation",

@@ -69,8 +69,7 @@ def find(pattern: str, spec: str, ending: str) -> list[str]:
         if kind == "directory":
             what, action = "is a folder", f"Name its files, such as {spec.rstrip('/')}/*{ending}"
         raise InputError(f"The path {pattern!r} of the corpus {spec} {what}. {action}.")
-    found = map(os.fspath, io.matching(path))
-    names = [name for name in found if io.is_remote(name) or os.path.isfile(name)]
+    names = [os.fspath(found) for found in io.matching(path, files=True)]
     if not names:
         scheme = spec.partition(":")[0].partition("(")[0]
         parts = f" Each part of a mixture begins with a scheme: mix:{scheme}:A,{scheme}:B." if "," in pattern else ""

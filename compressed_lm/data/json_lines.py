@@ -152,8 +152,7 @@ class _Reader:
             problem = "has objects of several lines; one object per line was expected", f"jq -c . {self._name}"
         if problem:
             raise InputError(
-                f"The file {self._name} {problem[0]}; each line must be {fields.expected()}, as in C4. Convert it: "
-                f"{problem[1]}."
+                f"The file {self._name} {problem[0]}; each line must be {fields.expected()}. Convert it: {problem[1]}."
             )
 
     def _too_long(self, number: int, most: int) -> InputError:
@@ -174,14 +173,14 @@ class _Reader:
             value = json.loads(line.decode("utf-8", "surrogatepass"))
         except (ValueError, RecursionError) as error:
             raise InputError(
-                f"{where} is not valid JSON: {error}. Each line must be {fields.expected()}, as in C4; correct or "
+                f"{where} is not valid JSON: {error}. Each line must be {fields.expected()}; correct or "
                 "remove the line."
             ) from None
         try:
             return fields.document(value)
         except FieldError as error:
             raise InputError(
-                f"{where} is {error}; {fields.expected()} was expected, as in C4. Correct or remove the line, or name "
+                f"{where} is {error}; {fields.expected()} was expected. Correct or remove the line, or name "
                 "the field of the text: json(field=NAME):PATH."
             ) from None
 
