@@ -23,7 +23,7 @@ from compressed_lm.codecs.protocol import Codec
 from compressed_lm.codecs.sentencepiece_codec import SentencePiece
 from compressed_lm.codecs.tokenizers_codec import BPE, Tokenizers
 from compressed_lm.errors import InputError
-from compressed_lm.io import local_path, locks, strict_json, write_atomic
+from compressed_lm.io import any_path, locks, strict_json, write_atomic
 from compressed_lm.settings import Limits
 
 if TYPE_CHECKING:  # a compiled codec loads without JAX
@@ -132,8 +132,8 @@ def create(
 
 
 def save(codec: Codec, directory: str | os.PathLike) -> None:
-    """Writes a codec as a directory: its files, then `codec.json` with their names and checksums."""
-    directory, files = local_path(directory, "The codec directory"), codec.files()
+    """Writes a codec as a directory, also gs:// and s3://: its files, then `codec.json` with names and checksums."""
+    directory, files = any_path(directory, "The codec directory"), codec.files()
     header = {
         "format_version": FORMAT_VERSION,
         "spec": codec.spec,
@@ -156,14 +156,14 @@ def load(path: str | os.PathLike) -> Codec:
     """Loads a codec.
 
     Args:
-        path: a directory that `save` wrote, a dictionary file that `compressed-lm compile` wrote, or the name of a
-            codec that comes with the package (see `shipped`).
+        path: a directory that `save` wrote or a dictionary file that `compressed-lm compile` wrote, local, gs:// or
+            s3://; or the name of a codec that comes with the package (see `shipped`).
 
     Raises:
         InputError: there is no codec, it has another format version, a file is missing or changed, or the fingerprint
             differs from the recorded one.
     """
-    directory: Any = path if isinstance(path, epath.Path) else local_path(path, "The codec")
+    directory: Any = path if isinstance(path, epath.Path) else any_path(path, "The codec")
     if directory.exists() and not directory.is_dir():
         return _load_dictionary(directory)
     record = directory / HEADER

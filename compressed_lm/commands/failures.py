@@ -28,6 +28,9 @@ _ADVICE = {
     errno.EDQUOT: f"Free space within the quota. {_AGAIN}",
 }
 
+_STORES = ("botocore", "aiobotocore", "gcsfs", "aiohttp", "google", "fsspec", "s3fs")
+"""Packages of object stores; `io.remote` translates their errors, other libraries raise them unchanged."""
+
 
 def explain(error: Exception) -> str | None:
     """Returns the message for an error, or None for a bug."""
@@ -37,6 +40,8 @@ def explain(error: Exception) -> str | None:
         return str(error)
     if isinstance(error, OSError):
         return _os_error(error)
+    if type(error).__module__.partition(".")[0] in _STORES:
+        return _store_error(error)
     if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
         first = (str(error) or "no memory is left").splitlines()[0]
         return (
@@ -50,6 +55,14 @@ def _os_error(error: OSError) -> str:
     where = f" ({error.filename})" if error.filename else ""
     return f"{(error.strerror or str(error) or type(error).__name__).rstrip('.')}{where}. " + (
         _ADVICE.get(error.errno or 0, _AGAIN)
+    )
+
+
+def _store_error(error: Exception) -> str:
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300].rstrip(".")
+    return (
+        f"An object store refused a request, or did not answer ({type(error).__name__}: {reason}). Check the bucket's "
+        f"name, the network and the credentials (gcloud auth application-default login, or aws configure). {_AGAIN}"
     )
 
 

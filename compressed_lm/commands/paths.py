@@ -9,8 +9,8 @@ from compressed_lm import io
 READ = "file or folder to read"
 FILE = "file to write"
 FOLDER = "folder to write"
-RUN = "run to read, local or in Google Cloud Storage"
-NEW_RUN = "run to write, local or in Google Cloud Storage"
+RUN = "run to read"
+NEW_RUN = "run to write"
 CORPUS = "corpus spec"
 
 _URL = re.compile(r"(?<![^:,*])[A-Za-z][\w+.-]*://")  # at the start of a part of a corpus spec
@@ -18,6 +18,8 @@ _URL = re.compile(r"(?<![^:,*])[A-Za-z][\w+.-]*://")  # at the start of a part o
 
 def check(arguments: argparse.Namespace, known: Mapping[str, tuple[str, str]]) -> None:
     """Checks all paths of a parsed command line, and expands a leading `~`.
+
+    Paths may be local or in an object store (gs://, s3://), whose bucket is asked whether it can be read or written.
 
     Args:
         arguments: the parsed command line; its paths are replaced.
@@ -36,13 +38,14 @@ def check(arguments: argparse.Namespace, known: Mapping[str, tuple[str, str]]) -
 
 def _checked(value: str, name: str, kind: str) -> str:
     if kind == CORPUS:
-        found = _URL.search(value)
-        if found or not value:
-            io.local_path(value[found.start() :] if found else value, f"In {name}," if found else name)
+        if not value:
+            io.any_path(value, name)
+        for found in _URL.finditer(value):
+            io.any_path(value[found.start() :], f"In {name},")
         return value
-    if io.scheme(value) == "gs" and len(value) > len("gs://") and kind in (RUN, NEW_RUN):
-        return value
-    path = io.local_path(value, name)
+    path = io.any_path(value, name)
     if kind in (FILE, FOLDER, NEW_RUN):
         io.check_output(value, name, folder=kind != FILE)
+    elif io.is_remote(path):
+        io.remote.check_readable(path)
     return str(path) if value.startswith("~") else value

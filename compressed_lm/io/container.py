@@ -17,7 +17,7 @@ from typing import Any
 
 from compressed_lm import io
 from compressed_lm.errors import InputError
-from compressed_lm.io import limits, strict_json
+from compressed_lm.io import limits, remote, strict_json
 from compressed_lm.io.checksums import Frame
 
 _DIGEST = hashlib.sha256().digest_size
@@ -27,7 +27,7 @@ _WEIGHTS_PER_BYTE = 4096  # 0.002 bits each: fewer than any model has
 
 def checksum(path: str | os.PathLike) -> str:
     """Returns the hex digest at the end of a file that a `Kind` wrote."""
-    with open(path, "rb") as file:
+    with remote.open_input(path) as file:
         file.seek(-_DIGEST, os.SEEK_END)
         return file.read().hex()
 

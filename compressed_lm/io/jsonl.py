@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from compressed_lm.errors import InputError
-from compressed_lm.io import strict_json
+from compressed_lm.io import remote, strict_json
 from compressed_lm.io.atomic import write_atomic
 
 
@@ -17,13 +17,13 @@ def read(path: str | os.PathLike, *, skip_damaged: bool = False) -> Iterator[tup
     Blank lines are skipped. An unfinished last line is skipped with a warning.
 
     Args:
-        path: the file; also an `epath` path of an object store.
+        path: the file; also gs:// and s3://.
         skip_damaged: skip lines that are not an object, each with a warning.
 
     Raises:
         InputError: a line is not an object, and `skip_damaged` is false.
     """
-    with path.open("rb") if hasattr(path, "open") else open(path, "rb") as file:
+    with remote.open_input(path) as file:
         for number, line in enumerate(file, start=1):
             if not line.strip():
                 continue

@@ -4,10 +4,13 @@ Transient errors are retried. Errors are FileNotFoundError, InputError (bucket, 
 """
 
 import contextlib
+import functools
 import os
 import posixpath
+import random
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO, TypeVar
 
@@ -68,6 +71,55 @@ def upload(local_file: str | os.PathLike, path: str | os.PathLike) -> None:
 def write_bytes(path: str | os.PathLike, content: bytes) -> None:
     """Writes an object, which appears, or is replaced, when all of it has arrived."""
     call(path, lambda store, key: store.pipe_file(key, content))
+
+
+def update(path: str | os.PathLike, change: Callable[[bytes], bytes]) -> None:
+    """Replaces the content of an object by `change(content)`, b"" if it is missing.
+
+    If another process changes the object at the same time, this starts over with the new content: nothing is lost.
+    """
+    new = None
+    while True:
+        version, content = _version(path)
+        if content == new:  # written, though the answer was lost
+            return
+        new = change(content)
+        try:
+            call(path, functools.partial(_put_if, path, new, version))
+            return
+        except FileExistsError:
+            time.sleep(random.uniform(0, 0.2))
+
+
+def _version(path: str | os.PathLike) -> tuple[str | None, bytes]:
+    """Returns (version, content) of an object, (None, b"") if it is missing; the content may be newer."""
+    with contextlib.suppress(FileNotFoundError):
+        found = stat(path)
+        if found["type"] == "file":
+            return str(found["generation" if scheme(path) == "gs" else "ETag"]), read_bytes(path)
+    return None, b""
+
+
+def _put_if(path: str | os.PathLike, content: bytes, version: str | None, store: Any, key: str) -> None:
+    """Writes an object if it still has a version (None: if it is still missing)."""
+    bucket, _, name = key.partition("/")
+    if scheme(path) == "s3":
+        condition = {"IfMatch": version} if version else {"IfNoneMatch": "*"}
+        store.call_s3("put_object", Bucket=bucket, Key=name, Body=content, **condition)
+        return
+    store.call(
+        "POST",
+        _upload_url(store),
+        bucket,
+        uploadType="media",
+        name=name,
+        ifGenerationMatch=version or "0",
+        data=content,
+    )
+
+
+def _upload_url(store: Any) -> str:
+    return f"{store._location}/upload/storage/v1/b/{{}}/o"
 
 
 @contextlib.contextmanager
@@ -185,8 +237,9 @@ def check_writable(path: str | os.PathLike) -> None:
             target = {"Bucket": bucket, "Key": name}
             started = store.call_s3("create_multipart_upload", **target)["UploadId"]
             return store.call_s3("abort_multipart_upload", UploadId=started, **target)
-        url = f"{store._location}/upload/storage/v1/b/{{}}/o"
-        return store.call("POST", url, bucket, uploadType="resumable", json={"name": name})  # expires by itself
+        return store.call(
+            "POST", _upload_url(store), bucket, uploadType="resumable", json={"name": name}
+        )  # expires by itself
 
     call(path, probe, patience=PROBE_SECONDS)
 

@@ -25,6 +25,7 @@ _TRANSIENT = {  # base classes of the packages' connection errors, by name: not 
     *("IncompleteRead", "RequestException", "ChecksumError", "FSTimeoutError", "TransportError"),
 }
 _DENIED_STATUS = {401, 403}
+_CHANGED_STATUS = {409, 412}  # of a request that is for a known version of the object
 _DENIED = {
     "PermissionError",
     "NoCredentialsError",
@@ -100,6 +101,8 @@ def translated(error: Exception, path: str | os.PathLike) -> Exception:
             f"{path} was given, but the store refuses access ({reason}). Credentials that may use the bucket {bucket} "
             f"are needed: run {_LOGIN.get(kind, 'the login command of the store')}."
         )
+    if status in _CHANGED_STATUS:
+        return FileExistsError(errno.EEXIST, "Another process changed the object at the same time", path)
     if status == 416:
         return StoreError(TRUNCATED, path)
     if is_transient(error):

@@ -10,7 +10,7 @@ import pandas as pd
 
 from compressed_lm.cramming.study import CELLS, PATHS, RESULTS, SETTINGS, read_rows, read_settings
 from compressed_lm.errors import InputError
-from compressed_lm.io import local_path, write_atomic
+from compressed_lm.io import any_path, write_atomic
 from compressed_lm.reports import cramming_figures, cramming_tables
 from compressed_lm.reports.cramming_findings import KEPT_GAIN, findings
 from compressed_lm.reports.page import Block, Bullets, Heading, Page, Paragraph, Table
@@ -40,7 +40,7 @@ def write_report(folder: str | os.PathLike) -> list[pathlib.Path]:
     Raises:
         InputError: the folder holds no study, or a study without a finished cell.
     """
-    folder = local_path(folder, "The folder of the study")
+    folder = any_path(folder, "The folder of the study")
     rows = read_rows(folder / RESULTS)
     if not rows or not (folder / SETTINGS).exists():
         raise InputError(f"{folder} holds no rows of a study. Give the --out folder of `compressed-lm cram-study`.")

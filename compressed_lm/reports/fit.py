@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from compressed_lm.io import write_atomic
+from compressed_lm.io import any_path, write_atomic
 from compressed_lm.reports.page import Alert, Block, Code, Figure, Heading, Page, Paragraph, Table
 from compressed_lm.scaling import budget_plots, law_plots, summary
 from compressed_lm.scaling.capacity import Exponential, Free
@@ -29,7 +29,7 @@ def write_report(
     """
     title = title or f"The law {fit.law.name!r} fitted to {len(fit.residuals)} runs"
     write_atomic(path, page(fit, command=command, title=title, budgets=budgets).html(), "The report")
-    return pathlib.Path(path)
+    return any_path(path)
 
 
 def page(fit: Fit, *, command: str, title: str, budgets: Sequence[float] | None = None) -> Page:

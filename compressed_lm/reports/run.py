@@ -23,7 +23,7 @@ import pandas as pd
 from compressed_lm import scaling
 from compressed_lm.errors import InputError
 from compressed_lm.formatting import duration
-from compressed_lm.io import jsonl, local_path, strict_json
+from compressed_lm.io import any_path, jsonl, strict_json
 from compressed_lm.reports.page import Page
 from compressed_lm.reports.run_sections import SECTIONS, RunData
 from compressed_lm.scaling import findings as theory
@@ -50,7 +50,7 @@ def report(run_dir: str | os.PathLike) -> ReportPaths:
     Raises:
         InputError: the directory or its runs.jsonl is missing, or a file cannot be read.
     """
-    run_dir = local_path(run_dir, "The folder of the report")
+    run_dir = any_path(run_dir, "The folder of the report")
     if not (run_dir / "runs.jsonl").is_file():
         raise InputError(
             f"{run_dir} holds no runs.jsonl. Expected the directory of a run, such as runs/demo. Give such a "
@@ -116,7 +116,7 @@ def write_report(
     lead += f", in {duration(data.seconds)}." if data.seconds else "."
     blocks = [block for section in SECTIONS for block in section(data)]
     title = str(meta.get("title", "Language models over compressed text"))
-    paths = Page(title, lead, blocks).write(local_path(out_dir, "The folder of the report"))
+    paths = Page(title, lead, blocks).write(any_path(out_dir, "The folder of the report"))
     return ReportPaths(paths[0], paths[1], tuple(paths[2:]))
 
 

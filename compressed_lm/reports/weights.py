@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-import pathlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import jax
@@ -12,7 +11,7 @@ from rich.table import Table as TerminalTable
 
 from compressed_lm.errors import InputError
 from compressed_lm.formatting import si
-from compressed_lm.io import write_atomic
+from compressed_lm.io import any_path, write_atomic
 from compressed_lm.models.partitioning import by_name
 from compressed_lm.reports.page import Block, Bullets, Figure, Heading, Page, Paragraph, Table, Tiles
 from compressed_lm.terminal import cell
@@ -122,7 +121,7 @@ def weight_report(
     Raises:
         InputError: there is no run, its weights are not finite or all equal, or `out` is a folder.
     """
-    if out is not None and pathlib.Path(out).is_dir():
+    if out is not None and any_path(out, "The report").is_dir():
         raise InputError(
             f"{out} was given for the report and is a folder. Give the name of a file, such as report.html."
         )

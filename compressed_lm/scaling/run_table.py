@@ -6,6 +6,7 @@ import json
 import math
 import os
 from collections.abc import Mapping
+from io import BytesIO
 from typing import Any, BinaryIO
 
 try:
@@ -18,7 +19,7 @@ import pandas as pd
 
 from compressed_lm import io
 from compressed_lm.errors import InputError
-from compressed_lm.io import jsonl, strict_json
+from compressed_lm.io import jsonl, remote, strict_json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +77,8 @@ _BEGINNING = json.dumps({next(iter(COLUMNS)): ""}).removesuffix('"}').encode()
 def append_row(path: str | os.PathLike, row: Mapping[str, Any]) -> None:
     """Appends one evaluation to a run table, completely or not at all.
 
-    The line is written in a single call and synced. An unfinished last line of a killed process is removed first; a
+    The line is written in a single call and synced; an object (gs://, s3://) is replaced as a whole, and rows of other
+    writers are kept. An unfinished last line of a killed process is removed first; a
     missing last newline is added.
 
     Args:
@@ -101,22 +103,44 @@ def append_row(path: str | os.PathLike, row: Mapping[str, Any]) -> None:
     if io.is_stream(path):
         io.write_atomic(path, line + "\n")
         return
-    path = io.local_path(path, "The run table")
+    path = io.any_path(path, "The run table")
+    if io.is_remote(path):
+        remote.update(path, lambda content: _appended(content, line, path))
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a+b") as file:
         if fcntl:
             fcntl.flock(file, fcntl.LOCK_EX)
-        _check_ours(file)
-        _repair_tail(file)
-        file.write(line.encode() + b"\n")
+        _append(file, line)
         file.flush()
         os.fsync(file.fileno())
 
 
+class _Content(BytesIO):
+    """Content of an object, as the file of a run table."""
+
+    name = ""
+
+
+def _appended(content: bytes, line: str, path: str | os.PathLike) -> bytes:
+    """Returns the content of a run table with a new line."""
+    file = _Content(content)
+    file.name = os.fspath(path)
+    _append(file, line)
+    return file.getvalue()
+
+
+def _append(file: BinaryIO, line: str) -> None:
+    _check_ours(file)
+    _repair_tail(file)
+    file.seek(0, os.SEEK_END)
+    file.write(line.encode() + b"\n")
+
+
 def check_table(path: str | os.PathLike) -> None:
     """Raises InputError if an existing file is not a run table. Call it before the work whose row is appended."""
-    if not io.is_stream(path) and os.path.isfile(path := io.local_path(path, "The run table")):
-        with open(path, "rb") as file:
+    if not io.is_stream(path) and (path := io.any_path(path, "The run table")).is_file():
+        with remote.open_input(path) as file:
             _check_ours(file)
 
 
@@ -134,7 +158,7 @@ def load_runs(pattern: str | os.PathLike) -> pd.DataFrame:
         InputError: nothing matches, or a line is not a valid row; the message names file and line.
     """
     pattern = os.fspath(pattern)
-    paths = [os.fspath(path) for path in io.matching(io.local_path(pattern, "The run table"))]
+    paths = [os.fspath(path) for path in io.matching(io.any_path(pattern, "The run table"))]
     if not paths:
         raise InputError(
             f"No run table matches {pattern!r}, as a file name or as a glob. Expected at least one JSONL file, such as "
@@ -203,6 +227,7 @@ def _repair_tail(file: BinaryIO) -> None:
     with contextlib.suppress(ValueError):
         row = strict_json.parse(tail)
     if row is not None or not _BEGINNING.startswith(tail[: len(_BEGINNING)]):
+        file.seek(0, os.SEEK_END)
         file.write(b"\n")
         return
     file.truncate(file.seek(0, os.SEEK_END) - len(tail))

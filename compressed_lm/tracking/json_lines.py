@@ -6,9 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 
-from etils import epath
-
-from compressed_lm.io import jsonl, write_atomic
+from compressed_lm.io import any_path, is_remote, jsonl, write_atomic
 
 REWRITE_SECONDS = 60.0  # between two writes of an object (seconds)
 
@@ -36,9 +34,9 @@ class JSONLines:
         rewrite_seconds: float = REWRITE_SECONDS,
         now: Callable[[], float] = time.monotonic,
     ):
-        self._path = epath.Path(path)
+        self._path = any_path(path)
         self._rewrite_seconds, self._now, self._written = rewrite_seconds, now, now()
-        remote = "://" in os.fspath(self._path)
+        remote = is_remote(self._path)
         kept = []
         if (remote or last_step is not None) and self._path.exists():
             limit = float("inf") if last_step is None else last_step
@@ -60,7 +58,7 @@ class JSONLines:
     def flush(self) -> None:
         """Writes the buffered records."""
         if self._held:
-            self._path.write_text("".join(self._lines))
+            write_atomic(self._path, "".join(self._lines))
             self._written, self._held = self._now(), 0
 
     def close(self) -> None:
@@ -85,10 +83,10 @@ class JSONLines:
 
 def read_json_lines(path: str | os.PathLike) -> list[dict]:
     """Returns the records of a `JSONLines` file, without damaged lines and an unfinished last line."""
-    return list(_records(epath.Path(path)))
+    return list(_records(path))
 
 
-def _records(path: epath.Path) -> Iterator[dict]:
+def _records(path: str | os.PathLike) -> Iterator[dict]:
     """Yields the record of each valid line that has a step."""
     for _, record in jsonl.read(path, skip_damaged=True):
         if isinstance(record.get("step"), int):

@@ -112,14 +112,14 @@ class Wandb:
                 "A Weights & Biases tracker was requested, but the package wandb is not installed; "
                 "run `pip install compressed_lm[wandb]`."
             ) from error
-        folder = epath.Path(directory)
+        folder = io.any_path(directory, "The folder of the run")
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / WANDB_ID
         if not path.exists():
             made = uuid.uuid4().hex[:16]
-            path.write_text(made) if "://" in os.fspath(path) else io.write_atomic(path, made)
+            io.write_atomic(path, made)
         names = {"name": folder.name, "group": folder.parent.name or None}
-        if "://" not in os.fspath(folder):  # wandb writes its own files to local folders only
+        if not io.is_remote(folder):  # wandb writes its own files to local folders only
             names["dir"] = os.fspath(folder)
         self._run = wandb.init(id=path.read_text().strip(), resume="allow", **(names | init))
 

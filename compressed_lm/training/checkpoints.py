@@ -3,7 +3,6 @@
 import contextlib
 import errno
 import functools
-import importlib.util
 import os
 import re
 import sys
@@ -17,6 +16,7 @@ from orbax.checkpoint import v1 as ocp
 
 from compressed_lm import io
 from compressed_lm.errors import InputError
+from compressed_lm.training.mirror import Mirror
 from compressed_lm.training.step import TrainState
 
 _REASON_LETTERS = 300  # most letters shown of a storage error, which may have thousands
@@ -40,12 +40,17 @@ class Checkpoints:
 
     def __init__(self, directory: str | os.PathLike, *, keep: int, keep_every: int = 0):
         self.directory = folder(directory)
+        self._mirror = None
+        if io.scheme(self.directory) == "s3":
+            self._mirror = Mirror(self.directory, keep=keep, keep_every=keep_every)
         policies = ocp.training.preservation_policies
         kept = [policies.LatestN(keep), *([policies.EveryNSteps(keep_every)] if keep_every else [])]
         self._orbax = ocp.training.Checkpointer(
-            self.directory, preservation_policy=policies.AnyPreservationPolicy(kept), cleanup_tmp_directories=True
+            self._mirror.local if self._mirror else self.directory,
+            preservation_policy=policies.AnyPreservationPolicy(kept),
+            cleanup_tmp_directories=True,
         )
-        self._saving = None
+        self._saving: Any = None
 
     def save(self, state: TrainState, data: dict) -> None:
         """Starts to write the state; returns as soon as it may be overwritten. The next call reports a failure."""
@@ -54,9 +59,9 @@ class Checkpoints:
         parts = {"params": state.params, "optimizer": (state.opt_state, state.step)}
         parts["data"] = data | {"digests": {name: digest(part) for name, part in parts.items()}}
         # A damaged checkpoint of the same step, which `restore` skipped, is replaced.
-        self._saving = self._orbax.save_checkpointables_async(
-            int(data["next_index"]), parts, force=True, overwrite=True
-        )
+        step = int(data["next_index"])
+        saving = self._orbax.save_checkpointables_async(step, parts, force=True, overwrite=True)
+        self._saving = self._mirror.push_when(saving, step) if self._mirror else saving
 
     def wait(self) -> None:
         """Waits until the last checkpoint is on disk.
@@ -80,7 +85,7 @@ class Checkpoints:
 
     def newest_step(self) -> int | None:
         """Returns the step of the newest checkpoint, or None."""
-        return max((checkpoint.step for checkpoint in self._orbax.checkpoints), default=None)
+        return max(_steps(self._orbax, self._mirror), default=None)
 
     def close(self) -> None:
         """Waits for the last checkpoint, then closes the folder."""
@@ -89,6 +94,8 @@ class Checkpoints:
         finally:
             with contextlib.suppress(Exception):  # raises a failed save again, which `wait` has already reported
                 self._orbax.close()
+            if self._mirror:
+                self._mirror.close()
 
     def restore(self, abstract: TrainState) -> tuple[TrainState, dict] | None:
         """Returns (state without frozen parameters, data) of the newest readable checkpoint, None if there is none.
@@ -100,7 +107,7 @@ class Checkpoints:
             InputError: there are checkpoints, but none can be read.
         """
         parts = {"params": abstract.params, "optimizer": (abstract.opt_state, abstract.step), "data": None}
-        loaded = _newest(self._orbax, parts)
+        loaded = _newest(self._orbax, parts, self.directory, self._mirror)
         return (TrainState(loaded["params"], *loaded["optimizer"]), loaded["data"]) if loaded else None
 
 
@@ -133,34 +140,29 @@ def restore_params(directory: str | os.PathLike, abstract_params: Any) -> tuple[
     path = folder(directory)
     if not path.is_dir():
         return None
-    with ocp.training.Checkpointer(path) as reader:
-        loaded = _newest(reader, {"params": abstract_params, "data": None})
+    with contextlib.ExitStack() as stack:
+        mirror = stack.enter_context(contextlib.closing(Mirror(path))) if io.scheme(path) == "s3" else None
+        reader = stack.enter_context(ocp.training.Checkpointer(mirror.local if mirror else path))
+        loaded = _newest(reader, {"params": abstract_params, "data": None}, path, mirror)
         return (loaded["params"], loaded["data"]) if loaded else None
 
 
 def folder(path: str | os.PathLike) -> epath.Path:
-    """Returns the path of a run's folder: absolute if it is local, unchanged if it is `gs://bucket/run`.
+    """Returns the path of a run's folder: absolute if it is local, unchanged if it is in an object store.
 
     Raises:
-        InputError: another scheme, or gs:// without a package that reads it.
+        InputError: another scheme than gs:// and s3://, or one without the package that reads it.
     """
-    if io.scheme(path) != "gs":
-        return epath.Path(io.local_path(path, "The folder of a run")).absolute()
-    if not any(importlib.util.find_spec(package) for package in ("gcsfs", "tensorflow")):
-        raise InputError(
-            f"{os.fspath(path)} was given, but gs:// needs the package gcsfs (or tensorflow), which is not installed. "
-            "Install it: pip install 'compressed_lm[gcs]'."
-        )
-    return epath.Path(path)
+    found = io.any_path(path, "The folder of a run")
+    if io.scheme(path) == "gs" and (emulator := os.environ.get("STORAGE_EMULATOR_HOST", "default")) != "default":
+        # TensorStore writes the arrays of checkpoints, and has a variable of its own.
+        os.environ["TENSORSTORE_GCS_HTTP_URL"] = emulator if "://" in emulator else f"http://{emulator}"
+    return epath.Path(found) if io.is_remote(found) else epath.Path(found).absolute()
 
 
 def write(path: epath.Path, content: str | bytes) -> None:
-    """Writes a file of a run's folder atomically; writes to buckets are atomic anyway."""
-    if io.scheme(path) is None:
-        io.write_atomic(path, content)
-    else:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content.encode() if isinstance(content, str) else content)
+    """Writes a file of a run's folder atomically."""
+    io.write_atomic(path, content)
 
 
 def digest(tree: Any) -> int:
@@ -178,12 +180,29 @@ def _sum_words(x):
     return jnp.sum(x, dtype=jnp.uint32)
 
 
-def _newest(checkpointer: ocp.training.Checkpointer, parts: dict[str, Any]) -> dict[str, Any] | None:
+def _steps(checkpointer: ocp.training.Checkpointer, mirror: Mirror | None) -> list[int]:
+    """Returns the steps of all checkpoints, the newest one first."""
+    steps = mirror.steps() if mirror else [checkpoint.step for checkpoint in checkpointer.checkpoints]
+    return sorted(steps, reverse=True)
+
+
+def _load(
+    checkpointer: ocp.training.Checkpointer, mirror: Mirror | None, step: int, parts: dict[str, Any]
+) -> dict[str, Any]:
+    if mirror is None:
+        return checkpointer.load_checkpointables(step, parts)
+    with mirror.fetched(step) as copy, ocp.training.Checkpointer(copy) as reader:
+        return reader.load_checkpointables(step, parts)
+
+
+def _newest(
+    checkpointer: ocp.training.Checkpointer, parts: dict[str, Any], directory: epath.Path, mirror: Mirror | None
+) -> dict[str, Any] | None:
     """Returns the parts of the newest readable checkpoint, None if there is none; warns of each damaged one."""
-    steps = sorted((checkpoint.step for checkpoint in checkpointer.checkpoints), reverse=True)
+    steps = _steps(checkpointer, mirror)
     for step in steps:
         try:
-            loaded = checkpointer.load_checkpointables(step, parts)
+            loaded = _load(checkpointer, mirror, step, parts)
             for name in parts.keys() - {"data"}:
                 if digest(loaded[name]) != loaded["data"]["digests"][name]:
                     raise ValueError(f"the checksum of {name} differs")
@@ -195,7 +214,7 @@ def _newest(checkpointer: ocp.training.Checkpointer, parts: dict[str, Any]) -> d
             )
     if steps:
         raise InputError(
-            f"None of the checkpoints in {checkpointer.directory} (steps {steps}) can be read; the warnings say why. "
+            f"None of the checkpoints in {directory} (steps {steps}) can be read; the warnings say why. "
             "Restore the folder from a copy, or remove the run's folder to start from the beginning."
         )
     return None

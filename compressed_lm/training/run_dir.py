@@ -285,13 +285,6 @@ def read_record(directory: epath.Path) -> dict | None:
         raise InputError(
             f"{directory / CONFIG} is not JSON ({error}); restore it, or remove the run's folder."
         ) from error
-    except Exception as error:
-        if io.scheme(directory) is None:
-            raise
-        raise InputError(
-            f"{directory} cannot be reached ({type(error).__name__}: {str(error).splitlines()[0]}). Check the bucket "
-            "name, the network and the credentials (gcloud auth application-default login)."
-        ) from error
 
 
 def copy_codec(source: str | os.PathLike, out: str | os.PathLike) -> None:
@@ -299,14 +292,6 @@ def copy_codec(source: str | os.PathLike, out: str | os.PathLike) -> None:
     own, target = own_codec(source), folder(out) / CODEC
     if not own or target.exists():
         return
-    if io.scheme(target) is None:
-        with folders.new(target, "The folder of the codec") as new:
-            _copy_files(own, new)
-    else:
-        target.mkdir(parents=True)
-        _copy_files(own, target)
-
-
-def _copy_files(source, target):
-    for path in source.iterdir():
-        (target / path.name).write_bytes(path.read_bytes())
+    with folders.new(target, "The folder of the codec") as new:
+        for path in own.iterdir():
+            (new / path.name).write_bytes(path.read_bytes())
