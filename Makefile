@@ -5,9 +5,10 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 TPU := $(VENV)/tpu/.ready
 TORCH := $(VENV)/.torch
+BEAM := $(VENV)/beam/.ready
 ONE_CORE := $(shell command -v taskset >/dev/null && echo taskset -c 0)
 
-.PHONY: demo test test-all test-isa bench notebooks docs lint format doctor clean
+.PHONY: demo test test-all test-isa test-beam bench notebooks docs lint format doctor clean
 
 demo: $(READY)
 	$(BIN)/compressed-lm demo --out runs/demo
@@ -29,6 +30,10 @@ CHOSEN := golden or reaches_the_compiler or weights_are_those_of_before or ids_o
 test-isa: $(READY)
 	XLA_FLAGS="$(XLA_FLAGS) --xla_cpu_max_isa=AVX2" $(BIN)/python -m pytest $(EXACT) -n 2 --dist loadfile -k "$(CHOSEN)"
 	XLA_FLAGS="$(XLA_FLAGS) --xla_cpu_max_isa=SSE4_2" $(ONE_CORE) $(BIN)/python -m pytest $(EXACT) -k "$(CHOSEN)"
+
+# Caching of seqio tasks and the engine of Apache Beam, in an environment of its own: Beam needs older packages.
+test-beam: $(BEAM)
+	$(VENV)/beam/bin/python -m pytest tests/data/test_data_beam.py tests/data/test_data_engines_beam.py
 
 bench: $(TORCH)
 	$(BIN)/python benchmarks/dictionary.py --dictionary compressed_lm/pretrained/eiw16-en/dictionary.clmd
@@ -79,6 +84,12 @@ $(TPU): $(READY)
 $(TORCH): $(READY)
 	$(BIN)/python -m pip install --quiet --editable '.[bench]' || echo "no PyTorch for this machine: tests that need it are skipped"
 	@touch $(TORCH)
+
+$(BEAM): setup.py constraints/beam.txt
+	test -x $(VENV)/beam/bin/python || $(PYTHON) -m venv $(VENV)/beam
+	$(VENV)/beam/bin/python -m pip install --quiet --upgrade pip
+	$(VENV)/beam/bin/python -m pip install --quiet -c constraints/beam.txt --editable '.[corpora,beam]' 'pytest>=8.4,<10'
+	@touch $(BEAM)
 
 clean:
 	rm -rf $(VENV) runs build *.egg-info

@@ -56,6 +56,9 @@ EXTRAS = {
     ],
     # `compress --engine ray`.
     "ray": ["ray>=2.50,<3"],
+    # `seqio_cache_tasks` and `compress --engine beam`, in an environment of its own with constraints/beam.txt: seqio
+    # cannot be imported with sentencepiece 0.2.3 and the protobuf that Beam needs.
+    "beam": ["apache-beam>=2.77,<3", "google-crc32c>=1.6,<2", "sentencepiece>=0.2.1,<0.2.3"],
     # Peers of the models in tests and benchmarks.
     "bench": ["torch==2.13.0", "transformers>=5.23,<6"],
     "docs": ["mkdocs>=1.6.1,<2", "mkdocs-material>=9.7,<10", "mkdocstrings[python]>=1.0,<2"],

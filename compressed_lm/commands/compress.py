@@ -1,6 +1,7 @@
 """Command `compress`: compresses documents into a token store."""
 
 import os
+import shlex
 
 from compressed_lm.commands import options, paths
 from compressed_lm.commands.command import Command
@@ -48,6 +49,13 @@ def add_arguments(parser):
         "--ray_address",
         default=None,
         help="address of the Ray cluster: auto, ray://HOST:10001 or HOST:6379 (default: start one on this machine)",
+    )
+    parser.add_argument(
+        "--beam_options",
+        type=shlex.split,
+        default=[],
+        help="options of the Apache Beam pipeline in one string, such as '--runner=FlinkRunner --parallelism=64'; "
+        "default: this machine, with --workers processes",
     )
     parser.add_argument(
         "--process_index",
@@ -131,19 +139,18 @@ def _engine(arguments, workers):
         from compressed_lm.data.engines.local import Local
 
         return Local(workers)
-    try:
-        if arguments.engine == "ray":
-            from compressed_lm.data.engines.ray import Ray
-
-            return Ray(address=arguments.ray_address, workers=arguments.workers)
+    if arguments.engine == "beam":
         from compressed_lm.data.engines.beam import Beam
 
-        return Beam(workers=workers)
+        return Beam(arguments.beam_options, workers=workers)
+    try:
+        from compressed_lm.data.engines.ray import Ray
     except ImportError as error:
         raise InputError(
-            f"--engine {arguments.engine} needs a package that could not be imported ({error}). Install it with "
-            f"`pip install 'compressed_lm[{arguments.engine}]'`."
+            f"--engine ray needs Ray, which could not be imported ({error}). Install it with "
+            "`pip install 'compressed_lm[ray]'`."
         ) from error
+    return Ray(address=arguments.ray_address, workers=arguments.workers)
 
 
 def _dry_run(arguments, corpus, codec, **options):

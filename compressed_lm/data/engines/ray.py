@@ -1,12 +1,13 @@
 """Engine of a Ray cluster: units of work as tasks; codecs that run M1 in actors that keep their compiled programs.
 
 All nodes must reach the corpus and the folder of the store under the same paths: a shared file system, or an object
-store. Tasks of nodes that die are run again elsewhere, and continue after the last block that was written.
+store. Units of nodes that die are encoded elsewhere, after the last block that was written.
 """
 
+import collections
 import logging
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Protocol
 
 import ray
 
@@ -35,26 +36,28 @@ class Ray:
 
     def run(self, job: Job, tasks: Iterator[Task]) -> Iterator[Progress]:
         self._join()
-        shared = ray.put(job)
         watcher = Watcher(job)
-        start, width = self._with_model(job, shared) if job.codec.flops_per_byte else self._with_tasks(job, shared)
-        running: dict[Any, tuple[Task, Any]] = {}
+        pool: _Pool = (_Actors if job.codec.flops_per_byte else _Tasks)(job, self.workers)
+        running: dict[Any, Task] = {}
+        failures: collections.Counter[int] = collections.Counter()
+        again: list[Task] = []
         more = True
-        while more or running:
-            while more and len(running) < width():
-                task = next(tasks, None)
+        while more or running or again:
+            while (more or again) and pool.has_place(len(running)):
+                task = again.pop() if again else next(tasks, None)
                 if task is None:
                     more = False
                 else:
-                    reference, worker = start(task)
-                    running[reference] = task, worker
-            ended, _ = ray.wait(list(running), num_returns=1, timeout=_POLL_SECONDS) if running else ([], [])
+                    running[pool.start(task)] = task
+            waited = [*running, *pool.starting()]
+            ended, _ = ray.wait(waited, num_returns=1, timeout=_POLL_SECONDS) if waited else ([], [])
             yield from watcher.new()
             for reference in ended:
-                task, worker = running.pop(reference)
-                _result(reference, task)
-                if worker is not None:
-                    self._idle.append(worker)
+                task = running.pop(reference, None)
+                if not _succeeded(reference, task, failures) and task is not None:
+                    again.append(task)
+                pool.ended(reference)
+        pool.close()
         yield from watcher.new()
 
     def _join(self) -> None:
@@ -69,50 +72,117 @@ class Ray:
                 f"({str(error).splitlines()[0]}). Start it (`ray start --head`), or give its address (--ray_address)."
             ) from error
 
-    def _with_tasks(self, job: Job, shared: Any):
-        """Returns a function that starts a task, and one that tells how many may run."""
-        function = ray.remote(num_cpus=1, max_retries=RETRIES)(_encode)
 
-        def start(task: Task) -> tuple[Any, None]:
-            return function.remote([shared], job.fingerprint, task), None
+class _Pool(Protocol):
+    """Places of a cluster for units of work."""
 
-        return start, lambda: self.workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
-
-    def _with_model(self, job: Job, shared: Any):
-        """Returns a function that starts a unit in an idle actor, and one that tells how many there are."""
-        actor: Any = ray.remote(max_restarts=-1, max_task_retries=RETRIES)(_Encoder)
-        self._idle = [actor.options(**needs).remote([shared], job.fingerprint) for needs in self._devices()]
-        n_actors = len(self._idle)
-
-        def start(task: Task) -> tuple[Any, Any]:
-            worker = self._idle.pop()
-            return worker.encode.remote(task), worker
-
-        return start, lambda: n_actors
-
-    def _devices(self) -> list[dict[str, Any]]:
-        """Returns the resources of each actor: a GPU; all TPU chips of a host; or a share of a host's CPUs."""
-        found: list[dict[str, Any]] = []
-        for node in ray.nodes():
-            resources = node["Resources"] if node["Alive"] else {}
-            if gpus := int(resources.get("GPU", 0)):
-                found += [{"num_gpus": 1, "num_cpus": 0}] * gpus
-            elif chips := resources.get("TPU"):
-                found.append({"resources": {"TPU": chips}, "num_cpus": 0})
-            elif cpus := int(resources.get("CPU", 0)):
-                found.append({"num_cpus": cpus})
-        accelerated = [needs for needs in found if "num_gpus" in needs or "resources" in needs]
-        found = accelerated or found or [{"num_cpus": 1}]
-        return found[: self.workers] if self.workers else found
+    def has_place(self, n_running: int) -> bool: ...
+    def start(self, task: Task) -> Any: ...
+    def starting(self) -> list[Any]: ...
+    def ended(self, reference: Any) -> None: ...
+    def close(self) -> None: ...
 
 
-def _result(reference: Any, task: Task) -> None:
+class _Tasks:
+    """Units as tasks of one CPU each, which Ray itself tries again."""
+
+    def __init__(self, job: Job, workers: int | None) -> None:
+        self._shared, self._fingerprint, self._workers = ray.put(job), job.fingerprint, workers
+        self._function = ray.remote(num_cpus=1, max_retries=RETRIES)(_encode)
+
+    def has_place(self, n_running: int) -> bool:
+        return n_running < (self._workers or max(1, int(ray.cluster_resources().get("CPU", 1))))
+
+    def start(self, task: Task) -> Any:
+        return self._function.remote([self._shared], self._fingerprint, task)
+
+    def starting(self) -> list[Any]:
+        return []
+
+    def ended(self, reference: Any) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+class _Actors:
+    """Units in actors, one for each device of the cluster. A dead actor is replaced as soon as there is a device."""
+
+    def __init__(self, job: Job, workers: int | None) -> None:
+        self._shared, self._fingerprint = ray.put(job), job.fingerprint
+        self._actor: Any = ray.remote(_Encoder)
+        self._idle: list[Any] = []
+        self._busy: dict[Any, Any] = {}  # by the reference of their unit, or of their start
+        self._needs: dict[Any, dict] = {}
+        self._waiting: set[Any] = set()
+        for needs in _devices()[:workers]:
+            self._begin(needs)
+
+    def _begin(self, needs: dict[str, Any]) -> None:
+        actor = self._actor.options(**needs).remote([self._shared], self._fingerprint)
+        reference = actor.ready.remote()
+        self._busy[reference], self._needs[actor] = actor, needs
+        self._waiting.add(reference)
+
+    def has_place(self, n_running: int) -> bool:
+        del n_running
+        return bool(self._idle)
+
+    def start(self, task: Task) -> Any:
+        actor = self._idle.pop()
+        reference = actor.encode.remote(task)
+        self._busy[reference] = actor
+        return reference
+
+    def starting(self) -> list[Any]:
+        return list(self._waiting)
+
+    def ended(self, reference: Any) -> None:
+        actor = self._busy.pop(reference)
+        self._waiting.discard(reference)
+        try:
+            ray.get(reference)
+        except ray.exceptions.RayActorError:
+            self._begin(self._needs.pop(actor))
+        else:
+            self._idle.append(actor)
+
+    def close(self) -> None:
+        """Ends the actors, so that their devices are free."""
+        for actor in self._needs:
+            ray.kill(actor)
+
+
+def _devices() -> list[dict[str, Any]]:
+    """Returns the resources of each actor: a GPU; all TPU chips of a host; or, without these, a host's CPUs."""
+    accelerated: list[dict[str, Any]] = []
+    hosts: list[dict[str, Any]] = []
+    for node in ray.nodes():
+        resources = node["Resources"] if node["Alive"] else {}
+        accelerated += [{"num_gpus": 1, "num_cpus": 0}] * int(resources.get("GPU", 0))
+        accelerated += [{"resources": {"TPU": resources["TPU"]}, "num_cpus": 0}] if resources.get("TPU") else []
+        hosts += [{"num_cpus": int(resources["CPU"])}] if resources.get("CPU", 0) >= 1 else []
+    return accelerated or hosts or [{"num_cpus": 1}]
+
+
+def _succeeded(reference: Any, task: Task | None, failures: collections.Counter[int]) -> bool:
+    """Returns whether a unit was encoded, or False if it is to be tried again (a worker or node died).
+
+    Raises:
+        InputError: the unit cannot be read or is not lossless, or workers died too often.
+    """
     try:
         ray.get(reference)
+        return True
     except ray.exceptions.RayTaskError as error:
-        cause = error.cause if isinstance(error.cause, Exception) else error
-        raise cause from None
+        raise (error.cause if isinstance(error.cause, Exception) else error) from None
     except ray.exceptions.RayError as error:
+        if task is None:
+            return False
+        failures[task.place.unit] += 1
+        if isinstance(error, ray.exceptions.RayActorError) and failures[task.place.unit] <= RETRIES:
+            return False
         raise InputError(
             f"Unit {task.place.unit} of the corpus failed {RETRIES + 1} times on the Ray cluster "
             f"({type(error).__name__}: {str(error).strip().splitlines()[0]}). What was written is kept: see "
@@ -125,6 +195,9 @@ class _Encoder:
 
     def __init__(self, shared: list, fingerprint: str) -> None:
         self._shared, self._fingerprint = shared, fingerprint
+
+    def ready(self) -> None:
+        """Returns when the actor has its device."""
 
     def encode(self, task: Task) -> None:
         _encode(self._shared, self._fingerprint, task)
