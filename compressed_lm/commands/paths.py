@@ -5,6 +5,8 @@ import re
 from collections.abc import Mapping
 
 from compressed_lm import io
+from compressed_lm.errors import InputError
+from compressed_lm.io import remote
 
 READ = "file or folder to read"
 FILE = "file to write"
@@ -47,5 +49,8 @@ def _checked(value: str, name: str, kind: str) -> str:
     if kind in (FILE, FOLDER, NEW_RUN):
         io.check_output(value, name, folder=kind != FILE)
     elif io.is_remote(path):
-        io.remote.check_readable(path)
+        try:
+            remote.check_readable(path)
+        except InputError as error:
+            raise InputError(f"{name} {error}") from error
     return str(path) if value.startswith("~") else value

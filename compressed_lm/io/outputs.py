@@ -49,7 +49,10 @@ def check_output(path: str | os.PathLike, what: str = "The file", *, folder: boo
 
 def _check_object(path: str | os.PathLike, what: str, *, folder: bool) -> None:
     """Raises InputError if an object, or objects in a folder, cannot be written."""
-    remote.check_writable(path)
+    try:
+        remote.check_writable(path)
+    except InputError as error:
+        raise InputError(f"{what} {error}") from error
     if not folder and os.fspath(path).count("/") == 2:
         raise InputError(
             f"{what} {os.fspath(path)} is a bucket; give the object to write, such as {os.fspath(path)}/x."

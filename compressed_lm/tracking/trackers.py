@@ -2,6 +2,9 @@
 
 import dataclasses
 import os
+import pathlib
+import tempfile
+import time
 import uuid
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
@@ -10,6 +13,8 @@ from etils import epath
 
 from compressed_lm import io
 from compressed_lm.errors import InputError
+from compressed_lm.io import remote
+from compressed_lm.tracking.json_lines import REWRITE_SECONDS
 
 WANDB_ID = "wandb_id.txt"
 
@@ -46,13 +51,15 @@ class TensorBoard:
     """Tracker that writes TensorBoard event files with tensorboardX, without TensorFlow.
 
     Args:
-        directory: folder of the event files, local or gs://.
+        directory: folder of the event files. In an object store (gs://, s3://) the files are written again at most
+            every `REWRITE_SECONDS`, and by `close`.
+        now: clock (seconds).
 
     Raises:
-        InputError: tensorboardX, or google-cloud-storage for gs://, is not installed.
+        InputError: tensorboardX is not installed.
     """
 
-    def __init__(self, directory: str | os.PathLike):
+    def __init__(self, directory: str | os.PathLike, *, now: Callable[[], float] = time.monotonic):
         try:
             import tensorboardX
         except ImportError as error:
@@ -60,32 +67,45 @@ class TensorBoard:
                 "A TensorBoard tracker was requested, but the package tensorboardX is not installed; "
                 "run `pip install compressed_lm[tensorboard]`."
             ) from error
-        if io.scheme(directory) == "gs":
-            try:
-                import google.cloud.storage  # noqa: F401  (tensorboardX writes with it)
-            except ImportError as error:
-                raise InputError(
-                    f"TensorBoard events were to be written to {os.fspath(directory)}, but the package "
-                    "google-cloud-storage is not installed; run `pip install google-cloud-storage`."
-                ) from error
-        self._make = lambda: tensorboardX.SummaryWriter(os.fspath(directory))
+        path = io.any_path(directory, "The folder of the TensorBoard events")
+        self._remote = path if io.is_remote(path) else None
+        self._made = tempfile.TemporaryDirectory(prefix="compressed-lm-events-") if self._remote else None
+        self._local = pathlib.Path(self._made.name) if self._made else pathlib.Path(path)
+        self._make = lambda: tensorboardX.SummaryWriter(os.fspath(self._local))
         self._writer: Any = None  # created with the first record, because it creates the folder
+        self._now, self._uploaded = now, now()
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Writes named numbers of a step."""
         self._writer = self._writer or self._make()
         for name, value in values.items():
             self._writer.add_scalar(name, value, step)
+        self._upload_when_due()
 
     def text(self, step: int, name: str, value: str) -> None:
         """Writes a named text of a step."""
         self._writer = self._writer or self._make()
         self._writer.add_text(name, value, step)
+        self._upload_when_due()
 
     def close(self) -> None:
         """Closes the event file."""
         if self._writer:
             self._writer.close()
+            self._upload()
+        if self._made:
+            self._made.cleanup()
+
+    def _upload_when_due(self) -> None:
+        if self._remote and self._now() - self._uploaded >= REWRITE_SECONDS:
+            self._writer.flush()
+            self._upload()
+
+    def _upload(self) -> None:
+        if self._remote:
+            for file in self._local.iterdir():
+                remote.upload(file, self._remote / file.name)
+            self._uploaded = self._now()
 
 
 class Wandb:
