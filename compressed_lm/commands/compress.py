@@ -68,8 +68,12 @@ def add_arguments(parser):
     )
     parser.add_argument(
         "--dry_run",
-        action="store_true",
-        help="write nothing: print documents, tokens, shards, hours and memory, estimated from a sample",
+        type=options.real(low=1),
+        nargs="?",
+        const=True,
+        metavar="BYTES",
+        help="write nothing: print documents, tokens, shards, hours and memory, estimated from a sample; BYTES is the "
+        "size of the whole text, if the corpus at hand is only a sample of it",
     )
     options.add_devices(parser)
 
@@ -90,7 +94,7 @@ def run(arguments):
     sharding["shard_bytes"] = arguments.shard_bytes or job.SHARD_BYTES
     if arguments.n_shards and arguments.shard_bytes:
         raise InputError("--n_shards and --shard_bytes were given; both determine the shards. Give one of them.")
-    if arguments.dry_run:
+    if arguments.dry_run is not None:
         _dry_run(arguments, corpus, codec, workers=workers * count, **sharding)
         return
     store = job.compress(
@@ -162,7 +166,8 @@ def _dry_run(arguments, corpus, codec, **options):
         from compressed_lm.codecs import local_devices
 
         slots = local_devices.n_slots()
-    show_table(table(estimate(corpus, arguments.split, codec, slots=slots, **options)))
+    size = None if arguments.dry_run is True else int(arguments.dry_run)
+    show_table(table(estimate(corpus, arguments.split, codec, slots=slots, corpus_bytes=size, **options)))
 
 
 COMMAND = Command(

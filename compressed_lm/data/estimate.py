@@ -9,7 +9,7 @@ from rich import box
 from rich.table import Table
 
 from compressed_lm.codecs.protocol import Codec
-from compressed_lm.data.corpus import Corpus
+from compressed_lm.data.corpus import UNIT_BYTES, Corpus
 from compressed_lm.data.shards import id_dtype
 from compressed_lm.errors import InputError
 
@@ -61,6 +61,7 @@ def estimate(
     shard_bytes: int,
     n_shards: int | None = None,
     max_bytes: int | None = None,
+    corpus_bytes: int | None = None,
     slots: int = 1,
     sample_bytes: int = SAMPLE_BYTES,
 ) -> Estimate:
@@ -71,6 +72,8 @@ def estimate(
         codec: codec that encodes them.
         workers: processes on all machines; their speed is taken to be that of this process, alone.
         shard_bytes, n_shards, max_bytes: as of `compress`.
+        corpus_bytes: bytes of text of the whole corpus, if the one at hand is a sample of it; the whole is taken to be
+            in units of the usual size.
         slots: batch slots of all local devices, for codecs that run M1; they are filled once.
         sample_bytes: bytes of text to read.
 
@@ -78,7 +81,8 @@ def estimate(
         InputError: the size of the corpus is unknown, or it has no document.
     """
     units = corpus.units(split)
-    total = corpus.estimated_bytes(split)
+    total = corpus_bytes or corpus.estimated_bytes(split)
+    n_units = len(units) if corpus_bytes is None else -(-corpus_bytes // UNIT_BYTES)
     if total is None and max_bytes is None:
         raise InputError(
             f"The size of the corpus {corpus.spec} is unknown before it is read, so its cost cannot be estimated. Give "
@@ -104,7 +108,7 @@ def estimate(
     n_documents = round(total * len(texts) / sampled)
     n_tokens = round(total * tokens_per_byte)
     id_bytes = n_tokens * id_dtype(codec.vocab_size).itemsize
-    busy = min(workers, len(units))
+    busy = min(workers, n_units)
     read_speed = sampled / max(reading, 1e-9)
     return Estimate(
         n_bytes=total,
@@ -112,7 +116,7 @@ def estimate(
         n_tokens=n_tokens,
         store_bytes=round(id_bytes * 1.001 + n_documents * _PER_DOCUMENT),
         n_shards=n_shards or max(1, -(-id_bytes // shard_bytes)),
-        n_units=len(units),
+        n_units=n_units,
         read_bytes_per_second=read_speed,
         encode_bytes_per_second=speed,
         hours=total * (1 / read_speed + 1 / speed) / busy / 3600,
