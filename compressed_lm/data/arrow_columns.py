@@ -44,29 +44,38 @@ def documents(table: pa.Table | pa.RecordBatch, fields: Fields) -> Iterator[Docu
 
 
 def _values(table: pa.Table | pa.RecordBatch, name: str) -> list[bytes]:
-    """Returns the values of a column. Raises FieldError at the first null."""
+    """Returns the values of a column. Raises FieldError at the first null, ArrowInvalid if a file is damaged."""
     keys = [name] if name in table.schema.names else name.split(".")
     column = table.column(keys[0])
+    for chunk in _chunks(column):
+        chunk.validate()  # a damaged file must not be read outside its memory
     for key in keys[1:]:
         column = pc.struct_field(column, key)
     if column.null_count:
         row = pc.index(pc.is_null(column), pa.scalar(True)).as_py()
         raise FieldError(f"has no value (null) in the column {name}", row)
-    chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
-    return [value for chunk in chunks for value in _as_bytes(chunk).to_pylist()]
+    return [value for chunk in _chunks(column) for value in _as_bytes(chunk).to_pylist()]
+
+
+def _chunks(column: pa.ChunkedArray | pa.Array) -> list[pa.Array]:
+    return column.chunks if isinstance(column, pa.ChunkedArray) else [column]
 
 
 def _as_bytes(array: pa.Array) -> pa.Array:
     """Returns strings and whole numbers as binary values; most are not copied."""
     if pa.types.is_dictionary(array.type):
+        array.validate(full=True)
         array = array.dictionary_decode()
     if pa.types.is_integer(array.type):
         array = array.cast(pa.string())
     if pa.types.is_string_view(array.type):
         array = array.cast(pa.large_string())
     if pa.types.is_large_string(array.type):
-        return array.view(pa.large_binary())
-    return array.view(pa.binary()) if pa.types.is_string(array.type) else array
+        array = array.view(pa.large_binary())
+    elif pa.types.is_string(array.type):
+        array = array.view(pa.binary())
+    array.validate(full=True)  # of binary values this checks the offsets alone
+    return array
 
 
 def _type_of(schema: pa.Schema, name: str) -> pa.DataType | None:

@@ -66,11 +66,12 @@ class _Rows(Corpus):
         from compressed_lm.data import arrow_columns
 
         row = first
-        for table in tables:
+        while (table := self._next(tables)) is not None:
             try:
                 if row == first:
                     arrow_columns.check(table.schema, self.fields)
-                yield from arrow_columns.documents(table, self.fields)
+                with _DataSetErrors(self.spec):
+                    yield from arrow_columns.documents(table, self.fields)
             except FieldError as error:
                 problem = error.args[0]
                 if len(error.args) > 1:
@@ -84,6 +85,10 @@ class _Rows(Corpus):
                 ) from None
             row += len(table)
 
+    def _next(self, tables: Iterator[Any]) -> Any:
+        with _DataSetErrors(self.spec):
+            return next(tables, None)
+
 
 class SavedRows(_Rows):
     """Rows of a folder that `Dataset.save_to_disk` wrote."""
@@ -94,7 +99,7 @@ class SavedRows(_Rows):
         data = self._open()
         self._n_rows = len(data)
         names = {name.partition(".")[0] if name not in data.column_names else name for name in fields.names}
-        self._n_bytes = sum(data.data.column(name).nbytes for name in names if name in data.column_names)
+        self._n_bytes = max(sum(data.data.column(name).nbytes for name in names if name in data.column_names), 0)
         next(self._documents(iter([data.with_format("arrow")[:1]]), 0, folder), None)
 
     def _open(self) -> Any:
@@ -147,8 +152,7 @@ class StreamedRows(_Rows):
         (span,) = unit.spans
         data = self._open().shard(num_shards=self._n_shards, index=span.start).with_format("arrow")
         where = f"{self._named[0]}, shard {span.start} of {self._n_shards}"
-        with _DataSetErrors(self.spec):
-            yield from self._documents(data.skip(skip).iter(_ROWS), skip, where)
+        return self._documents(iter(data.skip(skip).iter(_ROWS)), skip, where)
 
     def _fingerprint(self, split: str) -> str:
         return _digest(self._sources, self.fields)

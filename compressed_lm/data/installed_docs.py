@@ -36,8 +36,8 @@ _ROOT = "compressed_lm"
 _EXTRAS = ("corpora", "dev")
 # setuptools often comes with the interpreter, so the project does not determine its version.
 _SKIPPED_PACKAGES = ("compressed-lm", "setuptools")
-# Became dependencies after figures had been recorded on the documents of the others. What only they require is left out,
-# too.
+# Became dependencies after figures had been recorded on the documents of the others. What only they require is left
+# out, too.
 _LATER_PACKAGES = ("gcp-storage-emulator", "jaxtyping", "moto", "orjson")
 _SKIPPED_FILES = re.compile(
     r"(^|/)(tests?|testing|_?vendor(ed)?)/|_test\.py$|(^|/)(test_|conftest)[^/]*$"  # tests and copies of other packages

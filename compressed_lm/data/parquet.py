@@ -1,5 +1,6 @@
 """Corpora of Parquet files: one row per document, a column with the text."""
 
+import contextlib
 import functools
 import hashlib
 import itertools
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 _BATCH_BYTES = 4 << 20
 _MOST_ROWS = 4096
+_SAMPLE_ROWS = 1024
 _STREAM_BYTES = 1 << 20  # of a column that are read at a time, instead of all of a row group
 
 
@@ -75,10 +77,10 @@ class ParquetFiles(Corpus):
         from compressed_lm.data import arrow_columns
 
         n_rows, n_bytes = map(sum, zip(*groups[start:stop], strict=True))
-        size = max(1, min(_MOST_ROWS, _BATCH_BYTES * n_rows // max(n_bytes, 1)))
-        row = sum(group.n_rows for group in groups[:start])
+        row = first = sum(group.n_rows for group in groups[:start])
         with files.open_unchanged(file) as opened, _Damage(file.name):
             table = _open(opened, file.name)
+            size = _rows_per_batch(n_rows, n_bytes)
             for batch in table.iter_batches(size, row_groups=range(start, stop), columns=self.fields.names):
                 skipped = min(skip, len(batch))
                 try:
@@ -91,6 +93,8 @@ class ParquetFiles(Corpus):
                     ) from None
                 skip -= skipped
                 row += len(batch)
+            if row - first != n_rows:
+                raise OSError(f"{row - first:,} rows instead of {n_rows:,}")
 
     def _fingerprint(self, split: str) -> str:
         digest = hashlib.sha256(b"parquet")
@@ -118,23 +122,44 @@ def _probe(name: str, *, spec: str, fields: Fields) -> tuple[files.File, list[Ro
     with files.open_raw(name) as opened, _Damage(name):
         table = _open(opened, name)
         try:
-            columns = arrow_columns.check(table.schema_arrow, fields)
+            arrow_columns.check(table.schema_arrow, fields)
         except FieldError as error:
             raise InputError(
                 f"The file {name} of the corpus {spec} {error}; text was expected. Name the column of the text, the "
                 "same in all files: parquet(field=NAME):PATH."
             ) from None
-        groups = [
-            RowGroup(group.num_rows, _text_bytes(group, columns))
+        sizes = [
+            RowGroup(group.num_rows, max(group.total_byte_size, 0))
             for group in map(table.metadata.row_group, range(table.metadata.num_row_groups))
         ]
+        share = _share_of_text(table, fields, sizes)
+        groups = [RowGroup(group.n_rows, round(share * group.n_bytes)) for group in sizes]
     n_bytes = sum(group.n_bytes for group in groups)
     return files.File(name, size, None, n_bytes, n_bytes, files.digest(name, head, tail, size)), groups
 
 
-def _text_bytes(group: "pyarrow.parquet.RowGroupMetaData", columns: list[str]) -> int:
-    found = map(group.column, range(group.num_columns))
-    return sum(column.total_uncompressed_size for column in found if column.path_in_schema in columns)
+def _share_of_text(table: "pyarrow.parquet.ParquetFile", fields: Fields, groups: Sequence[RowGroup]) -> float:
+    """Returns bytes of text per byte of all columns, from the first rows of a file.
+
+    The sizes of single columns are in the footer, too, but pyarrow ends the process if a damaged footer has them wrong.
+    """
+    from compressed_lm.data import arrow_columns
+
+    index = next((index for index, group in enumerate(groups) if group.n_rows > 0 and group.n_bytes > 0), None)
+    if index is None:
+        return 1.0
+    rows = min(_rows_per_batch(groups[index].n_rows, groups[index].n_bytes), _SAMPLE_ROWS)
+    batch = next(table.iter_batches(rows, row_groups=[index], columns=fields.names), None)
+    if not batch:
+        return 1.0
+    with contextlib.suppress(FieldError):  # a null, which reading reports
+        n_bytes = sum(len(document.text) for document in arrow_columns.documents(batch, fields))
+        return n_bytes / len(batch) * groups[index].n_rows / groups[index].n_bytes
+    return 1.0
+
+
+def _rows_per_batch(n_rows: int, n_bytes: int) -> int:
+    return max(1, min(_MOST_ROWS, _BATCH_BYTES * n_rows // max(n_bytes, 1)))
 
 
 def _open(opened, name: str) -> "pyarrow.parquet.ParquetFile":
