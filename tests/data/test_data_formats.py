@@ -3,6 +3,7 @@
 import bz2
 import gzip
 import io
+import itertools
 import json
 import lzma
 import os
@@ -19,7 +20,10 @@ import pyarrow.parquet as pq
 import pytest
 import zstandard
 
+from compressed_lm.codecs.bytes_codec import Bytes
 from compressed_lm.data import compression, files, standard_input
+from compressed_lm.data import corpus as corpus_lib
+from compressed_lm.data.job import compress
 from compressed_lm.data.sources import open_corpus
 from compressed_lm.errors import InputError
 from compressed_lm.io import limits
@@ -76,8 +80,8 @@ def folder(tmp_path_factory, records):
     """Returns a folder with the documents in every format."""
     folder = tmp_path_factory.mktemp("formats")
     data = "".join(json.dumps(record) + "\n" for record in records).encode()
-    for name, compress in FILES.items():
-        (folder / name).write_bytes(compress(data))
+    for name, pack in FILES.items():
+        (folder / name).write_bytes(pack(data))
     table = pa.Table.from_pylist(records)
     pq.write_table(table, folder / "a.parquet", row_group_size=7)
     dictionary = table.set_column(0, "text", table["text"].dictionary_encode())
@@ -90,7 +94,8 @@ def folder(tmp_path_factory, records):
         (folder / name).mkdir()
         (folder / name / f"train{''.join((folder / source).suffixes)}").write_bytes((folder / source).read_bytes())
     (folder / "of_csv").mkdir()
-    datasets.Dataset.from_list(records).to_csv(folder / "of_csv" / "train.csv")
+    for i, part in enumerate((records[:20], records[20:21], records[21:])):
+        datasets.Dataset.from_list(part).to_csv(folder / "of_csv" / f"train-{i}.csv")
     return folder
 
 
@@ -118,13 +123,31 @@ def test_the_same_documents_in_every_format(spec, folder, records):
     assert corpus.estimated_bytes("train") == pytest.approx(sum(len(text) for text, _ in expected), rel=0.4)
 
 
+def test_the_same_store_from_every_format(folder, tmp_path, monkeypatch):
+    """The shards of a store have the same bytes for every format, whatever the units of work are."""
+    stores = set()
+    for number, (spec, unit_bytes) in enumerate(
+        zip(SPECS[::2], itertools.cycle((1000, 30_000, 1 << 26)), strict=False)
+    ):
+        monkeypatch.setattr(corpus_lib, "UNIT_BYTES", unit_bytes)
+        compress(open_corpus(spec.format(folder)), "train", Bytes(), tmp_path / str(number), shard_bytes=100_000)
+        shards = sorted(path for path in (tmp_path / str(number)).glob("tokens-*") if path.suffix != ".json")
+        stores.add(tuple((path.name, path.read_bytes()) for path in shards))
+    assert len(stores) == 1 and len(next(iter(stores))) > 8
+
+
 @pytest.mark.slow("the library imports pandas and writes its cache")
-def test_csv_is_read_by_the_library(folder):
-    """`hf:` also reads formats that only the library `datasets` knows; a missing text is an error with its row."""
+def test_csv_is_read_by_the_library(folder, records):
+    """`hf:` also reads formats that only the library `datasets` knows, one unit per file; an empty text is an error."""
+    corpus = open_corpus(f"hf(field=url):{folder}/of_csv")
+    units = pickle.loads(pickle.dumps(corpus.units()))
+    found = [[document.text.decode() for document in corpus.read("train", unit)] for unit in units]
+    assert [len(documents) for documents in found] == [20, 1, 44]
+    assert sum(found, []) == [record["url"] for record in records]
+    assert [document.text.decode() for document in corpus.read("train", units[2], skip=40)] == found[2][40:]
     corpus = open_corpus(f"hf:{folder}/of_csv")
-    with pytest.raises(InputError, match=r"Row 60 of .* has no value \(null\) in the column text"):
+    with pytest.raises(InputError, match=r"Row 39 of .*, shard 2 of 3 .* has no value \(null\) in the column text"):
         list(corpus.documents())
-    assert len(list(open_corpus(f"hf(field=url):{folder}/of_csv").documents())) == 65
 
 
 READ = (
