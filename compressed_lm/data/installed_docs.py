@@ -166,14 +166,24 @@ def _join(texts: Iterator[str]) -> Iterator[bytes]:
 
 
 class InstalledDocs(Corpus):
-    """Documentation of the installed packages; whole packages are held out for validation."""
+    """Documentation of the installed packages; whole packages are held out for validation.
+
+    Once it was read, it pickles with its documents, so that worker processes need not compute them again.
+    """
 
     spec = "installed_docs"
     splits = ("train", "validation")
 
+    def __init__(self) -> None:
+        self._documents: dict[str, tuple[bytes, ...]] | None = None
+
+    def _found(self, split: str) -> tuple[bytes, ...]:
+        self._documents = self._documents or documents()
+        return self._documents[split]
+
     def _units(self, split: str) -> tuple[Unit, ...]:
         units, start, size = [], 0, 0
-        found = documents()[split]
+        found = self._found(split)
         for stop, document in enumerate(found, 1):
             size += len(document)
             if size >= _UNIT_BYTES or stop == len(found):
@@ -183,7 +193,7 @@ class InstalledDocs(Corpus):
 
     def _read(self, split: str, unit: Unit, skip: int) -> Iterator[Document]:
         (span,) = unit.spans
-        yield from map(Document, documents()[split][span.start + skip : span.stop])
+        yield from map(Document, self._found(split)[span.start + skip : span.stop])
 
     def _fingerprint(self, split: str) -> str:
         return fingerprint()

@@ -4,7 +4,8 @@ import itertools
 from collections.abc import Iterator
 
 from compressed_lm import io
-from compressed_lm.data.corpus import UNIT_BYTES, Corpus, Document, Source, Span, Unit
+from compressed_lm.data import corpus as corpus_lib
+from compressed_lm.data.corpus import Corpus, Document, Source, Span, Unit
 from compressed_lm.data.store import TokenStore
 from compressed_lm.errors import InputError
 
@@ -16,7 +17,7 @@ class StoreDocuments(Corpus):
 
     def __init__(self, directory: str) -> None:
         self.spec = f"store:{directory}"
-        io.local_path(directory, f"In the corpus {self.spec},")
+        io.any_path(directory, f"In the corpus {self.spec},")
         self._store = TokenStore.open(directory)
         if self._store.codec_spec != "bytes":
             raise InputError(
@@ -24,10 +25,11 @@ class StoreDocuments(Corpus):
                 "`bytes` can be read as documents. Name the corpus that this store was made from; its manifest has the "
                 "spec."
             )
+        self.has_ids = any("names" in shard["sha256"] for shard in self._store.manifest["shards"])
 
     def _units(self, split: str) -> tuple[Unit, ...]:
         n_documents, n_bytes = self._store.n_documents, self._store.n_bytes
-        n_units = min(max(n_bytes // UNIT_BYTES, 1), n_documents)
+        n_units = min(max(n_bytes // corpus_lib.UNIT_BYTES, 1), n_documents)
         edges = [n_documents * i // n_units for i in range(n_units + 1)]
         return tuple(
             Unit((Span(self.spec, start, stop),), n_bytes * (stop - start) // n_documents)
@@ -36,8 +38,10 @@ class StoreDocuments(Corpus):
 
     def _read(self, split: str, unit: Unit, skip: int) -> Iterator[Document]:
         (span,) = unit.spans
-        for record in self._store.documents(span.start + skip, span.stop):
-            yield Document(record.ids.astype("u1").tobytes())
+        start, stop = span.start + skip, span.stop
+        names = self._store.names(start, stop) if self.has_ids else itertools.repeat(None)
+        for record, name in zip(self._store.documents(start, stop), names, strict=False):
+            yield Document(record.ids.astype("u1").tobytes(), name)
 
     def _fingerprint(self, split: str) -> str:
         return self._store.fingerprint

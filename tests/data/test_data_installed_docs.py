@@ -1,6 +1,7 @@
 """The default corpus: documentation of installed packages."""
 
 import importlib.metadata
+import pickle
 
 import pytest
 
@@ -125,7 +126,11 @@ def test_corpus_is_deterministic_deduplicated_and_held_out_by_package(few_packag
     sharded = [list(corpus.documents("train", shard=shard, n_shards=3)) for shard in range(3)]
     assert sharded == [splits["train"][shard::3] for shard in range(3)]
     installed_docs.documents.cache_clear()
-    assert {split: list(corpus.documents(split)) for split in corpus.splits} == splits
+    assert {split: list(open_corpus("installed_docs").documents(split)) for split in corpus.splits} == splits
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(installed_docs, "documents", None)
+        copy = pickle.loads(pickle.dumps(corpus))
+        assert {split: list(copy.documents(split)) for split in copy.splits} == splits, "a worker does not compute them"
 
 
 def test_fingerprint_follows_versions(few_packages, monkeypatch):

@@ -7,6 +7,7 @@ import io
 import json
 import lzma
 import os
+import pickle
 import subprocess
 import sys
 import tarfile
@@ -87,12 +88,22 @@ def test_text_files_are_documents_byte_for_byte(tmp_path):
     assert corpus.estimated_bytes("train") == sum(map(len, contents))
 
 
-def test_store_of_bytes_is_a_corpus(folder, tmp_path):
+def test_store_of_bytes_is_a_corpus(folder, tmp_path, monkeypatch):
     """A store of the bytes codec can be read as documents; a store of another codec is refused."""
     compress(open_corpus(f"json:{folder}/*.json*"), "train", Bytes(), tmp_path / "store", n_shards=2)
     corpus = open_corpus(f"store:{tmp_path / 'store'}")
     assert sorted(corpus.documents()) == sorted(ALL)
     assert sorted(sum((list(corpus.documents(shard=shard, n_shards=3)) for shard in range(3)), [])) == sorted(ALL)
+
+    (folder / "ids.json").write_text("".join(json.dumps({"text": f"{i}", "id": i}) + "\n" for i in range(40)))
+    named = open_corpus(f"json(id=id):{folder}/ids.json")
+    compress(named, "train", Bytes(), tmp_path / "named", n_shards=3)
+    monkeypatch.setattr(corpus_lib, "UNIT_BYTES", 10)
+    corpus = pickle.loads(pickle.dumps(open_corpus(f"store:{tmp_path / 'named'}")))
+    assert corpus.has_ids and len(corpus.units()) > 3
+    expected = [(b"%d" % i, f"{i}") for i in range(40)]
+    assert [document for unit in corpus.units() for document in corpus.read("train", unit)] == expected
+    assert list(corpus.read("train", corpus.units()[1], skip=2)) == list(corpus.read("train", corpus.units()[1]))[2:]
 
     class Other(Bytes):
         spec = "other"
