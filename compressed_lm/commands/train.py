@@ -13,9 +13,15 @@ from compressed_lm.errors import InputError
 def add_arguments(parser):
     from compressed_lm.tracking import TRACKERS
 
-    parser.add_path("--store", kind=paths.READ, help="folder of a token store")
     parser.add_path(
-        "--out", kind=paths.NEW_RUN, help="folder of the run, also gs://...; resumes if interrupted, bit for bit"
+        "--store",
+        kind=paths.CORPUS,
+        help="folder of a token store, or a mixture of stores of one codec: mix:0.7*stores/web,0.3*stores/books",
+    )
+    parser.add_path(
+        "--out",
+        kind=paths.NEW_RUN,
+        help="folder of the run, also gs://... or s3://...; resumes if interrupted, bit for bit",
     )
     parser.add_path(
         "--start", kind=paths.RUN, metavar="RUN", help="start from the parameters of this run instead of random ones"
@@ -73,7 +79,7 @@ def run(arguments):
     import jax
 
     from compressed_lm import configuration
-    from compressed_lm.data.store import TokenStore
+    from compressed_lm.data.store_mixture import open_store
     from compressed_lm.models import model_vocab_size
     from compressed_lm.tracking import TRACKERS
     from compressed_lm.training import make_mesh, train
@@ -82,7 +88,7 @@ def run(arguments):
     from compressed_lm.training.run_dir import copy_codec
 
     resolved = configure(arguments)
-    store = TokenStore.open(arguments.store)
+    store = open_store(arguments.store)
     configuration.data().check(store)
     config, start = configuration.train(), None
     if arguments.start:
@@ -168,7 +174,7 @@ def _dry_run(arguments):
         devices = tpu_devices(arguments.tpu)
 
     from compressed_lm import configuration
-    from compressed_lm.data.store import TokenStore
+    from compressed_lm.data.store_mixture import open_store
     from compressed_lm.dry_run.program import dry_run
     from compressed_lm.dry_run.report import show
     from compressed_lm.models import model_vocab_size
@@ -178,7 +184,7 @@ def _dry_run(arguments):
     configure(arguments)
     data = configuration.data()
     if arguments.store:
-        store = TokenStore.open(arguments.store)
+        store = open_store(arguments.store)
         data.check(store)
         known, vocab_size = rates(store), store.vocab_size
     else:

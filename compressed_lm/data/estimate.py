@@ -160,7 +160,7 @@ def table(found: Estimate) -> Table:
     for name, value in (
         ("text", f"{found.n_bytes / 1e9:,.3f} GB in {found.n_documents:,} documents, {found.n_units:,} units of work"),
         ("tokens", f"{found.n_tokens:,} ({found.n_bytes / max(found.n_tokens, 1):.3f} bytes per token)"),
-        ("store", f"{found.store_bytes / 1e9:,.3f} GB in {found.n_shards:,} shards; twice that while it is made"),
+        ("store", f"{found.store_bytes / 1e9:,.3f} GB in {found.n_shards:,} shards"),
         ("speed of a worker", f"reads {found.read_bytes_per_second / 1e6:,.3f} MB/s, encodes {speed / 1e6:,.4f} MB/s"),
         ("time", f"{hours * 60:,.1f} minutes" if hours < 2 else f"{hours:,.1f} hours"),
         ("workers", f"{found.workers:,}, of which {min(found.workers, found.n_units):,} have work"),

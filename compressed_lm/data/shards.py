@@ -37,6 +37,7 @@ MOST_DOCUMENTS = 1 << 22
 
 FILES = ("ids", "index", "sums")
 _STRIDE = 512  # documents per entry of the directory
+_COPIED = 16  # up to so many parts of a row are copied one by one
 _PER_DOCUMENT = 20  # bytes of .index
 
 
@@ -136,7 +137,7 @@ class ShardReader:
     def read(self, start: int, stop: int) -> list[Record]:
         """Returns the documents `start` to `stop - 1`. Raises `InputError` where the file is damaged."""
         n, before = len(self), int(self._read_ends(start - 1, start)[0]) if start else 0
-        ends = self._read_ends(start, stop).astype(np.int64)
+        ends = self._read_ends(start, stop)
         n_bytes = np.frombuffer(self._checked(self._index, 8 * (n + start), 8 * (n + stop)), "<u8").tolist()
         crc32 = np.frombuffer(self._checked(self._index, 16 * n + 4 * start, 16 * n + 4 * stop), "<u4").tolist()
         bounds = np.concatenate([[before], ends]) - np.arange(start, stop + 1)  # in .ids
@@ -148,16 +149,24 @@ class ShardReader:
 
     def tokens(self, start: int, stop: int) -> np.ndarray:
         """Returns int32[stop - start], this part of the shard's stream, with end-of-document after each document."""
-        skipped, ends = self._ends_from(start, stop)
-        places = ends[ends <= stop].astype(np.int64) - 1 - start
-        ids = self._read_ids(start - skipped, stop - skipped - len(places))
-        if not len(places):
+        before, ends = self._ends_within(start, stop)
+        ids = self._read_ids(start - before, stop - before - len(ends))
+        if not len(ends):
             return ids
         out = np.empty(stop - start, np.int32)
+        if len(ends) <= _COPIED:
+            place = 0
+            for n, end in enumerate(ends.tolist()):
+                last = end - 1 - start
+                out[place:last] = ids[place - n : last - n]
+                out[last] = self._eod_id
+                place = last + 1
+            out[place:] = ids[place - len(ends) :]
+            return out
         kept = np.ones(stop - start, bool)
-        kept[places] = False
-        out[places] = self._eod_id
+        kept[ends - (start + 1)] = False
         out[kept] = ids
+        out[~kept] = self._eod_id
         return out
 
     def names(self, start: int, stop: int) -> list[str] | None:
@@ -200,31 +209,35 @@ class ShardReader:
 
     @functools.cached_property
     def _directory_of_ends(self) -> np.ndarray:
-        """u64[ceil(n / 512)], start in the stream of every 512th document."""
+        """i64[ceil(n / 512)], start in the stream of every 512th document."""
         places = range(_STRIDE - 1, len(self) - 1, _STRIDE)
         found = b"".join(self._bytes(self._index, 8 * place, 8 * place + 8) for place in places)
-        return np.concatenate([np.zeros(1, "<u8"), np.frombuffer(found, "<u8")])
+        return np.concatenate([np.zeros(1, "<i8"), np.frombuffer(found, "<i8")])
 
-    def _ends_from(self, start: int, stop: int) -> tuple[int, np.ndarray]:
-        """Returns the number of documents that end at or before `start`, and the ends after it up to `stop` or more."""
-        k = int(np.searchsorted(self._directory_of_ends, start, side="right")) - 1
+    def _ends_within(self, start: int, stop: int) -> tuple[int, np.ndarray]:
+        """Returns the number of documents that end at or before `start`, and the ends from there to `stop`, i64."""
+        k = int(self._directory_of_ends.searchsorted(start, "right")) - 1
         first, last = k * _STRIDE, min((k + 1) * _STRIDE, len(self))
         ends = self._read_ends(first, last)
         while last < len(self) and ends[-1] < stop:
             more = min(last + max(_STRIDE, last - first), len(self))
             ends, last = np.concatenate([ends, self._read_ends(last, more)]), more
-        if not len(ends) or self._directory_of_ends[k] > start or ends[-1] < stop or np.any(ends[1:] <= ends[:-1]):
+        skipped, inside = int(ends.searchsorted(start, "right")), int(ends.searchsorted(stop, "right"))
+        chosen = ends[skipped:inside]
+        # Each end is beyond the one before it, so that the parts between them have ids.
+        if not len(ends) or ends[-1] < stop or (len(chosen) > 1 and (chosen[1:] <= chosen[:-1]).any()):
             raise self.damaged("index", "the ends of its documents do not increase")
-        skipped = int(np.searchsorted(ends, start, side="right"))
-        return first + skipped, ends[skipped:]
+        return first + skipped, chosen
 
     def _read_ends(self, first: int, last: int) -> np.ndarray:
-        return np.frombuffer(self._checked(self._index, 8 * first, 8 * last), "<u8")
+        return np.frombuffer(self._checked(self._index, 8 * first, 8 * last), "<i8")
 
     def _read_ids(self, first: int, last: int) -> np.ndarray:
         size = self._dtype.itemsize
+        if not 0 <= first <= last <= self.entry["n_tokens"]:
+            raise self.damaged("index", "the ends of its documents are not those of its tokens")
         ids = np.frombuffer(self._checked(self._ids, first * size, last * size), self._dtype)
-        if len(ids) and self._vocab_size < 1 << 8 * size and ids.max() >= self._vocab_size:
+        if self._vocab_size < 1 << 8 * size and len(ids) and ids.max() >= self._vocab_size:
             raise self.damaged("ids", f"id {ids.max()} is outside the vocabulary 0 to {self._vocab_size - 1}")
         return ids.astype(np.int32)
 
@@ -234,18 +247,21 @@ class ShardReader:
             return b""
         begin, end = start // SUM_BYTES, -(-stop // SUM_BYTES)
         data = memoryview(self._bytes(file, begin * SUM_BYTES, min(end * SUM_BYTES, file.size)))
-        offset = 0 if file is self._ids else -(-self._ids.size // SUM_BYTES)
-        sums = np.frombuffer(self._bytes(self._sums, 4 * (offset + begin), 4 * (offset + end)), "<u4").tolist()
-        for i, expected in enumerate(sums):
-            if zlib.crc32(data[i * SUM_BYTES : (i + 1) * SUM_BYTES]) != expected:
+        offset = 4 * begin if file is self._ids else 4 * (begin - (-self._ids.size // SUM_BYTES))
+        sums = self._bytes(self._sums, offset, offset + 4 * (end - begin))
+        for i in range(end - begin):
+            part = data[i * SUM_BYTES : (i + 1) * SUM_BYTES]
+            if zlib.crc32(part).to_bytes(4, "little") != sums[4 * i : 4 * i + 4]:
                 place = (begin + i) * SUM_BYTES
-                raise self.damaged(
-                    "ids" if file is self._ids else "index", f"bytes {place:,} to {place + SUM_BYTES:,} were changed"
-                )
+                suffix = "ids" if file is self._ids else "index"
+                raise self.damaged(suffix, f"bytes {place:,} to {place + len(part):,} were changed")
         return data[start - begin * SUM_BYTES : stop - begin * SUM_BYTES]
 
     def _bytes(self, file: RangeFile, start: int, stop: int) -> bytes:
-        data = file.read(start, stop)
+        try:
+            data = file.read(start, stop)
+        except (EOFError, FileNotFoundError, ValueError) as error:
+            raise self.damaged(pathlib.PurePath(file.path).suffix[1:], f"it cannot be read ({error})") from error
         if len(data) != stop - start:
             raise self.damaged(pathlib.PurePath(file.path).suffix[1:], "it was truncated after it was opened")
         return data

@@ -117,19 +117,18 @@ class TokenStore:
 
     def tokens(self, start: int, stop: int) -> np.ndarray:
         """Returns int32[stop - start], this part of the stream, with end-of-document after each document."""
-        first = int(np.searchsorted(self._first_token, start, side="right")) - 1
-        last = int(np.searchsorted(self._first_token, stop, side="left"))
+        first = int(self._first_token.searchsorted(start, "right")) - 1
+        last = int(self._first_token.searchsorted(stop, "left"))
+        if last == first + 1:
+            base = int(self._first_token[first])
+            return self._shards[first].tokens(start - base, stop - base)
+        bounds = self._first_token[first : last + 1].tolist()
         parts = [
             shard.tokens(max(start - base, 0), min(stop - base, end - base))
-            for shard, base, end in zip(
-                self._shards[first:last],
-                self._first_token[first:last].tolist(),
-                self._first_token[first + 1 : last + 1].tolist(),
-                strict=True,
-            )
+            for shard, base, end in zip(self._shards[first:last], bounds, bounds[1:], strict=False)
             if base < end
         ]
-        return parts[0] if len(parts) == 1 else np.concatenate([np.zeros(0, np.int32), *parts])
+        return np.concatenate([np.zeros(0, np.int32), *parts])
 
     def rows(self, seq_len: int, *, drop_remainder: bool = True) -> "Rows":
         """Returns the stream in rows of `seq_len` tokens, with random access."""
@@ -172,4 +171,6 @@ class Rows:
             raise IndexError(f"row {index} of {self._length}")
         start = int(index) * self.seq_len
         row = self.store.tokens(start, min(start + self.seq_len, self._stream))
-        return np.pad(row, (0, self.seq_len - len(row)), constant_values=PADDING)
+        if len(row) == self.seq_len:
+            return row
+        return np.concatenate([row, np.full(self.seq_len - len(row), PADDING, np.int32)])

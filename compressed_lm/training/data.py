@@ -2,7 +2,7 @@
 
 import collections
 import concurrent.futures
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from typing import Protocol
 
 import grain
@@ -14,7 +14,10 @@ from compressed_lm.errors import InputError
 
 
 class Rows(Protocol):
-    """Random access to rows int32[L] of tokens."""
+    """Random access to rows int32[L] of tokens.
+
+    Rows of several stores have `parts`: (rate, number of rows) of each, in order.
+    """
 
     def __len__(self) -> int:
         """Returns the number of rows."""
@@ -38,6 +41,16 @@ class TrainingStore(Protocol):
         """Returns the rows of `seq_len` tokens."""
 
 
+def _order(parts: Sequence[tuple[float, int]], seed: int) -> grain.MapDataset:
+    """Returns the numbers of rows in the order of training: of each store all, in another order in each epoch."""
+    starts = [sum(n for _, n in parts[:i]) for i in range(len(parts))]
+    orders = [
+        grain.MapDataset.range(start, start + n).seed((seed + i) % (1 << 32)).shuffle().repeat()
+        for i, (start, (_, n)) in enumerate(zip(starts, parts, strict=True))
+    ]
+    return orders[0] if len(orders) == 1 else grain.MapDataset.mix(orders, weights=[rate for rate, _ in parts])
+
+
 class Batches:
     """Random access to the batches of a run: epochs of all rows, each epoch in its own order.
 
@@ -51,7 +64,7 @@ class Batches:
         sharding: of a batch; each process reads only its own rows.
 
     Attributes:
-        rows_per_epoch: number of rows in the store.
+        rows_per_epoch: number of rows in the store; of a mixture, rows until a store repeats.
 
     Raises:
         InputError: the store has no whole row.
@@ -64,8 +77,14 @@ class Batches:
                 f"The token store holds less than one row of seq_len={seq_len} tokens; use a larger corpus or "
                 "shorter rows."
             )
-        self.rows_per_epoch = len(rows)
-        self._dataset = grain.MapDataset.source(rows).seed(seed).shuffle().repeat()
+        parts = getattr(rows, "parts", ((1.0, len(rows)),))
+        if not all(n for _, n in parts):
+            raise InputError(
+                f"A store of the mixture holds less than one row of seq_len={seq_len} tokens; leave it out, or use "
+                "shorter rows."
+            )
+        self.rows_per_epoch = int(min(n / rate for rate, n in parts))
+        self._rows, self._order = rows, _order(parts, seed)
         self._shape, self._sharding = (batch_size, seq_len), sharding
         places = sharding.addressable_devices_indices_map(self._shape).values()
         local = [place[0].indices(batch_size) for place in places if place is not None]
@@ -74,8 +93,10 @@ class Batches:
     def __getitem__(self, step: int) -> jax.Array:
         """Returns the targets int32[B, L] of the update after `step` updates."""
         start = step * self._shape[0]
-        local = np.stack([self._dataset[start + i] for i in range(self._first, self._last)])
-        return jax.make_array_from_process_local_data(self._sharding, local.astype(np.int32), self._shape)
+        local = np.empty((self._last - self._first, self._shape[1]), np.int32)
+        for i, place in enumerate(range(start + self._first, start + self._last)):
+            local[i] = self._rows[self._order[place]]
+        return jax.make_array_from_process_local_data(self._sharding, local, self._shape)
 
     def prefetch(self, first: int, last: int, *, ahead: int = 2) -> Generator[jax.Array, None, None]:
         """Yields the batches of steps first..last-1; a thread reads up to `ahead` of them in advance."""
