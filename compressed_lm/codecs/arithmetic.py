@@ -1,14 +1,16 @@
 """Arithmetic coding of whole documents: `ac` with M1 (Lester et al. 2024, section 2.3), `static_ac` with one table."""
 
+import collections
 import hashlib
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from compressed_lm.codecs.checked import WHOLE_BITS, CheckedCodec, checked_token_bits
+from compressed_lm.codecs.document_segments import encode_segments
 from compressed_lm.coding import bits, range_coder, tables
 from compressed_lm.coding.tables import END
 from compressed_lm.errors import CorruptStream, InputError
@@ -149,26 +151,33 @@ class AC(_Streams):
         return cls(v=v, m1=M1.from_bytes(files["m1.npz"]))
 
     def _encode_documents(self, documents: Sequence[bytes]) -> list[np.ndarray]:
-        segments = [[d[i : i + SEGMENT_BYTES] for i in range(0, max(len(d), 1), SEGMENT_BYTES)] for d in documents]
-        flat = iter(self._encode_segments(list(itertools.chain.from_iterable(segments))))
-        tokens = [list(itertools.islice(flat, len(s))) for s in segments]
-        return [t[0] if len(t) == 1 else np.concatenate([self._header([len(x) for x in t]), *t]) for t in tokens]
+        return list(self._encode_checked_stream(documents))
 
-    def _encode_segments(self, segments: Sequence[bytes]) -> list[np.ndarray]:
+    def _encode_checked_stream(self, documents: Iterable[bytes]) -> Iterator[np.ndarray]:
+        for parts in encode_segments(documents, SEGMENT_BYTES, self._encode_segments):
+            header = [] if len(parts) == 1 else [self._header([len(tokens) for tokens in parts])]
+            yield np.concatenate(header + parts) if header else parts[0]
+
+    def _encode_segments(self, segments: Iterable[bytes]) -> Iterator[np.ndarray]:
+        """Yields the tokens of each segment; M1's contexts of all segments are computed in the same batches."""
         context = self.m1.config.context
-        n_contexts = [-(-(len(s) + 1) // context) for s in segments]
-        symbols = np.full((sum(n_contexts), context), END, np.int32)
-        starts = np.concatenate([[0], np.cumsum(n_contexts)])
-        for segment, start, n in zip(segments, starts[:-1], n_contexts, strict=True):
-            symbols[start : start + n].reshape(-1)[: len(segment)] = np.frombuffer(segment, np.uint8)
-        entries = self.m1.table_entries(symbols)
-        out = []
-        for segment, start, n in zip(segments, starts[:-1], n_contexts, strict=True):
-            coded = entries[start : start + n].reshape(-1, 2)[: len(segment) + 1]
+        waiting: collections.deque[tuple[bytes, int]] = collections.deque()
+
+        def rows() -> Iterator[np.ndarray]:
+            for segment in segments:
+                n_rows = -(-(len(segment) + 1) // context)
+                symbols = np.full((n_rows, context), END, np.int32)
+                symbols.reshape(-1)[: len(segment)] = np.frombuffer(segment, np.uint8)
+                waiting.append((segment, n_rows))
+                yield from symbols
+
+        entries = self.m1.table_entries_stream(rows())
+        for first in entries:
+            segment, n_rows = waiting.popleft()
+            coded = np.concatenate([first, *itertools.islice(entries, n_rows - 1)])[: len(segment) + 1]
             if not segment:
                 coded = np.concatenate([coded, [_FLAG[0]]])
-            out.append(self._tokens(range_coder.encode(coded[:, 0], coded[:, 1], stops=True)))
-        return out
+            yield self._tokens(range_coder.encode(coded[:, 0], coded[:, 1], stops=True))
 
     @property
     def _end_first(self) -> np.ndarray:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 
-from compressed_lm.codecs.local_devices import SLOTS, map_over_local_devices
+from compressed_lm.codecs.local_devices import LocalMap, block_rows, map_over_local_devices
 from compressed_lm.coding.dictionary import Dictionary
 from compressed_lm.coding.entries import SLOT_BYTES
 
@@ -66,15 +66,15 @@ def decode(dictionary: Dictionary, sequences: Sequence) -> list[bytes]:
 
 
 @functools.cache
-def _program(step: Callable) -> Callable:
-    return map_over_local_devices(step)
+def _program(step: Callable) -> LocalMap:
+    return map_over_local_devices(step, sequential=True)
 
 
 def _groups(lengths: Sequence[int]) -> Iterator[np.ndarray]:
     """Returns groups of indices of non-empty items, longest first; a group fills the slots of all devices."""
     order = np.argsort(-np.asarray(lengths, np.int64), kind="stable")
     order = order[: np.count_nonzero(lengths)]
-    size = SLOTS[-1] * jax.local_device_count()
+    size = block_rows()
     return (order[start : start + size] for start in range(0, len(order), size))
 
 

@@ -1,8 +1,8 @@
 """Equal-Info Windows on the device, for windows without a dictionary: batch slots with M1's key/value cache.
 
-A slot processes one text: each step feeds M1 one byte, then adds the next byte to the open window or closes the window.
-Encoding and decoding take the same steps; the next byte comes from the text or from the code. If M1 is reset at every
-window, windows decode in parallel.
+Each step of a slot feeds M1 one byte, then adds the next byte to the open window or closes the window. Encoding
+(`window_encoder` calls it) and decoding take the same steps; the next byte comes from the text or from the code. If M1
+is reset at every window, windows decode in parallel.
 """
 
 import dataclasses
@@ -14,14 +14,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from compressed_lm.codecs.local_devices import SLOTS, map_over_local_devices
+from compressed_lm.codecs.local_devices import LocalMap, block_rows, map_over_local_devices
 from compressed_lm.codecs.m1 import M1
 from compressed_lm.coding import limbs, tables, windows
 from compressed_lm.coding.tables import END
 from compressed_lm.models import exact
 
 TURNS = 256
-"""Steps of a slot per call of the compiled program."""
+"""Most steps of a slot per call of the compiled program."""
+
+MARK = 256
+"""End of a segment in a slot's text."""
+
+CLOSED, LAST = 1, 2
+"""Steps of an encoder that closed a window, and those that closed the last window of a segment."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,32 +53,15 @@ class WindowRules:
         return windows.NodeRule(self.bits) if self.fill == "node" else windows.CellRule(self.bits)
 
     @property
+    def open_bytes(self) -> int:
+        """Largest number of bytes that an encoder reads again: those that a window gives back when it closes."""
+        # After the context the table is uniform: 8 bits per byte.
+        return self.context + self.bits // 8 + 2 if self.fill == "delay" else 0
+
+    @property
     def n_limbs(self) -> int:
         """Number of 16-bit limbs of a code."""
         return limbs.n_limbs(self.bits)
-
-
-def encode(m1: M1, texts: Sequence[bytes], rules: WindowRules) -> list[np.ndarray]:
-    """Returns the window codes of each text, uint32[N, K]: 16-bit limbs, most significant first."""
-    program = _program(_encode_turns, m1.config, rules)
-    data = [np.frombuffer(text, np.uint8) for text in texts]
-    codes = [[np.zeros((0, rules.n_limbs), np.uint32)] for _ in texts]
-    back = rules.context + 1  # a closed window may return bytes, and M1's last input is the byte before the place
-    for running in _blocks([len(d) for d in data]):
-        state, read = _start(m1.config, len(running), rules), np.zeros(len(running), np.int64)
-        while len(running):
-            chunk = np.full((len(running), back + TURNS), -1, np.int32)
-            for row, i, start in zip(chunk, running, (read - back).tolist(), strict=True):
-                piece = data[i][max(start, 0) : start + back + TURNS]
-                row[max(-start, 0) : max(-start, 0) + len(piece)] = piece
-            state["place"] = np.full(len(running), back, np.int32)
-            state, closed, values = program(m1.device_params, (state, chunk))
-            read += state["place"] - back
-            for slot, i in enumerate(running):
-                codes[i].append(values[slot, closed[slot]])
-            going = (read < [len(data[i]) for i in running]) | (state["depth"] > 0)
-            running, read, state = running[going], read[going], _chosen(state, going)
-    return [np.concatenate(c) for c in codes]
 
 
 def decode(m1: M1, codes: Sequence[np.ndarray], rules: WindowRules) -> list[bytes]:
@@ -89,7 +78,7 @@ def _decode_slots(m1: M1, codes: Sequence[np.ndarray], rules: WindowRules) -> li
     program = _program(_decode_turns, m1.config, rules)
     pieces = [[np.zeros(0, np.uint8)] for _ in codes]
     for running in _blocks([len(c) for c in codes]):
-        state, read = _start(m1.config, len(running), rules), np.zeros(len(running), np.int64)
+        state, read = initial_state(m1.config, len(running), rules), np.zeros(len(running), np.int64)
         width = min(len(codes[running[0]]), TURNS)
         while len(running):
             chunk = np.zeros((len(running), width, rules.n_limbs), np.uint32)
@@ -115,7 +104,7 @@ def _blocks(lengths: Sequence[int]) -> list[np.ndarray]:
     The longest come first, so that the slots of a group end at about the same time.
     """
     order = np.array(sorted((i for i, n in enumerate(lengths) if n), key=lambda i: -lengths[i]), np.int64)
-    width = SLOTS[-1] * jax.local_device_count()
+    width = block_rows()
     return [order[i : i + width] for i in range(0, len(order), width)]
 
 
@@ -124,11 +113,11 @@ def _chosen(state: dict, slots: np.ndarray) -> dict:
 
 
 @functools.lru_cache(maxsize=32)
-def _program(fn: Callable, config: exact.ExactConfig, rules: WindowRules) -> Callable:
-    return map_over_local_devices(fn, config=config, rules=rules)
+def _program(fn: Callable, config: exact.ExactConfig, rules: WindowRules) -> LocalMap:
+    return map_over_local_devices(fn, sequential=True, config=config, rules=rules)
 
 
-def _start(config: exact.ExactConfig, n_slots: int, rules: WindowRules) -> dict:
+def initial_state(config: exact.ExactConfig, n_slots: int, rules: WindowRules) -> dict:
     """Returns the initial state of slots.
 
     `context` is the number of bytes that M1 has seen, `closed` the number of windows in its context, `depth` the number
@@ -143,8 +132,7 @@ def _start(config: exact.ExactConfig, n_slots: int, rules: WindowRules) -> dict:
     cache = jax.tree.map(np.asarray, exact.init_cache(config, n_slots, rules.context))
     state = counts | {"lo": lo, "size": size, "code": code, "cache": cache}
     if rules.fill == "delay":
-        longest = rules.context + rules.bits // 8 + 2  # after the context the table is uniform: 8 bits per byte
-        state["codes"] = np.zeros((n_slots, longest, rules.n_limbs), np.uint32)
+        state["codes"] = np.zeros((n_slots, rules.open_bytes, rules.n_limbs), np.uint32)
     return state
 
 
@@ -214,45 +202,67 @@ def _update(condition: jax.Array, new: dict, old: dict) -> dict:
     return old | {name: jax.tree.map(choose, value, old[name]) for name, value in new.items()}
 
 
-def _encode_turns(
-    params: exact.ExactParams, rows: tuple[dict, jax.Array], *, config: exact.ExactConfig, rules: WindowRules
-) -> tuple[dict, jax.Array, jax.Array]:
-    """Runs `TURNS` steps of each slot.
+def encode_turns(
+    params: exact.ExactParams,
+    rows: tuple[dict, jax.Array, jax.Array],
+    *,
+    config: exact.ExactConfig,
+    rules: WindowRules,
+) -> tuple[dict, jax.Array, jax.Array, jax.Array, jax.Array, jax.Array]:
+    """Runs up to `TURNS` steps of each slot.
 
     Args:
         params: M1's weights.
-        rows: (state, text). text: int32[B, L], -1 outside the text; `state["place"]` is the index of the next byte.
+        rows: (state, text, moved). text: int16[B, L], part of a stream of segments, with `MARK` after each and -1 after
+            the last; `state["place"]` is the index of the next byte in the text of the last call, of which this text
+            begins with column moved, int32[B].
         config: M1's shape.
         rules: parameters of the codec.
 
     Returns:
-        (state, closed: bool[B, TURNS], codes: uint32[B, TURNS, K]): the steps that closed a window, and its code.
+        state; the place int32[B]; the number of steps, the same for all slots, int32[B]; of these, the steps in which
+        the slot had text, int32[B]; whether the step closed a window (`CLOSED`, `LAST`, otherwise 0), uint8[B, TURNS];
+        the code of the window, uint32[B, TURNS, K].
     """
-    state, text = rows
-    slots = jnp.arange(text.shape[0])
+    state, text, moved = rows
+    state = state | {"place": state["place"] - moved}
+    n_slots = len(text)
+    slots = jnp.arange(n_slots)
 
-    def turn(state: dict, _: None) -> tuple[dict, tuple]:
-        state = state | {"last": jnp.maximum(text[slots, state["place"] - 1], 0)}
+    def turn(carry: tuple) -> tuple:
+        i, state, busy, closed, codes = carry
+        state = state | {"last": jnp.maximum(text[slots, state["place"] - 1], 0).astype(jnp.int32)}
         cdf, total, cache = _table(config, params, state, rules)
-        byte = text[slots, state["place"]]
-        lo, size, code, exists = _take(state, jnp.maximum(byte, 0), cdf, total, rules)
-        take = (byte >= 0) & exists
+        byte = text[slots, state["place"]].astype(jnp.int32)
+        inside = (byte >= 0) & (byte < MARK)
+        lo, size, code, exists = _take(state, jnp.where(inside, byte, 0), cdf, total, rules)
+        take = inside & exists
         close = (state["depth"] > 0) & ~take
-        emitted = close, jnp.stack(state["code"], -1)
-        depth = state["depth"] + 1
-        taken = dict(lo=lo, size=size, code=code, depth=depth, context=state["context"] + 1)
-        given_back = 0
+        open_code = jnp.stack(state["code"], -1)
+        taken = dict(lo=lo, size=size, code=code, depth=state["depth"] + 1, context=state["context"] + 1)
+        given_back = jnp.zeros_like(byte)
         if rules.fill == "delay":  # a window ends where its code first appeared; a code may appear several times
-            codes, depths = state["codes"], jnp.arange(state["codes"].shape[1])
-            same = jnp.all(codes == jnp.stack(state["code"], -1)[:, None], -1) & (depths < state["depth"][:, None])
-            given_back = state["depth"] - 1 - jnp.argmax(same, -1)
-            taken["codes"] = codes.at[slots, state["depth"]].set(jnp.stack(code, -1))
+            earlier, depths = state["codes"], jnp.arange(state["codes"].shape[1])
+            same = jnp.all(earlier == open_code[:, None], -1) & (depths < state["depth"][:, None])
+            given_back = state["depth"] - 1 - jnp.argmax(same, -1).astype(jnp.int32)
+            taken["codes"] = earlier.at[slots, state["depth"]].set(jnp.stack(code, -1))
+        last = close & (byte == MARK) & (given_back == 0)
         new = _update(take, taken | {"place": state["place"] + 1}, state)
-        new = _update(close, {"depth": 0, "place": state["place"] - given_back}, new)
-        return new | _reset(new, close, rules) | {"cache": cache}, emitted
+        new = _update(close, {"depth": 0, "place": state["place"] - given_back + last}, new)
+        new |= _reset(new, close, rules)
+        new = _update(last, {"context": 0, "closed": 0}, new) | {"cache": cache}
+        kind = jnp.where(last, LAST, jnp.where(close, CLOSED, 0)).astype(jnp.uint8)
+        return i + 1, new, busy + (byte >= 0), closed.at[i].set(kind), codes.at[i].set(open_code)
 
-    state, (closed, codes) = jax.lax.scan(turn, state, length=TURNS)
-    return state, closed.T, jnp.moveaxis(codes, 0, 1)
+    def going(carry: tuple) -> jax.Array:
+        i, state, *_ = carry
+        return (i < TURNS) & jnp.any(text[slots, state["place"]] >= 0)
+
+    blank = jnp.zeros((TURNS, n_slots), jnp.uint8), jnp.zeros((TURNS, n_slots, rules.n_limbs), jnp.uint32)
+    n_turns, state, busy, closed, codes = jax.lax.while_loop(
+        going, turn, (jnp.int32(0), state, jnp.zeros(n_slots, jnp.int32), *blank)
+    )
+    return state, state["place"], jnp.full(n_slots, n_turns), busy, closed.T, jnp.moveaxis(codes, 0, 1)
 
 
 def _decode_turns(

@@ -12,15 +12,16 @@ Small windows under `node` and `best` are compiled to a dictionary, which needs 
 """
 
 import dataclasses
+import functools
 import hashlib
-import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from compressed_lm.codecs.checked import WHOLE_BITS, CheckedCodec, checked_token_bits
+from compressed_lm.codecs.document_segments import encode_segments
 from compressed_lm.coding import bits as bit_fields
 from compressed_lm.coding import dictionary_file, windows
 from compressed_lm.coding.compiler import compile_best_first, compile_windows
@@ -231,19 +232,23 @@ class EIW(CheckedCodec):
     def _encode_documents(self, documents: Sequence[bytes]) -> list[np.ndarray]:
         if listed := self._listed:
             return listed.encode_batch(documents)
+        if not self.dictionary:
+            return list(self._encode_checked_stream(documents))
+        return [self._tokens(codes[:, None]) for codes in self.dictionary.encode_batch(documents)]
+
+    def _encode_checked_stream(self, documents: Iterable[bytes]) -> Iterator[np.ndarray]:
         if self.dictionary:
-            codes = [c[:, None] for c in self.dictionary.encode_batch(documents)]
-        else:
-            codes = self._encode_online(documents)
-        return [bit_fields.codes_to_tokens(c, self.options.b, self._token_bits) for c in codes]
+            yield from super()._encode_checked_stream(documents)
+            return
+        from compressed_lm.codecs import window_encoder
 
-    def _encode_online(self, documents: Sequence[bytes]) -> list[np.ndarray]:
-        from compressed_lm.codecs import device_windows
+        encode = functools.partial(window_encoder.encode, self._byte_model, rules=self._rules)
+        size = SEGMENT_BYTES if self.options.m1_reset == "1" else None
+        for parts in encode_segments(documents, size, encode):
+            yield self._tokens(np.concatenate(parts))
 
-        size = SEGMENT_BYTES if self.options.m1_reset == "1" else max(map(len, documents), default=0) or 1
-        parts = [[d[i : i + size] for i in range(0, max(len(d), 1), size)] for d in documents]
-        codes = iter(device_windows.encode(self._byte_model, list(itertools.chain.from_iterable(parts)), self._rules))
-        return [np.concatenate([next(codes) for _ in p]) for p in parts]
+    def _tokens(self, codes: np.ndarray) -> np.ndarray:
+        return bit_fields.codes_to_tokens(codes, self.options.b, self._token_bits)
 
     def _decode_sequences(self, sequences: Sequence[np.ndarray]) -> list[bytes]:
         for ids in sequences:

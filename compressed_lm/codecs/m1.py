@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from compressed_lm.codecs import device_coder
-from compressed_lm.codecs.local_devices import map_over_local_devices
+from compressed_lm.codecs.local_devices import LocalMap, map_over_local_devices
 from compressed_lm.coding import tables
 from compressed_lm.coding.tables import END
 from compressed_lm.errors import InputError
@@ -104,13 +104,16 @@ class M1:
         Returns:
             uint32[N, L, 2]: cumulative frequency below the symbol, and its frequency.
         """
-        return _program(_entries, self.config)(self.device_params, (np.asarray(symbols, np.int32),))
+        return _program(_entries, self.config)(self.device_params, np.asarray(symbols, np.int32))
+
+    def table_entries_stream(self, symbols: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        """Yields `table_entries` of each row int32[L], computed in batches that fill the devices; see `LocalMap`."""
+        return _program(_entries, self.config).stream(self.device_params, symbols)
 
     @functools.cached_property
     def first_table(self) -> np.ndarray:
         """uint32[258], cumulative table of the 257 symbols at the start of a context."""
-        entries = self.table_entries(np.arange(exact.N_SYMBOLS, dtype=np.int32)[:, None])[:, 0]
-        return np.append(entries[:, 0], np.uint32(tables.TABLE_TOTAL))
+        return _program(_tables, self.config)(self.device_params, np.full((1, 1), END, np.int32))[0, 0]
 
     def decode_context(self, state: np.ndarray, streams: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Returns `device_coder.decode_context` of these rows."""
@@ -118,9 +121,9 @@ class M1:
 
 
 @functools.lru_cache(maxsize=32)
-def _program(fn: Callable, config: exact.ExactConfig) -> Callable:
+def _program(fn: Callable, config: exact.ExactConfig) -> LocalMap:
     """Returns a function on the local devices; each is compiled once per process and number of rows."""
-    return map_over_local_devices(functools.partial(fn, config))
+    return map_over_local_devices(functools.partial(fn, config), sequential=fn is device_coder.decode_context)
 
 
 def _next_byte(config: exact.ExactConfig, params: exact.ExactParams, rows: tuple[jax.Array, jax.Array]) -> jax.Array:
@@ -130,9 +133,15 @@ def _next_byte(config: exact.ExactConfig, params: exact.ExactParams, rows: tuple
     return tables.frequencies(exact.weights_of(at_last), xp=jnp)
 
 
-def _entries(config: exact.ExactConfig, params: exact.ExactParams, rows: tuple[jax.Array]) -> jax.Array:
-    (symbols,) = rows
+def _tables(config: exact.ExactConfig, params: exact.ExactParams, inputs: jax.Array) -> jax.Array:
+    """Returns the cumulative table after each input int32[B, L], uint32[B, L, 258]."""
+    return tables.cumulative(
+        tables.frequencies(exact.weights_of(exact.forward(params, config, inputs)), xp=jnp), xp=jnp
+    )
+
+
+def _entries(config: exact.ExactConfig, params: exact.ExactParams, symbols: jax.Array) -> jax.Array:
     inputs = jnp.pad(symbols[:, :-1], ((0, 0), (1, 0)), constant_values=END)
-    cdf = tables.cumulative(tables.frequencies(exact.weights_of(exact.forward(params, config, inputs)), xp=jnp), xp=jnp)
+    cdf = _tables(config, params, inputs)
     below, above = (jnp.take_along_axis(cdf, symbols[..., None] + i, axis=-1)[..., 0] for i in (0, 1))
     return jnp.stack([below, above - below], axis=-1)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from compressed_lm import codecs
-from compressed_lm.codecs import device_windows
+from compressed_lm.codecs import device_windows, window_encoder
 from compressed_lm.codecs.arithmetic import SEGMENT_BYTES
 from compressed_lm.codecs.device_windows import WindowRules
 from compressed_lm.codecs.streaming import StreamDecoder
@@ -150,7 +150,7 @@ def test_online_windows_equal_the_dictionary(m1, built):
         compiled = built[spec]
         rules = WindowRules(compiled.window_bits, "node", align, 1, 64)
         codes = [compiled.dictionary.encode(document) for document in HOSTILE[-8:]]
-        online = device_windows.encode(m1, HOSTILE[-8:], rules)
+        online = list(window_encoder.encode(m1, HOSTILE[-8:], rules))
         assert [c[:, 0].tolist() for c in online] == [c.tolist() for c in codes]
         assert device_windows.decode(m1, online, rules) == HOSTILE[-8:]
 

@@ -5,7 +5,7 @@ import functools
 import numpy as np
 import pytest
 
-from compressed_lm.codecs import device_windows
+from compressed_lm.codecs import device_windows, window_encoder
 from compressed_lm.codecs.device_windows import WindowRules
 
 WHITE = b" \t\n\r\v\f"
@@ -125,7 +125,7 @@ def test_codes_are_those_of_unbounded_integers(m1, bits, fill, align, reset):
     rules = WindowRules(bits, fill, align, reset, CONTEXT)
     slow = SlowWindows(m1, rules)
     texts = [TEXT, b"", b"x", TEXT[50:90]]
-    got = device_windows.encode(m1, texts, rules)
+    got = list(window_encoder.encode(m1, texts, rules))
     assert [integers(codes) for codes in got] == [slow.encode(text) for text in texts]
     decoded = device_windows.decode(m1, got, rules)
     assert decoded[1:] == [slow.decode(integers(codes)) for codes in got[1:]]
