@@ -21,7 +21,7 @@ def add_arguments(parser):
     parser.add_path(
         "--out",
         kind=paths.NEW_RUN,
-        help="folder of the run, also gs://... or s3://...; resumes if interrupted, bit for bit",
+        help="folder of the run, also gs:// or s3://; resumes if interrupted, bit for bit",
     )
     parser.add_path(
         "--start", kind=paths.RUN, metavar="RUN", help="start from the parameters of this run instead of random ones"

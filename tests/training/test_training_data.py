@@ -57,7 +57,7 @@ def test_the_batch_is_split_over_devices_in_order():
 def test_an_error_while_reading_reaches_the_caller():
     """A damaged store stops the run, not only the reading thread."""
     data = batches(12)
-    data._dataset = {}
+    data._order = {}
     with pytest.raises(KeyError):
         next(data.prefetch(0, 2))
 
