@@ -118,6 +118,8 @@ def run(arguments):
         f"{store.codec_spec} ({store.n_bytes / max(store.n_tokens, 1):.3f} bytes per token), "
         f"{len(store.manifest['shards'])} shards."
     )
+    for name, share in store.shares().items():
+        print(f"{share:8.3%} of the bytes: {name}")
 
 
 def _numbering(arguments):

@@ -10,6 +10,7 @@ shards from any source and on any number of machines. A shard ends with the firs
 A shard that is missing or damaged is made again from the documents between its neighbours.
 """
 
+import collections
 import dataclasses
 import random
 import zlib
@@ -74,6 +75,7 @@ class Assembly:
             self.add(name)
         self._gaps = list(self._missing())
         self._place: Place | None = None  # of the next document to add to the first gap
+        self._parts_bytes: collections.Counter[int] = collections.Counter()  # of the open shard, by part of a mixture
         self._writer: ShardWriter | None = None
         self._total: int | None = next((e["n_stream"] for e in self.shards.values() if e["n_stream"]), None)
 
@@ -211,6 +213,8 @@ class Assembly:
                 continue
             part = block.part(done, done + n)
             writer.add(part)
+            if number := self._job.units[place.unit].part[:1]:
+                self._parts_bytes[number[0]] += int(part.n_bytes.sum())
             gap.n_stream += len(part) + len(part.ids)
             done += n
 
@@ -251,9 +255,12 @@ class Assembly:
         """Finishes the open shard, and deletes the blocks that only it needed."""
         writer, self._writer = self._writer, None
         assert writer
+        parts = {str(number): self._parts_bytes[number] for number in sorted(self._parts_bytes)}
+        self._parts_bytes.clear()
         with writer:
             entry = writer.commit(
                 job=self._job.description,
+                **({"bytes_of_parts": parts} if parts else {}),
                 start=[gap.start.unit, gap.start.document],
                 stop=[stop.unit, stop.document],
                 before=[gap.n_stream - writer.n_tokens - writer.n_documents, gap.start_bytes],

@@ -3,7 +3,7 @@
 import abc
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from compressed_lm.errors import InputError
 
@@ -116,7 +116,7 @@ class Corpus(abc.ABC):
         for split in splits:
             next(self.documents(split))
 
-    def describe(self, split: str) -> dict[str, str]:
+    def describe(self, split: str) -> dict[str, Any]:
         """Returns the entries for a manifest: spec, split and a fingerprint of the documents."""
         self._check(split)
         return {"spec": self.spec, "split": split, "fingerprint": self._fingerprint(split)}
@@ -158,7 +158,7 @@ class WithValidation(Corpus):
         held_out = "validation" if "validation" in validation.splits else validation.splits[0]
         self._parts = {"train": (train, "train"), "validation": (validation, held_out)}
 
-    def describe(self, split: str) -> dict[str, str]:
+    def describe(self, split: str) -> dict[str, Any]:
         self._check(split)
         corpus, its_split = self._parts[split]
         return corpus.describe(its_split)

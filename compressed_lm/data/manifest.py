@@ -120,12 +120,15 @@ def _check_shards(manifest: dict, entries: list[dict]) -> None:
     _whole(manifest["sharding"], kind, low=1)
     if not isinstance(manifest["units"], list):
         raise ValueError("units is no list")
+    parts = manifest["corpus"].get("parts", {})
+    _text(parts, *parts)
     for index, entry in enumerate(entries):
         _text(entry, "file")
         _text(entry["sha256"], *shards.FILES)
         if set(entry["sha256"]) - {*shards.FILES, "names"}:
             raise ValueError(f"shard {index} has other files than {', '.join(shards.FILES)}")
-        _whole(entry, "n_documents", shards.MOST_DOCUMENTS)
+        for part in entry.get("bytes_of_parts", {}):
+            _whole(entry["bytes_of_parts"], part)
         if entry["file"] != shards.shard_name(index):
             raise ValueError(f"shard {index} has the file {entry['file']!r:.60}")
 

@@ -11,6 +11,7 @@ import itertools
 import os
 import re
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from compressed_lm.data import source_spec
 from compressed_lm.data.corpus import Corpus, Document, Opener, Source, Unit
@@ -50,9 +51,8 @@ class Mixture(Corpus):
             self.rates = tuple(weight / total for weight, _ in parts)
         self._kept: tuple[float, ...] | None = None
 
-    def part_of(self, unit: Unit) -> str:
-        """Returns the spec of the corpus that a unit belongs to, for reports of the shares achieved."""
-        return self.parts[unit.part[0]][1].spec
+    def describe(self, split: str) -> dict[str, Any]:
+        return super().describe(split) | {"parts": {str(i): corpus.spec for i, (_, corpus) in enumerate(self.parts)}}
 
     def kept(self) -> tuple[float, ...]:
         """Returns the share of the documents of each corpus that is used; all of them if the weights are repetitions.

@@ -4,7 +4,8 @@ A store is a folder of shards (see `shards.py`) and one `manifest.json`, written
 documents. For training, its documents are one stream `doc0 EOD doc1 EOD ...`, divided into rows of equal length.
 """
 
-import pathlib
+import collections
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -55,7 +56,7 @@ class TokenStore:
         self._first_token = np.cumsum([0] + [entry["n_tokens"] + entry["n_documents"] for entry in manifest["shards"]])
 
     @classmethod
-    def open(cls, path: str | pathlib.Path, *, fingerprint: str | None = None) -> "TokenStore":
+    def open(cls, path: str | os.PathLike, *, fingerprint: str | None = None) -> "TokenStore":
         """Opens the store in a folder; no shard is read.
 
         Args:
@@ -133,6 +134,14 @@ class TokenStore:
     def rows(self, seq_len: int, *, drop_remainder: bool = True) -> "Rows":
         """Returns the stream in rows of `seq_len` tokens, with random access."""
         return Rows(self, seq_len, drop_remainder=drop_remainder)
+
+    def shares(self) -> dict[str, float]:
+        """Returns the share of the bytes of text that each corpus of a mixture has; {} for one corpus."""
+        found: collections.Counter[str] = collections.Counter()
+        for entry in self.manifest["shards"]:
+            found.update(entry.get("bytes_of_parts", {}))
+        specs = self.manifest["corpus"].get("parts", {})
+        return {specs.get(number, number): n_bytes / self.n_bytes for number, n_bytes in sorted(found.items())}
 
     def verify(self) -> None:
         """Recomputes the checksum of every shard, and compares the job that made it with the manifest's.

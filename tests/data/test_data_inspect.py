@@ -47,7 +47,7 @@ def test_counts(folder):
 def test_originals_stand_beside_what_their_tokens_decode_to(folder, spec):
     """The sample is the first documents of the store, compared with originals and checksums."""
     inspection = inspect_store(folder, codec=Wide(), corpus=open_corpus(spec), n_documents=5)
-    assert [document.original.decode() for document in inspection.sample] == DOCUMENTS[::2]
+    assert [document.original.decode() for document in inspection.sample] == DOCUMENTS
     assert all(document.original == document.decoded and document.lossless for document in inspection.sample)
     assert inspection.sample[0].first_ids == tuple(DOCUMENTS[0].encode()[:12])
 
@@ -72,6 +72,15 @@ def test_rendering_shows_text_and_counts(folder, spec):
     assert "wide (fingerprint wwwwwwwwwwwwwwww)" in text and "4 in 2 shards" in text
     assert text.count("The first [bold] document.") == 2
     assert "same bytes" in text and "x" * 60 not in text
+
+
+def test_names_of_documents_are_shown(tmp_path):
+    """The ids of the documents of a corpus are kept in the store and shown beside their text."""
+    (tmp_path / "docs.json").write_text('{"text": "one", "url": "http://a"}\n{"text": "two", "url": "http://[b]"}\n')
+    compress(open_corpus(f"json(id=url):{tmp_path}/docs.json"), "train", Wide(), tmp_path / "store")
+    out = io.StringIO()
+    Console(width=200, file=out).print(render(inspect_store(tmp_path / "store", codec=Wide())))
+    assert "0: http://a: 3 bytes, 3 tokens" in out.getvalue() and "1: http://[b]: 3 bytes" in out.getvalue()
 
 
 def test_documents_and_names_are_shown_and_not_obeyed(tmp_path):

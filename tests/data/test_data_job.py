@@ -399,6 +399,18 @@ def test_finished_store_is_opened_without_reading_the_corpus(tmp_path):
     assert codec.batches == corpus.read_units == []
 
 
+def test_the_shares_of_a_mixture_are_recorded(tmp_path):
+    """The store of a mixture has the bytes of each part, which sum to all."""
+    for name, n in (("a", 300), ("b", 100)):
+        (tmp_path / f"{name}.json").write_text('{"text": "%s"}\n' % (name * 10) * n)
+    specs = [f"json:{tmp_path}/{name}.json" for name in "ab"]
+    for mixture, expected in ((f"3*{specs[0]},1*{specs[1]}", [0.9, 0.1]), (f"{specs[0]},{specs[1]}", [0.75, 0.25])):
+        out = tmp_path / mixture[:1]
+        store = compress(open_corpus(f"mix:{mixture}"), "train", Bytes(), out, shard_bytes=700)
+        assert store.shares() == dict(zip(specs, expected, strict=True))
+    assert compress(open_corpus(specs[0]), "train", Bytes(), tmp_path / "one").shares() == {}
+
+
 def test_real_c4_round_trips(data_dir, tmp_path):
     """Every page of the C4 sample is in the store and round-trips, with the counts of its README."""
     corpus = open_corpus(f"json:{data_dir}/corpora/c4_en/c4-train*.gz")

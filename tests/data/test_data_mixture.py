@@ -27,7 +27,7 @@ def documents_of(mixed):
     """Returns the documents of a mixture by part."""
     found = collections.defaultdict(list)
     for unit in mixed.units():
-        found[mixed.part_of(unit)].extend(document.text for document in mixed.read("train", unit))
+        found[mixed.parts[unit.part[0]][1].spec].extend(document.text for document in mixed.read("train", unit))
     return found
 
 
