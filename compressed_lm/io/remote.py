@@ -219,7 +219,7 @@ def check_readable(path: str | os.PathLike, *, patience: float | None = PROBE_SE
         store, bucket = client(scheme(path)), bucket_of(path)
         if scheme(path) == "s3":
             return store.call_s3("list_objects_v2", Bucket=bucket, MaxKeys=1)
-        return store.call("GET", "b/{}/o", bucket, maxResults=1)
+        return store.call("GET", "b/{}/o", bucket, maxResults=1, timeout=patience)  # gcsfs would repeat it for 33 s
 
     try:
         retried(probe, path, patience=patience)
@@ -237,9 +237,9 @@ def check_writable(path: str | os.PathLike) -> None:
             target = {"Bucket": bucket, "Key": name}
             started = store.call_s3("create_multipart_upload", **target)["UploadId"]
             return store.call_s3("abort_multipart_upload", UploadId=started, **target)
-        return store.call(
-            "POST", _upload_url(store), bucket, uploadType="resumable", json={"name": name}
-        )  # expires by itself
+        # The started upload expires by itself.
+        options: dict[str, Any] = {"uploadType": "resumable", "json": {"name": name}, "timeout": PROBE_SECONDS}
+        return store.call("POST", _upload_url(store), bucket, **options)
 
     call(path, probe, patience=PROBE_SECONDS)
 

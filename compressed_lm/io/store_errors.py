@@ -106,7 +106,9 @@ def translated(error: Exception, path: str | os.PathLike) -> Exception:
     if status == 416:
         return StoreError(TRUNCATED, path)
     if is_transient(error):
-        return StoreError(f"The object store does not answer: {reason}", path)
+        variable = {"gs": "STORAGE_EMULATOR_HOST", "s3": "AWS_ENDPOINT_URL"}.get(kind, "")
+        endpoint = f" and {variable}={os.environ[variable]}" if os.environ.get(variable) else ""
+        return StoreError(f"The object store does not answer ({reason}). Check the network{endpoint}", path)
     if isinstance(error, FileExistsError | IsADirectoryError | NotADirectoryError):
         return error
     return StoreError(f"The object store refuses the request: {reason}", path)
@@ -159,5 +161,5 @@ def _names(error: BaseException) -> set[str]:
 
 
 def _reason(error: BaseException) -> str:
-    text = str(error).strip() or type(error).__name__
+    text = str(error).strip() or ("no answer in time" if "Timeout" in type(error).__name__ else type(error).__name__)
     return " ".join(text.split())[:300].rstrip(".")

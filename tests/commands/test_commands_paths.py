@@ -33,6 +33,7 @@ NO_PATHS = {
     *("sources", "split", "step", "steps", "temperature", "tensorboard", "texts", "top_k", "tpu"),
     *("trained_formats", "v"),
     *("validation_bytes", "wait", "wandb", "warmup_steps", "where", "words"),
+    *("beam_options", "engine", "ray_address", "rows_per_device", "shard_bytes", "workers"),
 }
 
 PARSERS = {name: command.parser() for name, command in commands().items()}

@@ -117,8 +117,9 @@ def test_a_failed_writer_leaves_no_object(bucket_url, n):
 
 
 @pytest.mark.parametrize("broken", [[503], [503, 503], [500, "cut"], [429], ["cut"]])
-def test_requests_are_retried(bucket_url, proxy, broken):
+def test_requests_are_retried(bucket_url, proxy, broken, monkeypatch):
     """Reads, ranges, listings and uploads succeed after answers 500, 503 and 429, and after answers that end early."""
+    monkeypatch.setattr(store_errors, "PATIENCE_SECONDS", 20.0)
     content = random.Random(3).randbytes(200_000)
     proxy.broken = [action for action in broken if action != "cut"]
     io.write_atomic(f"{bucket_url}/x", content)
@@ -137,6 +138,7 @@ def test_a_block_is_requested_again_at_the_same_offset(bucket_url, proxy, monkey
     """A failure in the middle of an object neither drops nor repeats bytes."""
     monkeypatch.setattr(remote_input, "FIRST_BYTES", 4096)
     monkeypatch.setattr(remote_input, "BLOCK_BYTES", 8192)
+    monkeypatch.setattr(store_errors, "PATIENCE_SECONDS", 20.0)
     content = random.Random(4).randbytes(100_000)
     io.write_atomic(f"{bucket_url}/x", content)
     with remote.open_input(f"{bucket_url}/x") as file:

@@ -1,5 +1,6 @@
 """Runs in gs:// and s3:// on real servers: trained, interrupted, resumed and read as local ones, bit for bit."""
 
+import contextlib
 import json
 import os
 
@@ -8,6 +9,7 @@ import pytest
 from compressed_lm import io
 from compressed_lm.errors import InputError
 from compressed_lm.io import remote
+from compressed_lm.io.object_stores import client
 from compressed_lm.training import load_run, mirror
 
 
@@ -43,6 +45,32 @@ def test_a_damaged_checkpoint_in_an_object_store_is_skipped(bucket_url, small_ru
     with pytest.warns(UserWarning, match="step 24 cannot be read"):
         assert same_bits(small_run(out), uninterrupted)
     assert load_run(out).step == 24
+
+
+@pytest.mark.slow("trains a model into an object store")
+def test_a_bucket_that_vanishes_during_a_run_is_reported(bucket_url, small_run):
+    """A run whose bucket is deleted in the middle ends with one paragraph that names the folder."""
+    from botocore import exceptions as errors
+    from gcsfs import retry
+
+    def delete():
+        name, store = bucket_url.partition("://")[2], client(io.scheme(bucket_url))
+        remote.delete_tree(f"{bucket_url}/runs")
+        if io.scheme(bucket_url) == "s3":
+            store.call_s3("delete_bucket", Bucket=name)
+        else:
+            store.call("DELETE", "b/{}", name)
+
+    class Delete:
+        def scalars(self, step, values):
+            if step == 12:
+                for _ in range(20):  # a checkpoint may still be written in the background
+                    with contextlib.suppress(OSError, retry.HttpError, errors.ClientError):
+                        return delete()
+
+    with pytest.raises(InputError, match=r"runs/a/checkpoints \(.*\)|bucket .* does not exist") as caught:
+        small_run(f"{bucket_url}/runs/a", trackers=[Delete()])
+    assert "\n" not in str(caught.value)
 
 
 def test_an_upload_that_is_not_complete_is_no_checkpoint(stores, tmp_path):
