@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
-# Submit a TPU training run to Google Kubernetes Engine with xpk.
+# Submit a command on TPUs to Google Kubernetes Engine with xpk.
 set -euo pipefail
 
 usage() {
   cat <<'END'
-Submits a training run to a GKE cluster that `xpk cluster create` made (pip install xpk).
+Submits `compressed-lm train` or `compress` to a GKE cluster that `xpk cluster create` made (pip install xpk).
 
-  gke_xpk.sh --cluster CLUSTER --name NAME --image IMAGE [options] -- ARGUMENTS OF `compressed-lm train`
+  gke_xpk.sh --cluster CLUSTER --name NAME --image IMAGE [options] -- train|compress ARGUMENTS
 
   --cluster CLUSTER  the cluster
   --name NAME        name of the workload
   --image IMAGE      image with compressed-lm: docker build -f launch/Dockerfile -t IMAGE . && docker push IMAGE
-  --storage NAME     bucket with the tokens; attach it to the cluster first:
+  --storage NAME     bucket with text or tokens; attach it to the cluster first:
                      xpk storage attach NAME --cluster=CLUSTER --type=gcsfuse --bucket=BUCKET --size=100 \
                        --mount-point=/bucket --readonly=false --auto-mount=false
   --zone ZONE, --project PROJECT   (default: those of gcloud config)
@@ -24,12 +24,17 @@ Submits a training run to a GKE cluster that `xpk cluster create` made (pip inst
   --dry-run          print the command without running it
   --help             this text
 
-xpk restarts a run that exits with status 42 or 127 to 255, such as 143 (saved on SIGTERM) and 134 (JAX lost a
-process). It does not restart after status 1 or 2: these errors would occur again. --out must be a gs:// path.
+Each host is one process. xpk restarts a run that exits with status 42 or 127 to 255, such as 143 (saved on SIGTERM)
+and 134 (JAX lost a process); it continues from what is in --out, which must be a gs:// path. It does not restart after
+status 1 or 2: these errors would occur again. Processes of `compress` do not wait for each other: each uses the chips
+of its host alone.
 
-example:
+examples:
   launch/gke_xpk.sh --cluster tpus --name paper-2b --image gcr.io/PROJECT/compressed-lm \
-    --type v5litepod-256 --storage BUCKET -- --store /bucket/stores/c4 --out gs://BUCKET/runs/2b --size 2b --mesh 4,64,1
+    --type v5litepod-256 --storage BUCKET -- \
+    train --store /bucket/stores/c4 --out gs://BUCKET/runs/2b --size 2b --mesh 4,64,1
+  launch/gke_xpk.sh --cluster tpus --name c4-eiw32 --image gcr.io/PROJECT/compressed-lm --type v5litepod-16 -- \
+    compress --corpus 'json:gs://BUCKET/c4/*.gz' --codec gs://BUCKET/codecs/eiw32 --out gs://BUCKET/stores/c4
 END
 }
 
@@ -55,11 +60,11 @@ while [ $# -gt 0 ]; do
     --dry-run) dry=1; shift ;;
     --help | -h) usage; exit ;;
     --) shift; break ;;
-    *) fail "unknown option $1; see --help. Put the arguments of compressed-lm train after --" ;;
+    *) fail "unknown option $1; see --help. Put the command after --" ;;
   esac
 done
 [ -n "$cluster" ] && [ -n "$name" ] && [ -n "$image" ] || fail '--cluster, --name and --image are required; see --help'
-[ $# -gt 0 ] || fail 'no arguments for compressed-lm train after --; see --help'
+set_program "$@"
 
 command=(xpk workload create "--cluster=$cluster" "--workload=$name" "--docker-image=$image" "--tpu-type=$type"
   "--num-slices=$slices" "--priority=$priority" "--max-restarts=$restarts"
@@ -69,5 +74,8 @@ command=(xpk workload create "--cluster=$cluster" "--workload=$name" "--docker-i
 [ -z "$project" ] || command+=("--project=$project")
 [ -z "$spot" ] || command+=(--spot)
 # exec replaces the shell, so that the SIGTERM of xpk reaches the program.
-command+=("--command=exec compressed-lm $(quote train "$@" --distributed=on)")
+run="exec compressed-lm $(quote "${program[@]}")"
+# shellcheck disable=SC2016
+[ "${program[0]}" = train ] || run='case $TPU_WORKER_HOSTNAMES in *,*) export '"$one_tpu_host ;; esac; $run"
+command+=("--command=$run")
 if [ -n "$dry" ]; then quote "${command[@]}"; else exec "${command[@]}"; fi

@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
-# Submit a training run to any Kubernetes cluster with JobSet.
+# Submit a command to any Kubernetes cluster with JobSet.
 set -euo pipefail
 
 usage() {
   cat <<'END'
-Submits a training run to a Kubernetes cluster on which JobSet (https://jobset.sigs.k8s.io) is installed.
+Submits a run of `compressed-lm train` or `compress` to a Kubernetes cluster on which JobSet
+(https://jobset.sigs.k8s.io) is installed.
 
-  jobset.sh --name NAME --image IMAGE --hosts N [options] -- ARGUMENTS OF `compressed-lm train`
+  jobset.sh --name NAME --image IMAGE --hosts N [options] -- train|compress ARGUMENTS
 
   --name NAME      name of the JobSet
   --image IMAGE    image with compressed-lm: docker build -f launch/Dockerfile -t IMAGE . && docker push IMAGE
@@ -17,18 +18,21 @@ Submits a training run to a Kubernetes cluster on which JobSet (https://jobset.s
   --bucket BUCKET  on GKE with the Cloud Storage FUSE driver: mount this bucket as /bucket
   --account NAME   Kubernetes service account that may use the bucket (default: default)
   --spot           on GKE: spot nodes
-  --restarts N     restarts after preemptions and aborts (default 20)
+  --restarts N     restarts after preemptions and aborts (default 20); of `compress`: of each pod, on average
   --grace S        seconds to save before a pod is removed (default 120)
   --dry-run        print the manifest and the command without running it
   --help           this text
 
-JobSet restarts a run that saved on SIGTERM or lost a host, and the run resumes. It does not restart after status 1 or
-2: these errors would occur again. --store must be a folder that every pod reads, such as /bucket; --out may be gs://.
+JobSet restarts a training run that saved on SIGTERM or lost a host, and the run resumes. Pods of `compress` are
+replaced one by one, and each continues its own share of the documents. Nothing is restarted after status 1 or 2: these
+errors would occur again. --store must be a folder that every pod reads, such as /bucket; --out may be gs://.
 
-example, a v5e 4x4:
+examples, a v5e 4x4, and 32 pods of 16 cores:
   launch/jobset.sh --name paper-403m --image gcr.io/PROJECT/compressed-lm --hosts 4 \
     --tpu tpu-v5-lite-podslice --topology 4x4 --chips 4 --bucket BUCKET -- \
-    --store /bucket/stores/c4 --out gs://BUCKET/runs/403m --size 403m --mesh 1,16,1
+    train --store /bucket/stores/c4 --out gs://BUCKET/runs/403m --size 403m --mesh 1,16,1
+  launch/jobset.sh --name c4-pieces --image gcr.io/PROJECT/compressed-lm --hosts 32 --cpus 16 -- \
+    compress --corpus 'json:gs://BUCKET/c4/*.gz' --codec pieces16-en --out gs://BUCKET/stores/c4 --workers 16
 END
 }
 
@@ -69,33 +73,50 @@ while [ $# -gt 0 ]; do
     --dry-run) dry=1; shift ;;
     --help | -h) usage; exit ;;
     --) shift; break ;;
-    *) fail "unknown option $1; see --help. Put the arguments of compressed-lm train after --" ;;
+    *) fail "unknown option $1; see --help. Put the command after --" ;;
   esac
 done
 [ -n "$name" ] && [ -n "$image" ] && [ -n "$hosts" ] || fail '--name, --image and --hosts are required; see --help'
-[ $# -gt 0 ] || fail 'no arguments for compressed-lm train after --; see --help'
+set_program "$@"
 
-selector='' environment=''
+selector='' environment=() backoff=0
 if [ -n "$tpu" ]; then
   [ -n "$topology" ] && [ -n "$chips" ] || fail '--tpu needs --topology and --chips; see --help'
   resource="google.com/tpu: \"$chips\""
   selector="
                 cloud.google.com/gke-tpu-accelerator: $tpu
                 cloud.google.com/gke-tpu-topology: $topology"
-  # GKE sets the variables that connect the pods of a TPU slice, in the order of the chips.
+elif [ -n "$gpus" ]; then
+  resource="nvidia.com/gpu: \"$gpus\""
 else
-  if [ -n "$gpus" ]; then resource="nvidia.com/gpu: \"$gpus\""; else resource="cpu: \"${cpus:-4}\""; fi
-  environment="
-                  env:
-                    - name: COMPRESSED_LM_COORDINATOR
-                      value: $name-worker-0-0.$name:8476
-                    - name: COMPRESSED_LM_NUM_PROCESSES
-                      value: \"$hosts\"
+  resource="cpu: \"${cpus:-4}\""
+fi
+if [ "${program[0]}" = compress ]; then
+  backoff=$((restarts * hosts))
+  numbered=1
+  # shellcheck disable=SC2206 # three words
+  [ -z "$tpu" ] || [ "$hosts" -eq 1 ] || environment=($one_tpu_host)
+elif [ -z "$tpu" ]; then
+  numbered=1
+  environment=("COMPRESSED_LM_COORDINATOR=$name-worker-0-0.$name:8476")
+else
+  numbered='' # GKE sets the variables that connect the pods of a TPU slice, in the order of the chips
+fi
+[ -z "$numbered" ] || environment+=("COMPRESSED_LM_NUM_PROCESSES=$hosts")
+
+variables=''
+for variable in ${environment[@]+"${environment[@]}"}; do
+  variables+="
+                    - name: ${variable%%=*}
+                      value: \"${variable#*=}\""
+done
+[ -z "$numbered" ] || variables+="
                     - name: COMPRESSED_LM_PROCESS_ID
                       valueFrom:
                         fieldRef:
                           fieldPath: metadata.annotations['batch.kubernetes.io/job-completion-index']"
-fi
+[ -z "$variables" ] || variables="
+                  env:$variables"
 [ -z "$spot" ] || selector+='
                 cloud.google.com/gke-spot: "true"'
 [ -z "$selector" ] || selector="
@@ -141,12 +162,12 @@ spec:
           parallelism: $hosts
           completions: $hosts
           completionMode: Indexed
-          backoffLimit: 0
+          backoffLimit: $backoff
           podFailurePolicy:
             rules:
               - action: FailJob
                 onExitCodes:
-                  containerName: train
+                  containerName: main
                   operator: In
                   values: [1, 2]
           template:$annotations
@@ -154,10 +175,10 @@ spec:
               restartPolicy: Never
               terminationGracePeriodSeconds: $grace$selector
               containers:
-                - name: train
+                - name: main
                   image: $image
                   command: [compressed-lm]
-                  args: $(yaml_list train "$@" --distributed=on)$environment$mounts
+                  args: $(yaml_list "${program[@]}")$variables$mounts
                   resources:
                     limits:
                       $resource$volumes"

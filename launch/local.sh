@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Run several processes of one training run on this machine.
+# Run several processes of one command on this machine.
 set -euo pipefail
 
 usage() {
   cat <<'END'
-Trains with several processes on this machine, like a pod with several hosts.
+Trains or compresses with several processes on this machine, like a pod with several hosts.
 
-  local.sh [options] -- ARGUMENTS OF `compressed-lm train`
+  local.sh [options] -- train|compress ARGUMENTS
 
   --processes N   number of processes (default 2)
   --devices M     virtual CPU devices per process (default 4)
@@ -17,11 +17,15 @@ Trains with several processes on this machine, like a pod with several hosts.
   --help          this text
 
 Output lines of process I start with [I]. SIGTERM and Ctrl-C are sent to all processes: the run saves and exits, and the
-same command resumes it. If one process fails, the others are stopped; the exit status is the largest of the processes
-that were not stopped by this script. COMPRESSED_LM sets the program to run (default compressed-lm).
+same command resumes it. If one process of `train` fails, the others are stopped; those of `compress` are not, since
+each has its own share of the documents. The exit status is the largest of the processes that were not stopped by this
+script. COMPRESSED_LM sets the program to run (default compressed-lm).
 
-example, 2 processes x 4 virtual devices:
-  launch/local.sh --processes 2 --devices 4 -- --store stores/c4 --out runs/two --size micro --mesh 4,2,1
+One process of `compress` uses all cores; give `--workers` so that several processes share them.
+
+examples, 2 processes x 4 virtual devices, and 2 processes of 4 workers each:
+  launch/local.sh --processes 2 --devices 4 -- train --store stores/c4 --out runs/two --size micro --mesh 4,2,1
+  launch/local.sh --processes 2 -- compress --corpus 'json:c4/*.gz' --codec pieces16-en --out stores/c4 --workers 4
 END
 }
 
@@ -39,12 +43,12 @@ while [ $# -gt 0 ]; do
     --dry-run) dry=1; shift ;;
     --help | -h) usage; exit ;;
     --) shift; break ;;
-    *) fail "unknown option $1; see --help. Put the arguments of compressed-lm train after --" ;;
+    *) fail "unknown option $1; see --help. Put the command after --" ;;
   esac
 done
-[ $# -gt 0 ] || fail 'no arguments for compressed-lm train after --; see --help'
+set_program "$@"
 
-command=("${COMPRESSED_LM:-compressed-lm}" train "$@" --distributed=on)
+command=("${COMPRESSED_LM:-compressed-lm}" "${program[@]}")
 IFS=, read -r -a visible <<<"${CUDA_VISIBLE_DEVICES:-}"
 
 # Sets the array `settings` to the environment variables of process $1.
@@ -101,7 +105,7 @@ while [ "$left" -gt 0 ]; do
       if [ -z "$ending" ] || [ -n "$stopped" ]; then
         [ "$status" -le "$worst" ] || worst=$status
       fi
-      if [ "$status" -ne 0 ] && [ -z "$ending" ] && [ "$left" -gt 0 ]; then
+      if [ "$status" -ne 0 ] && [ -z "$ending" ] && [ "$left" -gt 0 ] && [ "${program[0]}" = train ]; then
         echo "local.sh: process $i ended with status $status; ending the others" >&2
         end 5
       fi

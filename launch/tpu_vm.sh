@@ -1,18 +1,18 @@
 #!/usr/bin/env bash
-# Train on one TPU slice of Google Cloud with gcloud and ssh.
+# Run a command on one TPU slice of Google Cloud with gcloud and ssh.
 set -euo pipefail
 
 usage() {
   cat <<'END'
-Trains on all hosts of a TPU slice, and requests a new slice after a preemption.
+Runs `compressed-lm train` or `compress` on all hosts of a TPU slice, and requests a new slice after a preemption.
 
-  tpu_vm.sh ACTION --name NAME --zone ZONE [options] -- ARGUMENTS OF `compressed-lm train`
+  tpu_vm.sh ACTION --name NAME --zone ZONE [options] -- train|compress ARGUMENTS
 
 actions
-  run      create, install and train; after a preemption delete and repeat; delete when training is finished
+  run      create, install and start; after a preemption delete and repeat; delete when the command is finished
   create   request the slice as a queued resource and wait until it is active
   install  copy the committed tree (git HEAD) and the tokens of --store to every host, and install with libtpu
-  train    run `compressed-lm train ... --distributed=on` on every host and show the output
+  start    start the command on every host and show the output
   delete   delete the slice
 
 options
@@ -24,16 +24,19 @@ options
   --store URL        gs:// folder of a token store, copied to the folder `tokens` of every host
   --spot             spot slice, which may be preempted
   --attempts N       most slices that `run` requests (default 20)
-  --keep             `run` keeps the slice when training is finished
+  --keep             `run` keeps the slice when the command is finished
   --dry-run          print the commands without running them
   --help             this text
 
---out must be a gs:// path: the next slice resumes from the newest checkpoint there. `run` must keep running during the
-whole training, so start it in tmux on a machine that stays on.
+--out must be a gs:// path: the next slice continues from what is there. `run` must keep running until the command is
+finished, so start it in tmux on a machine that stays on. Each host is one process. For `compress` it takes its number
+from the metadata server, uses the chips of its host alone, and does not wait for the others.
 
-example:
+examples:
   launch/tpu_vm.sh run --name clm --zone us-west4-a --type v5litepod-256 --spot \
-    --store gs://BUCKET/stores/c4 -- --store tokens --out gs://BUCKET/runs/2b --size 2b --mesh 4,64,1
+    --store gs://BUCKET/stores/c4 -- train --store tokens --out gs://BUCKET/runs/2b --size 2b --mesh 4,64,1
+  launch/tpu_vm.sh run --name c4 --zone us-west4-a --type v5litepod-64 --spot -- \
+    compress --corpus 'json:gs://BUCKET/c4/*.gz' --codec gs://BUCKET/codecs/eiw32 --out gs://BUCKET/stores/c4
 END
 }
 
@@ -44,11 +47,11 @@ run() { if [ -n "$dry" ]; then quote "$@"; else "$@"; fi; }
 
 [ $# -gt 0 ] || { usage >&2; exit 2; }
 case $1 in
-  run | create | install | train | delete) action=$1; shift ;;
+  run | create | install | start | delete) action=$1; shift ;;
   --help | -h) usage; exit ;;
-  *) fail "unknown action $1; expected run, create, install, train or delete. See --help" ;;
+  *) fail "unknown action $1; expected run, create, install, start or delete. See --help" ;;
 esac
-name='' zone='' project='' type=v5litepod-16 runtime='' store='' spot='' attempts=20 keep='' dry=''
+name='' zone='' project='' type=v5litepod-16 runtime='' store='' spot='' attempts=20 keep='' dry='' program=()
 while [ $# -gt 0 ]; do
   case $1 in
     --name) name=$2; shift 2 ;;
@@ -63,12 +66,12 @@ while [ $# -gt 0 ]; do
     --dry-run) dry=1; shift ;;
     --help | -h) usage; exit ;;
     --) shift; break ;;
-    *) fail "unknown option $1; see --help. Put the arguments of compressed-lm train after --" ;;
+    *) fail "unknown option $1; see --help. Put the command after --" ;;
   esac
 done
 [ -n "$name" ] && [ -n "$zone" ] || fail '--name and --zone are required; see --help'
 case $action in
-  run | train) [ $# -gt 0 ] || fail 'no arguments for compressed-lm train after --; see --help' ;;
+  run | start) set_program "$@" ;;
 esac
 if [ -z "$runtime" ]; then # https://cloud.google.com/tpu/docs/runtimes
   case $type in
@@ -90,7 +93,15 @@ remote_install="python3 -m pip install --quiet --user uv && python3 -m uv venv -
 python3 -m uv pip install --quiet --python ~/venv/bin/python \"compressed_lm[gcs,tpu] @ file://\$HOME/$archive\""
 [ -z "$store" ] ||
   remote_install+=" && mkdir -p tokens && gcloud storage rsync --recursive $(quote "$store") tokens"
-remote_train="exec ~/venv/bin/compressed-lm $(quote train "$@" --distributed=on)"
+remote_start="exec ~/venv/bin/compressed-lm $(quote ${program[@]+"${program[@]}"})"
+if [ "${program[0]:-}" = compress ]; then # ssh has no variables with the number of the host
+  # shellcheck disable=SC2016
+  metadata='curl -fsS -H Metadata-Flavor:Google "http://${GCE_METADATA_IP:-metadata.google.internal}/computeMetadata/v1'
+  remote_start="id=\$($metadata/instance/attributes/agent-worker-number\") && \
+hosts=\$($metadata/instance/attributes/worker-network-endpoints\" | tr , '\\n' | grep -c .) && \
+export COMPRESSED_LM_PROCESS_ID=\$id COMPRESSED_LM_NUM_PROCESSES=\$hosts && \
+{ [ \$hosts = 1 ] || export $one_tpu_host; } && $remote_start"
+fi
 
 state() { "${resources[@]}" describe "$name" "${where[@]}" '--format=value(state.state)' 2>/dev/null || echo ABSENT; }
 
@@ -118,7 +129,7 @@ install() {
     run "${vm[@]}" ssh "$name" --worker=all "${where[@]}" "--command=$remote_install"
 }
 
-train() { run "${vm[@]}" ssh "$name" --worker=all "${where[@]}" "--command=$remote_train"; }
+start() { run "${vm[@]}" ssh "$name" --worker=all "${where[@]}" "--command=$remote_start"; }
 
 delete() { run "${resources[@]}" delete "$name" "${where[@]}" --force --quiet; }
 
@@ -127,9 +138,9 @@ if [ "$action" != run ]; then
   exit
 fi
 if [ -n "$dry" ]; then
-  create; install; train
+  create; install; start
   echo "# after a preemption, at most $attempts times: run the last command below, then repeat from the first"
-  if [ -n "$keep" ]; then echo '# the slice is kept when training is finished'; fi
+  if [ -n "$keep" ]; then echo '# the slice is kept when the command is finished'; fi
   delete
   exit
 fi
@@ -140,7 +151,7 @@ for ((attempt = 1; attempt <= attempts; attempt++)); do
     *) delete ;;
   esac
   status=0
-  { [ "$now" = ACTIVE ] || create; } && install && train || status=$?
+  { [ "$now" = ACTIVE ] || create; } && install && start || status=$?
   if [ "$status" -eq 0 ]; then
     [ -n "$keep" ] || delete
     exit
@@ -152,4 +163,4 @@ for ((attempt = 1; attempt <= attempts; attempt++)); do
   [ "$now" != ABSENT ] || fail "status $status, and no slice was created; see the messages above"
   echo "tpu_vm.sh: $name is $now after slice $attempt of $attempts; requesting another" >&2
 done
-fail "$attempts slices were lost before the end of training; run the same command again to resume"
+fail "$attempts slices were lost before the end; run the same command again to resume"

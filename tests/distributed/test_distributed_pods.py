@@ -60,7 +60,7 @@ def start_locally(store):
     program = {"COMPRESSED_LM": str(pathlib.Path(sys.executable).with_name("compressed-lm"))}
 
     def start_locally(out):
-        command = [str(LOCAL), "--port", str(free_port()), "--", *arguments(store, out, "8,1,1")[1:]]
+        command = [str(LOCAL), "--port", str(free_port()), "--", *arguments(store, out, "8,1,1")]
         pipes = {"stderr": subprocess.STDOUT, "stdout": subprocess.PIPE, "text": True}
         return subprocess.Popen(command, env=os.environ | program, **pipes)
 
