@@ -89,7 +89,12 @@ def run(arguments):
 
         local_devices.use_rows_per_device(arguments.rows_per_device)
     index, count = _numbering(arguments)
-    workers = arguments.workers or (1 if codec.flops_per_byte else len(os.sched_getaffinity(0)))
+    workers = arguments.workers or (1 if codec.flops_per_byte or corpus.single_pass else _n_cores())
+    if corpus.single_pass and (max(workers, count) > 1 or arguments.engine != "local" or arguments.dry_run is not None):
+        raise InputError(
+            f"The corpus {corpus.spec} can be read only once and by one process; it was given with --workers, "
+            "--process_count, --engine or --dry_run. Leave these out, or store its documents in a file first."
+        )
     sharding = {"n_shards": arguments.n_shards, "max_bytes": arguments.max_bytes}
     sharding["shard_bytes"] = arguments.shard_bytes or job.SHARD_BYTES
     if arguments.n_shards and arguments.shard_bytes:
@@ -120,6 +125,11 @@ def run(arguments):
     )
     for name, share in store.shares().items():
         print(f"{share:8.3%} of the bytes: {name}")
+
+
+def _n_cores():
+    """Returns the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _numbering(arguments):

@@ -9,7 +9,8 @@ from rich import box
 from rich.table import Table
 
 from compressed_lm.codecs.protocol import Codec
-from compressed_lm.data.corpus import UNIT_BYTES, Corpus
+from compressed_lm.data import corpus as corpus_lib
+from compressed_lm.data.corpus import Corpus
 from compressed_lm.data.shards import id_dtype
 from compressed_lm.errors import InputError
 
@@ -82,7 +83,7 @@ def estimate(
     """
     units = corpus.units(split)
     total = corpus_bytes or corpus.estimated_bytes(split)
-    n_units = len(units) if corpus_bytes is None else -(-corpus_bytes // UNIT_BYTES)
+    n_units = len(units) if corpus_bytes is None else -(-corpus_bytes // corpus_lib.UNIT_BYTES)
     if total is None and max_bytes is None:
         raise InputError(
             f"The size of the corpus {corpus.spec} is unknown before it is read, so its cost cannot be estimated. Give "

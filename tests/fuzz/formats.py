@@ -4,6 +4,7 @@ import bz2
 import dataclasses
 import gzip
 import hashlib
+import io
 import json
 import lzma
 import pathlib
@@ -12,6 +13,9 @@ from collections.abc import Callable, Mapping
 
 import mutations as m
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import zstandard
 
 TEXT = b"The quick brown fox jumps over the lazy dog; 12 of 345 were caf\xc3\xa9s.\n"
 DOCUMENTS = [TEXT * n for n in (1, 3, 8)] + [b"", b"\x00\xff\xfe", b"a" * 500]
@@ -158,7 +162,24 @@ def _texts(work):
         for name in content
     ]
     changes = {"a.jsonl": m.json_lines} | {name: m.anything for name in content if name != "a.jsonl"}
-    return {"corpus": Format(content, changes, read, weight=2)}
+    rows = [{"text": d.decode("latin-1"), "id": i} for i, d in enumerate(DOCUMENTS)]
+    packed = {"a.zst": zstandard.compress(lines), "b.parquet": b"", "c.parquet": b""}
+    for name, compression in (("b.parquet", "zstd"), ("c.parquet", "none")):
+        pq.write_table(pa.Table.from_pylist(rows), file := io.BytesIO(), row_group_size=2, compression=compression)
+        packed[name] = file.getvalue()
+    read_packed = lambda folder: [  # noqa: E731
+        len(list(open_corpus(f"{scheme}:{folder / name}").documents("train")))
+        for name, scheme in (
+            ("a.zst", "json"),
+            ("a.zst", "text"),
+            ("b.parquet", "parquet"),
+            ("c.parquet", "parquet(id=id)"),
+        )
+    ]
+    return {
+        "corpus": Format(content, changes, read, weight=2),
+        "packed corpus": Format(packed, dict.fromkeys(packed, m.anything), read_packed, weight=2),
+    }
 
 
 def _tables(work):
