@@ -159,7 +159,7 @@ def table(found: Estimate) -> Table:
     shown = Table(box=box.SIMPLE, show_header=False)
     hours, speed = found.hours, found.encode_bytes_per_second
     for name, value in (
-        ("text", f"{found.n_bytes / 1e9:,.3f} GB in {found.n_documents:,} documents, {found.n_units:,} units of work"),
+        ("text", f"{found.n_bytes / 1e9:,.3f} GB in {found.n_documents:,} documents; units of work: {found.n_units:,}"),
         ("tokens", f"{found.n_tokens:,} ({found.n_bytes / max(found.n_tokens, 1):.3f} bytes per token)"),
         ("store", f"{found.store_bytes / 1e9:,.3f} GB in {found.n_shards:,} shards"),
         ("speed of a worker", f"reads {found.read_bytes_per_second / 1e6:,.3f} MB/s, encodes {speed / 1e6:,.4f} MB/s"),
