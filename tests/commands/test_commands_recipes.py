@@ -13,6 +13,7 @@ from compressed_lm.codecs.eiw import Options
 from compressed_lm.commands import commands as all_commands
 from compressed_lm.models import count_params, model_vocab_size, training_flops_per_token
 from compressed_lm.models.exact import check_exactable
+from tests.commands import recipe_costs
 
 RUNS = configuration.GIN_FILES / "runs"
 RECIPE_FILES = sorted([*RUNS.glob("paper_*.gin"), *RUNS.glob("modern_*.gin")])
@@ -130,6 +131,20 @@ def test_the_head_of_a_file_is_true(file):
         exact = config.steps * config.batch_size * config.seq_len * training_flops_per_token(shape, seq_len=512)
         assert float(flops) == pytest.approx(exact, rel=5e-3)
         assert float(hours) == pytest.approx(exact / (0.5 * 197e12) / 3600, rel=5e-3)
+
+
+@pytest.mark.parametrize("file", recipe_costs.FILES, ids=lambda file: file.stem)
+def test_the_head_of_a_file_says_what_its_store_takes(file):
+    """Text, size and cost in the head of a file are those of its settings; its first command takes enough text."""
+    configuration.load([str(file)])
+    data = configuration.data()
+    text = 200_000 * 256 * 512 * PAPER.get(data.codec, (data.bytes_per_token,))[0]
+    assert set(recipe_costs.formatted(file)) <= set(file.read_text().splitlines())
+    assert float(row(file, "text  ")[0]) == pytest.approx(text / 1e9, abs=0.05)
+    (given,) = re.findall(r"compress --corpus tfds:c4/en:3.1.0 --max_bytes (\d+) --codec", file.read_text())
+    assert 1.01 * text <= int(given) <= 1.01 * text + 1e9 < 806e9  # at most C4
+    ids = int(given) / data.bytes_per_token * (1 if data.vocab_size <= 256 else 2)
+    assert ids < float(row(file, "token store")[0]) * 1e9 < 1.08 * ids
 
 
 @pytest.mark.parametrize(
