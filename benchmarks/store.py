@@ -2,8 +2,8 @@
 
     python benchmarks/store.py --documents 1e8 --folder /tmp/store
 
-makes a store of short documents (random ids below 65,536) if the folder has none, then measures in a new process:
-opening; the order of training; random rows of 1,024 ids, as training reads them with packing and prefetch. Sizes for 1e9
+makes a store of short documents (random ids below 65,536) if the folder has none. A new process then opens it, asks for
+the order of training, and reads random rows of 1,024 ids as training does, with packing and prefetch. Sizes for 1e9
 documents follow from the counts: what is read on opening is the manifest (one entry for each shard), and what stays in
 memory is 8 bytes for 512 documents.
 """

@@ -230,7 +230,7 @@ class _UnitWriter:
         texts = [document.text for document in self._texts]
         self._check(texts)
         lengths = np.fromiter(map(len, texts), "<u8", len(texts))
-        ids = np.concatenate(self._ids)
+        ids = np.concatenate(self._ids) if len(self._ids) > 1 else self._ids[0]  # a large document is not copied
         if len(ids) and not 0 <= ids.min() <= ids.max() < self._job.codec.vocab_size:
             raise ValueError(
                 f"The codec returned ids between {ids.min()} and {ids.max()}, outside its vocabulary 0 to "

@@ -87,7 +87,7 @@ class _Reader:
         be lost without an error.
         """
         loads, document = orjson.loads, fields.fast_reader()
-        most, number, n_documents = limits.document(), 0, 0
+        most, number, n_documents = limits.document(limits.JSON_LINE), 0, 0
         try:
             position = self._seek_line(start, stop) if start else 0
             readline = functools.partial(self._stream.readline, most + 1)

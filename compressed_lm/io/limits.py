@@ -8,6 +8,9 @@ from compressed_lm.errors import InputError
 VARIABLE = "COMPRESSED_LM_MAX_BYTES"
 HELP = f"the environment variable {VARIABLE} sets another limit"
 DEFAULT = 256 << 20
+JSON_LINE = 128_000_000
+"""A worker reads, encodes and checks a line of this size in 1.5 GB of memory."""
+
 RATIO = 64
 """Expansion that is always allowed: unpacked bytes per byte of a file. Real text and weights compress less."""
 
@@ -15,15 +18,15 @@ PROMISED: contextvars.ContextVar[int | None] = contextvars.ContextVar("promised"
 """Size in bytes of a file's text, from its header: a limit for codecs whose ids do not determine it."""
 
 
-def document() -> int:
-    """Returns the largest size in bytes of a JSON line, and of an unpacked small file.
+def document(default: int = DEFAULT) -> int:
+    """Returns the largest size in bytes of an unpacked small file, or of another document with its own default.
 
     Raises:
         InputError: `VARIABLE` is not a number of bytes.
     """
     given = os.environ.get(VARIABLE)
     if given is None:
-        return DEFAULT
+        return default
     try:
         value = int(float(given))
     except (ValueError, OverflowError):

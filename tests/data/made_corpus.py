@@ -1,5 +1,10 @@
 """A corpus in memory with any division into units, for tests of the compression job."""
 
+import multiprocessing
+import os
+import signal
+
+from compressed_lm.codecs.bytes_codec import Bytes
 from compressed_lm.data.corpus import Corpus, Document, Span, Unit
 
 
@@ -33,3 +38,12 @@ class MadeCorpus(Corpus):
 
     def _fingerprint(self, split):
         return "made"
+
+
+class KilledInWorkers(Bytes):
+    """Codec that ends a worker process as the system does when memory is short."""
+
+    def encode_batch(self, documents):
+        if multiprocessing.parent_process() is not None:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().encode_batch(documents)

@@ -21,7 +21,7 @@ from compressed_lm.data.job import compress
 from compressed_lm.data.sources import open_corpus
 from compressed_lm.data.store import TokenStore
 from compressed_lm.errors import InputError
-from tests.data.made_corpus import MadeCorpus
+from tests.data.made_corpus import KilledInWorkers, MadeCorpus
 
 DOCUMENTS = [f"Document {i}: " + "more words " * (i % 7) for i in range(100)]
 TEXTS = [text.encode() for text in DOCUMENTS]
@@ -387,6 +387,14 @@ def test_an_error_in_a_worker_process_is_the_users_error(tmp_path):
             "unit-000000-0000000000-0000000100-t400-b400-last.block",
             "unit-000001-0000000000-0000000001-t4-b4.block",
         }
+
+
+def test_a_worker_that_the_system_ends_is_one_paragraph(tmp_path):
+    """A worker out of memory is an error that says what to do; a rerun with fewer workers finishes."""
+    corpus, codec = MadeCorpus(TEXTS, [50, 50]), KilledInWorkers()
+    with pytest.raises(InputError, match="ended by the system, most likely because memory is short: 2 workers"):
+        compress(corpus, "train", codec, tmp_path / "out", engine=Local(2))
+    assert compress(corpus, "train", codec, tmp_path / "out").n_documents == 100
 
 
 def test_finished_store_is_opened_without_reading_the_corpus(tmp_path):
