@@ -45,6 +45,7 @@ def client(scheme: str | None) -> Any:
 
 
 def _made(scheme: str) -> Any:
+    check_package(scheme, f"{scheme}://...", "A path")
     options: dict[str, Any] = {"use_listings_cache": False, "skip_instance_cache": True}
     if scheme == "s3":
         import s3fs

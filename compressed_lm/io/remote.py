@@ -33,7 +33,16 @@ def open_input(path: str | os.PathLike) -> BinaryIO:
     """
     if not is_remote(path):
         return open(path, "rb")
-    return RemoteInput(path, stat(path)["size"], read_range).buffered()
+    return RemoteInput(path, size(path), read_range).buffered()
+
+
+def size(path: str | os.PathLike) -> int:
+    """Returns the size of a file or object in bytes.
+
+    Raises:
+        FileNotFoundError: there is no such file or object.
+    """
+    return int(stat(path)["size"]) if is_remote(path) else os.path.getsize(path)
 
 
 def read_bytes(path: str | os.PathLike) -> bytes:
@@ -238,7 +247,7 @@ def check_writable(path: str | os.PathLike) -> None:
             started = store.call_s3("create_multipart_upload", **target)["UploadId"]
             return store.call_s3("abort_multipart_upload", UploadId=started, **target)
         # The started upload expires by itself.
-        options: dict[str, Any] = {"uploadType": "resumable", "json": {"name": name}, "timeout": PROBE_SECONDS}
+        options = {"uploadType": "resumable", "json": {"name": name}, "timeout": PROBE_SECONDS}
         return store.call("POST", _upload_url(store), bucket, **options)
 
     call(path, probe, patience=PROBE_SECONDS)

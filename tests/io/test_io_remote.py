@@ -299,6 +299,23 @@ def test_paths_behave_like_local_ones(bucket_url):
     assert [path.name for path in root.iterdir()] == ["z"]
 
 
+def test_markers_of_folders_are_no_files(stores):
+    """An empty object `folder/`, by which other programs mark a folder, is neither a file nor left behind.
+
+    (The server of gs:// cannot have such objects.)
+    """
+    bucket_url = stores("s3")
+    for key in ("a/", "a/b/"):
+        object_stores.client("s3").call_s3("put_object", Bucket=bucket_url.removeprefix("s3://"), Key=key)
+    folder = io.any_path(f"{bucket_url}/a")
+    assert folder.is_dir() and remote.sizes(folder) == {} and remote.sizes(bucket_url) == {}
+    io.write_atomic(folder / "x", b"1")
+    assert remote.sizes(folder) == {"x": 1} and remote.size(folder / "x") == 1
+    assert [path.name for path in io.matching(f"{bucket_url}/**", files=True)] == ["x"]
+    folder.rmtree()
+    assert not folder.exists() and remote.entries(bucket_url) == {}
+
+
 def test_patterns_match_objects_as_files(bucket_url, tmp_path):
     """A pattern matches the same names in a bucket as in a folder; an existing name wins over the pattern."""
     names = [
