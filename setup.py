@@ -46,7 +46,7 @@ EXTRAS = {
     # Paths in object stores: gs://... and s3://...
     "gcs": ["gcsfs>=2025.9,<2027"],
     "s3": ["s3fs>=2025.9,<2027"],
-    # Import and export of Hugging Face checkpoints; corpora in Parquet files, Zstandard files and Hugging Face data sets.
+    # Hugging Face checkpoints, in and out; corpora in Parquet files, Zstandard files and Hugging Face data sets.
     "hf": [
         "safetensors>=0.6,<1",
         "tokenizers>=0.22,<0.25",

@@ -18,7 +18,7 @@ import numpy as np
 from machine import print_cpu
 
 from compressed_lm import codecs
-from compressed_lm.data import installed_docs
+from compressed_lm.data.sources import installed_docs
 from compressed_lm.models import Transformer, TransformerConfig, exact, shift_right
 from compressed_lm.pipelines import m1 as m1_model
 from compressed_lm.pipelines import stages

@@ -40,7 +40,7 @@ CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 def read_documents(paths: Sequence[pathlib.Path], limit: int) -> list[str]:
     """Returns about `limit` bytes of documents from the beginning of the files, an equal share from each."""
     if not paths:
-        from compressed_lm.data import installed_docs
+        from compressed_lm.data.sources import installed_docs
 
         return _head((document.decode() for document in installed_docs.documents()["train"]), limit)
     return [text for path in paths for text in _head(_file_texts(path), limit // len(paths))]

@@ -225,9 +225,7 @@ if __name__ == "__main__":
 _SLOW = pytest.mark.slow("starts 20 jobs")
 
 
-@pytest.mark.parametrize(
-    "workers, kills", [(1, 3), pytest.param(1, 20, marks=_SLOW), pytest.param(2, 20, marks=_SLOW)]
-)
+@pytest.mark.parametrize("workers, kills", [(1, 3), pytest.param(1, 20, marks=_SLOW), pytest.param(2, 20, marks=_SLOW)])
 def test_killed_jobs_continue_to_the_same_bytes(spec, tmp_path, workers, kills):
     """After kills (-9) at random times, the store has the files of an uninterrupted run."""
     (tmp_path / "job.py").write_text(_PROGRAM)

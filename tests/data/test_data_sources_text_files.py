@@ -9,9 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from compressed_lm.codecs.bytes_codec import Bytes
-from compressed_lm.data import text_files
 from compressed_lm.data.job import compress
-from compressed_lm.data.sources import open_corpus
+from compressed_lm.data.sources import open_corpus, text_files
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ def _seqio_corpus(spec: str, rest: str) -> ModuleType:
     """Imports `seqio_corpus`. Raises InputError if seqio is not installed, or the spec has an unsupported path."""
     io.local_path(rest, f"In the corpus {spec},")
     try:
-        from compressed_lm.data import seqio_corpus
+        from compressed_lm.data.sources import seqio_corpus
     except ImportError as error:
         raise InputError(
             f"The corpus {spec} needs seqio and TensorFlow, which could not be imported ({error}). Install them with "

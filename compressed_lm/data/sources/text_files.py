@@ -9,8 +9,8 @@ import hashlib
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from compressed_lm.data import compression, files, standard_input
 from compressed_lm.data.corpus import Corpus, Document, Opener, Source, Span, Unit
+from compressed_lm.data.sources import compression, files, standard_input
 from compressed_lm.errors import InputError
 from compressed_lm.io import limits
 

@@ -9,10 +9,10 @@ from typing import BinaryIO
 
 import orjson
 
-from compressed_lm.data import compression, files, source_spec, standard_input
-from compressed_lm.data import fields as fields_lib
 from compressed_lm.data.corpus import Corpus, Document, Opener, Source, Span, Unit
-from compressed_lm.data.fields import FieldError, Fields
+from compressed_lm.data.sources import compression, files, source_spec, standard_input
+from compressed_lm.data.sources import fields as fields_lib
+from compressed_lm.data.sources.fields import FieldError, Fields
 from compressed_lm.errors import InputError
 from compressed_lm.io import limits
 

@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterable
 from typing import BinaryIO, TypeVar
 
 from compressed_lm import io
-from compressed_lm.data import compression
 from compressed_lm.data import corpus as corpus_lib
 from compressed_lm.data.corpus import Span, Unit
+from compressed_lm.data.sources import compression
 from compressed_lm.errors import InputError
 from compressed_lm.io import remote
 

@@ -13,8 +13,8 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from compressed_lm.data import source_spec
 from compressed_lm.data.corpus import Corpus, Document, Opener, Source, Unit
+from compressed_lm.data.sources import source_spec
 from compressed_lm.errors import InputError
 
 _COMMA = "\\,"

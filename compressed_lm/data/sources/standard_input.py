@@ -7,8 +7,8 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
-from compressed_lm.data import compression
 from compressed_lm.data.corpus import Corpus, Document, Span, Unit
+from compressed_lm.data.sources import compression
 from compressed_lm.errors import InputError
 
 NAME = "-"

@@ -21,10 +21,9 @@ import pytest
 import zstandard
 
 from compressed_lm.codecs.bytes_codec import Bytes
-from compressed_lm.data import compression, files, standard_input
 from compressed_lm.data import corpus as corpus_lib
 from compressed_lm.data.job import compress
-from compressed_lm.data.sources import open_corpus
+from compressed_lm.data.sources import compression, files, open_corpus, standard_input
 from compressed_lm.errors import InputError
 from compressed_lm.io import limits
 

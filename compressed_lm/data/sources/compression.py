@@ -6,8 +6,8 @@ import io
 import zlib
 from typing import Any, BinaryIO
 
-from compressed_lm.data import streams
-from compressed_lm.data.streams import Streams
+from compressed_lm.data.sources import streams
+from compressed_lm.data.sources.streams import Streams
 from compressed_lm.errors import InputError
 
 DAMAGE = (EOFError, zlib.error, OSError)

@@ -9,8 +9,7 @@ import pytest
 from hypothesis import strategies as st
 
 from compressed_lm.data import corpus as corpus_lib
-from compressed_lm.data import json_lines
-from compressed_lm.data.sources import open_corpus
+from compressed_lm.data.sources import json_lines, open_corpus
 from compressed_lm.errors import InputError
 
 

@@ -5,7 +5,8 @@ otherwise a glob. Files compressed by gzip, bzip2, xz or Zstandard are decompres
 """
 
 from compressed_lm import io
-from compressed_lm.data import (
+from compressed_lm.data.corpus import Corpus, Opener, Source, WithValidation
+from compressed_lm.data.sources import (
     huggingface,
     installed_docs,
     json_lines,
@@ -17,7 +18,6 @@ from compressed_lm.data import (
     store_documents,
     text_files,
 )
-from compressed_lm.data.corpus import Corpus, Opener, Source, WithValidation
 from compressed_lm.errors import InputError
 from compressed_lm.specs import did_you_mean
 

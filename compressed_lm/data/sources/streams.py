@@ -11,7 +11,7 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any, BinaryIO
 
-from compressed_lm.data import extras
+from compressed_lm.data.sources import extras
 
 _INPUT_BYTES = 1 << 12  # a hostile block of Zstandard of 4 bytes unpacks to 128 kB: at most 128 MB a call
 _OUTPUT_BYTES = 1 << 16

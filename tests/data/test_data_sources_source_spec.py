@@ -4,8 +4,7 @@ import hypothesis
 import pytest
 from hypothesis import strategies as st
 
-from compressed_lm.data import source_spec
-from compressed_lm.data.sources import open_corpus
+from compressed_lm.data.sources import open_corpus, source_spec
 from compressed_lm.errors import InputError
 
 NAMES = ("field", "template", "id")

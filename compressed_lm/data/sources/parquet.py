@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from compressed_lm import io
 from compressed_lm.data import corpus as corpus_lib
-from compressed_lm.data import extras, files, source_spec
-from compressed_lm.data import fields as fields_lib
 from compressed_lm.data.corpus import Corpus, Document, Opener, Source, Span, Unit
-from compressed_lm.data.fields import FieldError, Fields
+from compressed_lm.data.sources import extras, files, source_spec
+from compressed_lm.data.sources import fields as fields_lib
+from compressed_lm.data.sources.fields import FieldError, Fields
 from compressed_lm.errors import InputError
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class ParquetFiles(Corpus):
 
     def _rows(self, file: files.File, groups: list[RowGroup], start: int, stop: int, skip: int) -> Iterator[Document]:
         """Yields the documents of the row groups `start` to `stop - 1`, without the first `skip`."""
-        from compressed_lm.data import arrow_columns
+        from compressed_lm.data.sources import arrow_columns
 
         n_rows, n_bytes = map(sum, zip(*groups[start:stop], strict=True))
         row = first = sum(group.n_rows for group in groups[:start])
@@ -106,7 +106,7 @@ class ParquetFiles(Corpus):
 
 def _probe(name: str, *, spec: str, fields: Fields) -> tuple[files.File, list[RowGroup]]:
     """Returns a file and its row groups. Raises InputError if it is damaged, or has no such columns."""
-    from compressed_lm.data import arrow_columns
+    from compressed_lm.data.sources import arrow_columns
 
     head, tail, size = files.ends(name)
     if head[:4] != b"PAR1" or tail[-4:] != b"PAR1":
@@ -143,7 +143,7 @@ def _share_of_text(table: "pyarrow.parquet.ParquetFile", fields: Fields, groups:
 
     The sizes of single columns are in the footer, too, but pyarrow ends the process if a damaged footer has them wrong.
     """
-    from compressed_lm.data import arrow_columns
+    from compressed_lm.data.sources import arrow_columns
 
     index = next((index for index, group in enumerate(groups) if group.n_rows > 0 and group.n_bytes > 0), None)
     if index is None:

@@ -5,8 +5,7 @@ import pickle
 
 import pytest
 
-from compressed_lm.data import docstrings, installed_docs
-from compressed_lm.data.sources import open_corpus
+from compressed_lm.data.sources import docstrings, installed_docs, open_corpus
 from compressed_lm.errors import InputError
 
 LONG = "A sentence that documents something, and is long enough to be kept. " * 4

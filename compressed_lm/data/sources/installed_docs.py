@@ -24,8 +24,8 @@ from collections.abc import Iterator
 
 from packaging.requirements import Requirement
 
-from compressed_lm.data import docstrings
 from compressed_lm.data.corpus import Corpus, Document, Source, Span, Unit
+from compressed_lm.data.sources import docstrings
 from compressed_lm.errors import InputError
 
 # Well written, in three styles (Google, Sphinx, plain prose) on three subjects; no other package contains copies.

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from compressed_lm.data.corpus import Document
-from compressed_lm.data.fields import FieldError, Fields, listed
+from compressed_lm.data.sources.fields import FieldError, Fields, listed
 
 
 def check(schema: pa.Schema, fields: Fields) -> list[str]:

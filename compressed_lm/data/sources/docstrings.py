@@ -1,8 +1,8 @@
 """English text from Python source: docstrings, and long string literals that are documentation.
 
-The source is parsed, not imported. As a program (`python -m compressed_lm.data.docstrings`) it reads a JSON list of
-files from its standard input and writes the JSON list of their texts. So several interpreters can share the work
-without forking a process that runs JAX.
+The source is parsed, not imported. As a program (`python -m compressed_lm.data.sources.docstrings`) it reads a JSON
+list of files from its standard input and writes the JSON list of their texts. So several interpreters can share the
+work without forking a process that runs JAX.
 """
 
 import ast

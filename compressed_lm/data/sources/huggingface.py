@@ -14,12 +14,12 @@ from typing import Any
 
 from compressed_lm import io
 from compressed_lm.data import corpus as corpus_lib
-from compressed_lm.data import extras, files, source_spec
-from compressed_lm.data import fields as fields_lib
 from compressed_lm.data.corpus import Corpus, Document, Opener, Source, Span, Unit
-from compressed_lm.data.fields import FieldError, Fields
-from compressed_lm.data.json_lines import JsonLines
-from compressed_lm.data.parquet import ParquetFiles
+from compressed_lm.data.sources import extras, files, source_spec
+from compressed_lm.data.sources import fields as fields_lib
+from compressed_lm.data.sources.fields import FieldError, Fields
+from compressed_lm.data.sources.json_lines import JsonLines
+from compressed_lm.data.sources.parquet import ParquetFiles
 from compressed_lm.errors import InputError
 
 _ROWS = 256
@@ -63,7 +63,7 @@ class _Rows(Corpus):
 
     def _documents(self, tables: Iterator[Any], first: int, where: str) -> Iterator[Document]:
         """Yields the documents of Arrow tables; `first` is the number of their first row."""
-        from compressed_lm.data import arrow_columns
+        from compressed_lm.data.sources import arrow_columns
 
         row = first
         while (table := self._next(tables)) is not None:
