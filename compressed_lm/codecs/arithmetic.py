@@ -3,7 +3,7 @@
 import collections
 import hashlib
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -159,7 +159,18 @@ class AC(_Streams):
             yield np.concatenate(header + parts) if header else parts[0]
 
     def _encode_segments(self, segments: Iterable[bytes]) -> Iterator[np.ndarray]:
-        """Yields the tokens of each segment; M1's contexts of all segments are computed in the same batches."""
+        for segment, coded in self._coded(segments, self.m1.table_entries_stream):
+            yield self._written_tokens(segment, coded)
+
+    def _coded(
+        self, segments: Iterable[bytes], entries_of: Callable[[Iterator[np.ndarray]], Iterator[np.ndarray]]
+    ) -> Iterator[tuple[bytes, np.ndarray]]:
+        """Yields each segment and the table entries of its bytes and its end, uint32[T + 1, 2].
+
+        Args:
+            segments: texts. M1's contexts of all of them are computed in the same batches.
+            entries_of: M1's table entries of rows of symbols, one row for each context.
+        """
         context = self.m1.config.context
         waiting: collections.deque[tuple[bytes, int]] = collections.deque()
 
@@ -171,13 +182,40 @@ class AC(_Streams):
                 waiting.append((segment, n_rows))
                 yield from symbols
 
-        entries = self.m1.table_entries_stream(rows())
+        entries = entries_of(rows())
         for first in entries:
             segment, n_rows = waiting.popleft()
-            coded = np.concatenate([first, *itertools.islice(entries, n_rows - 1)])[: len(segment) + 1]
-            if not segment:
-                coded = np.concatenate([coded, [_FLAG[0]]])
-            yield self._tokens(range_coder.encode(coded[:, 0], coded[:, 1], stops=True))
+            yield segment, np.concatenate([first, *itertools.islice(entries, n_rows - 1)])[: len(segment) + 1]
+
+    def _written_tokens(self, segment: bytes, coded: np.ndarray) -> np.ndarray:
+        coded = coded if segment else np.concatenate([coded, [_FLAG[0]]])
+        return self._tokens(range_coder.encode(coded[:, 0], coded[:, 1], stops=True))
+
+    def _decode_known(self, sequences: Sequence[np.ndarray], documents: Sequence[bytes]) -> list[bytes]:
+        """Decodes with M1's contexts in parallel, since their symbols are known.
+
+        M1 runs in cached steps, as in a decoder. If each symbol decodes with the table that follows from the symbols
+        before it, a decoder finds the same ones.
+        """
+        parts = [self._segments_of(ids) for ids in sequences]
+        texts = [[d[i : i + SEGMENT_BYTES] for i in range(0, len(d), SEGMENT_BYTES)] for d in documents]
+        alike = [i for i in range(len(parts)) if len(parts[i]) == len(texts[i])]
+        streams = itertools.chain.from_iterable(parts[i] for i in alike)
+        segments = itertools.chain.from_iterable(texts[i] for i in alike)
+        coded = self._coded(segments, self.m1.cached_entries_stream)
+        right = (self._decodes(ids, *pair) for ids, pair in zip(streams, coded, strict=True))
+        good = {i for i in alike if all([next(right) for _ in parts[i]])}
+        others = iter(self._decode_sequences([ids for i, ids in enumerate(sequences) if i not in good]))
+        return [document if i in good else next(others) for i, document in enumerate(documents)]
+
+    def _decodes(self, ids: np.ndarray, segment: bytes, coded: np.ndarray) -> bool:
+        """Returns whether the stream in these ids decodes to the symbols of these table entries."""
+        below, freq = coded.T
+        # Three symbols per table: those below, the expected one, those above.
+        cdfs = np.stack([np.zeros_like(below), below, below + freq, np.full_like(below, tables.TABLE_TOTAL)], axis=-1)
+        return bool((range_coder.decode(self._stream(ids), cdfs) == 1).all()) and np.array_equal(
+            ids, self._written_tokens(segment, coded)
+        )
 
     @property
     def _end_first(self) -> np.ndarray:

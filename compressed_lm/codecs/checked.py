@@ -111,6 +111,16 @@ class CheckedCodec(abc.ABC):
         sequences = _members(ids, self.spec, "sequences of ids", one="decode(ids)")
         return self._decode_sequences([self._checked(s, f"{self.spec}, sequence {i},") for i, s in sequences])
 
+    def decode_known(self, ids: Sequence[np.ndarray], documents: Sequence[bytes]) -> list[bytes]:
+        sequences = [self._checked(s, f"{self.spec}, sequence {i},") for i, s in enumerate(ids)]
+        known = checked_documents(documents, self.spec)
+        if len(sequences) != len(known):
+            raise InputError(
+                f"{self.spec} was given {len(sequences)} sequences of ids of {len(known)} documents; as many were "
+                "expected."
+            )
+        return self._decode_known(sequences, known)
+
     def decode_partial(self, ids: np.ndarray) -> bytes:
         return self._decode_unfinished(self._checked(ids))
 
@@ -127,6 +137,10 @@ class CheckedCodec(abc.ABC):
     @abc.abstractmethod
     def _decode_sequences(self, sequences: Sequence[np.ndarray]) -> list[bytes]:
         """Returns the document of each sequence of ids, int32[T]."""
+
+    def _decode_known(self, sequences: Sequence[np.ndarray], documents: Sequence[bytes]) -> list[bytes]:
+        del documents
+        return self._decode_sequences(sequences)
 
     def _decode_unfinished(self, ids: np.ndarray) -> bytes:
         return self._decode_sequences([ids])[0]

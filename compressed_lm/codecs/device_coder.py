@@ -69,3 +69,27 @@ def decode_context(
     (code, size, *_), (symbols, n_read) = jax.lax.scan(one_symbol, start, jnp.arange(config.context, dtype=jnp.int32))
     n_read = state[:, 2:] + n_read.T
     return symbols.T, n_read, jnp.stack([code, size, n_read[:, -1]], axis=-1)
+
+
+def cached_entries(config: exact.ExactConfig, params: exact.ExactParams, symbols: jax.Array) -> jax.Array:
+    """Returns the table entries that `decode_context` uses if it decodes these symbols, for checks.
+
+    Args:
+        config, params: M1.
+        symbols: int32[B, L], at most `context` symbols of each slot.
+
+    Returns:
+        uint32[B, L, 2]: cumulative frequency below the symbol, and its frequency.
+    """
+    slots = jnp.arange(len(symbols), dtype=jnp.int32)
+
+    def one_symbol(carry: tuple, inputs: tuple[jax.Array, jax.Array]) -> tuple[tuple, jax.Array]:
+        (last, cache), (position, symbol) = carry, inputs
+        logits, cache = exact.step(params, config, last, jnp.full_like(last, position), cache)
+        cdf = tables.cumulative(tables.frequencies(exact.weights_of(logits), xp=jnp), xp=jnp)
+        below, above = cdf[slots, symbol], cdf[slots, symbol + 1]
+        return (symbol, cache), jnp.stack([below, above - below], axis=-1)
+
+    start = jnp.full_like(slots, exact.N_SYMBOLS - 1), exact.init_cache(config, len(symbols), config.context)
+    _, entries = jax.lax.scan(one_symbol, start, (jnp.arange(symbols.shape[1], dtype=jnp.int32), symbols.T))
+    return jnp.swapaxes(entries, 0, 1)

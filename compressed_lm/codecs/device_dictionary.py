@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 
-from compressed_lm.codecs.local_devices import LocalMap, block_rows, map_over_local_devices
+from compressed_lm.codecs.local_devices import LocalMap, block_rows, map_over_local_devices, replicated
 from compressed_lm.coding.dictionary import Dictionary
 from compressed_lm.coding.entries import SLOT_BYTES
 
@@ -23,7 +23,7 @@ CHUNK = 2048
 
 def encode(dictionary: Dictionary, documents: Sequence[bytes]) -> list[np.ndarray]:
     """Returns `dictionary.encode_batch(documents)`: int32[T] for each document."""
-    cells, ids = dictionary.cells, dictionary.ids
+    ids, tables = dictionary.ids, replicated((dictionary.cells, dictionary.ids))
     data = [np.frombuffer(document, np.uint8) for document in documents]
     numbers: list[list[np.ndarray]] = [[] for _ in documents]
     for running in _groups([len(d) for d in data]):
@@ -31,7 +31,7 @@ def encode(dictionary: Dictionary, documents: Sequence[bytes]) -> list[np.ndarra
         while len(running):
             text = [data[i][read : read + CHUNK] for i in running]
             rows = {"text": _padded(text, np.uint8), "length": _lengths(text), "state": state}
-            found, counts, state = _program(_encode_chunk)((cells, ids), rows)
+            found, counts, state = _program(_encode_chunk)(tables, rows)
             read += CHUNK
             going = np.array([len(data[i]) > read for i in running])
             for slot, i in enumerate(running):
@@ -49,7 +49,7 @@ def decode(dictionary: Dictionary, sequences: Sequence) -> list[bytes]:
         ValueError: a number is outside the dictionary.
     """
     sequences = [dictionary.checked(numbers) for numbers in sequences]
-    tables = dictionary.tails, dictionary.heads, dictionary.depth
+    tables = replicated((dictionary.tails, dictionary.heads, dictionary.depth))
     texts: list[list[bytes]] = [[] for _ in sequences]
     for running in _groups([len(s) for s in sequences]):
         taken, skip = np.zeros(len(running), np.int64), np.zeros(len(running), np.int32)

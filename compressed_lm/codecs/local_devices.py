@@ -15,6 +15,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from compressed_lm.errors import InputError
 
@@ -28,12 +29,15 @@ AHEAD = 2
 """Blocks of a stream that are dispatched before the results of an earlier one are used."""
 
 
+_AXIS = "devices"
+
+
 @dataclasses.dataclass(frozen=True)
 class Work:
-    """Work of the local devices together, as sums over calls. The difference of two is the work in between.
+    """Work of the local devices together when they encode, summed. The difference of two is the work in between.
 
     Attributes:
-        steps: sequential steps of M1: cached steps of one byte per row, or teacher-forced passes of whole rows.
+        steps: sequential steps of M1: cached steps of one byte per row (eiw), or teacher-forced passes of whole rows.
         rows: rows of all devices, in each of these steps.
         padding: of these, rows without data.
     """
@@ -117,12 +121,37 @@ def block_sizes(n_rows: int) -> list[int]:
     return blocks
 
 
+def replicated(constants: Any) -> Any:
+    """Returns a pytree of arrays on all local devices, so that calls need not copy it again."""
+    return jax.device_put(constants, NamedSharding(_mesh(), PartitionSpec()))
+
+
+def by_device(rows: Any) -> Any:
+    """Returns a pytree of arrays [D * slots, ...] as [D, slots, ...]."""
+    devices = jax.local_device_count()
+    return jax.tree.map(lambda array: array.reshape(devices, -1, *array.shape[1:]), rows)
+
+
+def divided(rows: Any) -> Any:
+    """Returns `by_device` of rows on the devices, just as calls leave their results there."""
+    return jax.device_put(by_device(rows), NamedSharding(_mesh(), PartitionSpec(_AXIS)))
+
+
+def fetched(results: Any) -> Any:
+    """Returns results [D, slots, ...] as NumPy arrays [D * slots, ...]; it waits for them."""
+    return jax.tree.map(lambda array: array.reshape(-1, *array.shape[2:]), jax.device_get(results))
+
+
+def _mesh() -> Mesh:
+    return Mesh(np.array(jax.local_devices()), (_AXIS,))
+
+
 def on_devices(fn: Callable) -> Callable:
     """Returns `fn` of (constants, rows) mapped over the local devices: rows are pytrees of arrays [D, slots, ...].
 
     The results are on the devices, where a later call can use them. Calls return before the devices have finished.
     """
-    return jax.pmap(fn, in_axes=(None, 0), axis_name="devices", devices=jax.local_devices())
+    return jax.pmap(fn, in_axes=(None, 0), axis_name=_AXIS, devices=jax.local_devices())
 
 
 class LocalMap:
@@ -184,20 +213,16 @@ class LocalMap:
 
     def _dispatch(self, constants: Any, rows: Any, block: int) -> Callable[[], Any]:
         """Starts a call for up to `block` rows, zero-padded; returns a function that waits for its results."""
-        n_rows, devices = len(jax.tree.leaves(rows)[0]), jax.local_device_count()
+        n_rows = len(jax.tree.leaves(rows)[0])
 
-        def spread(array: np.ndarray) -> np.ndarray:
-            array = np.asarray(array)
+        def filled(array: np.ndarray) -> np.ndarray:
             fill = np.zeros((block - n_rows, *array.shape[1:]), array.dtype)
-            return np.concatenate([array, fill]).reshape(devices, block // devices, *array.shape[1:])
+            return np.concatenate([array, fill])
 
-        out = self._mapped(constants, jax.tree.map(spread, rows))
-        add_work(Work(1, block, block - n_rows))
-
-        def wait() -> Any:
-            return jax.tree.map(lambda array: array.reshape(block, *array.shape[2:])[:n_rows], jax.device_get(out))
-
-        return wait
+        out = self._mapped(constants, by_device(jax.tree.map(filled, rows)))
+        if not self._sequential:  # loops of many steps decode
+            add_work(Work(1, block, block - n_rows))
+        return lambda: jax.tree.map(lambda array: array[:n_rows], fetched(out))
 
 
 def map_over_local_devices(fn: Callable, *, sequential: bool = False, **static: Any) -> LocalMap:

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from compressed_lm.codecs import device_coder
-from compressed_lm.codecs.local_devices import LocalMap, map_over_local_devices
+from compressed_lm.codecs.local_devices import LocalMap, map_over_local_devices, replicated
 from compressed_lm.coding import tables
 from compressed_lm.coding.tables import END
 from compressed_lm.errors import InputError
@@ -46,8 +46,8 @@ class M1:
 
     @functools.cached_property
     def device_params(self) -> exact.ExactParams:
-        """The weights on the device."""
-        return jax.tree.map(jnp.asarray, self.params)
+        """The weights on each of the local devices."""
+        return replicated(self.params)
 
     def to_bytes(self) -> bytes:
         """Returns the weights as an .npz file without pickles."""
@@ -110,6 +110,10 @@ class M1:
         """Yields `table_entries` of each row int32[L], computed in batches that fill the devices; see `LocalMap`."""
         return _program(_entries, self.config).stream(self.device_params, symbols)
 
+    def cached_entries_stream(self, symbols: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        """Yields the same entries from cached steps, as decoders compute them; for checks of that they are the same."""
+        return _program(device_coder.cached_entries, self.config).stream(self.device_params, symbols)
+
     @functools.cached_property
     def first_table(self) -> np.ndarray:
         """uint32[258], cumulative table of the 257 symbols at the start of a context."""
@@ -120,10 +124,13 @@ class M1:
         return _program(device_coder.decode_context, self.config)(self.device_params, (state, streams))
 
 
+_LOOPS = device_coder.decode_context, device_coder.cached_entries
+
+
 @functools.lru_cache(maxsize=32)
 def _program(fn: Callable, config: exact.ExactConfig) -> LocalMap:
     """Returns a function on the local devices; each is compiled once per process and number of rows."""
-    return map_over_local_devices(functools.partial(fn, config), sequential=fn is device_coder.decode_context)
+    return map_over_local_devices(functools.partial(fn, config), sequential=fn in _LOOPS)
 
 
 def _next_byte(config: exact.ExactConfig, params: exact.ExactParams, rows: tuple[jax.Array, jax.Array]) -> jax.Array:

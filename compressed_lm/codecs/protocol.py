@@ -100,6 +100,14 @@ class Codec(Protocol):
         """Returns `decode` of each sequence, computed together."""
         ...
 
+    def decode_known(self, ids: Sequence[np.ndarray], documents: Sequence[bytes]) -> list[bytes]:
+        """Returns `decode` of each sequence, for checks: the documents that it should be are known.
+
+        `ac` runs M1 on all contexts in parallel, where `decode` needs a step for each byte. Sequences of which the
+        result is another text are decoded as usual.
+        """
+        ...
+
     def token_byte_lengths(self, ids: np.ndarray) -> np.ndarray | None:
         """Returns the number of bytes of each id, int32[T]; None if a token has no length of its own."""
         ...

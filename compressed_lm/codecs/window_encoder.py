@@ -11,7 +11,6 @@ import dataclasses
 import functools
 import itertools
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
 
 import jax
 import numpy as np
@@ -131,16 +130,12 @@ class _Encoder:
         self._slots = local_devices.slot_count(n_rows) * devices
         state = device_windows.initial_state(self._m1.config, self._slots, self._rules)
         state["place"] = np.full(self._slots, self._back, np.int32)
-        self._state = self._spread(state)
+        self._state = local_devices.divided(state)
         # The unread text is at most _VISIBLE bytes before a piece is added, and a row may end beyond the text.
         self._buffer = np.full((self._slots, self._back + PIECE + 1 + 2 * _VISIBLE), -1, np.int16)
         self._known, self._filled = np.zeros(self._slots, np.int64), np.zeros(self._slots, np.int64)
         self._origin, self._starts = self._known - self._back, self._known - self._back
         self._running: list[collections.deque[_Segment]] = [collections.deque() for _ in range(self._slots)]
-
-    def _spread(self, tree: Any) -> Any:
-        devices = jax.local_device_count()
-        return jax.tree.map(lambda array: array.reshape(devices, len(array) // devices, *array.shape[1:]), tree)
 
     def _refill(self) -> None:
         """Gives text to the slots that could run out of it in this call, those with the least first."""
@@ -183,14 +178,13 @@ class _Encoder:
         moved = (starts - self._starts).astype(np.int32)
         self._starts = starts
         self._state, *results = self._program(
-            self._m1.device_params, (self._state, self._spread(text), self._spread(moved))
+            self._m1.device_params, (self._state, *local_devices.by_device((text, moved)))
         )
         return _Call(tuple(results), starts)
 
     def _collect(self, call: _Call) -> None:
         """Waits for a call, and appends the codes of its windows to their segments."""
-        results = (array.reshape(self._slots, *array.shape[2:]) for array in jax.device_get(call.results))
-        place, n_turns, n_busy, closed, codes = results
+        place, n_turns, n_busy, closed, codes = local_devices.fetched(call.results)
         self._known = call.starts + place
         steps = int(n_turns.max())
         local_devices.add_work(Work(steps, steps * self._slots, steps * self._slots - int(n_busy.sum())))
@@ -217,16 +211,17 @@ class _Encoder:
         left = self._filled - self._known
         for slot, segments in enumerate(self._running):
             left[slot] += sum(len(segment.text) - segment.n_copied for segment in segments)
-        n_slots = local_devices.slot_count(int(np.count_nonzero(left))) * jax.local_device_count()
-        if (self._slots - n_slots) * left.max() < WORTH_COMPILING:
+        n_busy = int(np.count_nonzero(left))
+        n_slots = local_devices.slot_count(n_busy) * jax.local_device_count()
+        if n_slots < n_busy or (self._slots - n_slots) * left.max() < WORTH_COMPILING:
             return None
         return np.argsort(left == 0, kind="stable")[:n_slots]
 
     def _keep(self, chosen: np.ndarray) -> None:
         """Keeps some of the slots, in this order, between two calls."""
-        state = jax.tree.map(lambda array: array.reshape(-1, *array.shape[2:]), jax.device_get(self._state))
+        state = local_devices.fetched(self._state)
         self._slots = len(chosen)
-        self._state = self._spread(jax.tree.map(lambda array: array[chosen], state))
+        self._state = local_devices.divided(jax.tree.map(lambda array: array[chosen], state))
         self._buffer, self._known, self._filled, self._origin, self._starts = (
             array[chosen] for array in (self._buffer, self._known, self._filled, self._origin, self._starts)
         )

@@ -7,7 +7,7 @@ from compressed_lm import codecs
 from compressed_lm.codecs import local_devices, window_encoder
 from compressed_lm.codecs.device_windows import WindowRules
 from compressed_lm.codecs.local_devices import Work
-from compressed_lm.errors import InputError
+from compressed_lm.errors import CorruptStream, InputError
 
 TEXT = b"The quick brown fox jumps over the lazy dog; it was a dark and stormy night, and 1,984 cats slept. " * 40
 RULES = WindowRules(32, "node", "none", 1, 64)
@@ -180,3 +180,39 @@ def test_pmap_and_shard_map_give_the_same_bits(m1):
         )
     )
     assert np.array_equal(np.asarray(sharded(m1.params, symbols)), m1.table_entries(symbols))
+
+
+def test_cached_steps_and_one_pass_give_the_same_entries(m1):
+    """Table entries from cached steps, as in a decoder, equal those of the teacher-forced pass that encodes."""
+    symbols = np.frombuffer(TEXT[: 16 * 64], np.uint8).reshape(16, 64).astype(np.int32)
+    assert np.array_equal(list(m1.cached_entries_stream(symbols)), m1.table_entries(symbols))
+
+
+@pytest.mark.slow("decodes with M1, token by token")
+def test_known_documents_are_checked_as_by_decoding(m1, rows):
+    """`decode_known` returns the documents; for changed ids or other documents it is what `decode` returns."""
+    rows(4)
+    codec = codecs.create("ac(v=256)", m1=m1)
+    documents = [b"", TEXT[:100], TEXT[:700], (TEXT * 3)[:10_300]]
+    ids = codec.encode_batch(documents)
+    assert codec.decode_known(ids, documents) == documents
+    assert codec.decode_known(ids[:3], [b"x", TEXT[:101], TEXT[1:701]]) == documents[:3]
+    for i in range(1, 4):
+        changed = ids[i].copy()
+        changed[len(changed) // 2] ^= 1
+        try:
+            expected = codec.decode(changed)
+        except CorruptStream:
+            with pytest.raises(CorruptStream):
+                codec.decode_known([changed], [documents[i]])
+        else:
+            assert codec.decode_known([changed], [documents[i]]) == [expected] != [documents[i]]
+
+
+def test_known_documents_of_codecs_without_m1():
+    """Codecs without M1 decode the ids; another number of documents is refused."""
+    codec = codecs.create("gzip(v=256)")
+    ids = codec.encode_batch([b"a", b"b"])
+    assert codec.decode_known(ids, [b"a", b"other"]) == [b"a", b"b"]
+    with pytest.raises(InputError, match="2 sequences of ids of 1 documents; as many were expected"):
+        codec.decode_known(ids, [b"a"])
