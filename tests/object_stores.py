@@ -6,6 +6,7 @@ import http.client
 import http.server
 import itertools
 import threading
+import time
 import urllib.parse
 
 import pytest
@@ -75,13 +76,14 @@ class Proxy(_Server):
     Attributes:
         requests: (method, path) of each request.
         broken: what to do with the next requests, in their order: an HTTP status to answer, or "cut" to end the answer
-            in the middle of its content; None to pass it on.
+            in the middle of its content, "hold" to answer never; None to pass it on.
+        held: set once a request is held.
     """
 
     def __init__(self, url):
         super().__init__(("127.0.0.1", 0), _ProxyHandler)
         self.target = urllib.parse.urlsplit(url).netloc
-        self.requests, self.broken = [], []
+        self.requests, self.broken, self.held = [], [], threading.Event()
 
 
 class _ProxyHandler(http.server.BaseHTTPRequestHandler):
@@ -92,6 +94,9 @@ class _ProxyHandler(http.server.BaseHTTPRequestHandler):
         self.server.requests.append((self.command, self.path))
         action = self.server.broken.pop(0) if self.server.broken else None
         self.close_connection = True
+        if action == "hold":
+            self.server.held.set()
+            return time.sleep(5)
         if isinstance(action, int):
             self.send_response(action)
             self.send_header("Content-Length", "0")

@@ -17,7 +17,8 @@ PACKAGES = {"gs": ("gcsfs", "gcs"), "s3": ("s3fs", "s3")}
 
 _clients: dict[tuple, Any] = {}
 _lock = threading.Lock()
-os.register_at_fork(after_in_child=lambda: globals().update(_clients={}, _lock=threading.Lock()))
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=lambda: globals().update(_clients={}, _lock=threading.Lock()))
 
 
 def check_package(scheme: str, path: str | os.PathLike, what: str) -> None:

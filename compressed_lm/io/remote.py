@@ -72,7 +72,10 @@ def read_range(path: str | os.PathLike, start: int, stop: int) -> bytes:
 
 
 def upload(local_file: str | os.PathLike, path: str | os.PathLike) -> None:
-    """Writes a local file to an object, which appears, or is replaced, when all of it has arrived."""
+    """Writes a local file to an object, which appears, or is replaced, when all of it has arrived.
+
+    Parts that a killed process uploaded to s3:// are not visible; a lifecycle rule of the bucket deletes them.
+    """
     os.stat(local_file)
     call(path, lambda store, key: store.put_file(os.fspath(local_file), key))
 

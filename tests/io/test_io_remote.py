@@ -5,6 +5,9 @@ import multiprocessing
 import os
 import pickle
 import random
+import signal
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -163,6 +166,23 @@ def test_an_upload_that_breaks_leaves_no_object(bucket_url, proxy, tmp_path):
     assert remote.sizes(bucket_url) == {}
     remote.upload(tmp_path / "file", f"{bucket_url}/x")
     assert remote.sizes(bucket_url) == {"x": len(large(bucket_url))}
+
+
+@pytest.mark.slow("starts a process that uploads up to 101 MB")
+def test_a_process_that_is_killed_during_an_upload_leaves_no_object(bucket_url, proxy, tmp_path):
+    """SIGKILL between two requests of an upload leaves the old object; the next process writes the new one."""
+    io.write_atomic(f"{bucket_url}/x", b"before")
+    (tmp_path / "file").write_bytes(large(bucket_url))
+    proxy.broken = [None] + ["hold"] * 20
+    code = "import sys\nfrom compressed_lm.io import remote\nremote.upload(sys.argv[1], sys.argv[2])"
+    process = subprocess.Popen([sys.executable, "-c", code, tmp_path / "file", f"{bucket_url}/x"])
+    assert proxy.held.wait(60)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    proxy.broken = []
+    assert remote.sizes(bucket_url) == {"x": 6} and io.read_bytes(f"{bucket_url}/x") == b"before"
+    remote.upload(tmp_path / "file", f"{bucket_url}/x")
+    assert remote.size(f"{bucket_url}/x") == len(large(bucket_url))
 
 
 def test_a_server_that_is_gone_is_reported(bucket_url, proxy, tmp_path):
