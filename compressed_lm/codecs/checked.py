@@ -23,8 +23,9 @@ class CheckedCodec(abc.ABC):
     """Base class of all codecs: public methods that check their input and call the methods of a family.
 
     A family defines `build`, `files`, `from_files`, `_encode_documents` and `_decode_sequences`; `_decode_unfinished`
-    if an unfinished sequence decodes differently, and `_lengths` if its ids have lengths. See `protocol.Codec` for the
-    other attributes and the public methods.
+    if an unfinished sequence decodes differently, and `_lengths` if its ids have lengths. One that runs M1 also defines
+    `_encode_checked_stream`, and `_decode_known` if that is faster. See `protocol.Codec` for the other attributes and
+    the public methods.
 
     Lists, help texts, plots, reports and seqio tasks read the class attributes:
 

@@ -92,7 +92,9 @@ class Codec(Protocol):
     def encode_stream(self, documents: Iterable[bytes]) -> Iterator[np.ndarray]:
         """Yields `encode` of each document, in order.
 
-        It reads ahead by a bounded amount of text: 1 MiB (`checked.STREAM_BYTES`) and the document that exceeds it.
+        It reads ahead by a bounded amount of text: 1 MiB; with M1, what keeps all batch slots of the local devices
+        full, with R rows per device (`local_devices.use_rows_per_device`) and D devices: 40 KiB x R x D for `eiw`,
+        three batches of R x D contexts for `ac`. To this comes the document, or the segment of one, that exceeds it.
         """
         ...
 
