@@ -1,7 +1,6 @@
 """Command `pack`: writes a finished run as one file of quantised, entropy-coded weights."""
 
 import math
-import pathlib
 
 from compressed_lm import io
 from compressed_lm.commands import paths
@@ -42,7 +41,7 @@ def run(arguments):
     show_table(table, file=out)
     whole = ""
     if not io.is_stream(arguments.out):
-        size = pathlib.Path(arguments.out).stat().st_size
+        size = io.remote.size(arguments.out)
         whole = (
             f" in {size:,} bytes on disk in all: {8 * size / n:.3f} bits per weight, {4 * n / size:.2f} "
             f"times smaller than float32 and {2 * n / size:.2f} times smaller than bfloat16"

@@ -1,7 +1,5 @@
 """Command `quantize`: packs the block matrices of a finished run in a compressed format."""
 
-import pathlib
-
 from compressed_lm.commands import paths
 from compressed_lm.commands.command import Command
 from compressed_lm.commands.common import show_table
@@ -30,6 +28,7 @@ def run(arguments):
     from rich.table import Table
 
     from compressed_lm import weights
+    from compressed_lm.io import remote
     from compressed_lm.post_training.quantize import quantize_run
     from compressed_lm.terminal import cell
     from compressed_lm.training import run_dir
@@ -44,7 +43,7 @@ def run(arguments):
     show_table(table)
     sizes = [np.prod(m.shape) for m in matrices]
     bits = np.average([m.bits_per_weight for m in matrices], weights=sizes)
-    size = (pathlib.Path(arguments.out) / run_dir.WEIGHTS).stat().st_size
+    size = remote.sizes(arguments.out)[run_dir.WEIGHTS]
     print(
         f"{arguments.out}: {sum(sizes):,} weights of the blocks in {form} take {bits:.3f} bits each; with all other "
         f"parameters in {arguments.others} the file has {size:,} bytes. Error of Gaussian weights: {form.gmse():.3g}."

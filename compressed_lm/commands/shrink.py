@@ -65,7 +65,7 @@ def run(arguments):
     from compressed_lm.data.store import TokenStore
     from compressed_lm.post_training.shrink import Shrink, shapes_of, shrink_run, untied
     from compressed_lm.training import load_run, make_mesh
-    from compressed_lm.training.checkpoints import folder, write
+    from compressed_lm.training.checkpoints import folder
     from compressed_lm.training.durations import rates
 
     shaped = [item for item in arguments.set if item.startswith("model.")]
@@ -101,7 +101,7 @@ def run(arguments):
         config,
         out=out,
         mesh_shape=mesh,
-        accepted=lambda: write(out / GIN, resolved),
+        accepted=lambda: io.write_atomic(out / GIN, resolved),
         eval_fn_of=lambda model: validation(arguments.validation_store, model, store, config, mesh),
     )
     small = found.model_config

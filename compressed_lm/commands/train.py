@@ -3,7 +3,7 @@
 import contextlib
 import math
 
-from compressed_lm import caches
+from compressed_lm import caches, io
 from compressed_lm.commands import options, paths
 from compressed_lm.commands.command import Command
 from compressed_lm.commands.common import GIN, configure, validation
@@ -83,7 +83,7 @@ def run(arguments):
     from compressed_lm.models import model_vocab_size
     from compressed_lm.tracking import TRACKERS
     from compressed_lm.training import make_mesh, train
-    from compressed_lm.training.checkpoints import folder, write
+    from compressed_lm.training.checkpoints import folder
     from compressed_lm.training.durations import rates
     from compressed_lm.training.run_dir import copy_codec
 
@@ -109,7 +109,7 @@ def run(arguments):
                 if value := getattr(arguments, name):
                     trackers.append(option.make(value, out))
                     stack.callback(trackers[-1].close)
-            write(out / GIN, resolved)
+            io.write_atomic(out / GIN, resolved)
             if arguments.start:
                 copy_codec(arguments.start, out)
 

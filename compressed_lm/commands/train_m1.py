@@ -28,7 +28,7 @@ def run(arguments):
     from compressed_lm.models.exact import check_exactable
     from compressed_lm.pipelines.m1 import M1_FILE, export_m1
     from compressed_lm.training import run_dir, train
-    from compressed_lm.training.checkpoints import folder, write
+    from compressed_lm.training.checkpoints import folder
 
     resolved = configure(arguments)
     out = folder(io.local_path(arguments.out, "--out"))
@@ -44,7 +44,7 @@ def run(arguments):
             out / "tokens",
             max_bytes=arguments.max_bytes,
         )
-        result = train(config, model, store, out=out, accepted=lambda: write(out / GIN, resolved))
+        result = train(config, model, store, out=out, accepted=lambda: io.write_atomic(out / GIN, resolved))
         m1 = export_m1(out, store)
     print(
         f"M1 is {out / M1_FILE}, hash {m1.hash[:12]}; last training loss "

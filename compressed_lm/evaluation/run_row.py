@@ -3,13 +3,13 @@
 import hashlib
 import importlib.metadata
 import os
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
+from compressed_lm import io
 from compressed_lm.codecs.protocol import Codec
 from compressed_lm.data.store import TokenStore
 from compressed_lm.errors import InputError
@@ -127,7 +127,7 @@ def curve_rows(run_dir: str | os.PathLike, row: Mapping[str, Any]) -> list[dict[
     bytes_per_training_token = row["bytes"] / row["tokens"]
     tokens_per_step = row["tokens"] / row["step"]
     rows = []
-    for _, record in jsonl.read(pathlib.Path(run_dir) / "metrics.jsonl", skip_damaged=True):
+    for _, record in jsonl.read(io.any_path(run_dir, "The run") / "metrics.jsonl", skip_damaged=True):
         if "bits_per_byte" in record and "step" in record:
             tokens = round(record["step"] * tokens_per_step)
             rows.append(

@@ -2,7 +2,6 @@
 
 import json
 import os
-import pathlib
 from typing import Any
 
 import numpy as np
@@ -43,7 +42,7 @@ def export_m1(run_dir: str | os.PathLike, store: TokenStore) -> codecs.M1:
             run.params, run.model_config, np.asarray(shift_right(sample, run.eod_id)), context=run.train_config.seq_len
         )
     )
-    io.write_atomic(pathlib.Path(run_dir) / M1_FILE, m1.to_bytes())
+    io.write_atomic(io.any_path(run_dir) / M1_FILE, m1.to_bytes())
     return m1
 
 
@@ -54,7 +53,7 @@ def load_m1(directory: str | os.PathLike) -> codecs.M1:
         InputError: the folder holds no M1.
     """
     known = str(directory) == PRETRAINED
-    path = (codecs.registry.PRETRAINED / "m1-en" if known else io.local_path(directory, "The folder of M1")) / M1_FILE
+    path = (codecs.registry.PRETRAINED / "m1-en" if known else io.any_path(directory, "The folder of M1")) / M1_FILE
     if not path.exists():
         raise InputError(
             f"{directory} holds no {M1_FILE}. Give the output folder of `compressed-lm train-m1`, or {PRETRAINED}."

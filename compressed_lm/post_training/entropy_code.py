@@ -70,7 +70,7 @@ def pack_run(
     parsed = bitstream.parse_step(step)
     with locks.held(out):
         io.check_output(out, "The packed file")
-        if not io.is_stream(out) and io.local_path(out).exists():
+        if not io.is_stream(out) and io.any_path(out).exists():
             raise InputError(f"{out} was given for the packed run and exists; give a new file.")
         tensors, record, rows = _coded(directory, parsed, coder)
         bitstream.save(out, tensors, record=record)

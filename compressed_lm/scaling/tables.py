@@ -41,7 +41,7 @@ def read_table(path: str) -> pd.DataFrame:
         ".json": pd.read_json,
         ".jsonl": lambda file: pd.read_json(file, lines=True),
     }
-    ending = io.local_path(path, "The table of runs").suffix.lower()
+    ending = io.any_path(path, "The table of runs").suffix.lower()
     streamed = io.is_stream(path)
     if ending not in readers and not streamed:
         raise InputError(

@@ -160,11 +160,6 @@ def folder(path: str | os.PathLike) -> epath.Path:
     return epath.Path(found) if io.is_remote(found) else epath.Path(found).absolute()
 
 
-def write(path: epath.Path, content: str | bytes) -> None:
-    """Writes a file of a run's folder atomically."""
-    io.write_atomic(path, content)
-
-
 def digest(tree: Any) -> int:
     """Returns the sum of all 32-bit words of a tree of arrays modulo 2**32; any single damaged number changes it.
 

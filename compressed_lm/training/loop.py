@@ -87,7 +87,8 @@ def train(
         config: the run.
         model_config: the model; its vocabulary must include the store's end-of-document id.
         store: the training data.
-        out: folder of the run, also `gs://...`. An unfinished run in it resumes; a finished one is returned at once.
+        out: folder of the run, also `gs://...` or `s3://...`. An unfinished run in it resumes; a finished one is
+            returned at once.
         mesh_shape: sizes of the mesh axes (data, fsdp, tensor); by default all devices on data.
         trackers: receive the metrics every `log_every` steps and the results of `eval_fn`, like `out`/metrics.jsonl.
         progress: context manager with the arguments of `tracking.progress.progress`.
@@ -105,8 +106,7 @@ def train(
         SystemExit: SIGTERM arrived, or the machine is about to be preempted; the state was saved first.
     """
     directory, main_process = folder(out), jax.process_index() == 0
-    if io.scheme(directory) is None:
-        io.check_output(directory, "The folder of the run", folder=True)
+    io.check_output(directory, "The folder of the run", folder=True)
     with contextlib.ExitStack() as stack:
         if main_process:
             stack.enter_context(locks.held(directory))

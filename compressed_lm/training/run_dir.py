@@ -19,7 +19,7 @@ from compressed_lm.io.container import checksum
 from compressed_lm.models import Transformer, TransformerConfig
 from compressed_lm.models.partitioning import path_name
 from compressed_lm.settings import LARGEST
-from compressed_lm.training.checkpoints import folder, restore_params, write
+from compressed_lm.training.checkpoints import folder, restore_params
 from compressed_lm.training.config import FREE_FIELDS, LATER_FIELDS, TrainConfig
 from compressed_lm.training.mesh import shardings
 from compressed_lm.training.step import Start
@@ -233,7 +233,7 @@ def check(directory: epath.Path, record: dict) -> None:
 def claim(directory: epath.Path, record: dict) -> None:
     """Writes the record of a run to its folder; call `check` first."""
     if read_record(directory) != record:
-        write(directory / CONFIG, json.dumps(record, indent=2) + "\n")
+        io.write_atomic(directory / CONFIG, json.dumps(record, indent=2) + "\n")
 
 
 def own_codec(directory: str | os.PathLike) -> epath.Path | None:
