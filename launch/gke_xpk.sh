@@ -16,7 +16,7 @@ Submits `compressed-lm train` or `compress` to a GKE cluster that `xpk cluster c
                        --mount-point=/bucket --readonly=false --auto-mount=false
   --zone ZONE, --project PROJECT   (default: those of gcloud config)
   --type TYPE        TPU type (default v5litepod-16, a v5e 4x4)
-  --slices N         slices (default 1)
+  --slices N         slices (default 1), for train
   --priority P       very-low, low, medium, high or very-high (default medium)
   --restarts N       restarts after preemptions and aborts (default 20)
   --grace S          seconds to save before a pod is removed (default 120)
@@ -65,6 +65,8 @@ while [ $# -gt 0 ]; do
 done
 [ -n "$cluster" ] && [ -n "$name" ] && [ -n "$image" ] || fail '--cluster, --name and --image are required; see --help'
 set_program "$@"
+[ "${program[0]}" = train ] || [ "$slices" = 1 ] ||
+  fail 'compress takes one slice, since a host knows its number only within its slice; give a larger --type. See --help'
 
 command=(xpk workload create "--cluster=$cluster" "--workload=$name" "--docker-image=$image" "--tpu-type=$type"
   "--num-slices=$slices" "--priority=$priority" "--max-restarts=$restarts"

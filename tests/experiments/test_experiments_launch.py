@@ -410,6 +410,8 @@ def test_xpk_gives_each_process_of_a_compression_job_its_host(tools):
         environment = tools.environment(TPU_WORKER_HOSTNAMES=hosts)
         words = ["sh", "-c", command.removeprefix("--command=")]
         assert subprocess.run(words, env=environment, capture_output=True, text=True).stdout == expected
+    slices = run("gke_xpk.sh", *SCRIPTS["gke_xpk.sh"], "--slices", "2", "--", "compress", env=tools.environment())
+    assert slices.returncode == 2 and "one slice" in slices.stderr
 
 
 @pytest.mark.parametrize(
