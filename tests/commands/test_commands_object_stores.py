@@ -142,10 +142,11 @@ def test_a_store_that_ends_in_the_middle_is_one_paragraph(bucket_url, proxy, mon
     monkeypatch.setattr(store_errors, "PATIENCE_SECONDS", 0.1)
     monkeypatch.setattr("gcsfs.retry.random.random", lambda: -32.0)  # no waiting: 2 ** n - 32 seconds, and n < 6
     io.write_atomic(f"{bucket_url}/text", b"Some text.")
-    proxy.requests.clear()
-    assert main(["encode", f"{bucket_url}/text", f"{bucket_url}/out", "--codec=bytes"]) == 0
-    used = len(proxy.requests)
-    remote.delete(f"{bucket_url}/out")
+    for _ in range(2):  # a new client may ask more the first time
+        proxy.requests.clear()
+        assert main(["encode", f"{bucket_url}/text", f"{bucket_url}/out", "--codec=bytes"]) == 0
+        used = len(proxy.requests)
+        remote.delete(f"{bucket_url}/out")
     proxy.broken = [None] * (used - 1) + [503] * 100
     capsys.readouterr()
     assert main(["encode", f"{bucket_url}/text", f"{bucket_url}/out", "--codec=bytes"]) == 2
