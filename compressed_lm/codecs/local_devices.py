@@ -19,8 +19,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from compressed_lm.errors import InputError
 
-SLOTS = (1, 4, 16, 64, 256, 1024, 4096)
-"""Rows per device and call, up to `rows_per_device`. Few sizes, since each is compiled separately."""
+SLOTS = (1, 4, 16, 64, 256)
+"""Rows per device and call, beside `rows_per_device` itself. Few sizes, since each is compiled separately."""
 
 MOST_PADDING = 0.15
 """Largest number of rows of padding per row with data."""
