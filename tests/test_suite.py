@@ -29,6 +29,7 @@ def test_after(): pathlib.Path("reached").touch()
 def suite(folder, source, *options):
     """Runs the tests of a source text under the configuration of this suite, without its folder."""
     (folder / "conftest.py").write_text((TESTS / "conftest.py").read_text())
+    (folder / "object_stores.py").write_text((TESTS / "object_stores.py").read_text())
     (folder / "test_sample.py").write_text(source)
     markers = "-omarkers=slow(reason)\nthinned(n, reason)"
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", f"--rootdir={folder}", markers, *options, "."]

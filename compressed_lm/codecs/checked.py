@@ -89,7 +89,7 @@ class CheckedCodec(abc.ABC):
 
     def encode_stream(self, documents: Iterable[bytes]) -> Iterator[np.ndarray]:
         members = _members(documents, self.spec, "documents", one="encode(data)")
-        checked = (checked_bytes(document, f"{self.spec}, document {i},") for i, document in members)
+        checked = (d if type(d) is bytes else checked_bytes(d, f"{self.spec}, document {i},") for i, d in members)
         return self._encode_checked_stream(checked)
 
     def _encode_checked_stream(self, documents: Iterable[bytes]) -> Iterator[np.ndarray]:
@@ -233,6 +233,9 @@ def checked_ids(ids: Any, limit: int, name: str) -> np.ndarray:
         InputError: they are something else (text, fractions, booleans, a two-dimensional array, one number), or an id
             is out of range.
     """
+    if type(ids) is np.ndarray and ids.dtype == np.int32 and ids.ndim == 1:  # the usual case, in one pass
+        if not ids.size or ids.view(np.uint32).max() < limit:
+            return ids
     array = whole_numbers(ids, name)
     if array.size and (array.min() < 0 or array.max() >= limit):
         raise InputError(

@@ -126,12 +126,15 @@ class EIW(CheckedCodec):
     color, marker = "#0072B2", "D"
     task_specs = tuple(
         f"eiw(b={b},v={v}{align})"
-        for b in (12, 16, 24, 32)
+        for b in (12, 16, 24, 32, 64, 128)
         for v in (256, 4096, 65536)
         for align in ("", ",align=word")
         if v <= 1 << b  # a token must not be wider than a window
     )
-    _COLORS = {"12": "#009E73", "16": "#2986CC", "24": "#56B4E9", "32": "#8E7CC3"}  # by bits of a window
+    _COLORS = {  # by bits of a window
+        **{"12": "#009E73", "16": "#2986CC", "24": "#56B4E9"},
+        **{"32": "#8E7CC3", "64": "#CC79A7", "128": "#882255"},
+    }
     _MARKERS = {"4096": "h", "65536": "*"}  # by vocabulary size
 
     @classmethod

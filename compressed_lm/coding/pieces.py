@@ -119,13 +119,17 @@ class Pieces:
 
     def _decode_run(self, sequences: Sequence, bounds: np.ndarray, *, unfinished: bool = False) -> list[bytes]:
         numbers = np.concatenate([np.asarray(s) for s in sequences]) if len(sequences) > 1 else np.asarray(sequences[0])
-        if numbers.size and not 0 <= numbers.min() <= numbers.max() < len(self):
+        if numbers.size and (
+            numbers.view(np.uint32).max() >= len(self)
+            if numbers.dtype == np.int32
+            else not 0 <= numbers.min() <= numbers.max() < len(self)
+        ):
             raise InputError(
                 f"Numbers from {numbers.min()} to {numbers.max()} were given to {len(self)} pieces (0 to "
                 f"{len(self) - 1})."
             )
         numbers, places = numbers.astype(np.int32, copy=False), np.empty(len(bounds), np.int64)
-        n_folded = int(self._n_bytes[numbers].sum(dtype=np.int64))
+        n_folded = _folded_bytes(numbers, self._n_bytes)
         text = SCRATCH.array("joined", _MOST_BYTES * n_folded + 2 * SLOT_BYTES, np.uint8)
         _join(numbers, bounds, self._layout, self.spaced, unfinished, text, places)
         view, ends = text.data, places.tolist()
@@ -199,6 +203,15 @@ def _layout(strings: Sequence[bytes], spaced: np.ndarray) -> tuple[np.ndarray, .
         rows[i, 2] = row
     left_out = np.stack([np.zeros_like(spaced), ~spaced, spaced], axis=1).astype(np.uint8)
     return slots, rows, left_out
+
+
+@njit
+def _folded_bytes(numbers: np.ndarray, n_bytes: np.ndarray) -> int:
+    """Returns the total length of pieces (bytes)."""
+    total = 0
+    for number in numbers:
+        total += n_bytes[number]
+    return total
 
 
 @njit(nogil=True)

@@ -123,8 +123,23 @@ def run(arguments):
         f"{store.codec_spec} ({store.n_bytes / max(store.n_tokens, 1):.3f} bytes per token), "
         f"{len(store.manifest['shards'])} shards."
     )
+    _show_work(codec, store)
     for name, share in store.shares().items():
         print(f"{share:8.3%} of the bytes: {name}")
+
+
+def _show_work(codec, store):
+    """Prints how well the devices of this process were used by a codec that runs M1."""
+    if not codec.flops_per_byte:
+        return
+    from compressed_lm.codecs import local_devices
+
+    work = local_devices.work()
+    if work.steps:
+        print(
+            f"M1 on {local_devices.block_rows():,} rows: {work.steps:,} sequential steps, "
+            f"{store.n_bytes / work.steps:,.1f} bytes a step, {work.padding_share:.1%} padding."
+        )
 
 
 def _n_cores():
@@ -177,7 +192,7 @@ def _dry_run(arguments, corpus, codec, **options):
     if codec.flops_per_byte:
         from compressed_lm.codecs import local_devices
 
-        slots = local_devices.n_slots()
+        slots = local_devices.block_rows()
     size = None if arguments.dry_run is True else int(arguments.dry_run)
     show_table(table(estimate(corpus, arguments.split, codec, slots=slots, corpus_bytes=size, **options)))
 

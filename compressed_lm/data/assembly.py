@@ -168,11 +168,18 @@ class Assembly:
         """Whether it is known where the shards of a gap end."""
         if "shard_bytes" in self._job.sharding or self._total is not None:
             return True
-        most = self._job.max_bytes
-        if any(not ended for _, ended, _ in self._units(gap)) and (most is None or self.known_bytes() < most):
+        if not self._has_all(gap):
             return False
-        self._total = sum(len(block) + len(block.ids) for block in self._parts(gap))
+        total = sum(len(block) + len(block.ids) for block in self._parts(gap))
+        if not self._has_all(gap):  # a block was damaged
+            return False
+        self._total = total
         return True
+
+    def _has_all(self, gap: _Gap) -> bool:
+        """Whether all documents of a gap have blocks, up to the job's limit."""
+        most = self._job.max_bytes
+        return all(ended for _, ended, _ in self._units(gap)) or (most is not None and self.known_bytes() >= most)
 
     def _parts(self, gap: _Gap) -> Iterator[Block]:
         """Yields the documents of a gap, up to the job's limit."""
@@ -188,7 +195,12 @@ class Assembly:
         if not chosen:
             return None
         name = chosen[0]
-        block = blocks.read(self._job.out, name, job=self._job.fingerprint, dtype=self._job.dtype)
+        try:
+            block = blocks.read(self._job.out, name, job=self._job.fingerprint, dtype=self._job.dtype)
+        except blocks.DamagedBlock:
+            io.remote.delete(self._job.out / blocks.FOLDER / name.file)
+            self._blocks[name.unit].remove(name)
+            return self._next(place)
         after = Place(place.unit + 1, 0) if name.last else Place(place.unit, name.stop)
         return block.part(max(place.document - name.first, 0), len(block)), after
 

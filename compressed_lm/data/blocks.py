@@ -33,6 +33,10 @@ _NAME = re.compile(r"unit-(\d{6,9})-(\d{10,15})-(\d{10,15})-t(\d{1,15})-b(\d{1,1
 _PER_DOCUMENT = 20  # bytes
 
 
+class DamagedBlock(InputError):
+    """A block that is missing, truncated or changed; its documents are encoded again."""
+
+
 @dataclasses.dataclass(frozen=True, order=True)
 class Place:
     """Position between two documents: the next one is number `document` of unit number `unit`."""
@@ -139,7 +143,8 @@ def write(folder: Any, name: BlockName, block: Block, *, job: str) -> None:
     parts: list[Any] = [head]
     parts += [np.ascontiguousarray(column).data.cast("B") for column in columns if len(column)]
     checksum = 0
-    with io.open_output(folder / FOLDER / name.file) as file:
+    # Not flushed to disk: a block that a loss of power damages is encoded again.
+    with io.open_output(folder / FOLDER / name.file, durable=False) as file:
         for part in (*parts, names):
             checksum = zlib.crc32(part, checksum)
             file.write(part)
@@ -150,16 +155,17 @@ def read(folder: Any, name: BlockName, *, job: str, dtype: np.dtype) -> Block:
     """Returns a block.
 
     Raises:
-        InputError: it is missing, damaged, or of another job.
+        DamagedBlock: it is missing, truncated or changed.
+        InputError: it is of another job.
     """
     path = folder / FOLDER / name.file
     try:
         content = memoryview(path.read_bytes())
     except FileNotFoundError:
-        raise damaged(path, "is missing") from None
-    (length,) = struct.unpack_from("<I", content, 8) if len(content) > 16 else (0,)
-    if content[:8] != _MAGIC or zlib.crc32(content[:-4]) != struct.unpack("<I", content[-4:])[0]:
-        raise damaged(path, "is truncated or was changed")
+        raise DamagedBlock(f"The block {path} is missing.") from None
+    if len(content) < 16 or content[:8] != _MAGIC or zlib.crc32(content[:-4]) != struct.unpack("<I", content[-4:])[0]:
+        raise DamagedBlock(f"The block {path} is truncated or was changed.")
+    (length,) = struct.unpack_from("<I", content, 8)
     try:
         header = strict_json.parse(bytes(content[12 : 12 + length]))
         n, n_tokens = header["n_documents"], header["n_tokens"]
@@ -176,7 +182,10 @@ def read(folder: Any, name: BlockName, *, job: str, dtype: np.dtype) -> Block:
         if int(tokens.sum()) != n_tokens or (names is not None and len(names) != n):
             raise ValueError("its counts differ")
     except (ValueError, KeyError, TypeError) as error:
-        raise damaged(path, f"cannot be read ({error})") from error
+        raise InputError(
+            f"The block {path} cannot be read ({error}). Remove the folder {FOLDER} and run the same `compressed-lm "
+            "compress` command again."
+        ) from error
     return Block(ids, tokens, lengths, crc32, names)
 
 
@@ -207,8 +216,3 @@ def chain(blocks: Iterable[BlockName], document: int) -> tuple[list[BlockName], 
         document = max(document, best.stop)
         if best.last:
             return chosen, document, True
-
-
-def damaged(path: Any, what: str) -> InputError:
-    """Returns the error of a block that cannot be used."""
-    return InputError(f"The block {path} {what}. Remove it and run the same `compressed-lm compress` command again.")

@@ -231,7 +231,7 @@ class _UnitWriter:
         self._check(texts)
         lengths = np.fromiter(map(len, texts), "<u8", len(texts))
         ids = np.concatenate(self._ids) if len(self._ids) > 1 else self._ids[0]  # a large document is not copied
-        if len(ids) and not 0 <= ids.min() <= ids.max() < self._job.codec.vocab_size:
+        if len(ids) and ids.view(np.uint32).max() >= self._job.codec.vocab_size:
             raise ValueError(
                 f"The codec returned ids between {ids.min()} and {ids.max()}, outside its vocabulary 0 to "
                 f"{self._job.codec.vocab_size - 1}."
@@ -261,7 +261,8 @@ class _UnitWriter:
         if codec.flops_per_byte:
             draws = (random.Random(f"{self._unit} {first + i}").random() for i in range(len(texts)))
             checked = [i for i, draw in enumerate(draws) if draw < CHECKED_SHARE or first + i == 0]
-        restored = codec.decode_batch([self._ids[i] for i in checked]) if checked else []
+        chosen = [self._ids[i] for i in checked]
+        restored = codec.decode_known(chosen, [texts[i] for i in checked]) if chosen else []
         if restored == (texts if len(restored) == len(texts) else [texts[i] for i in checked]):
             return
         for i, text in zip(checked, restored, strict=True):

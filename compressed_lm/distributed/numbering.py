@@ -47,11 +47,23 @@ def detect(environ: Mapping[str, str]) -> Numbering:
             return _numbering(name, environ, index, count, first)
     if environ.get("SLURM_STEP_ID") and environ.get("SLURM_NTASKS"):  # a shell in a job has some of its variables
         return _numbering("srun", environ, "SLURM_PROCID", "SLURM_NTASKS", None)
-    hosts = environ.get("TPU_WORKER_HOSTNAMES", "")
-    if "," in hosts and environ.get("TPU_WORKER_ID"):
-        known = {"TPU_WORKER_ID": environ["TPU_WORKER_ID"], "hosts": str(hosts.count(",") + 1)}
-        return _numbering("a TPU", known, "TPU_WORKER_ID", "hosts", None)
-    return Numbering()
+    return _tpu(environ)
+
+
+def _tpu(environ: Mapping[str, str]) -> Numbering:
+    """Returns the number of a host among those of a TPU slice, or of several slices."""
+    names = ("TPU_WORKER_ID", "MEGASCALE_SLICE_ID", "MEGASCALE_NUM_SLICES")
+    if not environ.get(names[0]):
+        return Numbering()
+    hosts = environ.get("TPU_WORKER_HOSTNAMES", "").count(",") + 1
+    try:
+        worker, number = (int(environ.get(name) or 0) for name in names[:2])
+        n_slices = int(environ.get(names[2]) or 1)
+    except ValueError:
+        given = ", ".join(f"{name}={environ.get(name, '')}" for name in names)
+        raise InputError(f"A TPU gave {given}; whole numbers were expected. Give --process_index.") from None
+    known = {"host": str(number * hosts + worker), "hosts": str(hosts * n_slices)}
+    return _numbering("a TPU", known, "host", "hosts", None) if hosts * n_slices > 1 else Numbering()
 
 
 def _numbering(name: str, environ: Mapping[str, str], index: str, count: str, first: str | None) -> Numbering:

@@ -28,12 +28,17 @@ _NAME_BYTES = 100  # of the file's name are used in the name of its temporary fi
 
 
 @contextlib.contextmanager
-def open_output(path: str | os.PathLike, what: str = "The file") -> Iterator[BinaryIO]:
+def open_output(path: str | os.PathLike, what: str = "The file", *, durable: bool = True) -> Iterator[BinaryIO]:
     """Opens a file for writing; it replaces the old file when the block ends without an error.
 
     A pipe, a device, a socket, a descriptor such as /dev/fd/3, and the standard output for `-`, are written to
     directly. A symbolic link is kept and its target is replaced. The new file has the owner and permissions of the old
     one, or those of the umask. Missing folders are made. An object in a store appears, or is replaced, at the end.
+
+    Args:
+        path: the file.
+        what: its purpose, for messages.
+        durable: whether it is flushed to disk, so that it survives a loss of power and not only the end of the process.
 
     Raises:
         InputError: the path has an unsupported scheme, or is a folder.
@@ -55,7 +60,7 @@ def open_output(path: str | os.PathLike, what: str = "The file") -> Iterator[Bin
         with os.fdopen(os.dup(number), "wb") as file:  # opening the path again would truncate the file
             yield file
     elif mode is None or stat.S_ISREG(mode):
-        with _replacing(os.path.realpath(path)) as file:
+        with _replacing(os.path.realpath(path), durable=durable) as file:
             yield file
     elif stat.S_ISDIR(mode):
         raise InputError(f"{what} {path} is a folder; give the file to write.")
@@ -137,7 +142,7 @@ def temporary_beside(path: str | os.PathLike, *, folder: bool = False) -> tuple[
 
 
 @contextlib.contextmanager
-def _replacing(path: str) -> Iterator[BinaryIO]:
+def _replacing(path: str, *, durable: bool) -> Iterator[BinaryIO]:
     """Opens a temporary file that replaces a regular file at the end."""
     before = os.stat(path) if os.path.exists(path) else None
     if before and not os.access(path, os.W_OK):  # a rename ignores write protection
@@ -151,8 +156,11 @@ def _replacing(path: str) -> Iterator[BinaryIO]:
                 os.fchmod(descriptor, stat.S_IMODE(before.st_mode))
             yield file
             file.flush()
-            os.fsync(descriptor)
-            replace(temporary, path)
+            if durable:
+                os.fsync(descriptor)
+                replace(temporary, path)
+            else:
+                os.replace(temporary, path)
     except BaseException:
         with contextlib.suppress(OSError):
             os.unlink(temporary)

@@ -457,6 +457,20 @@ def test_full_disk_is_one_paragraph(tmp_path, monkeypatch):
     assert files(out) == files(tmp_path / "whole")
 
 
+def test_damaged_blocks_are_encoded_again(tmp_path, monkeypatch):
+    """Blocks that a loss of power left empty, truncated or changed are encoded again, also for a number of shards."""
+    monkeypatch.setattr(encoding, "BLOCK_BYTES", 500)
+    monkeypatch.setattr(encoding, "BATCH_BYTES", 1)
+    corpus, out = MadeCorpus(TEXTS, [50, 50]), tmp_path / "out"
+    compress(corpus, "train", Bytes(), tmp_path / "one", n_shards=3)
+    assert compress(corpus, "train", Bytes(), out, n_shards=3, process_count=2) is None
+    paths = sorted(out.glob("blocks/*"))
+    for path, content in zip(paths, (b"", paths[1].read_bytes()[:-1], b"x" + paths[2].read_bytes()[1:]), strict=False):
+        path.write_bytes(content)
+    compress(corpus, "train", Bytes(), out, n_shards=3, log=quiet)
+    assert files(out) == files(tmp_path / "one")
+
+
 def test_a_disk_that_is_too_small_is_refused_before_work(tmp_path):
     """A store that cannot fit is refused before a document is encoded, with both sizes."""
 

@@ -22,6 +22,7 @@ TPU = {"TPU_WORKER_ID": "3", "TPU_WORKER_HOSTNAMES": "a,b,c,d"}
         (MPI, Numbering(2, 8, "Open MPI")),
         (SKYPILOT, Numbering(0, 2, "SkyPilot")),
         (TPU, Numbering(3, 4, "a TPU")),
+        (TPU | {"MEGASCALE_SLICE_ID": "2", "MEGASCALE_NUM_SLICES": "3"}, Numbering(11, 12, "a TPU")),
     ],
 )
 def test_the_number_is_that_of_the_launcher(environ, expected):

@@ -243,7 +243,7 @@ def test_windows_decode_on_a_tpu(m1):
     """The decoder of windows without a dictionary is one TPU program without traffic, too."""
     rules = device_windows.WindowRules(bits=32, fill="node", align="none", m1_reset=1, context=64)
     slots = SLOTS[1] * 4
-    state = device_windows._start(m1.config, slots, rules) | {"place": np.zeros(slots, np.int32)}
+    state = device_windows.initial_state(m1.config, slots, rules) | {"place": np.zeros(slots, np.int32)}
     rows = state, jnp.zeros((slots, device_windows.TURNS, rules.n_limbs), "uint32"), jnp.zeros(slots, "int32")
     decode = functools.partial(device_windows._decode_turns, config=m1.config, rules=rules)
     assert collectives(compiled_slots(decode, m1.params, rows), n_devices=4) == []

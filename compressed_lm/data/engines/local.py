@@ -5,6 +5,7 @@ import concurrent.futures.process
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 
@@ -34,8 +35,7 @@ class Local:
             yield from self._in_processes(job, tasks)
 
     def _in_processes(self, job: Job, tasks: Iterator[Task]) -> Iterator[Progress]:
-        # Started anew, since a fork of a process with threads (JAX, progress bars) may stop for ever.
-        context = multiprocessing.get_context("spawn")
+        context = multiprocessing.get_context(_start_method())
         pool = concurrent.futures.ProcessPoolExecutor(
             self.workers, mp_context=context, initializer=_begin, initargs=(job,)
         )
@@ -67,6 +67,12 @@ class Local:
             pool.shutdown(wait=False, cancel_futures=True)
             for process in processes:
                 process.terminate()
+
+
+def _start_method() -> str:
+    """Returns "fork", which takes no time, unless there may be threads: a fork with threads may stop for ever."""
+    threaded = threading.active_count() > 1 or not {"jax", "tensorflow", "ray"}.isdisjoint(sys.modules)
+    return "spawn" if threaded or sys.platform != "linux" else "fork"
 
 
 def _begin(job: Job) -> None:
