@@ -16,6 +16,7 @@ import sys
 import time
 
 import numpy as np
+from machine import print_cpu
 
 VOCAB_SIZE = 65_536
 _BLOCK_DOCUMENTS = 1 << 20
@@ -96,6 +97,7 @@ def main() -> None:
     if arguments.measure:
         measure(arguments.folder, arguments.seconds)
         return
+    print_cpu()
     if not (arguments.folder / "manifest.json").exists():
         make(arguments.folder, int(arguments.documents), arguments.mean_tokens)
     subprocess.run([sys.executable, __file__, *sys.argv[1:], "--measure"], check=True)

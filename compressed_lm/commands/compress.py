@@ -53,7 +53,6 @@ def add_arguments(parser):
     parser.add_argument(
         "--beam_options",
         type=shlex.split,
-        default=[],
         help="options of the Apache Beam pipeline in one string, such as '--runner=FlinkRunner --parallelism=64'; "
         "default: this machine, with --workers processes",
     )
@@ -82,6 +81,7 @@ def run(arguments):
     from compressed_lm.data import job
     from compressed_lm.data.sources import open_corpus
 
+    _check_engine(arguments)
     corpus = open_corpus(arguments.corpus, validation=arguments.validation)
     codec = load_codec(arguments.codec)
     if arguments.rows_per_device is not None:
@@ -147,6 +147,15 @@ def _n_cores():
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def _check_engine(arguments):
+    for option, engine in (("ray_address", "ray"), ("beam_options", "beam")):
+        if getattr(arguments, option) is not None and arguments.engine != engine:
+            raise InputError(
+                f"--{option} was given with --engine {arguments.engine}; it is for --engine {engine}. Give both or "
+                "neither."
+            )
+
+
 def _numbering(arguments):
     """Returns number and count of this process: those given, else those of the launcher."""
     from compressed_lm.distributed import numbering
@@ -173,7 +182,7 @@ def _engine(arguments, workers):
     if arguments.engine == "beam":
         from compressed_lm.data.engines.beam import Beam
 
-        return Beam(arguments.beam_options, workers=workers)
+        return Beam(arguments.beam_options or (), workers=workers)
     try:
         from compressed_lm.data.engines.ray import Ray
     except ImportError as error:

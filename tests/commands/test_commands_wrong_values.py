@@ -40,6 +40,8 @@ TEXTS = {
     ("compile", "align"): ("no_alignment",),
     ("compile", "fill"): ("no_fill",),
     ("compress", "split"): ("no_split",),
+    ("compress", "ray_address"): ("auto", ""),
+    ("compress", "beam_options"): ("--runner=DirectRunner", "'"),
     ("train", "tpu"): ("no_tpu", "v99:2x2", ""),
     ("sweep", "tokens"): ("few", "-5", "0", "nan tokens"),
     ("sweep", "codec"): ("no_codec", "gzip(v=5000)"),

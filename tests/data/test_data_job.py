@@ -212,9 +212,9 @@ from compressed_lm.data.job import compress
 from compressed_lm.data.sources import open_corpus
 
 class Slow(Bytes):
-    def decode_batch(self, ids):
+    def _decode_sequences(self, sequences):
         time.sleep(0.002)
-        return super().decode_batch(ids)
+        return super()._decode_sequences(sequences)
 
 if __name__ == "__main__":
     encoding.BATCH_BYTES = encoding.BLOCK_BYTES = 1

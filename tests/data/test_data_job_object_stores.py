@@ -66,11 +66,11 @@ def test_interruptions_do_not_change_a_store_in_a_bucket(bucket_url, tmp_path, m
     class Fails(Bytes):
         left = 2
 
-        def decode_batch(self, ids):
+        def _decode_sequences(self, sequences):
             Fails.left -= 1
             if not Fails.left:
                 raise KeyboardInterrupt
-            return super().decode_batch(ids)
+            return super()._decode_sequences(sequences)
 
     monkeypatch.setattr(encoding, "BATCH_BYTES", 1)
     monkeypatch.setattr(encoding, "BLOCK_BYTES", 500)
@@ -100,13 +100,13 @@ def test_a_bucket_that_vanishes_is_one_paragraph(stores):
     bucket_url = stores("s3")  # the server of gs:// keeps buckets in which something was
 
     class Deletes(Bytes):
-        def decode_batch(self, ids):
+        def _decode_sequences(self, sequences):
             for url in (bucket_url, f"{bucket_url}/x"):
                 for name in io.remote.sizes(url):
                     io.remote.delete(f"{url}/{name}")
             client = io.object_stores.client("s3")
             client.call_s3("delete_bucket", Bucket=bucket_url.partition("://")[2])
-            return super().decode_batch(ids)
+            return super()._decode_sequences(sequences)
 
     with pytest.raises(InputError, match=bucket_url.partition("://")[2]) as error:
         compress(MadeCorpus(TEXTS), "train", Deletes(), f"{bucket_url}/x", log=quiet)
