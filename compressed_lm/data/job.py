@@ -93,25 +93,33 @@ def compress(
                 (out / manifest.FILE).unlink(missing_ok=True)
             _check_space(job, assembly)
             with _progress(job, assembly, process_count) as bar:
-                while tasks := list(_tasks(job, assembly, process_index, process_count)):
-                    _run(job, assembly, engine, iter(tasks), bar, alone=process_count == 1)
+                _run(job, assembly, engine, bar, process_index, process_count)
             if process_count == 1:
                 _assemble(job, assembly)
                 return _finish(job, assembly)
     return _last_process(job, engine)
 
 
-def _run(
-    job: Job, assembly: Assembly, engine: Engine, tasks: Iterator[Task], bar: progress_lib.Job, *, alone: bool
-) -> None:
-    """Encodes units; writes shards as soon as their blocks are there, if this process works alone."""
-    with contextlib.closing(engine.run(job, tasks)) as reports:  # type: ignore[type-var]
-        for report in reports:
-            bar.advance(report.n_bytes)
-            if report.block:
-                assembly.add(report.block)
-                if alone:
-                    _assemble(job, assembly)
+def _run(job: Job, assembly: Assembly, engine: Engine, bar: progress_lib.Job, index: int = 0, count: int = 1) -> None:
+    """Encodes the units of process `index` of `count`; a process alone writes shards as soon as their blocks are there.
+
+    More than one round is needed if the limit of bytes was reached later than expected, or blocks were damaged.
+    """
+    before: list[Task] = []
+    while tasks := list(_tasks(job, assembly, index, count)):
+        if tasks == before:
+            raise InputError(
+                f"The workers finished, and no block of encoded documents appeared in {job.out}. All workers must "
+                "reach this folder under the same path: give one on a shared file system, or in an object store."
+            )
+        before = tasks
+        with contextlib.closing(engine.run(job, iter(tasks))) as reports:
+            for report in reports:
+                bar.advance(report.n_bytes)
+                if report.block:
+                    assembly.add(report.block)
+                    if count == 1:
+                        _assemble(job, assembly)
 
 
 def _tasks(job: Job, assembly: Assembly, index: int, count: int) -> Iterator[Task]:
@@ -150,8 +158,7 @@ def _last_process(job: Job, engine: Engine) -> TokenStore | None:
                     _assemble(job, assembly)
                     if not assembly.finished and _is_short(job, assembly):
                         with _progress(job, assembly, 1) as bar:
-                            while tasks := list(_tasks(job, assembly, 0, 1)):
-                                _run(job, assembly, engine, iter(tasks), bar, alone=True)
+                            _run(job, assembly, engine, bar)
                     return _finish(job, assembly) if assembly.finished else None
             except InputError:  # in an object store, which has no locks, another process may have deleted a block
                 if attempt == _ATTEMPTS - 1 or not io.is_remote(job.out):

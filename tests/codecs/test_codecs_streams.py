@@ -111,6 +111,7 @@ def test_segments_that_follow_each_other_in_a_slot_are_independent(m1, rows, rul
         assert np.array_equal(alone, several[i])
 
 
+@pytest.mark.slow("encodes with many slots")
 def test_slots_stay_full(m1, rows):
     """Slots take the next segment without a lost step: a segment costs its bytes and its windows, and no more.
 

@@ -79,6 +79,14 @@ def test_a_node_that_dies_does_not_change_the_store(cluster, tmp_path, codec):
 
 
 @pytest.mark.slow("starts a Ray cluster")
+def test_a_cluster_makes_the_same_store_twice(cluster, tmp_path):
+    """Workers that have done a job do the same job for another folder."""
+    for name in ("one", "two"):
+        compress(MadeCorpus(TEXTS, [200, 200]), "train", Bytes(), tmp_path / name, engine=Ray())
+    assert files(tmp_path / "one") == files(tmp_path / "two")
+
+
+@pytest.mark.slow("starts a Ray cluster")
 def test_errors_of_workers_are_the_users_errors(cluster, tmp_path):
     """A document that cannot be read is one InputError, and is not tried again."""
 

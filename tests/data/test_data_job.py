@@ -122,7 +122,7 @@ def divided(data, n, label):
     return [b - a for a, b in zip([0, *cuts], [*cuts, n], strict=True)]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(data=st.data())
 def test_division_and_interruptions_do_not_change_the_store(tmp_path_factory, data):
     """Any division into units, blocks and batches, interrupted anywhere, gives the bytes of one uninterrupted run.
@@ -469,6 +469,17 @@ def test_damaged_blocks_are_encoded_again(tmp_path, monkeypatch):
         path.write_bytes(content)
     compress(corpus, "train", Bytes(), out, n_shards=3, log=quiet)
     assert files(out) == files(tmp_path / "one")
+
+
+def test_workers_that_cannot_reach_the_folder_are_one_paragraph(tmp_path):
+    """An engine whose workers write elsewhere is an error that says what is needed, not an endless job."""
+
+    class Elsewhere:
+        def run(self, job, tasks):
+            yield encoding.Progress(len(list(tasks)))
+
+    with pytest.raises(InputError, match="must reach this folder under the same path: give one on a shared file sys"):
+        compress(MadeCorpus(TEXTS), "train", Bytes(), tmp_path / "out", engine=Elsewhere())
 
 
 def test_a_disk_that_is_too_small_is_refused_before_work(tmp_path):

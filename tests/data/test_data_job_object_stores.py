@@ -58,6 +58,7 @@ def test_a_store_in_a_bucket_is_the_local_one(bucket_url, tmp_path):
     assert len(ours) == len(theirs) and all((ours[i] == theirs[i]).all() for i in range(0, len(ours), 17))
 
 
+@pytest.mark.slow("starts worker processes")
 def test_interruptions_do_not_change_a_store_in_a_bucket(bucket_url, tmp_path, monkeypatch):
     """Processes and worker processes that share a bucket, one of them interrupted, give the bytes of one local run."""
     corpus, options = MadeCorpus(TEXTS, [40, 30, 30]), dict(shard_bytes=900, log=quiet)

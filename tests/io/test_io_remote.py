@@ -119,6 +119,7 @@ def test_a_failed_writer_leaves_no_object(bucket_url, n):
         assert (io.read_bytes(path) if remote.exists(path) else None) == before
 
 
+@pytest.mark.thinned(3, "clients wait before they try again")
 @pytest.mark.parametrize("broken", [[503], [503, 503], [500, "cut"], [429], ["cut"]])
 def test_requests_are_retried(bucket_url, proxy, broken, monkeypatch):
     """Reads, ranges, listings and uploads succeed after answers 500, 503 and 429, and after answers that end early."""
@@ -155,6 +156,7 @@ def large(bucket_url):
     return bytes(6 << 20) if bucket_url.startswith("gs") else bytes(101 << 20)
 
 
+@pytest.mark.slow("uploads 100 MB")
 def test_an_upload_that_breaks_leaves_no_object(bucket_url, proxy, tmp_path):
     """An upload in several requests whose later requests fail leaves no object, and is reported."""
     (tmp_path / "file").write_bytes(large(bucket_url))
@@ -185,6 +187,7 @@ def test_a_process_that_is_killed_during_an_upload_leaves_no_object(bucket_url, 
     assert remote.size(f"{bucket_url}/x") == len(large(bucket_url))
 
 
+@pytest.mark.slow("clients wait before they give up")
 def test_a_server_that_is_gone_is_reported(bucket_url, proxy, tmp_path):
     """A server that ends in the middle of a job gives one error with the path, for reading and for writing."""
     io.write_atomic(f"{bucket_url}/x", b"123")

@@ -10,7 +10,7 @@ An engine takes a job and an iterator of tasks, from which it takes the next one
 reports of progress. Workers write blocks to the folder of the store and have no other output.
 """
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Protocol
 
 from compressed_lm.data.encoding import Job, Progress, Task
@@ -19,7 +19,7 @@ from compressed_lm.data.encoding import Job, Progress, Task
 class Engine(Protocol):
     """A way to encode units of work."""
 
-    def run(self, job: Job, tasks: Iterator[Task]) -> Iterator[Progress]:
+    def run(self, job: Job, tasks: Iterator[Task]) -> Generator[Progress, None, None]:
         """Encodes the units of all tasks.
 
         Raises:

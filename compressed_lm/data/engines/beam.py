@@ -5,7 +5,7 @@ Workers need this package, the files of the corpus, and the folder of the store,
 
 import re
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 
 from compressed_lm import io
 from compressed_lm.data import encoding
@@ -50,7 +50,7 @@ class Beam:
         processes = (f"--direct_num_workers={workers}", "--direct_running_mode=multi_processing")
         self.options = tuple(options) or (*quiet, *(processes if workers > 1 else ()))
 
-    def run(self, job: Job, tasks: Iterator[Task]) -> Iterator[Progress]:
+    def run(self, job: Job, tasks: Iterator[Task]) -> Generator[Progress, None, None]:
         while chosen := list(_needed(job, tasks)):
             yield from self._pipeline(job, chosen)
 

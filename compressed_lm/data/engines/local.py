@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 from compressed_lm.data import encoding
 from compressed_lm.data.encoding import Job, Progress, Task
@@ -28,7 +28,7 @@ class Local:
     def __init__(self, workers: int = 1) -> None:
         self.workers = workers
 
-    def run(self, job: Job, tasks: Iterator[Task]) -> Iterator[Progress]:
+    def run(self, job: Job, tasks: Iterator[Task]) -> Generator[Progress, None, None]:
         if self.workers == 1:
             yield from encoding.encode(job, tasks)
         else:

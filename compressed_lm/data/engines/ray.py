@@ -6,7 +6,7 @@ store. Units of nodes that die are encoded elsewhere, after the last block that 
 
 import collections
 import logging
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any, Protocol
 
 import ray
@@ -20,7 +20,7 @@ RETRIES = 3
 """How often a unit is tried again after a worker or a node died."""
 
 _POLL_SECONDS = 1.0
-_jobs: dict[str, Job] = {}  # of a worker process, which gets a job once
+_jobs: dict[tuple[str, str], Job] = {}  # of a worker process, which gets a job once
 
 
 class Ray:
@@ -34,7 +34,7 @@ class Ray:
     def __init__(self, *, address: str | None = None, workers: int | None = None) -> None:
         self.address, self.workers = address, workers
 
-    def run(self, job: Job, tasks: Iterator[Task]) -> Iterator[Progress]:
+    def run(self, job: Job, tasks: Iterator[Task]) -> Generator[Progress, None, None]:
         self._join()
         watcher = Watcher(job)
         pool: _Pool = (_Actors if job.codec.flops_per_byte else _Tasks)(job, self.workers)
@@ -87,14 +87,14 @@ class _Tasks:
     """Units as tasks of one CPU each, which Ray itself tries again."""
 
     def __init__(self, job: Job, workers: int | None) -> None:
-        self._shared, self._fingerprint, self._workers = ray.put(job), job.fingerprint, workers
+        self._shared, self._key, self._workers = ray.put(job), _key(job), workers
         self._function = ray.remote(num_cpus=1, max_retries=RETRIES)(_encode)
 
     def has_place(self, n_running: int) -> bool:
         return n_running < (self._workers or max(1, int(ray.cluster_resources().get("CPU", 1))))
 
     def start(self, task: Task) -> Any:
-        return self._function.remote([self._shared], self._fingerprint, task)
+        return self._function.remote([self._shared], self._key, task)
 
     def starting(self) -> list[Any]:
         return []
@@ -110,7 +110,7 @@ class _Actors:
     """Units in actors, one for each device of the cluster. A dead actor is replaced as soon as there is a device."""
 
     def __init__(self, job: Job, workers: int | None) -> None:
-        self._shared, self._fingerprint = ray.put(job), job.fingerprint
+        self._shared, self._key = ray.put(job), _key(job)
         self._actor: Any = ray.remote(_Encoder)
         self._idle: list[Any] = []
         self._busy: dict[Any, Any] = {}  # by the reference of their unit, or of their start
@@ -120,7 +120,7 @@ class _Actors:
             self._begin(needs)
 
     def _begin(self, needs: dict[str, Any]) -> None:
-        actor = self._actor.options(**needs).remote([self._shared], self._fingerprint)
+        actor = self._actor.options(**needs).remote([self._shared], self._key)
         reference = actor.ready.remote()
         self._busy[reference], self._needs[actor] = actor, needs
         self._waiting.add(reference)
@@ -193,18 +193,22 @@ def _succeeded(reference: Any, task: Task | None, failures: collections.Counter[
 class _Encoder:
     """Actor that encodes units; it holds the codec with its compiled programs, and its device."""
 
-    def __init__(self, shared: list, fingerprint: str) -> None:
-        self._shared, self._fingerprint = shared, fingerprint
+    def __init__(self, shared: list, key: tuple[str, str]) -> None:
+        self._shared, self._key = shared, key
 
     def ready(self) -> None:
         """Returns when the actor has its device."""
 
     def encode(self, task: Task) -> None:
-        _encode(self._shared, self._fingerprint, task)
+        _encode(self._shared, self._key, task)
 
 
-def _encode(shared: list, fingerprint: str, task: Task) -> None:
+def _key(job: Job) -> tuple[str, str]:
+    return job.fingerprint, str(job.out)
+
+
+def _encode(shared: list, key: tuple[str, str], task: Task) -> None:
     """Encodes the documents of a unit that no earlier attempt wrote."""
-    if fingerprint not in _jobs:
-        _jobs[fingerprint] = ray.get(shared[0])
-    encoding.encode_rest(_jobs[fingerprint], task)
+    if key not in _jobs:
+        _jobs[key] = ray.get(shared[0])
+    encoding.encode_rest(_jobs[key], task)
