@@ -101,14 +101,20 @@ class Assembly:
         """Adds a block that was written."""
         self._blocks.setdefault(name.unit, []).append(name)
 
-    def todo(self) -> list[Place]:
-        """Returns the units that have documents to encode, each with the number of the first of them."""
+    def todo(self) -> list[tuple[Place, bool]]:
+        """Returns the units that have documents to encode, each with the number of the first of them.
+
+        With each stands whether the store surely needs them, since finished shards come after them: the job's limit of
+        bytes does not matter.
+        """
         first: dict[int, int] = {}
+        needed: set[int] = set()
         for gap in self._gaps:
             for place, ended, _ in self._units(gap):
                 if not ended:
                     first[place.unit] = min(place.document, first.get(place.unit, place.document))
-        return [Place(unit, first[unit]) for unit in sorted(first)]
+                    needed |= {place.unit} if gap.stop else set()
+        return [(Place(unit, first[unit]), unit in needed) for unit in sorted(first)]
 
     def known_bytes(self) -> int:
         """Returns the bytes of text before the first document that has no block, at least."""

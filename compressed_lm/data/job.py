@@ -124,9 +124,13 @@ def _run(job: Job, assembly: Assembly, engine: Engine, bar: progress_lib.Job, in
 
 def _tasks(job: Job, assembly: Assembly, index: int, count: int) -> Iterator[Task]:
     """Yields the work of process `index` of `count`: all of it, or as much as the job's limit of bytes may need."""
-    places = {place.unit: place for place in assembly.todo()}
+    places = {}
+    for place, needed in assembly.todo():
+        if job.max_bytes is not None and not needed:
+            places[place.unit] = place
+        elif place.unit % count == index:
+            yield Task(place)
     if job.max_bytes is None:
-        yield from (Task(place) for unit, place in places.items() if unit % count == index)
         return
     left, expected = job.max_bytes - assembly.known_bytes(), 0
     for unit in range(min(places, default=0), len(job.units) if places else 0):
@@ -168,7 +172,7 @@ def _last_process(job: Job, engine: Engine) -> TokenStore | None:
 
 def _is_short(job: Job, assembly: Assembly) -> bool:
     """Whether all processes did what the sizes of the units let expect, and the limit of bytes needs more units."""
-    first = min(place.unit for place in assembly.todo())
+    first = min(place.unit for place, _ in assembly.todo())
     sizes = [unit.n_bytes for unit in job.units[:first]]
     return job.max_bytes is not None and bool(sizes) and (None in sizes or sum(filter(None, sizes)) >= job.max_bytes)
 

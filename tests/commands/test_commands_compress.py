@@ -50,9 +50,8 @@ def test_standard_input_is_a_corpus(corpus, tmp_path):
     assert compress(f"json:{tmp_path}/a.json", tmp_path / "file") == 0
     arguments = ["compress", "--corpus=-", "--codec=bytes", f"--out={tmp_path}/in"]
     program = f"import sys; from compressed_lm.cli import main; sys.exit(main({arguments!r}))"
-    subprocess.run(
-        [sys.executable, "-c", program], input=(tmp_path / "a.json").read_bytes(), check=True, capture_output=True
-    )
+    run = subprocess.run([sys.executable, "-c", program], input=(tmp_path / "a.json").read_bytes(), capture_output=True)
+    assert run.returncode == 0, run.stderr.decode()
     content = [name for name in files(tmp_path / "file") if not name.endswith(".json")]
     assert all(files(tmp_path / "file")[name] == files(tmp_path / "in")[name] for name in content) and content
 
