@@ -44,6 +44,9 @@ bench: $(TORCH)
 	$(BIN)/python benchmarks/train_step.py
 	$(BIN)/python benchmarks/projection.py
 	$(BIN)/python benchmarks/cramming.py
+	$(BIN)/python benchmarks/store.py --documents 1e7 --folder build/benchmark-store
+	$(if $(COMPRESSED_LM_DATA),$(BIN)/python benchmarks/compress.py --ray --json $(COMPRESSED_LM_DATA)/corpora/*/*train*.gz)
+	$(if $(COMPRESSED_LM_DATA),$(BIN)/python benchmarks/device_scaling.py --sample 1e5 --json $(COMPRESSED_LM_DATA)/corpora/mixed_en/train*.gz)
 
 # Notebooks on recorded tables; also scaling_laws if COMPRESSED_LM_DATA is the folder with the public tables.
 notebooks: $(READY)

@@ -18,6 +18,7 @@ import functools
 import hashlib
 import json
 import pathlib
+import struct
 import zlib
 from collections.abc import Mapping
 from typing import Any, cast
@@ -25,6 +26,7 @@ from typing import Any, cast
 import numpy as np
 
 from compressed_lm import io
+from compressed_lm.coding.compiled import njit
 from compressed_lm.data.ranges import RangeFile
 from compressed_lm.errors import InputError
 from compressed_lm.io import strict_json
@@ -37,7 +39,6 @@ MOST_DOCUMENTS = 1 << 22
 
 FILES = ("ids", "index", "sums")
 _STRIDE = 512  # documents per entry of the directory
-_COPIED = 16  # up to so many parts of a row are copied one by one
 _PER_DOCUMENT = 20  # bytes of .index
 
 
@@ -154,19 +155,7 @@ class ShardReader:
         if not len(ends):
             return ids
         out = np.empty(stop - start, np.int32)
-        if len(ends) <= _COPIED:
-            place = 0
-            for n, end in enumerate(ends.tolist()):
-                last = end - 1 - start
-                out[place:last] = ids[place - n : last - n]
-                out[last] = self._eod_id
-                place = last + 1
-            out[place:] = ids[place - len(ends) :]
-            return out
-        kept = np.ones(stop - start, bool)
-        kept[ends - (start + 1)] = False
-        out[kept] = ids
-        out[~kept] = self._eod_id
+        _interleave(ids, ends, start, self._eod_id, out)
         return out
 
     def names(self, start: int, stop: int) -> list[str] | None:
@@ -249,9 +238,9 @@ class ShardReader:
         data = memoryview(self._bytes(file, begin * SUM_BYTES, min(end * SUM_BYTES, file.size)))
         offset = 4 * begin if file is self._ids else 4 * (begin - (-self._ids.size // SUM_BYTES))
         sums = self._bytes(self._sums, offset, offset + 4 * (end - begin))
-        for i in range(end - begin):
+        for i, expected in enumerate(struct.unpack(f"<{end - begin}I", sums)):
             part = data[i * SUM_BYTES : (i + 1) * SUM_BYTES]
-            if zlib.crc32(part).to_bytes(4, "little") != sums[4 * i : 4 * i + 4]:
+            if zlib.crc32(part) != expected:
                 place = (begin + i) * SUM_BYTES
                 suffix = "ids" if file is self._ids else "index"
                 raise self.damaged(suffix, f"bytes {place:,} to {place + len(part):,} were changed")
@@ -273,3 +262,29 @@ class ShardReader:
             f"Shard {self._directory / self.entry['file']} is damaged: {path.name}: {what}. Remove {path.name} and run "
             "the same `compressed-lm compress` command again; it encodes only the documents of this shard."
         )
+
+
+@njit
+def _interleave(ids: np.ndarray, ends: np.ndarray, start: int, eod_id: int, out: np.ndarray) -> None:
+    """Writes part of a stream: the ids of documents, each followed by end-of-document.
+
+    Args:
+        ids: int32[T], ids without end-of-document.
+        ends: int64[D], ends of documents in the stream, after their end-of-document.
+        start: position of the part in the stream.
+        eod_id: id of end-of-document.
+        out: int32[T + D], the part.
+    """
+    place, taken = 0, 0
+    for end in ends:
+        last = end - 1 - start
+        while place < last:
+            out[place] = ids[taken]
+            place += 1
+            taken += 1
+        out[place] = eod_id
+        place += 1
+    while place < len(out):
+        out[place] = ids[taken]
+        place += 1
+        taken += 1

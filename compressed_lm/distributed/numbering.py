@@ -53,9 +53,9 @@ def detect(environ: Mapping[str, str]) -> Numbering:
 def _tpu(environ: Mapping[str, str]) -> Numbering:
     """Returns the number of a host among those of a TPU slice, or of several slices."""
     names = ("TPU_WORKER_ID", "MEGASCALE_SLICE_ID", "MEGASCALE_NUM_SLICES")
-    if not environ.get(names[0]):
-        return Numbering()
     hosts = environ.get("TPU_WORKER_HOSTNAMES", "").count(",") + 1
+    if not environ.get(names[0]) or (hosts == 1 and environ.get(names[2], "1") == "1"):
+        return Numbering()  # libtpu writes a warning into TPU_WORKER_ID on machines without a TPU
     try:
         worker, number = (int(environ.get(name) or 0) for name in names[:2])
         n_slices = int(environ.get(names[2]) or 1)

@@ -1,5 +1,6 @@
 """The Ray engine: the store of one process, also when a node dies in the middle."""
 
+import signal
 import threading
 import time
 
@@ -46,11 +47,13 @@ def test_a_cluster_that_is_not_there_is_one_paragraph(tmp_path):
 @pytest.fixture(scope="module")
 def cluster():
     """Returns a Ray cluster with one raylet of one CPU."""
+    handler = signal.getsignal(signal.SIGTERM)
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
     ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
     yield cluster
     ray.shutdown()
     cluster.shutdown()
+    signal.signal(signal.SIGTERM, handler)  # that of Ray would stay
 
 
 @pytest.mark.slow("starts a Ray cluster")

@@ -44,9 +44,18 @@ def test_the_variables_of_the_scripts_come_first():
         {"COMPRESSED_LM_PROCESS_ID": "", "COMPRESSED_LM_NUM_PROCESSES": "3"},
         {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "16", "SLURM_PROCID": "0"},
         {"TPU_WORKER_ID": "0", "TPU_WORKER_HOSTNAMES": "localhost"},
+        {"TPU_WORKER_ID": "WARNING: could not determine TPU worker number"},
         {"JOB_COMPLETION_INDEX": "3"},
     ],
-    ids=["nothing", "no count", "empty", "a shell in a Slurm job", "one TPU host", "a pod without a count"],
+    ids=[
+        "nothing",
+        "no count",
+        "empty",
+        "a shell in a Slurm job",
+        "one TPU host",
+        "libtpu alone",
+        "a pod without a count",
+    ],
 )
 def test_a_process_alone_does_all_the_work(environ):
     """Without the variables of several processes the process is number 0 of 1, so that no documents are left out."""

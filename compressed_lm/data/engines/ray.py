@@ -6,6 +6,7 @@ store. Units of nodes that die are encoded elsewhere, after the last block that 
 
 import collections
 import logging
+import signal
 from collections.abc import Generator, Iterator
 from typing import Any, Protocol
 
@@ -63,10 +64,12 @@ class Ray:
     def _join(self) -> None:
         if ray.is_initialized():
             return
+        handler = signal.getsignal(signal.SIGTERM)
         try:
             alone: dict[str, Any] = {"include_dashboard": False} if self.address is None else {}
             ray.init(address=self.address, logging_level=logging.ERROR, log_to_driver=False, **alone)
         except (ConnectionError, RuntimeError, ValueError) as error:
+            signal.signal(signal.SIGTERM, handler)  # Ray has installed its own
             raise InputError(
                 f"The Ray cluster {self.address or 'on this machine'} could not be joined "
                 f"({str(error).splitlines()[0]}). Start it (`ray start --head`), or give its address (--ray_address)."
