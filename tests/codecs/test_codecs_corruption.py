@@ -251,6 +251,7 @@ def test_damaged_zlib_streams(spec):
         assert outcome(lambda length=length: codec.decode(ids[:length]), DOCUMENT) == "detected"
 
 
+@pytest.mark.slow("decodes many damaged streams")
 def test_damaged_segment_headers(m1, monkeypatch):
     """Damaged lengths in the header of a long document of `ac` raise an error, or re-encode to the same ids."""
     monkeypatch.setattr(arithmetic, "SEGMENT_BYTES", 40)

@@ -61,6 +61,7 @@ def test_flops_are_the_papers(store):
     assert flops.runtime == pytest.approx(2 * n * 47 / 45)
 
 
+@pytest.mark.slow("draws many samples")
 def test_sampling_follows_the_model_and_stops():
     """Temperature 0 repeats the most likely byte; ids above end-of-document never occur; end-of-document stops."""
     logits = np.full(264, -50.0)

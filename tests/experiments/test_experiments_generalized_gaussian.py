@@ -72,6 +72,7 @@ def test_the_report_compares_runs_of_a_seed(load, measured, capsys, monkeypatch)
     assert {path.name for path in out.iterdir()} >= {"rate.png", "pruning.png"}
 
 
+@pytest.mark.slow("quantises with many formats")
 def test_the_table_of_8_bit_floats(load):
     """Small matrices give the order of the README's table: E4M3, RF8 to nearest, RF8 by the authors, E5M2."""
     rows = {row["format"]: row for row in load("float8").table(side=64, trials=2)}

@@ -278,6 +278,7 @@ def test_another_run_is_not_overwritten(base, small_run):
         shrink_run(base, small_run.store, Shrink(0.5, "scratch"), small_run.config, out=base)
 
 
+@pytest.mark.slow("compiles a model of factors")
 def test_factors_have_a_formats_place_in_no_run():
     """Projections of a penalised run are refused: the penalty would fall on projections, not on weights."""
     with pytest.raises(InputError, match="trains projections"):
