@@ -36,6 +36,18 @@ _POLL_SECONDS = 0.5
 _BUSY = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)
 _COMMAND_LETTERS = 200
 _here = threading.local()
+_descriptors: set[int] = set()  # of the locks that this process holds
+
+
+def _forget() -> None:
+    """Closes inherited locks in a forked process, which would hold them when its parent was killed."""
+    while _descriptors:
+        with contextlib.suppress(OSError):
+            os.close(_descriptors.pop())
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)
 
 
 @contextlib.contextmanager
@@ -102,10 +114,13 @@ def _locked(lock: pathlib.Path, path: pathlib.Path, *, shared: bool) -> Iterator
                 print(f"{path} is in use: waiting for {holder}.", file=sys.stderr, flush=True)
                 reported = True
             time.sleep(_POLL_SECONDS)
+    if descriptor is not None:
+        _descriptors.add(descriptor)
     try:
         yield
     finally:
-        if descriptor is not None:
+        if descriptor in _descriptors:  # not in a forked process
+            _descriptors.discard(descriptor)
             with contextlib.suppress(OSError):  # other processes share the lock
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 lock.unlink()

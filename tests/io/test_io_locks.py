@@ -151,3 +151,31 @@ def test_a_holder_that_writes_nonsense_is_another_process(tmp_path, holder):
         with pytest.raises(InputError, match="is in use") as caught, locks.held(tmp_path / "run"):
             pass
         assert "\x1b" not in str(caught.value)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_process_does_not_keep_a_lock(tmp_path):
+    """The lock of a process that was killed is free although a process that it forked lives on."""
+    program = f"""
+import os, time
+from compressed_lm.io import locks
+with locks.held({str(tmp_path / "x")!r}):
+    if os.fork() == 0:
+        time.sleep(60)
+        os._exit(0)
+    print("held", flush=True)
+    time.sleep(60)
+"""
+    holder = subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    try:
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(InputError, match="is in use"), locks.held(tmp_path / "x"):
+            pass
+        holder.kill()
+        holder.wait()
+        with locks.held(tmp_path / "x"):
+            pass
+    finally:
+        os.killpg(holder.pid, signal.SIGKILL)
