@@ -7,18 +7,14 @@ import re
 import threading
 from collections.abc import Generator, Iterator, Sequence
 
-from compressed_lm import io
 from compressed_lm.data import encoding
 from compressed_lm.data.blocks import Place
-from compressed_lm.data.corpus import UNIT_BYTES
 from compressed_lm.data.encoding import Job, Progress, Task
 from compressed_lm.data.engines.watch import Watcher
 from compressed_lm.errors import InputError
 
 _USER_ERROR = re.compile(r"(?:^|\bcompressed_lm\.errors\.\w+: )([^\n]+?) \[while running 'encode units")
 """Message of an error of this package; Beam returns those of other processes as text."""
-
-_POLL_SECONDS, _POLL_SECONDS_REMOTE = 0.2, 5.0
 
 
 class Beam:
@@ -51,11 +47,6 @@ class Beam:
         self.options = tuple(options) or (*quiet, *(processes if workers > 1 else ()))
 
     def run(self, job: Job, tasks: Iterator[Task]) -> Generator[Progress, None, None]:
-        while chosen := list(_needed(job, tasks)):
-            yield from self._pipeline(job, chosen)
-
-    def _pipeline(self, job: Job, tasks: Sequence[Task]) -> Iterator[Progress]:
-        """Runs one pipeline, and reports the blocks that its workers write."""
         import apache_beam as beam
         from apache_beam.options.pipeline_options import PipelineOptions
 
@@ -75,11 +66,10 @@ class Beam:
 
         thread = threading.Thread(target=work, daemon=True)  # on this machine `run` returns when all is done
         thread.start()
-        seconds = _POLL_SECONDS_REMOTE if io.is_remote(job.out) else _POLL_SECONDS
         running = True
         try:
             while running:
-                thread.join(seconds)
+                thread.join(watcher.seconds)
                 running = thread.is_alive()
                 yield from watcher.new()
         finally:
@@ -87,16 +77,6 @@ class Beam:
                 results[0].cancel()
         if failures:
             raise _failure(failures[0]) from failures[0]
-
-
-def _needed(job: Job, tasks: Iterator[Task]) -> Iterator[Task]:
-    """Yields tasks whose units have about as many bytes as are left to encode."""
-    n_bytes = 0
-    for task in tasks:
-        yield task
-        n_bytes += job.units[task.place.unit].n_bytes or UNIT_BYTES
-        if task.max_bytes is not None and n_bytes >= task.max_bytes:
-            return
 
 
 def _encode(element: tuple[int, int, int | None], job: Job) -> None:

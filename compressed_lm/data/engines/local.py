@@ -14,7 +14,6 @@ from compressed_lm.data.encoding import Job, Progress, Task
 from compressed_lm.data.engines.watch import Watcher
 from compressed_lm.errors import InputError
 
-_POLL_SECONDS = 0.2
 _job: Job  # of a worker process
 
 
@@ -51,7 +50,7 @@ class Local:
                     else:
                         running.add(pool.submit(_encode, task))
                 ended, running = concurrent.futures.wait(
-                    running, timeout=_POLL_SECONDS, return_when=concurrent.futures.FIRST_COMPLETED
+                    running, timeout=watcher.seconds, return_when=concurrent.futures.FIRST_COMPLETED
                 )
                 yield from watcher.new()
                 for future in ended:

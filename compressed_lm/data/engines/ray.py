@@ -20,7 +20,6 @@ from compressed_lm.errors import InputError
 RETRIES = 3
 """How often a unit is tried again after a worker or a node died."""
 
-_POLL_SECONDS = 1.0
 _jobs: dict[tuple[str, str], Job] = {}  # of a worker process, which gets a job once
 
 
@@ -51,7 +50,7 @@ class Ray:
                 else:
                     running[pool.start(task)] = task
             waited = [*running, *pool.starting()]
-            ended, _ = ray.wait(waited, num_returns=1, timeout=_POLL_SECONDS) if waited else ([], [])
+            ended, _ = ray.wait(waited, num_returns=1, timeout=watcher.seconds) if waited else ([], [])
             yield from watcher.new()
             for reference in ended:
                 task = running.pop(reference, None)
