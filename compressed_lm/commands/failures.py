@@ -4,7 +4,7 @@ import errno
 import os
 import sys
 
-from compressed_lm.errors import InputError
+from compressed_lm.errors import CorruptStream, InputError
 
 REPORT = (
     "This is a bug in compressed_lm, not in the input. Please report it with the command, these lines and the "
@@ -34,8 +34,6 @@ _STORES = ("botocore", "aiobotocore", "gcsfs", "aiohttp", "google", "fsspec", "s
 
 def explain(error: Exception) -> str | None:
     """Returns the message for an error, or None for a bug."""
-    from compressed_lm.coding.range_coder import CorruptStream
-
     if isinstance(error, InputError | CorruptStream):
         return str(error)
     if isinstance(error, OSError):

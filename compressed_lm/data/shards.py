@@ -26,7 +26,6 @@ from typing import Any, cast
 import numpy as np
 
 from compressed_lm import io
-from compressed_lm.coding.compiled import njit
 from compressed_lm.data.ranges import RangeFile
 from compressed_lm.errors import InputError
 from compressed_lm.io import strict_json
@@ -264,7 +263,6 @@ class ShardReader:
         )
 
 
-@njit
 def _interleave(ids: np.ndarray, ends: np.ndarray, start: int, eod_id: int, out: np.ndarray) -> None:
     """Writes part of a stream: the ids of documents, each followed by end-of-document.
 
@@ -275,16 +273,7 @@ def _interleave(ids: np.ndarray, ends: np.ndarray, start: int, eod_id: int, out:
         eod_id: id of end-of-document.
         out: int32[T + D], the part.
     """
-    place, taken = 0, 0
-    for end in ends:
-        last = end - 1 - start
-        while place < last:
-            out[place] = ids[taken]
-            place += 1
-            taken += 1
-        out[place] = eod_id
-        place += 1
-    while place < len(out):
-        out[place] = ids[taken]
-        place += 1
-        taken += 1
+    inside = np.ones(len(out), bool)
+    inside[ends - 1 - start] = False
+    out[inside] = ids
+    out[~inside] = eod_id
