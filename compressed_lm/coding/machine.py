@@ -84,3 +84,75 @@ def borrowed_all(typing_context, arrays):
         return context.make_tuple(builder, signature.return_type, found)
 
     return arrays(arrays), generate
+
+
+@intrinsic
+def bytes_between(typing_context, address, low, high):
+    """Returns which of 64 bytes are in a range, as a uint64: bit j is set if low <= byte j <= high.
+
+    LLVM compiles this to the vector comparisons of the processor. 64 bytes from the address must be readable; it need
+    not be aligned.
+    """
+
+    def generate(context, builder, signature, arguments):
+        address, low, high = arguments
+        vector = ir.VectorType(ir.IntType(8), 64)
+        found = builder.load(builder.inttoptr(address, vector.as_pointer()), align=1)
+        above = builder.sub(found, _splat(builder, low, vector))
+        inside = builder.icmp_unsigned("<=", above, _splat(builder, builder.sub(high, low), vector))
+        return builder.bitcast(inside, ir.IntType(64))
+
+    return numba.uint64(numba.uintp, numba.uint8, numba.uint8), generate
+
+
+@intrinsic
+def bytes_repeated(typing_context, address):
+    """Returns which of 64 bytes equal the byte after them, as a uint64. 65 bytes must be readable."""
+
+    def generate(context, builder, signature, arguments):
+        vector = ir.VectorType(ir.IntType(8), 64)
+        after = builder.add(arguments[0], ir.Constant(arguments[0].type, 1))
+        pair = [builder.load(builder.inttoptr(at, vector.as_pointer()), align=1) for at in (arguments[0], after)]
+        return builder.bitcast(builder.icmp_unsigned("==", *pair), ir.IntType(64))
+
+    return numba.uint64(numba.uintp), generate
+
+
+def _splat(builder, byte, vector):
+    """Returns a vector of equal bytes."""
+    single = builder.insert_element(ir.Constant(vector, ir.Undefined), byte, ir.IntType(32)(0))
+    return builder.shuffle_vector(
+        single, ir.Constant(vector, ir.Undefined), ir.Constant(ir.VectorType(ir.IntType(32), 64), None)
+    )
+
+
+@intrinsic
+def count_ones(typing_context, x):
+    """Returns the number of one bits of a uint64."""
+
+    def generate(context, builder, signature, arguments):
+        return builder.ctpop(arguments[0])
+
+    return numba.uint64(numba.uint64), generate
+
+
+@intrinsic
+def load_byte(typing_context, address):
+    """Returns the byte at an address as a uint64."""
+
+    def generate(context, builder, signature, arguments):
+        byte = builder.load(builder.inttoptr(arguments[0], ir.IntType(8).as_pointer()))
+        return builder.zext(byte, ir.IntType(64))
+
+    return numba.uint64(numba.uintp), generate
+
+
+@intrinsic
+def store(typing_context, address, value):
+    """Writes a uint64 to 8 bytes at an address, little-endian. The address need not be aligned."""
+
+    def generate(context, builder, signature, arguments):
+        builder.store(arguments[1], builder.inttoptr(arguments[0], ir.IntType(64).as_pointer()), align=1)
+        return context.get_dummy_value()
+
+    return numba.void(numba.uintp, numba.uint64), generate

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from compressed_lm.coding import folding, literal, memo, segments
+from compressed_lm.coding import boundaries, folding, literal, memo, recall, segments
 from compressed_lm.coding.compiled import njit
-from compressed_lm.coding.machine import borrowed, borrowed_all, prefetch
+from compressed_lm.coding.machine import borrowed, borrowed_all
 
 RULES = 2
 """Version of the encoding rules. In version 1, which old vocabularies use, there are no literal spans, and each of 64
@@ -12,8 +12,6 @@ consecutive capitals has its own marker. The decoder reads both versions."""
 
 _AHEAD = 128  # segments whose cache slots are prefetched before the first is looked up
 _WINDOW = 4096  # bytes of text for which spans are chosen together
-
-_UNUSUAL = np.uint64(32)  # in the tag of a segment, above its length
 
 
 def steps(cells: np.ndarray, number: np.ndarray, costs: np.ndarray) -> np.ndarray:
@@ -75,7 +73,7 @@ def parse(data, bounds, d, i, n, tables, memory, rules, numbers, places):
     """Parses concatenated texts, up to the first position from which `with_spans` has to continue.
 
     Args:
-        data: uint8[N + 16], the texts and 16 more bytes.
+        data: uint8[N + 65], the texts and as many more bytes as `boundaries` reads.
         bounds: int64[D + 1], bounds of each text.
         d, i, n: text and position to start from, and the number of pieces before it.
         tables: steps, number, the number of each single byte int32[256], spaced.
@@ -87,7 +85,7 @@ def parse(data, bounds, d, i, n, tables, memory, rules, numbers, places):
     Returns:
         The text (D if all are finished) and position to continue from, and the number of pieces before it.
     """
-    begins, keys = np.empty(_AHEAD + 1, np.int64), np.empty((_AHEAD, 4), np.uint64)
+    begins, keys = np.empty(_AHEAD + 1 + boundaries.SPARE, np.int64), np.empty((_AHEAD, 4), np.uint64)
     work, ends = _work(), np.empty(_AHEAD, np.int64)
     data, numbers, tables, memory = borrowed(data), borrowed(numbers), borrowed_all(tables), borrowed_all(memory)
     while d < len(bounds) - 1:
@@ -115,24 +113,16 @@ def _cut(data, text, i, limit, stop, spaced, slots, hash_key, begins, keys):
     """Splits off the next segments of a text and prefetches their cache slots; returns their number, at most 128.
 
     Args:
-        data: uint8[N].
+        data: uint8[N + 65].
         text, i, limit, stop: beginning of the text, position to start from, end of the segments' beginnings, end of
             the text.
         spaced, slots, hash_key: of the pieces and their `Memo`.
-        begins: int64[129], written: beginning of each segment, and the end of the last.
-        keys: uint64[128, 4], written: the two words of each segment, its tag and its first slot.
+        begins: int64[225], written: beginning of each segment, and the end of the last.
+        keys: uint64[128, 4], written, see `recall.find_keys`.
     """
-    address, place, n = np.uint64(data.ctypes.data), np.uint64(slots.ctypes.data), np.int64(0)
-    while n < _AHEAD and i < limit:
-        end = segments.segment_end(data, i, stop)
-        low, high = memo.words(address + np.uint64(i), end - i)
-        tag = np.uint64(min(end - i, 31)) + _UNUSUAL * np.uint64(folding.is_unusual(data, text, i, end, spaced))
-        slot = memo.first_slot(low, high, tag, hash_key)
-        prefetch(place + np.uint64(32) * slot)
-        begins[n] = i
-        keys[n, 0], keys[n, 1], keys[n, 2], keys[n, 3] = low, high, tag, slot
-        n, i = n + 1, end
-    begins[n] = i
+    n, address = boundaries.find(data, i, limit, stop, _AHEAD, begins), np.uint64(data.ctypes.data)
+    places = np.uint64(slots.ctypes.data), np.uint64(begins.ctypes.data), np.uint64(keys.ctypes.data)
+    recall.find_keys(address, places[1], n, np.uint64(text), spaced, places[0], hash_key, places[2])
     return n
 
 
@@ -149,37 +139,20 @@ def _write(data, begins, keys, n_cut, tables, memory, rules, work, numbers, n, e
         ends: int64[...], written: the index after the pieces of each segment.
     """
     (steps, number, _, _), (slots, _, parsed), (folded, best, back) = tables, memory, work
+    to = np.uint64(slots.ctypes.data), np.uint64(keys.ctypes.data), np.uint64(numbers.ctypes.data)
     k = np.int64(0)
     while True:
-        k, n = _recall(slots, keys, k, n_cut, numbers, n, ends)
+        k, n = recall.recall(to[0], to[1], k, n_cut, to[2], n, np.uint64(ends.ctypes.data))
         if k == n_cut:
             return n
         begin, end, tag, first = begins[k], begins[k + 1], keys[k, 2], n
-        n_folded = folding.fold(data, begin, end, tag >= _UNUSUAL, rules == 1, folded)
+        n_folded = folding.fold(data, begin, end, tag >= recall.UNUSUAL, rules == 1, folded)
         n = least_cost(folded, 0, n_folded, steps, number, best, back, numbers, n)
         parsed[0] += 1
         if end - begin <= memo.BYTES and n - first <= memo.PIECES:
             memo.remember(slots, keys[k, 3], keys[k, 0], keys[k, 1], tag, numbers, first, n, parsed[0])
         ends[k] = n
         k += 1
-
-
-@njit(nogil=True)
-def _recall(slots, keys, k, n_cut, numbers, n, ends):
-    """Writes the pieces of cached segments from the k-th on; returns the first one not in the cache, and the index.
-
-    It is separate from the code for new segments, since the loop compiles to faster code that way.
-    """
-    while k < n_cut:
-        slot = keys[k, 3]
-        if not memo.is_in(slots, slot, keys[k, 0], keys[k, 1], keys[k, 2]):
-            slot = memo.find_other(slots, slot, keys[k, 0], keys[k, 1], keys[k, 2])
-            if slot == memo.NONE:
-                break
-        n = memo.recall(slots[slot, 2], slots[slot, 3], numbers, n)
-        ends[k] = n
-        k += 1
-    return k, n
 
 
 @njit(nogil=True)
@@ -200,7 +173,11 @@ def with_spans(data, text, begin, stop, tables, memory, numbers, n):
     """
     data, numbers, tables, memory = borrowed(data), borrowed(numbers), borrowed_all(tables), borrowed_all(memory)
     most, limit = min(_WINDOW + segments.MAX_BYTES, stop - begin), min(begin + _WINDOW, stop)
-    begins, keys, costs = np.empty(most + 1, np.int64), np.empty((_AHEAD, 4), np.uint64), np.empty((most, 4), np.int32)
+    begins, keys, costs = (
+        np.empty(most + 1 + boundaries.SPARE, np.int64),
+        np.empty((_AHEAD, 4), np.uint64),
+        np.empty((most, 4), np.int32),
+    )
     come_from, ways, modes = np.empty((most, 4), np.uint8), np.empty(most, np.uint8), np.empty(most, np.uint8)
     folded, folded_ends = np.empty(4 * most + 4, np.int32), np.zeros(most + 1, np.int64)
     spelled, spelled_ends = np.empty(2 * most, np.int32), np.zeros(most + 1, np.int64)  # the better of two encodings

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from compressed_lm.coding import folding, longest_match, memo, parsing
+from compressed_lm.coding import boundaries, folding, longest_match, memo, parsing
 from compressed_lm.coding.batches import BLOCK, SCRATCH, in_threads, read_only, runs_of
 from compressed_lm.coding.compiled import njit
 from compressed_lm.coding.entries import SLOT_BYTES, copy_slot
@@ -89,7 +89,7 @@ class Pieces:
         return in_threads(self._encode_run, runs_of(documents, BLOCK), threads)
 
     def _encode_run(self, documents: Sequence[bytes], bounds: np.ndarray) -> list[np.ndarray]:
-        data = read_only(b"".join([*documents, bytes(SLOT_BYTES)]))  # keys are loaded 16 bytes at a time
+        data = read_only(b"".join([*documents, bytes(boundaries.PADDING)]))  # text is loaded 64 bytes at a time
         numbers, places = SCRATCH.array("pieces", 4 * len(data), np.int32), np.empty(len(bounds), np.int64)
         memory = self._memo.slots, self._memo.key, self._memo.parsed
         places[0], d, i, n = 0, 0, 0, 0

@@ -5,10 +5,20 @@ import sys
 
 import numba
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from compressed_lm.coding.machine import borrowed, borrowed_all, multiply_high
+from compressed_lm.coding.machine import (
+    borrowed,
+    borrowed_all,
+    bytes_between,
+    bytes_repeated,
+    count_ones,
+    load,
+    load_byte,
+    multiply_high,
+    store,
+)
 
 words = st.integers(0, 2**64 - 1)
 
@@ -24,6 +34,45 @@ def doubled(array, others):
     for i in range(len(a)):
         a[i] = 2 * b[i] + c[i, 0]
     return a[0]
+
+
+@numba.njit
+def sets(data, low, high):
+    address = np.uint64(data.ctypes.data)
+    return bytes_between(address, low, high), bytes_repeated(address)
+
+
+@numba.njit
+def moved(data, begin, value):
+    address = np.uint64(data.ctypes.data + begin)
+    before = load(address), load_byte(address)
+    store(address, value)
+    return before
+
+
+@numba.njit
+def ones(x):
+    return count_ones(x)
+
+
+@settings(deadline=None)
+@given(st.binary(min_size=65, max_size=65), st.integers(0, 255), st.integers(0, 255))
+def test_sets_of_64_bytes(data, a, b):
+    """Bit j of `bytes_between` and of `bytes_repeated` is a comparison of byte j."""
+    low, high = min(a, b), max(a, b)
+    inside, repeated = sets(np.frombuffer(data, np.uint8), np.uint8(low), np.uint8(high))
+    assert int(inside) == sum(1 << j for j in range(64) if low <= data[j] <= high)
+    assert int(repeated) == sum(1 << j for j in range(64) if data[j] == data[j + 1])
+    assert ones(np.uint64(inside)) == int(inside).bit_count()
+
+
+@settings(deadline=None)
+@given(st.binary(min_size=20, max_size=20), st.integers(0, 12), words)
+def test_words_at_any_address(data, begin, value):
+    """Loads and stores of 8 bytes are little-endian and leave the bytes around them alone."""
+    array = np.frombuffer(data, np.uint8).copy()
+    assert moved(array, begin, np.uint64(value)) == (int.from_bytes(data[begin : begin + 8], "little"), data[begin])
+    assert array.tobytes() == data[:begin] + value.to_bytes(8, "little") + data[begin + 8 :]
 
 
 @given(words, words)

@@ -2,11 +2,12 @@
 
 import random
 
+import numba
 import numpy as np
 import pytest
 
 from compressed_lm import codecs
-from compressed_lm.coding import folding, memo, parsing, pieces
+from compressed_lm.coding import folding, memo, parsing, pieces, recall, segments
 
 BYTES = list(folding.ALPHABET)
 MULTIPLIERS = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F], np.uint64)
@@ -99,3 +100,29 @@ def test_the_shipped_vocabulary_forgets_junk():
     p.encode(ENGLISH)
     assert parsed(p, ENGLISH) == 0
     assert parsing.RULES == p.rules == 2
+
+
+@numba.njit
+def keys_of(data, begin, ends, spaced, slots, key):
+    begins, keys = np.append(np.array([begin]), ends), np.empty((len(ends), 4), np.uint64)
+    text, places, key_at = np.uint64(data.ctypes.data), np.uint64(begins.ctypes.data), np.uint64(keys.ctypes.data)
+    recall.find_keys(text, places, len(ends), np.uint64(begin), spaced, np.uint64(slots.ctypes.data), key, key_at)
+    return keys
+
+
+def test_keys_hold_a_segment_and_whether_its_space_is_unusual():
+    """The key of a segment is its first 16 bytes, its length and `is_unusual`, also where a text begins."""
+    before, text = b"x ", ENGLISH + "a “b” (c).\n d A B Incomprehensibilities éa\x00 1 e ".encode() + b" "
+    data = np.frombuffer(before + text + bytes(65), np.uint8)
+    slots = memo.Memo(KEY).slots
+    for begin in range(20):
+        whole = (before + text)[len(before) + begin :]
+        ends = segments.ends(np.frombuffer(whole, np.uint8)) + len(before) + begin
+        for spaced in (folding.SPACED, ~folding.SPACED, codecs.load("pieces16-en").pieces.spaced):
+            found = keys_of(data, len(before) + begin, ends, spaced, slots, memo.Memo(KEY).key)
+            for (low, high, tag, slot), i, end in zip(found.tolist(), [len(before) + begin, *ends], ends, strict=False):
+                segment = data[i:end].tobytes()
+                unusual = folding.is_unusual(data, len(before) + begin, i, end, spaced)
+                assert low.to_bytes(8, "little") + high.to_bytes(8, "little") == segment[:16].ljust(16, b"\0")
+                assert tag == min(len(segment), 31) + int(recall.UNUSUAL) * unusual
+                assert slot % memo.SLOT_BYTES == 0 and slot < memo.SLOT_BYTES << memo.BITS
