@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import PyTree
 
 from compressed_lm.errors import InputError
 from compressed_lm.models import Transformer, TransformerConfig, init_cache
@@ -60,9 +61,10 @@ def sample_tokens(
     carry = (jnp.int32(0), jnp.int32(0), init_cache(model_config, 1, length), jax.random.key(seed))
     padded = np.full(length + 1, -1, np.int32)
     padded[: len(forced)] = forced
+    layers = _layers(params, model_config.n_layers)
     left = n_tokens
     for start in range(0, length, TOKENS_PER_CALL):
-        carry, tokens = advance(params, carry, jnp.asarray(padded[start : start + TOKENS_PER_CALL]))
+        carry, tokens = advance(params, layers, carry, jnp.asarray(padded[start : start + TOKENS_PER_CALL]))
         # The token sampled after input i is at position i + 1.
         new = np.asarray(tokens)[max(0, len(forced) - 1 - start) :][:left]
         ends = np.flatnonzero(new == eod_id)
@@ -80,13 +82,27 @@ def _advance_fn(model_config, n_ids, temperature, top_k):
     return jax.jit(functools.partial(_advance, Transformer(model_config), n_ids, temperature, top_k))
 
 
-def _advance(model, n_ids, temperature, top_k, params, carry, forced):
+def _layers(params: Params, n_layers: int) -> list[PyTree] | None:
+    """Returns the parameters of each layer on CPU, as views of the stacked ones; None on other devices."""
+    if jax.default_backend() != "cpu":
+        return None
+    leaves, structure = jax.tree.flatten(params["layers"])
+    stacks = [np.asarray(leaf) for leaf in leaves]
+    return [
+        jax.tree.unflatten(structure, [jax.device_put(stack[i], may_alias=True) for stack in stacks])
+        for i in range(n_layers)
+    ]
+
+
+def _advance(model, n_ids, temperature, top_k, params, layers, carry, forced):
     """Returns (carry, int32[16] sampled after each input); inputs are the forced ids, or sampled ones if -1."""
 
     def one(carry, given):
         last, position, cache, key = carry
         token = jnp.where(given >= 0, given, last)
-        logits, cache = model.apply({"params": params}, token[None], position[None], cache, method="step")
+        logits, cache = model.apply(
+            {"params": params}, token[None], position[None], cache, layers=layers, method="step"
+        )
         logits = jnp.where(jnp.arange(logits.shape[-1]) < n_ids, logits[0], -jnp.inf)
         if top_k:
             logits = jnp.where(logits >= jax.lax.top_k(logits, min(top_k, logits.shape[0]))[0][-1], logits, -jnp.inf)

@@ -107,6 +107,7 @@ class Transformer(nn.Module):
         cache: Cache,
         *,
         prefix: Float[Array, "B P D"] | None = None,
+        layers: Sequence[PyTree] | None = None,
     ) -> tuple[Float[Array, "B V"], Cache]:
         """Returns (float32 logits, cache) after one more token in each of B batch slots.
 
@@ -117,6 +118,8 @@ class Transformer(nn.Module):
             positions: position of that token, below the cache's length; a slot attends to positions up to this one.
             cache: from `init_cache` or the last step.
             prefix: P input vectors per slot; at positions below P, a slot reads its vector instead of its token.
+            layers: parameters of each layer, as of `unstack`. A compiled loop of steps should get them: taken from the
+                stack inside the loop, they are copied in every step on CPU.
         """
         block = Block(self.config, parent=None)
         x = self._table()[inputs]
@@ -126,7 +129,7 @@ class Transformer(nn.Module):
             x = jnp.where((positions < n_vectors)[:, None], vectors, x)
         written = []
         keys = self._noise(None)
-        for i, layer in enumerate(unstack(self.layers, self.config.n_layers)):
+        for i, layer in enumerate(layers or unstack(self.layers, self.config.n_layers)):
             key = {use: key[i] for use, key in keys.items()}
             result: Any = block.apply({"params": layer}, x, positions, cache[i], rngs=key, method=block.step)
             x, layer_cache = result

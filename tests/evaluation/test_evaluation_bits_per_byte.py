@@ -1,5 +1,7 @@
 """Bits per byte and generation, for models with known answers."""
 
+import dataclasses
+import functools
 import math
 
 import jax
@@ -12,7 +14,8 @@ from compressed_lm.data.job import compress
 from compressed_lm.data.sources import open_corpus
 from compressed_lm.errors import InputError
 from compressed_lm.evaluation import BitsPerByte, flops_per_byte, generate, predict_fn, sample_tokens
-from compressed_lm.models import Transformer, TransformerConfig, count_params
+from compressed_lm.evaluation.generate import _layers
+from compressed_lm.models import Transformer, TransformerConfig, count_params, init_cache
 
 CONFIG = TransformerConfig(vocab_size=264, d_model=16, n_layers=1, n_heads=1, d_head=8, d_ff=16)
 
@@ -86,6 +89,21 @@ def test_generation_equals_teacher_forcing():
     inputs = np.concatenate([[256], prompt, new])[None]
     logits = np.asarray(Transformer(CONFIG).apply({"params": params}, inputs))[0, :, :257]
     assert logits[len(prompt) :].argmax(-1)[: len(new)].tolist() == new.tolist()
+
+
+def test_sampling_reads_layers_where_they_are():
+    """The layers given to the compiled loop are views of the stacked parameters, and a step with them is the same."""
+    config = dataclasses.replace(CONFIG, n_layers=3, d_ff=64)
+    params = jax.jit(Transformer(config).init)(jax.random.key(3), jnp.zeros((1, 4), jnp.int32))["params"]
+    layers = _layers(params, config.n_layers)
+    stack = params["layers"]["mlp"]["up"]["kernel"]
+    for i, layer in enumerate(layers):
+        view = layer["mlp"]["up"]["kernel"]
+        assert view.unsafe_buffer_pointer() == stack.unsafe_buffer_pointer() + i * view.nbytes
+    step = jax.jit(functools.partial(Transformer(config).apply, method="step"))
+    inputs = jnp.array([65, 66]), jnp.array([0, 3]), init_cache(config, 2, 4)
+    stacked, given = (step({"params": params}, *inputs, layers=layers) for layers in (None, layers))
+    jax.tree.map(np.testing.assert_array_equal, given, stacked)
 
 
 def test_text_is_streamed_whole():
