@@ -14,6 +14,7 @@ import numpy as np
 
 from compressed_lm.coding import literal, segments
 from compressed_lm.coding.compiled import njit
+from compressed_lm.coding.machine import load_byte, store_byte
 
 CAPITAL, CAPITALS, UNUSUAL = b"ABC"
 """Markers: capital first letter; word in capitals; space before the next word differs from the default."""
@@ -79,31 +80,48 @@ def fold(text, i, end, unusual, letter_by_letter, folded):
         letter_by_letter: whether each capital of a segment of maximum length has its own marker, as in version 1.
         folded: uint8[MAX_BYTES], written.
     """
-    n, first = 0, i
-    while first < end and (text[first] == segments.SPACE or text[first] == segments.APOSTROPHE):
+    address, to = np.uint64(text.ctypes.data + i), np.uint64(folded.ctypes.data)
+    return fold_at(address, end - i, unusual, letter_by_letter, to)
+
+
+@njit(nogil=True)
+def fold_at(text, length, unusual, letter_by_letter, folded):
+    """Does the same as `fold`, with the address of the segment, its length, and the address of `folded`."""
+    first = 0
+    while first < length and (_byte(text, first) == segments.SPACE or _byte(text, first) == segments.APOSTROPHE):
         first += 1
-    capital = first < end and segments.KINDS[text[first]] == segments.CAPITAL
-    capitals = capital and first + 1 < end and segments.KINDS[text[first + 1]] == segments.CAPITAL
-    each = letter_by_letter and capitals and end - i == segments.MAX_BYTES
+    capital = first < length and _kind(text, first) == segments.CAPITAL
+    capitals = capital and first + 1 < length and _kind(text, first + 1) == segments.CAPITAL
+    each = letter_by_letter and capitals and length == segments.MAX_BYTES
+    to = folded
     if unusual:
-        folded[n] = UNUSUAL
-        n += 1
+        to = _append(to, UNUSUAL)
     if capital and not each:
-        folded[n] = CAPITALS if capitals else CAPITAL
-        n += 1
-    if is_letter(text[i]):
-        folded[n] = segments.SPACE
-        n += 1
-    for j in range(i, end):
-        byte = text[j]
-        if segments.KINDS[byte] == segments.CAPITAL:
-            if each:
-                folded[n] = CAPITAL
-                n += 1
-            byte += np.uint8(32)
-        folded[n] = byte
-        n += 1
-    return n
+        to = _append(to, CAPITALS if capitals else CAPITAL)
+    if _kind(text, 0) <= segments.CAPITAL:
+        to = _append(to, segments.SPACE)
+    for j in range(length):
+        byte, is_capital = _byte(text, j), _kind(text, j) == segments.CAPITAL
+        if each and is_capital:
+            to = _append(to, CAPITAL)
+        to = _append(to, byte | np.uint64(is_capital) << np.uint64(5))
+    return np.int64(to - folded)
+
+
+@njit(nogil=True, inline="always")
+def _byte(text, i):
+    return load_byte(text + np.uint64(i))
+
+
+@njit(nogil=True, inline="always")
+def _kind(text, i):
+    return segments.KINDS[load_byte(text + np.uint64(i))]
+
+
+@njit(nogil=True, inline="always")
+def _append(to, byte):
+    store_byte(to, np.uint64(byte))
+    return to + np.uint64(1)
 
 
 @njit(nogil=True)

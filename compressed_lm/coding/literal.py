@@ -137,6 +137,15 @@ def best_mode(text, i, end):
 
 
 @njit(nogil=True)
+def has_control(text, i, end):
+    """Returns whether a segment has a byte that represents a letter in spans that are not packed."""
+    for j in range(i, end):
+        if IS_CONTROL[text[j]]:
+            return True
+    return False
+
+
+@njit(nogil=True)
 def alphabet(text, begin, end, different):
     """Writes the distinct bytes of a text to uint8[32] and returns their number, at least 2.
 
@@ -360,38 +369,3 @@ def _read_number(base, state, written, n):
             fraction &= ones
         n, left = n + min(at_once, left), left - at_once
     return n
-
-
-@njit(nogil=True)
-def choose(costs, passing, n, come_from, modes):
-    """Chooses the encodings of consecutive segments with the lowest total cost (Viterbi).
-
-    The cost includes the markers of spans and `BIAS`.
-
-    Args:
-        costs: int32[..., 4], cost units of each segment in each encoding.
-        passing: int64[4, 4], cost units of switching between encodings.
-        n: number of segments.
-        come_from: uint8[..., 4], work space.
-        modes: uint8[...], written.
-    """
-    total, new = np.empty(4, np.int64), np.empty(4, np.int64)
-    for mode in range(4):
-        total[mode] = passing[FOLDED, mode]
-    for k in range(n):
-        for mode in range(4):
-            best, least = 0, total[0] + passing[0, mode]
-            for before in range(1, 4):
-                other = total[before] + passing[before, mode]
-                best, least = (before, other) if other < least else (best, least)
-            come_from[k, mode] = best
-            new[mode] = least + costs[k, mode]
-        for mode in range(4):
-            total[mode] = new[mode]
-    best = 0
-    for mode in range(1, 4):
-        if total[mode] + passing[mode, FOLDED] < total[best] + passing[best, FOLDED]:
-            best = mode
-    for k in range(n - 1, -1, -1):
-        modes[k] = best
-        best = np.int64(come_from[k, best])

@@ -137,22 +137,48 @@ def count_ones(typing_context, x):
 
 
 @intrinsic
-def load_byte(typing_context, address):
-    """Returns the byte at an address as a uint64."""
+def select(typing_context, condition, yes, no):
+    """Returns `yes if condition else no` of uint64, compiled to a conditional move on every processor."""
 
     def generate(context, builder, signature, arguments):
-        byte = builder.load(builder.inttoptr(arguments[0], ir.IntType(8).as_pointer()))
-        return builder.zext(byte, ir.IntType(64))
+        chosen = builder.select(builder.trunc(arguments[0], ir.IntType(1)), arguments[1], arguments[2])
+        chosen.set_metadata("unpredictable", builder.module.add_metadata([]))
+        return chosen
 
-    return numba.uint64(numba.uintp), generate
+    return numba.uint64(numba.boolean, numba.uint64, numba.uint64), generate
 
 
-@intrinsic
-def store(typing_context, address, value):
-    """Writes a uint64 to 8 bytes at an address, little-endian. The address need not be aligned."""
+def _loads(bits, about):
+    """Returns an intrinsic that reads a number of bits at an address."""
 
-    def generate(context, builder, signature, arguments):
-        builder.store(arguments[1], builder.inttoptr(arguments[0], ir.IntType(64).as_pointer()), align=1)
-        return context.get_dummy_value()
+    def load(typing_context, address):
+        def generate(context, builder, signature, arguments):
+            pointer = builder.inttoptr(arguments[0], ir.IntType(bits).as_pointer())
+            return builder.zext(builder.load(pointer, align=1), ir.IntType(64))
 
-    return numba.void(numba.uintp, numba.uint64), generate
+        return numba.uint64(numba.uintp), generate
+
+    load.__doc__ = about
+    return intrinsic(load)
+
+
+def _stores(bits, about):
+    """Returns an intrinsic that writes a number of bits at an address."""
+
+    def store(typing_context, address, value):
+        def generate(context, builder, signature, arguments):
+            pointer = builder.inttoptr(arguments[0], ir.IntType(bits).as_pointer())
+            builder.store(builder.trunc(arguments[1], ir.IntType(bits)), pointer, align=1)
+            return context.get_dummy_value()
+
+        return numba.void(numba.uintp, numba.uint64), generate
+
+    store.__doc__ = about
+    return intrinsic(store)
+
+
+load_half = _loads(32, "Returns the 4 bytes at an address as a little-endian uint64. The address need not be aligned.")
+load_byte = _loads(8, "Returns the byte at an address as a uint64.")
+store = _stores(64, "Writes a uint64 to 8 bytes at an address, little-endian. The address need not be aligned.")
+store_half = _stores(32, "Writes the lower half of a uint64 to 4 bytes at an address, little-endian, unaligned too.")
+store_byte = _stores(8, "Writes the lowest byte of a uint64 to an address.")

@@ -10,7 +10,7 @@ import threading
 import numpy as np
 
 from compressed_lm.coding.compiled import njit
-from compressed_lm.coding.machine import load
+from compressed_lm.coding.machine import load, load_half, store
 
 BITS = 18
 """log2 of the number of slots, which take 8 MB. 6 MB of English fill a quarter, so most hits are in the first slot."""
@@ -85,25 +85,30 @@ def find_other(slots, first, low, high, tag):
 
 
 @njit(nogil=True)
-def remember(slots, offset, low, high, tag, numbers, begin, end, turn):
-    """Writes a segment and its pieces numbers[begin:end] into its first free slot, or into the one chosen by `turn`.
+def remember(slots, first, low, high, tag, pieces, count, turn):
+    """Writes a segment and its pieces into its first free slot, or into the one chosen by `turn`.
 
     Args:
-        slots: uint64[2 ** 18, 4].
-        offset: from `first_slot`.
+        slots: address of the slots.
+        first: offset of its first slot from there, in bytes.
         low, high, tag: the segment.
-        numbers, begin, end: its pieces.
-        turn: number of segments written before.
+        pieces: address of int32[count], at most 7.
+        count: number of its pieces.
+        turn: uint64, number of segments written before.
     """
-    first = offset // np.uint64(SLOT_BYTES)
-    place = first ^ np.uint64(turn & (WAYS - 1))
+    at = slots + (first ^ np.uint64(SLOT_BYTES) * (turn & np.uint64(WAYS - 1)))
     for k in range(WAYS - 1, -1, -1):
-        if slots[first ^ np.uint64(k), 2] == 0:
-            place = first ^ np.uint64(k)
-    third, fourth = np.uint64(end - begin) | tag << np.uint64(8), np.uint64(0)
-    for k in range(end - begin):
+        free = slots + (first ^ np.uint64(SLOT_BYTES * k))
+        if load(free + np.uint64(16)) == 0:
+            at = free
+    third, fourth = np.uint64(count) | tag << np.uint64(8), np.uint64(0)
+    for k in range(count):
+        piece = load_half(pieces + np.uint64(4 * k))
         if k < 3:
-            third |= np.uint64(numbers[begin + k]) << np.uint64(16 * (k + 1))
+            third |= piece << np.uint64(16 * (k + 1))
         else:
-            fourth |= np.uint64(numbers[begin + k]) << np.uint64(16 * (k - 3))
-    slots[place, 0], slots[place, 1], slots[place, 2], slots[place, 3] = low, high, third, fourth
+            fourth |= piece << np.uint64(16 * (k - 3))
+    store(at, low)
+    store(at + np.uint64(8), high)
+    store(at + np.uint64(16), third)
+    store(at + np.uint64(24), fourth)

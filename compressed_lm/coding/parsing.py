@@ -1,8 +1,10 @@
 """Parser: texts to pieces of lowest total cost, segment by segment, as folded text or literal spans."""
 
+import threading
+
 import numpy as np
 
-from compressed_lm.coding import boundaries, folding, literal, memo, recall, segments
+from compressed_lm.coding import boundaries, cheapest, choice, folding, literal, memo, recall, segments
 from compressed_lm.coding.compiled import njit
 from compressed_lm.coding.machine import borrowed, borrowed_all
 
@@ -33,79 +35,90 @@ def least_cost(data, begin, end, steps, number, best, back, numbers, n):
 
     Args:
         data: uint8[N].
-        begin, end: bounds of the folded segment.
+        begin, end: bounds of the folded segment, of L bytes.
         steps: from `steps`.
         number: from `pieces.trie`.
-        best: int64[L + 1] for L bytes, work space.
+        best: int64[L + 1], work space.
         back: int32[L + 1, 2], work space.
         numbers: int32[...], written.
         n: index of the next piece.
     """
-    length = end - begin
-    best[0] = 0
-    for j in range(1, length + 1):
-        best[j] = 1 << 30
-    for i in range(length):
-        base, so_far = np.uint64(0), best[i]
-        for j in range(i, length):
-            byte = np.uint64(data[begin + j])
-            step = steps[base + byte]
-            if step & np.uint64(255) != byte:
-                break
-            base = step >> np.uint64(8) & np.uint64(0xFFFFFF)
-            cost = np.int64(step >> np.uint64(32))
-            if cost and so_far + cost < best[j + 1]:
-                best[j + 1] = so_far + cost
-                back[j + 1, 0], back[j + 1, 1] = i, base
-    count, j = 0, length
-    while j > 0:
-        count, j = count + 1, back[j, 0]
-    place, j = n + count, length
-    while j > 0:
-        place -= 1
-        numbers[place] = number[back[j, 1]]
-        j = back[j, 0]
-    return n + count
+    text, to = np.uint64(data.ctypes.data + begin), np.uint64(numbers.ctypes.data) + np.uint64(4) * np.uint64(n)
+    tables = np.uint64(steps.ctypes.data), np.uint64(number.ctypes.data)
+    return n + cheapest.write(
+        text, end - begin, tables[0], tables[1], np.uint64(best.ctypes.data), np.uint64(back.ctypes.data), to
+    )
+
+
+class Space(threading.local):
+    """Work space of `parse`; each thread has its own.
+
+    Attributes:
+        arrays: beginnings of segments, their keys, ends of their pieces; a folded segment, and two arrays for
+            `cheapest`; for the segments of a window their cost in each encoding, where it came from, the better of two
+            encodings, and the encoding chosen; the pieces of the folded ones and their ends; those of the unfolded ones
+            and their ends.
+    """
+
+    def __init__(self) -> None:
+        most, segment = _WINDOW + segments.MAX_BYTES, folding.MAX_BYTES + 1
+        self.arrays = (
+            *(np.empty(most + 1 + boundaries.SPARE, np.int64), np.empty((_AHEAD, 4), np.uint64)),
+            *(np.empty(_AHEAD, np.int64), np.empty(segment, np.uint8)),
+            *(np.empty(segment, np.uint64), np.empty(segment, np.uint64)),
+            *(np.empty((most, 4), np.int32), np.empty((most, 4), np.uint8)),
+            *(np.empty(most, np.uint8), np.empty(most, np.uint8)),
+            *(np.empty(4 * most + 8, np.int32), np.zeros(most + 1, np.int64)),
+            *(np.empty(2 * most + 8, np.int32), np.zeros(most + 1, np.int64)),
+        )
 
 
 @njit(nogil=True)
-def parse(data, bounds, d, i, n, tables, memory, rules, numbers, places):
-    """Parses concatenated texts, up to the first position from which `with_spans` has to continue.
+def parse(data, bounds, tables, memory, rules, space, numbers, places):
+    """Parses concatenated texts.
 
     Args:
         data: uint8[N + 65], the texts and as many more bytes as `boundaries` reads.
         bounds: int64[D + 1], bounds of each text.
-        d, i, n: text and position to start from, and the number of pieces before it.
         tables: steps, number, the number of each single byte int32[256], spaced.
         memory: slots, key and parsed of `memo.Memo`.
         rules: see `RULES`.
-        numbers: int32[4 N], written from index n.
-        places: int64[D + 1], written except the first: bounds of each text's pieces.
+        space: arrays of `Space`.
+        numbers: int32[4 N + 8], written.
+        places: int64[D + 1], written: bounds of each text's pieces.
+    """
+    data, numbers, tables, memory = borrowed(data), borrowed(numbers), borrowed_all(tables), borrowed_all(memory)
+    space, d, i, n = borrowed_all(space), np.int64(0), np.int64(0), np.int64(0)
+    places[0] = 0
+    while True:
+        d, i, n = _until_spans(data, bounds, d, i, n, tables, memory, rules, space, numbers, places)
+        if d == len(bounds) - 1:
+            return
+        n, i = _with_spans(data, bounds[d], i, bounds[d + 1], tables, memory, space, numbers, n)
+
+
+@njit(nogil=True)
+def _until_spans(data, bounds, d, i, n, tables, memory, rules, space, numbers, places):
+    """Parses texts up to the first position from which `_with_spans` has to continue.
+
+    Args:
+        d, i, n: text and position to start from, and the number of pieces before it. The others are of `parse`.
 
     Returns:
         The text (D if all are finished) and position to continue from, and the number of pieces before it.
     """
-    begins, keys = np.empty(_AHEAD + 1 + boundaries.SPARE, np.int64), np.empty((_AHEAD, 4), np.uint64)
-    work, ends = _work(), np.empty(_AHEAD, np.int64)
-    data, numbers, tables, memory = borrowed(data), borrowed(numbers), borrowed_all(tables), borrowed_all(memory)
+    begins, keys, ends = space[0], space[1], space[2]
     while d < len(bounds) - 1:
         stop = bounds[d + 1]
         while i < stop:
             begin, first = i, n
             n_cut = _cut(data, bounds[d], i, stop, stop, tables[3], memory[0], memory[1], begins, keys)
-            i, n = begins[n_cut], _write(data, begins, keys, n_cut, tables, memory, rules, work, numbers, n, ends)
+            i, n = begins[n_cut], _write(data, begins, keys, n_cut, tables, memory, rules, space, numbers, n, ends)
             if rules > 1 and 20 * (n - first) > 13 * (i - begin):
                 return d, begin, first
         d += 1
         places[d] = n
     return d, i, n
-
-
-@njit(nogil=True)
-def _work():
-    """Returns work space: a folded segment, and `best` and `back` of `least_cost`."""
-    size = folding.MAX_BYTES
-    return np.empty(size, np.uint8), np.empty(size + 1, np.int64), np.empty((size + 1, 2), np.int32)
 
 
 @njit(nogil=True)
@@ -127,71 +140,65 @@ def _cut(data, text, i, limit, stop, spaced, slots, hash_key, begins, keys):
 
 
 @njit(nogil=True)
-def _write(data, begins, keys, n_cut, tables, memory, rules, work, numbers, n, ends):
+def _write(data, begins, keys, n_cut, tables, memory, rules, space, numbers, n, ends):
     """Writes the pieces of the segments from `_cut` to `numbers[n:]`; returns the index after them.
 
     Args:
         data, begins, keys, n_cut: from `_cut`.
-        tables, memory, rules: as in `parse`.
-        work: from `_work`.
+        tables, memory, rules, space: as in `parse`.
         numbers: int32[...], written.
         n: index of the next piece.
         ends: int64[...], written: the index after the pieces of each segment.
     """
-    (steps, number, _, _), (slots, _, parsed), (folded, best, back) = tables, memory, work
-    to = np.uint64(slots.ctypes.data), np.uint64(keys.ctypes.data), np.uint64(numbers.ctypes.data)
-    k = np.int64(0)
+    slots, key_at, to = np.uint64(memory[0].ctypes.data), np.uint64(keys.ctypes.data), np.uint64(numbers.ctypes.data)
+    text, folded = np.uint64(data.ctypes.data), np.uint64(space[3].ctypes.data)
+    steps, number = np.uint64(tables[0].ctypes.data), np.uint64(tables[1].ctypes.data)
+    best, bases = np.uint64(space[4].ctypes.data), np.uint64(space[5].ctypes.data)
+    k, parsed = np.int64(0), memory[2]
     while True:
-        k, n = recall.recall(to[0], to[1], k, n_cut, to[2], n, np.uint64(ends.ctypes.data))
+        k, n = recall.recall(slots, key_at, k, n_cut, to, n, np.uint64(ends.ctypes.data))
         if k == n_cut:
             return n
-        begin, end, tag, first = begins[k], begins[k + 1], keys[k, 2], n
-        n_folded = folding.fold(data, begin, end, tag >= recall.UNUSUAL, rules == 1, folded)
-        n = least_cost(folded, 0, n_folded, steps, number, best, back, numbers, n)
+        begin, length, tag = begins[k], begins[k + 1] - begins[k], keys[k, 2]
+        n_folded = folding.fold_at(text + np.uint64(begin), length, tag >= recall.UNUSUAL, rules == 1, folded)
+        at = to + np.uint64(4) * np.uint64(n)
+        count = cheapest.write(folded, n_folded, steps, number, best, bases, at)
         parsed[0] += 1
-        if end - begin <= memo.BYTES and n - first <= memo.PIECES:
-            memo.remember(slots, keys[k, 3], keys[k, 0], keys[k, 1], tag, numbers, first, n, parsed[0])
+        if length <= memo.BYTES and count <= memo.PIECES:
+            memo.remember(slots, keys[k, 3], keys[k, 0], keys[k, 1], tag, at, count, np.uint64(parsed[0]))
+        n += count
         ends[k] = n
         k += 1
 
 
 @njit(nogil=True)
-def with_spans(data, text, begin, stop, tables, memory, numbers, n):
+def _with_spans(data, text, begin, stop, tables, memory, space, numbers, n):
     """Writes a window of a text as folded segments and literal spans; returns the index after it and the window's end.
 
-    Why n bytes of text are at most 1.05 n + 20 pieces: `parse` keeps segments folded only if they take at most 0.65
-    pieces per byte; all others are written here. A window can be one packed span of 1.036 pieces per byte and 6 more,
-    and the chosen encoding is longer than that by at most `literal.BIAS`. All windows of a text except the last have
-    4 kB, of which these 18 pieces are less than 0.5 %.
+    Why n bytes of text are at most 1.05 n + 20 pieces: `_until_spans` keeps segments folded only if they take at most
+    0.65 pieces per byte; all others are written here. A window can be one packed span of 1.036 pieces per byte and 6
+    more, and the chosen encoding is longer than that by at most `literal.BIAS`. All windows of a text except the last
+    have 4 kB, of which these 18 pieces are less than 0.5 %.
 
     Args:
-        data, tables, memory: as in `parse`.
+        data, tables, memory, space: as in `parse`.
         text: beginning of the text.
         begin, stop: beginning of the window, and end of the text.
         numbers: int32[...], written.
         n: index of the next piece.
     """
-    data, numbers, tables, memory = borrowed(data), borrowed(numbers), borrowed_all(tables), borrowed_all(memory)
-    most, limit = min(_WINDOW + segments.MAX_BYTES, stop - begin), min(begin + _WINDOW, stop)
-    begins, keys, costs = (
-        np.empty(most + 1 + boundaries.SPARE, np.int64),
-        np.empty((_AHEAD, 4), np.uint64),
-        np.empty((most, 4), np.int32),
-    )
-    come_from, ways, modes = np.empty((most, 4), np.uint8), np.empty(most, np.uint8), np.empty(most, np.uint8)
-    folded, folded_ends = np.empty(4 * most + 4, np.int32), np.zeros(most + 1, np.int64)
-    spelled, spelled_ends = np.empty(2 * most, np.int32), np.zeros(most + 1, np.int64)  # the better of two encodings
-    spare = np.empty(most + 1, np.int64)
-    work, count, i, filled = _work(), np.int64(0), begin, np.int64(0)
+    begins, keys, _, _, _, _, costs, come_from, ways, modes, folded, folded_ends, spelled, spelled_ends = space
+    limit = min(begin + _WINDOW, stop)
+    count, i, filled = np.int64(0), begin, np.int64(0)
     while i < limit:
         cut, ends = begins[count:], folded_ends[count + 1 :]
         n_cut = _cut(data, text, i, limit, stop, tables[3], memory[0], memory[1], cut, keys)
-        filled = _write(data, cut, keys, n_cut, tables, memory, np.int64(RULES), work, folded, filled, ends)
+        filled = _write(data, cut, keys, n_cut, tables, memory, np.int64(RULES), space, folded, filled, ends)
         count, i = count + n_cut, cut[n_cut]
-    _spell(data, begins, np.int64(0), count, literal.FOLDED, ways, tables, work, spelled, np.int64(0), spelled_ends)
+    _spell_all(data, begins, count, ways, tables, space, folded, folded_ends, spelled, spelled_ends)
     base = literal.alphabet(data, begin, i, np.empty(literal.MAX_ALPHABET, np.uint8))
     _price(data, begins, folded_ends, spelled_ends, ways, count, literal.byte_cost(base), costs)
-    literal.choose(costs, literal.passing(base), count, come_from, modes)
+    choice.choose(costs, literal.passing(base), count, come_from, modes)
     k, mode, single = np.int64(0), literal.FOLDED, tables[2]
     while k <= count:
         new = np.int64(modes[k]) if k < count else literal.FOLDED
@@ -212,37 +219,53 @@ def with_spans(data, text, begin, stop, tables, memory, numbers, n):
         elif ways[k] == mode or ways[k] == literal.PACKED:
             n = _copy(spelled, spelled_ends[k], spelled_ends[k + 1], numbers, n)
         else:
-            n = _spell(data, begins, k, k + 1, mode, ways, tables, work, numbers, n, spare)
+            n = _spell(data, begins[k], begins[k + 1], mode, tables, space, numbers, n)
         k += 1
     return n, i
 
 
 @njit(nogil=True)
-def _spell(data, begins, first, last, mode, ways, tables, work, numbers, n, ends):
-    """Writes the pieces of unfolded segments to `numbers[n:]`; returns the index after them.
+def _spell(data, begin, end, mode, tables, space, numbers, n):
+    """Writes the pieces of one unfolded segment to `numbers[n:]`; returns the index after them.
 
     They are not cached: they seldom repeat, and most are short.
 
     Args:
-        data, tables: as in `parse`.
-        begins: bounds of all segments.
-        first, last: range of the segments to write.
-        mode: `literal.AS_IT_IS` or `SWAPPED`; `literal.FOLDED` for the better one of each segment.
-        ways: uint8[S], written: the better encoding, see `literal.best_mode`.
-        work: from `_work`.
+        data, tables, space: as in `parse`.
+        begin, end: bounds of the segment.
+        mode: `literal.AS_IT_IS` or `SWAPPED`.
         numbers: int32[...], written.
         n: index of the next piece.
-        ends: int64[S + 1], written: ends[k + 1] is the index after the pieces of segment k.
     """
-    (steps, number, _, _), (spelled, best, back) = tables, work
-    for k in range(first, last):
+    steps, number = np.uint64(tables[0].ctypes.data), np.uint64(tables[1].ctypes.data)
+    text, best = np.uint64(space[3].ctypes.data), np.uint64(space[4].ctypes.data)
+    bases = np.uint64(space[5].ctypes.data)
+    length = literal.spell(data, begin, end, mode, space[3])
+    to = np.uint64(numbers.ctypes.data) + np.uint64(4) * np.uint64(n)
+    return n + cheapest.write(text, length, steps, number, best, bases, to)
+
+
+@njit(nogil=True)
+def _spell_all(data, begins, count, ways, tables, space, folded, folded_ends, spelled, spelled_ends):
+    """Writes the pieces of all segments of a window in the better unfolded encoding.
+
+    Args:
+        data, tables, space: as in `parse`.
+        begins, count: bounds of the segments, and their number S.
+        ways: uint8[S], written: the better encoding, see `literal.best_mode`.
+        folded, folded_ends: the pieces of the folded segments, and the index after those of each.
+        spelled, spelled_ends: the same, written.
+    """
+    n = np.int64(0)
+    for k in range(count):
         begin, end = begins[k], begins[k + 1]
         ways[k] = literal.best_mode(data, begin, end)
-        better = literal.SWAPPED if ways[k] == literal.SWAPPED else literal.AS_IT_IS
-        length = literal.spell(data, begin, end, mode if mode else better, spelled)
-        n = least_cost(spelled, 0, length, steps, number, best, back, numbers, n)
-        ends[k + 1] = n
-    return n
+        if ways[k] == literal.PACKED and not literal.has_control(data, begin, end):  # folding changes nothing
+            n = _copy(folded, folded_ends[k], folded_ends[k + 1], spelled, n)
+        else:
+            mode = literal.SWAPPED if ways[k] == literal.SWAPPED else literal.AS_IT_IS
+            n = _spell(data, begin, end, mode, tables, space, spelled, n)
+        spelled_ends[k + 1] = n
 
 
 @njit(nogil=True)

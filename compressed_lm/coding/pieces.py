@@ -70,7 +70,7 @@ class Pieces:
         self._tables = parsing.steps(cells, number, self.costs), number, single, self.spaced
         self._layout = _layout(self.strings, self.spaced)
         self._n_bytes = np.array([len(s) for s in self.strings], np.uint8)
-        self._memo = memo.Memo()
+        self._memo, self._space = memo.Memo(), parsing.Space()
 
     def __len__(self) -> int:
         return len(self.strings)
@@ -91,13 +91,8 @@ class Pieces:
     def _encode_run(self, documents: Sequence[bytes], bounds: np.ndarray) -> list[np.ndarray]:
         data = read_only(b"".join([*documents, bytes(boundaries.PADDING)]))  # text is loaded 64 bytes at a time
         numbers, places = SCRATCH.array("pieces", 4 * len(data), np.int32), np.empty(len(bounds), np.int64)
-        memory = self._memo.slots, self._memo.key, self._memo.parsed
-        places[0], d, i, n = 0, 0, 0, 0
-        while True:
-            d, i, n = parsing.parse(data, bounds, d, i, n, self._tables, memory, self.rules, numbers, places)
-            if d == len(documents):
-                break
-            n, i = parsing.with_spans(data, bounds[d], i, bounds[d + 1], self._tables, memory, numbers, n)
+        memory, space = (self._memo.slots, self._memo.key, self._memo.parsed), self._space.arrays
+        parsing.parse(data, bounds, self._tables, memory, self.rules, space, numbers, places)
         bounds_of = places.tolist()
         return [numbers[a:b].copy() for a, b in zip(bounds_of, bounds_of[1:], strict=False)]
 

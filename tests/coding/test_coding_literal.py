@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from compressed_lm.coding import literal
+from compressed_lm.coding import choice, literal
 
 
 def read(spans):
@@ -101,7 +101,7 @@ def test_choice_is_the_cheapest():
         passing = literal.passing(base)
         costs = rng.integers(0, scale * literal.UNIT, (4, 4)).astype(np.int32)
         modes = np.empty(4, np.uint8)
-        literal.choose(costs, passing, 4, np.empty((4, 4), np.uint8), modes)
+        choice.choose(costs, passing, 4, np.empty((4, 4), np.uint8), modes)
 
         def total(ways, costs=costs, passing=passing):
             steps = itertools.pairwise((0, *ways, 0))

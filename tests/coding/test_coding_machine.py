@@ -16,8 +16,12 @@ from compressed_lm.coding.machine import (
     count_ones,
     load,
     load_byte,
+    load_half,
     multiply_high,
+    select,
     store,
+    store_byte,
+    store_half,
 )
 
 words = st.integers(0, 2**64 - 1)
@@ -43,11 +47,21 @@ def sets(data, low, high):
 
 
 @numba.njit
-def moved(data, begin, value):
+def moved(data, begin, width, value):
     address = np.uint64(data.ctypes.data + begin)
-    before = load(address), load_byte(address)
-    store(address, value)
+    before = load(address), load_half(address), load_byte(address)
+    if width == 8:
+        store(address, value)
+    elif width == 4:
+        store_half(address, value)
+    else:
+        store_byte(address, value)
     return before
+
+
+@numba.njit
+def chosen(condition, yes, no):
+    return select(condition, yes, no)
 
 
 @numba.njit
@@ -67,12 +81,20 @@ def test_sets_of_64_bytes(data, a, b):
 
 
 @settings(deadline=None)
-@given(st.binary(min_size=20, max_size=20), st.integers(0, 12), words)
-def test_words_at_any_address(data, begin, value):
-    """Loads and stores of 8 bytes are little-endian and leave the bytes around them alone."""
-    array = np.frombuffer(data, np.uint8).copy()
-    assert moved(array, begin, np.uint64(value)) == (int.from_bytes(data[begin : begin + 8], "little"), data[begin])
-    assert array.tobytes() == data[:begin] + value.to_bytes(8, "little") + data[begin + 8 :]
+@given(st.binary(min_size=20, max_size=20), st.integers(0, 12), st.sampled_from([1, 4, 8]), words)
+def test_words_at_any_address(data, begin, width, value):
+    """Loads and stores of 8, 4 and 1 bytes are little-endian and leave the bytes around them alone."""
+    array, written = np.frombuffer(data, np.uint8).copy(), value.to_bytes(8, "little")[:width]
+    before = [int.from_bytes(data[begin : begin + n], "little") for n in (8, 4, 1)]
+    assert list(moved(array, begin, width, np.uint64(value))) == before
+    assert array.tobytes() == data[:begin] + written + data[begin + width :]
+
+
+@settings(deadline=None)
+@given(st.booleans(), words, words)
+def test_selection(condition, yes, no):
+    """`select` is a conditional expression."""
+    assert int(chosen(condition, np.uint64(yes), np.uint64(no))) == (yes if condition else no)
 
 
 @given(words, words)

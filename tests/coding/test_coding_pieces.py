@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from compressed_lm import codecs
-from compressed_lm.coding import folding, literal, pieces
+from compressed_lm.coding import folding, literal, parsing, pieces
 
 BYTES = list(folding.ALPHABET)
 ALPHABET = [
@@ -86,6 +86,26 @@ def test_parse_is_the_cheapest():
         for letters in itertools.product(b"ab", repeat=length):
             word = bytes(letters)
             assert sum(p.costs[p.encode(b"1 " + word)[1:]].tolist()) == least(b" " + word)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text("ab", min_size=1, max_size=12), st.lists(st.integers(1, 3), min_size=14, max_size=14), st.integers(0, 2))
+def test_of_equal_parses_the_last_piece_begins_first(word, costs, n):
+    """The parse has the lowest cost; of equal ones, that whose last piece begins first, and so on backwards."""
+    strings = [word for length in (1, 2, 3) for word in map("".join, itertools.product("ab", repeat=length))]
+    cells, number = pieces.trie([s.encode() for s in strings])
+    cost = dict(zip(strings, costs, strict=True))
+    parses = {0: (0, [])}
+    for end in range(1, len(word) + 1):
+        ways = [(begin, word[begin:end]) for begin in range(max(0, end - 3), end)]
+        begin, last = min(ways, key=lambda way: (parses[way[0]][0] + cost[way[1]], way[0]))
+        parses[end] = parses[begin][0] + cost[last], [*parses[begin][1], last]
+    numbers, text = np.full(20, -1, np.int32), np.frombuffer(b"xx" + word.encode(), np.uint8)
+    space = np.empty(len(word) + 1, np.int64), np.empty((len(word) + 1, 2), np.int32)
+    table = parsing.steps(cells, number, np.array(costs))
+    end = parsing.least_cost(text, 2, len(text), table, number, *space, numbers, n)
+    assert [strings[i] for i in numbers[n:end]] == parses[len(word)][1]
+    assert (numbers[:n] == -1).all() and (numbers[end:] == -1).all()
 
 
 def test_marks_tell_how_a_word_is_written():
