@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from compressed_lm.coding import longest_match
+from compressed_lm.coding import greedy, longest_match
 from compressed_lm.coding.batches import BLOCK, SCRATCH, in_threads, read_only, runs_of
 from compressed_lm.coding.compiled import njit
 from compressed_lm.coding.entries import SLOT_BYTES, Entries
@@ -56,6 +56,7 @@ class Dictionary:
         _check_entries(self.parent, self.last)
         by_depth = np.argsort(self.depth, kind="stable")
         self.cells, self.ids = longest_match.double_array(self.parent, self.last, by_depth)
+        self._table = greedy.with_roots(self.cells)
         self.tails, self.heads = _tails(self.parent, self.last, self.depth, by_depth)
         self._entries = Entries(self.depth, self.tails, self.heads)
 
@@ -101,7 +102,7 @@ class Dictionary:
         return self._entries.decode_batch(sequences, threads=threads)
 
     def _encode_short(self, documents: Sequence[bytes], bounds: np.ndarray) -> list[np.ndarray]:
-        numbers, token_bounds, _ = self._parse(read_only(b"".join(documents)), bounds)
+        numbers, token_bounds, _ = self._parse(_padded(*documents), bounds)
         ends = token_bounds.tolist()
         return [numbers[a:b].copy() for a, b in zip(ends, ends[1:], strict=False)]
 
@@ -109,26 +110,35 @@ class Dictionary:
         """Encodes block by block, with the parser state carried over, so that memory is bounded."""
         data, state, parts = read_only(document), 0, []
         for start in range(0, len(data), BLOCK):
-            block = data[start : start + BLOCK]
-            bounds, last_block = np.array([0, len(block)]), start + BLOCK >= len(data)
-            numbers, token_bounds, state = self._parse(block, bounds, state, unfinished=not last_block)
+            end = min(start + BLOCK, len(data))
+            block = data[start:end] if end + greedy.PADDING <= len(data) else _padded(data[start:end].data)
+            bounds = np.array([0, end - start])
+            numbers, token_bounds, state = self._parse(block, bounds, state, unfinished=end < len(data))
             parts.append(numbers[: token_bounds[1]].copy())
         return np.concatenate(parts)
 
     def _parse(
         self, data: np.ndarray, bounds: np.ndarray, state: int = 0, *, unfinished: bool = False
     ) -> tuple[np.ndarray, np.ndarray, int]:
-        """Returns the numbers of all texts (valid until the next call), each text's bounds, and the last state."""
-        states, numbers = SCRATCH.array("states", len(data), np.uint32), SCRATCH.array("ids", len(data) + 1, np.int32)
-        token_bounds = np.empty(len(bounds), np.int64)
-        state = longest_match.parse(
-            data, bounds, self.cells, self.ids, self.depth, np.uint32(state), unfinished, states, numbers, token_bounds
+        """Returns the numbers of all texts (valid until the next call), each text's bounds, and the last state.
+
+        `data` is followed by `greedy.PADDING` readable bytes.
+        """
+        states = SCRATCH.array("states", greedy.STATES, np.uint32)
+        numbers, token_bounds = SCRATCH.array("ids", int(bounds[-1]) + greedy.SPARE, np.int32), np.empty_like(bounds)
+        state = greedy.parse(
+            data, bounds, self._table, self.ids, np.uint32(state), unfinished, states, numbers, token_bounds
         )
         return numbers, token_bounds, state
 
     def checked(self, numbers: npt.ArrayLike) -> np.ndarray:
         """Returns numbers as int32[T]. Raises ValueError for a number outside the dictionary."""
         return self._entries.checked(numbers)
+
+
+def _padded(*documents: bytes | memoryview) -> np.ndarray:
+    """Returns the concatenation of texts and the bytes that `greedy.parse` reads after them."""
+    return read_only(b"".join([*documents, bytes(greedy.PADDING)]))
 
 
 def _check_entries(parent: np.ndarray, last: np.ndarray) -> None:

@@ -182,3 +182,18 @@ load_byte = _loads(8, "Returns the byte at an address as a uint64.")
 store = _stores(64, "Writes a uint64 to 8 bytes at an address, little-endian. The address need not be aligned.")
 store_half = _stores(32, "Writes the lower half of a uint64 to 4 bytes at an address, little-endian, unaligned too.")
 store_byte = _stores(8, "Writes the lowest byte of a uint64 to an address.")
+
+
+@intrinsic
+def low_bytes_differ(typing_context, words, address):
+    """Returns which of 64 uint32 have another lowest byte than 64 bytes, as a uint64. Both must be readable."""
+
+    def generate(context, builder, signature, arguments):
+        kinds = ir.VectorType(ir.IntType(32), 64), ir.VectorType(ir.IntType(8), 64)
+        wide, narrow = (
+            builder.load(builder.inttoptr(at, kind.as_pointer()), align=1)
+            for at, kind in zip(arguments, kinds, strict=True)
+        )
+        return builder.bitcast(builder.icmp_unsigned("!=", builder.trunc(wide, kinds[1]), narrow), ir.IntType(64))
+
+    return numba.uint64(numba.uintp, numba.uintp), generate

@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from compressed_lm.coding import dictionary as engine
-from compressed_lm.coding import dictionary_file, longest_match
+from compressed_lm.coding import dictionary_file, greedy, longest_match
+from compressed_lm.coding.batches import SCRATCH
 from compressed_lm.coding.dictionary import Dictionary
 
 
@@ -127,6 +128,24 @@ def test_cuts_do_not_show(made, length, block, seed):
         assert batch[1].tolist() == batch[3].tolist() == expected
         assert dictionary.decode(expected) == document
         assert dictionary.decode_batch(batch) == [b"", document, document[:5], document]
+
+
+@pytest.mark.parametrize("distance", [greedy.NEAR, greedy.FAR])
+@pytest.mark.parametrize("more", [-1, 0, 1, 700])
+def test_texts_of_all_places(distance, more):
+    """Texts around the length that is parsed from ten places at once, whole and as short documents, with old states."""
+    rng = np.random.default_rng(distance + more)
+    for alphabet in (b" eth", b"ab", bytes(range(256))):
+        dictionary = make_dictionary(int(rng.integers(2**32)), 600, alphabet)
+        text = random_text(1, greedy.STREAMS * distance + more, alphabet)
+        cuts = np.unique(rng.integers(0, len(text), 40))
+        documents = [text[a:b] for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True)]
+        SCRATCH.array("states", greedy.STATES, np.uint32)[:] = rng.integers(0, 1 << 32, greedy.STATES)
+        assert dictionary.encode(text).tolist() == slow_encode(dictionary, text)
+        SCRATCH.array("states", greedy.STATES, np.uint32)[:] = 0xFFFFFFFF
+        assert [i.tolist() for i in dictionary.encode_batch(documents)] == [
+            slow_encode(dictionary, d) for d in documents
+        ]
 
 
 @pytest.mark.parametrize("longest", [2, 15, 16, 17, 32, 33, 64, 65, 300, 5000])

@@ -17,6 +17,7 @@ from compressed_lm.coding.machine import (
     load,
     load_byte,
     load_half,
+    low_bytes_differ,
     multiply_high,
     select,
     store,
@@ -44,6 +45,11 @@ def doubled(array, others):
 def sets(data, low, high):
     address = np.uint64(data.ctypes.data)
     return bytes_between(address, low, high), bytes_repeated(address)
+
+
+@numba.njit
+def differing(words, data):
+    return low_bytes_differ(np.uint64(words.ctypes.data), np.uint64(data.ctypes.data))
 
 
 @numba.njit
@@ -78,6 +84,16 @@ def test_sets_of_64_bytes(data, a, b):
     assert int(inside) == sum(1 << j for j in range(64) if low <= data[j] <= high)
     assert int(repeated) == sum(1 << j for j in range(64) if data[j] == data[j + 1])
     assert ones(np.uint64(inside)) == int(inside).bit_count()
+
+
+@settings(deadline=None)
+@given(st.binary(min_size=64, max_size=64), st.integers(0, 2**64 - 1), st.integers(0, 2**32 - 1))
+def test_low_bytes_of_64_words(data, changed, above):
+    """Bit j of `low_bytes_differ` is set if word j has another lowest byte than byte j."""
+    flips = np.array([changed >> j & 1 for j in range(64)], np.uint32) * 0x81
+    array = np.frombuffer(data, np.uint8)
+    words = (array ^ flips) | np.uint32(above & 0xFFFFFF00)
+    assert int(differing(words.astype(np.uint32), array)) == changed
 
 
 @settings(deadline=None)
