@@ -22,7 +22,7 @@ test-all: $(TPU) $(TORCH)
 
 # Results that must not depend on the processor, checked with older instruction sets: golden tables, lossless codecs,
 # a resumed training run.
-EXACT := tests/models/test_models_exact_numpy.py tests/models/test_models_exact_settings.py \
+EXACT := tests/exact/test_exact_numpy.py tests/exact/test_exact_settings.py \
   tests/models/test_models_gg_init.py tests/codecs/test_codecs_pretrained.py tests/codecs/test_codecs_lossless.py \
   tests/coding/test_coding_windows.py tests/weights/test_weights_rf8.py tests/training/test_training_loop.py
 CHOSEN := golden or reaches_the_compiler or weights_are_those_of_before or ids_of_streams or sigterm_saves

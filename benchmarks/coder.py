@@ -19,7 +19,8 @@ from machine import print_cpu
 
 from compressed_lm import codecs
 from compressed_lm.data.sources import installed_docs
-from compressed_lm.models import Transformer, TransformerConfig, exact, shift_right
+from compressed_lm.exact import device
+from compressed_lm.models import Transformer, TransformerConfig, shift_right
 from compressed_lm.pipelines import m1 as m1_model
 from compressed_lm.pipelines import stages
 from compressed_lm.training.step import eval_step
@@ -57,7 +58,7 @@ def _encode(m1: codecs.M1, text: bytes, repetitions: int):
     params = model.init(jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
     evaluate = jax.jit(lambda batch: eval_step(params, batch, model=model, eod_id=256)[0])
     batches = [rows[i : i + 64] for i in range(0, len(rows), 64)]
-    one = jax.jit(lambda symbols, last: exact.forward(m1.device_params, m1.config, symbols)[0, last])
+    one = jax.jit(lambda symbols, last: device.forward(m1.device_params, m1.config, symbols)[0, last])
     inputs = np.asarray(shift_right(rows[:1], 256))
 
     def prefixes():

@@ -33,7 +33,7 @@ LONGEST = (
     *("codecs/test_codecs_lossless", "commands/test_commands_text_to_model", "codecs/test_codecs_corruption"),
     *("training/test_training_penalties", "dry_run/test_dry_run_topologies", "pipelines/test_pipelines_demo"),
     *("codecs/test_codecs_windows", "distributed/test_distributed_pods", "experiments/test_experiments_notebooks"),
-    *("models/test_models_transformer", "models/test_models_exact_settings", "codecs/test_codecs_devices"),
+    *("models/test_models_transformer", "exact/test_exact_settings", "codecs/test_codecs_devices"),
     *("models/test_models_representations", "pipelines/test_pipelines_sweep"),
 )
 """Slowest files. They run first, so that no worker waits for another one at the end."""
@@ -213,8 +213,8 @@ def same_bits():
 
 @pytest.fixture(scope="session")
 def exact_numpy():
-    """Returns the module `tests/models/exact_numpy.py`, exact inference in NumPy."""
-    return load("models/exact_numpy.py")
+    """Returns the module `tests/exact/exact_numpy.py`, exact inference in NumPy."""
+    return load("exact/exact_numpy.py")
 
 
 @pytest.fixture(scope="session")

@@ -7,9 +7,8 @@ Families: bytes, pieces, sentencepiece, bpe, tokenizers, gzip, static_ac, ac, ei
     assert codec.decode(ids) == b"any bytes"
 """
 
-from typing import Any
-
 from compressed_lm.codecs.bytes_codec import Bytes
+from compressed_lm.codecs.m1 import M1
 from compressed_lm.codecs.protocol import Codec, eod_id
 from compressed_lm.codecs.registry import (
     FAMILIES,
@@ -41,11 +40,3 @@ __all__ = [
     "shipped",
     "tokenizer_files",
 ]
-
-
-def __getattr__(name: str) -> Any:
-    if name == "M1":  # lazy: it needs JAX, and a compiled codec does not
-        from compressed_lm.codecs.m1 import M1
-
-        return M1
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

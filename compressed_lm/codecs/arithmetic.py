@@ -1,22 +1,18 @@
 """Arithmetic coding of whole documents: `ac` with M1 (Lester et al. 2024, section 2.3), `static_ac` with one table."""
 
-import collections
 import hashlib
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from compressed_lm.codecs.checked import WHOLE_BITS, CheckedCodec, checked_token_bits
 from compressed_lm.codecs.document_segments import encode_segments
+from compressed_lm.codecs.m1 import M1
 from compressed_lm.coding import bits, range_coder, tables
 from compressed_lm.coding.tables import END
 from compressed_lm.errors import CorruptStream, InputError
-
-if TYPE_CHECKING:  # the other codecs load without JAX
-    from compressed_lm.codecs.m1 import M1
 
 SEGMENT_BYTES = 10_240
 """Longer documents are split into segments of this length, which decode in parallel. The paper's examples have it."""
@@ -128,7 +124,7 @@ class AC(_Streams):
     color, marker = "#D55E00", "^"
     task_specs = ("ac(v=256)", "ac(v=4096)", "ac(v=65536)")
 
-    def __init__(self, *, v: int = 256, m1: "M1") -> None:
+    def __init__(self, *, v: int = 256, m1: M1) -> None:
         super().__init__(v)
         self.spec, self.m1 = f"ac(v={v})", m1
         self.flops_per_byte = self.m1_flops_per_byte = m1.flops_per_byte
@@ -138,7 +134,7 @@ class AC(_Streams):
         ).hexdigest()
 
     @classmethod
-    def build(cls, *, v: int = 256, m1: "M1") -> "AC":
+    def build(cls, *, v: int = 256, m1: M1) -> "AC":
         return cls(v=v, m1=m1)
 
     def files(self) -> dict[str, bytes]:
@@ -146,8 +142,6 @@ class AC(_Streams):
 
     @classmethod
     def from_files(cls, files: dict[str, bytes], *, v: int = 256) -> "AC":
-        from compressed_lm.codecs.m1 import M1
-
         return cls(v=v, m1=M1.from_bytes(files["m1.npz"]))
 
     def _encode_documents(self, documents: Sequence[bytes]) -> list[np.ndarray]:
@@ -159,33 +153,8 @@ class AC(_Streams):
             yield np.concatenate(header + parts) if header else parts[0]
 
     def _encode_segments(self, segments: Iterable[bytes]) -> Iterator[np.ndarray]:
-        for segment, coded in self._coded(segments, self.m1.table_entries_stream):
+        for segment, coded in self.m1.engine.entries(segments):
             yield self._written_tokens(segment, coded)
-
-    def _coded(
-        self, segments: Iterable[bytes], entries_of: Callable[[Iterator[np.ndarray]], Iterator[np.ndarray]]
-    ) -> Iterator[tuple[bytes, np.ndarray]]:
-        """Yields each segment and the table entries of its bytes and its end, uint32[T + 1, 2].
-
-        Args:
-            segments: texts. M1's contexts of all of them are computed in the same batches.
-            entries_of: M1's table entries of rows of symbols, one row for each context.
-        """
-        context = self.m1.config.context
-        waiting: collections.deque[tuple[bytes, int]] = collections.deque()
-
-        def rows() -> Iterator[np.ndarray]:
-            for segment in segments:
-                n_rows = -(-(len(segment) + 1) // context)
-                symbols = np.full((n_rows, context), END, np.int32)
-                symbols.reshape(-1)[: len(segment)] = np.frombuffer(segment, np.uint8)
-                waiting.append((segment, n_rows))
-                yield from symbols
-
-        entries = entries_of(rows())
-        for first in entries:
-            segment, n_rows = waiting.popleft()
-            yield segment, np.concatenate([first, *itertools.islice(entries, n_rows - 1)])[: len(segment) + 1]
 
     def _written_tokens(self, segment: bytes, coded: np.ndarray) -> np.ndarray:
         coded = coded if segment else np.concatenate([coded, [_FLAG[0]]])
@@ -202,7 +171,7 @@ class AC(_Streams):
         alike = [i for i in range(len(parts)) if len(parts[i]) == len(texts[i])]
         streams = itertools.chain.from_iterable(parts[i] for i in alike)
         segments = itertools.chain.from_iterable(texts[i] for i in alike)
-        coded = self._coded(segments, self.m1.cached_entries_stream)
+        coded = self.m1.engine.entries(segments, cached=True)
         right = (self._decodes(ids, *pair) for ids, pair in zip(streams, coded, strict=True))
         good = {i for i in alike if all([next(right) for _ in parts[i]])}
         others = iter(self._decode_sequences([ids for i, ids in enumerate(sequences) if i not in good]))
@@ -273,52 +242,19 @@ class AC(_Streams):
         return np.split(ids, len(header) + np.cumsum([0, *lengths]))[1:-1]
 
     def _decode_segments(self, segments: Sequence[np.ndarray]) -> list[bytes]:
-        decoded, written = self._decode_streams([self._stream(s) for s in segments])
-        for ids, symbols, stream in zip(segments, decoded, written, strict=True):
-            if stream is None:
-                raise _corrupt(ids, f"end after {len(symbols)} bytes without an end of document")
-            self._check_written(ids, stream, len(symbols))
-        return [symbols.tobytes() for symbols in decoded]
+        streams = [self._stream(ids) for ids in segments]
+        # No segment has more than `SEGMENT_BYTES`; one byte more shows that this one has.
+        decoded = self.m1.engine.decode(streams, overrun=range_coder.OVERRUN, limit=SEGMENT_BYTES + 1)
+        for ids, stream, found in zip(segments, streams, decoded, strict=True):
+            n_bytes = len(found.symbols)
+            if found.state is None:
+                raise _corrupt(ids, f"end after {n_bytes} bytes without an end of document")
+            self._check_written(ids, range_coder.rewritten(stream, *found.state), n_bytes)
+        return [found.symbols.tobytes() for found in decoded]
 
     def _decode_unfinished(self, ids: np.ndarray) -> bytes:
-        return self._decode_streams([self._known(ids)], overrun=0)[0][0].tobytes()
-
-    def _decode_streams(
-        self, streams: Sequence[bytes], *, overrun: int = range_coder.OVERRUN
-    ) -> tuple[list[np.ndarray], list[bytes | None]]:
-        """Decodes streams up to their end symbols, or up to `overrun` bytes beyond their ends.
-
-        Returns:
-            The symbols of each stream, uint8[T]; the stream that `encode` writes for them, or None if there was no end
-            symbol or no encoder writes such a stream.
-        """
-        context = self.m1.config.context
-        reach = 2 * context + 4
-        padded = [np.frombuffer(s + bytes(overrun + 4 + reach), np.uint8) for s in streams]
-        state = np.array([[int.from_bytes(p[:4].tobytes(), "big"), 0xFFFFFFFF, 4] for p in padded], np.uint32).reshape(
-            -1, 3
-        )
-        decoded: list[list[np.ndarray]] = [[] for _ in streams]
-        written: list[bytes | None] = [None] * len(streams)
-        # The longest first, so that the slots of a batch end at about the same time.
-        running = sorted(range(len(streams)), key=lambda i: -len(streams[i]))
-        while running:
-            windows = np.stack([padded[i][state[i, 2] : state[i, 2] + reach] for i in running])
-            symbols, n_read, new_state = self.m1.decode_context(state[running], windows)
-            state[running] = new_state
-            still = []
-            for i, row, read in zip(running, symbols, n_read, strict=True):
-                # A symbol counts if the bytes it was read from exist; up to `overrun` of them may be omitted zeros.
-                row = row[: np.searchsorted(read, len(streams[i]) + overrun, side="right")]
-                stops = np.flatnonzero(row == END)
-                decoded[i].append(row[: stops[0]] if len(stops) else row)
-                if len(stops):
-                    code, size, n_read = state[i].tolist()
-                    written[i] = range_coder.rewritten(streams[i], code, size, n_read) if code < size else None
-                elif len(row) == context:
-                    still.append(i)
-            running = still
-        return [np.concatenate(d or [np.zeros(0)]).astype(np.uint8) for d in decoded], written
+        (found,) = self.m1.engine.decode([self._known(ids)], overrun=0, limit=SEGMENT_BYTES + 1)
+        return found.symbols.tobytes()
 
 
 def _corrupt(ids: np.ndarray, problem: str) -> CorruptStream:

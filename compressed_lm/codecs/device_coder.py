@@ -10,8 +10,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from compressed_lm import exact
 from compressed_lm.coding import range_coder, tables
-from compressed_lm.models import exact
+from compressed_lm.exact import device
 
 STATE = 3
 """Length of a slot's state between contexts: code, size, and bytes of its stream read so far."""
@@ -40,8 +41,8 @@ def decode_context(
     def one_symbol(carry: tuple, position: jax.Array) -> tuple[tuple, Any]:
         code, size, n_read, last, ended, cache = carry
         before = code, size, n_read
-        logits, cache = exact.step(params, config, last, jnp.full_like(last, position), cache)
-        cdf = tables.cumulative(tables.frequencies(exact.weights_of(logits), xp=jnp), xp=jnp)
+        logits, cache = device.step(params, config, last, jnp.full_like(last, position), cache)
+        cdf = tables.cumulative(tables.frequencies(device.weights_of(logits), xp=jnp), xp=jnp)
         unit = size >> tables.TABLE_BITS
         target = jnp.minimum(code // unit, tables.TABLE_TOTAL - 1)
         symbol = jnp.sum(cdf[:, 1:] <= target[:, None], axis=-1, dtype=jnp.int32)
@@ -64,7 +65,7 @@ def decode_context(
         jnp.zeros_like(slots),
         jnp.full_like(slots, end),
         jnp.zeros_like(slots, bool),
-        exact.init_cache(config, state.shape[0], config.context),
+        device.init_cache(config, state.shape[0], config.context),
     )
     (code, size, *_), (symbols, n_read) = jax.lax.scan(one_symbol, start, jnp.arange(config.context, dtype=jnp.int32))
     n_read = state[:, 2:] + n_read.T
@@ -85,11 +86,11 @@ def cached_entries(config: exact.ExactConfig, params: exact.ExactParams, symbols
 
     def one_symbol(carry: tuple, inputs: tuple[jax.Array, jax.Array]) -> tuple[tuple, jax.Array]:
         (last, cache), (position, symbol) = carry, inputs
-        logits, cache = exact.step(params, config, last, jnp.full_like(last, position), cache)
-        cdf = tables.cumulative(tables.frequencies(exact.weights_of(logits), xp=jnp), xp=jnp)
+        logits, cache = device.step(params, config, last, jnp.full_like(last, position), cache)
+        cdf = tables.cumulative(tables.frequencies(device.weights_of(logits), xp=jnp), xp=jnp)
         below, above = cdf[slots, symbol], cdf[slots, symbol + 1]
         return (symbol, cache), jnp.stack([below, above - below], axis=-1)
 
-    start = jnp.full_like(slots, exact.N_SYMBOLS - 1), exact.init_cache(config, len(symbols), config.context)
+    start = jnp.full_like(slots, exact.N_SYMBOLS - 1), device.init_cache(config, len(symbols), config.context)
     _, entries = jax.lax.scan(one_symbol, start, (jnp.arange(symbols.shape[1], dtype=jnp.int32), symbols.T))
     return jnp.swapaxes(entries, 0, 1)

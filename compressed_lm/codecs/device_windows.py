@@ -5,20 +5,23 @@ Each step of a slot feeds M1 one byte, then adds the next byte to the open windo
 is reset at every window, windows decode in parallel.
 """
 
-import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from compressed_lm import exact
 from compressed_lm.codecs.local_devices import LocalMap, block_rows, map_over_local_devices
-from compressed_lm.codecs.m1 import M1
+from compressed_lm.codecs.window_rules import WindowRules
 from compressed_lm.coding import limbs, tables, windows
 from compressed_lm.coding.tables import END
-from compressed_lm.models import exact
+from compressed_lm.exact import device
+
+if TYPE_CHECKING:  # it calls this module
+    from compressed_lm.codecs.device_m1 import DeviceM1
 
 TURNS = 256
 """Most steps of a slot per call of the compiled program."""
@@ -30,41 +33,7 @@ CLOSED, LAST = 1, 2
 """Steps of an encoder that closed a window, and those that closed the last window of a segment."""
 
 
-@dataclasses.dataclass(frozen=True)
-class WindowRules:
-    """Parameters that determine the codes of a text, in addition to M1.
-
-    Attributes:
-        bits: window size b.
-        fill: "node" (the bijection), "delay" or "paper" (see `coding.windows.CellRule`).
-        align: "none", or "word": a window does not cross the start of a word.
-        m1_reset: M1 is reset every `m1_reset` windows; 0 for every `context` bytes instead.
-        context: bytes that M1 may see; after them the table is uniform, or M1 is reset if `m1_reset` is 0.
-    """
-
-    bits: int
-    fill: str
-    align: str
-    m1_reset: int
-    context: int
-
-    @property
-    def rule(self) -> windows.Rule:
-        return windows.NodeRule(self.bits) if self.fill == "node" else windows.CellRule(self.bits)
-
-    @property
-    def open_bytes(self) -> int:
-        """Largest number of bytes that an encoder reads again: those that a window gives back when it closes."""
-        # After the context the table is uniform: 8 bits per byte.
-        return self.context + self.bits // 8 + 2 if self.fill == "delay" else 0
-
-    @property
-    def n_limbs(self) -> int:
-        """Number of 16-bit limbs of a code."""
-        return limbs.n_limbs(self.bits)
-
-
-def decode(m1: M1, codes: Sequence[np.ndarray], rules: WindowRules) -> list[bytes]:
+def decode(m1: "DeviceM1", codes: Sequence[np.ndarray], rules: WindowRules) -> list[bytes]:
     """Returns the text of each sequence of window codes uint32[N, K]; undoes `encode`, except for the fill "paper"."""
     if not rules.m1_reset:
         return _decode_slots(m1, codes, rules)
@@ -73,7 +42,7 @@ def decode(m1: M1, codes: Sequence[np.ndarray], rules: WindowRules) -> list[byte
     return [b"".join([next(texts) for _ in range(0, len(c), rules.m1_reset)]) for c in codes]
 
 
-def _decode_slots(m1: M1, codes: Sequence[np.ndarray], rules: WindowRules) -> list[bytes]:
+def _decode_slots(m1: "DeviceM1", codes: Sequence[np.ndarray], rules: WindowRules) -> list[bytes]:
     """Returns the text of each sequence of codes; M1 is reset at the beginning of each."""
     program = _program(_decode_turns, m1.config, rules)
     pieces = [[np.zeros(0, np.uint8)] for _ in codes]
@@ -129,7 +98,7 @@ def initial_state(config: exact.ExactConfig, n_slots: int, rules: WindowRules) -
     lo, size = jax.tree.map(lambda leaf: zeros(leaf.dtype), interval)
     counts = {name: zeros(np.int32) for name in ("context", "closed", "depth", "match", "last")}
     code = (zeros(np.uint32),) * rules.n_limbs
-    cache = jax.tree.map(np.asarray, exact.init_cache(config, n_slots, rules.context))
+    cache = jax.tree.map(np.asarray, device.init_cache(config, n_slots, rules.context))
     state = counts | {"lo": lo, "size": size, "code": code, "cache": cache}
     if rules.fill == "delay":
         state["codes"] = np.zeros((n_slots, rules.open_bytes, rules.n_limbs), np.uint32)
@@ -142,8 +111,8 @@ def _table(
     """Runs M1; returns cumulative frequencies uint32[B, 257] of the next byte, their sum (None: 2**16), the cache."""
     context, last = state["context"], state["last"]
     position = jnp.minimum(context, rules.context - 1)
-    logits, cache = exact.step(params, config, jnp.where(context == 0, END, last), position, state["cache"])
-    freqs = tables.frequencies(exact.weights_of(logits[:, :256]), xp=jnp)
+    logits, cache = device.step(params, config, jnp.where(context == 0, END, last), position, state["cache"])
+    freqs = tables.frequencies(device.weights_of(logits[:, :256]), xp=jnp)
     freqs = jnp.where((context < rules.context)[:, None], freqs, jnp.uint32(256))
     if rules.align == "none":
         return tables.cumulative(freqs, xp=jnp), None, cache

@@ -16,21 +16,19 @@ import functools
 import hashlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from compressed_lm.codecs.checked import WHOLE_BITS, CheckedCodec, checked_token_bits
 from compressed_lm.codecs.document_segments import encode_segments
+from compressed_lm.codecs.m1 import M1
+from compressed_lm.codecs.window_rules import WindowRules
 from compressed_lm.coding import bits as bit_fields
 from compressed_lm.coding import dictionary_file, windows
 from compressed_lm.coding.compiler import compile_best_first, compile_windows
 from compressed_lm.coding.dictionary import Dictionary
 from compressed_lm.errors import CorruptStream, InputError
-
-if TYPE_CHECKING:  # a compiled codec loads without JAX
-    from compressed_lm.codecs.device_windows import WindowRules
-    from compressed_lm.codecs.m1 import M1
 
 FILLS = ("node", "best", "delay", "paper")
 ALIGNMENTS = ("none", "word")
@@ -150,7 +148,7 @@ class EIW(CheckedCodec):
         self,
         options: Options,
         *,
-        m1: "M1 | None" = None,
+        m1: M1 | None = None,
         dictionary: Dictionary | None = None,
         m1_hash: str,
         m1_flops_per_byte: float,
@@ -175,7 +173,7 @@ class EIW(CheckedCodec):
         align: str = "none",
         fill: str = "node",
         m1_reset: str = "1",
-        m1: "M1",
+        m1: M1,
         progress: Callable[[int], None] = lambda n_codes: None,
         dictionary: Dictionary | None = None,
     ) -> "EIW":
@@ -205,8 +203,6 @@ class EIW(CheckedCodec):
         checked = Options(**options)
         if checked.compiled:
             return cls.from_dictionary(*read_dictionary(files[DICTIONARY_FILE]), checked)
-        from compressed_lm.codecs.m1 import M1
-
         m1 = M1.from_bytes(files[M1_FILE])
         return cls(checked, m1=m1, m1_hash=m1.hash, m1_flops_per_byte=m1.flops_per_byte)
 
@@ -227,7 +223,7 @@ class EIW(CheckedCodec):
         return self.dictionary if self._token_bits == self.options.b else None
 
     @property
-    def _byte_model(self) -> "M1":
+    def _byte_model(self) -> M1:
         """The byte model of a codec without a dictionary."""
         assert self.m1 is not None
         return self.m1
@@ -243,9 +239,7 @@ class EIW(CheckedCodec):
         if self.dictionary:
             yield from super()._encode_checked_stream(documents)
             return
-        from compressed_lm.codecs import window_encoder
-
-        encode = functools.partial(window_encoder.encode, self._byte_model, rules=self._rules)
+        encode = functools.partial(self._byte_model.engine.encode_windows, rules=self._rules)
         size = SEGMENT_BYTES if self.options.m1_reset == "1" else None
         for parts in encode_segments(documents, size, encode):
             yield self._tokens(np.concatenate(parts))
@@ -279,14 +273,10 @@ class EIW(CheckedCodec):
         codes = [bit_fields.tokens_to_codes(ids, self._token_bits, self.options.b) for ids in sequences]
         if self.dictionary:
             return self.dictionary.decode_batch([c[:, 0] for c in codes])
-        from compressed_lm.codecs import device_windows
-
-        return device_windows.decode(self._byte_model, codes, self._rules)
+        return self._byte_model.engine.decode_windows(codes, self._rules)
 
     @property
-    def _rules(self) -> "WindowRules":
-        from compressed_lm.codecs.device_windows import WindowRules
-
+    def _rules(self) -> WindowRules:
         o = self.options
         reset = 0 if o.m1_reset == "never" else int(o.m1_reset)
         return WindowRules(o.b, o.fill, o.align, reset, o.context(self._byte_model.config.context))
@@ -296,7 +286,7 @@ class EIW(CheckedCodec):
         return listed.depth[ids] if (listed := self._listed) else None
 
 
-def compile_dictionary(m1: "M1", options: Options, *, progress: Callable[[int], None] = lambda n: None) -> Dictionary:
+def compile_dictionary(m1: M1, options: Options, *, progress: Callable[[int], None] = lambda n: None) -> Dictionary:
     """Returns the dictionary of a codec for which `options.compiled` is true."""
     shared: dict[str, Any] = dict(align=options.align, max_bytes=options.context(m1.config.context), progress=progress)
     if options.fill == "best":

@@ -1,30 +1,82 @@
-"""M1 for codecs: exact integer tables of bytes, teacher-forced and cached, on the local devices."""
+"""M1 for codecs: a byte model in exact integer form, which runs on the CPU or on the local GPUs or TPUs."""
 
 import dataclasses
 import functools
+import importlib.metadata
+import importlib.util
 import io
 import json
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Protocol
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 
-from compressed_lm.codecs import device_coder
-from compressed_lm.codecs.local_devices import LocalMap, map_over_local_devices, replicated
-from compressed_lm.coding import tables
-from compressed_lm.coding.tables import END
+from compressed_lm import exact
+from compressed_lm.codecs.window_rules import WindowRules
 from compressed_lm.errors import InputError
 from compressed_lm.io import npz, strict_json
-from compressed_lm.models import exact, exact_shapes
+
+VARIABLE = "COMPRESSED_LM_M1"
+"""Environment variable: "host" (the CPU, without JAX), "devices" (those of JAX), or "auto", which is the default."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Decoded:
+    """A decoded arithmetic-coded stream.
+
+    Attributes:
+        symbols: uint8[T], up to the end symbol, the end of the stream or the limit.
+        state: the coder's state after the end symbol, see `range_coder.rewritten`: code, size, and bytes read. None if
+            there was no end symbol, or no encoder writes such a stream.
+    """
+
+    symbols: np.ndarray
+    state: tuple[int, int, int] | None
+
+
+class Engine(Protocol):
+    """Program that runs M1. All give the same bits."""
+
+    def frequencies(self, texts: np.ndarray) -> np.ndarray:
+        """See `M1.byte_frequencies`."""
+        ...
+
+    def first_table(self) -> np.ndarray:
+        """Returns the cumulative table of the 257 symbols at the start of a context, uint32[258]."""
+        ...
+
+    def entries(self, segments: Iterable[bytes], *, cached: bool = False) -> Iterator[tuple[bytes, np.ndarray]]:
+        """Yields each segment and the table entries of its bytes and its end, uint32[T + 1, 2], in order.
+
+        An entry is the cumulative frequency below the symbol, and its frequency. M1 is reset at the start of a segment
+        and every `context` symbols.
+
+        Args:
+            segments: texts, read as needed.
+            cached: compute them in cached steps, as decoders do, to check that they are the same.
+        """
+        ...
+
+    def decode(self, streams: Sequence[bytes], *, overrun: int, limit: int) -> list[Decoded]:
+        """Decodes arithmetic-coded streams, up to their end symbols, `overrun` bytes beyond their ends or `limit`.
+
+        Symbols after `limit` bytes may be left out.
+        """
+        ...
+
+    def encode_windows(self, segments: Iterable[bytes], rules: WindowRules) -> Iterator[np.ndarray]:
+        """Yields the window codes of each segment in order, uint32[N, K]: 16-bit limbs, most significant first."""
+        ...
+
+    def decode_windows(self, codes: Sequence[np.ndarray], rules: WindowRules) -> list[bytes]:
+        """Returns the text of each sequence of window codes uint32[N, K]."""
+        ...
 
 
 class M1:
-    """Byte model in exact integer form.
-
-    It pickles as its weights. All models of one shape share their compiled programs in a process.
+    """Byte model in exact integer form. It pickles as its weights.
 
     Attributes:
         params: integer weights.
@@ -37,17 +89,45 @@ class M1:
         self.hash = exact.fingerprint(params, config)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in ("params", "config", "hash")}  # without copies on the device
+        return {name: getattr(self, name) for name in ("params", "config", "hash")}  # without compiled programs
 
     @property
     def flops_per_byte(self) -> float:
         """2 N, as in Lester et al. 2024, section 3.8; without embeddings and softmax."""
         return 2.0 * self.config.n_params
 
+    @property
+    def engine(self) -> Engine:
+        """The program that runs this model: on the CPU, or on JAX's devices if it has others; see `VARIABLE`."""
+        return self._host if runs_on_host() else self._devices
+
     @functools.cached_property
-    def device_params(self) -> exact.ExactParams:
-        """The weights on each of the local devices."""
-        return replicated(self.params)
+    def _host(self) -> Engine:
+        from compressed_lm.codecs.host_m1 import HostM1
+
+        return HostM1(self.params, self.config)
+
+    @functools.cached_property
+    def _devices(self) -> Engine:
+        from compressed_lm.codecs.device_m1 import DeviceM1
+
+        return DeviceM1(self.params, self.config)
+
+    @property
+    def first_table(self) -> np.ndarray:
+        """uint32[258], cumulative table of the 257 symbols at the start of a context."""
+        return self.engine.first_table()
+
+    def byte_frequencies(self, texts: npt.ArrayLike) -> np.ndarray:
+        """Returns frequencies of the next byte after each text, without the end of a document.
+
+        Args:
+            texts: uint8[N, D], 0 <= D < context.
+
+        Returns:
+            uint32[N, 256], each row summing to 2**16.
+        """
+        return self.engine.frequencies(np.asarray(texts))
 
     def to_bytes(self) -> bytes:
         """Returns the weights as an .npz file without pickles."""
@@ -69,7 +149,7 @@ class M1:
                 if key != "config":
                     group, name = key.split("/")
                     params.setdefault(group, {})[name] = values
-            exact_shapes.check(params, config)
+            exact.check(params, config)
         except Exception as error:
             raise InputError(
                 f"{len(data)} bytes were given as M1's weights; the .npz file of a saved codec was expected "
@@ -77,78 +157,46 @@ class M1:
             ) from error
         return cls(params, config)
 
-    def byte_frequencies(self, texts: npt.ArrayLike) -> np.ndarray:
-        """Returns frequencies of the next byte after each text, without the end of a document.
 
-        Args:
-            texts: uint8[N, D], 0 <= D < context.
+def runs_on_host() -> bool:
+    """Returns whether M1 runs on the CPU: `VARIABLE` says so, or JAX has no other devices.
 
-        Returns:
-            uint32[N, 256], each row summing to 2**16.
-        """
-        texts = np.asarray(texts)
-        # Few lengths, since each is compiled separately; most texts are short.
-        length = next((n for n in (8, 16, 32, 64) if texts.shape[1] < n < self.config.context), self.config.context)
-        inputs = np.full((len(texts), length), END, np.int32)
-        inputs[:, 1 : texts.shape[1] + 1] = texts
-        last = np.full(len(texts), texts.shape[1], np.int32)
-        return _program(_next_byte, self.config)(self.device_params, (inputs, last))
+    JAX is imported only if a plugin for other devices is installed.
 
-    def table_entries(self, symbols: npt.ArrayLike) -> np.ndarray:
-        """Returns table entries of symbols in one teacher-forced pass; each row has its own context.
-
-        Args:
-            symbols: int32[N, L], bytes and 256 for the end of a document; L <= context. Symbols after the end are
-                ignored.
-
-        Returns:
-            uint32[N, L, 2]: cumulative frequency below the symbol, and its frequency.
-        """
-        return _program(_entries, self.config)(self.device_params, np.asarray(symbols, np.int32))
-
-    def table_entries_stream(self, symbols: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-        """Yields `table_entries` of each row int32[L], computed in batches that fill the devices; see `LocalMap`."""
-        return _program(_entries, self.config).stream(self.device_params, symbols)
-
-    def cached_entries_stream(self, symbols: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-        """Yields the same entries from cached steps, as decoders compute them; for checks of that they are the same."""
-        return _program(device_coder.cached_entries, self.config).stream(self.device_params, symbols)
-
-    @functools.cached_property
-    def first_table(self) -> np.ndarray:
-        """uint32[258], cumulative table of the 257 symbols at the start of a context."""
-        return _program(_tables, self.config)(self.device_params, np.full((1, 1), END, np.int32))[0, 0]
-
-    def decode_context(self, state: np.ndarray, streams: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Returns `device_coder.decode_context` of these rows."""
-        return _program(device_coder.decode_context, self.config)(self.device_params, (state, streams))
+    Raises:
+        InputError: the variable has another value than the three.
+    """
+    chosen = os.environ.get(VARIABLE, "auto")
+    if chosen not in ("auto", "host", "devices"):
+        raise InputError(f"{VARIABLE}={chosen} was given; expected host, devices or auto.")
+    if chosen != "auto":
+        return chosen == "host"
+    return _only_cpu(os.environ.get("JAX_PLATFORMS", ""))
 
 
-_LOOPS = device_coder.decode_context, device_coder.cached_entries
+def rows_together() -> int:
+    """Returns the number of texts that M1 reads at the same time, on all devices or cores of this process."""
+    if runs_on_host():
+        from compressed_lm.exact import host
+
+        return host.ROWS * host.n_threads()
+    from compressed_lm.codecs import local_devices
+
+    return local_devices.block_rows()
 
 
-@functools.lru_cache(maxsize=32)
-def _program(fn: Callable, config: exact.ExactConfig) -> LocalMap:
-    """Returns a function on the local devices; each is compiled once per process and number of rows."""
-    return map_over_local_devices(functools.partial(fn, config), sequential=fn in _LOOPS)
+@functools.cache
+def _only_cpu(platforms: str) -> bool:
+    if platforms == "cpu" or not _has_plugin():
+        return True
+    import jax
+
+    return jax.default_backend() == "cpu"
 
 
-def _next_byte(config: exact.ExactConfig, params: exact.ExactParams, rows: tuple[jax.Array, jax.Array]) -> jax.Array:
-    inputs, last = rows
-    logits = exact.forward(params, config, inputs)
-    at_last = jnp.take_along_axis(logits, last[:, None, None], axis=1)[:, 0, :256]
-    return tables.frequencies(exact.weights_of(at_last), xp=jnp)
-
-
-def _tables(config: exact.ExactConfig, params: exact.ExactParams, inputs: jax.Array) -> jax.Array:
-    """Returns the cumulative table after each input int32[B, L], uint32[B, L, 258]."""
-    return tables.cumulative(
-        tables.frequencies(exact.weights_of(exact.forward(params, config, inputs)), xp=jnp), xp=jnp
+def _has_plugin() -> bool:
+    """Returns whether JAX is installed with a plugin for other devices than CPUs."""
+    names = ("jax_plugins", "libtpu")
+    return any(importlib.util.find_spec(name) for name in names) or bool(
+        importlib.metadata.entry_points(group="jax_plugins")
     )
-
-
-def _entries(config: exact.ExactConfig, params: exact.ExactParams, symbols: jax.Array) -> jax.Array:
-    inputs = jnp.pad(symbols[:, :-1], ((0, 0), (1, 0)), constant_values=END)
-    cdf = _tables(config, params, inputs)
-    below, above = (jnp.take_along_axis(cdf, symbols[..., None] + i, axis=-1)[..., 0] for i in (0, 1))
-    return jnp.stack([below, above - below], axis=-1)

@@ -92,9 +92,10 @@ class Codec(Protocol):
     def encode_stream(self, documents: Iterable[bytes]) -> Iterator[np.ndarray]:
         """Yields `encode` of each document, in order.
 
-        It reads ahead by a bounded amount of text: 1 MiB; with M1, what keeps all batch slots of the local devices
-        full, with R rows per device (`local_devices.use_rows_per_device`) and D devices: 40 KiB x R x D for `eiw`,
-        three batches of R x D contexts for `ac`. To this comes the document, or the segment of one, that exceeds it.
+        It reads ahead by a bounded amount of text: 1 MiB; with M1, what keeps all batch slots full: 40 KiB for each of
+        R x D slots for `eiw`, a few batches of as many contexts for `ac`. D are the devices and R their rows
+        (`local_devices.use_rows_per_device`); on CPU D are the cores and R is 16. To this comes the document, or the
+        segment of one, that exceeds it.
         """
         ...
 

@@ -18,6 +18,7 @@ from compressed_lm.codecs.checked import CheckedCodec
 from compressed_lm.codecs.eiw import DICTIONARY_FILE, EIW, Options, read_dictionary
 from compressed_lm.codecs.gzip_codec import Gzip
 from compressed_lm.codecs.lzma_codec import Lzma
+from compressed_lm.codecs.m1 import M1
 from compressed_lm.codecs.pieces_codec import PiecesCodec
 from compressed_lm.codecs.protocol import Codec
 from compressed_lm.codecs.sentencepiece_codec import SentencePiece
@@ -26,8 +27,7 @@ from compressed_lm.errors import InputError
 from compressed_lm.io import any_path, locks, strict_json, write_atomic
 from compressed_lm.settings import Limits
 
-if TYPE_CHECKING:  # a compiled codec loads without JAX
-    from compressed_lm.codecs.m1 import M1
+if TYPE_CHECKING:
     from compressed_lm.coding.dictionary import Dictionary
 
 FAMILIES: dict[str, type[CheckedCodec]] = {
@@ -85,7 +85,7 @@ def _options(name: str) -> dict[str, Any]:
 def create(
     spec: str,
     *,
-    m1: "M1 | None" = None,
+    m1: M1 | None = None,
     documents: Callable[[], Iterable[bytes]] | None = None,
     progress: Callable[[int], None] | None = None,
     dictionary: "Dictionary | None" = None,

@@ -11,15 +11,19 @@ import dataclasses
 import functools
 import itertools
 from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
 
+from compressed_lm import exact
 from compressed_lm.codecs import device_windows, local_devices
-from compressed_lm.codecs.device_windows import MARK, TURNS, WindowRules
+from compressed_lm.codecs.device_windows import MARK, TURNS
 from compressed_lm.codecs.local_devices import Work
-from compressed_lm.codecs.m1 import M1
-from compressed_lm.models import exact
+from compressed_lm.codecs.window_rules import WindowRules
+
+if TYPE_CHECKING:  # it calls this module
+    from compressed_lm.codecs.device_m1 import DeviceM1
 
 READ_AHEAD = 40 << 10
 """Bytes of text per batch slot that are read before the segments before them are yielded."""
@@ -36,7 +40,7 @@ WORTH_COMPILING = 1 << 15
 _VISIBLE = 2 * TURNS  # bytes after a slot's last known place: a call starts before the results of the one before it
 
 
-def encode(m1: M1, segments: Iterable[bytes], rules: WindowRules) -> Iterator[np.ndarray]:
+def encode(m1: "DeviceM1", segments: Iterable[bytes], rules: WindowRules) -> Iterator[np.ndarray]:
     """Yields the window codes of each segment, uint32[N, K]: 16-bit limbs, most significant first.
 
     Segments are yielded in order and start in order. Once the input has ended, the longest of those that wait start
@@ -74,7 +78,7 @@ class _Encoder:
     `starts` the place at which its last row began.
     """
 
-    def __init__(self, m1: M1, source: Iterator[bytes], rules: WindowRules) -> None:
+    def __init__(self, m1: "DeviceM1", source: Iterator[bytes], rules: WindowRules) -> None:
         self._m1, self._source, self._rules = m1, source, rules
         self._program = _program(m1.config, rules)
         self._back = rules.open_bytes + 1

@@ -36,7 +36,8 @@ def njit(function: Callable | None = None, **options: Any) -> Any:
 
 def _sources() -> tuple:
     """Returns names, sizes and times of the modules whose loops call each other."""
-    found = sorted(pathlib.Path(__file__).parent.glob("*.py"))
+    package = pathlib.Path(__file__).parent.parent
+    found = sorted(path for folder in ("coding", "exact", "codecs") for path in (package / folder).glob("*.py"))
     return tuple((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in found)
 
 

@@ -35,12 +35,12 @@ def add_arguments(parser):
     parser.add_argument(
         "--workers",
         type=options.whole(1, 4096),
-        help="processes on this machine (default: one for each core; 1 for codecs that run M1, which use all devices)",
+        help="processes on this machine (default: one for each core; 1 for codecs that run M1, which uses all of them)",
     )
     parser.add_argument(
         "--rows_per_device",
         type=options.whole(1, 1 << 16),
-        help="texts that M1 reads at the same time on each device (default 256)",
+        help="texts that M1 reads at the same time on each GPU or TPU (default 256; on CPU M1 chooses)",
     )
     parser.add_argument(
         "--engine", choices=ENGINES, default="local", help="what encodes the units of work (default %(default)s)"
@@ -130,7 +130,9 @@ def run(arguments):
 
 def _show_work(codec, store):
     """Prints how well the devices of this process were used by a codec that runs M1."""
-    if not codec.flops_per_byte:
+    from compressed_lm.codecs.m1 import runs_on_host
+
+    if not codec.flops_per_byte or runs_on_host():
         return
     from compressed_lm.codecs import local_devices
 
@@ -199,9 +201,9 @@ def _dry_run(arguments, corpus, codec, **options):
 
     slots = 1
     if codec.flops_per_byte:
-        from compressed_lm.codecs import local_devices
+        from compressed_lm.codecs.m1 import rows_together
 
-        slots = local_devices.block_rows()
+        slots = rows_together()
     size = None if arguments.dry_run is True else int(arguments.dry_run)
     show_table(table(estimate(corpus, arguments.split, codec, slots=slots, corpus_bytes=size, **options)))
 

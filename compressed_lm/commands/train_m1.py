@@ -24,8 +24,8 @@ def run(arguments):
     from compressed_lm.data import job
     from compressed_lm.data.sources import open_corpus
     from compressed_lm.data.store import MANIFEST
+    from compressed_lm.exact import check_exactable
     from compressed_lm.models import model_vocab_size
-    from compressed_lm.models.exact import check_exactable
     from compressed_lm.pipelines.m1 import M1_FILE, export_m1
     from compressed_lm.training import run_dir, train
     from compressed_lm.training.checkpoints import folder

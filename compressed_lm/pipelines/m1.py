@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 
 from compressed_lm import codecs, io
-from compressed_lm.coding import tables
 from compressed_lm.data.store import TokenStore
 from compressed_lm.errors import InputError
-from compressed_lm.models import exact, shift_right
+from compressed_lm.exact import calibration
+from compressed_lm.models import shift_right
 from compressed_lm.training import load_run
 
 M1_FILE = "m1.npz"
@@ -38,7 +38,7 @@ def export_m1(run_dir: str | os.PathLike, store: TokenStore) -> codecs.M1:
     chosen = np.linspace(0, len(rows) - 1, min(CALIBRATION_ROWS, len(rows))).astype(int)
     sample = np.stack([rows[int(i)] for i in chosen])
     m1 = codecs.M1(
-        *exact.quantise(
+        *calibration.quantise(
             run.params, run.model_config, np.asarray(shift_right(sample, run.eod_id)), context=run.train_config.seq_len
         )
     )
@@ -80,9 +80,5 @@ def exact_bits_per_byte(m1: codecs.M1, documents: list[bytes]) -> float:
 
     A coder without rounding of its interval would reach this value.
     """
-    symbols = [np.append(np.frombuffer(d, np.uint8).astype(np.int32), tables.END) for d in documents]
-    context = m1.config.context
-    rows = [np.pad(s, (0, -len(s) % context), constant_values=tables.END).reshape(-1, context) for s in symbols]
-    freqs = np.split(m1.table_entries(np.concatenate(rows))[..., 1], np.cumsum([len(r) for r in rows])[:-1])
-    bits = sum(16 * len(s) - np.log2(f.reshape(-1)[: len(s)]).sum() for s, f in zip(symbols, freqs, strict=True))
+    bits = sum(16 * len(coded) - np.log2(coded[:, 1]).sum() for _, coded in m1.engine.entries(documents))
     return float(bits / max(sum(map(len, documents)), 1))

@@ -11,7 +11,8 @@ from compressed_lm.codecs.eiw import EIW
 from compressed_lm.data.store import TokenStore
 from compressed_lm.data.window_starts import WindowStarts
 from compressed_lm.errors import InputError
-from compressed_lm.models import exact, shift_right
+from compressed_lm.exact import calibration
+from compressed_lm.models import shift_right
 from compressed_lm.pipelines.build_codec import build
 from compressed_lm.pipelines.m1 import CALIBRATION_ROWS, load_m1
 from compressed_lm.terminal import print_flush
@@ -80,7 +81,7 @@ def refit(
         run = dataclasses.replace(run, params=result.params)
         sample = np.stack([starts.rows(START_CONTEXT)[i] for i in _spread(starts, CALIBRATION_ROWS * 4)])
         inputs = np.asarray(shift_right(sample, starts.eod_id))
-        m1 = codecs.M1(*exact.quantise(run.params, run.model_config, inputs, context=START_CONTEXT))
+        m1 = codecs.M1(*calibration.quantise(run.params, run.model_config, inputs, context=START_CONTEXT))
         codec = _compiled(spec, m1, folder)
     return best
 

@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from compressed_lm.codecs import M1
-from compressed_lm.models import Transformer, TransformerConfig, exact, shift_right
+from compressed_lm.exact import calibration
+from compressed_lm.models import Transformer, TransformerConfig, shift_right
 
 FILE = pathlib.Path(__file__).with_name("data") / "m1.npz"
 CONTEXT = 64
@@ -27,7 +28,7 @@ def main() -> None:
     params["unembed"]["kernel"] = params["unembed"]["kernel"] * 4
     rows = np.frombuffer(TEXT, np.uint8)[: 8 * CONTEXT].reshape(8, CONTEXT).astype(np.int32)
     inputs = np.asarray(shift_right(rows, 256))
-    FILE.write_bytes(M1(*exact.quantise(params, config, inputs, context=CONTEXT)).to_bytes())
+    FILE.write_bytes(M1(*calibration.quantise(params, config, inputs, context=CONTEXT)).to_bytes())
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The coder gives the same bits on any number of devices."""
+"""The coder gives the same bits on any number of devices, and on the host."""
 
 import os
 import subprocess
@@ -9,7 +9,8 @@ import pytest
 SCRIPT = """
 import sys
 sys.path.insert(0, {tests!r})
-import hashlib, jax
+import hashlib, jax, os
+os.environ["COMPRESSED_LM_M1"] = {engine!r}
 jax.config.update("jax_num_cpu_devices", {devices})
 jax.config.update("jax_enable_x64", {x64})
 import pathlib
@@ -30,18 +31,24 @@ print("DIGEST", jax.local_device_count(), digest.hexdigest())
 
 @pytest.mark.slow("compiles M1 for each number of devices")
 def test_one_two_and_eight_devices_and_float64_agree(m1, tmp_path):
-    """Tokens are bit-identical on 1, 2 and 8 virtual devices and with 64-bit types, and they decode."""
+    """Tokens are bit-identical on the host, on 1, 2 and 8 virtual devices and with 64-bit types, and they decode."""
     (tmp_path / "m1.npz").write_bytes(m1.to_bytes())
     digests = {}
-    for devices, x64 in ((1, False), (2, False), (8, True)):
+    for engine, devices, x64 in (
+        ("host", 1, False),
+        ("devices", 1, False),
+        ("devices", 2, False),
+        ("devices", 8, True),
+    ):
         code = SCRIPT.format(
-            tests=os.path.dirname(__file__), weights=str(tmp_path / "m1.npz"), devices=devices, x64=x64
+            **dict(tests=os.path.dirname(__file__), weights=str(tmp_path / "m1.npz")),
+            **dict(engine=engine, devices=devices, x64=x64),
         )
         run = subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | {"JAX_PLATFORMS": "cpu"}
         )
         assert run.returncode == 0, run.stderr[-2000:]
-        _, count, digests[devices, x64] = next(
+        _, count, digests[engine, devices, x64] = next(
             line for line in run.stdout.splitlines() if line.startswith("DIGEST")
         ).split()
         assert int(count) == devices

@@ -10,10 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from compressed_lm import codecs
-from compressed_lm.codecs import device_windows, window_encoder
 from compressed_lm.codecs.arithmetic import SEGMENT_BYTES
-from compressed_lm.codecs.device_windows import WindowRules
 from compressed_lm.codecs.streaming import StreamDecoder
+from compressed_lm.codecs.window_rules import WindowRules
 from compressed_lm.coding.range_coder import CorruptStream, Decoder
 from compressed_lm.coding.tables import END
 from compressed_lm.errors import InputError
@@ -145,14 +144,14 @@ def test_any_window_codes_decode_and_come_back(built, spec):
 
 @pytest.mark.slow("codes texts with M1, token by token")
 def test_online_windows_equal_the_dictionary(m1, built):
-    """Windows computed on the device equal the entries of the compiled dictionary."""
+    """Windows computed with M1 equal the entries of the compiled dictionary."""
     for align, spec in (("none", "eiw(b=16,v=65536)"), ("word", "eiw(align=word,b=12,v=256)")):
         compiled = built[spec]
         rules = WindowRules(compiled.window_bits, "node", align, 1, 64)
         codes = [compiled.dictionary.encode(document) for document in HOSTILE[-8:]]
-        online = list(window_encoder.encode(m1, HOSTILE[-8:], rules))
+        online = list(m1.engine.encode_windows(HOSTILE[-8:], rules))
         assert [c[:, 0].tolist() for c in online] == [c.tolist() for c in codes]
-        assert device_windows.decode(m1, online, rules) == HOSTILE[-8:]
+        assert m1.engine.decode_windows(online, rules) == HOSTILE[-8:]
 
 
 @settings(max_examples=60, deadline=None)
@@ -246,8 +245,8 @@ def test_texts_with_the_roundest_streams_come_back(built, spec):
     codec = built[spec]
     streams = [bytes([first]) for first in range(1, 256, 8)]
     if spec.startswith("ac"):
-        texts, ended = codec._decode_streams(streams, overrun=600)
-        texts = [t.tobytes() for t, written in zip(texts, ended, strict=True) if written is not None]
+        decoded = codec.m1.engine.decode(streams, overrun=600, limit=5000)
+        texts = [found.symbols.tobytes() for found in decoded if found.state is not None]
     else:
         texts = [read_on(stream, codec._cdf) for stream in streams]
     long = [text for text in texts if len(text) > 60][:6]

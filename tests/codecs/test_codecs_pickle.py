@@ -118,30 +118,30 @@ def in_another_process(codec):
     return ids, jax, fingerprint
 
 
-@pytest.mark.parametrize("spec", ["pieces(v=512)", "eiw(b=12,v=4096)"])
+@pytest.mark.parametrize("spec", ["pieces(v=512)", "eiw(b=12,v=4096)", "ac(v=256)", "eiw(b=24,v=256)"])
 def test_new_processes_load_without_jax(built, spec):
-    """A codec without M1 unpickles and encodes in a new process that never imports JAX."""
+    """A codec unpickles, encodes and decodes in a new process that never imports JAX, also one that runs M1 on CPU."""
     codec = built[spec]
     assert in_another_process(codec) == (str(lists(codec.encode_batch(DOCUMENTS))), "False", codec.fingerprint)
 
 
 @pytest.mark.slow("compiles M1 in a new process")
 @pytest.mark.parametrize("spec", ["ac(v=256)", "eiw(b=24,v=256)"])
-def test_codecs_with_m1_load_in_new_processes(built, spec):
+def test_codecs_with_m1_load_in_new_processes(built, devices, spec):
     """A codec that has run M1 on devices pickles without what lies on them, and gives the same ids elsewhere."""
     codec = built[spec]
     assert in_another_process(codec) == (str(lists(codec.encode_batch(DOCUMENTS))), "True", codec.fingerprint)
 
 
-def test_copies_of_m1_share_compiled_programs(built):
+def test_copies_of_m1_share_compiled_programs(built, devices):
     """Unpickling a codec compiles nothing again in the same process."""
-    from compressed_lm.codecs import m1
+    from compressed_lm.codecs import device_m1
 
     codec = built["ac(v=256)"]
     codec.encode(DOCUMENTS[1])
-    before = m1._program.cache_info().misses
+    before = device_m1._program.cache_info().misses
     pickle.loads(pickle.dumps(codec)).encode(DOCUMENTS[1])
-    assert m1._program.cache_info().misses == before
+    assert device_m1._program.cache_info().misses == before
 
 
 @pytest.mark.parametrize("spec", SPECS)

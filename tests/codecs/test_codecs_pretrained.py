@@ -10,11 +10,10 @@ import numpy as np
 import pytest
 
 from compressed_lm import codecs
-from compressed_lm.codecs import device_windows, window_encoder
-from compressed_lm.codecs.device_windows import WindowRules
+from compressed_lm.codecs.window_rules import WindowRules
 from compressed_lm.coding import tables
 from compressed_lm.coding.pieces import Pieces
-from compressed_lm.models import exact
+from compressed_lm.exact import device
 from compressed_lm.pipelines import m1 as m1_model
 
 TEXT = (
@@ -59,7 +58,7 @@ def test_shipped_m1_gives_its_golden_tables(m1, exact_numpy):
     assert (m1.hash[:16], digest[:16]) == ("ff5e166759adb159", "23dd32efc4d78e20")
     inputs = np.pad(texts.astype(np.int32), ((0, 0), (1, 0)), constant_values=256)
     logits = exact_numpy.logits(m1.params, m1.config, inputs, check_bounds=True)[:, -1, :256]
-    weights = np.asarray(exact.weights_of(logits.astype(np.int32)))
+    weights = np.asarray(device.weights_of(logits.astype(np.int32)))
     np.testing.assert_array_equal(tables.frequencies(weights), freqs)
 
 
@@ -68,7 +67,7 @@ def test_delay_is_lossless_where_codes_come_back(m1):
     """Along " in the air" a window's code appears twice; the window must end at its first appearance."""
     rules = WindowRules(16, "delay", "none", 1, 64)
     texts = [TEXT, b" in the air", b" the air in the air"]
-    assert device_windows.decode(m1, list(window_encoder.encode(m1, texts, rules)), rules) == texts
+    assert m1.engine.decode_windows(list(m1.engine.encode_windows(texts, rules)), rules) == texts
 
 
 @pytest.mark.slow("codes texts with the M1 that ships")

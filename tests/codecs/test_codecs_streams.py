@@ -5,8 +5,9 @@ import pytest
 
 from compressed_lm import codecs
 from compressed_lm.codecs import local_devices, window_encoder
-from compressed_lm.codecs.device_windows import WindowRules
+from compressed_lm.codecs.device_m1 import DeviceM1, teacher_forced
 from compressed_lm.codecs.local_devices import Work
+from compressed_lm.codecs.window_rules import WindowRules
 from compressed_lm.errors import CorruptStream, InputError
 
 TEXT = b"The quick brown fox jumps over the lazy dog; it was a dark and stormy night, and 1,984 cats slept. " * 40
@@ -76,7 +77,7 @@ def test_streams_of_rows_read_ahead_by_a_few_blocks(rows):
 
 @pytest.mark.slow("compiles M1 for several numbers of rows")
 @pytest.mark.parametrize("spec", ["ac(v=256)", "eiw(b=32,v=256)", "eiw(align=word,b=24,v=4096)"])
-def test_any_batch_size_gives_the_same_ids(m1, rows, monkeypatch, spec):
+def test_any_batch_size_gives_the_same_ids(m1, devices, rows, monkeypatch, spec):
     """Ids do not depend on rows per device, on the calls that a text is divided into, or on the other documents."""
     codec = codecs.create(spec, m1=m1)
     documents = [*random_texts(60, 2500), b"", TEXT * 3, b"", b"x"]
@@ -105,9 +106,9 @@ def test_segments_that_follow_each_other_in_a_slot_are_independent(m1, rows, rul
     """A segment's codes do not depend on the segments before it in its slot, for all fills and resets."""
     rows(1)
     segments = random_texts(40, 600)
-    several = list(window_encoder.encode(m1, iter(segments), rules))
+    several = list(DeviceM1(m1.params, m1.config).encode_windows(iter(segments), rules))
     for i in (0, 7, 39):
-        (alone,) = window_encoder.encode(m1, [segments[i]], rules)
+        (alone,) = DeviceM1(m1.params, m1.config).encode_windows([segments[i]], rules)
         assert np.array_equal(alone, several[i])
 
 
@@ -119,7 +120,7 @@ def test_slots_stay_full(m1, rows):
     """
     rows(1)
     segments = random_texts(200, 1000)
-    codes, work = work_of(lambda: list(window_encoder.encode(m1, iter(segments), RULES)))
+    codes, work = work_of(lambda: list(DeviceM1(m1.params, m1.config).encode_windows(iter(segments), RULES)))
     busy = sum(map(len, segments)) + sum(map(len, codes))
     assert work.rows - work.padding == busy and work.rows == 8 * work.steps
     assert work.padding_share < 0.15
@@ -136,7 +137,7 @@ def test_windows_are_yielded_in_order_with_bounded_reading(m1, rows, monkeypatch
             taken.append(len(text))
             yield text
 
-    stream = window_encoder.encode(m1, segments(), RULES)
+    stream = DeviceM1(m1.params, m1.config).encode_windows(segments(), RULES)
     assert not taken
     next(stream)
     assert sum(taken) + 64 * len(taken) <= 8 * 1000 + 164
@@ -144,7 +145,7 @@ def test_windows_are_yielded_in_order_with_bounded_reading(m1, rows, monkeypatch
     assert len(rest) == 302 and not len(rest[-1]) and len({codes.tobytes() for codes in rest[:-2]}) == 1
 
 
-def test_a_failing_source_raises_after_the_documents_before_it(m1, rows):
+def test_a_failing_source_raises_after_the_documents_before_it(m1, engine, rows):
     """An error of the input passes through, and the stream can be closed early."""
     rows(1)
 
@@ -166,31 +167,33 @@ def test_pmap_and_shard_map_give_the_same_bits(m1):
     import jax
     from jax.sharding import Mesh, PartitionSpec
 
-    from compressed_lm.codecs.m1 import _entries
-
-    symbols = np.frombuffer(TEXT[: 16 * 64], np.uint8).reshape(16, 64).astype(np.int32)
+    text = TEXT[: 16 * 64 - 1]
+    symbols = np.append(np.frombuffer(text, np.uint8), 256).reshape(16, 64).astype(np.int32)
     mesh = Mesh(np.array(jax.local_devices()), ("devices",))
     rows = PartitionSpec("devices")
     sharded = jax.jit(
         jax.shard_map(
-            lambda params, x: _entries(m1.config, params, x),
+            lambda params, x: teacher_forced(m1.config, params, x),
             mesh=mesh,
             in_specs=(PartitionSpec(), rows),
             out_specs=rows,
             check_vma=False,
         )
     )
-    assert np.array_equal(np.asarray(sharded(m1.params, symbols)), m1.table_entries(symbols))
+    ((_, entries),) = DeviceM1(m1.params, m1.config).entries([text])
+    assert np.array_equal(np.asarray(sharded(m1.params, symbols)).reshape(-1, 2), entries)
 
 
-def test_cached_steps_and_one_pass_give_the_same_entries(m1):
+def test_cached_steps_and_one_pass_give_the_same_entries(m1, engine):
     """Table entries from cached steps, as in a decoder, equal those of the teacher-forced pass that encodes."""
-    symbols = np.frombuffer(TEXT[: 16 * 64], np.uint8).reshape(16, 64).astype(np.int32)
-    assert np.array_equal(list(m1.cached_entries_stream(symbols)), m1.table_entries(symbols))
+    texts = [TEXT[:1023], b"", TEXT[5:70]]
+    pairs = zip(m1.engine.entries(texts), m1.engine.entries(texts, cached=True), strict=True)
+    for text, ((of_one, once), (of_other, step_by_step)) in zip(texts, pairs, strict=True):
+        assert of_one == of_other == text and len(once) == len(text) + 1
+        assert np.array_equal(once, step_by_step)
 
 
-@pytest.mark.slow("decodes with M1, token by token")
-def test_known_documents_are_checked_as_by_decoding(m1, rows):
+def test_known_documents_are_checked_as_by_decoding(m1, engine, rows):
     """`decode_known` returns the documents; for changed ids or other documents it is what `decode` returns."""
     rows(4)
     codec = codecs.create("ac(v=256)", m1=m1)

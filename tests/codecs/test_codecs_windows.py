@@ -5,8 +5,7 @@ import functools
 import numpy as np
 import pytest
 
-from compressed_lm.codecs import device_windows, window_encoder
-from compressed_lm.codecs.device_windows import WindowRules
+from compressed_lm.codecs.window_rules import WindowRules
 
 WHITE = b" \t\n\r\v\f"
 CONTEXT = 64
@@ -120,14 +119,14 @@ CASES += [(16, "delay", "none", 1), (32, "delay", "word", 1), (64, "paper", "non
 
 @pytest.mark.slow("codes windows of every size with M1")
 @pytest.mark.parametrize(("bits", "fill", "align", "reset"), CASES)
-def test_codes_are_those_of_unbounded_integers(m1, bits, fill, align, reset):
+def test_codes_are_those_of_unbounded_integers(m1, engine, bits, fill, align, reset):
     """Encoding and decoding in batch slots equal the Python integers, window by window."""
     rules = WindowRules(bits, fill, align, reset, CONTEXT)
     slow = SlowWindows(m1, rules)
     texts = [TEXT, b"", b"x", TEXT[50:90]]
-    got = list(window_encoder.encode(m1, texts, rules))
+    got = list(m1.engine.encode_windows(texts, rules))
     assert [integers(codes) for codes in got] == [slow.encode(text) for text in texts]
-    decoded = device_windows.decode(m1, got, rules)
+    decoded = m1.engine.decode_windows(got, rules)
     assert decoded[1:] == [slow.decode(integers(codes)) for codes in got[1:]]
     if fill != "paper":
         assert decoded == texts

@@ -11,8 +11,8 @@ import pytest
 from compressed_lm import codecs, configuration
 from compressed_lm.codecs.eiw import Options
 from compressed_lm.commands import commands as all_commands
+from compressed_lm.exact import check_exactable
 from compressed_lm.models import count_params, model_vocab_size, training_flops_per_token
-from compressed_lm.models.exact import check_exactable
 from tests.commands import recipe_costs
 
 RUNS = configuration.GIN_FILES / "runs"

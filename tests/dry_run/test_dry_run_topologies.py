@@ -22,6 +22,7 @@ from compressed_lm.codecs import device_coder, device_dictionary, device_windows
 from compressed_lm.codecs.local_devices import SLOTS
 from compressed_lm.codecs.m1 import M1
 from compressed_lm.codecs.registry import PRETRAINED
+from compressed_lm.codecs.window_rules import WindowRules
 from compressed_lm.dry_run.collectives import collectives
 from compressed_lm.dry_run.program import QUICK, dry_run
 from compressed_lm.dry_run.topologies import library, tpu_devices
@@ -241,7 +242,7 @@ def test_the_coder_compiles_without_inexact_products(m1):
 @pytest.mark.slow("compiles steps for described devices")
 def test_windows_decode_on_a_tpu(m1):
     """The decoder of windows without a dictionary is one TPU program without traffic, too."""
-    rules = device_windows.WindowRules(bits=32, fill="node", align="none", m1_reset=1, context=64)
+    rules = WindowRules(bits=32, fill="node", align="none", m1_reset=1, context=64)
     slots = SLOTS[1] * 4
     state = device_windows.initial_state(m1.config, slots, rules) | {"place": np.zeros(slots, np.int32)}
     rows = state, jnp.zeros((slots, device_windows.TURNS, rules.n_limbs), "uint32"), jnp.zeros(slots, "int32")

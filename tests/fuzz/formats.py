@@ -288,7 +288,8 @@ def _stores(work):
 def _models(work):
     from compressed_lm import models
     from compressed_lm.codecs.m1 import M1
-    from compressed_lm.models import exact, transformer
+    from compressed_lm.exact import calibration
+    from compressed_lm.models import transformer
 
     config = models.TransformerConfig(
         vocab_size=264, d_model=16, n_layers=1, n_heads=2, d_head=8, d_ff=32, position="relative", activation="relu"
@@ -297,7 +298,7 @@ def _models(work):
 
     params = transformer.Transformer(config).init(jax.random.key(0), np.zeros((1, 8), np.int32))["params"]
     sample = np.random.default_rng(0).integers(0, 256, (4, 32)).astype(np.int32)
-    m1 = M1(*exact.quantise(params, config, sample, context=32))
+    m1 = M1(*calibration.quantise(params, config, sample, context=32))
     archive = {"m1.npz": m1.to_bytes()}
     read = lambda folder: M1.from_bytes((folder / "m1.npz").read_bytes()).hash  # noqa: E731
     return {"m1": Format(archive, {"m1.npz": m.anything}, read)}

@@ -14,8 +14,9 @@ from jaxtyping import install_import_hook
 checker = beartype(conf=BeartypeConf(is_pep484_tower=True))  # an int is a valid float
 
 with install_import_hook(["compressed_lm.models", "compressed_lm.weights"], "__main__.checker"):
-    from compressed_lm import models, weights
-    from compressed_lm.models import exact, importance, positions
+    from compressed_lm import exact, models, weights
+    from compressed_lm.exact import calibration, device
+    from compressed_lm.models import importance, positions
 
 import jax  # noqa: E402  after the import hook
 import jax.numpy as jnp  # noqa: E402
@@ -58,10 +59,10 @@ def variant(name):
 def exact_model():
     """Quantises a model and traces its forward pass and a cached step."""
     params = models.Transformer(SMALL).init(jax.random.key(0), TOKENS[:, :8])["params"]
-    integers, config = exact.quantise(params, SMALL, TOKENS[:, :8], context=8)
-    logits = jax.eval_shape(lambda x: exact.weights_of(exact.forward(integers, config, x)), TOKENS[:, :8])
-    cache = exact.init_cache(config, 2, 8)
-    step, _ = jax.eval_shape(lambda x, cache: exact.step(integers, config, x, x, cache), TOKENS[:, 0], cache)
+    integers, config = calibration.quantise(params, SMALL, TOKENS[:, :8], context=8)
+    logits = jax.eval_shape(lambda x: device.weights_of(device.forward(integers, config, x)), TOKENS[:, :8])
+    cache = device.init_cache(config, 2, 8)
+    step, _ = jax.eval_shape(lambda x, cache: device.step(integers, config, x, x, cache), TOKENS[:, 0], cache)
     assert (logits.shape, step.shape) == ((2, 8, 257), (2, 257))
 
 
@@ -105,8 +106,8 @@ WRONG = {
         models.layers._chunked, jnp.zeros((1, 4, 2, 6)), jnp.zeros((1, 5, 2, 6)), jnp.zeros((1, 4, 2, 6))
     ),
     "rotary vectors without heads": wrong(positions.rotate, jnp.zeros(6), jnp.zeros((), jnp.int32), jnp.zeros(3)),
-    "exact inputs without a batch": lambda: exact.forward({}, exact.ExactConfig(1, 4, 2, 2, 4, 8), np.zeros(4, int)),
-    "exact logits that are floats": lambda: exact.weights_of(jnp.zeros((2, 257))),
+    "exact inputs without a batch": lambda: device.forward({}, exact.ExactConfig(1, 4, 2, 2, 4, 8), np.zeros(4, int)),
+    "exact logits that are floats": lambda: device.weights_of(jnp.zeros((2, 257))),
     "integer weights": lambda: weights.representation("int(b=4)").quantize(jnp.zeros((4, 4), jnp.int32)),
 }
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from compressed_lm.errors import InputError
-from compressed_lm.models import Transformer, TransformerConfig, count_params, exact, huggingface_config, init_cache
+from compressed_lm.exact import check_exactable
+from compressed_lm.models import Transformer, TransformerConfig, count_params, huggingface_config, init_cache
 from compressed_lm.models.huggingface_tensors import params_from, tensors_of
 from compressed_lm.models.partitioning import by_name
 from compressed_lm.models.safetensors_files import Tensors, write_tensors
@@ -265,4 +266,4 @@ def test_such_models_do_not_become_integers():
     """Exact inference refuses unsupported norms, biases, grouped heads and parallel residuals."""
     config = TransformerConfig(vocab_size=264, norm="layer", bias="all", parallel_residual=True, n_kv_heads=2)
     with pytest.raises(InputError, match="norm=layer.*bias=all, parallel_residual=True.*n_kv_heads=2"):
-        exact.check_exactable(config, 64)
+        check_exactable(config, 64)

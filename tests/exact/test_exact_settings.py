@@ -10,7 +10,7 @@ import sys
 import jax
 import pytest
 
-TABLES = "5126fc331c2255d07456904f694690bbcebc9e30e2ecba6b8a7394a32fbd7c31"  # as in test_models_exact_numpy
+TABLES = "5126fc331c2255d07456904f694690bbcebc9e30e2ecba6b8a7394a32fbd7c31"  # as in test_exact_numpy
 SETTINGS = {
     "default": (8, {}),
     "loose": (

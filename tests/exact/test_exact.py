@@ -5,10 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from compressed_lm import exact
 from compressed_lm.coding import tables
 from compressed_lm.errors import InputError
-from compressed_lm.models import Transformer, TransformerConfig, exact, shift_right
-from compressed_lm.models import integer_ops as ops
+from compressed_lm.exact import calibration, device
+from compressed_lm.exact import integer_ops as ops
+from compressed_lm.models import Transformer, TransformerConfig, shift_right
 
 CONFIG = TransformerConfig(vocab_size=264, d_model=32, n_layers=2, n_heads=2, d_head=16, d_ff=64)
 
@@ -18,7 +20,7 @@ def model():
     params = Transformer(CONFIG).init(jax.random.key(0), jnp.zeros((1, 4), jnp.int32))["params"]
     rows = np.random.default_rng(0).integers(0, 256, (8, 48))
     inputs = np.asarray(shift_right(jnp.asarray(rows, jnp.int32), 256))
-    return params, *exact.quantise(params, CONFIG, inputs, context=64), inputs
+    return params, *calibration.quantise(params, CONFIG, inputs, context=64), inputs
 
 
 @pytest.mark.slow("compiles exact inference for several settings")
@@ -26,16 +28,16 @@ def test_close_to_the_float_model(model):
     """Quantised logits are within 5 % of the float ones even with random weights and width 32, the hardest case."""
     params, integers, config, inputs = model
     float_logits = Transformer(CONFIG).apply({"params": params}, inputs)[..., : exact.N_SYMBOLS] / np.log(2)
-    logits = np.asarray(exact.forward(integers, config, inputs)) / 2**ops.FRACTION_BITS
+    logits = np.asarray(device.forward(integers, config, inputs)) / 2**ops.FRACTION_BITS
     assert np.abs(logits - float_logits).mean() < 0.05 * np.abs(float_logits).mean()
 
 
 def test_step_equals_forward_for_slots_that_start_at_different_times(model):
     """The cached loop gives the teacher-forced logits bit for bit, also after restarts."""
     _, integers, config, inputs = model
-    wanted = np.asarray(exact.forward(integers, config, inputs))
-    step = jax.jit(lambda *args: exact.step(integers, config, *args))
-    cache = exact.init_cache(config, 8, 50)
+    wanted = np.asarray(device.forward(integers, config, inputs))
+    step = jax.jit(lambda *args: device.step(integers, config, *args))
+    cache = device.init_cache(config, 8, 50)
     cache = jax.tree.map(lambda x: x + 77, cache)  # a slot that starts at 0 must not read old content
     for time in range(100):
         clock = time + 5 * np.arange(8)
@@ -49,7 +51,7 @@ def test_step_equals_forward_for_slots_that_start_at_different_times(model):
 def test_bits_do_not_depend_on_batch_length_jit_or_devices(model):
     """Single rows, shorter rows, no jit and several devices give the same integers."""
     _, integers, config, inputs = model
-    forward = lambda x: exact.forward(integers, config, x)  # noqa: E731
+    forward = lambda x: device.forward(integers, config, x)  # noqa: E731
     wanted = np.asarray(jax.jit(forward)(inputs))
     np.testing.assert_array_equal(np.asarray(jax.jit(forward)(inputs[3:4]))[0], wanted[3])
     np.testing.assert_array_equal(np.asarray(jax.jit(forward)(inputs[:, :17])), wanted[:, :17])
@@ -62,10 +64,10 @@ def test_tables_sum_exactly_and_follow_the_logits():
     """Tables of arbitrary logits sum to 2**16 without zeros, and weights are 2**-x within 4 / 2**15."""
     rng = np.random.default_rng(5)
     logits = rng.integers(-3000, 3000, (3, 257)).astype(np.int32)
-    freqs = np.asarray(tables.frequencies(exact.weights_of(jnp.asarray(logits)), xp=jnp))
+    freqs = np.asarray(tables.frequencies(device.weights_of(jnp.asarray(logits)), xp=jnp))
     assert (freqs.sum(-1) == 65536).all() and freqs.min() >= 1
     reference = np.floor(2.0**15 * 2.0 ** ((logits - logits.max(-1, keepdims=True)) / 256) + 0.5)
-    assert np.abs(np.asarray(exact.weights_of(jnp.asarray(logits))) - reference).max() <= 4
+    assert np.abs(np.asarray(device.weights_of(jnp.asarray(logits))) - reference).max() <= 4
 
 
 def test_integer_ops_equal_python_integers():

@@ -1,24 +1,26 @@
-"""One process of `test_models_exact_settings`: computes M1's tables in every way, and encodes and decodes files.
+"""One process of `test_exact_settings`: computes M1's tables in every way, and encodes and decodes files.
 
-    python tests/models/exact_cases.py NAME N_DEVICES FOLDER
+    python tests/exact/exact_cases.py NAME N_DEVICES FOLDER
 
 It prints one line of JSON: the settings of the process, and a SHA-256 for each way.
 """
 
 import hashlib
 import json
+import os
 import pathlib
 import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from test_models_exact_numpy import SMALL, digest, golden_inputs, golden_model
+from exact_golden import SMALL, digest, golden_inputs, golden_model
 
 from compressed_lm import codecs
 from compressed_lm.codecs import encoded_file
+from compressed_lm.codecs.m1 import VARIABLE
 from compressed_lm.coding import tables
-from compressed_lm.models import exact
+from compressed_lm.exact import device
 
 DOCUMENT = b"Bits do not depend on the machine; das ist gut so. " * 6 + bytes(range(256))
 SPECS = {"ac": "ac(v=256)", "eiw": "eiw(b=24,v=256)"}
@@ -27,16 +29,16 @@ SPECS = {"ac": "ac(v=256)", "eiw": "eiw(b=24,v=256)"}
 def table_digests(params, n_devices: int, *, every_way: bool) -> dict[str, str]:
     """Returns {way: SHA-256 of the tables of 64 rows of 64 positions}."""
     inputs = golden_inputs(SMALL, 64)
-    to_tables = lambda logits: tables.frequencies(exact.weights_of(logits), xp=jnp)  # noqa: E731
-    forward = lambda p, x: to_tables(exact.forward(p, SMALL, x))  # noqa: E731
+    to_tables = lambda logits: tables.frequencies(device.weights_of(logits), xp=jnp)  # noqa: E731
+    forward = lambda p, x: to_tables(device.forward(p, SMALL, x))  # noqa: E731
     run = lambda x: np.asarray(jax.jit(forward)(params, x))  # noqa: E731
 
     def step(p, x, position, cache):
-        logits, cache = exact.step(p, SMALL, x, jnp.full_like(x, position), cache)
+        logits, cache = device.step(p, SMALL, x, jnp.full_like(x, position), cache)
         return to_tables(logits), cache
 
     def cached(step, length):
-        cache, steps = exact.init_cache(SMALL, 64, 64), []
+        cache, steps = device.init_cache(SMALL, 64, 64), []
         for position in range(length):
             freqs, cache = step(params, jnp.asarray(inputs[:, position]), jnp.int32(position), cache)
             steps.append(np.asarray(freqs))
@@ -66,11 +68,15 @@ def main() -> None:
         if name == "loose" and family == "eiw":
             continue  # fast math and precision only affect the tables, which both families share
         codec = codecs.create(spec, m1=codecs.M1(params, SMALL))
+        os.environ[VARIABLE] = "devices"
         content = encoded_file.encode_file(DOCUMENT, codec)
         (folder / f"{name}.{family}").write_bytes(content)
         encoded[family] = hashlib.sha256(content).hexdigest()
         for path in folder.glob(f"*.{family}"):  # its own file and those of earlier processes
-            assert encoded_file.decode_file(path.read_bytes(), codec, name=str(path)) == DOCUMENT
+            for engine in ("devices", "host"):
+                os.environ[VARIABLE] = engine
+                assert encoded_file.decode_file(path.read_bytes(), codec, name=str(path)) == DOCUMENT
+        assert encoded_file.encode_file(DOCUMENT, codec) == content  # on the host
     ways = table_digests(params, n_devices, every_way=name == "default")
     settings = {
         "devices": jax.local_device_count(),

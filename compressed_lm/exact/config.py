@@ -1,25 +1,70 @@
-"""Checks of exact models: shapes that have an exact form, and the parameters in files from untrusted sources.
+"""Integer parameters of an exact model: their shape, their hash, and checks of those from untrusted sources.
 
-Outside these ranges integers overflow or float32 rounds them, and tables differ between machines.
+Outside the checked ranges integers overflow or float32 rounds them, and tables differ between machines.
 """
 
+import dataclasses
+import hashlib
+import json
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from compressed_lm.coding.tables import END
 from compressed_lm.errors import InputError
-from compressed_lm.models.config import TransformerConfig
+
+if TYPE_CHECKING:  # models need JAX, and codecs that run on CPU load without it
+    from compressed_lm.models.config import TransformerConfig
 
 N_SYMBOLS = END + 1
 """256 bytes and the end of a document."""
+
+GATE_RANGE = 2047
+"""Range of the two factors of a gated MLP; their product stays below 2**22."""
+
+AVERAGE_SCALE = 8
+"""Attention outputs have a resolution of one eighth of a value unit before they are rounded to int8."""
+
+ExactParams = dict[str, dict[str, np.ndarray]]
 
 MAX_LAYERS, MAX_WIDTH = 256, 1024
 _WEIGHT, _INPUT, _FACTOR, _SHIFT, _VALUE = (-127, 127), (1, (1 << 18) - 1), (0, 32767), (13, 42), (-(1 << 24), 1 << 24)
 
 
-def check_exactable(config: TransformerConfig, context: int) -> None:
+@dataclasses.dataclass(frozen=True)
+class ExactConfig:
+    """Shape of an exact model.
+
+    Attributes:
+        n_layers, d_model, n_heads, d_head, d_ff: as in `TransformerConfig`.
+        context: largest number of positions L; a byte's table depends on at most the L - 1 bytes before it.
+    """  # `fingerprint` hashes these names
+
+    n_layers: int
+    d_model: int
+    n_heads: int
+    d_head: int
+    d_ff: int
+    context: int
+
+    @property
+    def n_params(self) -> int:
+        """Number of weights without embeddings: the N in 2 N operations per byte."""
+        return self.n_layers * (4 * self.d_model * self.n_heads * self.d_head + 3 * self.d_model * self.d_ff)
+
+
+def fingerprint(params: ExactParams, config: ExactConfig) -> str:
+    """Returns a SHA-256 hex digest of everything that the tables depend on."""
+    digest = hashlib.sha256(b"compressed_lm exact 1" + json.dumps(dataclasses.asdict(config), sort_keys=True).encode())
+    for group in sorted(params):
+        for name in sorted(params[group]):
+            value = np.ascontiguousarray(params[group][name])
+            digest.update(f"{group}/{name}:{value.dtype.str}:{value.shape}".encode() + value.tobytes())
+    return digest.hexdigest()
+
+
+def check_exactable(config: "TransformerConfig", context: int) -> None:
     """Checks that float32 can hold all integers of the exact form of a model.
 
     Raises:
@@ -57,12 +102,12 @@ def check_exactable(config: TransformerConfig, context: int) -> None:
         )
 
 
-def check(params: Mapping[str, Mapping[str, np.ndarray]], config: Any) -> None:
+def check(params: Mapping[str, Mapping[str, np.ndarray]], config: ExactConfig) -> None:
     """Checks that parameters are those of an exact model of a configuration.
 
     Args:
         params: integer arrays by part and name.
-        config: an `exact.ExactConfig`; its fields may have any value.
+        config: the configuration; its fields may have any value.
 
     Raises:
         ValueError: a wrong field, name, shape, type or value.
@@ -89,7 +134,7 @@ def check(params: Mapping[str, Mapping[str, np.ndarray]], config: Any) -> None:
                 )
 
 
-def _expected(c: Any) -> dict[str, dict[str, tuple]]:
+def _expected(c: ExactConfig) -> dict[str, dict[str, tuple]]:
     """Returns (shape, type, range) of each array, by part and name."""
     inner = c.n_heads * c.d_head
     layer = {

@@ -1,7 +1,7 @@
-"""Reference implementation of `models.exact` in NumPy int64, without compilation.
+"""Reference implementation of `exact.device` in NumPy int64, without compilation.
 
-It is written from the formulas, not from the code of `models.exact`: a rescaling is one 64-bit product, a square root
-is NumPy's, and matrix products are of integers. Both programs give the same bits if no value in `models.exact` exceeds
+It is written from the formulas, not from the code of `exact.device`: a rescaling is one 64-bit product, a square root
+is NumPy's, and matrix products are of integers. Both programs give the same bits if no value in `exact.device` exceeds
 32 bits or, in a matrix product in float32, 2**24; `check_bounds` proves this for given inputs.
 """
 
@@ -87,10 +87,10 @@ def _attention(a: _Arithmetic, p: dict, q, k, v, distance):
 
 
 def logits(params, config, inputs, *, check_bounds: bool = False) -> np.ndarray:
-    """Returns int64[B, L, 257], the logits after each input in units of 2**-8 bits, as `models.exact.forward` does.
+    """Returns int64[B, L, 257], the logits after each input in units of 2**-8 bits, as `exact.device.forward` does.
 
     Args:
-        params: integer parameters, from `models.exact.quantise` or a saved M1.
+        params: integer parameters, from `models.calibration.quantise` or a saved M1.
         config: their `ExactConfig`.
         inputs: integers[B, L], L <= context; the first of a row is 256, the others are bytes.
         check_bounds: raise OverflowError if 32-bit integers, or float32 in a product, cannot hold a value.
