@@ -6,11 +6,10 @@ Each call runs in one thread and does not leave compiled code between bytes. `ad
 
 import numpy as np
 
-from compressed_lm.coding.compiled import njit
+from compressed_lm.coding.compiled import njit, part
 from compressed_lm.coding.range_coder import TOP
 from compressed_lm.coding.tables import END, TABLE_BITS, TABLE_TOTAL
-from compressed_lm.exact.kernels import exp2_negative
-from compressed_lm.exact.vectors import call, larger, subtract
+from compressed_lm.exact.vectors import call, exp2_negative, larger, subtract
 
 _CODE, _SIZE, _READ, _POSITION, _WRITTEN, _STREAM = range(6)
 
@@ -64,7 +63,7 @@ def entries(address, s, text, first, last, context, freqs, out):
             begin += n
 
 
-@njit(nogil=True)
+@part
 def _entry(freqs, symbol, out):
     below = np.int64(0)
     for i in range(symbol):
@@ -120,7 +119,7 @@ def frequencies(address, s, texts, out):
             table(s.logits[i * n + n - 1], END, out[begin + i])
 
 
-@njit(nogil=True, error_model="numpy")
+@part
 def _decode_symbol(freqs, stream, end, slot):
     """Decodes a symbol; returns it, or -1 if no encoder writes such a stream. Zeros follow the stream."""
     code, size, position = slot[_CODE], slot[_SIZE], slot[_READ]
@@ -194,7 +193,7 @@ def decode(address, s, streams, begins, ends, overrun, context, freqs, symbols, 
             slot[_POSITION] = (slot[_POSITION] + 1) % context
 
 
-@njit(nogil=True)
+@part
 def _open(streams, begin, end, slot):
     slot[_CODE] = 0
     for i in range(begin, begin + 4):

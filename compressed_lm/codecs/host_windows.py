@@ -9,7 +9,7 @@ import numpy as np
 
 from compressed_lm.codecs.host_coder import table
 from compressed_lm.coding import window_loops as loops
-from compressed_lm.coding.compiled import njit
+from compressed_lm.coding.compiled import njit, part
 from compressed_lm.coding.windows import WHITE_SPACE
 from compressed_lm.exact.vectors import call
 
@@ -21,12 +21,13 @@ NODE, DELAY, PAPER, WORD, RESET, LENGTH = range(6)
 """Fields of the rules int64[6]: flags, windows after which M1 is reset (0: after `LENGTH` bytes), M1's context."""
 
 
-@njit(nogil=True)
+@part
 def _cumulative(s, slot, rules, freqs, cdf):
     """Writes the cumulative table of the next byte, int64[257]; returns the sum."""
     position, depth = slot[CONTEXT], slot[DEPTH]
     if position >= rules[LENGTH]:
-        freqs[:256] = 256
+        for i in range(256):
+            freqs[i] = 256
     elif position == 0:
         table(s.first, 256, freqs)
     else:
@@ -41,7 +42,7 @@ def _cumulative(s, slot, rules, freqs, cdf):
     return total
 
 
-@njit(nogil=True)
+@part
 def _run_m1(address, s, slots, rules):
     """Runs M1 for the slots whose next table needs it; returns whether any slot has a job."""
     n, busy = 0, False
@@ -56,7 +57,7 @@ def _run_m1(address, s, slots, rules):
     return busy
 
 
-@njit(nogil=True)
+@part
 def _extended(node, slot, cdf, symbol, total, shared, interval, new, buffer):
     """Writes the interval of the open window extended by a byte, or of the window that it begins, to `new`."""
     if slot[DEPTH]:
@@ -65,7 +66,7 @@ def _extended(node, slot, cdf, symbol, total, shared, interval, new, buffer):
         loops.first(node, symbol, cdf[symbol], cdf[symbol + 1], shared, new[0], new[1])
 
 
-@njit(nogil=True)
+@part
 def _close(slot, rules):
     """Closes the open window, and resets M1 if it is time."""
     slot[DEPTH], slot[CLOSED] = 0, slot[CLOSED] + 1
@@ -73,18 +74,19 @@ def _close(slot, rules):
         slot[CONTEXT] = slot[CLOSED] = 0
 
 
-@njit(nogil=True)
+@part
 def _take(slot, rules, symbol):
     slot[DEPTH], slot[CONTEXT], slot[LAST] = slot[DEPTH] + 1, slot[CONTEXT] + 1, symbol
     if not rules[RESET] and slot[CONTEXT] == rules[LENGTH]:
         slot[CONTEXT] = 0
 
 
-@njit(nogil=True)
+@part
 def _next_job(slots, i, n_jobs, taken):
     """Gives the next job to an idle slot; returns the number of jobs that were taken."""
     if slots[i, JOB] < 0 and taken < n_jobs:
-        slots[i] = 0
+        for field in range(slots.shape[1]):
+            slots[i, field] = 0
         slots[i, JOB] = taken
         return taken + 1
     return taken
@@ -126,7 +128,8 @@ def encode(address, s, text, begins, ends, rules, shared, open_bytes, codes, cou
                     symbol = np.int64(text[place])
                     _extended(node, slot, cdf, symbol, total, shared, intervals[i], new, buffer)
                     if slot[DEPTH] == 0 or loops.exists(node, new[0], new[1]):
-                        intervals[i] = new
+                        loops.copy(new[0], intervals[i, 0])
+                        loops.copy(new[1], intervals[i, 1])
                         at = slot[DEPTH] if rules[DELAY] else 0
                         loops.code(node, new[0], new[1], history[i, at])
                         slot[PLACE] += 1
@@ -190,7 +193,8 @@ def decode(address, s, codes, begins, ends, rules, shared, text, text_begins, le
                 _extended(node, slot, cdf, symbol, total, shared, intervals[i], new, buffer)
                 take, found = at_root or loops.exists(node, new[0], new[1]), False
                 if take:
-                    intervals[i] = new
+                    loops.copy(new[0], intervals[i, 0])
+                    loops.copy(new[1], intervals[i, 1])
                     loops.code(node, new[0], new[1], code)
                     found = loops.equal(code, wanted)
                     if at_root or found:

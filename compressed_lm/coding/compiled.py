@@ -34,6 +34,10 @@ def njit(function: Callable | None = None, **options: Any) -> Any:
         return _njit_elsewhere(function, options)
 
 
+part = functools.partial(numba.njit, nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
+"""Decorator of functions that only compiled loops call. They are kept on disk within their callers."""
+
+
 def _sources() -> tuple:
     """Returns names, sizes and times of the modules whose loops call each other."""
     package = pathlib.Path(__file__).parent.parent

@@ -8,7 +8,7 @@ needs no division.
 import numpy as np
 
 from compressed_lm.coding import limbs
-from compressed_lm.coding.compiled import njit
+from compressed_lm.coding.compiled import part
 from compressed_lm.coding.windows import CellRule
 
 _BITS, _MASK = limbs.LIMB_BITS, (1 << limbs.LIMB_BITS) - 1
@@ -23,7 +23,14 @@ def shared_limbs(bits: int, node: bool) -> np.ndarray:
     return np.array([int(limb) for limb in limbs.constant(value, k, np)], np.int64)
 
 
-@njit(nogil=True)
+@part
+def copy(a, out):
+    """Writes the first limbs of a number, as many as there is space for."""
+    for i in range(len(out)):
+        out[i] = a[i]
+
+
+@part
 def _scale(frequency, total, size, out):
     """Writes floor(frequency * size / total)."""
     carry, n = np.int64(0), len(size)
@@ -44,7 +51,7 @@ def _scale(frequency, total, size, out):
         carry = value - out[i] * total
 
 
-@njit(nogil=True)
+@part
 def _add(a, b, out):
     carry = np.int64(0)
     for i in range(len(a) - 1, -1, -1):
@@ -52,7 +59,7 @@ def _add(a, b, out):
         out[i], carry = value & _MASK, value >> _BITS
 
 
-@njit(nogil=True)
+@part
 def _add_small(a, value, place):
     """Adds a number of up to 32 bits at a limb, in place."""
     carry = np.int64(value)
@@ -61,7 +68,7 @@ def _add_small(a, value, place):
         a[i], carry = carry & _MASK, carry >> _BITS
 
 
-@njit(nogil=True)
+@part
 def _subtract(a, b, out):
     borrow = np.int64(0)
     for i in range(len(a) - 1, -1, -1):
@@ -69,7 +76,7 @@ def _subtract(a, b, out):
         out[i], borrow = value & _MASK, np.int64(value < 0)
 
 
-@njit(nogil=True)
+@part
 def _subtract_one(a):
     for i in range(len(a) - 1, -1, -1):
         a[i] = (a[i] - 1) & _MASK
@@ -77,7 +84,7 @@ def _subtract_one(a):
             return
 
 
-@njit(nogil=True)
+@part
 def _less_equal(a, b):
     for i in range(len(a)):
         if a[i] != b[i]:
@@ -85,7 +92,7 @@ def _less_equal(a, b):
     return True
 
 
-@njit(nogil=True)
+@part
 def equal(a, b):
     """Returns whether two numbers are the same."""
     for i in range(len(a)):
@@ -94,7 +101,7 @@ def equal(a, b):
     return True
 
 
-@njit(nogil=True)
+@part
 def _is_zero(a):
     for i in range(len(a)):
         if a[i]:
@@ -102,7 +109,7 @@ def _is_zero(a):
     return True
 
 
-@njit(nogil=True)
+@part
 def _root_start(node, symbol, below, shared, out):
     _scale(below, 1 << _BITS, shared, out)
     if node:
@@ -111,7 +118,7 @@ def _root_start(node, symbol, below, shared, out):
         _add_small(out, 2 * symbol, len(out) - 1 - _GUARD)
 
 
-@njit(nogil=True)
+@part
 def first(node, symbol, below, above, shared, lo, size):
     """Writes the interval of a window's first byte, as `Rule.root`."""
     _root_start(node, symbol, below, shared, lo)
@@ -119,7 +126,7 @@ def first(node, symbol, below, above, shared, lo, size):
     _subtract(size, lo, size)
 
 
-@njit(nogil=True)
+@part
 def extended(node, below, above, total, lo, size, new_lo, new_size, buffer):
     """Writes the interval of a text extended by a byte, as `Rule.child`."""
     for i in range(len(size)):
@@ -134,19 +141,19 @@ def extended(node, below, above, total, lo, size, new_lo, new_size, buffer):
     _add(new_lo, start, new_lo)
 
 
-@njit(nogil=True)
+@part
 def _cells(lo, size, begin, end):
     """Writes the first cell inside an interval and the one after the last."""
     whole, n = np.empty(len(lo), np.int64), len(lo) - _GUARD
     _add(lo, size, whole)
-    end[:] = whole[:n]
-    whole[:] = _MASK
-    whole[:n] = 0
+    copy(whole, end)
+    for i in range(len(lo)):
+        whole[i] = 0 if i < n else _MASK
     _add(lo, whole, whole)
-    begin[:] = whole[:n]
+    copy(whole, begin)
 
 
-@njit(nogil=True)
+@part
 def exists(node, lo, size):
     """Returns whether a text with this interval is a window, as `Rule.exists`."""
     if node:
@@ -157,7 +164,7 @@ def exists(node, lo, size):
     return not _less_equal(end, begin)
 
 
-@njit(nogil=True)
+@part
 def _keep_top_bit(a):
     """Clears all bits below the highest one."""
     for i in range(len(a)):
@@ -166,15 +173,16 @@ def _keep_top_bit(a):
             while top << 1 <= a[i]:
                 top <<= 1
             a[i] = top
-            a[i + 1 :] = 0
+            for j in range(i + 1, len(a)):
+                a[j] = 0
             return
 
 
-@njit(nogil=True)
+@part
 def code(node, lo, size, out):
     """Writes the code of a text with this interval, as `Rule.code`."""
     if node:
-        out[:] = lo
+        copy(lo, out)
         return
     n = len(out)
     begin, end, middle, right = (
@@ -184,7 +192,7 @@ def code(node, lo, size, out):
         np.empty(n, np.int64),
     )
     _cells(lo, size, begin, end)
-    out[:] = begin
+    copy(begin, out)
     if _is_zero(begin):
         return
     # See `CellRule.code`: the largest aligned block of cells on either side of `middle`.
@@ -205,10 +213,10 @@ def code(node, lo, size, out):
     if _less_equal(right, out):
         _subtract(middle, out, out)
     else:
-        out[:] = middle
+        copy(middle, out)
 
 
-@njit(nogil=True)
+@part
 def find(node, cdf, total, at_root, lo, size, wanted, shared):
     """Returns the byte whose interval contains the code `wanted`, as `Rule.target`, `root_start` and `child_start`.
 
@@ -217,9 +225,9 @@ def find(node, cdf, total, at_root, lo, size, wanted, shared):
     """
     k, n = len(lo), len(wanted)
     target, start, divided = np.zeros(k, np.int64), np.empty(k, np.int64), np.empty(k, np.int64)
-    target[:n] = wanted
+    copy(wanted, target[:n])
     if not at_root:
-        divided[:] = size
+        copy(size, divided)
         _subtract(target, lo, target)
         if node:
             _subtract_one(divided)

@@ -4,32 +4,32 @@ One function computes any mixture of cached steps and teacher-forced blocks: a b
 slot (a row of the cache) and a position. Inputs of one slot that follow each other in the batch have consecutive
 positions. Keys and values of the whole batch are written before attention reads them, so a block attends to itself.
 
-Numbers and operations are those of `exact.integer_ops`, in int32. Quotients are the exception: a float32 estimate is
-corrected by its integer remainder, which gives the same floor and is many times faster than an integer division.
+Numbers and operations are those of `exact.integer_ops`, in int32 (`vectors`).
 """
 
 from typing import NamedTuple
 
-import numba
 import numpy as np
 
-from compressed_lm.coding.compiled import njit
+from compressed_lm.coding.compiled import njit, part
 from compressed_lm.coding.machine import borrowed_all
 from compressed_lm.exact.config import AVERAGE_SCALE, GATE_RANGE
 from compressed_lm.exact.products import product_signed, product_unsigned
 from compressed_lm.exact.vectors import (
     add,
     both,
+    clip,
+    exp2_negative,
+    floor_quotient,
     larger,
     multiply,
     put_bytes,
     put_lane,
+    rescale,
     shift_left,
     shift_right,
-    smaller,
     subtract,
     to_float,
-    to_int,
 )
 
 I = np.int32  # noqa: E741
@@ -84,37 +84,7 @@ class State(NamedTuple):
     zeros: np.ndarray  # int32[2 H M]
 
 
-@numba.njit(inline="always")
-def _rescale(x, multiplier, shift):
-    low = shift_right(multiply(both(x, I(0xFFF)), multiplier), I(12))
-    partial = add(multiply(shift_right(x, I(12)), multiplier), low)
-    return shift_right(add(partial, shift_left(I(1), subtract(shift, I(13)))), subtract(shift, I(12)))
-
-
-@numba.njit(inline="always")
-def _clip(x, low, high):
-    return smaller(larger(x, I(low)), I(high))
-
-
-@numba.njit(inline="always")
-def _floor(x, divisor, estimate):
-    """Returns floor(x / divisor), from an estimate with an error below one."""
-    q = to_int(estimate)
-    rest = subtract(x, multiply(q, divisor))
-    return subtract(add(q, I(rest >= divisor)), I(rest < I(0)))
-
-
-@numba.njit(inline="always")
-def exp2_negative(x):
-    """Returns `integer_ops.exp2_negative` of an int32."""
-    t, whole = both(x, I(255)), smaller(shift_right(x, I(8)), I(17))
-    inner = subtract(I(7575), shift_right(multiply(I(1296), t), I(8)))
-    inner = subtract(I(22662), shift_right(multiply(inner, t), I(8)))
-    value = subtract(I(1 << 15), shift_right(multiply(inner, t), I(8)))
-    return shift_right(add(value, shift_right(shift_left(I(1), whole), I(1))), whole)
-
-
-@numba.njit(inline="always")
+@part
 def _normalise(h, multiplier, x):
     """Writes `integer_ops.normalise` to x: int8; returns -128 * its sum."""
     top = I(0)
@@ -136,44 +106,43 @@ def _normalise(h, multiplier, x):
     for c in range(len(h)):
         y = shift_left(shift_right(add(h[c], half), down), up)
         numerator = add(multiply(shift_left(y, I(1)), multiplier[c]), norm)
-        estimate = min(max(to_float(numerator) * inverse, np.float32(-200)), np.float32(200))
-        y = _clip(_floor(numerator, twice, estimate), -127, 127)
+        y = clip(floor_quotient(numerator, twice, inverse), I(-127), I(127))
         x[c] = y
         total = add(total, y)
     return multiply(total, I(-128))
 
 
-@numba.njit(inline="always")
+@part
 def _to_bytes(sums, multiplier, shift, x):
     """Writes rescaled sums in the int8 range; returns -128 * the sum of what it wrote."""
     total = I(0)
     for c in range(len(x)):
-        y = _clip(_rescale(sums[c], multiplier[c], shift), -127, 127)
+        y = clip(rescale(sums[c], multiplier[c], shift), I(-127), I(127))
         x[c] = y
         total = add(total, y)
     return multiply(total, I(-128))
 
 
-@numba.njit(inline="always")
+@part
 def _gate(sums, multipliers, up_shift, gate_shift, multiplier, shift, x):
     n, total = len(multiplier), I(0)
     ups, gates, up_multiplier, gate_multiplier = sums[:n], sums[n : 2 * n], multipliers[:n], multipliers[n : 2 * n]
     for c in range(n):
-        up = _clip(_rescale(ups[c], up_multiplier[c], up_shift), -GATE_RANGE, GATE_RANGE)
-        gate = _clip(_rescale(gates[c], gate_multiplier[c], gate_shift), 0, GATE_RANGE)
-        y = _clip(_rescale(multiply(up, gate), multiplier[c], shift), -127, 127)
+        up = clip(rescale(ups[c], up_multiplier[c], up_shift), I(-GATE_RANGE), I(GATE_RANGE))
+        gate = clip(rescale(gates[c], gate_multiplier[c], gate_shift), I(0), I(GATE_RANGE))
+        y = clip(rescale(multiply(up, gate), multiplier[c], shift), I(-127), I(127))
         x[c] = y
         total = add(total, y)
     return multiply(total, I(-128))
 
 
-@numba.njit(inline="always")
+@part
 def _add_rescaled(h, sums, multiplier, shift):
     for c in range(len(h)):
-        h[c] = add(h[c], _rescale(sums[c], multiplier[c], shift))
+        h[c] = add(h[c], rescale(sums[c], multiplier[c], shift))
 
 
-@numba.njit(inline="always")
+@part
 def _softmax(scores, limit, width, multiplier, shift, bias, halves):
     """Writes 14-bit weights of the first `limit` positions as two halves, zeros up to `width`; returns their sum.
 
@@ -181,7 +150,7 @@ def _softmax(scores, limit, width, multiplier, shift, bias, halves):
     """
     top, stop = I(-0x80000000), (limit + 15) & ~15
     for s in range(stop):
-        y = add(_rescale(scores[s], multiplier, shift), bias[s])
+        y = add(rescale(scores[s], multiplier, shift), bias[s])
         scores[s] = y
         top = larger(top, y)
     total, high, low = I(0), halves[0], halves[1]
@@ -195,7 +164,7 @@ def _softmax(scores, limit, width, multiplier, shift, bias, halves):
     return total
 
 
-@numba.njit(inline="always")
+@part
 def _average(totals, weight, multiplier, shift, x):
     weight = shift_right(weight, I(4))
     inverse, half, total = np.float32(1) / to_float(weight), shift_right(weight, I(1)), I(0)
@@ -203,13 +172,13 @@ def _average(totals, weight, multiplier, shift, x):
     for c in range(len(x)):
         y = shift_right(add(shift_left(high[c], I(7)), low[c]), I(4))
         y = add(multiply(y, I(AVERAGE_SCALE)), half)
-        y = _clip(_rescale(_floor(y, weight, to_float(y) * inverse), multiplier[c], shift), -127, 127)
+        y = clip(rescale(floor_quotient(y, weight, inverse), multiplier[c], shift), I(-127), I(127))
         x[c] = y
         total = add(total, y)
     return multiply(total, I(-128))
 
 
-@numba.njit(inline="always")
+@part
 def _split(sums, multiplier, shifts, x, q, q_start, keys, values, position):
     """Writes the queries of an input, and its keys and values to the cache of its slot and layer."""
     n_heads, groups, inner = keys.shape[1], keys.shape[2], len(q)
@@ -233,7 +202,7 @@ def _split(sums, multiplier, shifts, x, q, q_start, keys, values, position):
             put_bytes(line, x.ctypes.data + head * width + 16 * block, I(8 * (position & 3)))
 
 
-@numba.njit(inline="always")
+@part
 def _attend(s, layer, slot, begin, end, position):
     """Writes the attention of inputs begin .. end - 1, which are consecutive positions of a slot, to `x`."""
     n, length = end - begin, position + end - begin
@@ -296,7 +265,7 @@ def _attend(s, layer, slot, begin, end, position):
         s.start[begin + t] = total
 
 
-@numba.njit(inline="always")
+@part
 def _project(s, n, matrix):
     """Writes the products of the first n rows of `x` and a matrix to `sums`."""
     product_unsigned(
@@ -313,7 +282,7 @@ def _project(s, n, matrix):
     )
 
 
-@numba.njit(inline="always")
+@part
 def _clear_padding(x, n, width):
     """Clears what earlier rows left between the width of an input and the next multiple of four."""
     for row in range(n):
@@ -327,7 +296,8 @@ def forward(state, n):
     s = borrowed_all(state)
     d, d_ff, n_layers = s.embed.shape[1], s.product_multiplier.shape[1], len(s.qkv)
     for row in range(n):
-        s.h[row] = s.embed[s.inputs[row]]
+        for c in range(d):
+            s.h[row, c] = s.embed[s.inputs[row], c]
     for layer in range(n_layers):
         shifts = s.shifts[layer]
         _clear_padding(s.x, n, d)
@@ -381,4 +351,4 @@ def forward(state, n):
     for row in range(n):
         sums, logits = s.sums[row], s.logits[row]
         for c in range(len(logits)):
-            logits[c] = _rescale(sums[c], s.logit_multiplier[c], s.shifts[n_layers, 0])
+            logits[c] = rescale(sums[c], s.logit_multiplier[c], s.shifts[n_layers, 0])

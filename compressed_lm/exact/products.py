@@ -170,17 +170,21 @@ class _Product:
 
     def generate(self) -> None:
         b, how = self.b, self.how
+        if not how.unsigned_matrix:  # its rows come in pairs, see `product_signed`
+            self._several(tuple(n for n in how.rows if n > 1))
+            return
         with b.if_else(b.icmp_signed("==", self.n_rows, I64(1))) as (one, several):
             with one:
                 self._over(self.n_blocks, (how.single, 1), lambda column, n: self._tile(I64(0), 1, column, n))
             with several:
-                self._over(
-                    self.n_blocks,
-                    tuple(dict.fromkeys((how.columns, 1))),
-                    lambda column, n: self._over(
-                        self.n_rows, how.rows, lambda row, n_rows: self._tile(row, n_rows, column, n)
-                    ),
-                )
+                self._several(how.rows)
+
+    def _several(self, sizes: tuple[int, ...]) -> None:
+        self._over(
+            self.n_blocks,
+            tuple(dict.fromkeys((self.how.columns, 1))),
+            lambda column, n: self._over(self.n_rows, sizes, lambda row, n_rows: self._tile(row, n_rows, column, n)),
+        )
 
     def _over(self, count: Any, sizes: tuple[int, ...], body: Callable[[Any, int], None]) -> None:
         """Calls `body` for the first of the sizes as often as it fits into `count`, and so on."""
@@ -266,4 +270,4 @@ product_unsigned = _product(True)
 """Product of signed rows and an unsigned matrix."""
 
 product_signed = _product(False)
-"""Product of unsigned rows and a signed matrix."""
+"""Product of an even number of unsigned rows and a signed matrix."""

@@ -52,14 +52,73 @@ def to_float(typing_context, x):
     return numba.float32(numba.int32), generate
 
 
+# The functions below are written in LLVM only because Numba takes long to compile many small calls.
+
+
+def _signed(b: ir.IRBuilder, comparison: str, x: Any, y: Any) -> Any:
+    """Returns x if the comparison with y holds, otherwise y."""
+    return b.select(b.icmp_signed(comparison, x, y), x, y)
+
+
 @intrinsic
-def to_int(typing_context, x):
-    """Returns a float32 whose magnitude is below 2**31, rounded towards zero."""
+def rescale(typing_context, x, multiplier, shift):
+    """Returns `integer_ops.rescale` of int32 numbers."""
 
-    def generate(context, builder, signature, arguments):
-        return builder.fptosi(arguments[0], I32)
+    def generate(context, b, signature, arguments):
+        x, multiplier, shift = arguments
+        low = b.ashr(b.mul(b.and_(x, I32(0xFFF)), multiplier), I32(12))
+        partial = b.add(b.mul(b.ashr(x, I32(12)), multiplier), low)
+        return b.ashr(b.add(partial, b.shl(I32(1), b.sub(shift, I32(13)))), b.sub(shift, I32(12)))
 
-    return numba.int32(numba.float32), generate
+    return numba.int32(numba.int32, numba.int32, numba.int32), generate
+
+
+@intrinsic
+def clip(typing_context, x, low, high):
+    """Returns an int32 clipped to the range low to high."""
+
+    def generate(context, b, signature, arguments):
+        x, low, high = arguments
+        return _signed(b, "<", _signed(b, ">", x, low), high)
+
+    return numba.int32(numba.int32, numba.int32, numba.int32), generate
+
+
+@intrinsic
+def floor_quotient(typing_context, x, divisor, inverse):
+    """Returns floor(x / divisor) of int32, if it is less than 2**20 in magnitude; a larger one is cut near 2**20.
+
+    The float32 estimate x * inverse has an error below one; the integer remainder corrects it. This gives the floor of
+    an integer division, which processors have not as a vector instruction.
+    """
+
+    def generate(context, b, signature, arguments):
+        x, divisor, inverse = arguments
+        estimate, bound = b.fmul(b.sitofp(x, inverse.type), inverse), float(1 << 20)
+        for comparison, limit in (("<", bound), (">", -bound)):
+            limit = ir.Constant(inverse.type, limit)
+            estimate = b.select(b.fcmp_ordered(comparison, estimate, limit), estimate, limit)
+        q = b.fptosi(estimate, I32)
+        rest = b.sub(x, b.mul(q, divisor))
+        q = b.add(q, b.zext(b.icmp_signed(">=", rest, divisor), I32))
+        return b.sub(q, b.zext(b.icmp_signed("<", rest, I32(0)), I32))
+
+    return numba.int32(numba.int32, numba.int32, numba.float32), generate
+
+
+@intrinsic
+def exp2_negative(typing_context, x):
+    """Returns `integer_ops.exp2_negative` of an int32."""
+
+    def generate(context, b, signature, arguments):
+        (x,) = arguments
+        t, whole = b.and_(x, I32(255)), _signed(b, "<", b.ashr(x, I32(8)), I32(17))
+        value = I32(1296)
+        for constant in (7575, 22662, 1 << 15):
+            value = b.sub(I32(constant), b.ashr(b.mul(value, t), I32(8)))
+        return b.ashr(b.add(value, b.ashr(b.shl(I32(1), whole), I32(1))), whole)
+
+    return numba.int32(numba.int32), generate
 
 
 @intrinsic
