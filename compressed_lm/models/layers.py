@@ -232,17 +232,37 @@ def _chunked(
     q = q * q.shape[-1] ** -0.5
     chunks = next(n for n in (8, 4, 2, 1) if n == 1 or length % n == 0 and length // n >= SMALLEST_CHUNK)
     size, mixed = length // chunks, []
-    for first in range(0, length, size):
+    biases = None if bias is None else _chunks_of_rows(bias[0], size)
+    for i, first in enumerate(range(0, length, size)):
         last = first + size
         scores = jnp.einsum("bqhk,bshk->bhqs", q[:, first:last], k[:, :last]).astype(jnp.float32)
-        if bias is None:
+        if biases is None:
             past = np.arange(last) <= np.arange(first, last)[:, None]
             scores = jnp.where(past[None, None], scores, MASKED)
         else:  # the bias includes the mask
-            scores = _add_to_rows(scores, bias[0, :, first:last, :last])
+            scores = _add_to_rows(scores, biases[i])
         weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
         mixed.append(jnp.einsum("bhqs,bshk->bqhk", weights, v[:, :last]))
     return jnp.concatenate(mixed, axis=1)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _chunks_of_rows(x: Float[Array, "H L L"], size: int) -> list[Float[Array, "H size _"]]:
+    """Returns chunks of `size` rows, each up to the diagonal element of its last row."""
+    return [x[:, last - size : last, :last] for last in range(size, x.shape[1] + 1, size)]
+
+
+def _chunks_of_rows_fwd(x: Array, size: int) -> tuple[list[Array], None]:
+    return _chunks_of_rows(x, size), None
+
+
+def _chunks_of_rows_bwd(size: int, _: None, gradients: list[Array]) -> tuple[Array]:
+    # Joined, not summed with zeros around each: XLA would compute that sum with a comparison per chunk and element.
+    length = gradients[-1].shape[2]
+    return (jnp.concatenate([jnp.pad(g, ((0, 0), (0, 0), (0, length - g.shape[2]))) for g in gradients], axis=1),)
+
+
+_chunks_of_rows.defvjp(_chunks_of_rows_fwd, _chunks_of_rows_bwd)
 
 
 @jax.custom_vjp

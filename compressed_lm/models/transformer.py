@@ -52,6 +52,7 @@ class Transformer(nn.Module):
         key: Key[Array, ""] | None = None,
         progress: ArrayLike | None = None,
         prefix: Float[Array, "B P D"] | None = None,
+        layers: Sequence[PyTree] | None = None,
     ) -> Float[Array, "B L_out V"]:
         """Returns logits float32[B, L, V], the `logits` of the `features` of the inputs.
 
@@ -61,10 +62,11 @@ class Transformer(nn.Module):
             progress: finished share of the run, 0 to 1, for representations that change in training; 1 by default.
             prefix: P input vectors before those of the tokens, at positions 0 to P - 1. The logits are then float32[B,
                 1 + L, V]: they start at the last of these vectors.
+            layers: parameters of each layer, as of `unstack`, for a model without `scan_layers`; by default those of
+                the model. Programs that apply the model in a loop take them from the stack once.
         """
-        return constrain(
-            self.logits(self.features(inputs, key=key, progress=progress, prefix=prefix)), BATCH, None, "tensor"
-        )
+        x = self.features(inputs, key=key, progress=progress, prefix=prefix, layers=layers)
+        return constrain(self.logits(x), BATCH, None, "tensor")
 
     def features(
         self,
@@ -73,6 +75,7 @@ class Transformer(nn.Module):
         key: Key[Array, ""] | None = None,
         progress: ArrayLike | None = None,
         prefix: Float[Array, "B P D"] | None = None,
+        layers: Sequence[PyTree] | None = None,
     ) -> Float[Array, "B L_out D"]:
         """Returns the output of the layers, `config.dtype`[B, L, D]; arguments as for a call."""
         c = self.config
@@ -89,7 +92,7 @@ class Transformer(nn.Module):
         if c.scan_layers:
             x, _ = jax.lax.scan(lambda x, layer: (apply(x, *layer), None), x, (self.layers, keys))
         else:
-            for i, layer in enumerate(unstack(self.layers, c.n_layers)):
+            for i, layer in enumerate(layers or unstack(self.layers, c.n_layers)):
                 x = apply(x, layer, {use: key[i] for use, key in keys.items()})
         if prefix is not None:
             x = x[:, prefix.shape[1] - 1 :]

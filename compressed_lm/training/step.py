@@ -20,6 +20,7 @@ from compressed_lm.training import optimizers
 from compressed_lm.training.config import HOST_FIELDS, TrainConfig
 from compressed_lm.training.durations import whole
 from compressed_lm.training.mesh import shardings
+from compressed_lm.training.micro_batches import summed_gradient
 from compressed_lm.training.penalties import BackSlash, penalised, penalty
 from compressed_lm.training.rigl import rigl
 
@@ -111,8 +112,8 @@ def train_step(
     frozen = {} if state.frozen is None else state.frozen
     model_params = weights.merge(state.params, frozen, pin=pinned) if projected else state.params
 
-    def loss_fn(params, targets, key):
-        logits = model.apply({"params": params}, _inputs(targets, eod_id), key=key, progress=progress)
+    def loss_fn(params, targets, key, layers=None):
+        logits = model.apply({"params": params}, _inputs(targets, eod_id), key=key, progress=progress, layers=layers)
         nats, log_z = token_nats(logits, targets)
         loss = jnp.sum(nats) / n_tokens
         goal = loss
@@ -123,16 +124,15 @@ def train_step(
             goal = (1 - distillation) * loss + distillation * divergence
         return goal + z_loss * jnp.sum(jnp.where(targets >= 0, log_z**2, 0)) / n_tokens, loss
 
-    grad_fn = jax.grad(loss_fn, has_aux=True)
     if micro_batches == 1:
-        gradient, loss = grad_fn(model_params, targets, key)
+        gradient, loss = jax.grad(loss_fn, has_aux=True)(model_params, targets, key)
     else:
         # Rows are interleaved, so that each part has rows of every device and no row moves between devices.
         parts = jnp.swapaxes(targets.reshape(-1, micro_batches, targets.shape[1]), 0, 1)
         keys = jax.random.split(key, micro_batches)
-        add = lambda total, part: (jax.tree.map(jnp.add, total, grad_fn(model_params, *part)), None)  # noqa: E731
-        zeros = jax.tree.map(jnp.zeros_like, model_params), jnp.zeros(())
-        (gradient, loss), _ = jax.lax.scan(add, zeros, (parts, keys))
+        mesh, c = jax.sharding.get_abstract_mesh(), model.config
+        apart = not c.scan_layers and (mesh.empty or mesh.size == 1)
+        gradient, loss = summed_gradient(loss_fn, model_params, (parts, keys), n_layers=c.n_layers if apart else 0)
     metrics = {"loss_nats_per_token": loss, "grad_norm": optax.tree.norm(gradient)}
     if projected:
         gradient, _ = clip.update(gradient, clip.init(model_params)) if clip else (gradient, None)

@@ -145,6 +145,17 @@ def test_attention_chunked_is_attention(config, length):
         models.layers.SMALLEST_CHUNK = smallest
 
 
+def test_chunks_of_a_bias_pass_their_gradients_to_its_rows():
+    """The gradient of the chunks of a bias [H, L, L] is that of plain slices, bit for bit."""
+    bias = jnp.zeros((2, 12, 12))
+    slices = lambda x: [x[:, last - 4 : last, :last] for last in (4, 8, 12)]  # noqa: E731
+    expected, plain = jax.vjp(slices, bias)
+    found, chunked = jax.vjp(lambda x: models.layers._chunks_of_rows(x, 4), bias)
+    gradients = [jax.random.normal(jax.random.key(i), chunk.shape) for i, chunk in enumerate(expected)]
+    assert [chunk.shape for chunk in found] == [chunk.shape for chunk in expected]
+    np.testing.assert_array_equal(chunked(gradients)[0], plain(gradients)[0])
+
+
 def loss_and_gradient(config, params):
     """Returns (a scalar of the logits, its gradient), compiled."""
     inputs = np.random.default_rng(2).integers(0, 16, (2, 9))

@@ -10,6 +10,7 @@ import pytest
 
 from compressed_lm import models, training
 from compressed_lm.training import step
+from compressed_lm.training.micro_batches import summed_gradient
 
 
 def test_token_nats_of_known_probabilities():
@@ -92,6 +93,26 @@ def test_a_batch_in_parts_is_the_whole_batch(program, state):
         config = dataclasses.replace(program.config, micro_batches=parts)
         updated[parts] = jax.jit(dataclasses.replace(program, config=config).step)(state, targets)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), updated[4], updated[1])
+
+
+def test_layers_apart_give_the_gradient_of_the_stack(program, state):
+    """The gradient with layers taken apart, and transposed where they have more inputs than outputs, is the same."""
+    config = dataclasses.replace(program.model_config, scan_layers=False)
+    model, parts = models.Transformer(config), jnp.arange(128).reshape(4, 2, 16)
+
+    def loss_fn(params, targets, layers=None):
+        logits = model.apply({"params": params}, models.shift_right(targets, 256), layers=layers)
+        loss = jnp.mean(training.token_nats(logits, targets)[0])
+        return loss, loss
+
+    shapes = [leaf.shape[1:] for leaf in jax.tree.leaves(state.params["layers"]) if leaf.ndim == 3]
+    assert len({n_inputs > n_outputs for n_inputs, n_outputs in shapes}) == 2
+    found = [
+        jax.jit(functools.partial(summed_gradient, loss_fn, n_layers=n))(state.params, (parts,))
+        for n in (0, config.n_layers)
+    ]
+    assert jax.tree.structure(found[0]) == jax.tree.structure(found[1])
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), *found)
 
 
 @pytest.mark.parametrize(
