@@ -7,6 +7,9 @@ the machine slows all of them. Compare the ratios. Everything runs on one thread
 two ways of a peer to encode, one by one and in a batch, the faster counts. Text is JSON lines with a field "text"
 (compressed or not) or plain text; the default is the documentation inside the installed packages. The default
 dictionary has the most frequent n-grams of the text.
+
+`--parts` prints the time of the stages of our encoders instead. `--encode NAME --times N` only encodes the text N + 1
+times, to count instructions: the difference of two N under `valgrind --tool=cachegrind`.
 """
 
 import argparse
@@ -20,13 +23,15 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 
+import numba
 import numpy as np
 from machine import print_cpu
 
 from compressed_lm import codecs
 from compressed_lm.codecs import device_dictionary
-from compressed_lm.coding import dictionary_file
+from compressed_lm.coding import batches, boundaries, dictionary_file, greedy, parsing
 from compressed_lm.coding.dictionary import Dictionary
+from compressed_lm.coding.pieces import Pieces
 
 N_ENTRIES = 65_536
 COUNTED_BYTES = 4_000_000
@@ -129,6 +134,77 @@ def pieces_rows(data: list[bytes]) -> dict[str, tuple[Callable, Callable]]:
     }
 
 
+@numba.njit
+def _all_boundaries(data, bounds, begins):
+    for d in range(len(bounds) - 1):
+        i, stop = bounds[d], bounds[d + 1]
+        while i < stop:
+            i = begins[boundaries.find(data, i, stop, stop, 128, begins)]
+
+
+@numba.njit
+def _all_keys(data, bounds, spaced, slots, key, begins, keys):
+    for d in range(len(bounds) - 1):
+        i, stop = bounds[d], bounds[d + 1]
+        while i < stop:
+            i = begins[parsing._cut(data, bounds[d], i, stop, stop, spaced, slots, key, begins, keys)]
+
+
+@numba.njit
+def _all_steps(data, n, table, states):
+    tile = greedy.STREAMS * greedy.FAR
+    for begin in range(0, n - tile + 1, tile):
+        text, table_at = np.uint64(data.ctypes.data + begin), np.uint64(table.ctypes.data)
+        greedy._advance_far(text, table_at, np.uint64(states.ctypes.data), greedy.FAR)
+
+
+def part_rows(dictionary: Dictionary, pieces: Pieces, data: list[bytes]) -> dict[str, Callable]:
+    """Returns the stages of our encoders to time, each with all stages before it."""
+    after = bytes(greedy.PADDING)
+    runs = [
+        (batches.read_only(b"".join([*run, after])), bounds) for run, bounds in batches.runs_of(data, batches.BLOCK)
+    ]
+    states, memory = np.empty(greedy.STATES, np.uint32), (pieces._memo.slots, pieces._memo.key, pieces._memo.parsed)
+    numbers, places = np.empty(4 * max(len(text) for text, _ in runs), np.int32), np.empty(len(data) + 1, np.int64)
+    space, spaced = pieces._space.arrays, pieces.spaced
+
+    def parse_entries():
+        for text, bounds in runs:
+            greedy.parse(text, bounds, dictionary._table, dictionary.ids, np.uint32(0), False, states, numbers, places)
+
+    def parse_pieces():
+        for text, bounds in runs:
+            parsing.parse(text, bounds, pieces._tables, memory, pieces.rules, space, numbers, places)
+
+    return {
+        "dictionary: steps of ten places": lambda: [
+            _all_steps(text, bounds[-1], dictionary._table, states) for text, bounds in runs
+        ],
+        "dictionary: and reading the tokens": parse_entries,
+        "dictionary: and joining, copying texts": lambda: dictionary.encode_batch(data),
+        "pieces: boundaries of segments": lambda: [_all_boundaries(text, bounds, space[0]) for text, bounds in runs],
+        "pieces: and keys": lambda: [
+            _all_keys(text, bounds, spaced, *memory[:2], space[0], space[1]) for text, bounds in runs
+        ],
+        "pieces: and looking them up": parse_pieces,
+        "pieces: and joining, copying texts": lambda: pieces.encode_batch(data),
+    }
+
+
+def print_parts(rows: dict[str, Callable], n_bytes: int, repetitions: int, clock: Callable) -> None:
+    """Prints the median time of each stage and those before it; each repetition runs all in turn."""
+    taken: dict[str, list[float]] = {name: [] for name in rows}
+    for call in rows.values():
+        call()
+    for _ in range(repetitions):
+        for name, call in rows.items():
+            taken[name].append(seconds(call, clock))
+    print(f"\n{'':46s} {'ns per byte':>12s} {'MB/s':>8s}")
+    for name, times in taken.items():
+        each = statistics.median(times) / n_bytes
+        print(f"{name:46s} {each * 1e9:12.3f} {1e-6 / each:8.0f}")
+
+
 def peer_rows(peers: Sequence, texts: list[str]) -> dict[str, tuple[Callable, Callable]]:
     rows = {}
     for peer in peers:
@@ -188,11 +264,11 @@ def main() -> int:
     parser.add_argument("--repetitions", type=int, default=5, help="default %(default)s")
     parser.add_argument("--clock", choices=CLOCKS, default="wall", help="cpu: if other jobs share the core")
     parser.add_argument("--no-device", action="store_true", help="leave the device path out")
+    parser.add_argument("--parts", action="store_true", help="time the stages of our encoders instead")
+    parser.add_argument("--encode", choices=("dictionary", "pieces"), help="only encode the text")
+    parser.add_argument("--times", type=int, default=1, help="with --encode (default %(default)s)")
     arguments = parser.parse_args()
     print_cpu()
-    os.environ |= {"RAYON_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}  # read at first use
-    import peers as peer_module
-
     texts = read_documents(arguments.text, int(arguments.megabytes * 1e6))
     data = [text.encode() for text in texts]
     n_bytes = sum(map(len, data))
@@ -201,6 +277,18 @@ def main() -> int:
         if arguments.dictionary
         else ngram_dictionary(b"".join(data))
     )
+    if arguments.parts or arguments.encode:
+        pieces = codecs.load("pieces16-en").pieces
+        print(f"{len(texts):,} documents, {n_bytes:,} bytes")
+        for _ in range(arguments.times + 1 if arguments.encode else 0):
+            (dictionary if arguments.encode == "dictionary" else pieces).encode_batch(data)
+        if arguments.parts:
+            clock = CLOCKS[arguments.clock]
+            print_parts(part_rows(dictionary, pieces, data), n_bytes, arguments.repetitions, clock)
+        return 0
+    os.environ |= {"RAYON_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}  # read at first use
+    import peers as peer_module
+
     with tempfile.TemporaryDirectory() as scratch:
         peers = peer_module.load(texts, (arguments.out or pathlib.Path(scratch)) / "peers")
     n_tokens = sum(map(len, dictionary.encode_batch(data)))
