@@ -9,7 +9,16 @@ import numpy as np
 from compressed_lm.coding.compiled import njit, part
 from compressed_lm.coding.range_coder import TOP
 from compressed_lm.coding.tables import END, TABLE_BITS, TABLE_TOTAL
-from compressed_lm.exact.vectors import call, exp2_negative, larger, subtract
+from compressed_lm.exact.vectors import (
+    add,
+    call,
+    exp2_negative,
+    floor_quotient,
+    larger,
+    multiply,
+    subtract,
+    to_float,
+)
 
 _CODE, _SIZE, _READ, _POSITION, _WRITTEN, _STREAM = range(6)
 
@@ -17,23 +26,22 @@ _CODE, _SIZE, _READ, _POSITION, _WRITTEN, _STREAM = range(6)
 @njit(nogil=True, error_model="numpy")
 def table(logits, n_symbols, freqs):
     """Writes `tables.frequencies` of the first symbols to freqs: int32[n_symbols]."""
-    top = np.int32(-0x80000000)
+    top, total, given = np.int32(-0x80000000), np.int32(0), np.int32(0)
     for i in range(n_symbols):
         top = larger(top, logits[i])
-    total = np.int64(0)
     for i in range(n_symbols):
         weight = exp2_negative(subtract(top, logits[i]))
         freqs[i] = weight
-        total += np.int64(weight)
-    # A float64 quotient of integers below 2**53 is below the next integer unless the exact one is: it has the floor.
-    scale, given, heaviest = np.float64(TABLE_TOTAL - n_symbols), np.int64(0), 0
+        total = add(total, weight)
+    shared, inverse = np.int32(TABLE_TOTAL - n_symbols), np.float32(1) / to_float(total)
     for i in range(n_symbols):
-        share = np.int32(1) + np.int32(np.float64(freqs[i]) * scale / np.float64(total))
+        share = add(np.int32(1), floor_quotient(multiply(freqs[i], shared), total, inverse))
         freqs[i] = share
-        given += np.int64(share)
+        given = add(given, share)
+    heaviest = 0
     while logits[heaviest] < top:
         heaviest += 1
-    freqs[heaviest] += np.int32(TABLE_TOTAL - given)
+    freqs[heaviest] += np.int32(TABLE_TOTAL) - given
 
 
 @njit(nogil=True, error_model="numpy")
@@ -65,9 +73,9 @@ def entries(address, s, text, first, last, context, freqs, out):
 
 @part
 def _entry(freqs, symbol, out):
-    below = np.int64(0)
+    below = np.int32(0)
     for i in range(symbol):
-        below += np.int64(freqs[i])
+        below = add(below, freqs[i])
     out[0], out[1] = below, freqs[symbol]
 
 

@@ -14,6 +14,7 @@ from compressed_lm.codecs import host_coder, host_windows
 from compressed_lm.codecs.m1 import Decoded
 from compressed_lm.codecs.window_rules import WindowRules
 from compressed_lm.coding import tables, window_loops
+from compressed_lm.coding.batches import read_only
 from compressed_lm.coding.tables import END
 from compressed_lm.exact.host import HostModel, n_threads
 from compressed_lm.exact.kernels import State
@@ -51,16 +52,16 @@ class HostM1:
         self.config, self.model = config, HostModel(params, config)
 
     def frequencies(self, texts: np.ndarray) -> np.ndarray:
-        texts = np.ascontiguousarray(texts, np.uint8)
-        out = np.empty((len(texts), END), np.int32)
-        size = max(1, TASK_BYTES // (texts.shape[1] + 1))
+        rows: np.ndarray = read_only(np.asarray(texts, np.uint8).tobytes()).reshape(texts.shape)
+        out = np.empty((len(rows), END), np.int32)
+        size = max(1, TASK_BYTES // (rows.shape[1] + 1))
 
         def compute(start: int) -> None:
             with self.model.state(self.config.context) as state:
                 part = slice(start, start + size)
-                host_coder.frequencies(self.model.address, state, texts[part], out[part])
+                host_coder.frequencies(self.model.address, state, rows[part], out[part])
 
-        collections.deque(_in_threads(compute, range(0, len(texts), size)), maxlen=0)
+        collections.deque(_in_threads(compute, range(0, len(rows), size)), maxlen=0)
         return out.view(np.uint32)
 
     def first_table(self) -> np.ndarray:
@@ -78,7 +79,7 @@ class HostM1:
                 out = np.empty((len(segment) + 1, 2), np.uint32)
                 starts = range(0, -(-len(out) // context), together)
                 waiting.append((segment, out, len(starts)))
-                yield from ((np.frombuffer(segment, np.uint8), out, start) for start in starts)
+                yield from ((read_only(segment), out, start) for start in starts)
 
         def compute(task: tuple[np.ndarray, np.ndarray, int]) -> None:
             text, out, start = task
@@ -206,7 +207,7 @@ def _compiled_rules(rules: WindowRules) -> tuple[np.ndarray, np.ndarray]:
 def _joined(texts: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Returns texts one after another, uint8[T], and their bounds, int64[N] each."""
     ends = np.cumsum([len(text) for text in texts], dtype=np.int64)
-    return np.frombuffer(b"".join(texts), np.uint8), np.append(0, ends)[:-1], ends
+    return read_only(b"".join(texts)), np.append(0, ends)[:-1], ends
 
 
 def _dealt(
@@ -254,12 +255,13 @@ def _in_threads(compute: Callable[[_T], _R], tasks: Iterable[_T]) -> Iterator[_R
         yield from map(compute, itertools.chain(first, source))
         return
     running: collections.deque[Future] = collections.deque()
-    with ThreadPoolExecutor(n) as pool:
+    pool = ThreadPoolExecutor(n)
+    try:
         for task in itertools.chain(first, source):
             running.append(pool.submit(compute, task))
-            while len(running) > READ_AHEAD * n or running[0].done():
+            while running and (len(running) > READ_AHEAD * n or running[0].done()):
                 yield running.popleft().result()
-                if not running:
-                    break
         while running:
             yield running.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)

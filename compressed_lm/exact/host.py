@@ -180,7 +180,7 @@ def _packed(params: ExactParams, config: ExactConfig) -> dict[str, Any]:
         down=stacked(_blocks(p["down"]) for p in layers),
         down_multiplier=stacked(p["down_multiplier"] for p in layers),
         unembed=np.ascontiguousarray(_blocks(final["unembed"])),
-        logit_multiplier=np.ascontiguousarray(final["logit_multiplier"], np.int32),
+        logit_multiplier=np.array(final["logit_multiplier"], np.int32),
         shifts=stacked(
             [[int(p[f"{name}_shift"]) for name in SHIFTS] for p in layers] + [[int(final["logit_shift"])] * len(SHIFTS)]
         ),
