@@ -40,6 +40,8 @@ bench: $(TORCH)
 	$(BIN)/python benchmarks/adversarial.py
 	$(BIN)/python benchmarks/range_coder.py
 	$(BIN)/python benchmarks/coder.py
+	$(BIN)/python benchmarks/coder.py --size 3m
+	$(BIN)/python benchmarks/generate.py
 	$(BIN)/python benchmarks/weight_coding.py
 	$(BIN)/python benchmarks/train_step.py
 	$(BIN)/python benchmarks/projection.py

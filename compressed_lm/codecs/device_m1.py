@@ -12,7 +12,7 @@ import numpy as np
 from compressed_lm import exact
 from compressed_lm.codecs import device_coder, device_windows, window_encoder
 from compressed_lm.codecs.local_devices import LocalMap, map_over_local_devices, replicated
-from compressed_lm.codecs.m1 import Decoded
+from compressed_lm.codecs.m1_engine import Decoded
 from compressed_lm.codecs.window_rules import WindowRules
 from compressed_lm.coding import tables
 from compressed_lm.coding.tables import END
@@ -20,7 +20,7 @@ from compressed_lm.exact import device
 
 
 class DeviceM1:
-    """An `m1.Engine`. All models of one shape share their compiled programs in a process.
+    """An `m1_engine.Engine`. All models of one shape share their compiled programs in a process.
 
     Attributes:
         params: integer weights.

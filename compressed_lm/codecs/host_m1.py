@@ -11,7 +11,7 @@ import numpy as np
 
 from compressed_lm import exact
 from compressed_lm.codecs import host_coder, host_windows
-from compressed_lm.codecs.m1 import Decoded
+from compressed_lm.codecs.m1_engine import Decoded
 from compressed_lm.codecs.window_rules import WindowRules
 from compressed_lm.coding import tables, window_loops
 from compressed_lm.coding.batches import read_only
@@ -42,7 +42,7 @@ _R = TypeVar("_R")
 
 
 class HostM1:
-    """An `m1.Engine`.
+    """An `m1_engine.Engine`.
 
     Attributes:
         model: the weights, packed for this processor.
