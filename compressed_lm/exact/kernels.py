@@ -317,7 +317,7 @@ def forward(state, n):
                 values,
                 s.positions[row],
             )
-        begin = 0
+        begin = np.int64(0)
         while begin < n:
             end = begin + 1
             while end < n and s.slots[end] == s.slots[begin]:
