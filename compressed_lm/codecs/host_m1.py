@@ -37,6 +37,9 @@ SPACE = 2
 SLOT_BYTES = 40 << 10
 """Bytes of text per slot of all threads that are encoded together."""
 
+_Part = tuple[np.ndarray, np.ndarray, int, int]
+"""A text, its table entries, and the first context and the one after the last."""
+
 _T = TypeVar("_T")
 _R = TypeVar("_R")
 
@@ -72,30 +75,40 @@ class HostM1:
     def entries(self, segments: Iterable[bytes], *, cached: bool = False) -> Iterator[tuple[bytes, np.ndarray]]:
         context = self.config.context
         together = max(1, TASK_BYTES // context)
-        waiting: collections.deque[tuple[bytes, np.ndarray, int]] = collections.deque()
+        waiting: collections.deque[tuple[bytes, np.ndarray]] = collections.deque()
+        finished: collections.deque[int] = collections.deque()
 
-        def tasks() -> Iterator[tuple[np.ndarray, np.ndarray, int]]:
+        def tasks() -> Iterator[list[_Part]]:
+            """Yields parts of segments with as many contexts together; notes how many segments each task finishes."""
+            task: list[_Part] = []
+            n_contexts = n_segments = 0
             for segment in segments:
-                out = np.empty((len(segment) + 1, 2), np.uint32)
-                starts = range(0, -(-len(out) // context), together)
-                waiting.append((segment, out, len(starts)))
-                yield from ((read_only(segment), out, start) for start in starts)
+                text, out, first = read_only(segment), np.empty((len(segment) + 1, 2), np.uint32), 0
+                waiting.append((segment, out))
+                while first * context < len(out):
+                    last = min(first + together - n_contexts, -(-len(out) // context))
+                    task.append((text, out, first, last))
+                    n_contexts, n_segments = n_contexts + last - first, n_segments + (last * context >= len(out))
+                    if n_contexts == together:
+                        finished.append(n_segments)
+                        yield task
+                        task, n_contexts, n_segments = [], 0, 0
+                    first = last
+            if task:
+                finished.append(n_segments)
+                yield task
 
-        def compute(task: tuple[np.ndarray, np.ndarray, int]) -> None:
-            text, out, start = task
+        def compute(task: list[_Part]) -> None:
+            freqs = np.empty(exact.N_SYMBOLS, np.int32)
             with self.model.state(context) as state:
-                if cached:
-                    self._cached_entries(state, text, out, start, start + together)
-                else:
-                    freqs = np.empty(exact.N_SYMBOLS, np.int32)
-                    last = start + together
-                    host_coder.entries(self.model.address, state, text, start, last, context, freqs, out)
+                for text, out, first, last in task:
+                    if cached:
+                        self._cached_entries(state, text, out, first, last)
+                    else:
+                        host_coder.entries(self.model.address, state, text, first, last, context, freqs, out)
 
-        done = _in_threads(compute, tasks())
-        for _ in done:
-            segment, out, n_tasks = waiting.popleft()
-            collections.deque(itertools.islice(done, n_tasks - 1), maxlen=0)
-            yield segment, out
+        for _ in _in_threads(compute, tasks()):
+            yield from (waiting.popleft() for _ in range(finished.popleft()))
 
     def _cached_entries(self, state: State, text: np.ndarray, out: np.ndarray, first: int, last: int) -> None:
         """Writes entries of contexts first .. last - 1 of a text and its end."""
