@@ -62,9 +62,19 @@ class BitsPerByte:
 
     def run(self, params: Params) -> Iterator[tuple[str, float]]:
         """Yields `loss_nats_per_token`, `bits_per_byte` and `n_tokens` (tokens evaluated) of a parameter tree."""
-        sums = [self._predict(params, jax.device_put(batch, self._sharding)) for batch in self._batches]
+        sums = [self._sums(params, batch) for batch in self._batches]
         nats, n_tokens = (math.fsum(float(s[i]) for s in sums) for i in (0, 1))
         tokens_per_byte = (self._store.n_tokens + self._store.n_documents) / max(self._store.n_bytes, 1)
         yield "loss_nats_per_token", nats / n_tokens
         yield "bits_per_byte", nats / n_tokens * tokens_per_byte / math.log(2)
         yield "n_tokens", int(n_tokens)
+
+    def _sums(self, params: Params, batch: np.ndarray) -> tuple[jax.Array, jax.Array]:
+        """Starts the program of a batch; returns its total nats and its number of targets."""
+        sums = self._predict(params, jax.device_put(batch, self._sharding))
+        devices = self._sharding.mesh.devices
+        if devices.size > 1 and devices.flat[0].platform == "cpu":
+            # Virtual devices share one pool of threads. Several programs that wait there for their other devices could
+            # take all threads from those devices, and wait for ever.
+            jax.block_until_ready(sums)
+        return sums
