@@ -42,6 +42,7 @@ def main():
     parser.add_argument("--text", nargs="*", help="text files (default: documentation of installed packages)")
     parser.add_argument("--kilobytes", type=int, default=140, help="kB of text that ac encodes (default %(default)s)")
     parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--products", action="store_true", help="print only the machine's limit")
     arguments = parser.parse_args()
     print_cpu()
     if arguments.text:
@@ -57,6 +58,8 @@ def main():
         f"{needed / 1e6:.2f}M multiply-adds per byte; "
         f"products alone: {limit / 1e3:,.0f} kB/s in {n_threads()} threads\n"
     )
+    if arguments.products:
+        return
     _float(m1, text, arguments.repetitions)
     print(f"\n{'':34}{'host kB/s':>10}{'devices':>9}{'faster':>9}{'of the limit':>14}")
     documents = [text[i : i + 10_000] for i in range(0, len(text), 10_000)]
