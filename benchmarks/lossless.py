@@ -26,12 +26,12 @@ JAPANESE = (
 )
 
 
-def documents(data: pathlib.Path | None, n_random: int) -> dict[str, list[bytes]]:
+def documents(data: pathlib.Path | None, n_random: int, longest: int) -> dict[str, list[bytes]]:
     """Returns groups of documents by name."""
     rng = np.random.default_rng(0)
     groups = {
         "empty and single bytes": [b"", *(bytes([b]) for b in range(256))],
-        "random": [rng.integers(0, 256, n).astype(np.uint8).tobytes() for n in rng.integers(0, 2001, n_random)],
+        "random": [rng.integers(0, 256, n).astype(np.uint8).tobytes() for n in rng.integers(0, longest + 1, n_random)],
         "German, Japanese": [GERMAN.encode() * 20, JAPANESE.encode() * 20, JAPANESE.encode("shift_jis") * 20],
     }
     if data:
@@ -50,9 +50,10 @@ def main() -> int:
     parser.add_argument("codecs", type=pathlib.Path, help="folder of codec directories")
     parser.add_argument("--data", type=pathlib.Path, help="folder of real corpora")
     parser.add_argument("--random", type=int, default=1000, help="number of random byte strings (default %(default)s)")
+    parser.add_argument("--longest", type=int, default=2000, help="largest length of these (default %(default)s)")
     arguments = parser.parse_args()
     print_cpu()
-    groups = documents(arguments.data, arguments.random)
+    groups = documents(arguments.data, arguments.random, arguments.longest)
     broken = 0
     for directory in sorted(arguments.codecs.iterdir()):
         codec = codecs.load(directory)

@@ -32,12 +32,15 @@ def _largest(x: Float[Array, "B L *channels"]) -> Float[Array, "*channels"]:
 
     It is `jnp.quantile(abs(x), KEPT)` over batch and positions, bit for bit, but does not sort what is not needed.
     """
-    values = jnp.abs(x.reshape(-1, math.prod(x.shape[2:]))).T
-    n = values.shape[1]
+    n, n_channels = x.shape[0] * x.shape[1], math.prod(x.shape[2:])
     place = np.float32(KEPT) * np.float32(n - 1)
     low, high = int(np.floor(place)), int(np.ceil(place))
-    largest, _ = jax.lax.top_k(values, n - low)
     weight = place - np.float32(low)
+    # First among few, then among the largest of these: selecting among many is slow on CPU.
+    few = math.gcd(n, 512)
+    values = jnp.abs(x.reshape(-1, few, n_channels)).transpose(2, 0, 1)
+    largest = jax.lax.top_k(values, min(n - low, few))[0].reshape(n_channels, -1)
+    largest = jax.lax.top_k(largest, n - low)[0]
     return (largest[:, n - 1 - low] * (1 - weight) + largest[:, n - 1 - high] * weight).reshape(x.shape[2:])
 
 
