@@ -24,6 +24,8 @@ import numpy as np
 
 from compressed_lm import codecs
 from compressed_lm.codecs import device_windows, local_devices, window_encoder
+from compressed_lm.codecs.m1 import VARIABLE
+from compressed_lm.codecs.window_rules import WindowRules
 from compressed_lm.pipelines import m1 as m1_model
 
 SPECS = "eiw(b=32,v=256)", "ac(v=256)"
@@ -82,6 +84,7 @@ def _window_lengths(arguments: argparse.Namespace) -> list[float]:
     for document in _documents(arguments, arguments.sample):
         documents += [document[i : i + 1000] for i in range(0, len(document), 1000)]
     if arguments.check:
+        os.environ[VARIABLE] = "devices"
         local_devices.use_rows_per_device(8)
     for document, ids in zip(documents, codec.encode_stream(documents), strict=True):
         lengths.append(4 * len(document) / len(ids))
@@ -97,6 +100,7 @@ def _window_lengths(arguments: argparse.Namespace) -> list[float]:
 
 def _counts(arguments: argparse.Namespace, lengths: list[float]) -> dict:
     """Returns (bytes, steps, rows, padding) of each codec."""
+    os.environ[VARIABLE] = "devices"
     jax.config.update("jax_num_cpu_devices", arguments.devices[0])
     local_devices.use_rows_per_device(arguments.rows_per_device)
     m1, counts = m1_model.load_m1(m1_model.PRETRAINED), {}
@@ -130,7 +134,7 @@ class _Drawn:
     A segment has the mean length of a random one of the sample.
     """
 
-    def __init__(self, lengths: list[float], rules: device_windows.WindowRules) -> None:
+    def __init__(self, lengths: list[float], rules: WindowRules) -> None:
         self._random, self._lengths, self._n_limbs = np.random.default_rng(0), np.array(lengths), rules.n_limbs
 
     def __call__(self, params: object, rows: tuple) -> tuple:
