@@ -13,7 +13,9 @@ from jaxtyping import install_import_hook
 
 checker = beartype(conf=BeartypeConf(is_pep484_tower=True))  # an int is a valid float
 
-with install_import_hook(["compressed_lm.models", "compressed_lm.weights"], "__main__.checker"):
+CHECKED = ["compressed_lm.models", "compressed_lm.weights", "compressed_lm.exact"]
+
+with install_import_hook(CHECKED, "__main__.checker"):
     from compressed_lm import exact, models, weights
     from compressed_lm.exact import calibration, device
     from compressed_lm.models import importance, positions
