@@ -20,7 +20,7 @@ from compressed_lm.exact.host import HostModel, n_threads
 from compressed_lm.exact.kernels import State
 
 TASK_BYTES = 4096
-"""Bytes of text per task of a thread, about 20 ms: long against the cost of a task, short against a document."""
+"""Bytes of text per task of a thread: long against the cost of starting a task, short against a document."""
 
 READ_AHEAD = 4
 """Tasks per thread that are read ahead."""

@@ -92,6 +92,19 @@ def _next_job(slots, i, n_jobs, taken):
     return taken
 
 
+@part
+def _work_space(n_slots, k):
+    """Returns idle slots, the intervals of their windows, and buffers: an interval, a table, its sums, a number."""
+    return (
+        np.full((n_slots, 9), -1, np.int64),
+        np.zeros((n_slots, 2, k), np.int64),
+        np.zeros((2, k), np.int64),
+        np.zeros(257, np.int32),
+        np.zeros(257, np.int64),
+        np.zeros(k, np.int64),
+    )
+
+
 @njit(nogil=True, error_model="numpy")
 def encode(address, s, text, begins, ends, rules, shared, open_bytes, codes, counts):
     """Writes the window codes of segments.
@@ -108,10 +121,9 @@ def encode(address, s, text, begins, ends, rules, shared, open_bytes, codes, cou
         counts: int64[N], written: windows of each segment.
     """
     n_slots, k, node = len(s.keys), codes.shape[1], rules[NODE] != 0
-    slots, taken = np.full((n_slots, 9), -1, np.int64), 0
-    intervals, new = np.zeros((n_slots, 2, len(shared)), np.int64), np.zeros((2, len(shared)), np.int64)
+    slots, intervals, new, freqs, cdf, buffer = _work_space(n_slots, len(shared))
+    taken = 0
     history = np.zeros((n_slots, open_bytes + 1, k), np.int64)  # codes by depth, or the last one
-    freqs, cdf, buffer = np.zeros(257, np.int32), np.zeros(257, np.int64), np.zeros(len(shared), np.int64)
     while True:
         for i in range(n_slots):
             taken = _next_job(slots, i, len(begins), taken)
@@ -165,10 +177,9 @@ def decode(address, s, codes, begins, ends, rules, shared, text, text_begins, le
         lengths: int64[N], written: bytes of each text; -1 if there is not enough space for it.
     """
     n_slots, k, node = len(s.keys), codes.shape[1], rules[NODE] != 0
-    slots, taken = np.full((n_slots, 9), -1, np.int64), 0
-    intervals, new = np.zeros((n_slots, 2, len(shared)), np.int64), np.zeros((2, len(shared)), np.int64)
+    slots, intervals, new, freqs, cdf, buffer = _work_space(n_slots, len(shared))
+    taken = 0
     wanted, code = np.zeros(k, np.int64), np.zeros(k, np.int64)
-    freqs, cdf, buffer = np.zeros(257, np.int32), np.zeros(257, np.int64), np.zeros(len(shared), np.int64)
     while True:
         for i in range(n_slots):
             taken = _next_job(slots, i, len(begins), taken)

@@ -94,8 +94,8 @@ class Codec(Protocol):
 
         It reads ahead by a bounded amount of text: 1 MiB; with M1, what keeps all batch slots full: 40 KiB for each of
         R x D slots for `eiw`, a few batches of as many contexts for `ac`. D are the devices and R their rows
-        (`local_devices.use_rows_per_device`); on CPU D are the cores and R is 16. To this comes the document, or the
-        segment of one, that exceeds it.
+        (`local_devices.use_rows_per_device`); on CPU D are the cores, R is 16, and a few times as much may be
+        read. To this comes the document, or the segment of one, that exceeds it.
         """
         ...
 

@@ -1,8 +1,8 @@
 """Numba compilation with a cache on disk.
 
-Compiling all loops takes about 15 s of CPU time. It is logged once (logger `compressed_lm`, level WARNING). The cache
-is beside the source or in the user's cache folder, as is Numba's default; if neither can be written, in a private
-temporary folder; if there is none, every process compiles again.
+Compiling the loops of a codec takes up to 15 s of CPU time. It is logged once (logger `compressed_lm`, level WARNING).
+The cache is beside the source or in the user's cache folder, as is Numba's default; if neither can be written, in a
+private temporary folder; if there is none, every process compiles again.
 """
 
 import functools

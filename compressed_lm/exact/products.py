@@ -5,6 +5,7 @@ vectors. All instructions give the same bits, since every sum fits into int32. N
 NUMBA_CPU_NAME and NUMBA_CPU_FEATURES another one can be chosen, as the tests do.
 """
 
+import abc
 from collections.abc import Callable
 from typing import Any
 
@@ -44,7 +45,7 @@ def _call(b: ir.IRBuilder, name: str, result: ir.Type, *arguments: Any) -> Any:
     return b.call(cgutils.get_or_insert_function(b.module, kind, name), arguments)
 
 
-class _Instructions:
+class _Instructions(abc.ABC):
     """How a processor adds products of bytes to 16 sums.
 
     Attributes:
@@ -62,20 +63,21 @@ class _Instructions:
     def __init__(self, builder: ir.IRBuilder, unsigned_matrix: bool) -> None:
         self.b, self.unsigned_matrix = builder, unsigned_matrix
 
+    @abc.abstractmethod
     def matrix(self, sixteen: Any) -> list[Any]:
         """Returns operands of `add` from 64 bytes of the matrix."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def row(self, four: Any) -> Any:
         """Returns the operand of `add` from 4 bytes of a row, int32."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def add(self, total: Any, matrix: Any, row: Any) -> Any:
-        raise NotImplementedError
+        """Returns an accumulator with the products of operands of `matrix` and `row` added."""
 
+    @abc.abstractmethod
     def sums(self, totals: list[Any]) -> Any:
         """Returns 16 sums, int32[16], of the accumulators."""
-        raise NotImplementedError
 
 
 class _Vnni512(_Instructions):
