@@ -29,6 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     notices = logging.getLogger("compressed_lm")  # such as the compilation of loops
     notices.setLevel(logging.INFO)
     notices.handlers = [logging.StreamHandler()]  # to the standard error of this call
+    notices.propagate = False  # libraries give the root logger handlers, too, and each notice would appear twice
     status = 2
     interrupts.catch_all()
     try:
