@@ -5,40 +5,60 @@ The package `safetensors` (extra [hf]) is imported when a folder is read or writ
 
 import errno
 import json
+import math
 import os
+import pathlib
+import struct
 from collections.abc import Mapping
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
-import ml_dtypes  # noqa: F401  registers bfloat16 with NumPy
+import ml_dtypes
 import numpy as np
 from etils import epath
 
 from compressed_lm import io
 from compressed_lm.errors import InputError
-from compressed_lm.io import local_path, strict_json
+from compressed_lm.io import limits, local_path, strict_json
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
-DTYPES = ("F64", "F32", "F16", "BF16")
+CONFIG, GENERATION = "config.json", "generation_config.json"
+TOKENIZER_CONFIG, TEMPLATE = "tokenizer_config.json", "chat_template.jinja"
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", TOKENIZER_CONFIG)
+
+DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+"""NumPy's name of each type that is read."""
+
+
+class _Place(NamedTuple):
+    """Place of a tensor: file, offset of its bytes in the file, shape and type."""
+
+    path: pathlib.Path
+    offset: int
+    shape: tuple[int, ...]
+    dtype: str
 
 
 class Tensors:
-    """Tensors of a folder, each read on access.
+    """Tensors of a folder. Each is read from its file on access: no tensor stays in memory, and no file is mapped.
 
     Attributes:
         shapes: shape of each tensor, by name.
+        dtypes: type of each tensor: float64, float32, float16, bfloat16, or a type that is refused on access.
+        nbytes: size of the files in bytes.
 
     Raises:
         InputError: there are no safetensors files, or one is missing, truncated or of another format.
     """
 
-    shapes: dict[str, tuple[int, ...]]
-    _files: dict[str, Any]
+    shapes: Mapping[str, tuple[int, ...]]
+    dtypes: Mapping[str, str]
+    nbytes: int
 
     def __init__(self, folder: str | os.PathLike):
-        package, root = _safetensors(), epath.Path(local_path(folder, "The checkpoint"))
-        names, self._files, self.shapes = _names(root), {}, {}
-        for path in names or [root / SINGLE]:
+        package, root = _safetensors(), pathlib.Path(local_path(folder, "The checkpoint"))
+        names, self._places, self.nbytes = _names(root), dict[str, _Place](), 0
+        for path in names or [io.inside(root, SINGLE)]:
             if not path.exists() and names:
                 raise InputError(f"{path} is missing, but {root / INDEX} lists it. Copy the whole checkpoint again.")
             if not path.exists():
@@ -47,27 +67,110 @@ class Tensors:
                     f"{root} has no safetensors files{pickled}; expected {SINGLE}, or several files with {INDEX}."
                 )
             try:
-                file = package.safe_open(os.fspath(path), framework="np")
-            except package.SafetensorError as error:
+                with package.safe_open(os.fspath(path), framework="np"):  # checks sizes, offsets and types
+                    self._places |= _header(path)
+            except (package.SafetensorError, ValueError, KeyError, TypeError) as error:
                 raise InputError(
                     f"{path} cannot be read ({error}): it was truncated or is not a safetensors file. Copy it again."
                 ) from error
-            for name in file.keys():  # noqa: SIM118  the file is not a mapping
-                self._files[name], self.shapes[name] = file, tuple(file.get_slice(name).get_shape())
-        lost = sorted({name for group in names.values() for name in group} - self.shapes.keys())
+            self.nbytes += path.stat().st_size
+        lost = sorted({name for group in names.values() for name in group} - self._places.keys())
         if lost:
             raise InputError(
                 f"{root / INDEX} lists {lost[0]}, but none of its files has it. Copy the whole checkpoint again."
             )
+        self.shapes = {name: place.shape for name, place in self._places.items()}
+        self.dtypes = {name: place.dtype for name, place in self._places.items()}
 
     def __getitem__(self, name: str) -> np.ndarray:
-        """Returns a tensor as float32; other float types are converted."""
-        found = self._files[name].get_slice(name).get_dtype()
-        if found not in DTYPES:
+        """Returns a tensor in its type of `dtypes`."""
+        path, offset, shape, dtype = self._places[name]
+        if dtype not in DTYPES.values():
             raise InputError(
-                f"The tensor {name} has the type {found}; expected one of {', '.join(DTYPES)}. Convert the checkpoint."
+                f"The tensor {name} has the type {dtype}; expected one of {', '.join(DTYPES)}. Convert the checkpoint."
             )
-        return self._files[name].get_tensor(name).astype(np.float32)
+        stored = np.dtype(getattr(ml_dtypes, dtype, dtype)).newbyteorder("<")
+        nbytes = math.prod(shape) * stored.itemsize
+        if offset + nbytes <= path.stat().st_size:  # `np.fromfile` asks for the memory first
+            raw = np.fromfile(path, np.uint8, nbytes, offset=offset)
+            if raw.nbytes == nbytes:
+                return raw.view(stored).reshape(shape)
+        raise InputError(f"{path} was truncated after it was opened. Copy it again.")
+
+
+class SafetensorsFolder(Tensors):
+    """A `Checkpoint` in a folder: config.json, safetensors files and the tokenizer's files.
+
+    Attributes:
+        config: content of config.json.
+        generation: content of generation_config.json; {} if there is none.
+
+    Raises:
+        InputError: as `Tensors`; or config.json is missing or invalid.
+    """
+
+    def __init__(self, folder: str | os.PathLike):
+        self._root = pathlib.Path(local_path(folder, "The checkpoint"))
+        self.config: Mapping[str, Any] = self._json(CONFIG)
+        self.generation: Mapping[str, Any] = self._json(GENERATION) if (self._root / GENERATION).exists() else {}
+        super().__init__(folder)
+
+    def tokenizer_files(self) -> dict[str, bytes]:
+        """Returns tokenizer.json, tokenizer.model and tokenizer_config.json by name, as far as they exist.
+
+        A chat template in a file of its own is moved into tokenizer_config.json.
+        """
+        found = {name: self._bytes(name) for name in TOKENIZER_FILES if (self._root / name).exists()}
+        if found and (self._root / TEMPLATE).exists():
+            settings = self._json(TOKENIZER_CONFIG) if TOKENIZER_CONFIG in found else {}
+            try:
+                settings["chat_template"] = self._bytes(TEMPLATE).decode()
+            except ValueError as error:
+                raise InputError(f"{self._root / TEMPLATE} is not UTF-8 ({error}). Copy it again.") from error
+            found[TOKENIZER_CONFIG] = (json.dumps(settings, indent=2, ensure_ascii=False) + "\n").encode()
+        return found
+
+    def _bytes(self, name: str) -> bytes:
+        """Returns the content of a file. Raises InputError if it is too large or cannot be read."""
+        path = io.inside(self._root, name)
+        try:
+            size = path.stat().st_size
+            if size > limits.document():
+                raise InputError(
+                    f"{path} has {size:,} bytes; expected at most {limits.document():,} ({limits.HELP}). Copy it again."
+                )
+            return path.read_bytes()
+        except FileNotFoundError:
+            raise InputError(
+                f"{self._root} was given as a Hugging Face checkpoint, but has no {name}; give a folder with "
+                "config.json and *.safetensors, as `save_pretrained` writes it."
+            ) from None
+
+    def _json(self, name: str) -> dict[str, Any]:
+        """Returns the object in a file. Raises InputError if it holds none."""
+        try:
+            return strict_json.parse(self._bytes(name))
+        except InputError:
+            raise
+        except ValueError as error:
+            raise InputError(f"{self._root / name} is not valid JSON ({error}). Copy it again.") from error
+
+
+def _header(path: pathlib.Path) -> dict[str, _Place]:
+    """Returns the places of the tensors of a file that `safe_open` accepts, so that its header is small and valid."""
+    with path.open("rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        header = strict_json.parse(file.read(length))
+    return {
+        name: _Place(
+            path,
+            8 + length + entry["data_offsets"][0],
+            tuple(entry["shape"]),
+            DTYPES.get(entry["dtype"], entry["dtype"]),
+        )
+        for name, entry in header.items()
+        if name != "__metadata__"
+    }
 
 
 def _safetensors() -> ModuleType:
@@ -82,13 +185,13 @@ def _safetensors() -> ModuleType:
     return safetensors
 
 
-def _names(folder: epath.Path) -> dict[epath.Path, list[str]]:
+def _names(folder: pathlib.Path) -> dict[pathlib.Path, list[str]]:
     """Returns the names of the tensors in each file, from the index; {} if there is no index."""
     if not (folder / INDEX).exists():
         return {}
-    files: dict[epath.Path, list[str]] = {}
+    files: dict[pathlib.Path, list[str]] = {}
     try:
-        for name, file in strict_json.parse(io.inside(folder, INDEX).read_text())["weight_map"].items():
+        for name, file in strict_json.parse(io.inside(folder, INDEX).read_bytes())["weight_map"].items():
             files.setdefault(io.inside(folder, file), []).append(name)
     except InputError:
         raise

@@ -6,6 +6,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 import jax
+import numpy as np
 
 from compressed_lm import io, weights
 from compressed_lm.errors import InputError
@@ -79,7 +80,7 @@ def _import(source, out, codec, eod, seq_len) -> "Codec":
     longest = values.get("max_position_embeddings") or LONGEST_ROW
     train = TrainConfig(steps=1, seq_len=min(longest, LONGEST_ROW) if seq_len is None else seq_len)
     tensors = Tensors(source)
-    params = params_from(tensors.shapes, tensors.__getitem__, config)
+    params = params_from(tensors.shapes, lambda name: tensors[name].astype(np.float32), config)
     record = {
         "train": dataclasses.asdict(train),
         "model": dataclasses.asdict(config),
