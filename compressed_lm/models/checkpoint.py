@@ -133,7 +133,7 @@ def _in_package(name: str) -> pathlib.Path:
             f"{PACKAGE}{name} was given, but the package has {len(files)} GGUF files ({found}); expected one. Give the "
             "path of a GGUF file."
         )
-    path = pathlib.Path(os.fspath(distribution.locate_file(files[0])))
+    path = pathlib.Path(str(distribution.locate_file(files[0])))
     if not path.is_file():
         raise InputError(f"The package {name} lists {path}, which does not exist. Install it again: pip install {name}")
     return path
