@@ -6,7 +6,7 @@ from compressed_lm.commands.common import load_codec
 
 
 def add_arguments(parser):
-    from compressed_lm.models.huggingface_config import ARCHITECTURES
+    from compressed_lm.models.huggingface import ARCHITECTURES
 
     parser.add_path(
         "folder",

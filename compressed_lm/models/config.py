@@ -19,6 +19,7 @@ REMAT = ("none", "dots", "full")
 MAX_LAYERS, MAX_WIDTH = 10_000, 2**22  # ten times any existing model: typing errors are reported at once
 _ROPE_SCALINGS = {
     "none": {},
+    "linear": {"factor": specs.Option(float, 8.0)},
     "llama3": {
         "factor": specs.Option(float, 8.0),
         "low": specs.Option(float, 1.0),
@@ -53,8 +54,9 @@ class TransformerConfig:
         bias: which matrices of the blocks have a bias: "none", "qkv" (queries, keys and values) or "all".
         parallel_residual: attention and MLP both read the input of the block, instead of one after the other.
         rope_theta: base of the rotary frequencies.
-        rope_scaling: change of the frequencies for longer texts: "none" or "llama3(factor=8,low=1,high=4,length=8192)":
-            wavelengths above length / low are multiplied by `factor`, those below length / high are unchanged.
+        rope_scaling: change of the frequencies for longer texts: "none"; "linear(factor=8)", which multiplies all
+            wavelengths by `factor`; or "llama3(factor=8,low=1,high=4,length=8192)": wavelengths above length / low are
+            multiplied by `factor`, those below length / high are unchanged.
         rotary_fraction: share of each head, counted from its first number, that rotary positions rotate.
         dtype: type of the matrix products, float32 or bfloat16.
         weights, activations: representations of the blocks' matrices and of their inputs, such as "int(b=4)" (see
@@ -154,7 +156,9 @@ class TransformerConfig:
 
 
 def parse_rope_scaling(spec: str) -> dict[str, int | float]:
-    """Returns the options of a `rope_scaling` spec: factor, low, high and length (tokens); empty for "none".
+    """Returns the options of a `rope_scaling` spec; empty for "none".
+
+    These are `factor`, and for "llama3" also `low`, `high` and `length` (tokens).
 
     Raises:
         InputError: the spec cannot be read, or its numbers are out of range.
@@ -162,16 +166,18 @@ def parse_rope_scaling(spec: str) -> dict[str, int | float]:
     example = "llama3(factor=8,low=1,high=4,length=8192)"
     name, given = specs.parse(spec, _ROPE_SCALINGS, noun="rope_scaling", example=example)
     options: dict[str, Any] = {k: option.default for k, option in _ROPE_SCALINGS[name].items()} | given
-    if options and not (1 <= options["factor"] < math.inf and 0 < options["low"] < options["high"] < math.inf):
+    low, high = options.get("low", 1), options.get("high", 2)
+    if options and not (1 <= options["factor"] < math.inf and 0 < low < high < math.inf):
         raise InputError(f"rope_scaling={spec!r} was given; expected a factor of at least 1 and 0 < low < high.")
-    if options and options["length"] < 1:
+    if options.get("length", 1) < 1:
         raise InputError(f"rope_scaling={spec!r} was given; expected a length of at least one token.")
     return options
 
 
 def _canonical(rope_scaling: str) -> str:
     options = parse_rope_scaling(rope_scaling)
-    return f"llama3({','.join(f'{k}={specs.text(v)}' for k, v in sorted(options.items()))})" if options else "none"
+    name = "llama3" if "low" in options else "linear"
+    return f"{name}({','.join(f'{k}={specs.text(v)}' for k, v in sorted(options.items()))})" if options else "none"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -28,6 +28,8 @@ def rotary_frequencies(config: TransformerConfig) -> Float[Array, " pairs"]:
     frequencies = config.rope_theta ** (-jnp.arange(half) / half)
     if not (scaling := parse_rope_scaling(config.rope_scaling)):
         return frequencies
+    if "low" not in scaling:
+        return frequencies / scaling["factor"]
     # Llama 3.1: long wavelengths are stretched, short ones are unchanged, those between are interpolated.
     turns = scaling["length"] * frequencies / (2 * math.pi)  # within the length of the original training
     kept = jnp.clip((turns - scaling["low"]) / (scaling["high"] - scaling["low"]), 0, 1)

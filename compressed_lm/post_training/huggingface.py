@@ -11,8 +11,7 @@ import numpy as np
 from compressed_lm import io, weights
 from compressed_lm.errors import InputError
 from compressed_lm.io import folders, strict_json
-from compressed_lm.models import huggingface_config
-from compressed_lm.models.huggingface_tensors import params_from, tensors_of
+from compressed_lm.models import huggingface
 from compressed_lm.models.partitioning import by_name
 from compressed_lm.models.safetensors_files import Tensors, write_tensors
 from compressed_lm.post_training import quantize
@@ -63,7 +62,7 @@ def _import(source, out, codec, eod, seq_len) -> "Codec":
 
     _check_source(source)
     values = _read(source / CONFIG)
-    config = huggingface_config.config_from(values)
+    config = huggingface.config_from(values)
     if codec is None:
         codec = codecs.read_tokenizer(source, eod=_end_of_text(source, values) if eod is None else eod)
     if codec is None:
@@ -80,7 +79,10 @@ def _import(source, out, codec, eod, seq_len) -> "Codec":
     longest = values.get("max_position_embeddings") or LONGEST_ROW
     train = TrainConfig(steps=1, seq_len=min(longest, LONGEST_ROW) if seq_len is None else seq_len)
     tensors = Tensors(source)
-    params = params_from(tensors.shapes, lambda name: tensors[name].astype(np.float32), config)
+    leaves = huggingface.leaves_from(
+        tensors.shapes, lambda name: tensors[name].astype(np.float32), config, kind=values["model_type"]
+    )
+    params = dict(leaves)
     record = {
         "train": dataclasses.asdict(train),
         "model": dataclasses.asdict(config),
@@ -101,7 +103,7 @@ def _import(source, out, codec, eod, seq_len) -> "Codec":
     }
     check_finite(params, source)
     codecs.save(codec, out / CODEC)
-    quantize.write(out, record, quantize.dense(by_name(params)))
+    quantize.write(out, record, quantize.dense(params))
     return codec
 
 
@@ -143,12 +145,17 @@ def _export(directory, out, codec, file_bytes):
         codec = codecs.load(own)
     run = load_run(directory, codec=codec)
     config, tokenizer = run.model_config, codecs.tokenizer_files(codec) if codec else None
-    known = {k: v for k, v in read_record(directory).get("imported", {}).items() if v is not None and k in _KEPT[1:]}
+    imported = read_record(directory).get("imported", {})
+    kind = imported.get("model_type")
+    known = {k: v for k, v in imported.items() if v is not None and k in _KEPT[1:]}
     length = known.get("max_position_embeddings", run.train_config.seq_len)
-    values = huggingface_config.config_of(config, max_length=length, eod_id=run.eod_id) | known
+    values = huggingface.config_of(config, max_length=length, eod_id=run.eod_id, kind=kind) | known
     values["compressed_lm"] = {"codec": run.codec_spec, "codec_fingerprint": run.codec_fingerprint}
     generation = {name: values[name] for name in ("bos_token_id", "eos_token_id")}
-    write_tensors(out, tensors_of(_as_used(run), config), max_bytes=file_bytes)
+    used = _as_used(run)
+    shapes = {name: leaf.shape for name, leaf in used.items()}
+    tensors = huggingface.tensors_of(shapes, lambda path: np.asarray(used[path], np.float32), config, kind=kind)
+    write_tensors(out, {name: make() for name, _, make in tensors}, max_bytes=file_bytes)
     for name, content in {CONFIG: values, GENERATION: generation}.items():
         (out / name).write_text(json.dumps(content, indent=2) + "\n")
     for name, content in (tokenizer or {}).items():

@@ -10,8 +10,7 @@ import pytest
 
 from compressed_lm.cli import main
 from compressed_lm.commands import cram
-from compressed_lm.models import Transformer, TransformerConfig, huggingface_config
-from compressed_lm.models.huggingface_tensors import tensors_of
+from compressed_lm.models import Transformer, TransformerConfig, huggingface
 from compressed_lm.models.partitioning import by_name
 from compressed_lm.models.safetensors_files import write_tensors
 
@@ -28,8 +27,10 @@ def imported(folder, settings):
     shapes = jax.eval_shape(Transformer(config).init, jax.random.key(0), jax.ShapeDtypeStruct((1, 1), "int32"))
     params = {name: rng.normal(0, 0.5, x.shape).astype(np.float32) for name, x in by_name(shapes["params"]).items()}
     (source := folder / "source").mkdir(parents=True)
-    write_tensors(source, tensors_of(params, config), max_bytes=10**9)
-    (source / "config.json").write_text(json.dumps(huggingface_config.config_of(config, max_length=64, eod_id=256)))
+    shapes_by_name = {name: x.shape for name, x in params.items()}
+    made = huggingface.tensors_of(shapes_by_name, params.__getitem__, config)
+    write_tensors(source, {name: make() for name, _, make in made}, max_bytes=10**9)
+    (source / "config.json").write_text(json.dumps(huggingface.config_of(config, max_length=64, eod_id=256)))
     assert main(["import", str(source), f"--out={folder / 'run'}", "--codec=bytes"]) == 0
     return str(folder / "run")
 

@@ -17,8 +17,7 @@ import pytest
 from compressed_lm import cli, codecs, weights
 from compressed_lm.commands import commands, options, paths
 from compressed_lm.cramming import CramConfig, CrammedText, FrozenModel
-from compressed_lm.models import Transformer, TransformerConfig, huggingface_config
-from compressed_lm.models.huggingface_tensors import tensors_of
+from compressed_lm.models import Transformer, TransformerConfig, huggingface
 from compressed_lm.models.partitioning import by_name
 from compressed_lm.models.safetensors_files import write_tensors
 from compressed_lm.post_training import entropy_code, quantize
@@ -101,8 +100,10 @@ def given(tmp_path_factory):
     numbers = types.SimpleNamespace(numbers=np.zeros((1, MODEL.d_model), np.float32))
     CrammedText.of(frozen, numbers, CramConfig(), np.zeros(3, np.int32)).save(folder / "text.clt")
     (folder / "checkpoint").mkdir()
-    write_tensors(folder / "checkpoint", tensors_of(params, MODEL), max_bytes=10**9)
-    shape = huggingface_config.config_of(MODEL, max_length=64, eod_id=256)
+    shapes_by_name = {name: x.shape for name, x in params.items()}
+    made = huggingface.tensors_of(shapes_by_name, params.__getitem__, MODEL)
+    write_tensors(folder / "checkpoint", {name: make() for name, _, make in made}, max_bytes=10**9)
+    shape = huggingface.config_of(MODEL, max_length=64, eod_id=256)
     (folder / "checkpoint" / "config.json").write_text(json.dumps(shape))
     assert cli.main(["compress", f"--corpus=json:{folder}/text.jsonl", "--codec=bytes", f"--out={folder}/store"]) == 0
     (folder / "coded").write_bytes(b"")

@@ -13,8 +13,7 @@ from compressed_lm.data.job import compress
 from compressed_lm.data.sources import open_corpus
 from compressed_lm.errors import InputError
 from compressed_lm.evaluation import BitsPerByte, generate, predict_fn
-from compressed_lm.models import Transformer, TransformerConfig, huggingface_config, shift_right
-from compressed_lm.models.huggingface_tensors import tensors_of
+from compressed_lm.models import Transformer, TransformerConfig, huggingface, shift_right
 from compressed_lm.models.partitioning import by_name
 from compressed_lm.models.safetensors_files import Tensors, write_tensors
 from compressed_lm.post_training.huggingface import export_run, import_run
@@ -48,12 +47,15 @@ def checkpoint(params, tmp_path_factory):
     """A folder as `save_pretrained` writes it: two files of tensors and a tokenizer of 300 ids in 304 rows."""
     folder = tmp_path_factory.mktemp("huggingface") / "tiny"
     folder.mkdir()
-    values = huggingface_config.config_of(LLAMA, max_length=64, eod_id=END) | {
+    values = huggingface.config_of(LLAMA, max_length=64, eod_id=END) | {
         "bos_token_id": 0,
         "eos_token_id": [END, 7],
     }
     (folder / "config.json").write_text(json.dumps(values))
-    write_tensors(folder, tensors_of(by_name(params), LLAMA), max_bytes=20_000)
+    leaves = by_name(params)
+    shapes_by_name = {name: x.shape for name, x in leaves.items()}
+    made = huggingface.tensors_of(shapes_by_name, leaves.__getitem__, LLAMA)
+    write_tensors(folder, {name: make() for name, _, make in made}, max_bytes=20_000)
     made = tokenizers.Tokenizer(tokenizers.models.BPE())
     made.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
     trainer = tokenizers.trainers.BpeTrainer(
