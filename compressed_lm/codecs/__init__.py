@@ -21,6 +21,7 @@ from compressed_lm.codecs.registry import (
     save_dictionary,
     shipped,
 )
+from compressed_lm.codecs.special_tokens import SpecialTokens, prompt_ids, special_tokens_of
 from compressed_lm.codecs.tokenizer_files import read_tokenizer, tokenizer_files
 
 __all__ = [
@@ -28,15 +29,18 @@ __all__ = [
     "M1",
     "Bytes",
     "Codec",
+    "SpecialTokens",
     "canonical_spec",
     "create",
     "eod_id",
     "examples",
     "load",
     "parse_spec",
+    "prompt_ids",
     "read_tokenizer",
     "save",
     "save_dictionary",
     "shipped",
+    "special_tokens_of",
     "tokenizer_files",
 ]

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import sentencepiece
 
-from compressed_lm.codecs.subword import INVALID, SubwordCodec
+from compressed_lm.codecs.subword import INVALID, SETTINGS_FILE, SubwordCodec
 from compressed_lm.errors import InputError
 from compressed_lm.settings import Limits
 
@@ -42,6 +42,8 @@ class SentencePiece(SubwordCodec):
 
     Attributes:
         eod_id: the model's end-of-text id if it has one, otherwise `vocab_size`.
+        settings: content of the tokenizer_config.json of a model's tokenizer, not part of the fingerprint; None if
+            there is none.
     """
 
     name = "sentencepiece"
@@ -52,8 +54,9 @@ class SentencePiece(SubwordCodec):
     task_specs = ("sentencepiece",)
     _refused = f"\x00{SPACE}\ufffd{INVALID}"  # NUL, the space character and the replacement character as well
 
-    def __init__(self, *, v: int, content: bytes, model: str = "unigram") -> None:
+    def __init__(self, *, v: int, content: bytes, model: str = "unigram", settings: bytes | None = None) -> None:
         self._content = content
+        self.settings = settings
         self._processor = sentencepiece.SentencePieceProcessor()
         try:
             self._processor.LoadFromSerializedProto(content + _AS_IT_IS)
@@ -89,12 +92,12 @@ class SentencePiece(SubwordCodec):
         return bytes([int(match[1], 16)]) if match else piece.replace(SPACE, " ").encode()
 
     @classmethod
-    def of_model(cls, content: bytes) -> "SentencePiece":
+    def of_model(cls, content: bytes, *, settings: bytes | None = None) -> "SentencePiece":
         """Returns the codec of a SentencePiece model of any size, such as the content of a tokenizer.model."""
         processor = sentencepiece.SentencePieceProcessor()
         with contextlib.suppress(RuntimeError):  # `__init__` reports the error
             processor.LoadFromSerializedProto(content)
-        return cls(v=processor.vocab_size(), content=content)
+        return cls(v=processor.vocab_size(), content=content, settings=settings)
 
     @classmethod
     def build(cls, *, v: int = 4096, model: str = "unigram", documents: Iterable[bytes]) -> "SentencePiece":
@@ -136,11 +139,13 @@ class SentencePiece(SubwordCodec):
         return cls(v=v, model=model, content=_without_stand_ins(content.getvalue()))
 
     def files(self) -> dict[str, bytes]:
-        return {"sentencepiece.model": self._content}
+        return {"sentencepiece.model": self._content} | (
+            {} if self.settings is None else {SETTINGS_FILE: self.settings}
+        )
 
     @classmethod
     def from_files(cls, files: dict[str, bytes], *, v: int = 4096, model: str = "unigram") -> "SentencePiece":
-        return cls(v=v, model=model, content=files["sentencepiece.model"])
+        return cls(v=v, model=model, content=files["sentencepiece.model"], settings=files.get(SETTINGS_FILE))
 
     @property
     def is_bpe(self) -> bool:
@@ -150,6 +155,11 @@ class SentencePiece(SubwordCodec):
     def token(self, i: int) -> str:
         """Returns the model's token of an id, such as `</s>`."""
         return self._processor.id_to_piece(i)
+
+    def special_tokens(self) -> dict[str, int]:
+        """Returns the control tokens and their ids."""
+        controls = (i for i in range(self.vocab_size) if self._processor.is_control(i))
+        return {self._processor.id_to_piece(i): i for i in controls}
 
     def _tokenize(self, texts: list[str]) -> Iterable[Sequence[int]]:
         return self._processor.encode(texts)

@@ -13,6 +13,9 @@ from compressed_lm.errors import InputError
 INVALID = "\udc80-\udcff"
 """Surrogate escapes of invalid UTF-8 bytes, as a range of a regular expression."""
 
+SETTINGS_FILE = "tokenizer_config.json"
+"""File of the names of special tokens and the chat template; not part of a codec's fingerprint."""
+
 
 class SubwordCodec(CheckedCodec):
     """Lossless ids for all byte strings: the tokenizer's ids if they decode to the text, otherwise ids of its bytes.
@@ -31,12 +34,12 @@ class SubwordCodec(CheckedCodec):
     def _tokenize(self, texts: list[str]) -> Iterable[Sequence[int]]:
         """The tokenizer's ids of each text."""
 
-    def _set_pieces(self, pieces: list[bytes], byte_ids: Sequence[int], eod: int | None, source: str) -> None:
+    def _set_pieces(self, pieces: list[bytes], byte_ids: Sequence[int | None], eod: int | None, source: str) -> None:
         """Sets the bytes of each id and the id of each single byte.
 
         Args:
             pieces: bytes by id; empty for ids without text.
-            byte_ids: 256 ids.
+            byte_ids: 256 ids; None for a byte without a token, if the family replaces `_raw_ids`.
             eod: the end-of-document id inside the vocabulary, if there is one.
             source: source of the pieces, for messages.
 
@@ -44,6 +47,8 @@ class SubwordCodec(CheckedCodec):
             InputError: a byte has no id of its own, or text may have the end-of-document id.
         """
         for byte, i in enumerate(byte_ids):
+            if i is None:
+                continue
             if i == eod:
                 raise InputError(
                     f"{source} has the id {i} for the byte {byte} ({bytes([byte])!r}), but {i} was given as the "
@@ -54,7 +59,7 @@ class SubwordCodec(CheckedCodec):
                     f"{source} has the id {i} for the byte {byte} ({bytes([byte])!r}) and for something else, so it is "
                     "not lossless. Copy it again, or use another codec."
                 )
-        self._pieces, self._byte_ids = list(pieces), np.array(byte_ids, np.int32)
+        self._pieces, self._byte_ids = list(pieces), np.array([-1 if i is None else i for i in byte_ids], np.int32)
         if eod is not None:
             self._pieces[eod] = b""  # text is never encoded to it
         self._piece_lengths = np.array([len(piece) for piece in self._pieces], np.int32)
@@ -69,8 +74,19 @@ class SubwordCodec(CheckedCodec):
         found = iter(self._tokenize(list(itertools.compress(runs, taken))))
         for run, is_text in zip(runs, taken, strict=True):
             raw, ids = run.encode("utf-8", "surrogateescape"), next(found) if is_text else []
-            intact = b"".join([self._pieces[i] for i in ids]) == raw
-            yield ids if intact else self._byte_ids[np.frombuffer(raw, np.uint8)].tolist()
+            yield ids if self._is_intact(ids, raw) else self._fallback(run, raw)
+
+    def _is_intact(self, ids: Sequence[int], raw: bytes) -> bool:
+        return b"".join([self._pieces[i] for i in ids]) == raw
+
+    def _raw_ids(self, raw: bytes) -> list[int]:
+        """Returns the ids of single bytes."""
+        return self._byte_ids[np.frombuffer(raw, np.uint8)].tolist()
+
+    def _fallback(self, run: str, raw: bytes) -> list[int]:
+        """Returns the ids of a run that the tokenizer does not take, or that its ids do not decode to."""
+        del run
+        return self._raw_ids(raw)
 
     def _decode_sequences(self, sequences: Sequence[np.ndarray]) -> list[bytes]:
         return [b"".join([self._pieces[i] for i in ids]) for ids in sequences]

@@ -1,104 +1,202 @@
-"""Lossless byte-level BPE of the package `tokenizers`, from a `tokenizer.json` or trained."""
+"""Lossless BPE of the package `tokenizers`, from a `tokenizer.json` or trained."""
 
-import collections
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from compressed_lm.codecs.subword import SubwordCodec
+import numpy as np
+
+from compressed_lm.codecs import byte_escape, tokenizer_json
+from compressed_lm.codecs.subword import INVALID, SETTINGS_FILE, SubwordCodec
+from compressed_lm.codecs.tokenizer_json import FILE
 from compressed_lm.errors import InputError
-from compressed_lm.io import strict_json
 from compressed_lm.settings import Limits
 
-FILE = "tokenizer.json"
 MIN_V, MAX_V = 257, 1 << 24
-_MOST_IDS = 16
-"""Largest number of ids per token: some vocabularies have gaps, and each id takes memory."""
-
-_HARMLESS = ("NFC",)
-"""Normalisers that change hardly any text; the codec omits them."""
+_bytes_of_symbols = tokenizer_json.bytes_of_symbols
 
 
-class ByteLevelBPE(SubwordCodec):
+class BPECodec(SubwordCodec):
     """Base class of the codecs of a `tokenizer.json`."""
 
-    def __init__(self, *, v: int, eod: int, tokenizer: bytes) -> None:
+    def __init__(
+        self, *, v: int, eod: int, tokenizer: bytes, missing_bytes: str = "none", settings: bytes | None = None
+    ) -> None:
         """Loads a tokenizer.
 
         Args:
             v: number of ids, special tokens included; 0 for any.
             eod: id of end-of-document, inside the vocabulary.
             tokenizer: content of tokenizer.json.
+            missing_bytes: one of `byte_escape.MISSING_BYTES`, for a vocabulary without a token for each byte.
+            settings: content of tokenizer_config.json.
 
         Raises:
-            InputError: it is not byte-level BPE, it has other ids than requested, or the package `tokenizers` is not
+            InputError: it is not a lossless BPE, it has other ids than requested, or the package `tokenizers` is not
                 installed.
         """
         tokenizers = _package()
-        plain = json.dumps(_plain(tokenizer))
+        plain = tokenizer_json.plain(tokenizer, eod)
         try:
-            self._tokenizer = tokenizers.Tokenizer.from_str(plain)
+            self._tokenizer = tokenizers.Tokenizer.from_str(json.dumps(plain.content))
         except BaseException as error:  # the package raises `Exception` itself, or a PanicException beside it
             if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
                 raise
             raise InputError(f"{FILE} cannot be read ({error}). Copy it again.") from error
-        self._content = tokenizer
+        self._content, self._settings = tokenizer, settings
         self._tokenizer.encode_special_tokens = True  # as text
-        pieces = _pieces(self._tokenizer)
+        pieces = tokenizer_json.pieces(self._tokenizer, plain.kind)
         self.vocab_size, self.eod_id = len(pieces), eod
-        self.spec = f"tokenizers(eod={eod},v={self.vocab_size})"
         if v not in (0, self.vocab_size) or not 0 <= eod < self.vocab_size:
             raise InputError(
                 f"{FILE} has the ids 0 to {self.vocab_size - 1}, and tokenizers(eod={eod},v={v}) was requested. Give "
                 "the tokenizer of the model, and its end-of-text id as eod."
             )
-        symbols = {byte: self._tokenizer.token_to_id(symbol) for symbol, byte in _bytes_of_symbols().items()}
-        if lost := [byte for byte, i in symbols.items() if i is None]:
-            raise InputError(
-                f"{FILE} has no token for {len(lost)} of the 256 bytes (the first is {min(lost)}), so not every byte "
-                "string has ids. Use another codec."
-            )
-        self._set_pieces(pieces, [symbols[byte] for byte in range(256)], eod, FILE)
-        self.fingerprint = hashlib.sha256(b"compressed_lm tokenizers 1 %d " % eod + tokenizer).hexdigest()
+        if plain.kind == tokenizer_json.BYTE_FALLBACK:
+            self._refused = f"{tokenizer_json.SPACE}{INVALID}"
+        byte_ids = [self._tokenizer.token_to_id(token) for token in tokenizer_json.byte_tokens(plain.kind)]
+        missing = [byte for byte, i in enumerate(byte_ids) if i is None]
+        escape = self._escape_for(missing, missing_bytes, byte_ids)
+        self._missing, self._escape = bytes(missing), escape
+        if escape:
+            self.restart_tokens = None  # a byte may be three tokens
+        self._set_pieces(pieces, byte_ids, eod, FILE)
+        handling = missing_bytes if missing else "none"
+        self.spec = f"tokenizers(eod={eod},{f'missing_bytes={handling},' * bool(missing)}v={self.vocab_size})"
+        # Version 2 has other ids than 1 for text that looks like certain added tokens.
+        rules = f"{2 if plain.changed else 1} {eod} " + (
+            f"{handling} {escape.token if escape else ''} " if missing else ""
+        )
+        self.fingerprint = hashlib.sha256(f"compressed_lm tokenizers {rules}".encode() + tokenizer).hexdigest()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__ |= state
         self._tokenizer.encode_special_tokens = True  # a tokenizer loses this when it is pickled
 
     def files(self) -> dict[str, bytes]:
-        return {FILE: self._content}
+        return {FILE: self._content} | ({} if self._settings is None else {SETTINGS_FILE: self._settings})
+
+    @property
+    def settings(self) -> bytes | None:
+        """Content of tokenizer_config.json, if the codec has one."""
+        return self._settings
+
+    @property
+    def is_byte_level(self) -> bool:
+        """Whether characters represent bytes, as in GPT-2."""
+        return self._refused == INVALID
+
+    @property
+    def missing(self) -> bytes:
+        """The bytes without a token."""
+        return self._missing
 
     def token(self, i: int) -> str:
         """Returns the token of an id in tokenizer.json, such as `<|endoftext|>`."""
         return self._tokenizer.id_to_token(i)
 
+    def special_tokens(self) -> dict[str, int]:
+        """Returns the special tokens and their ids."""
+        return {token.content: i for i, token in self._tokenizer.get_added_tokens_decoder().items() if token.special}
+
+    def stripping_tokens(self) -> tuple[frozenset[str], frozenset[str]]:
+        """Returns the special tokens that include white space before them, and those that include it after them."""
+        added = [token for token in self._tokenizer.get_added_tokens_decoder().values() if token.special]
+        return frozenset(t.content for t in added if t.lstrip), frozenset(t.content for t in added if t.rstrip)
+
+    def _escape_for(
+        self, missing: list[int], missing_bytes: str, byte_ids: list[int | None]
+    ) -> byte_escape.ByteEscape | None:
+        """Returns the escape of the missing bytes, or None if they are refused or there are none.
+
+        Raises:
+            InputError: bytes are missing and `missing_bytes` does not say what to do, or there can be no escape.
+        """
+        if missing and missing_bytes not in ("escape", "refuse"):
+            raise InputError(
+                f"{FILE} has no token for {len(missing)} of the 256 bytes (the first is {min(missing)}), so not every "
+                "byte string has ids. Escape these bytes (missing_bytes=escape), refuse text that has them "
+                "(missing_bytes=refuse), or use another codec."
+            )
+        if not missing or missing_bytes == "refuse":
+            return None
+        digits = [byte_ids[digit] for digit in byte_escape.DIGITS]
+        self._lost = byte_escape.lost_characters(missing)
+        return byte_escape.choose(self.special_tokens(), digits, self.eod_id, FILE)
+
     def _tokenize(self, texts: list[str]) -> Iterable[Sequence[int]]:
         return (found.ids for found in self._tokenizer.encode_batch(texts, add_special_tokens=False))
 
+    def _encode_documents(self, documents: Sequence[bytes]) -> list[np.ndarray]:
+        if self._missing and not self._escape:
+            pattern = re.compile(b"[" + re.escape(self._missing) + b"]")
+            for number, document in enumerate(documents):
+                if match := pattern.search(document):
+                    raise InputError(
+                        f"{self.spec} has no token for the byte {match[0][0]} (0x{match[0][0]:02x}), which is at "
+                        f"position {match.start()} of document {number}. Remove it, or import the tokenizer with "
+                        "missing_bytes=escape."
+                    )
+        return super()._encode_documents(documents)
 
-class Tokenizers(ByteLevelBPE):
-    """Vocabulary that came with a model, such as that of GPT-NeoX or Llama 3.
+    def _raw_ids(self, raw: bytes) -> list[int]:
+        if not self._escape:
+            return super()._raw_ids(raw)
+        table, missing = self._byte_ids.tolist(), self._missing
+        return [i for byte in raw for i in (self._escape.ids(byte) if byte in missing else (table[byte],))]
 
-    The ids are those that the model was trained on, with two exceptions that make them lossless: bytes of invalid UTF-8
-    get the ids of single bytes, and text is not normalised to NFC. Special tokens have no bytes, and text that looks
-    like one is encoded as text.
+    def _fallback(self, run: str, raw: bytes) -> list[int]:
+        """Returns the ids of a run that the tokenizer does not keep: escapes only for characters without tokens."""
+        parts = self._lost.findall(run) if self._escape else []
+        if len(parts) < 2:
+            return super()._fallback(run, raw)
+        ids: list[int] = []
+        for part, found in zip(parts, self._tokenize(parts), strict=True):
+            own = part.encode()
+            ids += found if self._is_intact(found, own) else self._raw_ids(own)
+        return ids
+
+    def _decode_sequences(self, sequences: Sequence[np.ndarray]) -> list[bytes]:
+        if not self._escape:
+            return super()._decode_sequences(sequences)
+        return [self._escape.decode(ids, self._pieces) for ids in sequences]
+
+    def _decode_unfinished(self, ids: np.ndarray) -> bytes:
+        n_open = self._escape.n_open(ids) if self._escape else 0
+        return self._decode_sequences([ids[: len(ids) - n_open]])[0]
+
+    def _lengths(self, ids: np.ndarray) -> np.ndarray:
+        return self._escape.lengths(ids, self._piece_lengths) if self._escape else super()._lengths(ids)
+
+
+class Tokenizers(BPECodec):
+    """Vocabulary that came with a model, such as that of GPT-NeoX, Llama 3 or SmolLM.
+
+    The ids are those that the model was trained on, with three exceptions that make them lossless: bytes of invalid
+    UTF-8 get the ids of single bytes, text is not normalised to NFC, and bytes without a token are escaped
+    (`byte_escape`). Special tokens have no bytes, and text that looks like one is encoded as text.
     """
 
     name = "tokenizers"
     summary = "the vocabulary that came with an imported model"
+    limits = {"missing_bytes": Limits(choices=byte_escape.MISSING_BYTES)}
 
     @classmethod
-    def build(cls, *, v: int = 0, eod: int = -1, tokenizer: bytes) -> "Tokenizers":
+    def build(cls, *, v: int = 0, eod: int = -1, missing_bytes: str = "none", tokenizer: bytes) -> "Tokenizers":
         """Returns the codec of the content of a tokenizer.json."""
-        return cls(v=v, eod=eod, tokenizer=tokenizer)
+        return cls(v=v, eod=eod, tokenizer=tokenizer, missing_bytes=missing_bytes)
 
     @classmethod
-    def from_files(cls, files: dict[str, bytes], *, v: int = 0, eod: int = -1) -> "Tokenizers":
-        return cls(v=v, eod=eod, tokenizer=files[FILE])
+    def from_files(
+        cls, files: dict[str, bytes], *, v: int = 0, eod: int = -1, missing_bytes: str = "none"
+    ) -> "Tokenizers":
+        settings = files.get(SETTINGS_FILE)
+        return cls(v=v, eod=eod, tokenizer=files[FILE], missing_bytes=missing_bytes, settings=settings)
 
 
-class BPE(ByteLevelBPE):
+class BPE(BPECodec):
     """Byte-level BPE trained on the corpus, with words split by GPT-2's regular expression.
 
     The last id is end-of-document, as `<|endoftext|>` is in the vocabularies that come with models.
@@ -144,10 +242,6 @@ class BPE(ByteLevelBPE):
         return cls(v=v, tokenizer=files[FILE])
 
 
-_AFFIXES = ("continuing_subword_prefix", "end_of_word_suffix")
-_MODEL = {"vocab": dict, "merges": list, "byte_fallback": bool, "fuse_unk": bool, "ignore_merges": bool}
-
-
 def _package() -> Any:
     try:
         import tokenizers
@@ -157,81 +251,3 @@ def _package() -> Any:
             "install 'compressed_lm[hf]'."
         ) from None
     return tokenizers
-
-
-def _plain(content: bytes) -> dict[str, Any]:
-    """Returns the content of a tokenizer.json without the steps that change or add text.
-
-    Raises:
-        InputError: it is not byte-level BPE.
-    """
-    try:
-        found = strict_json.parse(content)
-        parts = _flat(found["pre_tokenizer"], "pretokenizers")
-        problems = [
-            f"normalizer {part['type']} (it changes text)"
-            for part in _flat(found.get("normalizer"), "normalizers")
-            if part["type"] not in _HARMLESS
-        ]
-        byte_level = [part for part in parts if part["type"] == "ByteLevel"]
-        if found["model"]["type"] != "BPE" or not byte_level:
-            problems.insert(0, f"{found['model']['type']}{'' if byte_level else ' that is not byte-level'}")
-        if any(part.get("add_prefix_space") for part in byte_level):
-            problems.append("add_prefix_space (it changes text)")
-        problems += [f"{name} (of other kinds of BPE)" for name in _AFFIXES if found["model"].get(name)]
-        if wrong := [name for name, kind in _MODEL.items() if not isinstance(found["model"].get(name, kind()), kind)]:
-            raise ValueError(f"the {wrong[0]} of its model has a wrong type")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{FILE} cannot be read ({error!r}). Copy it again.") from error
-    if problems:
-        raise InputError(
-            f"{FILE} uses {', '.join(problems)}; the codec tokenizers reads byte-level BPE, which is lossless. If the "
-            "model has a tokenizer.model (SentencePiece with byte pieces), put that into the folder."
-        )
-    # Dropout is random. The decoder is not used: texts are concatenated from the tokens' bytes.
-    model = found["model"] | dict(dropout=None) | dict.fromkeys(_AFFIXES)
-    unused = dict.fromkeys(("normalizer", "post_processor", "truncation", "padding", "decoder"))
-    return found | unused | dict(model=model)
-
-
-def _flat(part: dict | None, key: str) -> list[dict]:
-    if not part:
-        return []
-    return [flat for inner in part[key] for flat in _flat(inner, key)] if part["type"] == "Sequence" else [part]
-
-
-def _bytes_of_symbols() -> dict[str, int]:
-    """Returns the byte of each character of byte-level BPE (GPT-2): printable bytes represent themselves."""
-    kept = [*range(ord("!"), ord("~") + 1), *range(ord("\xa1"), ord("\xac") + 1), *range(ord("\xae"), 256)]
-    others = [byte for byte in range(256) if byte not in kept]
-    return {chr(byte): byte for byte in kept} | {chr(256 + i): byte for i, byte in enumerate(others)}
-
-
-def _pieces(tokenizer: Any) -> list[bytes]:
-    """Returns the bytes of each id; none for special tokens and for ids without a token.
-
-    Raises:
-        InputError: two tokens have the same id, or there are far more ids than tokens.
-    """
-    bytes_of, added = _bytes_of_symbols(), tokenizer.get_added_tokens_decoder()
-    vocabulary = tokenizer.get_vocab(with_added_tokens=True)
-    i, count = collections.Counter(vocabulary.values()).most_common(1)[0]
-    if count > 1:
-        tokens = sorted(token for token, own in vocabulary.items() if own == i)
-        raise InputError(
-            f"{FILE} gives the id {i} to {count} tokens, such as {tokens[0]!r} and {tokens[1]!r}; one was expected. "
-            "Copy it again."
-        )
-    largest = max(vocabulary.values())
-    if largest > _MOST_IDS * len(vocabulary):
-        raise InputError(
-            f"{FILE} has {len(vocabulary):,} tokens and the id {largest:,}; ids up to {_MOST_IDS} times as many as "
-            "tokens were expected. Copy it again."
-        )
-    pieces = [b""] * (largest + 1)
-    for token, i in vocabulary.items():
-        if i in added:
-            pieces[i] = b"" if added[i].special else token.encode()
-        elif all(c in bytes_of for c in token):
-            pieces[i] = bytes(bytes_of[c] for c in token)
-    return pieces
