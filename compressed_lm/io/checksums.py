@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import mmap
 import zlib
 
 from compressed_lm.errors import InputError
@@ -31,18 +32,18 @@ class Frame:
         """Returns the checksum of the bytes before it."""
         return zlib.crc32(body).to_bytes(4, "little") if self.crc else hashlib.sha256(body).digest()
 
-    def body(self, content: bytes, name: str, *, least: int) -> memoryview:
+    def body(self, content: bytes | mmap.mmap, name: str, *, least: int) -> memoryview:
         """Returns a file's content without its checksum.
 
         Args:
-            content: the file.
+            content: the file, read or mapped.
             name: name of the file, for messages.
             least: smallest size of the body in bytes, magic bytes included.
 
         Raises:
             InputError: the file does not begin with the magic bytes, is too short, or has a wrong checksum.
         """
-        if not content.startswith(self.magic):
+        if content[: len(self.magic)] != self.magic:
             raise InputError(
                 f"{name} is not {self.what}: it does not begin with the bytes that {self.writer} writes. Give a file "
                 "that it wrote."

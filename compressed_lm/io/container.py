@@ -5,10 +5,12 @@ further fields of the kind, and for each tensor its name, shape and bytes); the 
 everything before it.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import math
+import mmap
 import os
 import struct
 import zlib
@@ -37,11 +39,11 @@ class Payload:
 
     Attributes:
         shape: shape of the array.
-        payload: its stored bytes.
+        payload: its stored bytes; a view of a mapped file, if they were read from one.
     """
 
     shape: tuple[int, ...]
-    payload: bytes
+    payload: bytes | memoryview
 
     @property
     def nbytes(self) -> int:
@@ -78,13 +80,13 @@ class Kind:
     def _frame(self) -> Frame:
         return Frame(self.magic, self.version, f"a file of {self.what}", self.writer, self.again)
 
-    def write(self, path: str | os.PathLike, header: dict[str, Any], payloads: Iterable[bytes]) -> int:
+    def write(self, path: str | os.PathLike, header: dict[str, Any], payloads: Iterable[bytes | memoryview]) -> int:
         """Writes a file atomically and returns its size in bytes.
 
         Args:
             path: path of the file, or - for the standard output.
             header: JSON object; its `tensors` is a list with name, shape and nbytes of each payload.
-            payloads: payloads in the order of `tensors`.
+            payloads: payloads in the order of `tensors`; each is written before the next one is asked for.
         """
         text = json.dumps({"format_version": self.version} | header).encode()
         text = zlib.compress(text, 9) if self.deflated else text
@@ -97,20 +99,21 @@ class Kind:
             return size + file.write(digest.digest())
 
     def read(
-        self, path: str | os.PathLike, make: Callable[[dict[str, Any], tuple[int, ...], bytes], Any]
+        self, path: str | os.PathLike, make: Callable[[dict[str, Any], tuple[int, ...], Any], Any]
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         """Returns the header of a file that `write` wrote, and its tensors by name, in file order.
 
         Args:
             path: path of the file, or - for the standard input.
             make: (description, shape, payload) -> tensor; may raise ValueError, KeyError or TypeError for an invalid
-                description.
+                description. The payload is a part of the file, which is mapped if it is a local one, so that it takes
+                memory only while it is read.
 
         Raises:
             InputError: the file does not exist, is of another kind or version, was truncated or changed, or its header
                 does not describe its payloads.
         """
-        content, name = io.read_bytes(path), io.shown(path)
+        content, name = _content(path), io.shown(path)
         body = self._frame.body(content, name, least=len(self.magic) + 4)
         (length,) = struct.unpack_from("<I", body, len(self.magic))
         start = len(self.magic) + 4 + length
@@ -126,6 +129,15 @@ class Kind:
             ) from error
         self._frame.check_version(version, name)
         return header, tensors
+
+
+def _content(path: str | os.PathLike) -> bytes | mmap.mmap:
+    """Returns the content of a file; a local one is mapped, not read."""
+    if os.path.isfile(path) and not io.is_stream(path):
+        with open(path, "rb") as file:
+            with contextlib.suppress(ValueError, OSError):  # an empty file, or a file system that cannot map
+                return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    return io.read_bytes(path)
 
 
 def _inflated(text: bytes) -> bytes:
@@ -150,7 +162,7 @@ def _tensors(header: dict[str, Any], body: memoryview, start: int, make: Callabl
             raise ValueError(
                 f"more elements than {len(body):,} bytes may represent, at the entry {entry} ({limits.HELP})"
             )
-        tensors[entry["name"]] = make(entry, shape, bytes(body[start : start + nbytes]))
+        tensors[entry["name"]] = make(entry, shape, body[start : start + nbytes])
         start += nbytes
     if start != len(body):
         raise ValueError(f"{len(body) - start} bytes that no entry describes")

@@ -14,7 +14,17 @@ distribution of weights. `bitstream` writes entropy-coded files.
 from compressed_lm.weights.deepshape import reshape_tensors, reshape_weights
 from compressed_lm.weights.gennorm import GeneralizedGaussian, fit_mle, fit_moments, moment_ratio, shape_from_ratio
 from compressed_lm.weights.hadamard import rotate
-from compressed_lm.weights.packing import PackedTensor, load_packed, pack, save_packed, unpack
+from compressed_lm.weights.packing import (
+    PackedTensor,
+    dense_spec,
+    load_packed,
+    pack,
+    pack_dense,
+    save_dense,
+    save_packed,
+    stored,
+    unpack,
+)
 from compressed_lm.weights.projection import MergeCost, holds_factors, merge, merge_cost, pull_back
 from compressed_lm.weights.protocol import Representation
 from compressed_lm.weights.registry import FAMILIES, representation
@@ -25,6 +35,7 @@ __all__ = [
     "MergeCost",
     "PackedTensor",
     "Representation",
+    "dense_spec",
     "fit_mle",
     "fit_moments",
     "holds_factors",
@@ -33,12 +44,15 @@ __all__ = [
     "merge_cost",
     "moment_ratio",
     "pack",
+    "pack_dense",
     "pull_back",
     "representation",
     "reshape_tensors",
     "reshape_weights",
     "rotate",
+    "save_dense",
     "save_packed",
     "shape_from_ratio",
+    "stored",
     "unpack",
 ]

@@ -203,11 +203,11 @@ def load(path: str | os.PathLike) -> tuple[dict[str, CodedTensor], dict]:
     return tensors, record
 
 
-def _coded_tensor(entry: dict, shape: tuple[int, ...], payload: bytes) -> CodedTensor:
+def _coded_tensor(entry: dict, shape: tuple[int, ...], payload: memoryview) -> CodedTensor:
     step, coder = entry["step"], str(entry["coder"])
     if (step is None) != (coder == "float32") or (step is not None and not 0 < step < math.inf):
         raise ValueError(f"the entry {entry}")
-    return CodedTensor(shape, step, coder, payload)
+    return CodedTensor(shape, step, coder, bytes(payload))
 
 
 def _checked(w: ArrayLike) -> np.ndarray:

@@ -4,17 +4,22 @@ A file is an `io.container`; its header has name, representation, shape, axis an
 """
 
 import dataclasses
+import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import jax
 import numpy as np
+import numpy.typing as npt
 from jaxtyping import Array, Float, Float32
 
 from compressed_lm.errors import InputError
 from compressed_lm.io.container import Kind, Payload
+from compressed_lm.weights.plain import Dense
 from compressed_lm.weights.protocol import Representation, from_rows, rows_shape, to_rows
 from compressed_lm.weights.registry import representation
+from compressed_lm.weights.storage import to_float32
 
 MAGIC = b"\x89CLW\r\n\x1a\n"  # as in PNG: a non-text byte, and line ends that a text-mode transfer changes
 FORMAT_VERSION = 1
@@ -29,13 +34,14 @@ class PackedTensor(Payload):
         spec: spec of the representation.
         shape: shape of the array.
         axis: reduction axis, -2 or -1.
-        payload: scales, masks and codes; the other attributes define their layout.
+        payload: scales, masks and codes; the other attributes define their layout. A view of the mapped file, if it was
+            read from one.
     """
 
     spec: str
     shape: tuple[int, ...]
     axis: int
-    payload: bytes = dataclasses.field(repr=False)
+    payload: bytes | memoryview = dataclasses.field(repr=False)
 
 
 def pack(
@@ -61,8 +67,37 @@ def pack(
     rows = to_rows(w, axis)
     parts = jax.device_get(rep._stored_parts(rep._prepare(rows), params, None, None))
     parts = rep._compact(parts)
-    payload = b"".join(stored.to_bytes(parts[name]) for name, stored in layout.items())
+    payload = b"".join(part.to_bytes(parts[name]) for name, part in layout.items())
     return PackedTensor(str(rep), tuple(w.shape), axis, payload)
+
+
+def pack_dense(w: np.ndarray) -> PackedTensor:
+    """Returns an array packed in its own type, float32, bfloat16 or float16; its payload is a view of the array."""
+    w = np.ascontiguousarray(w)
+    payload = w.reshape(-1).view(np.uint8).data
+    return PackedTensor(dense_spec(w.dtype), tuple(w.shape), -1, payload)
+
+
+def dense_spec(dtype: npt.DTypeLike) -> str:
+    """Returns the spec of the format that stores numbers of a type exactly.
+
+    Raises:
+        InputError: another type than float32, bfloat16 or float16.
+    """
+    return str(Dense(np.dtype(dtype).name))
+
+
+def stored(packed: PackedTensor) -> np.ndarray:
+    """Returns the array of the packed shape: in its own type, for `dense` as a view of the payload, else `unpack`.
+
+    Raises:
+        InputError: the payload does not match the representation and shape.
+    """
+    rep, layout, shape = _layout(packed)
+    if not isinstance(rep, Dense):
+        return unpack(packed)
+    rows = layout["values"].view(packed.payload)
+    return rows.reshape(packed.shape) if packed.axis == -1 else np.swapaxes(rows.reshape(shape), -1, -2)
 
 
 def unpack(packed: PackedTensor) -> Float32[np.ndarray, "..."]:
@@ -71,27 +106,75 @@ def unpack(packed: PackedTensor) -> Float32[np.ndarray, "..."]:
     Raises:
         InputError: the payload does not match the representation and shape.
     """
-    rep, shape = representation(packed.spec), rows_shape(packed.shape, packed.axis)
-    layout = rep._layout(shape)
-    expected = sum(stored.nbytes for stored in layout.values())
-    if packed.nbytes != expected:
-        raise InputError(
-            f"A payload of {packed.nbytes} bytes was given for {packed.spec} of shape {packed.shape}; expected "
-            f"{expected}. Pack the weights again."
-        )
+    rep, layout, shape = _layout(packed)
+    if isinstance(rep, Dense):
+        return to_float32(stored(packed))
     parts: dict[str, np.ndarray] = {}
-    start = 0
-    for name, stored in layout.items():
+    start, content = 0, memoryview(packed.payload)
+    for name, part in layout.items():
         try:
-            parts[name] = stored.from_bytes(packed.payload[start : start + stored.nbytes])
+            parts[name] = part.from_bytes(bytes(content[start : start + part.nbytes]))
         except ValueError as error:
             raise InputError(
                 f"The payload for {packed.spec} of shape {packed.shape} cannot be read: {name} has {error}. "
                 "Pack the weights again."
             ) from error
-        start += stored.nbytes
+        start += part.nbytes
     rows = rep._restore(rep._expand(parts, shape), shape[-1])
     return np.asarray(from_rows(rows, packed.shape, packed.axis))
+
+
+def _layout(packed: PackedTensor) -> tuple[Representation, dict[str, Any], tuple[int, ...]]:
+    """Returns the representation of a packed array, the stored types of its parts, and the shape of its rows.
+
+    Raises:
+        InputError: the payload has another size.
+    """
+    rep, shape = representation(packed.spec), rows_shape(packed.shape, packed.axis)
+    layout = rep._layout(shape)
+    expected = sum(part.nbytes for part in layout.values())
+    if packed.nbytes != expected:
+        raise InputError(
+            f"A payload of {packed.nbytes} bytes was given for {packed.spec} of shape {packed.shape}; expected "
+            f"{expected}. Pack the weights again."
+        )
+    return rep, layout, shape
+
+
+def save_dense(
+    path: str | os.PathLike,
+    described: Mapping[str, tuple[tuple[int, ...], npt.DTypeLike]],
+    arrays: Iterable[np.ndarray],
+) -> None:
+    """Writes arrays in their own types to a file of `save_packed`, one after the other: only one is in memory.
+
+    Args:
+        path: the file; it appears only when it is complete.
+        described: shape and type (float32, bfloat16 or float16) of each array, by name.
+        arrays: the arrays, in the order of `described`.
+
+    Raises:
+        InputError: another type.
+        ValueError: an array has another shape or type than described, or their number differs.
+    """
+    entries = [
+        {
+            "name": name,
+            "spec": dense_spec(dtype),
+            "shape": list(shape),
+            "axis": -1,
+            "nbytes": math.prod(shape) * np.dtype(dtype).itemsize,
+        }
+        for name, (shape, dtype) in described.items()
+    ]
+
+    def payloads() -> Iterator[bytes | memoryview]:
+        for array, (name, (shape, dtype)) in zip(arrays, described.items(), strict=True):
+            if (array.shape, array.dtype) != (tuple(shape), np.dtype(dtype)):
+                raise ValueError(f"{name} is {array.dtype} of shape {array.shape}, and was described otherwise")
+            yield pack_dense(array).payload
+
+    _FILE.write(path, {"tensors": entries}, payloads())
 
 
 def save_packed(path: str | os.PathLike, tensors: Mapping[str, PackedTensor]) -> None:
@@ -113,5 +196,5 @@ def load_packed(path: str | os.PathLike) -> dict[str, PackedTensor]:
     return _FILE.read(path, _packed_tensor)[1]
 
 
-def _packed_tensor(entry: dict, shape: tuple[int, ...], payload: bytes) -> PackedTensor:
+def _packed_tensor(entry: dict, shape: tuple[int, ...], payload: memoryview) -> PackedTensor:
     return PackedTensor(str(entry["spec"]), shape, int(entry["axis"]), payload)

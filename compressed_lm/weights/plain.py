@@ -14,13 +14,15 @@ from compressed_lm.weights.options import check_choice, check_range
 from compressed_lm.weights.protocol import Representation, kept
 from compressed_lm.weights.storage import Floats
 
+FLOAT16_MAX = 65504.0
+
 
 @dataclasses.dataclass(frozen=True)
 class Dense(Representation):
     """Unquantised weights.
 
     Attributes:
-        dtype: float32, or bfloat16 for rounded weights (straight-through gradient).
+        dtype: float32; or bfloat16 or float16 for rounded weights (straight-through gradient).
     """
 
     name: ClassVar[str] = "dense"
@@ -30,7 +32,7 @@ class Dense(Representation):
     dtype: str = "float32"
 
     def __post_init__(self) -> None:
-        check_choice(self.name, "dtype", self.dtype, ("float32", "bfloat16"))
+        check_choice(self.name, "dtype", self.dtype, ("float32", "bfloat16", "float16"))
 
     def quantize(
         self,
@@ -46,15 +48,18 @@ class Dense(Representation):
         return super().quantize(w, key=key, params=params, axis=axis, rotated=rotated)
 
     def gmse_with_error(self) -> tuple[float, float]:
-        # bfloat16 is a float grid of 8 + 7 bits; below 2**-14, its error is less than 1e-14.
-        return (grids.grid_error(grids.float_levels(5, 7), 1.0) if self.dtype == "bfloat16" else 0.0), 0.0
+        return (grids.grid_error(self._levels(), 1.0) if self.dtype != "float32" else 0.0), 0.0
 
     def _kept_error(self, source):
-        if self.dtype == "float32":
-            return 0.0
-        return grids.grid_error(grids.float_levels(5, 7), 1.0, source.density)
+        return grids.grid_error(self._levels(), 1.0, source.density) if self.dtype != "float32" else 0.0
+
+    def _levels(self):
+        # bfloat16 is a float grid of 8 + 7 bits; below 2**-14, its error is less than 1e-14.
+        return grids.float_levels(5, 7) if self.dtype == "bfloat16" else grids.float_levels(5, 10)
 
     def _parts(self, rows, *, params, keep, source):
+        if self.dtype == "float16":
+            return {"values": rounding.to_float(rows, exponent_bits=5, mantissa_bits=10, largest=FLOAT16_MAX)}
         return {"values": rows if self.dtype == "float32" else rounding.to_bfloat16(rows)}
 
     def _restore(self, parts, length, *, rotated=False):

@@ -7,6 +7,7 @@ import itertools
 import math
 
 import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 
 from compressed_lm.coding.bits import pack_bits, unpack_bits
@@ -110,7 +111,7 @@ class Floats(Stored):
     """Numbers in a floating-point type that represents them exactly.
 
     Attributes:
-        dtype: float32, bfloat16, float8_e4m3fn or float8_e8m0fnu.
+        dtype: float32, bfloat16, float16, float8_e4m3fn or float8_e8m0fnu.
     """
 
     dtype: str = "float32"
@@ -127,7 +128,21 @@ class Floats(Stored):
         return np.asarray(array, np.float32).astype(self._type).tobytes()
 
     def from_bytes(self, content: bytes) -> np.ndarray:
-        return np.frombuffer(content, self._type).astype(np.float32).reshape(self.shape)
+        return to_float32(self.view(content))
+
+    def view(self, content: bytes | memoryview) -> np.ndarray:
+        """Returns the array in its own type, as a view of its bytes."""
+        return np.frombuffer(content, self._type).reshape(self.shape)
+
+
+def to_float32(array: np.ndarray) -> np.ndarray:
+    """Returns a new float32 array with the numbers of a float array."""
+    if array.dtype != ml_dtypes.bfloat16:
+        return array.astype(np.float32)
+    wide = np.empty(array.shape, np.uint32)
+    # The upper half of a float32 is a bfloat16. A shift takes a tenth of the time of `astype`.
+    np.left_shift(array.view(np.uint16), np.uint32(16), out=wide, dtype=np.uint32)
+    return wide.view(np.float32)
 
 
 @dataclasses.dataclass(frozen=True)
