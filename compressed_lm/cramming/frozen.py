@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from compressed_lm.errors import InputError
-from compressed_lm.models import Transformer, TransformerConfig, init_cache
+from compressed_lm.models import Transformer, TransformerConfig, init_cache, unstack
 from compressed_lm.models.partitioning import by_name
 from compressed_lm.training.run_dir import Run
 
@@ -205,11 +205,12 @@ def _write(config: TransformerConfig, n_tokens: int, params: dict, prefix: jax.A
     """Returns int32[B, n_tokens], generated greedily."""
     slots, n_vectors = prefix.shape[:2]
     n_steps = n_vectors + n_tokens - 1
+    layers = unstack(params["layers"], config.n_layers)  # inside the loop, they would be copied in every step on CPU
 
     def one(carry: tuple, position: jax.Array) -> tuple[tuple, jax.Array]:
         token, cache = carry
         logits, cache = Transformer(config).apply(
-            {"params": params}, token, jnp.full(slots, position), cache, prefix=prefix, method="step"
+            {"params": params}, token, jnp.full(slots, position), cache, prefix=prefix, layers=layers, method="step"
         )
         token = jnp.argmax(logits, axis=-1).astype(jnp.int32)
         return (token, cache), token

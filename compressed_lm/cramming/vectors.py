@@ -28,8 +28,12 @@ class Mapping:
 
     @classmethod
     def of(cls, config: CramConfig, width: int) -> "Mapping":
-        """Returns the mapping of a configuration, for a model of this width."""
-        return cls(width, config.dimensions, config.projection_seed if config.dimensions else 0)
+        """Returns the mapping of the results of a configuration, for a model of this width.
+
+        Results of learned maps are vectors, so their mapping has no projection.
+        """
+        dimensions = config.dimensions if config.projection == "signs" else 0
+        return cls(width, dimensions, config.projection_seed if dimensions else 0)
 
     @property
     def stored(self) -> int:
@@ -75,9 +79,26 @@ def initial(config: CramConfig, width: int, *, std: float, text: np.ndarray, see
         text: int32[N].
         seed: seed of the numbers.
     """
-    digest = np.frombuffer(hashlib.sha256(np.asarray(text, "<i4").tobytes()).digest(), "<u4")
-    rng = np.random.default_rng([seed, *digest.tolist()])
+    rng = np.random.default_rng([seed, *_digest(text)])
     shape = config.n_vectors, config.dimensions or width
     if config.init == "uniform":
         return rng.uniform(-config.init_scale, config.init_scale, shape).astype(np.float32)
     return (rng.standard_normal(shape) * std * config.init_scale).astype(np.float32)
+
+
+def initial_map(config: CramConfig, width: int, *, text: np.ndarray, seed: int) -> dict[str, np.ndarray]:
+    """Returns the initial learned map of a text: w float32[M, D] and b float32[D], uniform in -1 to 1 over sqrt(M).
+
+    Args:
+        config: the settings.
+        width: D.
+        text: int32[N].
+        seed: seed of the map.
+    """
+    rng, bound = np.random.default_rng([seed, 1, *_digest(text)]), config.dimensions**-0.5
+    shapes = {"w": (config.dimensions, width), "b": (width,)}
+    return {name: rng.uniform(-bound, bound, shape).astype(np.float32) for name, shape in shapes.items()}
+
+
+def _digest(text: np.ndarray) -> list[int]:
+    return np.frombuffer(hashlib.sha256(np.asarray(text, "<i4").tobytes()).digest(), "<u4").tolist()
