@@ -133,7 +133,15 @@ def create(
 
 def save(codec: Codec, directory: str | os.PathLike) -> None:
     """Writes a codec as a directory, also gs:// and s3://: its files, then `codec.json` with names and checksums."""
-    directory, files = any_path(directory, "The codec directory"), codec.files()
+    directory, files = any_path(directory, "The codec directory"), saved(codec)
+    with locks.held(directory):
+        for name, content in files.items():
+            write_atomic(directory / name, content)
+
+
+def saved(codec: Codec) -> dict[str, bytes]:
+    """Returns the content of the files that `save` writes, by name; `codec.json` is the last."""
+    files = codec.files()
     header = {
         "format_version": FORMAT_VERSION,
         "spec": codec.spec,
@@ -141,10 +149,7 @@ def save(codec: Codec, directory: str | os.PathLike) -> None:
         "vocab_size": codec.vocab_size,
         "files": {name: hashlib.sha256(content).hexdigest() for name, content in sorted(files.items())},
     }
-    with locks.held(directory):
-        for name, content in files.items():
-            write_atomic(directory / name, content)
-        write_atomic(directory / HEADER, json.dumps(header, indent=2) + "\n")
+    return files | {HEADER: (json.dumps(header, indent=2) + "\n").encode()}
 
 
 def shipped() -> dict[str, epath.Path]:
