@@ -1,7 +1,6 @@
 """Command `cram`: stores a text as K input vectors of a frozen model."""
 
 import sys
-import zlib
 
 from compressed_lm import io
 from compressed_lm.commands import cram_options, options, paths
@@ -29,6 +28,19 @@ def add_arguments(parser):
         help="representation of the vectors: dense (float32), dense(dtype=bfloat16), int(b=8), int(b=4), ...; "
         "the vectors are optimised in it (default %(default)s)",
     )
+    parser.add_path(
+        "--stages",
+        kind=paths.FILE,
+        help="file (.npz) for the vectors of every stage of progressive cramming and the number of tokens that each "
+        "restores; it is written also if the text does not fit",
+    )
+    parser.add_argument(
+        "--save_every",
+        type=options.whole(),
+        default=60,
+        help="seconds between writes of OUT.state, from which the command resumes if interrupted; it is removed at the "
+        "end (default %(default)s)",
+    )
 
 
 def run(arguments):
@@ -38,7 +50,7 @@ def run(arguments):
 
 def _run(arguments):
     from compressed_lm import cramming
-    from compressed_lm.cramming import code_length, metrics
+    from compressed_lm.cramming import code_length, compressors, metrics, vector_files
 
     data, name = io.read_bytes(arguments.text, "The text"), io.shown(arguments.text)
     model, codec, longest = cram_options.model(arguments)
@@ -51,8 +63,15 @@ def _run(arguments):
             file=sys.stderr,
         )
 
+    states = []
+
     def attempt(config, description):
-        found = _optimized(model, ids, config, description)
+        state = None
+        if not io.is_stream(arguments.out) and not io.is_remote(arguments.out):
+            # Of each method: the whole text may fail, and the growing one be interrupted.
+            state = io.local_path(f"{arguments.out}.{config.method}.state")
+            states.append(state)
+        found = _optimized(model, ids, config, description, state=state, save_every=arguments.save_every)
         stored = cramming.CrammedText.of(model, found, config, ids)
         return metrics.longest_exact_prefix(stored.attempt(model), ids), found, stored
 
@@ -60,6 +79,12 @@ def _run(arguments):
     if prefix < len(ids) and config.method == "full":
         grown = attempt(cram_options.config(arguments, method="progressive"), "longest prefix that fits")
         prefix, found, stored = max(grown, (prefix, found, stored), key=lambda result: result[0])
+    if arguments.stages:
+        vector_files.write(arguments.stages, found)
+    if prefix == len(ids):
+        size = stored.save(arguments.out)
+    for state in states:  # the result is stored, or known
+        state.unlink(missing_ok=True)
     if prefix < len(ids):
         raise InputError(
             f"{name} does not fit: of its {len(ids)} tokens the model writes the first {prefix} from "
@@ -67,25 +92,24 @@ def _run(arguments):
             f"Nothing was written. Take more vectors (--k {2 * config.n_vectors}) or more steps (--steps "
             f"{2 * config.steps}), try --method progressive, or give only this prefix."
         )
-    size = stored.save(arguments.out)
     coded = int(code_length.coded_bits_alone(model, [ids])) // 8
     print(
         f"{arguments.out}: {len(data):,} bytes of text, {len(ids):,} tokens, in {config.n_vectors} x "
         f"{stored.mapping.stored} numbers of {config.format}, after {found.best_step:,} updates; the model restores "
         f"them exactly. The vectors have {stored.packed.nbytes:,} bytes, the file {size:,}; zlib compresses the text "
-        f"to {len(zlib.compress(data, 9)):,} bytes, arithmetic coding with this model to {coded:,}.",
+        f"to {compressors.sizes(data)['zlib_bytes']:,} bytes, arithmetic coding with this model to {coded:,}.",
         file=messages(arguments.out),
     )
 
 
-def _optimized(model, ids, config, description):
+def _optimized(model, ids, config, description, **saving):
     """Returns the result for one text; shows progress on stderr."""
     from compressed_lm.cramming import cram
     from compressed_lm.tracking.progress import progress
 
     with progress(description, config.steps, unit="steps") as bar:
         show = lambda status: bar.advance(status.steps - bar.done, right=f"{status.accuracy:.1%}")  # noqa: E731
-        return cram(model, [ids], config, progress=show)[0]
+        return cram(model, [ids], config, progress=show, **saving)[0]
 
 
 def _quoted(data, most=60):

@@ -60,13 +60,22 @@ def add_arguments(parser):
     parser.add_argument(
         "--slots", type=options.whole(1), default=32, help="texts optimised at once (default %(default)s)"
     )
+    parser.add_path(
+        "--m1",
+        kind=paths.READ,
+        default="pretrained",
+        help="folder of `train-m1`, or pretrained: byte model whose arithmetic coding is among the compressors that "
+        "the report compares (default %(default)s)",
+    )
     parser.add_path("--out", kind=paths.FOLDER, required=True, help="folder of the study; resumes if interrupted")
     cram_options.add_optimization(parser)
     parser.add_argument("--margin", type=options.real(low=0), default=0.0, help=cram_options.MARGIN_HELP)
 
 
 def run(arguments):
+    from compressed_lm import codecs
     from compressed_lm.cramming import study
+    from compressed_lm.pipelines.m1 import load_m1
     from compressed_lm.reports import cramming
     from compressed_lm.tracking.progress import progress
 
@@ -86,6 +95,7 @@ def run(arguments):
             f"rows of {longest} positions; expected at most that many. Give shorter --lengths or a smaller --k."
         )
     texts = _texts(arguments, codec, max(grid.lengths))
+    arithmetic = codecs.create("ac", m1=load_m1(arguments.m1))
     n_cells = len(grid.cells) * len(texts)
     with progress("cram", n_cells, unit="cells") as bar:
         seen = []
@@ -96,7 +106,8 @@ def run(arguments):
             done = f"{status.steps / status.total_steps:.0%}"
             bar.advance(len(seen) - 1 - bar.done, cell=cell, steps=done, right=f"{status.accuracy:.1%}")
 
-        out = study.run_study(model, codec, texts, grid, out=arguments.out, slots=arguments.slots, progress=show)
+        settings = dict(slots=arguments.slots, arithmetic=arithmetic, progress=show)
+        out = study.run_study(model, codec, texts, grid, out=arguments.out, **settings)
         bar.advance(n_cells - bar.done)
     written = cramming.write_report(out)
     print(f"The report is {written[0]}; its tables are {', '.join(p.name for p in written if p.suffix == '.csv')}.")
@@ -108,7 +119,7 @@ def _texts(arguments, codec, n_tokens):
     from compressed_lm.data.job import take_bytes
     from compressed_lm.data.sources import open_corpus
 
-    settings = dict(n_tokens=n_tokens, n_texts=arguments.texts, seed=arguments.seed)
+    settings = dict(n_tokens=n_tokens, n_texts=arguments.texts, seed=arguments.seed or 0)
     corpus = open_corpus(arguments.corpus, validation=arguments.validation)
 
     def documents(corpus, split):

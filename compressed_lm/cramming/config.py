@@ -1,6 +1,7 @@
 """Configuration of cramming."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import optax
@@ -13,6 +14,22 @@ METHODS = ("full", "progressive")
 SCHEDULES = ("constant", "linear", "cosine")
 INITS = ("normal", "uniform")
 PROJECTIONS = ("signs", "learned", "shared")
+RECIPES: dict[str, dict[str, Any]] = {
+    "kuratov2025": {},
+    "tarasov2026": dict(
+        method="progressive",
+        crop=True,
+        steps=10_000,
+        patience=1000,
+        learning_rate=0.1,
+        schedule="cosine",
+        warmup_steps=100,
+        final_rate=0.001,
+        init="uniform",
+        init_scale=0.02,
+    ),
+}
+"""Settings that differ from the defaults: those of papers/001 section 2, and of progressive cramming (section 9)."""
 
 
 @dataclasses.dataclass(frozen=True)

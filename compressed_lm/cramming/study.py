@@ -6,8 +6,10 @@ A folder has
   results.jsonl  one row per text, length, K and format: keys and numbers of `_Cell._rows`
   cells.jsonl    one row per source, length and K: information gain of all its texts, by losses and by code lengths
   paths.jsonl    one row per text that was crammed twice: the path between the solutions
+  vectors/       one file (.npz) per cell and format of cramming: the vectors of its texts (`cramming.vector_files`)
+  unfinished/    state of the cell that is being measured
 
-Rows are appended cell by cell; an interrupted study resumes with the next cell.
+Rows are appended cell by cell; an interrupted study resumes inside its cell.
 """
 
 import dataclasses
@@ -15,7 +17,8 @@ import functools
 import json
 import os
 import pathlib
-import zlib
+import re
+import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -23,7 +26,7 @@ import numpy as np
 
 from compressed_lm import io, settings
 from compressed_lm.codecs.protocol import Codec
-from compressed_lm.cramming import landscape, metrics
+from compressed_lm.cramming import compressors, landscape, metrics, vector_files
 from compressed_lm.cramming.code_length import coded_bits, coded_bits_alone
 from compressed_lm.cramming.config import CramConfig, storable
 from compressed_lm.cramming.frozen import FrozenModel, Reading, read, read_alone, write
@@ -35,6 +38,7 @@ from compressed_lm.io import jsonl, locks, strict_json
 from compressed_lm.settings import setting
 
 SETTINGS, RESULTS, CELLS, PATHS = "study.json", "results.jsonl", "cells.jsonl", "paths.jsonl"
+VECTORS, UNFINISHED = "vectors", "unfinished"
 CODED_TIMES = 16
 """Repetitions of a cell's texts in a stream, so that its last byte has little effect."""
 
@@ -85,6 +89,8 @@ def run_study(
     *,
     out: str | os.PathLike,
     slots: int = 32,
+    arithmetic: Codec | None = None,
+    save_every: float = 60.0,
     progress: Callable[[str, Status], None] = lambda cell, status: None,
 ) -> pathlib.Path:
     """Crams all texts at all lengths and writes the measurements.
@@ -96,6 +102,8 @@ def run_study(
         study: the grid.
         out: folder; finished cells in it are not crammed again.
         slots: texts per batch.
+        arithmetic: codec `ac` of a byte model whose sizes of the texts are reported beside those of other compressors.
+        save_every: seconds between writes of the state of the current cell.
         progress: called with the name of a cell and its progress.
 
     Returns:
@@ -123,12 +131,15 @@ def run_study(
                 if study.beyond and sum(failed) >= study.beyond:
                     continue
                 name = f"{source}, K = {k}, {length} tokens"
-                cell = _Cell(model, codec, study, source, k, [ids[:length] for ids in rows], slots)
+                cell = _Cell(
+                    model, codec, study, source, k, [ids[:length] for ids in rows], slots, out, arithmetic, save_every
+                )
                 results, summary, paths = cell.measure(functools.partial(progress, name))
                 _append(out / RESULTS, results)
                 _append(out / PATHS, paths)
                 _append(out / CELLS, [summary])  # last: a cell without it is measured again
                 done[source, k, length] = summary["accuracy"]
+                shutil.rmtree(out / UNFINISHED, ignore_errors=True)
     return out
 
 
@@ -153,6 +164,9 @@ class _Cell:
     k: int
     texts: list[np.ndarray]
     slots: int
+    folder: pathlib.Path
+    arithmetic: Codec | None
+    save_every: float
 
     def measure(self, progress: Callable[[Status], None]) -> tuple[list[dict], dict, list[dict]]:
         """Returns (rows of results, row of the cell, rows of paths)."""
@@ -187,7 +201,25 @@ class _Cell:
         return dataclasses.replace(self.study.config, n_vectors=self.k, format=form, **changes)
 
     def _cram(self, form: str, progress: Callable[[Status], None]) -> list[Crammed]:
-        return cram(self.model, self.texts, self._config(form), slots=self.slots, progress=progress)
+        found = self._resumable(form, self.texts, self._config(form), progress)
+        (self.folder / VECTORS).mkdir(exist_ok=True)
+        vector_files.write_all(self.folder / VECTORS / f"{self._name(form)}.npz", found)
+        return found
+
+    def _resumable(
+        self, name: str, texts: list[np.ndarray], config: CramConfig, progress: Callable[[Status], None]
+    ) -> list[Crammed]:
+        """Returns the results of texts; the state is kept until the cell is done."""
+        (self.folder / UNFINISHED).mkdir(exist_ok=True)
+        state = self.folder / UNFINISHED / f"{self._name(name)}.state"
+        return cram(
+            self.model, texts, config, slots=self.slots, progress=progress, state=state, save_every=self.save_every
+        )
+
+    def _name(self, form: str) -> str:
+        """Returns the name of a file of this cell; formats have characters that some file systems refuse."""
+        plain = re.sub(r"[^a-z0-9.]+", "-", form.lower()).strip("-")
+        return f"{self.source}-k{self.k}-n{len(self.texts[0])}-{plain}"
 
     def _read(self, vectors: Sequence) -> list[Reading]:
         return read(self.model, vectors, self.texts, slots=self.slots)
@@ -229,8 +261,9 @@ class _Cell:
         data = self.codec.decode_partial(ids)
         return {
             "text_bytes": len(data),
-            "zlib_bytes": len(zlib.compress(data, 9)),
+            **compressors.sizes(data),
             "ac_bytes": int(coded_bits_alone(self.model, [ids])) // 8,
+            **({"m1_bytes": len(self.arithmetic.encode(data))} if self.arithmetic else {}),
         }
 
     def _paths(self, found: list[Crammed], progress: Callable[[Status], None]) -> list[dict]:
@@ -238,7 +271,7 @@ class _Cell:
         if not found:
             return []
         texts, seed = self.texts[: len(found)], self.study.config.seed + 1
-        others = cram(self.model, texts, self._config("dense", seed=seed), slots=self.slots, progress=progress)
+        others = self._resumable("again", texts, self._config("dense", seed=seed), progress)
         rows = []
         for i, (ids, a, b) in enumerate(zip(texts, found, others, strict=True)):
             path = landscape.path(self.model, ids, a.vectors, b.vectors)

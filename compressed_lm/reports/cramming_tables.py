@@ -8,6 +8,16 @@ import pandas as pd
 from compressed_lm.cramming import metrics
 
 _TEXT = ["source", "k", "length", "text"]
+COMPRESSORS = {
+    "zlib_bytes": "zlib",
+    "bz2_bytes": "bz2",
+    "lzma_bytes": "lzma",
+    "huffman_bytes": "Huffman",
+    "m1_bytes": "arithmetic coding, byte model",
+    "ac_bytes": "arithmetic coding, this model",
+}
+"""Columns of a text's compressed sizes, and their headings."""
+
 BITS_ASSUMED = 16
 """Bits per number in the paper's theoretical capacity."""
 
@@ -101,11 +111,12 @@ def curves(table: pd.DataFrame) -> pd.DataFrame:
 def sizes(table: pd.DataFrame) -> pd.DataFrame:
     """Returns mean bytes at the longest length with at least 99 % exact texts, for each source, K and format.
 
-    The bytes are those of the vectors, of the text, and of the text compressed by zlib and by arithmetic coding with
-    the model. If there is no such length, there is no row.
+    The bytes are those of the vectors, of the text, and of the text compressed by each of `COMPRESSORS`; NaN for those
+    that an older study lacks. If there is no such length, there is no row.
     """
     keys = ["source", "k", "format", "trained"]
-    columns = ["exact", "stored_bytes", "text_bytes", "zlib_bytes", "ac_bytes"]
+    columns = ["exact", "stored_bytes", "text_bytes", *COMPRESSORS]
+    table = table.reindex(columns=[*table.columns, *(set(columns) - set(table.columns))])
     means = table.groupby([*keys, "length"], sort=False)[columns].mean().reset_index()
     fits = means[means["exact"] >= metrics.THRESHOLD]
     return fits.sort_values("length").groupby(keys, sort=False).tail(1).sort_values(keys).reset_index(drop=True)
