@@ -61,10 +61,10 @@ def special_tokens_of(codec: Codec, imported: Mapping[str, Any] | None = None) -
     wrong = [i for i in (bos, *stop) if i is not None and (type(i) is not int or i < 0)]
     if wrong:
         raise InputError(f"{wrong[0]!r:.60} was given as the id of a special token; a whole number was expected.")
-    puts = bos is not None and _puts_bos(codec, settings)
+    start = (int(bos),) if bos is not None and _puts_bos(codec, settings) else ()
     return SpecialTokens(
-        start=(bos,) if puts else (),
-        first=bos if puts else end,
+        start=start,
+        first=start[0] if start else end,
         stop=tuple(dict.fromkeys(stop)),
         length=imported.get("max_position_embeddings"),
         template=template,

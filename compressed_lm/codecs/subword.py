@@ -25,7 +25,7 @@ class SubwordCodec(CheckedCodec):
 
     flops_per_byte = m1_flops_per_byte = 0.0
     window_bits = m1_hash = None
-    restart_tokens = 1
+    restart_tokens: int | None = 1
 
     _refused = INVALID
     """Characters that are not passed to the tokenizer, as ranges of a regular expression."""

@@ -5,6 +5,7 @@ import sys
 from typing import TextIO
 
 from compressed_lm import io
+from compressed_lm.errors import InputError
 
 GIN = "config.gin"
 """File name of the resolved configuration in the folder of a run."""
@@ -31,6 +32,20 @@ def load_codec(directory: str):
     from compressed_lm import codecs
 
     return codecs.Bytes() if directory == "bytes" else codecs.load(directory)
+
+
+def load_codec_of(run: str, directory: str | None):
+    """Returns the codec that --codec names, by default the one in the folder of a run."""
+    from compressed_lm.training.run_dir import own_codec
+
+    if directory is None and (own := own_codec(run)):
+        return load_codec(str(own))
+    if directory is None:
+        raise InputError(
+            f"{run} holds no codec, as imported runs do, and none was given. Give the codec that made its tokens: "
+            "--codec DIR."
+        )
+    return load_codec(directory)
 
 
 def validation(folder: str | None, model_config, store, train_config, mesh):

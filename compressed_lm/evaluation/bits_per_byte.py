@@ -15,11 +15,37 @@ from compressed_lm.models.partitioning import BATCH
 from compressed_lm.training.mesh import make_mesh
 from compressed_lm.training.step import Params, eval_step
 
+ROW_MULTIPLE = 64
+MAX_ROWS = 32
+BATCH_BYTES = 1 << 28
+"""Size of the largest array of an evaluation (bytes)."""
+
 
 @functools.lru_cache(maxsize=8)  # models of one shape share the compiled program
 def predict_fn(model_config: TransformerConfig, eod_id: int) -> Callable:
     """Returns the compiled function (params, targets int32[B, L]) -> (total nats, number of targets) of a model."""
     return jax.jit(functools.partial(eval_step, model=Transformer(model_config), eod_id=eod_id))
+
+
+def row_length(store: TokenStore, seq_len: int) -> int:
+    """Returns the tokens per row: `seq_len`, or about as many as a store has that is shorter than one row."""
+    n_tokens = store.n_tokens + store.n_documents
+    # The multiple lets attention work in chunks.
+    return min(seq_len, max(-(-n_tokens // ROW_MULTIPLE), 1) * ROW_MULTIPLE)
+
+
+def batch_size_for(config: TransformerConfig, seq_len: int) -> int:
+    """Returns the number of rows whose largest arrays take `BATCH_BYTES`, 1 to `MAX_ROWS`.
+
+    These arrays are the scores of attention, computed for an eighth of the queries at a time, and the hidden layer of
+    the MLP. Logits have a limit of their own (`training.step.map_logits`).
+
+    Args:
+        config: the model.
+        seq_len: L, tokens per row.
+    """
+    row = 4 * seq_len * max(config.d_ff, config.n_heads * -(-seq_len // 8))
+    return min(max(BATCH_BYTES // row, 1), MAX_ROWS)
 
 
 class BitsPerByte:
@@ -31,8 +57,8 @@ class BitsPerByte:
     Args:
         predict: from `predict_fn`.
         store: the validation documents under the model's codec.
-        seq_len: L, tokens per row.
-        batch_size: B, rows at a time.
+        seq_len: L, tokens per row; a text that is shorter than one row gets a shorter row.
+        batch_size: B, largest number of rows at a time.
         stride: evaluate every stride-th row only, for a quick estimate; the bytes are then estimated from the store's
             average bytes per token.
         mesh_shape: sizes of the mesh axes data, fsdp, tensor.
@@ -55,14 +81,29 @@ class BitsPerByte:
             raise InputError(f"stride={stride} was given. Expected at least 1 (every row).")
         self._predict, self._store = predict, store
         self._sharding = NamedSharding(make_mesh(mesh_shape), PartitionSpec(BATCH))
-        rows = store.rows(seq_len, drop_remainder=False)
+        mesh = self._sharding.mesh
+        length = row_length(store, seq_len)
+        rows = store.rows(length, drop_remainder=False)
         chosen = [rows[i] for i in range(0, len(rows), stride)]
-        chosen += [np.full(seq_len, -1, np.int32)] * (-len(chosen) % batch_size)
-        self._batches = np.stack(chosen).reshape(-1, batch_size, seq_len)
+        parts = mesh.shape["data"] * mesh.shape["fsdp"]  # each gets as many rows
+        batch_size = min(batch_size, -(-len(chosen) // parts) * parts)
+        self.n_rows = len(chosen)
+        chosen += [np.full(length, -1, np.int32)] * (-len(chosen) % batch_size)
+        self._batches = np.stack(chosen).reshape(-1, batch_size, length)
 
-    def run(self, params: Params) -> Iterator[tuple[str, float]]:
-        """Yields `loss_nats_per_token`, `bits_per_byte` and `n_tokens` (tokens evaluated) of a parameter tree."""
-        sums = [self._sums(params, batch) for batch in self._batches]
+    def run(self, params: Params, *, advance: Callable[[int], None] | None = None) -> Iterator[tuple[str, float]]:
+        """Yields `loss_nats_per_token`, `bits_per_byte` and `n_tokens` (tokens evaluated) of a parameter tree.
+
+        Args:
+            params: the parameter tree.
+            advance: called with the number of rows of each finished batch; batches then run one after the other.
+        """
+        sums = []
+        for batch in self._batches:
+            sums.append(self._sums(params, batch))
+            if advance:
+                jax.block_until_ready(sums[-1])
+                advance(int((batch[:, 0] >= 0).sum()))
         nats, n_tokens = (math.fsum(float(s[i]) for s in sums) for i in (0, 1))
         tokens_per_byte = (self._store.n_tokens + self._store.n_documents) / max(self._store.n_bytes, 1)
         yield "loss_nats_per_token", nats / n_tokens

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from compressed_lm.data.store import TokenStore
+from compressed_lm.evaluation.bits_per_byte import row_length
 from compressed_lm.models import Transformer, TransformerConfig
 from compressed_lm.training.step import Params, eval_nats
 
@@ -23,14 +24,16 @@ def document_bits(
         params: parameters of the model.
         model_config: shape of the model.
         store: the documents.
-        seq_len: L, tokens per row.
-        batch_size: rows at a time.
+        seq_len: L, tokens per row; a text that is shorter than one row gets a shorter row.
+        batch_size: largest number of rows at a time.
 
     Returns:
         bits float64[D], n_bytes int64[D].
     """
     nats_of = jax.jit(functools.partial(eval_nats, model=Transformer(model_config), eod_id=store.eod_id))
+    seq_len = row_length(store, seq_len)
     rows = store.rows(seq_len, drop_remainder=False)
+    batch_size = min(batch_size, len(rows))
     nats = []
     for first in range(0, len(rows), batch_size):
         batch = [rows[i] for i in range(first, min(first + batch_size, len(rows)))]

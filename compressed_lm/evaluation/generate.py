@@ -1,7 +1,7 @@
 """Text generation with an M2, decoded while it is sampled."""
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import jax
@@ -27,6 +27,8 @@ def sample_tokens(
     *,
     n_tokens: int,
     eod_id: int,
+    start: Sequence[int] | None = None,
+    stop: Collection[int] = (),
     n_ids: int | None = None,
     temperature: float = 1.0,
     top_k: int = 0,
@@ -38,23 +40,28 @@ def sample_tokens(
         params, model_config: the model.
         prompt: int32[T], ids to continue; may be empty.
         n_tokens: maximum number of new tokens.
-        eod_id: end-of-document; it starts the sequence and ends the sample.
+        eod_id: end-of-document; it ends the sample.
+        start: ids before the prompt, by default end-of-document; with an empty prompt there must be one.
+        stop: further ids that end the sample, such as the end of a chat's turn.
         n_ids: ids from this one on are not sampled; by default those above end-of-document.
         temperature: divisor of the logits; 0 takes the most likely token.
         top_k: number of most likely tokens to sample from; 0 for all.
         seed: random seed.
 
     Yields:
-        int32[<= 16] chunks of the continuation, until end-of-document or `n_tokens`.
+        int32[<= 16] chunks of the continuation, until an id that ends it or `n_tokens`.
 
     Raises:
-        InputError: a number is negative.
+        InputError: a number is negative, or there is no id to start with.
     """
     if temperature < 0 or top_k < 0 or n_tokens < 0:
         raise InputError(
             f"temperature={temperature}, top_k={top_k}, n_tokens={n_tokens} were given. Expected 0 or more."
         )
-    forced = np.append(np.int32(eod_id), np.asarray(prompt, np.int32))
+    forced = np.concatenate([np.array([eod_id] if start is None else start, np.int32), np.asarray(prompt, np.int32)])
+    if not len(forced):
+        raise InputError("An empty prompt was given without an id to start with; expected at least one id.")
+    ends_sample = np.array([eod_id, *stop])
     length = -(-(len(forced) + n_tokens) // TOKENS_PER_CALL) * TOKENS_PER_CALL
     n_ids = eod_id + 1 if n_ids is None else n_ids
     advance = _advance_fn(model_config, n_ids, temperature, top_k)
@@ -63,11 +70,11 @@ def sample_tokens(
     padded[: len(forced)] = forced
     layers = _layers(params, model_config.n_layers)
     left = n_tokens
-    for start in range(0, length, TOKENS_PER_CALL):
-        carry, tokens = advance(params, layers, carry, jnp.asarray(padded[start : start + TOKENS_PER_CALL]))
+    for first in range(0, length, TOKENS_PER_CALL):
+        carry, tokens = advance(params, layers, carry, jnp.asarray(padded[first : first + TOKENS_PER_CALL]))
         # The token sampled after input i is at position i + 1.
-        new = np.asarray(tokens)[max(0, len(forced) - 1 - start) :][:left]
-        ends = np.flatnonzero(new == eod_id)
+        new = np.asarray(tokens)[max(0, len(forced) - 1 - first) :][:left]
+        ends = np.flatnonzero(np.isin(new, ends_sample))
         if len(ends):
             yield new[: ends[0]]
             return
@@ -119,7 +126,10 @@ def generate(
     model_config: TransformerConfig,
     codec: "Codec",
     *,
-    prompt: bytes = b"",
+    prompt: bytes | np.ndarray = b"",
+    echo: bool = True,
+    start: Sequence[int] | None = None,
+    stop: Collection[int] = (),
     n_tokens: int = 128,
     temperature: float = 0.8,
     top_k: int = 0,
@@ -127,20 +137,32 @@ def generate(
 ) -> Iterator[str]:
     """Yields text as soon as it is determined: the prompt, then its sampled continuation.
 
-    Bytes that are not UTF-8 (a model may sample any bytes) become U+FFFD. Arguments as of `sample_tokens`.
+    Bytes that are not UTF-8 (a model may sample any bytes) become U+FFFD. Special tokens have no text.
+
+    Args:
+        params, model_config, codec: the model.
+        prompt: text, or its ids int32[T] as of `codecs.prompt_ids`.
+        echo: whether the prompt is part of the text.
+        start, stop, n_tokens, temperature, top_k, seed: as of `sample_tokens`.
     """
     from compressed_lm.codecs.protocol import eod_id
     from compressed_lm.codecs.streaming import StreamDecoder
 
-    ids = codec.encode(prompt) if prompt else np.zeros(0, np.int32)
+    if isinstance(prompt, np.ndarray):
+        ids = prompt
+    else:
+        ids = codec.encode(prompt) if prompt else np.zeros(0, np.int32)
     decoder = StreamDecoder(codec)
-    yield decoder.feed(ids)
+    if echo:
+        yield decoder.feed(ids)
     for piece in sample_tokens(
         params,
         model_config,
         ids,
         n_tokens=n_tokens,
         eod_id=eod_id(codec),
+        start=start,
+        stop=stop,
         n_ids=max(codec.vocab_size, eod_id(codec) + 1),
         temperature=temperature,
         top_k=top_k,

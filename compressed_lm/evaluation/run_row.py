@@ -11,14 +11,17 @@ import numpy as np
 
 from compressed_lm import io
 from compressed_lm.codecs.protocol import Codec
+from compressed_lm.codecs.special_tokens import special_tokens_of
 from compressed_lm.data.store import TokenStore
 from compressed_lm.errors import InputError
-from compressed_lm.evaluation.bits_per_byte import BitsPerByte, predict_fn
+from compressed_lm.evaluation.bits_per_byte import BitsPerByte, batch_size_for, predict_fn, row_length
 from compressed_lm.evaluation.flops import flops_per_byte
 from compressed_lm.io import jsonl
 from compressed_lm.models import count_params
+from compressed_lm.tracking.progress import progress
 from compressed_lm.training import Run, load_run
 from compressed_lm.training.checkpoints import folder
+from compressed_lm.training.run_dir import read_record
 from compressed_lm.weights import representation
 
 PRINTED = (
@@ -35,9 +38,10 @@ def evaluate_run(
     *,
     codec: Codec,
     store: TokenStore,
-    train_store: TokenStore,
+    train_store: TokenStore | None = None,
     group: str = "m2",
-    batch_size: int = 32,
+    batch_size: int | None = None,
+    show_progress: bool = False,
 ) -> dict[str, Any]:
     """Returns one row of the run table: a trained model on the validation documents of its codec.
 
@@ -45,20 +49,37 @@ def evaluate_run(
         run_dir: the training run.
         codec: the codec of its tokens.
         store: validation documents under this codec.
-        train_store: the store that the run was trained on; gives the bytes of its training tokens.
+        train_store: the store that the run was trained on; gives the bytes of its training tokens. An imported run that
+            was not trained further needs none.
         group: "m1" for M1 itself, "m2" for models that are compared.
-        batch_size: rows evaluated at a time.
+        batch_size: largest number of rows evaluated at a time; by default as of `batch_size_for`.
+        show_progress: whether a bar with the remaining time is shown on stderr.
 
     Raises:
-        InputError: codec, store and run do not belong together.
+        InputError: codec, store and run do not belong together, or the run was trained and has no `train_store`.
     """
+    record = read_record(folder(run_dir)) or {}
     run = load_run(run_dir, codec=codec, store=store)
-    predict = predict_fn(run.model_config, run.eod_id)
-    values = dict(
-        BitsPerByte(
-            predict, store=store, seq_len=run.train_config.seq_len, batch_size=batch_size, mesh_shape=(1, 1, 1)
-        ).run(run.params)
+    if run.step and train_store is None:
+        raise InputError(
+            f"{run_dir} was trained for {run.step:,} steps, and no store of its training text was given, which gives "
+            "the bytes that it has read. Give it: --train_store DIR. (An imported run that was not trained further "
+            "needs none.)"
+        )
+    length = row_length(store, run.train_config.seq_len)
+    first = special_tokens_of(codec, record["imported"]).first if "imported" in record else run.eod_id
+    evaluator = BitsPerByte(
+        predict_fn(run.model_config, first),
+        store=store,
+        seq_len=run.train_config.seq_len,
+        batch_size=batch_size or batch_size_for(run.model_config, length),
+        mesh_shape=(1, 1, 1),
     )
+    if show_progress:
+        with progress(f"evaluate {run_dir}", evaluator.n_rows, unit="rows") as bar:
+            values = dict(evaluator.run(run.params, advance=bar.advance))
+    else:
+        values = dict(evaluator.run(run.params))
     counts, flops = count_params(run.model_config), flops_per_byte(run.model_config, codec, store)
     tokens = run.step * run.train_config.batch_size * run.train_config.seq_len
     return {
@@ -69,7 +90,7 @@ def evaluate_run(
         "n_params": counts.total,
         "n_nonembed": counts.non_embedding,
         "tokens": tokens,
-        "bytes": round(tokens * train_store.n_bytes / (train_store.n_tokens + train_store.n_documents)),
+        "bytes": _bytes_read(tokens, train_store),
         "flops_per_byte": flops.paper,
         "flops_per_byte_softmax": flops.softmax,
         "flops_per_byte_runtime": flops.runtime,
@@ -83,6 +104,10 @@ def evaluate_run(
         "config_hash": hashlib.sha256((folder(run_dir) / "config.json").read_bytes()).hexdigest()[:16],
         "versions": versions(),
     }
+
+
+def _bytes_read(tokens: int, store: TokenStore | None) -> int:
+    return round(tokens * store.n_bytes / (store.n_tokens + store.n_documents)) if store else 0
 
 
 def _representations(run: Run) -> dict[str, Any]:
