@@ -12,13 +12,9 @@ import functools
 import json
 import pathlib
 import sys
-from collections.abc import Callable, Mapping
 
 import jax
-import numpy as np
 
-from compressed_lm import weights
-from compressed_lm.coding import exp_golomb, levels
 from compressed_lm.data.store import TokenStore
 from compressed_lm.errors import InputError
 from compressed_lm.evaluation import BitsPerByte, predict_fn
@@ -26,79 +22,21 @@ from compressed_lm.io import jsonl
 from compressed_lm.models.partitioning import by_name, path_name
 from compressed_lm.tracking.progress import progress
 from compressed_lm.training import load_run
-from compressed_lm.weights import bitstream
+from compressed_lm.weights import rates
 
 STEPS = ("0.0625std", "0.125std", "0.25std", "0.5std", "1std")
 PRUNED = (0.5, 0.6, 0.7, 0.8, 0.9)
 FORMATS = (*(f"int(b={b})" for b in range(2, 7)), "e4m3", "e5m2", "rf8", "rf8(round=authors)")
 
-Kernels = Mapping[str, np.ndarray]  # by path, [n_layers, inputs, outputs]
 
-
-def ways() -> dict[str, Callable[[Kernels], tuple[Kernels, dict]]]:
-    """Returns storage methods by name: functions from kernels to the stored kernels and bits per weight."""
-    found = {"float32": lambda kernels: (kernels, {"bits": 32.0})}
-    found |= {f"step={step}": functools.partial(coded, step=step) for step in STEPS}
-    found |= {f"prune={s}": functools.partial(formatted, form=f"sparse(s={s})") for s in PRUNED}
-    found |= {f"prune={s}+step=0.25std": functools.partial(pruned, s=s) for s in PRUNED}
-    found |= {form: functools.partial(formatted, form=form) for form in FORMATS}
-    return found | {"deepshape": deepshaped, "scaled as by deepshape": scaled}
-
-
-def coded(kernels: Kernels, step: str) -> tuple[Kernels, dict]:
-    """Returns uniform levels with a step per array, and their bits."""
-    return _levels(kernels, {name: bitstream.parse_step(step).of(w) for name, w in kernels.items()})
-
-
-def pruned(kernels: Kernels, s: float) -> tuple[Kernels, dict]:
-    """Prunes each matrix by magnitude, then rounds with a step of 1/4 of its previous standard deviation."""
-    return _levels(formatted(kernels, f"sparse(s={s})")[0], _quarters(kernels))
-
-
-def formatted(kernels: Kernels, form: str) -> tuple[Kernels, dict]:
-    """Returns the kernels in a representation of `compressed_lm.weights`, and its bits."""
-    rep = weights.representation(form)
-    packed = {name: weights.pack(w, rep) for name, w in kernels.items()}
-    return {name: weights.unpack(p) for name, p in packed.items()}, {
-        "bits": 8 * sum(p.nbytes for p in packed.values()) / _count(kernels)
-    }
-
-
-def deepshaped(kernels: Kernels) -> tuple[Kernels, dict]:
-    """Applies DeepShape (shape x 0.8, scale x 0.6), then rounds with 1/4 of the previous standard deviation."""
-    return _levels(_deepshape(kernels), _quarters(kernels))
-
-
-def scaled(kernels: Kernels) -> tuple[Kernels, dict]:
-    """Scales each matrix to the standard deviation after DeepShape, then rounds with the same step."""
-    goal = _deepshape(kernels)
-    factors = {name: (goal[name].std(axis=(1, 2)) / w.std(axis=(1, 2)))[:, None, None] for name, w in kernels.items()}
-    return _levels({name: w * factors[name] for name, w in kernels.items()}, _quarters(kernels))
-
-
-def _deepshape(kernels):
-    return {name: np.stack([weights.reshape_weights(layer) for layer in w]) for name, w in kernels.items()}
-
-
-def _quarters(kernels):
-    return {name: bitstream.parse_step("0.25std").of(w) for name, w in kernels.items()}
-
-
-def _levels(kernels, steps):
-    found = {name: bitstream.to_levels(w, steps[name]) for name, w in kernels.items()}
-    flat = {name: x.reshape(-1) for name, x in found.items()}
-    n = _count(kernels)
-    bits = {
-        "bits": 8 * sum(len(levels.encode_levels(x)) for x in flat.values()) / n,
-        "entropy": sum(levels.empirical_entropy(x) * x.size for x in flat.values()) / n,
-        "eg0": sum(int(exp_golomb.code_lengths(exp_golomb.zigzag(x)).sum()) for x in flat.values()) / n,
-        "zeros": sum(int((x == 0).sum()) for x in flat.values()) / n,
-    }
-    return {name: bitstream.from_levels(x, steps[name]) for name, x in found.items()}, bits
-
-
-def _count(kernels):
-    return sum(w.size for w in kernels.values())
+def ways() -> dict[str, rates.Method]:
+    """Returns storage methods by name."""
+    found: dict[str, rates.Method] = {"float32": rates.floats}
+    found |= {f"step={step}": functools.partial(rates.coded, step=step) for step in STEPS}
+    found |= {f"prune={s}": functools.partial(rates.formatted, form=f"sparse(s={s})") for s in PRUNED}
+    found |= {f"prune={s}+step=0.25std": functools.partial(rates.pruned, s=s) for s in PRUNED}
+    found |= {form: functools.partial(rates.formatted, form=form) for form in FORMATS}
+    return found | {"deepshape": rates.deepshaped, "scaled as by deepshape": rates.scaled}
 
 
 def measure(sweep: pathlib.Path, out: pathlib.Path, *, only: str | None, stride: int) -> None:
