@@ -6,7 +6,8 @@
 First the learning rate of each method is chosen at some shares of kept parameters: of three rates, and of further ones
 while the best is at an end of the range; other shares use the rate of the nearest. Then each method trains at each
 share with each seed. Hard pruning trains twice: with the tokens of the others, and with the FLOPs of projections.
-Appends to OUT/results.jsonl; rows in the file are not trained again.
+With --rates, learning rates are given instead, and hard pruning trains once. Appends to OUT/results.jsonl; rows in the
+file are not trained again.
 """
 
 import argparse
@@ -43,7 +44,9 @@ METHODS = {
     "projected, SVD start": Method("projected(start=svd)", LOW),
     "projected, random base": Method("projected(base=random)", LOW),
     "projected, first indices": Method("projected", LOW, "index"),
+    "projected, magnitude": Method("projected", LOW, "magnitude"),
     "pruned": Method("pruned", HIGH),
+    "pruned, magnitude": Method("pruned", HIGH, "magnitude"),
     "pruned, first indices": Method("pruned", HIGH, "index"),
     "SVD start, no projections": Method("pruned(start=svd)", LOW),
     "scratch": Method("scratch", HIGH),
@@ -115,7 +118,7 @@ class Trial:
             predict_fn(model, self._store.eod_id),
             store=self._validation,
             seq_len=config.seq_len,
-            batch_size=64,
+            batch_size=16,
             mesh_shape=(1, 1, 1),
         )
 
@@ -151,6 +154,17 @@ def best_rate(trial, label, keep, seed):
             return rates[best]
 
 
+def parsed_rate(parser: argparse.ArgumentParser, item: str) -> tuple[str, float]:
+    """Returns the label and the rate of "LABEL=RATE"."""
+    label, _, rate = item.rpartition("=")
+    try:
+        if label in METHODS and float(rate) > 0:
+            return label, float(rate)
+    except ValueError:
+        pass
+    parser.error(f"--rates {item!r} was given; expected LABEL=RATE, a rate above 0 and a label of {list(METHODS)}.")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("base", type=pathlib.Path, help="folder of the run to make smaller")
@@ -160,7 +174,11 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=100, help="updates per run (default %(default)s)")
     parser.add_argument("--keep", type=float, nargs="+", default=[0.5, 0.3, 0.1], help="shares of parameters kept")
     parser.add_argument("--seed", type=int, nargs="+", default=[0, 1, 2], help="seeds")
-    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS, help="labels (default all)")
+    default = [label for label in METHODS if "magnitude" not in label]
+    parser.add_argument("--methods", nargs="+", default=default, choices=METHODS, help="labels (default %(default)s)")
+    parser.add_argument(
+        "--rates", nargs="+", default=[], metavar="LABEL=RATE", help="learning rates; a method without one is left out"
+    )
     parser.add_argument("--rates_at", type=float, nargs="+", default=[0.3, 0.1], help="shares at which rates are tried")
     parser.add_argument("--out", type=pathlib.Path, required=True, help="folder of results.jsonl")
     arguments = parser.parse_args()
@@ -171,17 +189,19 @@ def main() -> int:
     config = dataclasses.replace(configuration.train(), warmup_steps=max(arguments.steps // 10, 1))
     store, validation = TokenStore.open(arguments.store), TokenStore.open(arguments.validation_store)
     trial = Trial(arguments.base, store, validation, config, arguments.out)
+    given = dict(parsed_rate(parser, item) for item in arguments.rates)
+    labels = [label for label in arguments.methods if label in given] if given else arguments.methods
     tried = {
-        (label, share): best_rate(trial, label, share, arguments.seed[0])
+        (label, share): given[label] if given else best_rate(trial, label, share, arguments.seed[0])
         for share in arguments.rates_at
-        for label in arguments.methods
+        for label in labels
     }
     rate = lambda label, keep: tried[label, min(arguments.rates_at, key=lambda share: abs(share - keep))]  # noqa: E731
     for seed in arguments.seed:
         for keep in arguments.keep:
-            for label in arguments.methods:
+            for label in labels:
                 trial(label, keep, rate(label, keep), seed)
-            if not {"projected", "pruned"} <= {*arguments.methods}:
+            if given or not {"projected", "pruned"} <= {*labels}:
                 continue
             share = trial.flops_per_step("projected", keep) / trial.flops_per_step("pruned", keep)
             trial(EQUAL_FLOPS, keep, rate("pruned", keep), seed, steps=round(arguments.steps * share))
