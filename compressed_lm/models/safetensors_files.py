@@ -23,8 +23,10 @@ from compressed_lm.io import limits, local_path, strict_json
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 CONFIG, GENERATION = "config.json", "generation_config.json"
-TOKENIZER_CONFIG, TEMPLATE = "tokenizer_config.json", "chat_template.jinja"
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", TOKENIZER_CONFIG)
+TOKENIZER_FILES = (
+    *("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json"),
+    *("chat_template.jinja", "chat_template.json"),
+)
 
 DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 """NumPy's name of each type that is read."""
@@ -116,19 +118,8 @@ class SafetensorsFolder(Tensors):
         super().__init__(folder)
 
     def tokenizer_files(self) -> dict[str, bytes]:
-        """Returns tokenizer.json, tokenizer.model and tokenizer_config.json by name, as far as they exist.
-
-        A chat template in a file of its own is moved into tokenizer_config.json.
-        """
-        found = {name: self._bytes(name) for name in TOKENIZER_FILES if (self._root / name).exists()}
-        if found and (self._root / TEMPLATE).exists():
-            settings = self._json(TOKENIZER_CONFIG) if TOKENIZER_CONFIG in found else {}
-            try:
-                settings["chat_template"] = self._bytes(TEMPLATE).decode()
-            except ValueError as error:
-                raise InputError(f"{self._root / TEMPLATE} is not UTF-8 ({error}). Copy it again.") from error
-            found[TOKENIZER_CONFIG] = (json.dumps(settings, indent=2, ensure_ascii=False) + "\n").encode()
-        return found
+        """Returns the files of `TOKENIZER_FILES` by name, as far as they exist."""
+        return {name: self._bytes(name) for name in TOKENIZER_FILES if (self._root / name).exists()}
 
     def _bytes(self, name: str) -> bytes:
         """Returns the content of a file. Raises InputError if it is too large or cannot be read."""

@@ -4,10 +4,9 @@ import dataclasses
 import hashlib
 import json
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from etils import epath
 from jax.sharding import Mesh
@@ -17,10 +16,11 @@ from compressed_lm.errors import InputError
 from compressed_lm.io import folders, strict_json
 from compressed_lm.io.container import checksum
 from compressed_lm.models import Transformer, TransformerConfig
-from compressed_lm.models.partitioning import path_name
+from compressed_lm.models.partitioning import by_name, path_name
 from compressed_lm.settings import LARGEST
 from compressed_lm.training.checkpoints import folder, restore_params
 from compressed_lm.training.config import FREE_FIELDS, LATER_FIELDS, TrainConfig
+from compressed_lm.training.finite import check_finite, check_leaf
 from compressed_lm.training.mesh import shardings
 from compressed_lm.training.step import Start
 
@@ -84,6 +84,20 @@ def load_run(
         InputError: the folder holds no run, no checkpoint or a run of another version; the run was trained with another
             codec or another configuration; or its weights are not finite.
     """
+    return open_run(directory, codec=codec, store=store, mesh=mesh).load()
+
+
+def open_run(
+    directory: str | os.PathLike,
+    *,
+    codec: "Codec | None" = None,
+    store: "TrainingStore | None" = None,
+    mesh: Mesh | None = None,
+) -> "StoredRun":
+    """Returns the run in a folder; the parameters of a packed run are read one at a time, as they are stored.
+
+    Args and errors are those of `load_run`.
+    """
     path = folder(directory)
     record = read_record(path)
     if record is None:
@@ -106,68 +120,125 @@ def load_run(
     abstract = jax.tree.map(
         lambda shape, place: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=place), shapes["params"], places
     )
-    packed = record.get("packed")
-    restored = (_unpacked(io.inside(path, WEIGHTS), abstract, packed), packed) if packed else None
-    restored = restored or restore_params(path / CHECKPOINTS, abstract)
-    if restored is None:
-        raise InputError(f"The run in {path} has no checkpoint yet; start it again, it resumes.")
-    params, data = restored
+    packed, params = record.get("packed"), None
+    if packed:
+        tensors, data = _tensors(io.inside(path, WEIGHTS), abstract, packed), packed
+    else:
+        tensors, restored = {}, restore_params(path / CHECKPOINTS, abstract)
+        if restored is None:
+            raise InputError(f"The run in {path} has no checkpoint yet; start it again, it resumes.")
+        params, data = restored
     if data.get("config_hash", learned_hash(record)) != learned_hash(record):
         raise InputError(
             f"{path / CONFIG} was changed after the run began: its weights were trained with another configuration or "
             "on other data, so the model would give wrong results. Restore the file, or train again with these "
             "settings in another folder."
         )
-    check_finite(params, path)
-    learned = params, model_config, train_config, data["next_index"], data["loss_nats_per_token"]
-    run = Run(*learned, **record["data"], packed=packed)
+    if params is not None:
+        check_finite(params, path)
+    _check_fingerprints(path, record["data"], codec, store)
+    progress = data["next_index"], data["loss_nats_per_token"]
+    return StoredRun(path, record, model_config, train_config, *progress, abstract, tensors, params)
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredRun:
+    """A run on disk.
+
+    Attributes:
+        path: its folder.
+        record: content of its config.json.
+        model_config, train_config, step, loss_nats_per_token: as in `Run`.
+        abstract: tree of the parameters' shapes, types and shardings.
+        tensors: packed parameters by name; {} if they are in a checkpoint.
+        params: parameters of a checkpoint, None if they are packed.
+    """
+
+    path: epath.Path
+    record: dict
+    model_config: TransformerConfig
+    train_config: TrainConfig
+    step: int
+    loss_nats_per_token: float | None
+    abstract: dict
+    tensors: dict[str, weights.PackedTensor]
+    params: dict | None
+
+    @property
+    def packed(self) -> dict | None:
+        """The entry "packed" of the record, None if there is none."""
+        return self.record.get("packed")
+
+    @property
+    def weights(self) -> str:
+        """Spec of the matrices of the blocks, as `Run.weights`."""
+        return self.packed["format"] if self.packed else self.model_config.weights
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of each parameter, by name."""
+        return {name: leaf.shape for name, leaf in by_name(self.abstract).items()}
+
+    @property
+    def dtypes(self) -> dict[str, str]:
+        """Type of the array that `read` returns of each parameter, by name."""
+        found = {name: weights.stored_dtype(tensor) for name, tensor in self.tensors.items()}
+        return {name: found.get(name, "float32") for name in self.shapes}
+
+    def read(self, name: str) -> np.ndarray:
+        """Returns a parameter: one that is stored unquantised in its own type, any other one in float32.
+
+        Raises:
+            InputError: it is damaged, or a number is not finite.
+        """
+        if self.params is not None:
+            return np.asarray(jax.device_get(by_name(self.params)[name]))
+        leaf = weights.stored(self.tensors[name])
+        check_leaf(leaf, name, self.path)
+        return leaf
+
+    def load(self) -> Run:
+        """Returns the run with its parameters in float32, placed on devices."""
+        params = self.params
+        if params is None:
+            params = jax.tree.map_with_path(self._place, self.abstract)
+        learned = params, self.model_config, self.train_config, self.step, self.loss_nats_per_token
+        return Run(*learned, **self.record["data"], packed=self.packed)
+
+    def _place(self, keys, leaf):
+        array = weights.to_float32(self.read(path_name(keys)))
+        return jax.device_put(array, leaf.sharding, may_alias=False)  # not a view of the file
+
+
+def _check_fingerprints(path, data, codec, store):
+    """Raises InputError if a run was trained on another codec."""
     given: dict[str, str | None] = {
         "codec": getattr(codec, "fingerprint", None),
         "validation store": getattr(store, "codec_fingerprint", None),
     }
     for what, fingerprint in given.items():
-        if fingerprint is not None and fingerprint != run.codec_fingerprint:
+        if fingerprint is not None and fingerprint != data["codec_fingerprint"]:
             raise InputError(
-                f"The run {path} was trained on {run.codec_spec}, fingerprint {run.codec_fingerprint[:12]}, and the "
-                f"{what} has fingerprint {fingerprint[:12]}: another M1, other options or another codec. Give the "
-                "one that the run was trained with."
-            )
-    return run
-
-
-def check_finite(params: Any, directory: str | os.PathLike) -> None:
-    """Raises InputError if a number is not finite, with the name of the first such parameter.
-
-    Args:
-        params: tree of arrays.
-        directory: folder of the parameters, for the message.
-    """
-    for keys, leaf in jax.tree.leaves_with_path(params):
-        if n_wrong := int(leaf.size - jnp.isfinite(leaf).sum()):
-            raise InputError(
-                f"{n_wrong:,} of the {leaf.size:,} numbers of {path_name(keys)} in {directory} are NaN or infinite. "
-                "Use a checkpoint from before the run diverged, or train it again with a lower learning rate."
+                f"The run {path} was trained on {data['codec_spec']}, fingerprint {data['codec_fingerprint'][:12]}, "
+                f"and the {what} has fingerprint {fingerprint[:12]}: another M1, other options or another codec. Give "
+                "the one that the run was trained with."
             )
 
 
-def _unpacked(path, abstract, packed):
-    """Returns the parameters in a file of packed weights."""
+def _tensors(path, abstract, packed):
+    """Returns the tensors of a file of packed weights by name, which have the shapes of the model."""
     tensors = weights.load_packed(path)
     if packed.get("weights_checksum", found := checksum(path)) != found:
         raise InputError(
             f"{path} is not the file that {path.parent / CONFIG} was written with. Restore it, or pack the run again."
         )
-
-    def place(keys, leaf):
-        name = path_name(keys)
+    for name, leaf in by_name(abstract).items():
         if name not in tensors or tensors[name].shape != leaf.shape:
             raise InputError(
                 f"{path} has no {name} of shape {leaf.shape}, which the model of {path.parent / CONFIG} needs; the two "
                 "files belong to different runs. Pack the run again."
             )
-        return jax.device_put(weights.unpack(tensors[name]).astype(leaf.dtype), leaf.sharding)
-
-    return jax.tree.map_with_path(place, abstract)
+    return tensors
 
 
 def describe(
@@ -294,4 +365,5 @@ def copy_codec(source: str | os.PathLike, out: str | os.PathLike) -> None:
         return
     with folders.new(target, "The folder of the codec") as new:
         for path in own.iterdir():
-            (new / path.name).write_bytes(path.read_bytes())
+            if path.is_file():
+                (new / path.name).write_bytes(path.read_bytes())

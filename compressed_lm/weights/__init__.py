@@ -23,11 +23,13 @@ from compressed_lm.weights.packing import (
     save_dense,
     save_packed,
     stored,
+    stored_dtype,
     unpack,
 )
 from compressed_lm.weights.projection import MergeCost, holds_factors, merge, merge_cost, pull_back
 from compressed_lm.weights.protocol import Representation
 from compressed_lm.weights.registry import FAMILIES, representation
+from compressed_lm.weights.storage import to_float32
 
 __all__ = [
     "FAMILIES",
@@ -54,5 +56,7 @@ __all__ = [
     "save_packed",
     "shape_from_ratio",
     "stored",
+    "stored_dtype",
+    "to_float32",
     "unpack",
 ]

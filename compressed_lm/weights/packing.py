@@ -100,6 +100,12 @@ def stored(packed: PackedTensor) -> np.ndarray:
     return rows.reshape(packed.shape) if packed.axis == -1 else np.swapaxes(rows.reshape(shape), -1, -2)
 
 
+def stored_dtype(packed: PackedTensor) -> str:
+    """Returns the name of the type of `stored`."""
+    rep = representation(packed.spec)
+    return rep.dtype if isinstance(rep, Dense) else "float32"
+
+
 def unpack(packed: PackedTensor) -> Float32[np.ndarray, "..."]:
     """Returns the array of the packed shape: `quantize(w)` for float32 w, bit for bit.
 
@@ -108,7 +114,8 @@ def unpack(packed: PackedTensor) -> Float32[np.ndarray, "..."]:
     """
     rep, layout, shape = _layout(packed)
     if isinstance(rep, Dense):
-        return to_float32(stored(packed))
+        values = stored(packed)
+        return values.copy() if values.dtype == np.float32 else to_float32(values)  # never a view of the file
     parts: dict[str, np.ndarray] = {}
     start, content = 0, memoryview(packed.payload)
     for name, part in layout.items():
