@@ -13,6 +13,7 @@ MODULES = (
     *("build_codec", "train_m1", "compile", "encode", "decode", "verify", "compress", "inspect"),
     *("train", "evaluate", "generate", "sweep", "report", "fit"),
     *("quantize", "pack", "unpack", "weights", "reshape", "shrink", "import_", "export"),
+    "export_tokenizer",
     *("cram", "uncram", "cram_study"),
 )
 """Names of the modules, in the order of the help page."""

@@ -11,9 +11,10 @@ import json
 from collections.abc import Mapping
 
 from compressed_lm import codecs
-from compressed_lm.codecs import registry
+from compressed_lm.codecs import registry, tokenizers_codec
+from compressed_lm.codecs.subword import SETTINGS_FILE
 from compressed_lm.integrations import longest_match_json
-from compressed_lm.integrations.special_tokens import SpecialTokens, check_known, settings
+from compressed_lm.integrations.special_tokens import SpecialTokens, check_end, settings
 
 __all__ = ["CLASS", "CODEC_FOLDER", "README", "SpecialTokens", "code_and_readme", "export_tokenizer"]
 
@@ -43,14 +44,18 @@ def export_tokenizer(codec: codecs.Codec, *, special: Mapping[str, int] | None =
 
     Args:
         codec: any codec.
-        special: special tokens of an imported model, such as `bos_token_id` -> id; None for those of the codec.
+        special: ids of special tokens by name, as in config.json (`bos_token_id`, ...): see `codecs.tokenizer_files`.
+            Other codecs have only those of `SpecialTokens`. None for those of the codec.
 
     Raises:
-        InputError: a special token was requested that the codec does not have.
+        InputError: another end of a document was requested than the codec has.
     """
-    if (known := codecs.tokenizer_files(codec)) is not None:
+    if (known := codecs.tokenizer_files(codec, special=special)) is not None:
+        if isinstance(codec, tokenizers_codec.BPE):  # trained here, so that it has no settings of its own
+            config = settings(codec) | json.loads(known[SETTINGS_FILE])
+            known[SETTINGS_FILE] = (json.dumps(config, indent=2) + "\n").encode()
         return known
-    check_known(codec, special)
+    check_end(codec, special)
     if (dictionary := longest_match_json.dictionary_of(codec)) is not None:
         return longest_match_json.files(codec, dictionary)
     return python_files(codec)
@@ -68,7 +73,7 @@ def python_files(codec: codecs.Codec) -> dict[str, bytes]:
         "added_tokens_decoder": {str(i): {"content": token} | added for i, token in tokens.items()},
     }
     files = {f"{CODEC_FOLDER}/{name}": content for name, content in registry.saved(codec).items()}
-    files["tokenizer_config.json"] = (json.dumps(config, indent=2) + "\n").encode()
+    files[SETTINGS_FILE] = (json.dumps(config, indent=2) + "\n").encode()
     return files | code_and_readme(codec)
 
 

@@ -14,11 +14,12 @@ import numpy as np
 
 from compressed_lm.codecs.bytes_codec import Bytes
 from compressed_lm.codecs.protocol import Codec
+from compressed_lm.codecs.subword import SETTINGS_FILE
+from compressed_lm.codecs.tokenizer_json import bytes_of_symbols
 from compressed_lm.coding.dictionary import Dictionary
 from compressed_lm.integrations.special_tokens import SpecialTokens, settings
 
-_PRINTABLE = [*range(ord("!"), ord("~") + 1), *range(ord("\xa1"), ord("\xac") + 1), *range(ord("\xae"), 256)]
-SYMBOLS = [chr(b) if b in _PRINTABLE else chr(256 + b - sum(p < b for p in _PRINTABLE)) for b in range(256)]
+SYMBOLS = [symbol for symbol, _ in sorted(bytes_of_symbols().items(), key=lambda pair: pair[1])]
 """The character of each byte in byte-level vocabularies (GPT-2). None of them is white space or a control character."""
 
 _ESCAPED = frozenset(r"\.^$|?*+()[]{}-&~#")
@@ -40,7 +41,7 @@ def files(codec: Codec, dictionary: Dictionary) -> dict[str, bytes]:
     config = settings(codec) | {"tokenizer_class": "PreTrainedTokenizerFast"}
     return {
         "tokenizer.json": content.encode() + b"\n",
-        "tokenizer_config.json": (json.dumps(config, indent=2) + "\n").encode(),
+        SETTINGS_FILE: (json.dumps(config, indent=2) + "\n").encode(),
     }
 
 

@@ -52,24 +52,14 @@ class SpecialTokens:
         return {"bos_token": self.eos, "eos_token": self.eos, "pad_token": self.pad}
 
 
-def check_known(codec: Codec, special: Mapping[str, int] | None) -> None:
-    """Checks that requested special tokens are those of a codec that was not imported.
-
-    Args:
-        codec: the codec.
-        special: name such as `eos_token_id` -> id, or None.
-
-    Raises:
-        InputError: another id was requested.
-    """
-    tokens = SpecialTokens.of(codec)
-    known = {"bos_token_id": tokens.eos_id, "eos_token_id": tokens.eos_id, "pad_token_id": tokens.pad_id}
-    for name, i in (special or {}).items():
-        if name in known and i not in (None, known[name], tokens.eos_id):
-            raise InputError(
-                f"{name} = {i} was requested for {codec.spec}, whose special ids are {known}. Leave it out, or give "
-                "one of them."
-            )
+def check_end(codec: Codec, special: Mapping[str, Any] | None) -> None:
+    """Raises InputError if an `eos_token_id` (an id or a list of them) is requested that the codec does not have."""
+    given = (special or {}).get("eos_token_id")
+    if given is not None and eod_id(codec) not in (given if isinstance(given, list | tuple) else [given]):
+        raise InputError(
+            f"eos_token_id = {given} was requested for {codec.spec}, whose end of a document is {eod_id(codec)}. Leave "
+            "it out, or give the codec that the model was trained with."
+        )
 
 
 def settings(codec: Codec) -> dict[str, Any]:

@@ -142,6 +142,8 @@ class CompressedTokenizer(PreTrainedTokenizer):
                 f"{self._codec.spec} was given words (is_split_into_words); text was expected, since the spaces "
                 "between words are tokens, too. Pass the text."
             )
+        if isinstance(text, list | tuple) and not text:  # which the base class refuses
+            return BatchEncoding({name: [] for name in self.model_input_names}, tensor_type=return_tensors)
         split = self.split_special_tokens if split_special_tokens is None else split_special_tokens
         texts = [*_texts(text), *_texts(text_pair)]
         places: list[tuple[int, tuple[int, int]]] = []
@@ -194,7 +196,8 @@ class CompressedTokenizer(PreTrainedTokenizer):
 
     def convert_tokens_to_string(self, tokens: list[str]) -> str:
         """Returns the text of tokens, special tokens included."""
-        return self._decode([i for i in self.convert_tokens_to_ids(tokens) if i is not None])
+        ids = [self._convert_token_to_id_with_added_voc(token) for token in tokens]
+        return self._decode([i for i in ids if i is not None])
 
     def _decode(
         self,

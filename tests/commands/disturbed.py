@@ -62,6 +62,7 @@ COMMANDS = {
     ),
     "import": Command("import {work}/exported --codec bytes --out {out}"),
     "export": Command("export {work}/llama --out {out}"),
+    "export-tokenizer": Command("export-tokenizer pieces16-en --out {out}"),
     "weights": Command("weights {work}/run --out {out}.html", locked=False),
     "cram": Command("cram {work}/short.txt --model {work}/run --k 4 --steps 3000 --learning_rate 0.1 --out {out}"),
     "cram-study": Command(
@@ -217,7 +218,15 @@ def kill(work, names, times, seed):
             process.communicate()
             if name in ("evaluate",) and out.exists() and out.read_bytes().endswith(b"\n"):
                 out.unlink()  # its row was already written
-            again = process.returncode == 0 and name in ("quantize", "unpack", "reshape", "import", "export", "pack")
+            again = process.returncode == 0 and name in (
+                "quantize",
+                "unpack",
+                "reshape",
+                "import",
+                "export",
+                "export-tokenizer",
+                "pack",
+            )
             code, said = (0, "") if again else finish(start(name, work, out))
             complete = code == 2 and ("is not empty" in said or "exists" in said)  # it had finished before the kill
             if code != 0 and not complete:
