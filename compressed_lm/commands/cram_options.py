@@ -54,6 +54,7 @@ def add_optimization(parser):
     add("init_scale", positive, "factor of the initial numbers")
     add("dimensions", options.whole(), "numbers per vector that are optimised; 0 for all")
     add("projection", str, "map from --dimensions to a vector: signs (fixed), learned (per text) or shared (learned)")
+    add("projection_seed", options.whole(), "seed of the random signs")
     add("seed", options.whole(), "seed of the initial vectors")
 
 

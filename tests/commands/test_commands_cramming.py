@@ -3,13 +3,20 @@
 import dataclasses
 import json
 import re
+import signal
+import subprocess
+import sys
+import time
 
 import jax
 import numpy as np
 import pytest
 
 from compressed_lm.cli import main
-from compressed_lm.commands import cram
+from compressed_lm.commands import cram, cram_options
+from compressed_lm.cramming import CramConfig, vector_files
+from compressed_lm.cramming.config import RECIPES
+from compressed_lm.errors import InputError
 from compressed_lm.models import Transformer, TransformerConfig, huggingface
 from compressed_lm.models.partitioning import by_name
 from compressed_lm.models.safetensors_files import write_tensors
@@ -87,9 +94,9 @@ def test_a_text_that_fits_only_when_it_is_grown_is_written(tmp_path, monkeypatch
     run, out = imported(tmp_path, LLAMA), tmp_path / "out.clt"
     optimized, methods = cram._optimized, []
 
-    def whole_text_fails(model, ids, config, description):
+    def whole_text_fails(model, ids, config, description, **saving):
         methods.append(config.method)
-        found = optimized(model, ids, config, description)
+        found = optimized(model, ids, config, description, **saving)
         return dataclasses.replace(found, numbers=0 * found.numbers) if config.method == "full" else found
 
     monkeypatch.setattr(cram, "_optimized", whole_text_fails)
@@ -98,6 +105,63 @@ def test_a_text_that_fits_only_when_it_is_grown_is_written(tmp_path, monkeypatch
     assert main(["cram", str(text), *options]) == 0 and methods == ["full", "progressive"]
     capfdbinary.readouterr()
     assert main(["uncram", str(out), f"--model={run}"]) == 0 and capfdbinary.readouterr().out == b"AB"
+
+
+@pytest.mark.slow("trains vectors through the command line in three processes")
+def test_a_killed_command_resumes(tmp_path):
+    """After SIGKILL, `cram` resumes from its state: the file, its stages and the message are those without the kill.
+
+    The state is removed at the end, and a state of another text is refused.
+    """
+    run, text = imported(tmp_path, LLAMA), tmp_path / "text"
+    text.write_bytes(b"ABCDEFGHIJ")
+    command = [sys.executable, "-m", "compressed_lm", "cram", str(text), f"--model={run}", "--recipe=tarasov2026"]
+    command += ["--k=4", "--steps=1500", "--patience=1500", "--learning_rate=0.05", "--save_every=0"]
+    outputs = []
+    for name, kill in (("whole", False), ("killed", True)):
+        folder = tmp_path / name
+        folder.mkdir()
+        files = [f"--out={folder / 'text.clt'}", f"--stages={folder / 'stages.npz'}"]
+        state = folder / "text.clt.progressive.state"
+        if kill:
+            process = subprocess.Popen([*command, *files], stderr=subprocess.DEVNULL)
+            deadline = time.monotonic() + 120
+            while not state.exists() and process.poll() is None and time.monotonic() < deadline:
+                time.sleep(0.01)
+            process.send_signal(signal.SIGKILL)
+            assert process.wait() == -signal.SIGKILL and state.exists() and not (folder / "stages.npz").exists()
+            text.write_bytes(b"JIHGFEDCBA")
+            other = subprocess.run([*command, *files], capture_output=True, text=True, check=False)
+            assert other.returncode == 2 and "the state of cramming with another texts" in other.stderr
+            text.write_bytes(b"ABCDEFGHIJ")
+        done = subprocess.run([*command, *files], capture_output=True, text=True, check=False)
+        assert not state.exists()
+        message = re.sub(r"[^\n]*/text.clt:", "", done.stdout), re.findall(r"writes the first \d+", done.stderr)
+        written = (folder / "text.clt").read_bytes() if done.returncode == 0 else b""
+        outputs.append((done.returncode, message, written, vector_files.read(folder / "stages.npz")))
+    (*whole, stages), (*killed, same) = outputs
+    assert whole == killed and set(stages) == set(same) and len(stages["stage_scores"]) > 1
+    assert all(np.array_equal(stages[name], same[name]) for name in stages)
+
+
+def test_options_change_a_recipe():
+    """Every setting of `CramConfig` is an option; without options the settings are those of the recipe."""
+    parser = cram.COMMAND.parser()
+    needed = ["text", "--model=m", "--out=o"]
+    given = lambda *options: cram_options.config(parser.parse_args([*needed, *options]))  # noqa: E731
+    assert given() == CramConfig(margin=0.1)
+    grown = dataclasses.replace(CramConfig(**RECIPES["tarasov2026"]), margin=0.1, n_vectors=2)
+    assert given("--recipe=tarasov2026", "--k=2") == grown
+    assert given("--recipe=tarasov2026", "--k=2", "--no-crop", "--b2=0.95") == dataclasses.replace(
+        grown, crop=False, b2=0.95
+    )
+    assert given("--recipe=tarasov2026", "--k=2", "--method=full") == dataclasses.replace(
+        grown, crop=False, method="full"
+    )
+    options = {option for action in parser._actions for option in action.option_strings}
+    assert {f"--{field.name}" for field in dataclasses.fields(CramConfig)} - options == {"--n_vectors"}  # it is --k
+    with pytest.raises(InputError, match="--recipe fast was given; expected one of kuratov2025, tarasov2026"):
+        given("--recipe=fast")
 
 
 @pytest.mark.slow("trains vectors through the command line")

@@ -11,8 +11,9 @@ import pytest
 
 from compressed_lm import weights
 from compressed_lm.cramming import CramConfig, cram, read, write
+from compressed_lm.cramming.config import RECIPES
 from compressed_lm.cramming.frozen import score, teacher_forced
-from compressed_lm.cramming.vectors import initial
+from compressed_lm.cramming.vectors import initial, initial_map
 from compressed_lm.errors import InputError
 
 SHORT = CramConfig(n_vectors=2, steps=120, learning_rate=0.05, patience=60)
@@ -124,6 +125,67 @@ def test_batched_is_as_one_at_a_time(model, texts, method):
 
 
 @pytest.mark.slow("trains vectors")
+def test_cropped_cramming_has_the_same_scores(model, texts):
+    """Computing only the target gives the scores of computing whole texts, where no prefix is exact beyond the target.
+
+    The kept vectors are then the first with their score.
+    """
+    config = dataclasses.replace(SHORT, method="progressive", steps=100, patience=100)
+    given = texts(4, 9, 12, seed=5)
+    whole = cram(model, given, config)
+    for ids, f, other in zip(given, cram(model, given, dataclasses.replace(config, crop=True)), whole, strict=True):
+        assert (f.score, f.steps) == (other.score, other.steps) and f.best_step <= other.best_step
+        assert f.lowest_nats == pytest.approx(read(model, [f.vectors], [ids])[0].nats.sum(), rel=1e-5)
+
+
+@pytest.mark.parametrize("projection", ["learned", "shared"])
+def test_learned_maps_restrict_the_vectors(model, texts, projection):
+    """The vectors of a text lie in an affine space of M dimensions; before any update, so do those of all texts if the
+    map is shared.
+    """
+    config = dataclasses.replace(SHORT, n_vectors=4, dimensions=2, projection=projection, steps=40)
+    rank = lambda x: np.linalg.matrix_rank(x - x.mean(0), tol=1e-4)  # noqa: E731
+    given = texts(3, 4, 4)
+    found = cram(model, given, config)
+    assert [rank(f.vectors) for f in found] == [2, 2, 2] and all(f.numbers.shape == (4, 32) for f in found)
+    first = cram(model, given, dataclasses.replace(config, steps=1, init="uniform"))
+    assert rank(np.concatenate([f.vectors for f in first])) == (2 if projection == "shared" else 8)
+
+
+def test_a_learned_map_is_optimised(model, texts):
+    """The map itself moves: with one number per vector, the direction of the vectors is not that of the start."""
+    config = dataclasses.replace(SHORT, n_vectors=1, dimensions=1, projection="learned", steps=40)
+    (ids,) = texts(4)
+    (f,) = cram(model, [ids], config)
+    start = initial_map(config, 32, text=ids, seed=0)
+    numbers = initial(config, 32, std=model.embedding_std, text=ids, seed=0)
+    first = numbers[0] @ start["w"] + start["b"]
+    inside = np.stack([start["w"][0], start["b"]]).T
+    (_, residual, *_), (_, none, *_) = (np.linalg.lstsq(inside, x, rcond=None) for x in (f.vectors[0], first))
+    assert residual[0] > 0.01 and none[0] < 1e-9
+
+
+def test_the_rate_ends_at_its_final_value():
+    """Linear and cosine schedules end at `final_rate`; recipes are valid settings with the published values."""
+    for schedule in ("linear", "cosine"):
+        config = dataclasses.replace(SHORT, schedule=schedule, final_rate=0.02, weight_decay=0.0, b1=0.0, b2=0.0)
+        update, x = config.optimizer(), jnp.ones(1)
+        state = update.init(x)
+        for _ in range(200):
+            change, state = update.update(jnp.ones(1), state, x)
+        assert -float(change[0]) == pytest.approx(0.02, rel=1e-4)
+    assert CramConfig(**RECIPES["kuratov2025"]) == CramConfig()
+    grown = CramConfig(**RECIPES["tarasov2026"])
+    assert (grown.learning_rate, grown.b2, grown.weight_decay, grown.steps, grown.patience) == (
+        0.1,
+        0.9,
+        0.01,
+        10_000,
+        1000,
+    )
+
+
+@pytest.mark.slow("trains vectors")
 def test_a_progressive_score_is_the_longest_exact_prefix(model, texts):
     """Progressive cramming above capacity returns the vectors that generate its longest exact prefix."""
     given = texts(7, 8, seed=2)
@@ -186,6 +248,10 @@ def test_the_last_slots_are_put_together(model, texts, monkeypatch):
         (dict(learning_rate=0.0), "learning_rate=0.0 was given; expected a number above 0"),
         (dict(b2=1.0), "b2=1.0 was given; expected a number from 0 on, below 1"),
         (dict(steps=10, warmup_steps=10), "warmup_steps=10 was given for steps=10"),
+        (dict(final_rate=0.02), "final_rate=0.02 was given for learning_rate=0.01; expected at most"),
+        (dict(crop=True), "crop was given with method='full'.*use it with method='progressive'"),
+        (dict(projection="learned"), "projection='learned' was given with dimensions=0"),
+        (dict(projection="shared", dimensions=4, format="int(b=4)"), "and format=int.*; expected at least one"),
         (dict(format="noise(gmse=0.1)"), "noise.* cannot be stored"),
         (dict(format="int(b=4,rule=lsq)"), "expected one without learned scales"),
     ],

@@ -1,5 +1,6 @@
 """A study measures every text of its grid once, and its tables are means of its rows."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -7,7 +8,7 @@ import pandas as pd
 import pytest
 
 from compressed_lm.codecs.bytes_codec import Bytes
-from compressed_lm.cramming import CramConfig, cram
+from compressed_lm.cramming import CramConfig, cram, read, vector_files
 from compressed_lm.cramming.study import Study, read_rows, run_study
 from compressed_lm.errors import InputError
 from compressed_lm.reports import cramming_tables
@@ -76,6 +77,47 @@ def test_a_study_goes_on_where_it_was(model, done):
         run_study(model, Bytes(), {"tokens": given}, Study(lengths=(2,)), out=folder)
     with pytest.raises(InputError, match="fewer than 6 tokens, the longest length"):
         run_study(model, Bytes(), {"tokens": [given[0][:5]]}, STUDY, out=folder)
+
+
+def test_a_study_keeps_its_vectors(model, done):
+    """Each cell has a file with the vectors of its rows, and no unfinished state is left."""
+    folder, given = done
+    names = sorted(path.name for path in (folder / "vectors").iterdir())
+    assert names == ["tokens-k1-n2-dense.npz", "tokens-k1-n6-dense.npz"]
+    assert not (folder / "unfinished").exists()
+    arrays = vector_files.read(folder / "vectors" / "tokens-k1-n6-dense.npz")
+    readings = read(model, [arrays[f"{i}/vectors"] for i in range(8)], given)
+    rows = [r for r in read_rows(folder / "results.jsonl") if r["length"] == 6 and r["format"] == "dense"]
+    assert [r["right"] for r in rows] == [int(reading.right.sum()) for reading in readings]
+
+
+@pytest.mark.slow("trains vectors")
+def test_a_study_resumes_inside_a_cell(model, texts, tmp_path):
+    """A study that is interrupted again and again inside its cells has the rows and vectors of an uninterrupted one."""
+    given = {"tokens": texts(*[5] * 4, seed=9)}
+    study = dataclasses.replace(STUDY, lengths=(5,), restarts=1, trained_formats=("int(b=8)",))
+    whole = run_study(model, Bytes(), given, study, out=tmp_path / "whole", slots=2)
+    calls = interruptions = 0
+
+    def interrupt(*_):
+        nonlocal calls
+        calls += 1
+        if calls % 4 == 0:
+            raise KeyboardInterrupt
+
+    while True:
+        try:
+            run_study(model, Bytes(), given, study, out=tmp_path / "cut", slots=2, save_every=0, progress=interrupt)
+            break
+        except KeyboardInterrupt:
+            interruptions += 1
+            assert (tmp_path / "cut" / "unfinished").exists()
+    assert interruptions > 3 and not (tmp_path / "cut" / "unfinished").exists()
+    for name in ("results.jsonl", "cells.jsonl", "paths.jsonl"):
+        assert (whole / name).read_text() == (tmp_path / "cut" / name).read_text()
+    for path in (whole / "vectors").iterdir():
+        a, b = vector_files.read(path), vector_files.read(tmp_path / "cut" / "vectors" / path.name)
+        assert set(a) == set(b) and all(np.array_equal(a[name], b[name]) for name in a)
 
 
 @pytest.mark.slow("trains vectors")
