@@ -60,13 +60,14 @@ class FrozenModel:
 
     @functools.cached_property
     def embedding_std(self) -> float:
-        """Standard deviation of the embedding table."""
-        return float(np.std(np.asarray(self.params["embed"]["embedding"], np.float64)))
+        """Standard deviation of the embeddings of tokens where they enter the model."""
+        return float(np.std(np.asarray(self.params["embed"]["embedding"], np.float64))) * self.config.embed_scale
 
     @property
     def alone(self) -> np.ndarray:
         """float32[1, D], the embedding of end-of-document: the input vector of a text without crammed vectors."""
-        return np.asarray(self.params["embed"]["embedding"][self.eod_id], np.float32)[None]
+        row = np.asarray(self.params["embed"]["embedding"][self.eod_id], np.float32)[None]
+        return row * np.float32(self.config.embed_scale)
 
     def check(self, ids: npt.ArrayLike) -> np.ndarray:
         """Returns a text as int32[N]. Raises InputError if it is empty or has ids outside the vocabulary."""

@@ -81,6 +81,12 @@ def check_exactable(config: "TransformerConfig", context: int) -> None:
         )
     if config.bias != "none" or config.parallel_residual:
         problems.append(f"bias={config.bias}, parallel_residual={config.parallel_residual} (none, False is needed)")
+    others = dict(norm_place="before", window=0, embed_scale=1.0, attention_scale=0.0, logit_softcap=0.0)
+    problems += [
+        f"{name}={getattr(config, name)} ({value} is needed)"
+        for name, value in others.items()
+        if getattr(config, name) != value
+    ]
     if config.kv_heads != config.n_heads:
         problems.append(f"n_kv_heads={config.n_kv_heads} (n_heads={config.n_heads} is needed)")
     if (config.weights, config.activations) != ("dense", "dense"):

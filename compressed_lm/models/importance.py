@@ -17,6 +17,8 @@ from compressed_lm.errors import InputError
 from compressed_lm.models.config import TransformerConfig
 from compressed_lm.models.layers import NOISE, Block
 from compressed_lm.models.partitioning import by_name
+from compressed_lm.models.spans import stacked_spans
+from compressed_lm.models.transformer import Transformer
 from compressed_lm.models.width_pruning import Selection, sides
 
 _Seen = dict[str, tuple[jax.Array, jax.Array]]  # module -> (input, output)
@@ -87,8 +89,9 @@ def activation_scores(
 ) -> Scores:
     """Returns scores from a model's activations on text ("minitron-style", the paper's choice).
 
-    Score of a residual dimension: the sum over blocks, both norms, rows and positions of its absolute value after the
-    norm. Score of a hidden unit: the sum of the absolute values of the up-projection, before activation and gate.
+    Score of a residual dimension: the sum over blocks, rows and positions of its absolute value in the inputs of
+    attention and MLP (after the norms, if the model has norms before them). Score of a hidden unit: the sum of the
+    absolute values of the up-projection, before activation and gate.
 
     Args:
         params: the tree inside "params".
@@ -99,8 +102,8 @@ def activation_scores(
     """
 
     def reduce(seen: _Seen, rows: jax.Array) -> tuple[jax.Array, jax.Array]:
-        total = lambda name: jnp.einsum("b,bld->d", rows, jnp.abs(seen[name][1].astype(jnp.float32)))  # noqa: E731
-        return total("attention_norm") + total("mlp_norm"), total("mlp/up")
+        total = lambda x: jnp.einsum("b,bld->d", rows, jnp.abs(x.astype(jnp.float32)))  # noqa: E731
+        return total(seen["attention"][0]) + total(seen["mlp"][0]), total(seen["mlp/up"][1])
 
     layers = _walk(params, inputs, reduce, config=config, batch=batch, progress=progress)
     return Scores(sum(d for d, _ in layers), np.stack([f for _, f in layers]))
@@ -120,7 +123,15 @@ def residual_moment(
 
     Args:
         params, inputs, config, batch, progress: as for `activation_scores`.
+
+    Raises:
+        InputError: the model has no norms before attention and MLP.
     """
+    if config.norm_place == "after":
+        raise InputError(
+            "The second moment of the residual stream was requested for a model with norms after attention and MLP "
+            "only (norm_place=after); expected norms before them. Use start='one_hot'."
+        )
 
     def reduce(seen: _Seen, rows: jax.Array) -> jax.Array:
         def moment(name: str) -> jax.Array:
@@ -149,7 +160,7 @@ def _walk(
         params, inputs, config, batch, progress: as for `activation_scores`.
         reduce: called with {module: (input, output)} and float32[batch], 1 for each row of text and 0 for padding.
     """
-    block, progress = Block(config, parent=None), progress or (lambda done: None)
+    block, spans, progress = Block(config, parent=None), stacked_spans(config), progress or (lambda done: None)
     inputs = np.asarray(inputs)
     if inputs.ndim != 2 or not inputs.size:
         raise InputError(f"Calibration tokens of shape {inputs.shape} were given; expected rows of tokens [N, L].")
@@ -164,17 +175,19 @@ def _walk(
                 seen["/".join(context.module.path)] = args[0], result
             return result
 
-        layer = jax.tree.map(lambda stack: jax.lax.dynamic_index_in_dim(stack, i, keepdims=False), layers)
+        of_layer = lambda stack: jax.lax.dynamic_index_in_dim(stack, i, keepdims=False)  # noqa: E731
+        layer, span = jax.tree.map(of_layer, (layers, spans))
         with nn.intercept_methods(observe):
-            result: Any = block.apply({"params": layer}, x, rngs={NOISE: jax.random.key(0)})
+            result: Any = block.apply({"params": layer}, x, span, rngs={NOISE: jax.random.key(0)})
         return result, reduce(seen, rows)
 
+    embed = jax.jit(lambda params, tokens: Transformer(config).apply({"params": params}, tokens, method="embedded"))
     totals: list[PyTree] = [None] * config.n_layers
     for first in range(0, len(inputs), batch):
         part = inputs[first : first + batch]
         rows = (np.arange(batch) < len(part)).astype(np.float32)
         part = np.pad(part, ((0, batch - len(part)), (0, 0)))
-        x = jnp.asarray(params["embed"]["embedding"])[part].astype(config.dtype)
+        x = embed(params, part)
         for i in range(config.n_layers):
             x, found = step(params["layers"], i, x, rows)
             found = jax.tree.map(lambda y: np.asarray(y, np.float64), found)

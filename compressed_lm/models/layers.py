@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int
 from compressed_lm.models.config import TransformerConfig
 from compressed_lm.models.partitioning import BATCH, batch_parts, constrain, gathered
 from compressed_lm.models.positions import relative_buckets, rotary_frequencies, rotate
+from compressed_lm.models.spans import Span, Window, unlimited
 from compressed_lm.weights import Representation, representation
 from compressed_lm.weights.gennorm import gg_initializer
 
@@ -137,62 +138,81 @@ class Attention(nn.Module):
         if c.position == "relative":
             self.relative_bias = nn.Embed(c.n_buckets, c.n_heads, embedding_init=nn.initializers.normal(0.02))
 
-    def __call__(self, x: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
+    def __call__(self, x: Float[Array, "B L D"], span: Span | None = None) -> Float[Array, "B L D"]:
+        """Returns the result of attention; `span` is the layer's, needed if not all layers have the same."""
         c, (batch, length, _) = self.config, x.shape
-        q, k, v = (constrain(y, BATCH, None, "tensor", None) for y in self._heads(x, jnp.arange(length)[None]))
+        window = c.window if span is None else span.window
+        q, k, v = (constrain(y, BATCH, None, "tensor", None) for y in self._heads(x, jnp.arange(length)[None], span))
         kernel = _implementation(c)
-        attend: Callable[..., Array] = _chunked
+        attend: Callable[..., Array] = functools.partial(_chunked, scale=c.score_scale, window=window)
         if kernel != "xla":
-            attend = functools.partial(jax.nn.dot_product_attention, is_causal=True, implementation=kernel)
-        if c.position == "rotary":
+            kernel_of = functools.partial(jax.nn.dot_product_attention, is_causal=True, implementation=kernel)
+            attend = functools.partial(kernel_of, scale=c.score_scale)
+        if c.position != "relative":
             mixed = attend(q, k, v)
         elif (parts := batch_parts(batch)) == 1:  # as below, without an axis of size 1, which is slow on CPU
-            mixed = attend(q, k, v, self._square_bias(length, self.relative_bias.embedding)[None])
+            mixed = attend(q, k, v, self._square_bias(length, self.relative_bias.embedding, window)[None])
         else:
             # One table per part of the batch: devices then sum gradients of [n_buckets, H] instead of [H, L, L].
             tables = jnp.broadcast_to(self.relative_bias.embedding, (parts, c.n_buckets, c.n_heads))
-            bias = jax.vmap(lambda table: self._square_bias(length, table))(constrain(tables, BATCH, None, "tensor"))
+            square = functools.partial(self._square_bias, length, window=window)
+            bias = jax.vmap(square)(constrain(tables, BATCH, None, "tensor"))
             split = (y.reshape(parts, -1, *y.shape[1:]) for y in (q, k, v))
             mixed = jax.vmap(attend)(*split, bias[:, None])
         return self.out(mixed.reshape(batch, length, -1))
 
     def step(
-        self, x: Float[Array, "B D"], positions: Int[Array, " B"], cache: Mapping[str, Float[Array, "B kv_heads S K"]]
+        self,
+        x: Float[Array, "B D"],
+        positions: Int[Array, " B"],
+        cache: Mapping[str, Float[Array, "B kv_heads S K"]],
+        span: Span | None = None,
     ) -> tuple[Float[Array, "B D"], dict[str, Float[Array, "B kv_heads S K"]]]:
         """Returns (output, cache) for one token per batch slot; its key and value are stored at `positions`."""
         c, slots = self.config, jnp.arange(x.shape[0])
-        q, k, v = self._heads(x, positions)  # [B, heads, K]
+        q, k, v = self._heads(x, positions, span)  # [B, heads, K]
         length = cache["k"].shape[2]
         cache = {
             name: cache[name].at[slots, :, positions].set(new, mode="promise_in_bounds", unique_indices=True)
             for name, new in (("k", k), ("v", v))
         }
-        bias = self._bias(length, None if c.position == "rotary" else self.relative_bias.embedding)
+        table = self.relative_bias.embedding if c.position == "relative" else None
+        bias = self._bias(length, table, c.window if span is None else span.window)
         row = jax.vmap(lambda start: jax.lax.dynamic_slice_in_dim(bias, start, length, axis=1))
-        grouped = (q * c.d_head**-0.5).reshape(x.shape[0], c.kv_heads, -1, c.d_head)
+        grouped = (q * c.score_scale).reshape(x.shape[0], c.kv_heads, -1, c.d_head)
         scores = jnp.einsum("bhgk,bhsk->bhgs", grouped, cache["k"]).reshape(x.shape[0], c.n_heads, length)
         weights = jax.nn.softmax(scores.astype(jnp.float32) + row(length - 1 - positions), axis=-1).astype(v.dtype)
         grouped = weights.reshape(x.shape[0], c.kv_heads, -1, length)
         return self.out(jnp.einsum("bhgs,bhsk->bhgk", grouped, cache["v"]).reshape(x.shape[0], -1)), cache
 
     def _heads(
-        self, x: Float[Array, "*rows D"], positions: Int[Array, "..."]
+        self, x: Float[Array, "*rows D"], positions: Int[Array, "..."], span: Span | None
     ) -> tuple[Float[Array, "*rows H K"], Float[Array, "*rows kv_heads K"], Float[Array, "*rows kv_heads K"]]:
         """Returns queries, keys and values of x; `positions` broadcasts to its rows."""
-        q, k, v = (dense(x).reshape(*x.shape[:-1], -1, self.config.d_head) for dense in (self.q, self.k, self.v))
-        if self.config.qk_norm:
+        c = self.config
+        split = lambda x: x.reshape(*x.shape[:-1], -1, c.d_head)  # noqa: E731
+        if c.qk_norm and c.qk_norm_over == "width":
+            q, k, v = split(self.q_norm(self.q(x))), split(self.k_norm(self.k(x))), split(self.v(x))
+        else:
+            q, k, v = (split(dense(x)) for dense in (self.q, self.k, self.v))
+        if c.qk_norm and c.qk_norm_over == "head":
             q, k = self.q_norm(q), self.k_norm(k)
-        if self.config.position == "rotary":
-            frequencies = rotary_frequencies(self.config)
+        frequencies = None if span is None else span.frequencies
+        if span is None and c.position == "rotary":
+            frequencies = rotary_frequencies(c, local=c.window > 0)  # all layers are local, or none
+        if frequencies is not None:
             q, k = (rotate(y, positions, frequencies) for y in (q, k))
         return q, k, v
 
-    def _bias(self, length: int, table: Float[Array, "buckets H"] | None) -> Float[Array, "heads periods"]:
+    def _bias(
+        self, length: int, table: Float[Array, "buckets H"] | None, window: Window
+    ) -> Float[Array, "heads periods"]:
         """Returns float32[H or 1, 2L]: the biases of scores at distances L-1, ..., 0, then L times the mask.
 
         Args:
             length: L.
             table: biases by bucket, or None for no bias.
+            window: that of the layer, whose distances from it on are masked.
         """
         c = self.config
         past = jnp.zeros((length, 1))
@@ -200,12 +220,16 @@ class Attention(nn.Module):
             buckets = relative_buckets(length, n_buckets=c.n_buckets, max_distance=c.max_distance)
             # Not a gather: its gradient, a scatter, is slow on CPU and not deterministic on GPU.
             past = jax.nn.one_hot(buckets, c.n_buckets) @ table
+        if not unlimited(window):
+            past = jnp.where(jnp.arange(length)[:, None] < window, past, MASKED)
         return jnp.concatenate([past[::-1], jnp.full_like(past, MASKED)]).T
 
-    def _square_bias(self, length: int, table: Float[Array, "buckets H"]) -> Float[Array, "H {length} {length}"]:
-        """Returns biases and mask of all scores; row i is `_bias(L, table)[:, L-1-i : 2L-1-i]`."""
+    def _square_bias(
+        self, length: int, table: Float[Array, "buckets H"], window: Window
+    ) -> Float[Array, "H {length} {length}"]:
+        """Returns biases and mask of all scores; row i is `_bias(L, table, window)[:, L-1-i : 2L-1-i]`."""
         # Rows of 2L-1 from a sequence of period 2L shift by one place per row: a Toeplitz matrix without a gather.
-        periodic = jnp.tile(self._bias(length, table), (1, length))[
+        periodic = jnp.tile(self._bias(length, table, window), (1, length))[
             :, length - 1 : length - 1 + length * (2 * length - 1)
         ]
         return periodic.reshape(-1, length, 2 * length - 1)[:, :, :length]
@@ -216,33 +240,40 @@ def _chunked(
     k: Float[Array, "B L kv_heads K"],
     v: Float[Array, "B L kv_heads K"],
     bias: Float[Array, "1 H L L"] | None = None,
+    *,
+    scale: float,
+    window: Window,
 ) -> Float[Array, "B L H K"]:
     """Returns causal attention, computed for one chunk of the queries at a time with the keys up to its end.
 
     One product of all queries and keys would compute the half of the scores above the diagonal for nothing; chunks skip
-    most of it.
+    most of it, and of the scores beyond a window that is known at compile time.
     """
     length, groups = q.shape[1], q.shape[2] // k.shape[2]
     if groups > 1:
         grouped = q.reshape(*q.shape[:2], k.shape[2], groups, -1)
         if bias is not None:
             bias = bias.reshape(bias.shape[0], k.shape[2], groups, length, length)
-        attend = jax.vmap(_chunked, in_axes=(3, None, None, None if bias is None else 2), out_axes=3)
+        one = functools.partial(_chunked, scale=scale, window=window)
+        attend = jax.vmap(one, in_axes=(3, None, None, None if bias is None else 2), out_axes=3)
         return attend(grouped, k, v, bias).reshape(q.shape)
-    q = q * q.shape[-1] ** -0.5
+    q = q * scale
     chunks = next(n for n in (8, 4, 2, 1) if n == 1 or length % n == 0 and length // n >= SMALLEST_CHUNK)
     size, mixed = length // chunks, []
     biases = None if bias is None else _chunks_of_rows(bias[0], size)
     for i, first in enumerate(range(0, length, size)):
         last = first + size
-        scores = jnp.einsum("bqhk,bshk->bhqs", q[:, first:last], k[:, :last]).astype(jnp.float32)
+        seen = slice(_first_key(first, window) if biases is None else 0, last)
+        scores = jnp.einsum("bqhk,bshk->bhqs", q[:, first:last], k[:, seen]).astype(jnp.float32)
         if biases is None:
-            past = np.arange(last) <= np.arange(first, last)[:, None]
+            distance = np.arange(first, last)[:, None] - np.arange(seen.start, last)
+            past = distance >= 0
+            past = past if unlimited(window) else past & (distance < window)
             scores = jnp.where(past[None, None], scores, MASKED)
         else:  # the bias includes the mask
             scores = _add_to_rows(scores, biases[i])
         weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
-        mixed.append(jnp.einsum("bhqs,bshk->bqhk", weights, v[:, :last]))
+        mixed.append(jnp.einsum("bhqs,bshk->bqhk", weights, v[:, seen]))
     return jnp.concatenate(mixed, axis=1)
 
 
@@ -283,11 +314,17 @@ def _add_to_rows_bwd(_: None, gradient: Array) -> tuple[Array, Array]:
 _add_to_rows.defvjp(_add_to_rows_fwd, _add_to_rows_bwd)
 
 
+def _first_key(query: int, window: Window) -> int:
+    """Returns the first key that a query attends to, 0 unless the window is known at compile time."""
+    return max(query - window + 1, 0) if isinstance(window, int) and window else 0
+
+
 def _implementation(config: TransformerConfig) -> str:
     """Returns "xla" or the kernel of `jax.nn.dot_product_attention`."""
     if config.attention != "auto":
         return config.attention
-    fits = config.dtype == "bfloat16" and config.position == "rotary" and config.d_head % 8 == 0
+    fits = config.dtype == "bfloat16" and config.position != "relative" and config.d_head % 8 == 0
+    fits = fits and not config.window
     return "cudnn" if fits and jax.default_backend() == "gpu" else "xla"
 
 
@@ -313,19 +350,36 @@ class Block(nn.Module):
     config: TransformerConfig
 
     def setup(self) -> None:
-        self.attention_norm, self.mlp_norm = (norm_of(self.config)() for _ in range(2))
+        norm, place = norm_of(self.config), self.config.norm_place
+        if place != "after":
+            self.attention_norm, self.mlp_norm = norm(), norm()
+        if place != "before":
+            self.attention_post_norm, self.mlp_post_norm = norm(), norm()
         self.attention, self.mlp = Attention(self.config), MLP(self.config)
 
-    def __call__(self, x: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
-        attended = constrain(x + self.attention(self.attention_norm(x)), BATCH, None, None)
-        read = x if self.config.parallel_residual else attended
-        return constrain(attended + self.mlp(self.mlp_norm(read)), BATCH, None, None)
+    def __call__(self, x: Float[Array, "B L D"], span: Span | None = None) -> Float[Array, "B L D"]:
+        added = self.attention(self._before("attention", x), span)
+        attended = constrain(x + self._after("attention", added), BATCH, None, None)
+        return constrain(self._mlp(x, attended), BATCH, None, None)
 
     def step(
-        self, x: Float[Array, "B D"], positions: Int[Array, " B"], cache: Mapping[str, Float[Array, "B kv_heads S K"]]
+        self,
+        x: Float[Array, "B D"],
+        positions: Int[Array, " B"],
+        cache: Mapping[str, Float[Array, "B kv_heads S K"]],
+        span: Span | None = None,
     ) -> tuple[Float[Array, "B D"], dict[str, Float[Array, "B kv_heads S K"]]]:
         """Returns (x, cache) for one token per batch slot."""
-        added, cache = self.attention.step(self.attention_norm(x), positions, cache)
-        attended = x + added
+        added, cache = self.attention.step(self._before("attention", x), positions, cache, span)
+        return self._mlp(x, x + self._after("attention", added)), cache
+
+    def _mlp(self, x: Float[Array, "*rows D"], attended: Float[Array, "*rows D"]) -> Float[Array, "*rows D"]:
+        """Returns the result of the block; x is its input, and `attended` is x plus the result of attention."""
         read = x if self.config.parallel_residual else attended
-        return attended + self.mlp(self.mlp_norm(read)), cache
+        return attended + self._after("mlp", self.mlp(self._before("mlp", read)))
+
+    def _before(self, part: str, x: Float[Array, "*rows D"]) -> Float[Array, "*rows D"]:
+        return x if self.config.norm_place == "after" else getattr(self, f"{part}_norm")(x)
+
+    def _after(self, part: str, x: Float[Array, "*rows D"]) -> Float[Array, "*rows D"]:
+        return x if self.config.norm_place == "before" else getattr(self, f"{part}_post_norm")(x)

@@ -22,11 +22,16 @@ def relative_buckets(length: int, *, n_buckets: int, max_distance: int) -> Int32
     return np.where(distance < exact, distance, np.minimum(far, n_buckets - 1)).astype(np.int32)
 
 
-def rotary_frequencies(config: TransformerConfig) -> Float[Array, " pairs"]:
-    """Returns float32[rotary_dims / 2], the angle (radians) by which each pair rotates per position."""
-    half = config.rotary_dims // 2
-    frequencies = config.rope_theta ** (-jnp.arange(half) / half)
-    if not (scaling := parse_rope_scaling(config.rope_scaling)):
+def rotary_frequencies(config: TransformerConfig, *, local: bool = False) -> Float[Array, " pairs"]:
+    """Returns float32[rotary_dims / 2], the angle (radians) by which each pair rotates per position.
+
+    Args:
+        config: the model's config.
+        local: whether they are those of a layer with a window.
+    """
+    half, own = config.rotary_dims // 2, local and config.local_rope_theta > 0
+    frequencies = (config.local_rope_theta if own else config.rope_theta) ** (-jnp.arange(half) / half)
+    if own or not (scaling := parse_rope_scaling(config.rope_scaling)):
         return frequencies
     if "low" not in scaling:
         return frequencies / scaling["factor"]

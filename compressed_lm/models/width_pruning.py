@@ -21,13 +21,13 @@ from compressed_lm.models.partitioning import by_name, path_name
 # (pattern in a parameter's path, kinds of its last dimensions): "d" is the residual stream, "f" the hidden units of the
 # layer's MLP, None is not pruned.
 SIDES = (
-    (r"\bembed/embedding$", (None, "d")),
+    (r"\b(embed|positions)/embedding$", (None, "d")),
     (r"\bunembed/kernel$", ("d", None)),
     (r"attention/[qkv]/kernel$", ("d", None)),
     (r"attention/out/kernel$", (None, "d")),
     (r"mlp/(up|gate)/kernel$", ("d", "f")),
     (r"mlp/down/kernel$", ("f", "d")),
-    (r"\b(attention|mlp|final)_norm/(scale|bias)$", ("d",)),
+    (r"\b(attention|mlp|final)(_post)?_norm/(scale|bias)$", ("d",)),
     (r"(attention/out|mlp/down)/bias$", ("d",)),
     (r"mlp/(up|gate)/bias$", ("f",)),
     (r"(attention/[qkv]|unembed)/bias$", (None,)),
@@ -171,7 +171,8 @@ def projected(
             `written_moment(params)`, which needs no text.
 
     Raises:
-        InputError: unknown start, or svd for a model with LayerNorm, whose mean differs in another basis.
+        InputError: unknown start, or svd for a model with LayerNorm, whose mean differs in another basis, or with norms
+            after attention and MLP, whose gains no matrix reads.
     """
     if start not in STARTS:
         raise InputError(f"start={start!r} was given; expected one of {', '.join(STARTS)}.")
@@ -181,6 +182,11 @@ def projected(
         raise InputError(
             "start='svd' was given for a model with LayerNorm, which subtracts a mean that another basis does not "
             "preserve; expected a model with RMSNorm. Use start='one_hot'."
+        )
+    if any("_post_norm/" in name for name in by_name(params)):
+        raise InputError(
+            "start='svd' was given for a model with norms after attention and MLP, whose gains cannot be moved to "
+            "another basis; expected a model with norms before them only. Use start='one_hot'."
         )
     basis, gain = _basis(written_moment(params) if moment is None else moment, len(selection.d_model))
 

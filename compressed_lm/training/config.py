@@ -25,6 +25,8 @@ LATER_FIELDS = {
     "distillation": 0.0,
     **dict(norm="rms", norm_eps=1e-6, bias="none", parallel_residual=False),
     **dict(rope_theta=10_000.0, rope_scaling="none", rotary_fraction=1.0),
+    **dict(max_length=0, qk_norm_over="head", norm_place="before", local_rope_theta=0.0, window=0, layer_pattern=""),
+    **dict(embed_scale=1.0, attention_scale=0.0, logit_softcap=0.0),
 }
 Duration = int | str
 

@@ -30,6 +30,10 @@ LLAMA3 = dict(
     high_freq_factor=4.0,
     original_max_position_embeddings=24,
 )
+LINEAR = dict(rope_type="linear", factor=8.0)
+GEMMA = dict(num_key_value_heads=2, head_dim=12, sliding_window=9, query_pre_attn_scalar=10)
+GPT2 = dict(vocab_size=131, n_embd=32, n_layer=2, n_head=4, n_positions=64)
+WINDOWS = dict(use_sliding_window=True, sliding_window=9, num_key_value_heads=2)
 CASES = {
     "llama, grouped queries, tied": ("llama", dict(num_key_value_heads=2, tie_word_embeddings=True)),
     "llama, heads wider than the model": (
@@ -45,9 +49,44 @@ CASES = {
     ),
     # Widths that the heads do not divide, as in width-pruned models.
     "mistral": ("mistral", dict(hidden_size=30, num_key_value_heads=2, sliding_window=None, head_dim=6)),
+    "mistral, window": ("mistral", dict(num_key_value_heads=2, sliding_window=9, rope_scaling=LINEAR)),
     "qwen2": ("qwen2", dict(hidden_size=30, num_key_value_heads=2, head_dim=8, tie_word_embeddings=True)),
+    "qwen2, windows, older, bfloat16": ("qwen2", dict(**WINDOWS, num_hidden_layers=4, max_window_layers=2)),
     "qwen3": ("qwen3", dict(hidden_size=30, num_key_value_heads=2, head_dim=10)),
+    "qwen3, windows": (
+        "qwen3",
+        dict(**WINDOWS, head_dim=8, layer_types=["sliding_attention", "full_attention"], rope_theta=1e6),
+    ),
+    "gemma3_text, in a loop": ("gemma3_text", dict(**GEMMA, num_hidden_layers=7, final_logit_softcapping=20.0)),
+    "gemma3_text, older, untied": (
+        "gemma3_text",
+        dict(**GEMMA, num_hidden_layers=3, sliding_window_pattern=2, rope_scaling=LINEAR, tie_word_embeddings=False),
+    ),
+    "gemma3_text, all global, bfloat16": ("gemma3_text", dict(**GEMMA, layer_types=["full_attention"] * 2)),
+    # transformers reads attn_logit_softcapping and does not use it.
+    "gemma3_text, all local": (
+        "gemma3_text",
+        dict(**GEMMA, layer_types=["sliding_attention"] * 2, attn_logit_softcapping=5.0),
+    ),
+    "gpt2": ("gpt2", dict()),
+    "gpt2, untied, bfloat16": (
+        "gpt2",
+        dict(n_layer=4, n_inner=40, tie_word_embeddings=False, scale_attn_weights=False, activation_function="relu"),
+    ),
+    "olmo2": ("olmo2", dict(num_key_value_heads=2, num_hidden_layers=4)),
+    "olmo2, older, tied, bfloat16": ("olmo2", dict(tie_word_embeddings=True, rope_theta=5e5)),
+    "phi3, window": ("phi3", dict(num_key_value_heads=2, sliding_window=9, pad_token_id=0)),
+    "phi3, older, partly rotated, tied": (
+        "phi3",
+        dict(partial_rotary_factor=0.5, tie_word_embeddings=True, num_hidden_layers=4, pad_token_id=0),
+    ),
 }
+GEMMA_CONFIG = TransformerConfig(
+    **dict(vocab_size=40, d_model=16, n_heads=4, d_head=8, d_ff=24, n_kv_heads=2, activation="gelu", position="rotary"),
+    **dict(qk_norm=True, norm_place="both", embed_scale=4.0, attention_scale=0.25, window=4, layer_pattern="lg"),
+    **dict(local_rope_theta=1e3, rope_theta=1e6, rope_scaling="linear(factor=8)", logit_softcap=30.0),
+    **dict(tie_embeddings=True, scan_layers=False),
+)
 IDS = np.random.default_rng(0).integers(0, SIZES["vocab_size"], (2, 60))
 NEOX = TransformerConfig(
     vocab_size=40,
@@ -64,6 +103,9 @@ NEOX = TransformerConfig(
     parallel_residual=True,
     rotary_fraction=0.5,
     scan_layers=False,
+)
+GPT2_CONFIG = dataclasses.replace(
+    NEOX, position="learned", max_length=8, rotary_fraction=1.0, parallel_residual=False, activation="gelu"
 )
 LLAMA = TransformerConfig(
     vocab_size=40,
@@ -85,62 +127,171 @@ def made(config, seed=0):
     return jax.tree.map(lambda leaf: rng.normal(0, 0.3, leaf.shape).astype(np.float32), shapes)
 
 
-def params_from(shapes, read, config):
+def params_from(shapes, read, config, kind=None):
     """Returns the tree of parameters of a checkpoint."""
-    return flax.traverse_util.unflatten_dict(dict(huggingface.leaves_from(shapes, read, config)), sep="/")
+    return flax.traverse_util.unflatten_dict(dict(huggingface.leaves_from(shapes, read, config, kind=kind)), sep="/")
 
 
-def tensors_of(leaves, config):
+def tensors_of(leaves, config, kind=None):
     """Returns the tensors of a checkpoint by name; their shapes are those that were announced."""
     made = {}
-    for name, shape, make in huggingface.tensors_of({k: x.shape for k, x in leaves.items()}, leaves.get, config):
+    shapes = {name: leaf.shape for name, leaf in leaves.items()}
+    for name, shape, make in huggingface.tensors_of(shapes, leaves.get, config, kind=kind):
         made[name] = make()
         assert made[name].shape == shape
     return made
 
 
-@pytest.mark.thinned(2, "compiles a model for each setting")
-@pytest.mark.parametrize("case", CASES)
-def test_logits_are_those_of_transformers_and_come_back(case, tmp_path):
-    """Logits of a random model are those of `transformers`, to 1e-5 after import and to 1e-6 after export.
+def older(values):
+    """Returns the content of config.json as versions of `transformers` before 5 wrote it."""
+    values = dict(values)
+    rope = values.pop("rope_parameters")
+    local = rope.get("sliding_attention")
+    rope = dict(rope.get("full_attention", rope))
+    if local is not None:
+        values["rope_local_base_freq"] = local["rope_theta"]
+    values["rope_theta"] = rope.pop("rope_theta")
+    if "partial_rotary_factor" in rope:
+        values["partial_rotary_factor"] = rope.pop("partial_rotary_factor")
+    return values | {"rope_scaling": None if rope["rope_type"] == "default" else rope}
 
-    The export has several files, no missing tensor and no extra tensor.
-    """
+
+def pretrained(case, folder):
+    """Writes a random model of `transformers`; returns it, in float32, and the logits of `IDS`."""
     transformers, torch = pytest.importorskip("transformers"), pytest.importorskip("torch")
     kind, settings = CASES[case]
     torch.manual_seed(0)
-    theirs = transformers.AutoModelForCausalLM.from_config(transformers.AutoConfig.for_model(kind, **SIZES | settings))
+    sizes = GPT2 if kind == "gpt2" else SIZES
+    model = transformers.AutoModelForCausalLM.from_config(transformers.AutoConfig.for_model(kind, **sizes | settings))
     with torch.no_grad():
-        for parameter in theirs.parameters():
-            parameter.normal_(0, 0.3)
-        expected = theirs.eval()(torch.tensor(IDS)).logits.numpy()
-    theirs.save_pretrained(tmp_path)
+        for name, parameter in model.named_parameters():
+            parameter.normal_(0, 0.4 if "proj" in name or "attn" in name else 0.3)
+    model.to(torch.bfloat16 if "bfloat16" in case else torch.float32).save_pretrained(folder)
+    model = model.float()
+    if "older" in case:
+        values = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(older(values)))
+        model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)  # as it reads them
+    with torch.no_grad():
+        return model, model.eval()(torch.tensor(IDS)).logits.numpy()
 
-    config, tensors = (
-        huggingface.config_from(json.loads((tmp_path / "config.json").read_text())),
-        Tensors(tmp_path),
-    )
-    params = params_from(tensors.shapes, tensors.__getitem__, config)
+
+def imported(folder, kind=None):
+    """Returns (config, parameters) of a folder."""
+    config, tensors = huggingface.config_from(json.loads((folder / "config.json").read_text())), Tensors(folder)
+    return config, params_from(tensors.shapes, tensors.__getitem__, config, kind=kind)
+
+
+@pytest.mark.thinned(4, "compiles a model for each setting")
+@pytest.mark.parametrize("case", CASES)
+def test_logits_are_those_of_transformers_and_come_back(case, tmp_path):
+    """Logits of a random model are those of `transformers`, to 5e-5 after import and to 5e-6 after export.
+
+    The texts are longer than sliding windows. The export has several files, no missing tensor and no extra tensor.
+    """
+    theirs, expected = pretrained(case, tmp_path)
+    config, params = imported(tmp_path)
+    if "bfloat16" in case:  # kept as stored, except scales that need arithmetic
+        kept = {name for name, leaf in by_name(params).items() if leaf.dtype == jnp.bfloat16}
+        assert kept and all(name.endswith("/scale") for name in by_name(params).keys() - kept)
     found = jax.jit(Transformer(config).apply)({"params": params}, jnp.asarray(IDS))
-    np.testing.assert_allclose(found, expected, atol=1e-5, rtol=0)
-    assert np.abs(expected).max() > 1  # so that 1e-5 is a strict bound
+    np.testing.assert_allclose(found, expected, atol=5e-5, rtol=0)
+    assert np.abs(expected).max() > 1  # so that 5e-5 is a strict bound
     assert count_params(config).total == sum(p.numel() for p in theirs.parameters())
 
-    out = tmp_path / "back"
+    import torch
+    import transformers
+
+    kind, out = CASES[case][0], tmp_path / "back"
     out.mkdir()
-    (out / "config.json").write_text(json.dumps(huggingface.config_of(config, max_length=64, eod_id=2)))
-    assert len(write_tensors(out, tensors_of(by_name(params), config), max_bytes=20_000)) > 3
+    values = huggingface.config_of(config, max_length=64, eod_id=2, kind=kind)
+    (out / "config.json").write_text(json.dumps(values))
+    tensors = {name: x.astype(np.float32) for name, x in tensors_of(by_name(params), config, kind=kind).items()}
+    assert len(write_tensors(out, tensors, max_bytes=20_000)) > 3
     back, info = transformers.AutoModelForCausalLM.from_pretrained(out, output_loading_info=True)
     assert not any(info.values())
     assert back.config.tie_word_embeddings == theirs.config.tie_word_embeddings
     assert type(back) is type(theirs)
     with torch.no_grad():
-        np.testing.assert_allclose(back.eval()(torch.tensor(IDS)).logits.numpy(), expected, atol=1e-6, rtol=0)
+        np.testing.assert_allclose(back.eval()(torch.tensor(IDS)).logits.numpy(), expected, atol=5e-6, rtol=0)
+    assert huggingface.config_from(values) == config
+
+
+@pytest.mark.slow("compiles four programs for each setting")
+@pytest.mark.parametrize("case", ["gemma3_text, in a loop", "gpt2", "olmo2", "phi3, window", "qwen3, windows"])
+def test_imported_models_step_and_train(case, tmp_path):
+    """Logits are the same with a cache, and with layers in a loop or unrolled; gradients are finite."""
+    _, expected = pretrained(case, tmp_path)
+    config, params = imported(tmp_path)
+    for scan in (True, False):
+        model = Transformer(dataclasses.replace(config, scan_layers=scan))
+        loss = lambda params: jnp.mean(jnp.square(model.apply({"params": params}, jnp.asarray(IDS))))  # noqa: B023, E731
+        found, gradient = jax.jit(jax.value_and_grad(loss))(params)
+        np.testing.assert_allclose(found, np.mean(np.square(expected)), rtol=1e-5)
+        assert all(np.isfinite(leaf).all() and np.any(leaf) for leaf in jax.tree.leaves(gradient))
+    step = jax.jit(lambda *given: Transformer(config).apply({"params": params}, *given, method="step"))
+    cache = init_cache(config, 2, 24)
+    for i in range(24):
+        logits, cache = step(jnp.asarray(IDS[:, i]), jnp.full(2, i), cache)
+        np.testing.assert_allclose(logits, expected[:, i], atol=1e-4)
+
+
+def test_checkpoints_for_images_are_refused_unless_they_have_only_text(tmp_path):
+    """The nested text model of a gemma3 checkpoint is read under both names of its tensors; images are refused."""
+    pretrained("gemma3_text, all local", tmp_path)
+    values = json.loads((tmp_path / "config.json").read_text())
+    tensors = Tensors(tmp_path)
+    config = huggingface.config_from({"model_type": "gemma3", "text_config": values, "vision_config": {}})
+    assert config == huggingface.config_from(values)
+    for start in ("language_model.model.", "model.language_model."):
+        names = {name.replace("model.", start, 1): name for name in tensors.shapes}
+        shapes = {theirs: tensors.shapes[name] for theirs, name in names.items()}
+        read = lambda name: tensors[names[name]]  # noqa: B023, E731
+        assert sum(leaf.size for _, leaf in huggingface.leaves_from(shapes, read, config)) == count_params(config).total
+        with pytest.raises(InputError, match="has tensors for images, such as vision_tower.x.*the text model alone"):
+            huggingface.leaves_from(shapes | {"vision_tower.x": (3,)}, read, config)
+
+
+def test_tensors_are_read_one_at_a_time_after_all_checks():
+    """Nothing is read before names and shapes are checked, and export reads each parameter once."""
+    leaves = by_name(made(GPT2_CONFIG))
+    tensors, log = tensors_of(leaves, GPT2_CONFIG), []
+    shapes = {name: x.shape for name, x in tensors.items()}
+    assert "transformer.h.1.attn.c_attn.weight" in shapes
+    bare = {name.removeprefix("transformer."): name for name in shapes}  # as the published GPT-2
+    bare_shapes = {name: shapes[usual] for name, usual in bare.items()}
+    read = lambda name: (log.append(name), tensors[bare[name]])[1]  # noqa: E731
+    with pytest.raises(InputError, match="lacks transformer.wpe.weight"):
+        huggingface.leaves_from({k: v for k, v in bare_shapes.items() if k != "wpe.weight"}, read, GPT2_CONFIG)
+    found = huggingface.leaves_from(bare_shapes | {"h.0.attn.bias": (1, 1, 8, 8)}, read, GPT2_CONFIG)
+    assert log == []
+    for path, leaf in found:
+        np.testing.assert_array_equal(leaf, leaves[path])
+    log.clear()
+    shapes = {path: leaf.shape for path, leaf in leaves.items()}
+    made_of = huggingface.tensors_of(shapes, lambda path: (log.append(path), leaves[path])[1], GPT2_CONFIG)
+    assert sum(make().size for _, _, make in made_of) == sum(leaf.size for leaf in leaves.values())
+    assert sorted(log) == sorted(leaves)
 
 
 @pytest.mark.parametrize(
     "values, n_params",
     [
+        (  # Gemma-3-270M: 170M of the embeddings and 100M of the blocks
+            dict(
+                model_type="gemma3_text",
+                vocab_size=262144,
+                hidden_size=640,
+                intermediate_size=2048,
+                num_hidden_layers=18,
+                num_attention_heads=4,
+                num_key_value_heads=1,
+                head_dim=256,
+                sliding_window=512,
+            ),
+            268_098_176,
+        ),
+        (dict(model_type="gpt2", vocab_size=50257, n_embd=768, n_layer=12, n_head=12, n_positions=1024), 124_439_808),
         (
             dict(
                 model_type="llama",
@@ -175,7 +326,7 @@ def test_logits_are_those_of_transformers_and_come_back(case, tmp_path):
     ],
 )
 def test_published_models_have_their_published_sizes(values, n_params):
-    """Llama-3.2-1B (papers/004) and Pythia-70m have their published numbers of parameters."""
+    """Published models have their published numbers of parameters."""
     assert count_params(huggingface.config_from(values)).total == n_params
 
 
@@ -188,17 +339,24 @@ def test_published_models_have_their_published_sizes(values, n_params):
         (dataclasses.replace(LLAMA, d_model=18, rope_theta=5e5), "mistral"),
         (dataclasses.replace(LLAMA, bias="qkv"), "qwen2"),
         (dataclasses.replace(LLAMA, qk_norm=True, n_kv_heads=0), "qwen3"),
+        (dataclasses.replace(LLAMA, window=4), "mistral"),
+        (dataclasses.replace(LLAMA, bias="qkv", window=4, layer_pattern="gl"), "qwen2"),
+        (dataclasses.replace(LLAMA, rotary_fraction=0.5), "phi3"),
+        (GPT2_CONFIG, "gpt2"),
+        (dataclasses.replace(LLAMA, norm_place="after", qk_norm=True, qk_norm_over="width"), "olmo2"),
+        (GEMMA_CONFIG, "gemma3_text"),
     ],
 )
 def test_shapes_and_parameters_come_back(config, kind):
-    """A config written as config.json and read again is equal, and its parameters are the same bits."""
+    """A config written as config.json and read again is equal, and its parameters are the same."""
     assert huggingface.model_type(config) == kind
     params = made(config)
     tensors = tensors_of(by_name(params), config)
     found = huggingface.config_from(huggingface.config_of(config, max_length=64, eod_id=0))
     assert dataclasses.replace(found, scan_layers=False) == config
     back = params_from({name: x.shape for name, x in tensors.items()}, tensors.__getitem__, config)
-    jax.tree.map(np.testing.assert_array_equal, back, params)
+    atol = 1e-7 if kind == "gemma3_text" else 0  # its scales are stored minus 1
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=atol, rtol=0), back, params)
     assert sum(x.size for x in by_name(params).values()) == count_params(config).total
 
 
@@ -224,8 +382,27 @@ def test_one_token_at_a_time_is_as_all_at_once():
         (dict(partial_rotary_factor=0.5), "partial_rotary_factor"),
         (dict(quantization_config=dict(bits=4)), "quantised weights"),
         (dict(attention_bias=True), "attention_bias and mlp_bias that differ"),
-        (dict(model_type="mistral", sliding_window=16), "sliding_window=16"),
-        (dict(model_type="qwen2", use_sliding_window=True), "a sliding window"),
+        (dict(model_type="mamba"), "the architecture 'mamba' was given, which is not supported. Supported: llama"),
+        (dict(model_type="GPT-NeoX"), "Did you mean gpt_neox"),
+        (dict(model_type="qwen2", layer_types=["sliding_attention"] * 2), "sliding_attention, but no sliding_window"),
+        (dict(model_type="qwen2", layer_types=["full_attention"]), "layer_types of 1 layers .num_hidden_layers=2"),
+        (dict(model_type="qwen2", layer_types=["linear"] * 2), "layers of type linear .known: sliding_attention, full"),
+        (
+            dict(model_type="qwen2", use_sliding_window=True, max_window_layers="x"),
+            "max_window_layers = .*a whole number",
+        ),
+        (dict(model_type="gemma3_text", use_bidirectional_attention=True), "use_bidirectional_attention"),
+        (
+            dict(model_type="gemma3_text", rope_parameters=dict(sliding_attention=LINEAR)),
+            "'linear' in layers with a slid",
+        ),
+        (dict(model_type="gemma3", text_config=None), "has no vocab_size, hidden_size"),
+        (dict(model_type="olmo2", attention_bias=True), "attention_bias"),
+        (dict(model_type="phi3", rope_scaling=dict(type="su")), "'su', whose frequencies change with the length"),
+        (dict(model_type="phi3", rope_scaling=LINEAR), "type 'linear' .known: default"),
+        (dict(model_type="gpt2", **GPT2, scale_attn_by_inverse_layer_idx=True), "scale_attn_by_inverse_layer_idx"),
+        (dict(model_type="gpt2", **GPT2, add_cross_attention=True), "add_cross_attention"),
+        (dict(model_type="gpt2", **GPT2 | dict(n_head="4")), "n_head = .*; expected a whole number"),
         (dict(model_type="qwen3", attention_bias=True), "attention_bias"),
         (dict(model_type="gpt_neox", attention_bias=False), "attention_bias=false"),
     ],
@@ -242,6 +419,7 @@ def test_unsupported_features_are_refused(changes, message):
         (TransformerConfig(vocab_size=40), "as llama, the nearest.*position=relative .rotary is needed."),
         (dataclasses.replace(LLAMA, gated_mlp=False), "gated_mlp=False .True is needed."),
         (dataclasses.replace(LLAMA, parallel_residual=True), "parallel_residual=True .False is needed."),
+        (dataclasses.replace(GEMMA_CONFIG, d_model=12), "as gemma3_text.*embed_scale=4 .the square root of d_model=12"),
         (dataclasses.replace(LLAMA, qk_norm=True, bias="qkv"), "as qwen2.*qk_norm=True .False is needed."),
         (dataclasses.replace(LLAMA, activations="int(b=8)"), "activations=int"),
         (dataclasses.replace(LLAMA, bias="all", d_model=18), "d_model=18 .a multiple of n_heads=4 is needed."),
@@ -281,3 +459,5 @@ def test_such_models_do_not_become_integers():
     config = TransformerConfig(vocab_size=264, norm="layer", bias="all", parallel_residual=True, n_kv_heads=2)
     with pytest.raises(InputError, match="norm=layer.*bias=all, parallel_residual=True.*n_kv_heads=2"):
         check_exactable(config, 64)
+    with pytest.raises(InputError, match=r"norm_place=after .*window=4 \(0 is needed\); embed_scale=2.0"):
+        check_exactable(TransformerConfig(vocab_size=264, norm_place="after", window=4, embed_scale=2.0), 64)

@@ -55,6 +55,25 @@ def test_activation_scores_follow_the_model_through_its_layers():
     assert np.abs(before.d_ff[1] - after.d_ff[1]).max() > 0.1
 
 
+def test_activation_scores_follow_windows_scales_and_positions():
+    """Scores see the scale of the embeddings, the window of each layer, and learned positions; norms may come after."""
+    others = dict(position="learned", max_length=12, norm_place="after", n_layers=3)
+    config = dataclasses.replace(CONFIG, **others, window=3, layer_pattern="lg", embed_scale=2.0)
+    params = params_of(dataclasses.replace(config, norm_place="both"))
+    score = lambda params, config: models.activation_scores(params, TOKENS, config=config, batch=5)  # noqa: E731
+    found = score(params, config)
+    doubled = params | {"embed": {"embedding": 2 * params["embed"]["embedding"]}}
+    same = score(doubled, dataclasses.replace(config, embed_scale=1.0))
+    np.testing.assert_allclose(found.d_ff, same.d_ff, rtol=1e-5)
+    shifted = params | {"positions": {"embedding": params["positions"]["embedding"][::-1]}}
+    assert np.abs(score(shifted, config).d_model - found.d_model).max() > 0.1
+    wide, none = (dataclasses.replace(config, window=n, layer_pattern=p) for n, p in ((12, "lg"), (0, "")))
+    np.testing.assert_allclose(score(params, wide).d_ff, score(params, none).d_ff, rtol=1e-5)
+    assert np.abs(score(params, none).d_ff - found.d_ff).max() > 0.1
+    with pytest.raises(InputError, match="norm_place=after.; expected norms before them"):
+        models.residual_moment(params, TOKENS, config=config)
+
+
 def test_magnitude_scores_by_hand():
     """Scores of d are the mean norm of a dimension's rows and columns, scores of f the sum over up, gate and down."""
     params = params_of(CONFIG)

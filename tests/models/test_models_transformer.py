@@ -1,5 +1,7 @@
 """The model is causal, its parameter counts are right, and steps with a cache equal the whole pass."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,6 +19,28 @@ VARIANTS = {
     ),
     "grouped_normed": TransformerConfig(
         **SMALL | dict(n_heads=4), n_kv_heads=2, qk_norm=True, position="rotary", activation="silu"
+    ),
+    "relative_windows": TransformerConfig(**SMALL, window=3, layer_pattern="lg"),
+    "gemma3": TransformerConfig(
+        **SMALL | dict(n_layers=3, n_heads=4),
+        n_kv_heads=2,
+        qk_norm=True,
+        position="rotary",
+        local_rope_theta=100.0,
+        rope_scaling="linear(factor=4)",
+        window=3,
+        layer_pattern="llg",
+        norm_place="both",
+        embed_scale=12**0.5,
+        attention_scale=0.3,
+        logit_softcap=9.0,
+        tie_embeddings=True,
+    ),
+    "gpt2": TransformerConfig(
+        **SMALL, position="learned", max_length=256, norm="layer", bias="all", gated_mlp=False, activation="gelu"
+    ),
+    "olmo2_window": TransformerConfig(
+        **SMALL, position="rotary", norm_place="after", qk_norm=True, qk_norm_over="width", window=5
     ),
 }
 
@@ -220,7 +244,7 @@ def test_vectors_before_the_tokens_are_read_like_embeddings(config):
     params, model = random_params(config), models.Transformer(config)
     tokens = jax.random.randint(jax.random.key(1), (2, 7), 0, 16)
     whole = model.apply(params, tokens)
-    vectors = params["params"]["embed"]["embedding"][tokens[:, :3]]
+    vectors = params["params"]["embed"]["embedding"][tokens[:, :3]] * config.embed_scale
     for length in (4, 0):
         logits = model.apply(params, tokens[:, 3 : 3 + length], prefix=vectors)
         np.testing.assert_allclose(logits, whole[:, 2 : 3 + length], rtol=1e-5, atol=1e-5)
@@ -252,7 +276,8 @@ def test_param_count_equals_the_arrays(config):
     sizes = {name: np.prod(shape) for name, shape in names(random_params(config)).items()}
     counts = models.count_params(config)
     assert counts.total == sum(sizes.values())
-    assert counts.embedding == sum(n for name, n in sizes.items() if name.startswith(("embed/", "unembed/")))
+    tables = ("embed/", "unembed/", "positions/")
+    assert counts.embedding == sum(n for name, n in sizes.items() if name.startswith(tables))
     assert counts.non_embedding == counts.total - counts.embedding
 
 
@@ -280,6 +305,36 @@ def test_training_flops_count_what_an_update_needs():
     assert models.training_flops_per_token(config, seq_len=512) == expected
 
 
+def test_training_flops_count_only_the_window():
+    """A local layer counts the keys within its window: for half the row, 3/4 of those of a whole layer."""
+    config = models.model_config("25m", 264)
+    local = dataclasses.replace(config, window=256, layer_pattern="lg")  # half of the layers
+    whole, windows = (models.training_flops_per_token(c, seq_len=512) for c in (config, local))
+    attention = 3 * 6 * 2 * 8 * 64 * 512
+    assert whole - windows == attention // 2 // 4
+
+
+def test_equal_patterns_have_one_form():
+    """A layer pattern is stored in its shortest form, so that equal models have equal records."""
+    made = lambda pattern: TransformerConfig(**SMALL | dict(n_layers=5), window=4, layer_pattern=pattern)  # noqa: E731
+    assert made("lglgl") == made("lg") and made("lg").layer_pattern == "lg"
+    assert made("lllll") == made("") and made("").layer_pattern == ""
+    assert made("llllg").local_layers == (True, True, True, True, False)
+
+
+def test_texts_longer_than_learned_positions_are_refused():
+    """The whole pass and the cache refuse more positions than the model has learned, vectors included."""
+    config = dataclasses.replace(VARIANTS["gpt2"], max_length=4)
+    params, model = random_params(config), models.Transformer(config)
+    model.apply(params, jnp.zeros((1, 4), jnp.int32))
+    with pytest.raises(InputError, match="A text of 5 tokens .* model with 4 learned positions; expected at most 4"):
+        model.apply(params, jnp.zeros((1, 5), jnp.int32))
+    with pytest.raises(InputError, match="A text of 5 tokens"):
+        model.apply(params, jnp.zeros((1, 2), jnp.int32), prefix=jnp.zeros((1, 3, 12)))
+    with pytest.raises(InputError, match="A text of 5 tokens"):
+        models.init_cache(config, 1, 5)
+
+
 def test_relative_buckets_are_t5s():
     """Buckets equal T5's `relative_position_bucket` (bidirectional=False) for 8 buckets up to distance 16."""
     buckets = models.relative_buckets(20, n_buckets=8, max_distance=16)
@@ -299,7 +354,15 @@ def test_shift_right_and_vocabulary():
     ("bad", "message"),
     [
         (dict(activation="swish"), "'swish' was given; expected one of relu, gelu, silu"),
-        (dict(position="learned"), "expected one of relative, rotary"),
+        (dict(position="sinusoidal"), "expected one of relative, rotary, learned"),
+        (dict(position="learned"), "max_length=0 was given with position='learned'; expected a positive max_length"),
+        (dict(max_length=8), "max_length=8 was given with position='relative'"),
+        (dict(window=4, layer_pattern="lx"), "layer_pattern='lx' was given, with 'x'; expected letters l"),
+        (dict(layer_pattern="lg"), "were given without a window"),
+        (dict(window=4, layer_pattern="ggl"), "has no local layer; set window=0"),
+        (dict(window=4, local_rope_theta=100.0), "with position='relative'; expected rotary"),
+        (dict(qk_norm_over="width"), "set qk_norm=True"),
+        (dict(attention="cudnn", dtype="bfloat16", window=4), "attention='cudnn' was given with window=4"),
         (dict(dtype="float8"), "expected one of float32, bfloat16"),
         (dict(n_layers=0), "n_layers=0 was given; expected a whole number from 1 to 10,000"),
         (dict(position="rotary", d_head=5), "use an even d_head"),

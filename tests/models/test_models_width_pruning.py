@@ -106,6 +106,31 @@ def test_projections_of_llama_have_the_size_that_the_paper_s_digest_derives(widt
     assert 0.007 < (cost.forward + cost.backward) / (6 * cost.merged * 524_288) < 0.012
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        dict(norm_place="both", window=4, layer_pattern="lg", embed_scale=32**0.5, position="rotary"),
+        dict(norm_place="after", qk_norm_over="width", position="rotary"),
+        dict(position="learned", max_length=16, norm="layer", bias="all", gated_mlp=False, qk_norm=False, n_kv_heads=0),
+    ],
+    ids=["as gemma3", "as olmo2", "as gpt2"],
+)
+def test_imported_architectures_are_pruned_by_selection(changes):
+    """One-hot projections merge to the hard-pruned model, whose arrays have the small shapes; svd is refused."""
+    config = dataclasses.replace(CONFIG, **changes)
+    rng = np.random.default_rng(2)
+    shapes = jax.eval_shape(models.Transformer(config).init, jax.random.key(0), TOKENS)["params"]
+    params = jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32), shapes)
+    merged, pruned = both(params)
+    jax.tree.map(np.testing.assert_array_equal, merged, pruned)
+    small = models.small_config(config, d_model=8, d_ff=16)
+    wanted = jax.eval_shape(models.Transformer(small).init, jax.random.key(0), TOKENS)["params"]
+    assert jax.tree.map(jnp.shape, pruned) == jax.tree.map(jnp.shape, wanted)
+    assert models.count_params(small).total == sum(x.size for x in jax.tree.leaves(pruned))
+    with pytest.raises(InputError, match="start='svd' was given for a model with (norms after|LayerNorm)"):
+        models.projected(params, KEPT, start="svd")
+
+
 @pytest.mark.parametrize("keep", [0.1, 0.3, 0.5, 0.75, 1.0])
 def test_widths_keep_the_share_and_the_aspect(keep):
     """No other multiple of 8 is nearer to the share, and the aspect is the large model's."""

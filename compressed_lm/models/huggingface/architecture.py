@@ -15,7 +15,14 @@ PLAIN: Allowed = dict(
     gated_mlp=(True,),
     parallel_residual=(False,),
     qk_norm=(False,),
+    qk_norm_over=("head",),
+    norm_place=("before",),
     rotary_fraction=(1.0,),
+    local_rope_theta=(0.0,),
+    window=(0,),
+    embed_scale=(1.0,),
+    attention_scale=(0.0,),
+    logit_softcap=(0.0,),
     activations=("dense",),
 )
 """Values of the fields of TransformerConfig that an architecture can express unless it says otherwise in `allowed`."""
@@ -38,7 +45,7 @@ class Architecture:
             tensor, one after the other along its outputs, in this order.
         prefix: start of the names that checkpoints of the model without its output layer leave out.
         alternating: ours in one tensor alternate head by head.
-        inputs_first: matrices are stored as [inputs, outputs], as ours are.
+        inputs_first: matrices of layers are stored as [inputs, outputs], as ours are.
         scale_offset: our scale of a norm minus theirs.
     """
 

@@ -7,10 +7,17 @@ from compressed_lm.errors import InputError
 from compressed_lm.models.config import TransformerConfig
 from compressed_lm.models.huggingface.architecture import Architecture
 from compressed_lm.models.huggingface.fields import ACTIVATIONS, check_types
+from compressed_lm.models.huggingface.gemma3 import NESTED, Gemma3
+from compressed_lm.models.huggingface.gpt2 import GPT2
 from compressed_lm.models.huggingface.gpt_neox import GPTNeoX
 from compressed_lm.models.huggingface.llama import Llama, Mistral, Qwen2, Qwen3
+from compressed_lm.models.huggingface.olmo2 import Olmo2
+from compressed_lm.models.huggingface.phi3 import Phi3
 
-_ALL: tuple[Architecture, ...] = (Llama(), Mistral(), Qwen2(), Qwen3(), GPTNeoX())
+_ALL: tuple[Architecture, ...] = (
+    *(Llama(), Mistral(), Qwen2(), Qwen3(), Phi3()),
+    *(GPTNeoX(), GPT2(), Gemma3(), Olmo2()),
+)
 BY_TYPE = {one.model_type: one for one in _ALL}
 """The supported architectures by `model_type`; of several that fit a model, an export uses the first."""
 
@@ -27,6 +34,7 @@ def config_from(values: Mapping[str, Any]) -> TransformerConfig:
     Raises:
         InputError: unsupported architecture, a field is missing or wrong, or an unsupported feature.
     """
+    values = _of_text(values)
     kind = values.get("model_type")
     if not isinstance(kind, str) or kind not in BY_TYPE:
         raise InputError(
@@ -56,6 +64,20 @@ def config_from(values: Mapping[str, Any]) -> TransformerConfig:
         scan_layers=sizes["n_layers"] > 3,  # as in `models.sizes`: a loop over few layers costs more than it saves
     )
     return TransformerConfig(**sizes | common | architecture.settings(values))
+
+
+def longest_text(values: Mapping[str, Any]) -> int | None:
+    """Returns the largest number of tokens of a text in a config.json, or None if it does not say."""
+    values = _of_text(values)
+    return values.get("max_position_embeddings") or values.get("n_positions")
+
+
+def _of_text(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Returns the configuration of the text model, which is nested if the architecture also reads images."""
+    if values.get("model_type") != NESTED:
+        return values
+    check_types(values)
+    return {"model_type": Gemma3.model_type, **(values.get("text_config") or {})}
 
 
 def _meant(kind: str) -> str:

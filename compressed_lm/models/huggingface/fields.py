@@ -1,11 +1,11 @@
 """Fields of config.json: their types, and the fields of rotary positions that several architectures share."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from compressed_lm.errors import InputError
-from compressed_lm.models.config import TransformerConfig, parse_rope_scaling
+from compressed_lm.models.config import GLOBAL, LOCAL, TransformerConfig, parse_rope_scaling
 from compressed_lm.settings import LARGEST, LARGEST_FLOAT
 
 ACTIVATIONS = {
@@ -28,14 +28,20 @@ SIZES = {
 """The usual name of each of our sizes."""
 
 _WHOLE = set(SIZES.values()) | {"num_key_value_heads", "head_dim", "max_position_embeddings", "sliding_window"}
+_WHOLE |= {"n_embd", "n_layer", "n_head", "n_positions", "n_inner", "sliding_window_pattern"}
 _WHOLE |= {"original_max_position_embeddings"}
 _NUMBERS = {"rope_theta", "rotary_emb_base", "layer_norm_eps", "rms_norm_eps", "factor", "low_freq_factor"}
-_NUMBERS |= {"high_freq_factor", "rotary_pct", "partial_rotary_factor"}
+_NUMBERS |= {"high_freq_factor", "rotary_pct", "partial_rotary_factor", "layer_norm_epsilon", "rope_local_base_freq"}
+_NUMBERS |= {"query_pre_attn_scalar", "final_logit_softcapping"}
 _FLAGS = {"tie_word_embeddings", "use_parallel_residual", "attention_bias", "mlp_bias", "use_sliding_window"}
-_TEXTS = {"model_type", "hidden_act", "rope_type", "type"}
-_OBJECTS = {"rope_scaling", "rope_parameters", "quantization_config"}
+_FLAGS |= {"scale_attn_weights", "scale_attn_by_inverse_layer_idx", "reorder_and_upcast_attn", "add_cross_attention"}
+_FLAGS |= {"use_bidirectional_attention"}
+_TEXTS = {"model_type", "hidden_act", "hidden_activation", "activation_function", "rope_type", "type"}
+_OBJECTS = {"rope_scaling", "rope_parameters", "quantization_config", "text_config"}
+_OBJECTS |= {"full_attention", "sliding_attention"}
 _KINDS: tuple[tuple[set[str], str, Callable[[Any], bool]], ...] = (
     (_WHOLE, "a whole number from 1 to 2147483647", lambda value: type(value) is int and 1 <= value <= LARGEST),
+    ({"max_window_layers"}, "a whole number", lambda value: type(value) is int and 0 <= value <= LARGEST),
     (_NUMBERS, "a positive, finite number", lambda x: type(x) in (int, float) and 0 < x <= LARGEST_FLOAT),
     (_FLAGS, "true or false", lambda value: isinstance(value, bool)),
     (_TEXTS, "a text", lambda value: isinstance(value, str)),
@@ -44,6 +50,9 @@ _KINDS: tuple[tuple[set[str], str, Callable[[Any], bool]], ...] = (
 )
 _LLAMA3 = {"factor": "factor", "low_freq_factor": "low", "high_freq_factor": "high"}
 """Our option of each field of a rotary scaling."""
+
+SLIDING, FULL = "sliding_attention", "full_attention"
+"""The values of `layer_types` that are supported."""
 
 
 def check_types(values: Mapping[str, Any]) -> None:
@@ -73,6 +82,32 @@ def _flat(values: Mapping[str, Any], prefix: str = "", depth: int = 2) -> Iterat
 def rope_of(values: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the fields of rotary positions: `rope_scaling` of older versions, `rope_parameters` of newer ones."""
     return {**(values.get("rope_scaling") or {}), **(values.get("rope_parameters") or {})}
+
+
+def window_from(window: int | None, layer_types: Sequence[str]) -> dict[str, Any]:
+    """Returns our settings of a sliding window.
+
+    Args:
+        window: sliding_window.
+        layer_types: of each layer; has passed `unsupported_layers`.
+    """
+    pattern = "".join(LOCAL if kind == SLIDING else GLOBAL for kind in layer_types)
+    return dict(window=window, layer_pattern=pattern) if LOCAL in pattern else {}
+
+
+def unsupported_layers(window: int | None, layer_types: Sequence[str], n_layers: int) -> Iterator[str]:
+    """Yields what is not supported in the windows of layers; arguments as for `window_from`."""
+    if unknown := sorted(set(layer_types) - {SLIDING, FULL}):
+        yield f"layers of type {', '.join(unknown)[:60]} (known: {SLIDING}, {FULL})"
+    if len(layer_types) != n_layers:
+        yield f"layer_types of {len(layer_types)} layers (num_hidden_layers={n_layers})"
+    if SLIDING in layer_types and not window:
+        yield f"layer_types with {SLIDING}, but no sliding_window"
+
+
+def layer_types_of(config: TransformerConfig) -> list[str]:
+    """Returns the field `layer_types` of a config."""
+    return [SLIDING if local else FULL for local in config.local_layers]
 
 
 def rope_kind(rope: Mapping[str, Any]) -> str:

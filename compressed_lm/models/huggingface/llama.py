@@ -6,15 +6,26 @@ Source: transformers' configuration_*.py and modeling_*.py of these names.
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
-from compressed_lm.models.config import TransformerConfig
+from compressed_lm.models.config import MAX_LAYERS, TransformerConfig
 from compressed_lm.models.huggingface.architecture import Allowed, Architecture
-from compressed_lm.models.huggingface.fields import rope_of, scaling_from, scaling_of, unsupported_rope
+from compressed_lm.models.huggingface.fields import (
+    FULL,
+    SLIDING,
+    layer_types_of,
+    rope_of,
+    scaling_from,
+    scaling_of,
+    unsupported_layers,
+    unsupported_rope,
+    window_from,
+)
+from compressed_lm.settings import LARGEST
 
 BLOCK = {
     **{f"layers/attention/{name}": f"model.layers.{{}}.self_attn.{name}_proj" for name in "qkv"},
     "layers/attention/out": "model.layers.{}.self_attn.o_proj",
     **{f"layers/attention/{name}": f"model.layers.{{}}.self_attn.{name}" for name in ("q_norm", "k_norm")},
-    **{f"layers/mlp/{name}": f"model.layers.{{}}.mlp.{name}_proj" for name in ("up", "gate", "down")},
+    **{f"layers/mlp/{name}": f"model.layers.{{}}.mlp.{name}_proj" for name in ("gate", "up", "down")},
 }
 ENDS = {"embed": "model.embed_tokens", "final_norm": "model.norm", "unembed": "lm_head"}
 NAMES = ENDS | {
@@ -50,6 +61,20 @@ def decoder_fields(config: TransformerConfig) -> dict[str, Any]:
     return fields | scaling_of(c)
 
 
+def one_window(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the settings of a sliding window in all layers, unless it is longer than the model's texts."""
+    window, longest = values.get("sliding_window"), values.get("max_position_embeddings") or LARGEST
+    return dict(window=window) if window and window < longest else {}
+
+
+def _windows(values: Mapping[str, Any]) -> tuple[int | None, list[str]]:
+    """Returns (sliding_window, layer_types) of Qwen2 and Qwen3."""
+    window = values.get("sliding_window", 4096) if values.get("use_sliding_window") else None
+    first, n_layers = values.get("max_window_layers", 28), min(values["num_hidden_layers"], MAX_LAYERS)
+    made = [SLIDING if window and i >= first else FULL for i in range(n_layers)]
+    return window, values.get("layer_types") or made
+
+
 class Llama(Architecture):
     """Llama 1 to 3."""
 
@@ -63,11 +88,9 @@ class Llama(Architecture):
         rope = rope_of(values)
         yield from unsupported_rope(rope)
         if (rope.get("partial_rotary_factor") or values.get("partial_rotary_factor") or 1) != 1:
-            yield "partial_rotary_factor (supported for gpt_neox only)"
+            yield "partial_rotary_factor (supported for gpt_neox and phi3)"
         if bool(values.get("attention_bias")) != bool(values.get("mlp_bias")):
             yield "attention_bias and mlp_bias that differ (both or none are needed)"
-        if values.get("use_sliding_window") or "sliding_attention" in (values.get("layer_types") or ()):
-            yield "a sliding window (each token must attend to all tokens before it)"
 
     def misfits(self, config: TransformerConfig) -> Iterator[str]:
         yield from super().misfits(config)
@@ -80,18 +103,15 @@ class Llama(Architecture):
 
 
 class Mistral(Llama):
-    """Mistral: no biases, and n_heads need not divide d_model."""
+    """Mistral: no biases, n_heads need not divide d_model, and all layers may have a sliding window."""
 
     model_type, class_name = "mistral", "MistralForCausalLM"
-    allowed = {}
+    allowed = dict(window=(), layer_pattern=("",))
 
     def settings(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        return decoder_settings(values)
+        return decoder_settings(values) | one_window({"sliding_window": 4096, **values})
 
     def unsupported(self, values: Mapping[str, Any]) -> Iterator[str]:
-        window = values.get("sliding_window", 4096)
-        if window is not None and window < values.get("max_position_embeddings", 4096 * 32):
-            yield f"sliding_window={window} (null is needed: each token attends to all tokens before it)"
         if values.get("attention_bias"):
             yield "attention_bias"
         yield from super().unsupported({**values, "attention_bias": False})
@@ -101,33 +121,37 @@ class Mistral(Llama):
 
     def fields(self, config: TransformerConfig, max_length: int) -> dict[str, Any]:
         fields = decoder_fields(config) | dict(head_dim=config.d_head, max_position_embeddings=max_length)
-        return fields | dict(sliding_window=None)
+        return fields | dict(sliding_window=config.window or None)
 
 
 class Qwen2(Mistral):
-    """Qwen2: biases of queries, keys and values."""
+    """Qwen2: biases of queries, keys and values, and a sliding window in some layers."""
 
     model_type, class_name = "qwen2", "Qwen2ForCausalLM"
-    allowed = dict(bias=("qkv",))
+    allowed = dict(bias=("qkv",), window=())
 
     def settings(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        return decoder_settings(values) | dict(bias="qkv")
+        return decoder_settings(values) | window_from(*_windows(values)) | dict(bias="qkv")
 
     def unsupported(self, values: Mapping[str, Any]) -> Iterator[str]:
+        yield from unsupported_layers(*_windows(values), values["num_hidden_layers"])
         yield from Llama.unsupported(self, {**values, "attention_bias": False})
 
     def fields(self, config: TransformerConfig, max_length: int) -> dict[str, Any]:
-        return decoder_fields(config) | dict(head_dim=config.d_head, max_position_embeddings=max_length)
+        c = config
+        fields = decoder_fields(c) | dict(head_dim=c.d_head, max_position_embeddings=max_length)
+        windows = dict(use_sliding_window=c.window > 0, sliding_window=c.window or None)
+        return fields | windows | dict(layer_types=layer_types_of(c))
 
 
 class Qwen3(Qwen2):
     """Qwen3: normalised queries and keys."""
 
     model_type, class_name = "qwen3", "Qwen3ForCausalLM"
-    allowed = dict(qk_norm=(True,))
+    allowed = dict(qk_norm=(True,), window=())
 
     def settings(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        return decoder_settings({"head_dim": 128, **values}) | dict(qk_norm=True)
+        return decoder_settings({"head_dim": 128, **values}) | window_from(*_windows(values)) | dict(qk_norm=True)
 
     def unsupported(self, values: Mapping[str, Any]) -> Iterator[str]:
         if values.get("attention_bias"):

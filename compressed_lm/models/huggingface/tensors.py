@@ -105,8 +105,8 @@ def tensors_of(
             x = x if tensor.layer is None else x[tensor.layer]
             if path.endswith("/scale") and architecture.scale_offset:
                 x = x.astype(np.float32) - architecture.scale_offset
-            parts.append(x.T if path.endswith("/kernel") and not architecture.inputs_first else x)
-        return _joined(parts, architecture, config)
+            parts.append(x.T if _outputs_first(path, architecture) else x)
+        return _joined(parts, tensor, architecture, config)
 
     tensors = _tensors(shapes, architecture, config)
     return ((tensor.name, tensor.shape, functools.partial(make, tensor)) for tensor in tensors)
@@ -142,17 +142,23 @@ def _tensors(ours: Shapes, architecture: Architecture, config: TransformerConfig
     for name, paths in groups.items():
         stacked = paths[0].startswith("layers/")
         parts = [ours[path][1:] if stacked else ours[path] for path in paths]
-        if paths[0].endswith("/kernel") and not architecture.inputs_first:
+        if _outputs_first(paths[0], architecture):
             parts = [shape[::-1] for shape in parts]
-        axis = _output_axis(len(parts[0]), architecture)
+        axis = _output_axis(paths[0], architecture, len(parts[0]))
         sizes = tuple(shape[axis] for shape in parts)
         shape = (*parts[0][:axis], sum(sizes), *parts[0][axis + 1 :])
         for layer in range(ours[paths[0]][0]) if stacked else (None,):
             yield _Tensor(name if layer is None else name.format(layer), layer, tuple(paths), shape, sizes)
 
 
-def _output_axis(ndim: int, architecture: Architecture) -> int:
-    return ndim - 1 if architecture.inputs_first else 0
+def _outputs_first(path: str, architecture: Architecture) -> bool:
+    """Returns whether a parameter is a matrix that is stored as [outputs, inputs]."""
+    return path.endswith("/kernel") and not (architecture.inputs_first and path.startswith("layers/"))
+
+
+def _output_axis(path: str, architecture: Architecture, ndim: int) -> int:
+    """Returns the axis of the outputs of a parameter as it is stored."""
+    return 0 if _outputs_first(path, architecture) else ndim - 1
 
 
 def _leaves(
@@ -205,13 +211,15 @@ def _part(
         x = x.reshape(heads)[:, i].reshape(-1, *x.shape[1:])
     elif len(tensor.paths) > 1:
         start = sum(tensor.sizes[:i])
-        x = x[_output_axis(x.ndim, architecture) * (slice(None),) + (slice(start, start + tensor.sizes[i]),)]
+        x = x[_output_axis(path, architecture, x.ndim) * (slice(None),) + (slice(start, start + tensor.sizes[i]),)]
     if path.endswith("/scale") and architecture.scale_offset:
         x = x.astype(np.float32) + np.float32(architecture.scale_offset)
-    return x.T if path.endswith("/kernel") and not architecture.inputs_first else x
+    return x.T if _outputs_first(path, architecture) else x
 
 
-def _joined(parts: Sequence[np.ndarray], architecture: Architecture, config: TransformerConfig) -> np.ndarray:
+def _joined(
+    parts: Sequence[np.ndarray], tensor: _Tensor, architecture: Architecture, config: TransformerConfig
+) -> np.ndarray:
     """Returns the tensor of several of our parameters, which are already oriented as in the checkpoint."""
     if len(parts) == 1:
         return parts[0]
@@ -219,7 +227,7 @@ def _joined(parts: Sequence[np.ndarray], architecture: Architecture, config: Tra
         rest = parts[0].shape[1:]
         heads = [part.reshape(config.n_heads, config.d_head, *rest) for part in parts]
         return np.stack(heads, axis=1).reshape(-1, *rest)
-    return np.concatenate(parts, axis=_output_axis(parts[0].ndim, architecture))
+    return np.concatenate(parts, axis=_output_axis(tensor.paths[0], architecture, parts[0].ndim))
 
 
 def _alias(name: str, head: str | None) -> str:
