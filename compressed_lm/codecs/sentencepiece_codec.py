@@ -157,9 +157,9 @@ class SentencePiece(SubwordCodec):
         return self._processor.id_to_piece(i)
 
     def special_tokens(self) -> dict[str, int]:
-        """Returns the control tokens and their ids."""
-        controls = (i for i in range(self.vocab_size) if self._processor.is_control(i))
-        return {self._processor.id_to_piece(i): i for i in controls}
+        """Returns the control tokens and the token for unknown text, with their ids."""
+        kinds = self._processor.is_control, self._processor.is_unknown
+        return {self.token(i): i for i in range(self.vocab_size) if any(kind(i) for kind in kinds)}
 
     def _tokenize(self, texts: list[str]) -> Iterable[Sequence[int]]:
         return self._processor.encode(texts)

@@ -89,7 +89,7 @@ def tokenizer_files(codec: Codec, *, special: Mapping[str, int] | None = None) -
         special: ids of special tokens by name (`bos_token_id`, `eos_token_id`, `pad_token_id`), if others are wanted
             than the codec's; of a list, the first counts.
     """
-    settings = settings_of(codec)
+    settings = {k: token_text(v) if k in _NAMES and v else v for k, v in settings_of(codec).items()}
     if isinstance(codec, BPECodec):
         files, kind = {tokenizers_codec.FILE: codec.files()[tokenizers_codec.FILE]}, "PreTrainedTokenizerFast"
     elif isinstance(codec, SentencePiece) and codec.eod_id < codec.vocab_size and codec.is_bpe:
