@@ -17,8 +17,8 @@ from compressed_lm.training.step import Params, eval_step
 
 ROW_MULTIPLE = 64
 MAX_ROWS = 32
-BATCH_BYTES = 1 << 28
-"""Size of the largest array of an evaluation (bytes)."""
+BATCH_BYTES, BATCH_BYTES_CPU = 1 << 29, 1 << 26
+"""Size of the largest array of an evaluation (bytes); about eight of that size exist at a time."""
 
 
 @functools.lru_cache(maxsize=8)  # models of one shape share the compiled program
@@ -35,7 +35,7 @@ def row_length(store: TokenStore, seq_len: int) -> int:
 
 
 def batch_size_for(config: TransformerConfig, seq_len: int) -> int:
-    """Returns the number of rows whose largest arrays take `BATCH_BYTES`, 1 to `MAX_ROWS`.
+    """Returns the number of rows whose largest arrays take at most `BATCH_BYTES`, 1 to `MAX_ROWS`.
 
     These arrays are the scores of attention, computed for an eighth of the queries at a time, and the hidden layer of
     the MLP. Logits have a limit of their own (`training.step.map_logits`).
@@ -45,7 +45,8 @@ def batch_size_for(config: TransformerConfig, seq_len: int) -> int:
         seq_len: L, tokens per row.
     """
     row = 4 * seq_len * max(config.d_ff, config.n_heads * -(-seq_len // 8))
-    return min(max(BATCH_BYTES // row, 1), MAX_ROWS)
+    most = BATCH_BYTES_CPU if jax.default_backend() == "cpu" else BATCH_BYTES
+    return min(max(most // row, 1), MAX_ROWS)
 
 
 class BitsPerByte:
