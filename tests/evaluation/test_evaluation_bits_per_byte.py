@@ -14,6 +14,7 @@ from compressed_lm.data.job import compress
 from compressed_lm.data.sources import open_corpus
 from compressed_lm.errors import InputError
 from compressed_lm.evaluation import BitsPerByte, flops_per_byte, generate, predict_fn, sample_tokens
+from compressed_lm.evaluation.bits_per_byte import batch_size_for, row_length
 from compressed_lm.evaluation.generate import _layers
 from compressed_lm.models import Transformer, TransformerConfig, count_params, init_cache
 
@@ -51,6 +52,37 @@ def test_a_uniform_model_pays_log2_v_for_each_token(store):
         assert values["n_tokens"] == 47
         assert values["bits_per_byte"] == pytest.approx(wanted, rel=1e-6)
         assert values["loss_nats_per_token"] == pytest.approx(math.log(264), rel=1e-6)
+
+
+def test_no_more_rows_and_no_longer_rows_than_the_text(store):
+    """47 tokens take one row of 64 positions, not a batch of full rows; longer texts keep their rows and batches."""
+
+    def shape(seq_len, batch_size, mesh=(1, 1, 1)):
+        predict = predict_fn(CONFIG, 256)
+        made = BitsPerByte(predict, store=store, seq_len=seq_len, batch_size=batch_size, mesh_shape=mesh)
+        return made._batches.shape
+
+    assert shape(2048, 32) == (1, 1, 64) and shape(16, 32) == (1, 3, 16) and shape(16, 2) == (2, 2, 16)
+    assert shape(47, 32) == (1, 1, 47) and shape(8, 6) == (1, 6, 8)
+    assert row_length(store, 2048) == 64 and row_length(store, 16) == 16
+
+
+@pytest.mark.slow("compiles and evaluates models")
+def test_an_evaluation_reports_its_rows(store):
+    """Each batch reports the rows that have text, and the result is the same as without reports."""
+    params, rows = params_with(np.zeros(264)), []
+    made = BitsPerByte(predict_fn(CONFIG, 256), store=store, seq_len=8, batch_size=4, mesh_shape=(1, 1, 1))
+    assert dict(made.run(params, advance=rows.append)) == dict(made.run(params))
+    assert rows == [4, 2] and made.n_rows == 6
+
+
+def test_batches_are_small_enough():
+    """Rows at a time: 32 for small models, fewer if their scores or hidden layers would be large, at least 1."""
+    assert batch_size_for(CONFIG, 128) == 32
+    large = dataclasses.replace(CONFIG, n_heads=9, d_model=576, d_ff=1536, d_head=64)  # as SmolLM2-135M
+    rows = batch_size_for(large, 2048)
+    assert 1 < rows < 8 and batch_size_for(large, 1 << 16) == 1
+    assert 4 * rows * 2048 * 9 * 256 <= 1 << 26
 
 
 def test_flops_are_the_papers(store):
@@ -104,6 +136,24 @@ def test_sampling_reads_layers_where_they_are():
     inputs = jnp.array([65, 66]), jnp.array([0, 3]), init_cache(config, 2, 4)
     stacked, given = (step({"params": params}, *inputs, layers=layers) for layers in (None, layers))
     jax.tree.map(np.testing.assert_array_equal, given, stacked)
+
+
+def test_a_sample_begins_and_stops_as_given():
+    """Ids before the prompt replace end-of-document, further ids stop a sample, and something must come first."""
+    params = Transformer(CONFIG).init(jax.random.key(3), jnp.zeros((1, 4), jnp.int32))["params"]
+    prompt = np.frombuffer(b"a prompt", np.uint8).astype(np.int32)
+    sample = lambda ids, **more: np.concatenate(  # noqa: E731
+        list(sample_tokens(params, CONFIG, ids, n_tokens=20, eod_id=256, temperature=0, **more))
+    )
+    new = sample(prompt[1:], start=prompt[:1].tolist())
+    logits = np.asarray(Transformer(CONFIG).apply({"params": params}, np.concatenate([prompt, new])[None]))[0, :, :257]
+    assert logits[len(prompt) - 1 :].argmax(-1)[: len(new)].tolist() == new.tolist()
+    stop = int(new[5])
+    assert sample(prompt, start=(), stop=(stop,)).tolist() == new[: new.tolist().index(stop)].tolist()
+    text = generate(params, CONFIG, codecs.Bytes(), prompt=prompt, echo=False, start=(), n_tokens=20, temperature=0)
+    assert "".join(text) == codecs.Bytes().decode(new).decode(errors="replace")
+    with pytest.raises(InputError, match="An empty prompt was given without an id to start with"):
+        sample(prompt[:0], start=())
 
 
 def test_text_is_streamed_whole():
