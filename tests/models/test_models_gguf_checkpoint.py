@@ -11,7 +11,9 @@ import pytest
 from compressed_lm.errors import InputError
 from compressed_lm.models import Transformer
 from compressed_lm.models.gguf.checkpoint import GgufFile
-from compressed_lm.models.gguf.config import llama3_divisors
+from compressed_lm.models.gguf.config import Metadata, config_of, generation_of, llama3_divisors
+from compressed_lm.models.gguf.header import Header, TensorPlace
+from compressed_lm.models.gguf.tokenizer import tokenizer_files
 from compressed_lm.models.huggingface import config_from, leaves_from
 
 gguf = pytest.importorskip("gguf")
@@ -253,6 +255,40 @@ def test_unknown_tensors_and_scalings_are_refused(tmp_path):
         config_from(GgufFile(path).config)
     path = llama_file(tmp_path / "e.gguf", {"rope.scaling.type": "linear", "rope.scaling.factor": 4.0})
     assert GgufFile(path).config["rope_scaling"] == {"rope_type": "linear", "factor": 4.0}
+
+
+ODD = (-1, 0, 3, 1 << 40, -0.5, float("inf"), True, "", "text", [], [1], [0.5, 2.5], ["a", "b"], [True])
+KEYS = ("general.type", "general.architecture", "split.count", "llama.expert_count", "llama.attention.causal")
+KEYS += tuple(f"llama.{key}" for key in (*SIZES, *HEADS, "attention.key_length", "rope.freq_base", "rope.scaling.type"))
+KEYS += ("llama.rope.scaling.factor", "llama.rope.scaling.original_context_length", "tokenizer.chat_template")
+KEYS += tuple(
+    f"tokenizer.ggml.{key}"
+    for key in ("model", "pre", "tokens", "scores", "token_type", "merges", "bos_token_id", "eos_token_id")
+    + ("eot_token_id", "unknown_token_id", "add_bos_token", "add_space_prefix")
+)
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+def test_odd_values_raise_only_input_errors(kind):
+    """A value of another type or size for any key is refused or ignored; no other error."""
+    tensors = {name: TensorPlace(x.shape, 0, 0) for name, x in llama_tensors().items()}
+    good = {f"llama.{key}": value for key, value in (SIZES | HEADS).items()} | {"general.architecture": "llama"}
+    good |= {"tokenizer.ggml.model": kind, "tokenizer.ggml.pre": "qwen2", "tokenizer.ggml.merges": ["a b"]}
+    good |= {"tokenizer.ggml.tokens": ["a", "b", "ab"], "tokenizer.ggml.token_type": np.array([2, 3, 1])}
+    for key in KEYS:
+        for value in ODD:
+            as_read = value if not isinstance(value, list) or value and isinstance(value[0], str) else np.array(value)
+            values = good | {key: as_read}
+            try:
+                config = config_of(Metadata(Header(values, tensors, 0)), None)
+                generation_of(values, config)
+                config_from(config)
+            except InputError:
+                pass
+            try:
+                tokenizer_files(values, "llama")
+            except InputError:
+                pass
 
 
 def test_damaged_files_are_refused(tmp_path):

@@ -91,7 +91,7 @@ def _kind(name):
 @pytest.mark.parametrize("slice_", [64, 1 << 18])
 def test_blocks_are_decoded_as_described(name, slice_, monkeypatch):
     """Random blocks have the values of a second implementation, also when a tensor is decoded in several slices."""
-    monkeypatch.setattr(decode, "_SLICE", slice_)
+    monkeypatch.setattr(decode, "SLICE", slice_)
     kind, rng = _kind(name), np.random.default_rng(len(name) + slice_)
     blocks = rng.integers(0, 256, (24, kind.block_bytes), dtype=np.uint8)
     for at in SCALES[name]:

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from compressed_lm.errors import InputError
+from compressed_lm.models.gguf.header import single
 from compressed_lm.models.gguf.vocabulary import TokenType, Vocabulary
 
 _LLAMA3 = (
@@ -80,7 +81,7 @@ def splits_of(values: Mapping[str, Any], architecture: str) -> Splits:
     Raises:
         InputError: they are unknown.
     """
-    pre = values.get("tokenizer.ggml.pre", "default")
+    pre = single(values, "tokenizer.ggml.pre", "default")
     if pre == "default":
         pre = _DEFAULTS.get(architecture, pre)
     if not isinstance(pre, str) or pre not in SPLITS:

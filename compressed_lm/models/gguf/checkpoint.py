@@ -16,6 +16,7 @@ from compressed_lm.models.gguf.header import Header, TensorPlace, read_header
 from compressed_lm.models.gguf.names import NAMES, ROPE_FREQS, Change, hugging_face_name
 
 _SHOWN = 5  # names in a message
+_MAX_FREQUENCIES = 1 << 16
 
 
 class GgufFile:
@@ -56,8 +57,7 @@ class GgufFile:
         meta = Metadata(self._header)
         self._architecture = meta.architecture
         self._kinds = _checked_kinds(self._header, self.nbytes)
-        freqs = self._read(ROPE_FREQS).astype(np.float32) if ROPE_FREQS in self._header.tensors else None
-        self.config = config_of(meta, freqs)
+        self.config = config_of(meta, self._rope_freqs())
         self.generation = generation_of(self._header.metadata, self.config)
         self._names = _names(self._header, self._architecture)
         changes = {name: (own, Change(self._architecture, own, self.config)) for name, own in self._names.items()}
@@ -84,6 +84,14 @@ class GgufFile:
             InputError: the kind of tokenizer is not supported, or its metadata contradicts itself.
         """
         return tokenizer.tokenizer_files(self._header.metadata, self._architecture)
+
+    def _rope_freqs(self) -> np.ndarray | None:
+        place = self._header.tensors.get(ROPE_FREQS)
+        if place is not None and (len(place.shape) > 1 or place.shape[0] > _MAX_FREQUENCIES):
+            raise InputError(
+                f"The tensor {ROPE_FREQS} has the shape {place.shape}; one number for each pair was expected."
+            )
+        return None if place is None else self._read(ROPE_FREQS).astype(np.float32)
 
     def _read(self, own: str) -> np.ndarray:
         place: TensorPlace = self._header.tensors[own]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from compressed_lm.errors import InputError
-from compressed_lm.models.gguf.header import Header, TensorPlace
+from compressed_lm.models.gguf.header import Header, TensorPlace, single
 from compressed_lm.models.gguf.names import NAMES, ROPE_FREQS
 
 SPECIAL = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}
@@ -37,18 +37,18 @@ class Metadata:
             InputError: the file is no model, is one part of several, or has an unsupported architecture.
         """
         self.values, self._tensors = header.metadata, header.tensors
-        kind = self.values.get("general.type", "model")
+        kind = single(self.values, "general.type", "model")
         if kind != "model":
             raise InputError(
                 f"A GGUF file of the type {kind!r:.50} was given; expected a model. Give the model's file."
             )
-        parts = self.values.get("split.count", 0)
+        parts = single(self.values, "split.count", 0)
         if parts not in (0, 1):
             raise InputError(
                 f"The GGUF file is one of {parts} parts. Join them first: llama-gguf-split --merge FIRST_PART OUT.gguf "
                 "(of llama.cpp), and give OUT.gguf."
             )
-        architecture = self.values.get("general.architecture")
+        architecture = single(self.values, "general.architecture")
         if not isinstance(architecture, str) or architecture not in NAMES:
             raise InputError(
                 f"A GGUF file of the architecture {architecture!r:.50} was given, which is not supported. "
@@ -66,10 +66,7 @@ class Metadata:
         Raises:
             InputError: it is one.
         """
-        value = self.raw(key, default)
-        if isinstance(value, (list, np.ndarray)):
-            raise InputError(f"The GGUF file has an array as {self.architecture}.{key}; one value was expected.")
-        return value
+        return single(self.values, f"{self.architecture}.{key}", default)
 
     def number(self, key: str, default: int | None = None) -> int:
         """Returns a whole number of at least 1. An array of equal numbers, one for each layer, is a number, too.
@@ -349,8 +346,10 @@ def special_ids(values: Mapping[str, Any], *, vocab_size: int) -> dict[str, int]
         vocab_size: ids from this number on are ignored, as in llama.cpp.
     """
     # llama.cpp's defaults for SentencePiece (llama-vocab.cpp).
-    defaults = dict(bos=1, eos=2, unk=0) if values.get("tokenizer.ggml.model") == "llama" else {}
-    found = {name: values.get(f"tokenizer.ggml.{key}_token_id", defaults.get(name)) for name, key in SPECIAL.items()}
+    defaults = dict(bos=1, eos=2, unk=0) if single(values, "tokenizer.ggml.model") == "llama" else {}
+    found = {
+        name: single(values, f"tokenizer.ggml.{key}_token_id", defaults.get(name)) for name, key in SPECIAL.items()
+    }
     return {name: i for name, i in found.items() if type(i) is int and 0 <= i < vocab_size}
 
 
@@ -362,8 +361,8 @@ def generation_of(values: Mapping[str, Any], config: Mapping[str, Any]) -> dict[
         config: from `config_of`.
     """
     tokens, kinds = values.get("tokenizer.ggml.tokens", []), values.get("tokenizer.ggml.token_type", [])
-    ids = [config.get("eos_token_id"), *(values.get(f"tokenizer.ggml.{key}_token_id") for key in ("eot", "eom"))]
-    if isinstance(tokens, list) and len(kinds) == len(tokens):
+    ids = [config.get("eos_token_id"), *(single(values, f"tokenizer.ggml.{key}_token_id") for key in ("eot", "eom"))]
+    if isinstance(tokens, list) and isinstance(kinds, np.ndarray) and len(kinds) == len(tokens):
         ids += [i for i, token in enumerate(tokens) if token in _ENDS and kinds[i] == CONTROL]
     ends = [i for i in dict.fromkeys(ids) if type(i) is int and 0 <= i < config["vocab_size"]]
     found = {name: config[name] for name in ("bos_token_id", "pad_token_id") if name in config}

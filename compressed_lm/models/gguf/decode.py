@@ -17,8 +17,8 @@ from compressed_lm.models.gguf.header import TensorPlace
 PLAIN = {"F64": np.dtype("<f8"), "F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype(ml_dtypes.bfloat16)}
 """NumPy type of each type that is stored as it is."""
 
-_SLICE = 1 << 18
-"""Number of elements that are decoded at once: `gguf.quants` takes several times their memory."""
+SLICE = 1 << 18
+"""Number of elements that are decoded or encoded at once: `gguf.quants` takes several times their memory."""
 
 
 def package() -> ModuleType:
@@ -107,7 +107,7 @@ class Kind:
             _read_into(file, result.view(np.uint8).reshape(-1))
             return result
         blocks = result.reshape(-1, self.block)
-        for first in range(0, len(blocks), step := max(1, _SLICE // self.block)):
+        for first in range(0, len(blocks), step := max(1, SLICE // self.block)):
             part = blocks[first : first + step]
             raw = np.empty((len(part), self.block_bytes), np.uint8)
             _read_into(file, raw.reshape(-1))

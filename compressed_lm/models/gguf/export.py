@@ -14,7 +14,7 @@ from compressed_lm import io
 from compressed_lm.errors import InputError
 from compressed_lm.models.gguf import tokenizer_metadata
 from compressed_lm.models.gguf.config import llama3_divisors
-from compressed_lm.models.gguf.decode import package
+from compressed_lm.models.gguf.decode import SLICE, package
 from compressed_lm.models.gguf.names import ROPE_FREQS, Change, gguf_name
 
 ARCHITECTURES = {
@@ -26,7 +26,8 @@ ARCHITECTURES = {
 DTYPES = {"f32": "F32", "f16": "F16", "bf16": "BF16", "q8_0": "Q8_0"}
 """Type of matrices of each `dtype`; vectors are float32, as in llama.cpp."""
 
-_LARGEST_HALF = float(np.finfo(np.float16).max)
+_LARGEST = {"F16": 65504.0, "Q8_0": 65504.0 * 127}
+"""Largest weight of types whose numbers or scales are float16."""
 
 Tensors = Iterable[tuple[str, tuple[int, ...], Callable[[], np.ndarray]]]
 
@@ -170,7 +171,24 @@ def _write_tensors(writer: Any, path: pathlib.Path, config: Mapping[str, Any], t
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
     for own, shape, make, kind in plan:
-        x = np.ascontiguousarray(make(), np.float32).reshape(shape)
-        if kind in ("F16", "Q8_0") and (largest := np.abs(x).max()) > _LARGEST_HALF * (127 if kind == "Q8_0" else 1):
-            raise InputError(f"The tensor {own} has the weight {largest:.4g}, too large for {kind}. Give --dtype bf16.")
-        writer.write_tensor_data(np.ascontiguousarray(gguf.quants.quantize(x, gguf.GGMLQuantizationType[kind])))
+        writer.write_tensor_data(_encoded(make().reshape(shape), own, kind))
+
+
+def _encoded(x: np.ndarray, name: str, kind: str) -> np.ndarray:
+    """Returns the bytes of a tensor, encoded some rows at a time.
+
+    Raises:
+        InputError: a weight is too large for the type.
+    """
+    raw = package().GGMLQuantizationType[kind]
+    block, block_bytes = package().GGML_QUANT_SIZES[raw]
+    rows, largest = x.reshape(-1, x.shape[-1]), _LARGEST.get(kind, np.inf)
+    encoded = np.empty((len(rows), x.shape[-1] // block * block_bytes), np.uint8)
+    step = max(1, SLICE // x.shape[-1])
+    for start in range(0, len(rows), step):
+        part = np.ascontiguousarray(rows[start : start + step], np.float32)
+        if (found := np.abs(part).max()) > largest:
+            raise InputError(f"The tensor {name} has the weight {found:.4g}, too large for {kind}. Give --dtype bf16.")
+        found = package().quants.quantize(part, raw)
+        encoded[start : start + step] = found.view(np.uint8).reshape(len(part), -1)
+    return encoded

@@ -94,6 +94,23 @@ def read_header(path: str | os.PathLike) -> Header:
         ) from None
 
 
+def single(metadata: Mapping[str, Any], key: str, default: Any = None) -> Any:
+    """Returns a value of the metadata that is a number, a truth value or a text.
+
+    Args:
+        metadata: values by key.
+        key: the key.
+        default: result if there is no such key.
+
+    Raises:
+        InputError: it is an array.
+    """
+    value = metadata.get(key, default)
+    if isinstance(value, list | np.ndarray):
+        raise InputError(f"The GGUF file has an array as {key}; one value was expected. Copy it from its source.")
+    return value
+
+
 class _Malformed(Exception):
     """A header that contradicts the format; the message completes "is not a valid GGUF file: "."""
 

@@ -7,6 +7,7 @@ from typing import Any
 from compressed_lm.errors import InputError
 from compressed_lm.models.gguf import byte_level, sentencepiece_model
 from compressed_lm.models.gguf.config import special_ids
+from compressed_lm.models.gguf.header import single
 from compressed_lm.models.gguf.vocabulary import Vocabulary
 
 CONFIG_FILE = "tokenizer_config.json"
@@ -27,7 +28,7 @@ def tokenizer_files(values: Mapping[str, Any], architecture: str) -> dict[str, b
     Raises:
         InputError: the kind of tokenizer or of its splits is not supported, or the metadata contradicts itself.
     """
-    kind = values.get("tokenizer.ggml.model", "no_vocab")
+    kind = single(values, "tokenizer.ggml.model", "no_vocab")
     if kind in ("no_vocab", "none"):
         return {}
     if kind not in ("gpt2", "llama"):
@@ -38,7 +39,7 @@ def tokenizer_files(values: Mapping[str, Any], architecture: str) -> dict[str, b
         )
     vocabulary = Vocabulary.of(values)
     special = special_ids(values, vocab_size=len(vocabulary.tokens))
-    add = {name: values.get(f"tokenizer.ggml.add_{name}_token") for name in ("bos", "eos")}
+    add = {name: single(values, f"tokenizer.ggml.add_{name}_token") for name in ("bos", "eos")}
     if kind == "gpt2":
         splits = byte_level.splits_of(values, architecture)
         add_bos = splits.add_bos if add["bos"] is None else bool(add["bos"])
@@ -61,7 +62,7 @@ def tokenizer_files(values: Mapping[str, Any], architecture: str) -> dict[str, b
         )
         settings["tokenizer_class"] = "PreTrainedTokenizerFast"
         return {"tokenizer.json": content, CONFIG_FILE: _json(settings)}
-    prefix = bool(values.get("tokenizer.ggml.add_space_prefix", True))
+    prefix = bool(single(values, "tokenizer.ggml.add_space_prefix", True))
     settings |= dict(
         tokenizer_class=_CLASSES.get(architecture, "LlamaTokenizer"), legacy=False, add_prefix_space=prefix
     )
