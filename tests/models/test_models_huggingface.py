@@ -1,9 +1,7 @@
-"""Imported Hugging Face models give the logits of `transformers`, and exported models are equal to the originals."""
+"""Configurations and parameters are the same after a Hugging Face checkpoint; what does not fit is refused."""
 
 import dataclasses
-import json
 
-import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,81 +11,14 @@ from compressed_lm.errors import InputError
 from compressed_lm.exact import check_exactable
 from compressed_lm.models import Transformer, TransformerConfig, count_params, huggingface, init_cache
 from compressed_lm.models.partitioning import by_name
-from compressed_lm.models.safetensors_files import Tensors, write_tensors
+from tests.models.huggingface_cases import GPT2, IDS, LINEAR, LLAMA3, SIZES, params_from, tensors_of
 
-SIZES = dict(
-    vocab_size=131,
-    hidden_size=32,
-    intermediate_size=48,
-    num_hidden_layers=2,
-    num_attention_heads=4,
-    max_position_embeddings=64,
-)
-LLAMA3 = dict(
-    rope_type="llama3",
-    factor=8.0,
-    low_freq_factor=1.0,
-    high_freq_factor=4.0,
-    original_max_position_embeddings=24,
-)
-LINEAR = dict(rope_type="linear", factor=8.0)
-GEMMA = dict(num_key_value_heads=2, head_dim=12, sliding_window=9, query_pre_attn_scalar=10)
-GPT2 = dict(vocab_size=131, n_embd=32, n_layer=2, n_head=4, n_positions=64)
-WINDOWS = dict(use_sliding_window=True, sliding_window=9, num_key_value_heads=2)
-CASES = {
-    "llama, grouped queries, tied": ("llama", dict(num_key_value_heads=2, tie_word_embeddings=True)),
-    "llama, heads wider than the model": (
-        "llama",
-        dict(head_dim=16, num_key_value_heads=1, rope_theta=5e5, rms_norm_eps=1e-3, hidden_act="gelu_pytorch_tanh"),
-    ),
-    "llama, biases": ("llama", dict(attention_bias=True, mlp_bias=True, hidden_act="relu")),
-    "llama 3, layers in a loop": ("llama", dict(rope_scaling=LLAMA3, num_hidden_layers=4)),
-    "gpt_neox, parallel": ("gpt_neox", dict(rotary_pct=0.25, layer_norm_eps=1e-3)),
-    "gpt_neox, in turn, tied": (
-        "gpt_neox",
-        dict(rotary_pct=0.5, use_parallel_residual=False, tie_word_embeddings=True),
-    ),
-    # Widths that the heads do not divide, as in width-pruned models.
-    "mistral": ("mistral", dict(hidden_size=30, num_key_value_heads=2, sliding_window=None, head_dim=6)),
-    "mistral, window": ("mistral", dict(num_key_value_heads=2, sliding_window=9, rope_scaling=LINEAR)),
-    "qwen2": ("qwen2", dict(hidden_size=30, num_key_value_heads=2, head_dim=8, tie_word_embeddings=True)),
-    "qwen2, windows, older, bfloat16": ("qwen2", dict(**WINDOWS, num_hidden_layers=4, max_window_layers=2)),
-    "qwen3": ("qwen3", dict(hidden_size=30, num_key_value_heads=2, head_dim=10)),
-    "qwen3, windows": (
-        "qwen3",
-        dict(**WINDOWS, head_dim=8, layer_types=["sliding_attention", "full_attention"], rope_theta=1e6),
-    ),
-    "gemma3_text, in a loop": ("gemma3_text", dict(**GEMMA, num_hidden_layers=7, final_logit_softcapping=20.0)),
-    "gemma3_text, older, untied": (
-        "gemma3_text",
-        dict(**GEMMA, num_hidden_layers=3, sliding_window_pattern=2, rope_scaling=LINEAR, tie_word_embeddings=False),
-    ),
-    "gemma3_text, all global, bfloat16": ("gemma3_text", dict(**GEMMA, layer_types=["full_attention"] * 2)),
-    # transformers reads attn_logit_softcapping and does not use it.
-    "gemma3_text, all local": (
-        "gemma3_text",
-        dict(**GEMMA, layer_types=["sliding_attention"] * 2, attn_logit_softcapping=5.0),
-    ),
-    "gpt2": ("gpt2", dict()),
-    "gpt2, untied, bfloat16": (
-        "gpt2",
-        dict(n_layer=4, n_inner=40, tie_word_embeddings=False, scale_attn_weights=False, activation_function="relu"),
-    ),
-    "olmo2": ("olmo2", dict(num_key_value_heads=2, num_hidden_layers=4)),
-    "olmo2, older, tied, bfloat16": ("olmo2", dict(tie_word_embeddings=True, rope_theta=5e5)),
-    "phi3, window": ("phi3", dict(num_key_value_heads=2, sliding_window=9, pad_token_id=0)),
-    "phi3, older, partly rotated, tied": (
-        "phi3",
-        dict(partial_rotary_factor=0.5, tie_word_embeddings=True, num_hidden_layers=4, pad_token_id=0),
-    ),
-}
 GEMMA_CONFIG = TransformerConfig(
     **dict(vocab_size=40, d_model=16, n_heads=4, d_head=8, d_ff=24, n_kv_heads=2, activation="gelu", position="rotary"),
     **dict(qk_norm=True, norm_place="both", embed_scale=4.0, attention_scale=0.25, window=4, layer_pattern="lg"),
     **dict(local_rope_theta=1e3, rope_theta=1e6, rope_scaling="linear(factor=8)", logit_softcap=30.0),
     **dict(tie_embeddings=True, scan_layers=False),
 )
-IDS = np.random.default_rng(0).integers(0, SIZES["vocab_size"], (2, 60))
 NEOX = TransformerConfig(
     vocab_size=40,
     d_model=16,
@@ -125,131 +56,6 @@ def made(config, seed=0):
     shapes = jax.eval_shape(Transformer(config).init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
     rng = np.random.default_rng(seed)
     return jax.tree.map(lambda leaf: rng.normal(0, 0.3, leaf.shape).astype(np.float32), shapes)
-
-
-def params_from(shapes, read, config, kind=None):
-    """Returns the tree of parameters of a checkpoint."""
-    return flax.traverse_util.unflatten_dict(dict(huggingface.leaves_from(shapes, read, config, kind=kind)), sep="/")
-
-
-def tensors_of(leaves, config, kind=None):
-    """Returns the tensors of a checkpoint by name; their shapes are those that were announced."""
-    made = {}
-    shapes = {name: leaf.shape for name, leaf in leaves.items()}
-    for name, shape, make in huggingface.tensors_of(shapes, leaves.get, config, kind=kind):
-        made[name] = make()
-        assert made[name].shape == shape
-    return made
-
-
-def older(values):
-    """Returns the content of config.json as versions of `transformers` before 5 wrote it."""
-    values = dict(values)
-    rope = values.pop("rope_parameters")
-    local = rope.get("sliding_attention")
-    rope = dict(rope.get("full_attention", rope))
-    if local is not None:
-        values["rope_local_base_freq"] = local["rope_theta"]
-    values["rope_theta"] = rope.pop("rope_theta")
-    if "partial_rotary_factor" in rope:
-        values["partial_rotary_factor"] = rope.pop("partial_rotary_factor")
-    return values | {"rope_scaling": None if rope["rope_type"] == "default" else rope}
-
-
-def pretrained(case, folder):
-    """Writes a random model of `transformers`; returns it, in float32, and the logits of `IDS`."""
-    transformers, torch = pytest.importorskip("transformers"), pytest.importorskip("torch")
-    kind, settings = CASES[case]
-    torch.manual_seed(0)
-    sizes = GPT2 if kind == "gpt2" else SIZES
-    model = transformers.AutoModelForCausalLM.from_config(transformers.AutoConfig.for_model(kind, **sizes | settings))
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            parameter.normal_(0, 0.4 if "proj" in name or "attn" in name else 0.3)
-    model.to(torch.bfloat16 if "bfloat16" in case else torch.float32).save_pretrained(folder)
-    model = model.float()
-    if "older" in case:
-        values = json.loads((folder / "config.json").read_text())
-        (folder / "config.json").write_text(json.dumps(older(values)))
-        model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)  # as it reads them
-    with torch.no_grad():
-        return model, model.eval()(torch.tensor(IDS)).logits.numpy()
-
-
-def imported(folder, kind=None):
-    """Returns (config, parameters) of a folder."""
-    config, tensors = huggingface.config_from(json.loads((folder / "config.json").read_text())), Tensors(folder)
-    return config, params_from(tensors.shapes, tensors.__getitem__, config, kind=kind)
-
-
-@pytest.mark.thinned(4, "compiles a model for each setting")
-@pytest.mark.parametrize("case", CASES)
-def test_logits_are_those_of_transformers_and_come_back(case, tmp_path):
-    """Logits of a random model are those of `transformers`, to 5e-5 after import and to 5e-6 after export.
-
-    The texts are longer than sliding windows. The export has several files, no missing tensor and no extra tensor.
-    """
-    theirs, expected = pretrained(case, tmp_path)
-    config, params = imported(tmp_path)
-    if "bfloat16" in case:  # kept as stored, except scales that need arithmetic
-        kept = {name for name, leaf in by_name(params).items() if leaf.dtype == jnp.bfloat16}
-        assert kept and all(name.endswith("/scale") for name in by_name(params).keys() - kept)
-    found = jax.jit(Transformer(config).apply)({"params": params}, jnp.asarray(IDS))
-    np.testing.assert_allclose(found, expected, atol=5e-5, rtol=0)
-    assert np.abs(expected).max() > 1  # so that 5e-5 is a strict bound
-    assert count_params(config).total == sum(p.numel() for p in theirs.parameters())
-
-    import torch
-    import transformers
-
-    kind, out = CASES[case][0], tmp_path / "back"
-    out.mkdir()
-    values = huggingface.config_of(config, max_length=64, eod_id=2, kind=kind)
-    (out / "config.json").write_text(json.dumps(values))
-    tensors = {name: x.astype(np.float32) for name, x in tensors_of(by_name(params), config, kind=kind).items()}
-    assert len(write_tensors(out, tensors, max_bytes=20_000)) > 3
-    back, info = transformers.AutoModelForCausalLM.from_pretrained(out, output_loading_info=True)
-    assert not any(info.values())
-    assert back.config.tie_word_embeddings == theirs.config.tie_word_embeddings
-    assert type(back) is type(theirs)
-    with torch.no_grad():
-        np.testing.assert_allclose(back.eval()(torch.tensor(IDS)).logits.numpy(), expected, atol=5e-6, rtol=0)
-    assert huggingface.config_from(values) == config
-
-
-@pytest.mark.slow("compiles four programs for each setting")
-@pytest.mark.parametrize("case", ["gemma3_text, in a loop", "gpt2", "olmo2", "phi3, window", "qwen3, windows"])
-def test_imported_models_step_and_train(case, tmp_path):
-    """Logits are the same with a cache, and with layers in a loop or unrolled; gradients are finite."""
-    _, expected = pretrained(case, tmp_path)
-    config, params = imported(tmp_path)
-    for scan in (True, False):
-        model = Transformer(dataclasses.replace(config, scan_layers=scan))
-        loss = lambda params: jnp.mean(jnp.square(model.apply({"params": params}, jnp.asarray(IDS))))  # noqa: B023, E731
-        found, gradient = jax.jit(jax.value_and_grad(loss))(params)
-        np.testing.assert_allclose(found, np.mean(np.square(expected)), rtol=1e-5)
-        assert all(np.isfinite(leaf).all() and np.any(leaf) for leaf in jax.tree.leaves(gradient))
-    step = jax.jit(lambda *given: Transformer(config).apply({"params": params}, *given, method="step"))
-    cache = init_cache(config, 2, 24)
-    for i in range(24):
-        logits, cache = step(jnp.asarray(IDS[:, i]), jnp.full(2, i), cache)
-        np.testing.assert_allclose(logits, expected[:, i], atol=1e-4)
-
-
-def test_checkpoints_for_images_are_refused_unless_they_have_only_text(tmp_path):
-    """The nested text model of a gemma3 checkpoint is read under both names of its tensors; images are refused."""
-    pretrained("gemma3_text, all local", tmp_path)
-    values = json.loads((tmp_path / "config.json").read_text())
-    tensors = Tensors(tmp_path)
-    config = huggingface.config_from({"model_type": "gemma3", "text_config": values, "vision_config": {}})
-    assert config == huggingface.config_from(values)
-    for start in ("language_model.model.", "model.language_model."):
-        names = {name.replace("model.", start, 1): name for name in tensors.shapes}
-        shapes = {theirs: tensors.shapes[name] for theirs, name in names.items()}
-        read = lambda name: tensors[names[name]]  # noqa: B023, E731
-        assert sum(leaf.size for _, leaf in huggingface.leaves_from(shapes, read, config)) == count_params(config).total
-        with pytest.raises(InputError, match="has tensors for images, such as vision_tower.x.*the text model alone"):
-            huggingface.leaves_from(shapes | {"vision_tower.x": (3,)}, read, config)
 
 
 def test_tensors_are_read_one_at_a_time_after_all_checks():

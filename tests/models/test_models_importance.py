@@ -56,10 +56,10 @@ def test_activation_scores_follow_the_model_through_its_layers():
 
 
 def test_activation_scores_follow_windows_scales_and_positions():
-    """Scores see the scale of the embeddings, the window of each layer, and learned positions; norms may come after."""
-    others = dict(position="learned", max_length=12, norm_place="after", n_layers=3)
+    """Scores see the scale of the embeddings, the window of each layer, and learned positions."""
+    others = dict(position="learned", max_length=12, norm_place="both", n_layers=3)
     config = dataclasses.replace(CONFIG, **others, window=3, layer_pattern="lg", embed_scale=2.0)
-    params = params_of(dataclasses.replace(config, norm_place="both"))
+    params = params_of(config)
     score = lambda params, config: models.activation_scores(params, TOKENS, config=config, batch=5)  # noqa: E731
     found = score(params, config)
     doubled = params | {"embed": {"embedding": 2 * params["embed"]["embedding"]}}
@@ -71,7 +71,7 @@ def test_activation_scores_follow_windows_scales_and_positions():
     np.testing.assert_allclose(score(params, wide).d_ff, score(params, none).d_ff, rtol=1e-5)
     assert np.abs(score(params, none).d_ff - found.d_ff).max() > 0.1
     with pytest.raises(InputError, match="norm_place=after.; expected norms before them"):
-        models.residual_moment(params, TOKENS, config=config)
+        models.residual_moment(params, TOKENS, config=dataclasses.replace(config, norm_place="after"))
 
 
 def test_magnitude_scores_by_hand():

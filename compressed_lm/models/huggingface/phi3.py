@@ -34,11 +34,9 @@ class Phi3(Architecture):
         elif kind != "default":
             yield f"rotary positions of type {kind!r} (known: default)"
 
-    def misfits(self, config: TransformerConfig) -> Iterator[str]:
-        yield from super().misfits(config)
-
     def fields(self, config: TransformerConfig, max_length: int) -> dict[str, Any]:
         c = config
         fields = dict(head_dim=c.d_head, sliding_window=c.window or None, partial_rotary_factor=c.rotary_fraction)
+        fields["pad_token_id"] = None  # the default, 32000, must be an id of the vocabulary
         lengths = dict.fromkeys(("max_position_embeddings", "original_max_position_embeddings"), max_length)
         return decoder_fields(c) | fields | lengths
