@@ -66,6 +66,10 @@ def sample_tokens(
     n_ids = eod_id + 1 if n_ids is None else n_ids
     advance = _advance_fn(model_config, n_ids, temperature, top_k)
     carry = (jnp.int32(0), jnp.int32(0), init_cache(model_config, 1, length), jax.random.key(seed))
+    leaf = jax.tree.leaves(params)[0]
+    if getattr(leaf, "committed", False) and len(leaf.devices()) == 1:
+        # As the program returns it, so that its second call need not compile it again.
+        carry = jax.device_put(carry, *leaf.devices())
     padded = np.full(length + 1, -1, np.int32)
     padded[: len(forced)] = forced
     layers = _layers(params, model_config.n_layers)

@@ -15,7 +15,7 @@ from compressed_lm.data.sources import open_corpus
 from compressed_lm.errors import InputError
 from compressed_lm.evaluation import BitsPerByte, flops_per_byte, generate, predict_fn, sample_tokens
 from compressed_lm.evaluation.bits_per_byte import batch_size_for, row_length
-from compressed_lm.evaluation.generate import _layers
+from compressed_lm.evaluation.generate import _advance_fn, _layers
 from compressed_lm.models import Transformer, TransformerConfig, count_params, init_cache
 
 CONFIG = TransformerConfig(vocab_size=264, d_model=16, n_layers=1, n_heads=1, d_head=8, d_ff=16)
@@ -121,6 +121,16 @@ def test_generation_equals_teacher_forcing():
     inputs = np.concatenate([[256], prompt, new])[None]
     logits = np.asarray(Transformer(CONFIG).apply({"params": params}, inputs))[0, :, :257]
     assert logits[len(prompt) :].argmax(-1)[: len(new)].tolist() == new.tolist()
+
+
+def test_sampling_compiles_once():
+    """All calls of a sample run one program, also with parameters that were placed on a device, as of `load_run`."""
+    config = dataclasses.replace(CONFIG, d_ff=24)
+    params = Transformer(config).init(jax.random.key(3), jnp.zeros((1, 4), jnp.int32))["params"]
+    params = jax.device_put(params, jax.devices()[0])
+    prompt = np.zeros(20, np.int32)
+    list(sample_tokens(params, config, prompt, n_tokens=40, eod_id=256, temperature=0.5, top_k=3))
+    assert _advance_fn(config, 257, 0.5, 3)._cache_size() == 1
 
 
 def test_sampling_reads_layers_where_they_are():
