@@ -156,6 +156,26 @@ class StateFile:
         return Unfinished(found, stages, length, owners, waiting, slots)
 
 
+def summary(path: str | os.PathLike) -> list[dict[str, int | bool]]:
+    """Returns the progress of each text that has begun, in a state file: text, score, steps, whether it has stopped.
+
+    Raises:
+        InputError: the file does not exist or is damaged.
+    """
+    header, arrays = _FILE.read(path, _array)
+    rows = [
+        {"text": found["text"], "score": found["score"], "steps": found["steps"], "stopped": True}
+        for found in header["found"]
+    ]
+    n_leaves = sum(name.startswith("slots/") for name in arrays)
+    last = {name: arrays.get(f"slots/{n_leaves - i}") for i, name in enumerate(reversed(Slots._fields), start=1)}
+    for slot, owner in enumerate(header["owners"]):
+        if owner is not None:
+            score, steps = (int(last[name][slot]) for name in ("score", "step"))  # type: ignore[index]
+            rows.append({"text": owner, "score": max(score, 0), "steps": steps, "stopped": False})
+    return sorted(rows, key=lambda row: row["text"])
+
+
 def _array(entry: dict[str, Any], shape: tuple[int, ...], payload: bytes) -> np.ndarray:
     if entry["dtype"] not in _TYPES:
         raise ValueError(f"the entry {entry}")

@@ -72,6 +72,29 @@ def test_a_finished_state_needs_no_step(model, texts, tmp_path):
     assert not calls and all(same(a, b) for a, b in zip(found, again, strict=True))
 
 
+def test_the_progress_of_a_state_is_shown(model, texts, tmp_path):
+    """The summary has the scores and steps of stopped and of running texts."""
+    given, path, seen = texts(*LENGTHS), tmp_path / "state", []
+
+    def stop(status):
+        seen.append(status)
+        if status.finished == 3:
+            raise Interrupted
+
+    config = dataclasses.replace(GROWN, crop=False)
+    with pytest.raises(Interrupted):
+        cram(model, given, config, slots=2, state=path, save_every=0, progress=stop)
+    found = cram(model, given, config, slots=2)
+    rows = saved_state.summary(path)
+    assert sum(row["stopped"] for row in rows) == 2  # the third is stored with the next state
+    for row in rows:
+        whole = found[row["text"]]
+        expected = (whole.score, whole.steps) if row["stopped"] else (row["score"], row["steps"])
+        assert (row["score"], row["steps"]) == expected and row["score"] <= whole.score and row["steps"] <= whole.steps
+    cram(model, given, config, slots=2, state=path)
+    assert [(row["score"], row["steps"]) for row in saved_state.summary(path)] == [(f.score, f.steps) for f in found]
+
+
 def test_a_state_of_something_else_is_refused(model, texts, tmp_path):
     """A state is not continued with other texts, settings, seeds or another model; the message names what differs."""
     given, path = texts(2, 3), tmp_path / "state"
