@@ -21,9 +21,17 @@ def add_arguments(parser):
         default=5.0,
         help="most gigabytes per tensor file (default %(default)s)",
     )
+    parser.add_argument(
+        "--dtype",
+        choices=("keep", "float32", "bfloat16"),
+        default="keep",
+        help="type of the tensors (default %(default)s: that of the imported checkpoint; float32 for quantised "
+        "numbers and for runs that were trained here)",
+    )
 
 
 def run(arguments):
+    from compressed_lm import integrations
     from compressed_lm.post_training import huggingface
 
     values = huggingface.export_run(
@@ -31,10 +39,13 @@ def run(arguments):
         out=arguments.out,
         codec=load_codec(arguments.codec) if arguments.codec else None,
         file_bytes=round(arguments.file_gb * 1e9),
+        dtype=arguments.dtype,
+        tokenizer_of=integrations.export_tokenizer,
     )
     files, codec = values["files"], values["compressed_lm"]["codec"]
     if "tokenizer_config.json" in files:
-        tokenizer = "its tokenizer is included"
+        how = " (how to load it: TOKENIZER.md)" if "TOKENIZER.md" in files else ""
+        tokenizer = f"its tokenizer is included{how}"
     elif values["has_codec"]:
         tokenizer = f"its ids are those of the codec {codec}, for which transformers has no tokenizer"
     else:
@@ -43,8 +54,9 @@ def run(arguments):
             "tokenizer too, export to a new folder with --codec and the directory of that codec, such as RUN/codec of "
             "the run that was imported"
         )
+    kind, dtype = values["architectures"][0], values["torch_dtype"]
     print(
-        f"{arguments.out}: {values['architectures'][0]} in {', '.join(files)}; {tokenizer}. Load it with "
+        f"{arguments.out}: {kind} in {', '.join(files)}, {dtype}; {tokenizer}. Load it with "
         f"AutoModelForCausalLM.from_pretrained({str(arguments.out)!r})."
     )
 

@@ -17,8 +17,9 @@ def add_arguments(parser):
     )
     parser.add_argument(
         "--others",
-        default="dense",
-        help="representation of all other parameters, such as dense(dtype=bfloat16) (default %(default)s)",
+        default="keep",
+        help="representation of all other parameters, such as dense(dtype=bfloat16) (default %(default)s: as the run "
+        "stores them)",
     )
     parser.add_path("--out", kind=paths.FOLDER, required=True, help="new folder")
 
@@ -43,10 +44,11 @@ def run(arguments):
     show_table(table)
     sizes = [np.prod(m.shape) for m in matrices]
     bits = np.average([m.bits_per_weight for m in matrices], weights=sizes)
+    others = "as they were" if arguments.others == "keep" else f"in {arguments.others}"
     size = remote.sizes(arguments.out)[run_dir.WEIGHTS]
     print(
         f"{arguments.out}: {sum(sizes):,} weights of the blocks in {form} take {bits:.3f} bits each; with all other "
-        f"parameters in {arguments.others} the file has {size:,} bytes. Error of Gaussian weights: {form.gmse():.3g}."
+        f"parameters {others} the file has {size:,} bytes. Error of Gaussian weights: {form.gmse():.3g}."
     )
 
 

@@ -8,6 +8,7 @@ everything before it.
 import contextlib
 import dataclasses
 import hashlib
+import itertools
 import json
 import math
 import mmap
@@ -93,7 +94,7 @@ class Kind:
         digest = hashlib.sha256()
         size = 0
         with io.open_output(path) as file:
-            for chunk in (self.magic, struct.pack("<I", len(text)), text, *payloads):
+            for chunk in itertools.chain((self.magic, struct.pack("<I", len(text)), text), payloads):
                 digest.update(chunk)
                 size += file.write(chunk)
             return size + file.write(digest.digest())

@@ -3,19 +3,18 @@
 The package `safetensors` (extra [hf]) is imported when a folder is read or written.
 """
 
-import errno
+import functools
 import json
 import math
 import os
 import pathlib
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import ModuleType
 from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
-from etils import epath
 
 from compressed_lm import io
 from compressed_lm.errors import InputError
@@ -91,7 +90,7 @@ class Tensors:
             raise InputError(
                 f"The tensor {name} has the type {dtype}; expected one of {', '.join(DTYPES)}. Convert the checkpoint."
             )
-        stored = np.dtype(getattr(ml_dtypes, dtype, dtype)).newbyteorder("<")
+        stored = _numpy_type(dtype)
         nbytes = math.prod(shape) * stored.itemsize
         if offset + nbytes <= path.stat().st_size:  # `np.fromfile` asks for the memory first
             raw = np.fromfile(path, np.uint8, nbytes, offset=offset)
@@ -191,38 +190,94 @@ def _names(folder: pathlib.Path) -> dict[pathlib.Path, list[str]]:
     return files
 
 
+class Described(NamedTuple):
+    """A tensor to write: name, shape, type (float32, bfloat16, float16 or float64), and a function that returns it."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    make: Callable[[], np.ndarray]
+
+    @property
+    def nbytes(self) -> int:
+        """Size in bytes."""
+        return math.prod(self.shape) * _numpy_type(self.dtype).itemsize
+
+
 def write_tensors(folder: str | os.PathLike, tensors: Mapping[str, np.ndarray], *, max_bytes: int) -> list[str]:
-    """Writes tensors to one file, or to several files and an index.
+    """Writes tensors, in their own types, as `write_described` does."""
+    described = [
+        Described(name, x.shape, x.dtype.name, functools.partial(tensors.__getitem__, name))
+        for name, x in tensors.items()
+    ]
+    return write_described(folder, described, max_bytes=max_bytes)
+
+
+def write_described(
+    folder: str | os.PathLike,
+    tensors: Iterable[Described],
+    *,
+    max_bytes: int,
+    advance: Callable[[int], None] = lambda nbytes: None,
+) -> list[str]:
+    """Writes tensors to one file, or to several files and an index; one tensor at a time is in memory.
 
     Args:
         folder: an existing folder.
-        tensors: float32 arrays by name.
+        tensors: the tensors. In a file, wider types come first, so that all numbers are aligned.
         max_bytes: largest size of a file in bytes, unless one tensor is larger.
+        advance: called with the size of each tensor after it was written.
 
     Returns:
         The names of the files.
+
+    Raises:
+        ValueError: a tensor has another shape than described.
     """
-    package, root, left = _safetensors(), epath.Path(folder), 0
-    parts: list[list[str]] = []
-    for name, tensor in tensors.items():
+    package, root, left = _safetensors(), pathlib.Path(folder), 0
+    parts: list[list[Described]] = []
+    for tensor in tensors:
         if tensor.nbytes > left:
             parts.append([])
             left = max_bytes
-        parts[-1].append(name)
+        parts[-1].append(tensor)
         left -= tensor.nbytes
     several = [f"model-{i + 1:05d}-of-{len(parts):05d}.safetensors" for i in range(len(parts))]
     files = several if len(parts) > 1 else [SINGLE]
-    for file, names in zip(files, parts, strict=True):
-        content = {name: np.ascontiguousarray(tensors[name]) for name in names}
-        try:
-            package.numpy.save_file(content, os.fspath(root / file), metadata={"format": "pt"})
-        except package.SafetensorError as error:  # its text contains the system's message
-            full = os.strerror(errno.ENOSPC) in str(error)
-            raise OSError(errno.ENOSPC if full else errno.EIO, str(error), os.fspath(root / file)) from error
+    for file, part in zip(files, parts, strict=True):
+        _write_file(root / file, sorted(part, key=lambda tensor: -_numpy_type(tensor.dtype).itemsize), advance)
+        with package.safe_open(os.fspath(root / file), framework="np"):
+            pass  # it accepts the file
     if len(files) > 1:
         index = {
-            "metadata": {"total_size": sum(tensor.nbytes for tensor in tensors.values())},
-            "weight_map": {name: file for file, names in zip(files, parts, strict=True) for name in names},
+            "metadata": {"total_size": sum(tensor.nbytes for part in parts for tensor in part)},
+            "weight_map": {tensor.name: file for file, part in zip(files, parts, strict=True) for tensor in part},
         }
         (root / INDEX).write_text(json.dumps(index, indent=2) + "\n")
     return files
+
+
+def _write_file(path: pathlib.Path, tensors: Sequence[Described], advance: Callable[[int], None]) -> None:
+    """Writes one file: length of the header, header, and the tensors' bytes without gaps."""
+    names = {theirs: ours for ours, theirs in DTYPES.items()}
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for tensor in tensors:
+        start, end = end, end + tensor.nbytes
+        entry = {"dtype": names[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
+        header[tensor.name] = entry
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        for tensor in tensors:
+            array = np.ascontiguousarray(tensor.make(), _numpy_type(tensor.dtype))
+            if array.shape != tensor.shape:
+                raise ValueError(f"{tensor.name} has the shape {array.shape}, and was described as {tensor.shape}")
+            file.write(array.reshape(-1).view(np.uint8).data)
+            advance(tensor.nbytes)
+
+
+def _numpy_type(name: str) -> np.dtype:
+    """Returns the little-endian NumPy type of a name in `DTYPES`."""
+    return np.dtype(getattr(ml_dtypes, name, name)).newbyteorder("<")

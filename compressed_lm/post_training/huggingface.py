@@ -1,23 +1,30 @@
-"""Import and export of Hugging Face checkpoints, in local folders without network."""
+"""Import and export of pretrained checkpoints, in local files without network; one parameter at a time in memory."""
 
+import contextlib
 import dataclasses
 import json
+import math
 import os
+import pathlib
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-import jax
+import ml_dtypes
 import numpy as np
 
-from compressed_lm import io, weights
+from compressed_lm import weights
 from compressed_lm.errors import InputError
-from compressed_lm.io import folders, strict_json
-from compressed_lm.models import huggingface
-from compressed_lm.models.partitioning import by_name
-from compressed_lm.models.safetensors_files import Tensors, write_tensors
-from compressed_lm.post_training import quantize
+from compressed_lm.io import folders
+from compressed_lm.models import TransformerConfig, huggingface
+from compressed_lm.models.checkpoint import Checkpoint, open_checkpoint
+from compressed_lm.models.safetensors_files import Described, write_described
+from compressed_lm.post_training import imported, quantize
+from compressed_lm.tracking.progress import Job
+from compressed_lm.tracking.progress import progress as default_progress
 from compressed_lm.training.checkpoints import folder
 from compressed_lm.training.config import TrainConfig
-from compressed_lm.training.run_dir import CODEC, Run, check_finite, load_run, own_codec, read_record
+from compressed_lm.training.finite import check_leaf
+from compressed_lm.training.run_dir import CODEC, WEIGHTS, StoredRun, open_run, own_codec
 
 if TYPE_CHECKING:  # training works without the packages that codecs need
     from compressed_lm.codecs.protocol import Codec
@@ -25,7 +32,32 @@ if TYPE_CHECKING:  # training works without the packages that codecs need
 CONFIG, GENERATION = "config.json", "generation_config.json"
 LONGEST_ROW = 2048
 FILE_BYTES = 5_000_000_000
-_KEPT = ("model_type", "max_position_embeddings", "bos_token_id", "eos_token_id")  # not in our config
+DTYPES = ("keep", "float32", "bfloat16")
+"""Types of numbers: "keep" for those of the source."""
+
+_KEPT_TYPES = ("float32", "bfloat16", "float16")  # others become float32
+_PIECE = 1 << 22  # bytes
+_Progress = Callable[..., contextlib.AbstractContextManager[Job]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Imported:
+    """Description of an imported run; `load_run` reads it.
+
+    Attributes:
+        model_config, train_config: its configs.
+        eod_id: id of end-of-document.
+        dtypes: type of each stored parameter, by name.
+        nbytes: size of the file of parameters (bytes).
+        source_nbytes: size of the checkpoint's files (bytes).
+    """
+
+    model_config: TransformerConfig
+    train_config: TrainConfig
+    eod_id: int
+    dtypes: Mapping[str, str]
+    nbytes: int
+    source_nbytes: int
 
 
 def import_run(
@@ -35,36 +67,52 @@ def import_run(
     codec: "Codec | None" = None,
     eod: int | None = None,
     seq_len: int | None = None,
-) -> tuple[Run, "Codec"]:
-    """Writes a Hugging Face checkpoint as a run that `load_run` opens.
+    dtype: str = "keep",
+    missing_bytes: str = "escape",
+    progress: _Progress = default_progress,
+) -> tuple[Imported, "Codec"]:
+    """Writes a pretrained checkpoint as a run that `load_run` opens.
 
     Args:
-        source: folder with config.json, *.safetensors and, unless a codec is given, tokenizer.json or tokenizer.model.
+        source: see `models.checkpoint.open_checkpoint`: a folder with config.json and *.safetensors, a GGUF file, or
+            package:NAME.
         out: new folder for the run; the codec is saved in its subfolder `codec`.
         codec: codec of the model's ids; by default the model's tokenizer.
-        eod: id of end-of-document; by default `eos_token_id` of config.json.
+        eod: id of end-of-document; by default the first `eos_token_id` of the checkpoint.
         seq_len: tokens in a row, for evaluation and further training; by default the model's length, at most 2048.
+        dtype: type of the stored parameters: float32, bfloat16, or keep for the type of each tensor. float64 and
+            quantised GGUF tensors are kept as float32.
+        missing_bytes: see `codecs.read_tokenizer`.
+        progress: context manager with the arguments of `tracking.progress.progress`.
 
     Returns:
-        The run as `load_run` returns it, and its codec.
+        The run's description, and its codec.
 
     Raises:
-        InputError: the folder holds no supported model, or `out` is in use.
+        InputError: there is no supported model, a number is not finite, or `out` is in use.
     """
+    _check_dtype(dtype)
     with folders.new(out, "The folder of the imported run") as new:
-        used = _import(io.local_path(source, "The checkpoint"), new, codec, eod, seq_len)
-    return load_run(out), used
+        return _import(open_checkpoint(source), str(source), new, codec, eod, seq_len, dtype, missing_bytes, progress)
 
 
-def _import(source, out, codec, eod, seq_len) -> "Codec":
-    """Writes a checkpoint as a run to a folder, and returns its codec."""
+def _check_dtype(dtype):
+    if dtype not in DTYPES:
+        raise InputError(f"dtype={dtype!r} was given; expected one of {', '.join(DTYPES)}.")
+
+
+def _import(checkpoint, source, out, codec, eod, seq_len, dtype, missing_bytes, progress):
+    """Writes a checkpoint as a run to a folder, and returns the result of `import_run`."""
     from compressed_lm import codecs
 
-    _check_source(source)
-    values = _read(source / CONFIG)
-    config = huggingface.config_from(values)
+    values = checkpoint.config
+    if "model_type" not in values and {"train", "model", "data"} <= values.keys():
+        raise InputError(f"{source} is a run of compressed_lm already, not a checkpoint. Use it without importing it.")
+    config, entry = huggingface.config_from(values), imported.entry_of(checkpoint)
     if codec is None:
-        codec = codecs.read_tokenizer(source, eod=_end_of_text(source, values) if eod is None else eod)
+        ends = imported.ids_in(entry["eos_token_id"], "eos_token_id")
+        end = (ends[0] if ends else None) if eod is None else eod
+        codec = codecs.read_tokenizer(checkpoint.tokenizer_files(), eod=end, missing_bytes=missing_bytes)
     if codec is None:
         raise InputError(
             f"{source} has no tokenizer.json and no tokenizer.model. Copy the tokenizer there, or give the codec that "
@@ -76,13 +124,10 @@ def _import(source, out, codec, eod, seq_len) -> "Codec":
             f"The codec {codec.spec} has ids up to {highest}, but the model in {source} has {config.vocab_size} rows "
             "of embeddings. Give the codec that the model was trained with."
         )
-    longest = huggingface.longest_text(values) or LONGEST_ROW
+    longest = values.get("max_position_embeddings") or LONGEST_ROW
     train = TrainConfig(steps=1, seq_len=min(longest, LONGEST_ROW) if seq_len is None else seq_len)
-    tensors = Tensors(source)
-    leaves = huggingface.leaves_from(
-        tensors.shapes, lambda name: tensors[name].astype(np.float32), config, kind=values["model_type"]
-    )
-    params = dict(leaves)
+    codecs.save(codec, out / CODEC)
+    described = _write_weights(checkpoint, source, config, out, dtype, progress)
     record = {
         "train": dataclasses.asdict(train),
         "model": dataclasses.asdict(config),
@@ -92,19 +137,70 @@ def _import(source, out, codec, eod, seq_len) -> "Codec":
             "store_fingerprint": "",  # the training data is not known
             "eod_id": int(end),
         },
-        "imported": {name: values.get(name) for name in _KEPT},
-        "packed": {
-            "format": "dense",
-            "others": "dense",
-            "bits_per_weight": 32.0,
-            "next_index": 0,
-            "loss_nats_per_token": None,
-        },
+        "imported": entry,
+        "packed": _packed_entry(described),
     }
-    check_finite(params, source)
-    codecs.save(codec, out / CODEC)
-    quantize.write(out, record, quantize.dense(params))
-    return codec
+    quantize.write_record(out, record)
+    dtypes = {name: str(kind) for name, (_, kind) in described.items()}
+    size = (out / WEIGHTS).stat().st_size
+    return Imported(config, train, int(end), dtypes, size, checkpoint.nbytes), codec
+
+
+def _write_weights(checkpoint: Checkpoint, source, config, out, dtype, progress) -> dict[str, tuple[tuple, np.dtype]]:
+    """Writes the parameters of a checkpoint; returns shape and type of each by name.
+
+    A file of weights begins with a description of all, which is known at the end. So the parameters first go to a
+    temporary file.
+    """
+    sizes = {name: math.prod(shape) for name, shape in checkpoint.shapes.items()}
+    described: dict[str, tuple[tuple, np.dtype]] = {}
+    raw = out / "parameters.tmp"
+    with progress("import", sum(sizes.values()), unit="parameters") as job:
+
+        def read(name: str) -> np.ndarray:
+            job.advance(sizes[name])
+            return checkpoint[name]
+
+        leaves = huggingface.leaves_from(checkpoint.shapes, read, config, kind=checkpoint.config["model_type"])
+        with raw.open("wb") as file:
+            for name, leaf in leaves:
+                leaf = _as_type(leaf, leaf.dtype.name if dtype == "keep" else dtype)
+                check_leaf(leaf, name, source)
+                described[name] = leaf.shape, leaf.dtype
+                file.write(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8).data)
+        del leaf
+        weights.save_dense(out / WEIGHTS, described, _pieces(raw))
+    raw.unlink()
+    return described
+
+
+def _pieces(path: pathlib.Path) -> Iterator[bytes]:
+    """Yields the content of a file."""
+    with path.open("rb") as file:
+        while piece := file.read(_PIECE):
+            yield piece
+
+
+def _as_type(array: np.ndarray, dtype: str) -> np.ndarray:
+    """Returns an array in one of `_KEPT_TYPES`; float32 if the type is another one."""
+    if dtype not in _KEPT_TYPES or dtype == "float32":
+        return weights.to_float32(array)
+    return array.astype(_numpy_type(dtype), copy=False)
+
+
+def _packed_entry(described: Mapping[str, tuple[tuple, np.dtype]]) -> dict[str, Any]:
+    """Returns the entry "packed" of the record of a run whose parameters are stored without quantisation."""
+    blocks = {name: x for name, x in described.items() if name.startswith("layers/") and name.endswith("/kernel")}
+    forms = {weights.dense_spec(kind) for _, kind in blocks.values()}
+    others = {weights.dense_spec(kind) for name, (_, kind) in described.items() if name not in blocks}
+    bits = sum(8 * kind.itemsize * math.prod(shape) for shape, kind in blocks.values())
+    return {
+        "format": forms.pop() if len(forms) == 1 else "dense",
+        "others": others.pop() if len(others) == 1 else "keep",
+        "bits_per_weight": bits / sum(math.prod(shape) for shape, _ in blocks.values()),
+        "next_index": 0,
+        "loss_nats_per_token": None,
+    }
 
 
 def export_run(
@@ -113,16 +209,24 @@ def export_run(
     out: str | os.PathLike,
     codec: "Codec | None" = None,
     file_bytes: int = FILE_BYTES,
+    dtype: str = "keep",
+    tokenizer_of: Callable[..., Mapping[str, bytes] | None] | None = None,
+    progress: _Progress = default_progress,
 ) -> dict[str, Any]:
     """Writes the newest checkpoint of a run in the format of `AutoModelForCausalLM.from_pretrained`.
 
-    Matrices are written in float32 as the model uses them: quantised, if it has a representation such as "int(b=4)".
+    Matrices are written as the model uses them: quantised, if it has a representation such as "int(b=4)".
 
     Args:
         directory: the run.
         out: new folder; it appears only when it is complete.
         codec: the run's codec, to write the tokenizer too; by default the codec in the run's folder, if any.
         file_bytes: largest size of a file of tensors (bytes).
+        dtype: type of the tensors: float32, bfloat16, or keep for the types that the run stores: those of the imported
+            checkpoint; float32 for quantised numbers and for runs that were trained here.
+        tokenizer_of: (codec, special=ids by name or None) -> files of the tokenizer by path, or None; by default
+            `codecs.tokenizer_files`.
+        progress: context manager with the arguments of `tracking.progress.progress`.
 
     Returns:
         The content of config.json; in addition "files" has the names of all files, and "has_codec" whether there was a
@@ -131,95 +235,73 @@ def export_run(
     Raises:
         InputError: no run, a model that no supported architecture expresses, another codec, or an `out` that is in use.
     """
+    _check_dtype(dtype)
     if file_bytes < 1:
         raise InputError(f"file_bytes={file_bytes} was given; expected a positive number of bytes.")
     with folders.new(out, "The folder of the exported run") as new:
-        return _export(folder(directory), new, codec, file_bytes)
+        return _export(folder(directory), new, codec, file_bytes, dtype, tokenizer_of, progress)
 
 
-def _export(directory, out, codec, file_bytes):
+def _export(directory, out, codec, file_bytes, dtype, tokenizer_of, progress):
     """Writes a run to a folder, and returns the result of `export_run`."""
     from compressed_lm import codecs
 
     if codec is None and (own := own_codec(directory)):
         codec = codecs.load(own)
-    run = load_run(directory, codec=codec)
-    config, tokenizer = run.model_config, codecs.tokenizer_files(codec) if codec else None
-    imported = read_record(directory).get("imported", {})
-    kind = imported.get("model_type")
-    known = {k: v for k, v in imported.items() if v is not None and k in _KEPT[1:]}
-    length = known.get("max_position_embeddings", run.train_config.seq_len)
-    values = huggingface.config_of(config, max_length=length, eod_id=run.eod_id, kind=kind) | known
-    values["compressed_lm"] = {"codec": run.codec_spec, "codec_fingerprint": run.codec_fingerprint}
-    generation = {name: values[name] for name in ("bos_token_id", "eos_token_id")}
-    used = _as_used(run)
-    shapes = {name: leaf.shape for name, leaf in used.items()}
-    tensors = huggingface.tensors_of(shapes, lambda path: np.asarray(used[path], np.float32), config, kind=kind)
-    write_tensors(out, {name: make() for name, _, make in tensors}, max_bytes=file_bytes)
+    run = open_run(directory, codec=codec)
+    config, entry, data = run.model_config, run.record.get("imported", {}), run.record["data"]
+    kind = entry.get("model_type")
+    length = entry.get("max_position_embeddings") or run.train_config.seq_len
+    values = huggingface.config_of(config, max_length=length, eod_id=data["eod_id"], kind=kind)
+    fields, generation = imported.to_export(entry, values)
+    values |= fields
+    special = {name: fields[name] for name in imported.IDS if name in fields}
+    tokenizer = (tokenizer_of or codecs.tokenizer_files)(codec, special=special or None) if codec else None
+    tensors = list(_tensors(run, kind, dtype, entry.get("dtype")))
+    types = {tensor.dtype for tensor in tensors}
+    values["torch_dtype"] = types.pop() if len(types) == 1 else "float32"
+    values["compressed_lm"] = {"codec": data["codec_spec"], "codec_fingerprint": data["codec_fingerprint"]}
+    with progress("export", sum(tensor.nbytes for tensor in tensors), unit="B") as job:
+        write_described(out, tensors, max_bytes=file_bytes, advance=job.advance)
     for name, content in {CONFIG: values, GENERATION: generation}.items():
         (out / name).write_text(json.dumps(content, indent=2) + "\n")
     for name, content in (tokenizer or {}).items():
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
         (out / name).write_bytes(content)
-    return values | {"files": sorted(path.name for path in out.iterdir()), "has_codec": codec is not None}
+    files = sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file())
+    return values | {"files": files, "has_codec": codec is not None}
 
 
-def _as_used(run):
-    """Returns the parameters by name as the model uses them: quantised, without parameters of representations."""
-    form, leaves = weights.representation(run.model_config.weights), by_name(jax.device_get(run.params))
-    used = {}
-    for name, leaf in leaves.items():
-        if name.startswith("layers/") and name.endswith("/kernel") and str(form) != "dense":
-            learned = {k.split("weights_")[1]: v for k, v in leaves.items() if k.startswith(f"{name[:-6]}weights_")}
-            used[name] = weights.unpack(weights.pack(leaf, form, params=learned))
-        elif "weights_" not in name:
-            used[name] = leaf
-    return used
+def _tensors(run: StoredRun, kind: str | None, dtype: str, before: str | None) -> Iterator[Described]:
+    """Yields the tensors of the export of a run; `before` is the type of the imported checkpoint's tensors."""
+    form, names = weights.representation(run.model_config.weights), run.shapes
+    shapes = {name: shape for name, shape in names.items() if "weights_" not in name}
+
+    def as_used(name: str) -> np.ndarray:
+        """Returns a parameter as the model uses it: quantised, if the model has a representation."""
+        leaf = run.read(name)
+        if str(form) == "dense" or not (name.startswith("layers/") and name.endswith("/kernel")):
+            return leaf
+        learned: dict[str, Any] = {
+            k.split("weights_")[1]: run.read(k) for k in names if k.startswith(f"{name[:-6]}weights_")
+        }
+        return weights.unpack(weights.pack(leaf, form, params=learned))
+
+    def empty(name: str) -> np.ndarray:
+        """Returns zeros of a parameter's shape and type, which take no memory."""
+        return np.broadcast_to(np.zeros((), _numpy_type(run.dtypes[name])), shapes[name])
+
+    typed = huggingface.tensors_of(shapes, empty, run.model_config, kind=kind)
+    real = huggingface.tensors_of(shapes, as_used, run.model_config, kind=kind)
+    for (name, shape, make), (_, _, make_empty) in zip(real, typed, strict=True):
+        found = make_empty().dtype.name if dtype == "keep" else dtype
+        if dtype == "keep" and found == "float32" and len(shape) == 1 and before in _KEPT_TYPES:
+            # Arithmetic such as Gemma's 1 + scale is in float32. If undoing it is exact, the checkpoint had this type.
+            vector = make()
+            narrow = _as_type(vector, before)
+            found = before if np.array_equal(weights.to_float32(narrow), vector) else found
+        yield Described(name, shape, found, make)
 
 
-def _check_source(source):
-    """Raises InputError if `source` is not the folder of a checkpoint; the message says what it is."""
-    wanted = "give the folder of the checkpoint, with config.json and *.safetensors, as `save_pretrained` writes it"
-    if source.is_file():
-        with source.open("rb") as file:
-            start = file.read(8)
-        if start.startswith(b"GGUF"):
-            what = "a GGUF file, which is not supported yet"
-        elif start.startswith(b"PK") or start.startswith(b"\x80") or source.suffix in (".bin", ".pt", ".pth"):
-            what = "a pickled checkpoint, which is not supported because it could run any code"
-        else:
-            what = "a file of a checkpoint" if source.suffix in (".safetensors", ".json", ".model") else "a file"
-        raise InputError(f"{source} is {what}; {wanted}.")
-    if source.is_dir() and not (source / CONFIG).exists() and (found := sorted(source.glob("*.gguf"))):
-        raise InputError(f"{source} holds {found[0].name}, a GGUF file, which is not supported yet; {wanted}.")
-    if not source.is_dir():
-        raise InputError(f"There is no folder {source}; {wanted}. Nothing is downloaded.")
-
-
-def _end_of_text(source, values):
-    """Returns the first `eos_token_id` of a checkpoint, or None."""
-    if values.get("eos_token_id") is None and (source / GENERATION).exists():
-        values = _read(source / GENERATION)
-    named = values.get("eos_token_id")
-    ids = named if isinstance(named, list) else [named]
-    found = ids[0] if ids else None
-    if found is not None and (type(found) is not int or found < 0):
-        raise InputError(
-            f"{source} has eos_token_id {found!r:.60}; expected the id of a token. Restore its {CONFIG}, or give the "
-            "id: --eod ID."
-        )
-    return found
-
-
-def _read(path):
-    """Returns the object in a JSON file."""
-    try:
-        return strict_json.parse(io.inside(path.parent, path.name).read_text(encoding="utf-8"))
-    except InputError:
-        raise
-    except FileNotFoundError:
-        raise InputError(
-            f"{path.parent} was given as a Hugging Face checkpoint, but has no {path.name}; give a folder with "
-            "config.json and *.safetensors, as `save_pretrained` writes it."
-        ) from None
-    except ValueError as error:
-        raise InputError(f"{path} is not valid JSON ({error}). Copy it again.") from error
+def _numpy_type(name: str) -> np.dtype:
+    return np.dtype(getattr(ml_dtypes, name, name))

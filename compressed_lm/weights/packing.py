@@ -151,37 +151,36 @@ def _layout(packed: PackedTensor) -> tuple[Representation, dict[str, Any], tuple
 def save_dense(
     path: str | os.PathLike,
     described: Mapping[str, tuple[tuple[int, ...], npt.DTypeLike]],
-    arrays: Iterable[np.ndarray],
+    content: Iterable[np.ndarray | bytes],
 ) -> None:
-    """Writes arrays in their own types to a file of `save_packed`, one after the other: only one is in memory.
+    """Writes arrays in their own types to a file of `save_packed`, piece by piece: only one piece is in memory.
 
     Args:
         path: the file; it appears only when it is complete.
         described: shape and type (float32, bfloat16 or float16) of each array, by name.
-        arrays: the arrays, in the order of `described`.
+        content: the numbers of all arrays in the order of `described`: arrays, or any pieces of their bytes (little
+            endian).
 
     Raises:
         InputError: another type.
-        ValueError: an array has another shape or type than described, or their number differs.
+        ValueError: the pieces have another size than the arrays.
     """
+    sizes = [math.prod(shape) * np.dtype(dtype).itemsize for shape, dtype in described.values()]
     entries = [
-        {
-            "name": name,
-            "spec": dense_spec(dtype),
-            "shape": list(shape),
-            "axis": -1,
-            "nbytes": math.prod(shape) * np.dtype(dtype).itemsize,
-        }
-        for name, (shape, dtype) in described.items()
+        {"name": name, "spec": dense_spec(dtype), "shape": list(shape), "axis": -1, "nbytes": nbytes}
+        for (name, (shape, dtype)), nbytes in zip(described.items(), sizes, strict=True)
     ]
 
-    def payloads() -> Iterator[bytes | memoryview]:
-        for array, (name, (shape, dtype)) in zip(arrays, described.items(), strict=True):
-            if (array.shape, array.dtype) != (tuple(shape), np.dtype(dtype)):
-                raise ValueError(f"{name} is {array.dtype} of shape {array.shape}, and was described otherwise")
-            yield pack_dense(array).payload
+    def pieces() -> Iterator[bytes | memoryview]:
+        left = sum(sizes)
+        for piece in content:
+            chunk = pack_dense(piece).payload if isinstance(piece, np.ndarray) else piece
+            left -= len(chunk)
+            yield chunk
+        if left:
+            raise ValueError(f"{sum(sizes) - left:,} bytes were given, and {sum(sizes):,} described")
 
-    _FILE.write(path, {"tensors": entries}, payloads())
+    _FILE.write(path, {"tensors": entries}, pieces())
 
 
 def save_packed(path: str | os.PathLike, tensors: Mapping[str, PackedTensor]) -> None:

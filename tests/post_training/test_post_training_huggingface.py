@@ -74,7 +74,8 @@ def checkpoint(params, tmp_path_factory):
 @pytest.fixture(scope="module")
 def imported(checkpoint, tmp_path_factory):
     out = tmp_path_factory.mktemp("imported") / "run"
-    return out, *import_run(checkpoint, out=out)
+    _, codec = import_run(checkpoint, out=out)
+    return out, training.load_run(out), codec
 
 
 def changed(checkpoint, folder, **changes):
@@ -174,10 +175,10 @@ def test_checkpoints_that_cannot_be_imported_are_named(checkpoint, tmp_path):
             import_run(source, out=out, **settings)
         assert not out.exists()
 
-    refused("tmp.*was given as a Hugging Face checkpoint, but has no config.json", tmp_path)
+    refused("was given as a checkpoint, but has no config.json and no ..gguf. Give a folder", tmp_path)
     refused("config.json is not valid JSON", changed(checkpoint, tmp_path / "a", config=b"{"))
     refused("config.json is not valid JSON .it holds .. where", changed(checkpoint, tmp_path / "b", config=b"[]"))
-    refused("the architecture 'gpt2'", changed(checkpoint, tmp_path / "c", config=b'{"model_type": "gpt2"}'))
+    refused("the architecture 'bert'", changed(checkpoint, tmp_path / "c", config=b'{"model_type": "bert"}'))
     whole = (checkpoint / "model-00001-of-00003.safetensors").read_bytes()
     cut = {"model-00001-of-00003": whole[: len(whole) // 2]}
     refused("model-00001-of-00003.safetensors cannot be read", changed(checkpoint, tmp_path / "d", **cut))
