@@ -3,6 +3,7 @@
 import io
 import math
 import struct
+from importlib.metadata import version
 
 import ml_dtypes
 import numpy as np
@@ -114,6 +115,8 @@ def test_quantised_numbers_come_back_near(name):
 @pytest.mark.parametrize("name", ["Q2_K", "Q3_K", "Q5_K", "IQ4_NL", "IQ4_XS", "TQ1_0", "MXFP4"])
 def test_other_types_are_those_of_the_package(name):
     """A tensor decoded in slices is that of gguf.quants, decoded at once."""
+    if name not in gguf.GGMLQuantizationType.__members__:
+        pytest.skip(f"gguf {version('gguf')} has no type {name}")
     kind = _kind(name)
     raw = np.zeros((6, kind.block_bytes), np.uint8)
     raw[:, 2:-4] = np.random.default_rng(1).integers(0, 60, (6, kind.block_bytes - 6))

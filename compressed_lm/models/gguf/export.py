@@ -118,9 +118,10 @@ def _add_metadata(writer: Any, config: Mapping[str, Any]) -> None:
         local = [layer == "sliding_attention" for layer in config["layer_types"]]
         if any(local):
             writer.add_sliding_window(window)
-            writer.add_rope_freq_base_swa(config.get("rope_local_base_freq", 10_000.0))
+            # Keys that release 0.17 of the package has no functions for.
+            writer.add_float32("gemma3.rope.freq_base_swa", config.get("rope_local_base_freq", 10_000.0))
             if local != [(layer + 1) % 6 > 0 for layer in range(len(local))]:
-                writer.add_sliding_window_pattern(local)
+                writer.add_array("gemma3.attention.sliding_window_pattern", local)
         if cap := config.get("final_logit_softcapping"):
             writer.add_final_logit_softcapping(cap)
     elif window is not None and window < config["max_position_embeddings"]:
