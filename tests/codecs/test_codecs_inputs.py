@@ -18,6 +18,7 @@ SPECS = [
     "bpe(v=512)",
     "pieces(v=512)",
     "gzip(v=256)",
+    "lzma(v=256)",
     "static_ac(v=256)",
     "ac(v=256)",
     "eiw(b=12,v=4096)",
@@ -68,6 +69,8 @@ def test_what_is_no_bytes_is_refused(built, spec, data):
         built[spec].encode(data)
     with pytest.raises(InputError, match=r"document 1, was given .* bytes were expected"):
         built[spec].encode_batch([TEXT, data])
+    with pytest.raises(InputError, match=r"document 1, was given .* bytes were expected"):
+        list(built[spec].encode_stream([TEXT, data]))
 
 
 @pytest.mark.parametrize("spec", SPECS)
@@ -76,6 +79,8 @@ def test_one_document_is_no_batch(built, spec, batch):
     """A single document instead of a list raises an error; its bytes are not used as ids."""
     with pytest.raises(InputError, match=r"as a batch; a list of documents was expected\. .* call encode\(data\)"):
         built[spec].encode_batch(batch)
+    with pytest.raises(InputError, match=r"as a batch; a list of documents was expected\. .* call encode\(data\)"):
+        list(built[spec].encode_stream(batch))
     with pytest.raises(InputError, match=r"a list of sequences of ids was expected\. .* call decode\(ids\)"):
         built[spec].decode_batch(batch)
 
@@ -125,6 +130,8 @@ def test_what_is_no_ids_is_refused(built, spec, ids):
             take(ids)
     with pytest.raises(InputError, match=r"sequence 1, was given .* a one-dimensional sequence of whole numbers"):
         codec.decode_batch([[], ids])
+    with pytest.raises(InputError, match=r"sequence 1, was given .* a one-dimensional sequence of whole numbers"):
+        codec.decode_known([[], ids], [b"", b""])
 
 
 @pytest.mark.parametrize("spec", SPECS)
