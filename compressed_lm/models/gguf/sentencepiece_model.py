@@ -15,6 +15,21 @@ _SPACE = "\u2581"
 """Character that SentencePiece uses for a space."""
 
 
+def protocol() -> Any:
+    """Returns SentencePiece's module of protocol buffers.
+
+    Raises:
+        InputError: the package protobuf is missing, or too old for the installed sentencepiece.
+    """
+    try:
+        return importlib.import_module("sentencepiece.sentencepiece_model_pb2")
+    except Exception as error:  # ImportError, or protobuf's VersionError
+        raise InputError(
+            f"The tokenizer of a GGUF file needs the package protobuf, which cannot be used ({error}). Install it: pip "
+            "install --upgrade protobuf."
+        ) from error
+
+
 def model_proto(vocabulary: Vocabulary, special: Mapping[str, int], *, add_space_prefix: bool) -> bytes:
     """Returns the content of a tokenizer.model: BPE with byte fallback, without normalisation.
 
@@ -24,16 +39,9 @@ def model_proto(vocabulary: Vocabulary, special: Mapping[str, int], *, add_space
         add_space_prefix: whether a space is put before each text.
 
     Raises:
-        InputError: the package protobuf is not installed, or there is no unknown token.
+        InputError: the package protobuf cannot be used, or there is no unknown token.
     """
-    try:
-        protocol: Any = importlib.import_module("sentencepiece.sentencepiece_model_pb2")
-    except ImportError:
-        raise InputError(
-            "The package protobuf is not installed, but the tokenizer of this GGUF file needs it. Install it: pip "
-            "install protobuf."
-        ) from None
-    model = protocol.ModelProto()
+    model = protocol().ModelProto()
     kinds = list(vocabulary.kinds)
     if TokenType.UNKNOWN not in kinds:  # Gemma's files call it a control token
         if "unk" not in special:

@@ -1,6 +1,5 @@
 """Tokenizer files of `transformers` as metadata of a GGUF file."""
 
-import importlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,6 +7,7 @@ from compressed_lm.errors import InputError
 from compressed_lm.io import strict_json
 from compressed_lm.models.gguf.byte_level import SPLITS, Splits
 from compressed_lm.models.gguf.config import SPECIAL
+from compressed_lm.models.gguf.sentencepiece_model import protocol
 from compressed_lm.models.gguf.vocabulary import TokenType
 
 _SPACE = "\u2581"
@@ -110,8 +110,7 @@ def _splits(content: Mapping[str, Any]) -> Splits | None:
 
 def _sentencepiece(writer: Any, content: bytes, settings: Mapping[str, Any]) -> _Vocabulary:
     """Adds kind and prefix of a tokenizer.model; returns its vocabulary."""
-    protocol: Any = importlib.import_module("sentencepiece.sentencepiece_model_pb2")
-    model = protocol.ModelProto()
+    model = protocol().ModelProto()
     try:
         model.ParseFromString(content)
     except Exception as error:  # protobuf's DecodeError

@@ -1,5 +1,6 @@
 """Vocabulary in the metadata of a GGUF file."""
 
+import collections
 import enum
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -51,7 +52,7 @@ class Vocabulary(NamedTuple):
             raise InputError(f"The GGUF file has a token of the unknown type {min(unknown)}. Copy it from its source.")
         used = [token for token, kind in zip(tokens, kinds, strict=True) if kind != TokenType.UNUSED]
         if len(set(used)) < len(used):
-            twice = next(token for i, token in enumerate(sorted(used)) if i and token == sorted(used)[i - 1])
+            twice = collections.Counter(used).most_common(1)[0][0]
             raise InputError(
                 f"The GGUF file has the token {twice!r:.100} twice, so that its ids are not defined. Get the model in "
                 "another file."
