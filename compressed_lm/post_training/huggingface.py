@@ -124,7 +124,7 @@ def _import(checkpoint, source, out, codec, eod, seq_len, dtype, missing_bytes, 
             f"The codec {codec.spec} has ids up to {highest}, but the model in {source} has {config.vocab_size} rows "
             "of embeddings. Give the codec that the model was trained with."
         )
-    longest = values.get("max_position_embeddings") or LONGEST_ROW
+    longest = huggingface.longest_text(values) or LONGEST_ROW
     train = TrainConfig(steps=1, seq_len=min(longest, LONGEST_ROW) if seq_len is None else seq_len)
     codecs.save(codec, out / CODEC)
     described = _write_weights(checkpoint, source, config, out, dtype, progress)

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from compressed_lm.errors import InputError
+from compressed_lm.models import huggingface
 from compressed_lm.models.checkpoint import Checkpoint
 
 IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
@@ -27,7 +28,7 @@ def entry_of(checkpoint: Checkpoint) -> dict[str, Any]:
     """
     config, generation = checkpoint.config, checkpoint.generation
     entry: dict[str, Any] = {"model_type": config.get("model_type")}
-    entry["max_position_embeddings"] = config.get("max_position_embeddings")
+    entry["max_position_embeddings"] = huggingface.longest_text(config)
     for name in IDS:
         first = config.get(name) if config.get(name) is not None else generation.get(name)
         ids_in(first, name)
