@@ -24,7 +24,7 @@ def add_arguments(parser):
 def run(arguments):
     from rich.table import Table
 
-    from compressed_lm.post_training.entropy_code import bits_per_weight, pack_run
+    from compressed_lm.post_training.entropy_code import bits_per_weight, codec_files, pack_run
     from compressed_lm.terminal import cell
 
     rows = pack_run(arguments.run, step=arguments.step, coder=arguments.coder, out=arguments.out)
@@ -46,8 +46,8 @@ def run(arguments):
             f" in {size:,} bytes on disk in all: {8 * size / n:.3f} bits per weight, {4 * n / size:.2f} "
             f"times smaller than float32 and {2 * n / size:.2f} times smaller than bfloat16"
         )
-    bits = bits_per_weight(rows)
-    print(f"{arguments.out}: {n:,} weights{whole}. The quantised weights take {bits:.3f} bits each.", file=out)
+    bits, codec = bits_per_weight(rows), " The run's codec is included." if codec_files(arguments.run) else ""
+    print(f"{arguments.out}: {n:,} weights{whole}. The quantised weights take {bits:.3f} bits each.{codec}", file=out)
 
 
 COMMAND = Command(

@@ -8,7 +8,11 @@ from compressed_lm.commands.common import load_codec
 def add_arguments(parser):
     parser.add_path("file", kind=paths.READ, help="file written by pack")
     parser.add_path("--out", kind=paths.FOLDER, required=True, help="new folder")
-    options.add_codec(parser, required=False, help="codec directory of the run, copied to OUT/codec for export")
+    options.add_codec(
+        parser,
+        required=False,
+        help="codec directory of the run, copied to OUT/codec (default: the one in the file, if any)",
+    )
 
 
 def run(arguments):

@@ -1,20 +1,22 @@
 """Entropy-coded runs: a finished run in one file, and back to a folder that `load_run` reads."""
 
+import contextlib
 import dataclasses
 import math
 import os
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from compressed_lm import io
+from compressed_lm import io, weights
 from compressed_lm.coding import exp_golomb, levels
 from compressed_lm.errors import InputError
 from compressed_lm.io import folders, locks
-from compressed_lm.models.partitioning import by_name
-from compressed_lm.post_training.quantize import dense, write
-from compressed_lm.training.checkpoints import folder
-from compressed_lm.training.run_dir import CODEC, check_record, load_run, read_record
+from compressed_lm.post_training.quantize import write_record
+from compressed_lm.tracking.progress import Job
+from compressed_lm.tracking.progress import progress as default_progress
+from compressed_lm.training.run_dir import CODEC, WEIGHTS, check_record, open_run, own_codec
 from compressed_lm.weights import bitstream
 
 if TYPE_CHECKING:  # training works without the packages that codecs need
@@ -47,18 +49,25 @@ class Coded:
 
 
 def pack_run(
-    directory: str | os.PathLike, *, step: str | bitstream.Step, out: str | os.PathLike, coder: str = "range"
+    directory: str | os.PathLike,
+    *,
+    step: str | bitstream.Step,
+    out: str | os.PathLike,
+    coder: str = "range",
+    progress: Callable[..., contextlib.AbstractContextManager[Job]] = default_progress,
 ) -> list[Coded]:
     """Entropy-codes the newest checkpoint of a run into one file.
 
     Each kernel and embedding is quantised with one step for all layers of a stack. Norm scales, biases and the learned
-    parameters of representations stay float32. The file also holds the record of the run.
+    parameters of representations stay float32. The file also holds the record of the run, and its codec if the run's
+    folder has one of at most 48 MiB.
 
     Args:
         directory: the run.
         step: distance between levels, such as 0.01 or 0.25std; see `bitstream.parse_step`.
         out: file to write, or - for the standard output; its size is the size of the packed run.
         coder: range, eg0, eg, rice, raw or float32; see `bitstream.pack`.
+        progress: context manager with the arguments of `tracking.progress.progress`.
 
     Returns:
         One entry for each parameter.
@@ -72,23 +81,32 @@ def pack_run(
         io.check_output(out, "The packed file")
         if not io.is_stream(out) and io.any_path(out).exists():
             raise InputError(f"{out} was given for the packed run and exists; give a new file.")
-        tensors, record, rows = _coded(directory, parsed, coder)
-        bitstream.save(out, tensors, record=record)
+        tensors, record, rows = _coded(directory, parsed, coder, progress)
+        bitstream.save(out, tensors, record=record, files=codec_files(directory))
     return rows
 
 
-def _coded(directory, step, coder):
+def codec_files(directory: str | os.PathLike) -> dict[str, bytes]:
+    """Returns the files of the codec in the folder of a run that `pack_run` includes, by name."""
+    own = own_codec(directory)
+    files = {path.name: path.read_bytes() for path in own.iterdir() if path.is_file()} if own else {}
+    return files if bitstream.fits(files) else {}
+
+
+def _coded(directory, step, coder, progress):
     """Returns the coded parameters of a run, its record, and the descriptions of the parameters."""
-    run = load_run(directory)
+    run = open_run(directory)
     tensors, rows = {}, []
-    for name, leaf in by_name(run.params).items():
-        w = np.asarray(leaf, np.float32)
-        try:
-            tensors[name] = bitstream.pack(w, step=step, coder=coder if _quantised(name) else "float32")
-        except InputError as error:
-            raise InputError(f"{directory}, {name}: {error}") from error
-        rows.append(_row(name, w, tensors[name]))
-    record = read_record(folder(directory))
+    with progress("pack", sum(math.prod(shape) for shape in run.shapes.values()), unit="weights") as job:
+        for name, shape in run.shapes.items():
+            w = weights.to_float32(run.read(name))
+            try:
+                tensors[name] = bitstream.pack(w, step=step, coder=coder if _quantised(name) else "float32")
+            except InputError as error:
+                raise InputError(f"{directory}, {name}: {error}") from error
+            rows.append(_row(name, w, tensors[name]))
+            job.advance(math.prod(shape))
+    record = dict(run.record)
     record["packed"] = {
         "format": run.model_config.weights,
         "step": str(step),
@@ -108,7 +126,7 @@ def unpack_run(file: str | os.PathLike, *, out: str | os.PathLike, codec: "Codec
     Args:
         file: the file.
         out: new folder.
-        codec: the run's codec, to be saved in the subfolder `codec`.
+        codec: the run's codec, to be saved in the subfolder `codec`; by default the one in the file, if any.
 
     Raises:
         InputError: another codec, a file that `bitstream.load` rejects or that holds no run, or an `out` that is in
@@ -119,20 +137,27 @@ def unpack_run(file: str | os.PathLike, *, out: str | os.PathLike, codec: "Codec
 
 
 def _unpack(file, codec, out):
-    tensors, record = bitstream.load(file)
+    from compressed_lm import codecs
+
+    tensors, record, files = bitstream.load_with_files(file)
     if "packed" not in record:
         raise InputError(f"{file} holds coded weights but no run; give a file of `compressed-lm pack`.")
     check_record(record, file)
     if codec is not None:
-        if codec.fingerprint != record["data"]["codec_fingerprint"]:
-            raise InputError(
-                f"The run in {file} was trained on {record['data']['codec_spec']}, but the codec {codec.spec} with "
-                "another fingerprint was given. Give the codec that the run was trained with."
-            )
-        from compressed_lm import codecs
-
         codecs.save(codec, out / CODEC)
-    write(out, record, dense({name: bitstream.unpack(tensor) for name, tensor in tensors.items()}))
+    elif files:
+        (out / CODEC).mkdir()
+        for name, content in files.items():
+            io.inside(out / CODEC, name).write_bytes(content)
+        codec = codecs.load(out / CODEC)
+    if codec is not None and codec.fingerprint != record["data"]["codec_fingerprint"]:
+        raise InputError(
+            f"The run in {file} was trained on {record['data']['codec_spec']}, but the codec {codec.spec} with "
+            "another fingerprint was given. Give the codec that the run was trained with."
+        )
+    described = {name: (tensor.shape, np.float32) for name, tensor in tensors.items()}
+    weights.save_dense(out / WEIGHTS, described, (bitstream.unpack(tensor) for tensor in tensors.values()))
+    write_record(out, record)
 
 
 def bits_per_weight(rows: list[Coded]) -> float:

@@ -9,7 +9,9 @@ has name, shape, step, coder and bytes of each tensor, and a record of the calle
     w_hat = bitstream.unpack(coded)  # float32, equal to bitstream.quantize(w, "0.25std")
 """
 
+import base64
 import dataclasses
+import json
 import math
 import os
 import re
@@ -28,6 +30,7 @@ from compressed_lm.weights.storage import Floats
 MAGIC = b"\x89CLB\r\n\x1a\n"  # see `packing.MAGIC`
 FORMAT_VERSION = 1
 MAX_LEVEL = (1 << 31) - 1
+_MAX_FILES = 48 << 20  # bytes of JSON
 _FILE = Kind(MAGIC, FORMAT_VERSION, "coded weights", "`compressed-lm pack`", "pack the weights again", deflated=True)
 _Encode = Callable[[np.ndarray], bytes]  # levels [n] -> payload
 _Decode = Callable[[bytes, int], np.ndarray]  # (payload, n) -> levels [n]
@@ -178,13 +181,43 @@ def unpack_levels(coded: CodedTensor) -> np.ndarray:
     return found.reshape(coded.shape)
 
 
-def save(path: str | os.PathLike, tensors: Mapping[str, CodedTensor], *, record: dict) -> int:
-    """Writes coded tensors by name and a JSON-serialisable record to one file, and returns its size in bytes."""
+def save(
+    path: str | os.PathLike,
+    tensors: Mapping[str, CodedTensor],
+    *,
+    record: dict,
+    files: Mapping[str, bytes] | None = None,
+) -> int:
+    """Writes coded tensors by name to one file, and returns its size in bytes.
+
+    Args:
+        path: the file, or - for the standard output.
+        tensors: the tensors by name.
+        record: a JSON-serialisable object.
+        files: small files by name, such as those of a codec; older versions ignore them. See `fits`.
+    """
     described = [
         {"name": name, "shape": t.shape, "step": t.step, "coder": t.coder, "nbytes": t.nbytes}
         for name, t in tensors.items()
     ]
-    return _FILE.write(path, {"record": record, "tensors": described}, (t.payload for t in tensors.values()))
+    header = {"record": record, "tensors": described} | ({"files": _as_json(files)} if files else {})
+    return _FILE.write(path, header, (t.payload for t in tensors.values()))
+
+
+def fits(files: Mapping[str, bytes]) -> bool:
+    """Returns whether files are small enough for `save`: their header has a limit of 64 MiB."""
+    return len(json.dumps(_as_json(files))) <= _MAX_FILES
+
+
+def _as_json(files: Mapping[str, bytes]) -> dict[str, dict[str, str]]:
+    """Returns files as JSON: UTF-8 as it is, which is compressed better than base64."""
+    found = {}
+    for name, content in files.items():
+        try:
+            found[name] = {"text": content.decode()}
+        except UnicodeDecodeError:
+            found[name] = {"base64": base64.b64encode(content).decode()}
+    return found
 
 
 def load(path: str | os.PathLike) -> tuple[dict[str, CodedTensor], dict]:
@@ -194,13 +227,28 @@ def load(path: str | os.PathLike) -> tuple[dict[str, CodedTensor], dict]:
         InputError: the file is missing, of another kind or version, truncated or changed, or its header does not
             describe its payloads.
     """
+    return load_with_files(path)[:2]
+
+
+def load_with_files(path: str | os.PathLike) -> tuple[dict[str, CodedTensor], dict, dict[str, bytes]]:
+    """Returns (coded tensors, record, files by name) of a file written by `save`; raises as `load`."""
     header, tensors = _FILE.read(path, _coded_tensor)
+    again = f"{_FILE.again[0].upper()}{_FILE.again[1:]}."
     if not isinstance(record := header.get("record", {}), dict):
         raise InputError(
             f"{path} has an invalid record ({str(record)[:60]!r}) but a valid checksum: another program wrote it. "
-            f"{_FILE.again[0].upper()}{_FILE.again[1:]}."
+            f"{again}"
         )
-    return tensors, record
+    try:
+        files = {
+            name: entry["text"].encode() if "text" in entry else base64.b64decode(entry["base64"], validate=True)
+            for name, entry in header.get("files", {}).items()
+        }
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"{path} has invalid files ({error!r:.100}) but a valid checksum: another program wrote it. {again}"
+        ) from error
+    return tensors, record, files
 
 
 def _coded_tensor(entry: dict, shape: tuple[int, ...], payload: memoryview) -> CodedTensor:
