@@ -1,5 +1,6 @@
 """GGUF files give the configuration and the tensors of the Hugging Face model that they were made from."""
 
+import math
 import os
 import struct
 
@@ -11,8 +12,11 @@ import pytest
 from compressed_lm.errors import InputError
 from compressed_lm.models import Transformer
 from compressed_lm.models.gguf.checkpoint import GgufFile
-from compressed_lm.models.gguf.config import Metadata, config_of, generation_of, llama3_divisors
+from compressed_lm.models.gguf.config import config_of
 from compressed_lm.models.gguf.header import Header, TensorPlace
+from compressed_lm.models.gguf.metadata import Metadata
+from compressed_lm.models.gguf.rope import llama3_scaling
+from compressed_lm.models.gguf.special_ids import generation_of
 from compressed_lm.models.gguf.tokenizer import tokenizer_files
 from compressed_lm.models.huggingface import config_from, leaves_from
 
@@ -130,9 +134,33 @@ def as_llama_cpp(name, model):
             x = x.T
         tensors[names.get_name(theirs, try_suffixes=(".weight", ".bias")) or theirs] = x
     if "llama3" in str(getattr(config, "rope_parameters", "")):
-        sizes = dict(low=1.0, high=4.0, length=8192)
-        tensors["rope_freqs.weight"] = llama3_divisors(theta=5e5, head_dim=32, factor=8.0, **sizes)
+        tensors["rope_freqs.weight"] = rope_freqs(5e5, 32, **LLAMA3)
     return architecture, tensors
+
+
+def rope_freqs(base, dim, *, factor, low_freq_factor, high_freq_factor, original_max_position_embeddings):
+    """Returns the divisors of `LlamaModel.generate_extra_tensors` in llama.cpp."""
+    torch, length = pytest.importorskip("torch"), original_max_position_embeddings
+    found = []
+    for freq in 1.0 / (base ** (torch.arange(0, dim, 2, dtype=torch.float32) / dim)):
+        wavelen = 2 * math.pi / freq
+        if wavelen < length / high_freq_factor:
+            found.append(1)
+        elif wavelen > length / low_freq_factor:
+            found.append(factor)
+        else:
+            smooth = (length / wavelen - low_freq_factor) / (high_freq_factor - low_freq_factor)
+            found.append(1 / ((1 - smooth) / factor + smooth))
+    return torch.tensor(found, dtype=torch.float32).numpy()
+
+
+@pytest.mark.parametrize(("factor", "dim"), [(8.0, 128), (32.0, 64), (32.0, 128), (16.0, 32)])
+def test_llama_3_scalings_are_found(factor, dim):
+    """The divisors of Llama 3.1 to 3.3 are those of one scaling, found exactly; the length may be another one."""
+    for more in ({}, dict(original_max_position_embeddings=4096), dict(high_freq_factor=8.0)):
+        settings = LLAMA3 | dict(factor=factor) | more
+        found = llama3_scaling(rope_freqs(5e5, dim, **settings), theta=5e5, head_dim=dim)
+        assert found == dict(rope_type="llama3", **settings)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -250,6 +278,8 @@ def test_unknown_tensors_and_scalings_are_refused(tmp_path):
         GgufFile(llama_file(tmp_path / "c.gguf", tensors=tensors | {"rope_freqs.weight": extra})).config["rope_scaling"]
         is None
     )
+    with pytest.raises(InputError, match="change with the length of a text .longrope."):
+        GgufFile(llama_file(tmp_path / "f.gguf", tensors=tensors | {"rope_factors_long.weight": extra}))
     path = llama_file(tmp_path / "d.gguf", {"rope.scaling.type": "yarn", "rope.scaling.factor": 4.0})
     with pytest.raises(InputError, match="rotary positions of type 'yarn'"):
         config_from(GgufFile(path).config)

@@ -10,10 +10,12 @@ import numpy as np
 from compressed_lm.errors import InputError
 from compressed_lm.io import local_path
 from compressed_lm.models.gguf import tokenizer
-from compressed_lm.models.gguf.config import Metadata, config_of, generation_of
+from compressed_lm.models.gguf.config import config_of
 from compressed_lm.models.gguf.decode import Kind
 from compressed_lm.models.gguf.header import Header, TensorPlace, read_header
+from compressed_lm.models.gguf.metadata import Metadata
 from compressed_lm.models.gguf.names import NAMES, ROPE_FREQS, Change, hugging_face_name
+from compressed_lm.models.gguf.special_ids import generation_of
 
 _SHOWN = 5  # names in a message
 _MAX_FREQUENCIES = 1 << 16

@@ -1,4 +1,4 @@
-"""Content of a Hugging Face config.json and generation_config.json from the metadata of a GGUF file.
+"""Content of a Hugging Face config.json from the metadata of a GGUF file.
 
 Sources: `load_arch_hparams` in src/models/*.cpp of llama.cpp, and conversion/*.py.
 """
@@ -9,123 +9,13 @@ from typing import Any
 import numpy as np
 
 from compressed_lm.errors import InputError
-from compressed_lm.models.gguf.header import Header, TensorPlace, single
-from compressed_lm.models.gguf.names import NAMES, ROPE_FREQS
-
-SPECIAL = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}
-"""Key of each special token: `tokenizer.ggml.{}_token_id`."""
-
-_ENDS = ("<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<|endoftext|>", "<|eom_id|>", "<|end_of_text|>")
-"""Control tokens at which llama.cpp ends a text whatever the metadata says (`special_eog_ids` in llama-vocab.cpp)."""
-
-CONTROL = 3
-"""`gguf.TokenType.CONTROL`."""
+from compressed_lm.models.gguf.metadata import Metadata
+from compressed_lm.models.gguf.names import ROPE_FREQS
+from compressed_lm.models.gguf.rope import rope_scaling
+from compressed_lm.models.gguf.special_ids import special_ids
 
 _GEMMA_27B = 62
 """Number of layers of the only Gemma 3 whose queries are not scaled by the size of a head (gemma3.cpp)."""
-
-_LENGTHS = tuple(1 << bits for bits in range(10, 21))
-
-
-class Metadata:
-    """Values of one architecture's keys, checked as they are read."""
-
-    def __init__(self, header: Header):
-        """Checks the architecture.
-
-        Raises:
-            InputError: the file is no model, is one part of several, or has an unsupported architecture.
-        """
-        self.values, self._tensors = header.metadata, header.tensors
-        kind = single(self.values, "general.type", "model")
-        if kind != "model":
-            raise InputError(
-                f"A GGUF file of the type {kind!r:.50} was given; expected a model. Give the model's file."
-            )
-        parts = single(self.values, "split.count", 0)
-        if parts not in (0, 1):
-            raise InputError(
-                f"The GGUF file is one of {parts} parts. Join them first: llama-gguf-split --merge FIRST_PART OUT.gguf "
-                "(of llama.cpp), and give OUT.gguf."
-            )
-        architecture = single(self.values, "general.architecture")
-        if not isinstance(architecture, str) or architecture not in NAMES:
-            raise InputError(
-                f"A GGUF file of the architecture {architecture!r:.50} was given, which is not supported. "
-                f"Supported: {', '.join(NAMES)}. Use a model of one of them."
-            )
-        self.architecture: str = architecture
-
-    def raw(self, key: str, default: Any = None) -> Any:
-        """Returns the value of a key of the architecture, such as "block_count"."""
-        return self.values.get(f"{self.architecture}.{key}", default)
-
-    def get(self, key: str, default: Any = None) -> Any:
-        """Returns a value that is not an array.
-
-        Raises:
-            InputError: it is one.
-        """
-        return single(self.values, f"{self.architecture}.{key}", default)
-
-    def number(self, key: str, default: int | None = None) -> int:
-        """Returns a whole number of at least 1. An array of equal numbers, one for each layer, is a number, too.
-
-        Raises:
-            InputError: the key is missing, or has another value.
-        """
-        value = self.raw(key, default)
-        if isinstance(value, np.ndarray) and value.size and value.dtype.kind in "iu" and (value == value[0]).all():
-            value = value[0].item()
-        if value is None:
-            raise InputError(f"The GGUF file has no {self.architecture}.{key}. Copy it again from its source.")
-        if type(value) is not int or not 1 <= value < 1 << 31:
-            raise InputError(
-                f"The GGUF file has {self.architecture}.{key} = {str(value)[:50]}; expected one whole number from 1 to "
-                "2147483647. Models whose layers differ in size are not supported."
-            )
-        return value
-
-    def real(self, key: str, default: float | None = None) -> float:
-        """Returns a finite, positive number.
-
-        Raises:
-            InputError: the key is missing, or has another value.
-        """
-        value = self.get(key, default)
-        if type(value) not in (int, float) or not 0 < value < float("inf"):
-            raise InputError(
-                f"The GGUF file has {self.architecture}.{key} = {str(value)[:50]}; expected a positive, finite number. "
-                "Copy it again from its source."
-            )
-        return float(value)
-
-    def tensor(self, name: str) -> TensorPlace:
-        """Returns the place of a tensor.
-
-        Raises:
-            InputError: there is none.
-        """
-        if name not in self._tensors:
-            raise InputError(f"The GGUF file has no tensor {name}. Copy it again from its source.")
-        return self._tensors[name]
-
-    def has(self, *names: str) -> bool:
-        """Returns whether the first layer, or the file, has one of the tensors."""
-        return any(name in self._tensors or f"blk.0.{name}" in self._tensors for name in names)
-
-    def layers(self) -> int:
-        """Returns the number of layers.
-
-        Raises:
-            InputError: there are more layers than tensors.
-        """
-        if (layers := self.number("block_count")) > len(self._tensors):
-            raise InputError(
-                f"The GGUF file has {layers} layers and only {len(self._tensors)} tensors. Copy it again from its "
-                "source."
-            )
-        return layers
 
 
 def config_of(meta: Metadata, rope_freqs: np.ndarray | None) -> dict[str, Any]:
@@ -172,7 +62,7 @@ def _llama_like(meta: Metadata, rope_freqs: np.ndarray | None) -> dict[str, Any]
         max_position_embeddings=meta.number("context_length"),
         rms_norm_eps=meta.real("attention.layer_norm_rms_epsilon"),
         rope_theta=meta.real("rope.freq_base", 10_000.0),
-        rope_scaling=_rope_scaling(meta, rope_freqs, head_dim),
+        rope_scaling=rope_scaling(meta, rope_freqs, head_dim),
     )
     return values | _MORE[meta.architecture](meta, values)
 
@@ -266,104 +156,3 @@ _MORE: Mapping[str, Callable[[Metadata, Mapping[str, Any]], dict[str, Any]]] = {
     "olmo2": _olmo2,
     "phi3": _phi3,
 }
-
-
-def _rope_scaling(meta: Metadata, rope_freqs: np.ndarray | None, head_dim: int) -> dict[str, Any] | None:
-    """Returns `rope_scaling`; the architecture decides whether it supports the type."""
-    if rope_freqs is not None and (rope_freqs != 1).any():
-        return llama3_scaling(rope_freqs, theta=meta.real("rope.freq_base", 10_000.0), head_dim=head_dim)
-    if meta.has("rope_factors_long.weight"):
-        return dict(rope_type="longrope")
-    kind = meta.get("rope.scaling.type", "linear")
-    factor = meta.get("rope.scaling.factor", meta.get("rope.scale_linear", 0))
-    if kind == "none" or kind == "linear" and factor in (0, 1):
-        return None
-    found: dict[str, Any] = dict(rope_type=str(kind)[:50])
-    if factor:
-        found["factor"] = meta.real("rope.scaling.factor", meta.get("rope.scale_linear"))
-    if meta.get("rope.scaling.original_context_length"):
-        found["original_max_position_embeddings"] = meta.number("rope.scaling.original_context_length")
-    return found
-
-
-def llama3_divisors(*, theta: float, head_dim: int, factor: float, low: float, high: float, length: int) -> np.ndarray:
-    """Returns the divisors of the rotary frequencies of Llama 3.1, as conversion/llama.py of llama.cpp computes them.
-
-    Args:
-        theta: base of the frequencies.
-        head_dim: size of a head.
-        factor: divisor of low frequencies.
-        low: `low_freq_factor`.
-        high: `high_freq_factor`.
-        length: `original_max_position_embeddings`.
-
-    Returns:
-        float32[head_dim / 2].
-    """
-    frequencies = np.float32(1) / np.float32(theta) ** (np.arange(0, head_dim, 2, dtype=np.float32) / head_dim)
-    wavelengths = 2 * np.pi / frequencies.astype(np.float64)
-    smooth = np.clip((length / wavelengths - low) / (high - low), 0, 1)
-    return (1 / ((1 - smooth) / factor + smooth)).astype(np.float32)
-
-
-def llama3_scaling(divisors: np.ndarray, *, theta: float, head_dim: int) -> dict[str, Any]:
-    """Returns the `rope_scaling` of type llama3 that gives the divisors of a GGUF file.
-
-    The file has only the divisors. Scaling low, high and length together changes nothing, so low is 1, as in all
-    models of Llama 3.
-
-    Raises:
-        InputError: no such scaling gives them.
-    """
-    factor = float(np.max(divisors))
-    if divisors.shape == (head_dim // 2,) and np.isfinite(divisors).all() and factor > 1:
-        for length in (8192, *_LENGTHS):
-            for high in (4.0, 2.0, 8.0, 16.0):
-                if np.allclose(
-                    llama3_divisors(theta=theta, head_dim=head_dim, factor=factor, low=1.0, high=high, length=length),
-                    divisors,
-                    rtol=2e-6,
-                    atol=0,
-                ):
-                    return dict(
-                        rope_type="llama3",
-                        factor=factor,
-                        low_freq_factor=1.0,
-                        high_freq_factor=high,
-                        original_max_position_embeddings=length,
-                    )
-    raise InputError(
-        f"The GGUF file has the tensor {ROPE_FREQS} with divisors that are not those of Llama 3 (from "
-        f"{np.min(divisors):.4g} to {factor:.4g}). Import the model's safetensors files instead."
-    )
-
-
-def special_ids(values: Mapping[str, Any], *, vocab_size: int) -> dict[str, int]:
-    """Returns the ids of the special tokens bos, eos, unk and pad that a file defines.
-
-    Args:
-        values: the metadata.
-        vocab_size: ids from this number on are ignored, as in llama.cpp.
-    """
-    # llama.cpp's defaults for SentencePiece (llama-vocab.cpp).
-    defaults = dict(bos=1, eos=2, unk=0) if single(values, "tokenizer.ggml.model") == "llama" else {}
-    found = {
-        name: single(values, f"tokenizer.ggml.{key}_token_id", defaults.get(name)) for name, key in SPECIAL.items()
-    }
-    return {name: i for name, i in found.items() if type(i) is int and 0 <= i < vocab_size}
-
-
-def generation_of(values: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the content of generation_config.json: the ids at which llama.cpp ends a text, and bos and pad.
-
-    Args:
-        values: the metadata.
-        config: from `config_of`.
-    """
-    tokens, kinds = values.get("tokenizer.ggml.tokens", []), values.get("tokenizer.ggml.token_type", [])
-    ids = [config.get("eos_token_id"), *(single(values, f"tokenizer.ggml.{key}_token_id") for key in ("eot", "eom"))]
-    if isinstance(tokens, list) and isinstance(kinds, np.ndarray) and len(kinds) == len(tokens):
-        ids += [i for i, token in enumerate(tokens) if token in _ENDS and kinds[i] == CONTROL]
-    ends = [i for i in dict.fromkeys(ids) if type(i) is int and 0 <= i < config["vocab_size"]]
-    found = {name: config[name] for name in ("bos_token_id", "pad_token_id") if name in config}
-    return found | ({"eos_token_id": ends if len(ends) > 1 else ends[0]} if ends else {})

@@ -13,9 +13,9 @@ import numpy as np
 from compressed_lm import io
 from compressed_lm.errors import InputError
 from compressed_lm.models.gguf import tokenizer_metadata
-from compressed_lm.models.gguf.config import llama3_divisors
 from compressed_lm.models.gguf.decode import SLICE, package
 from compressed_lm.models.gguf.names import ROPE_FREQS, Change, gguf_name
+from compressed_lm.models.gguf.rope import llama3_divisors
 
 ARCHITECTURES = {
     **{"llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3"},

@@ -6,8 +6,8 @@ from typing import Any
 
 from compressed_lm.errors import InputError
 from compressed_lm.models.gguf import byte_level, sentencepiece_model
-from compressed_lm.models.gguf.config import special_ids
 from compressed_lm.models.gguf.header import single
+from compressed_lm.models.gguf.special_ids import special_ids
 from compressed_lm.models.gguf.vocabulary import Vocabulary
 
 CONFIG_FILE = "tokenizer_config.json"

@@ -6,8 +6,8 @@ from typing import Any
 from compressed_lm.errors import InputError
 from compressed_lm.io import strict_json
 from compressed_lm.models.gguf.byte_level import SPLITS, Splits
-from compressed_lm.models.gguf.config import SPECIAL
 from compressed_lm.models.gguf.sentencepiece_model import protocol
+from compressed_lm.models.gguf.special_ids import SPECIAL
 from compressed_lm.models.gguf.vocabulary import TokenType
 
 _SPACE = "\u2581"
