@@ -7,7 +7,8 @@ of texts, D the model's width, M optimised and stored numbers per vector, V voca
 from compressed_lm.cramming.config import CramConfig
 from compressed_lm.cramming.crammed_text import CrammedText
 from compressed_lm.cramming.frozen import FrozenModel, Reading, probabilities, read, read_alone, write
-from compressed_lm.cramming.optimize import Crammed, Status, cram
+from compressed_lm.cramming.optimize import Status, cram
+from compressed_lm.cramming.result import Crammed
 from compressed_lm.cramming.vectors import Mapping, pack, quantized
 
 __all__ = [

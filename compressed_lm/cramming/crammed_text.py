@@ -14,7 +14,7 @@ import numpy as np
 from compressed_lm import settings, weights
 from compressed_lm.cramming.config import CramConfig, storable
 from compressed_lm.cramming.frozen import FrozenModel, write
-from compressed_lm.cramming.optimize import Crammed
+from compressed_lm.cramming.result import Crammed
 from compressed_lm.cramming.vectors import Mapping, pack
 from compressed_lm.errors import InputError
 from compressed_lm.io.container import Kind

@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import numpy as np
@@ -17,12 +17,10 @@ import numpy as np
 from compressed_lm import io
 from compressed_lm.cramming.batch_slots import Slots
 from compressed_lm.cramming.config import CramConfig
-from compressed_lm.cramming.frozen import FrozenModel
+from compressed_lm.cramming.frozen import FrozenModel, bucket
+from compressed_lm.cramming.result import Crammed
 from compressed_lm.errors import InputError
 from compressed_lm.io.container import Kind
-
-if TYPE_CHECKING:
-    from compressed_lm.cramming.optimize import Crammed
 
 MAGIC = b"\x89CLS\r\n\x1a\n"
 FORMAT_VERSION = 1
@@ -43,7 +41,7 @@ class Unfinished:
         slots: the slots.
     """
 
-    found: "dict[int, Crammed]"
+    found: dict[int, Crammed]
     stages: dict[int, list[tuple[int, np.ndarray]]]
     length: int
     owners: list[int | None]
@@ -63,6 +61,7 @@ class StateFile:
         seeds: Sequence[int],
     ) -> None:
         self._path, self._n_texts = io.local_path(path), len(texts)
+        self._lengths = {bucket(len(ids)) for ids in texts}
         digest = hashlib.sha256()
         for ids in texts:
             digest.update(len(ids).to_bytes(8, "little") + np.asarray(ids, "<i4").tobytes())
@@ -127,13 +126,12 @@ class StateFile:
     def _unfinished(
         self, header: dict[str, Any], arrays: dict[str, np.ndarray], empty: Callable[[int, int], Slots]
     ) -> Unfinished:
-        from compressed_lm.cramming.optimize import Crammed
-
         owners, waiting, length = header["owners"], header["waiting"], header["length"]
         indices = [i for i in (*owners, *waiting) if i is not None] + [entry["text"] for entry in header["found"]]
         if len({*indices}) != len(indices) or not all(type(i) is int and 0 <= i < self._n_texts for i in indices):
             raise ValueError(f"the texts {indices} of {self._n_texts}")
-        # Shapes only: nothing is allocated for a number of slots or a length that a file claims.
+        if length not in self._lengths or len(owners) > self._n_texts:  # before memory is allocated for them
+            raise ValueError(f"{len(owners)} slots of length {length}")
         template = jax.eval_shape(lambda: empty(max(len(owners), 1), length))
         leaves, structure = jax.tree.flatten(template)
         found_leaves = [arrays[f"slots/{i}"] for i in range(len(leaves))] if owners else leaves

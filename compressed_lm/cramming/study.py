@@ -30,7 +30,8 @@ from compressed_lm.cramming import compressors, landscape, metrics, vector_files
 from compressed_lm.cramming.code_length import coded_bits, coded_bits_alone
 from compressed_lm.cramming.config import CramConfig, storable
 from compressed_lm.cramming.frozen import FrozenModel, Reading, read, read_alone, write
-from compressed_lm.cramming.optimize import Crammed, Status, cram
+from compressed_lm.cramming.optimize import Status, cram
+from compressed_lm.cramming.result import Crammed
 from compressed_lm.cramming.vectors import Mapping as VectorMapping
 from compressed_lm.cramming.vectors import pack, quantized
 from compressed_lm.errors import InputError

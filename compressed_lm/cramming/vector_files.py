@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from compressed_lm import io
-from compressed_lm.cramming.optimize import Crammed
+from compressed_lm.cramming.result import Crammed
 from compressed_lm.errors import InputError
 from compressed_lm.io import npz
 
