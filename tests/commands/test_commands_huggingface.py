@@ -1,6 +1,7 @@
 """Commands `import` and `export`, and the imports that other commands must avoid."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -67,9 +68,9 @@ def checkpoint(folder):
 
 
 def test_what_is_made_of_an_imported_run_keeps_its_tokenizer(tmp_path, capsys):
-    """quantize and reshape copy the codec, unpack takes it as an option, and export writes the tokenizer.
+    """quantize and reshape copy the codec, pack includes it and unpack restores it; export writes the tokenizer.
 
-    Without a codec, export reports how to give it.
+    unpack also takes it as an option. Without a codec, export reports how to give it.
     """
     pytest.importorskip("safetensors")
     pytest.importorskip("tokenizers")
@@ -81,13 +82,16 @@ def test_what_is_made_of_an_imported_run_keeps_its_tokenizer(tmp_path, capsys):
     assert main(["reshape", f"{tmp_path}/quantized", f"--out={tmp_path}/reshaped"]) == 0
     assert main(["pack", str(run), "--step=0.25std", f"--out={tmp_path}/run.clb"]) == 0
     assert main(["unpack", f"{tmp_path}/run.clb", f"--out={tmp_path}/unpacked", tokenizer]) == 0
-    assert main(["unpack", f"{tmp_path}/run.clb", f"--out={tmp_path}/bare"]) == 0
-    capsys.readouterr()
-    for name in ("quantized", "reshaped", "unpacked"):
+    assert main(["unpack", f"{tmp_path}/run.clb", f"--out={tmp_path}/restored"]) == 0
+    assert "The run's codec is included" in capsys.readouterr().out
+    for name in ("quantized", "reshaped", "unpacked", "restored"):
         assert main(["export", f"{tmp_path}/{name}", f"--out={tmp_path}/{name}-hf"]) == 0
         assert "its tokenizer is included" in capsys.readouterr().out
         assert (tmp_path / f"{name}-hf" / "tokenizer.json").exists()
-    assert main(["export", f"{tmp_path}/bare", f"--out={tmp_path}/bare-hf"]) == 0
+        imported = json.loads((tmp_path / name / "config.json").read_text())["imported"]
+        assert (imported["model_type"], imported["stop_token_ids"]) == ("llama", [256])
+    shutil.rmtree(tmp_path / "restored" / "codec")
+    assert main(["export", f"{tmp_path}/restored", f"--out={tmp_path}/bare-hf"]) == 0
     said = capsys.readouterr().out
     assert "it has no tokenizer" in said and "export to a new folder with --codec" in said and codec.spec in said
     assert main(["unpack", f"{tmp_path}/run.clb", f"--out={tmp_path}/other", "--codec=bytes"]) == 2

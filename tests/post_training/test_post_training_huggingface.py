@@ -2,9 +2,12 @@
 
 import dataclasses
 import json
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -18,6 +21,7 @@ from compressed_lm.models.partitioning import by_name
 from compressed_lm.models.safetensors_files import Tensors, write_tensors
 from compressed_lm.post_training.huggingface import export_run, import_run
 from compressed_lm.post_training.quantize import quantize_run
+from compressed_lm.training.run_dir import open_run
 
 pytest.importorskip("safetensors")
 tokenizers = pytest.importorskip("tokenizers")
@@ -131,6 +135,98 @@ def test_a_run_comes_back_as_the_checkpoint_it_was(imported, checkpoint, tmp_pat
     config = json.loads((tmp_path / "out/config.json").read_text())
     assert (config["bos_token_id"], config["eos_token_id"], config["max_position_embeddings"]) == (0, [END, 7], 64)
     assert not [path for path in tmp_path.iterdir() if path.name.endswith(".tmp")]
+
+
+NEOX = TransformerConfig(
+    vocab_size=304,
+    d_model=16,
+    n_layers=2,
+    n_heads=2,
+    d_head=8,
+    d_ff=32,
+    activation="gelu",
+    position="rotary",
+    gated_mlp=False,
+    norm="layer",
+    norm_eps=1e-5,
+    bias="all",
+    parallel_residual=True,
+    rotary_fraction=0.25,
+    scan_layers=False,
+)
+
+
+@pytest.mark.parametrize("config", [LLAMA, NEOX], ids=["llama", "gpt_neox"])
+@pytest.mark.parametrize("stored", ["bfloat16", "float16", "float32"])
+def test_types_are_kept_or_converted(config, stored, tmp_path):
+    """keep gives back the tensors to the bit, in several files too; float32 and bfloat16 convert them."""
+    kind = np.dtype(getattr(ml_dtypes, stored, stored))
+    values = huggingface.config_of(config, max_length=64, eod_id=END) | {"bos_token_id": 0, "pad_token_id": 3}
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "config.json").write_text(json.dumps(values))
+    generation = {"eos_token_id": [END, 7], "temperature": 0.5, "custom_generate": "code"}
+    (source / "generation_config.json").write_text(json.dumps(generation))
+    shapes = jax.eval_shape(Transformer(config).init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
+    draw = np.random.default_rng(0)
+    leaves = {name: draw.normal(size=leaf.shape).astype(kind) for name, leaf in by_name(shapes).items()}
+    tensors = huggingface.tensors_of({name: leaf.shape for name, leaf in leaves.items()}, leaves.__getitem__, config)
+    write_tensors(source, {name: make() for name, _, make in tensors}, max_bytes=10**9)
+
+    found, _ = import_run(source, out=tmp_path / "run", codec=codecs.Bytes())
+    assert set(found.dtypes.values()) == {stored}
+    assert (tmp_path / "run" / "weights.clw").stat().st_size < 3000 + Tensors(source).nbytes
+    run = training.load_run(tmp_path / "run")
+    for name, leaf in by_name(run.params).items():
+        np.testing.assert_array_equal(leaf, leaves[name].astype(np.float32))
+    values = export_run(tmp_path / "run", out=tmp_path / "kept", file_bytes=10_000)
+    before, after = Tensors(source), Tensors(tmp_path / "kept")
+    assert before.dtypes == after.dtypes and values["torch_dtype"] == stored
+    for name in before.shapes:
+        assert before[name].tobytes() == after[name].tobytes()
+    assert (values["bos_token_id"], values["eos_token_id"], values["pad_token_id"]) == (0, END, 3)
+    kept = json.loads((tmp_path / "kept/generation_config.json").read_text())
+    assert kept == {"bos_token_id": 0, "eos_token_id": [END, 7], "pad_token_id": 3, "temperature": 0.5}
+    assert open_run(tmp_path / "run").record["imported"]["stop_token_ids"] == [END, 7]
+    export_run(tmp_path / "run", out=tmp_path / "half", dtype="bfloat16")
+    import_run(tmp_path / "half", out=tmp_path / "full", codec=codecs.Bytes(), dtype="float32")
+    for name, tensor in by_name(training.load_run(tmp_path / "full").params).items():
+        np.testing.assert_array_equal(tensor, leaves[name].astype(ml_dtypes.bfloat16).astype(np.float32))
+    assert set(open_run(tmp_path / "full").dtypes.values()) == {"float32"}
+
+
+IMPORT = """
+import resource, sys
+from compressed_lm import codecs
+from compressed_lm.post_training.huggingface import import_run
+import_run(sys.argv[1], out=sys.argv[2], codec=codecs.Bytes())
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+"""
+
+
+@pytest.mark.slow("two processes that import 0.05 and 60 MB")
+def test_an_import_needs_the_memory_of_its_largest_parameters(tmp_path):
+    """60 MB more of a bfloat16 checkpoint need at most 40 MB more of memory."""
+    peaks = []
+    for name, config in {
+        "small": LLAMA,
+        "large": dataclasses.replace(LLAMA, n_layers=80, d_model=256, d_ff=410),
+    }.items():
+        shapes = jax.eval_shape(Transformer(config).init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
+        shapes = {path: leaf.shape for path, leaf in by_name(shapes).items()}
+        zeros = lambda path, shapes=shapes: np.broadcast_to(np.zeros((), ml_dtypes.bfloat16), shapes[path])  # noqa: E731
+        source = tmp_path / name
+        source.mkdir()
+        (source / "config.json").write_text(json.dumps(huggingface.config_of(config, max_length=64, eod_id=END)))
+        write_tensors(
+            source, {k: make() for k, _, make in huggingface.tensors_of(shapes, zeros, config)}, max_bytes=10**9
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", IMPORT, source, tmp_path / f"{name}-run"], stdout=subprocess.PIPE, check=True
+        )
+        peaks.append(int(done.stdout))
+    assert Tensors(tmp_path / "large").nbytes > 50e6
+    assert peaks[1] - peaks[0] < 40e6
 
 
 def test_a_quantized_run_exports_as_what_the_format_makes_of_it(imported, tmp_path):
