@@ -14,7 +14,6 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-import grain
 import numpy as np
 
 from compressed_lm.data.store import PADDING, TokenStore
@@ -155,6 +154,8 @@ class TokenStoreIterable(torch_data.IterableDataset):
         return len(self.rows) * self.epochs // self._world_size
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+        import grain  # which imports JAX where it is installed
+
         order = grain.MapDataset.range(len(self.rows))
         order = order.shuffle(seed=self.seed) if self._shuffle else order
         order = order.repeat(self.epochs)
