@@ -18,7 +18,7 @@ def add_arguments(parser):
         kind=paths.CORPUS,
         help="in place of --store: source of the documents, as for compress; they are encoded first",
     )
-    parser.add_argument("--split", default="validation", help="split of --corpus (default %(default)s)")
+    parser.add_argument("--split", help="split of --corpus (default validation)")
     parser.add_argument(
         "--max_bytes", type=options.count_of_bytes(), help="read documents of --corpus up to this many bytes"
     )
@@ -46,6 +46,8 @@ def run(arguments):
             if arguments.store
             else "No documents to evaluate were given. Give a token store (--store DIR) or a corpus (--corpus SPEC)."
         )
+    if arguments.store and (arguments.split or arguments.max_bytes):
+        raise InputError("--split and --max_bytes choose documents of --corpus, and --store was given. Leave them out.")
     if arguments.table:
         scaling.check_table(arguments.table)
     codec = load_codec_of(arguments.run, arguments.codec)
@@ -72,7 +74,9 @@ def _encoded(arguments, codec, stack):
 
     folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="compressed_lm_"))
     corpus = open_corpus(arguments.corpus)
-    return job.compress(corpus, arguments.split, codec, f"{folder}/store", max_bytes=arguments.max_bytes)
+    return job.compress(
+        corpus, arguments.split or "validation", codec, f"{folder}/store", max_bytes=arguments.max_bytes
+    )
 
 
 COMMAND = Command(

@@ -24,13 +24,14 @@ from compressed_lm.post_training import entropy_code, huggingface
 from compressed_lm.training import checkpoints, load_run
 
 NO_PATHS = {
-    *("align", "aspect", "b", "batch", "bootstrap", "beyond", "calibration", "coder", "column", "debug", "delta"),
+    *("align", "aspect", "b", "batch", "batch_size", "bootstrap", "beyond", "calibration", "chat", "coder", "column"),
+    *("debug", "delta"),
     *("devices", "dimensions", "distributed", "documents", "dry_run", "eod", "file_gb", "fill", "fix", "format"),
     *("formats", "hang_seconds", "help", "importance", "k", "keep", "launch", "law", "learning_rate"),
     *("lengths", "let", "loss_space", "margin", "max_bytes", "mesh", "method", "multiple", "n_shards", "n_tokens"),
     *("others", "patience", "pooled", "process_count", "process_index", "profile", "prompt", "reference", "restarts"),
     *("rounds", "scale_factor", "schedule", "seed", "seq_len", "set", "shape_factor", "shared", "size", "slots"),
-    *("sources", "split", "step", "steps", "temperature", "tensorboard", "texts", "top_k", "tpu"),
+    *("sources", "special", "split", "step", "steps", "system", "temperature", "tensorboard", "texts", "top_k", "tpu"),
     *("trained_formats", "v"),
     *("validation_bytes", "wait", "wandb", "warmup_steps", "where", "words"),
     *("beam_options", "engine", "ray_address", "rows_per_device", "shard_bytes", "workers"),

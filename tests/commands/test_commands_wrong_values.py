@@ -39,6 +39,7 @@ TEXTS = {
     ("compile", "align"): ("no_alignment",),
     ("compile", "fill"): ("no_fill",),
     ("compress", "split"): ("no_split",),
+    ("evaluate", "split"): ("validation",),  # of a corpus, and a store is given
     ("compress", "ray_address"): ("auto", ""),
     ("compress", "beam_options"): ("--runner=DirectRunner", "'"),
     ("train", "tpu"): ("no_tpu", "v99:2x2", ""),
@@ -64,7 +65,7 @@ TEXTS = {
 }
 """Wrong texts of an option, by command and name or by name."""
 
-FREE = {"prompt", "launch", "wandb"}
+FREE = {"prompt", "system", "launch", "wandb"}
 """Options that take any text."""
 
 ACCEPTED = {
@@ -138,6 +139,10 @@ def given(tmp_path_factory):
             "train size": "nano",
             "train store": store,
             "report folder": str(folder / "empty"),
+            "evaluate codec": "bytes",
+            "evaluate store": store,
+            "evaluate train_store": store,
+            "generate codec": "bytes",
             "train out": str(folder / "new"),
         },
         **{f"{command} steps": "1" for command in ("train", "train-m1", "shrink")},
