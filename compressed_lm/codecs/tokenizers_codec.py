@@ -15,7 +15,6 @@ from compressed_lm.errors import InputError
 from compressed_lm.settings import Limits
 
 MIN_V, MAX_V = 257, 1 << 24
-_bytes_of_symbols = tokenizer_json.bytes_of_symbols
 
 
 class BPECodec(SubwordCodec):
