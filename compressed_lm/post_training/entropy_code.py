@@ -178,8 +178,10 @@ def _row(name, w, coded):
     found = bitstream.to_levels(w, coded.step)
     distinct, counts = levels.histogram(found)
     eg0 = (exp_golomb.code_lengths(exp_golomb.zigzag(distinct)) * counts).sum() / max(1, w.size)
-    w = w.astype(np.float64)
-    square = np.mean(w * w) if w.size else 0.0
-    error = np.mean(np.square(bitstream.from_levels(found, coded.step) - w)) / square if square else 0.0
     entropy = levels.empirical_entropy(found)
+    restored = bitstream.from_levels(found, coded.step)
+    del found
+    w = w.astype(np.float64)
+    square = np.mean(np.square(w)) if w.size else 0.0
+    error = np.mean(np.square(np.subtract(restored, w, out=w), out=w)) / square if square else 0.0
     return Coded(name, w.shape, coded.step, len(distinct), entropy, float(eg0), float(error), coded.bits_per_weight)

@@ -114,14 +114,15 @@ def to_levels(w: ArrayLike, step: float) -> Int64[np.ndarray, "..."]:
         InputError: NaN, infinity, an array of another type, or a level above `MAX_LEVEL`.
     """
     w = _checked(w)
-    scaled = w.astype(np.float64) / step
-    largest = np.abs(scaled).max(initial=0)
+    scaled = w.astype(np.float64)
+    scaled /= step  # in place, as below: arrays may have 30 million weights
+    largest = max(scaled.max(initial=0), -scaled.min(initial=0))
     if largest > MAX_LEVEL:
         raise InputError(
             f"A step of {step:.3g} was given for weights of up to {np.abs(w).max():.3g}, so levels reach "
             f"{largest:.3g}; expected levels of at most {MAX_LEVEL:,}. Take a larger step."
         )
-    return np.rint(scaled).astype(np.int64)
+    return np.rint(scaled, out=scaled).astype(np.int64)
 
 
 def from_levels(found: Int[np.ndarray, "*shape"], step: float) -> Float32[np.ndarray, "*shape"]:
