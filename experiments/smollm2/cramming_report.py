@@ -173,7 +173,7 @@ def write(folder: pathlib.Path) -> None:
     unfinished = "\n".join(
         f"- `{name}`: not finished. After {max(r['steps'] for r in rows):,} updates the texts restore "
         f"{', '.join(str(r['score']) for r in rows)} tokens ({sum(r['stopped'] for r in rows)} of {len(rows)} have "
-        "stopped); more updates can only raise these numbers."
+        "stopped); the numbers of the others can only rise."
         for name, rows in running.items()
     )
     cost = "\n".join(
