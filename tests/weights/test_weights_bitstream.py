@@ -212,3 +212,14 @@ def test_bad_payloads_are_refused():
                 bitstream.unpack(bitstream.CodedTensor((16, 2), step, coder, payload))
     with pytest.raises(InputError, match=f"There is no coder 'huffman'. {KNOWN}"):
         bitstream.unpack(bitstream.CodedTensor((4,), 1.0, "huffman", b""))
+
+
+def test_small_files_travel_with_the_weights(tmp_path):
+    """Texts and bytes come back; files without them have no entry; too large ones do not fit."""
+    files = {"a.json": '{"Ġ": "ü"}'.encode(), "b.model": bytes(range(256)), "c": b""}
+    bitstream.save(tmp_path / "file", _tensors(), record={}, files=files)
+    assert bitstream.load_with_files(tmp_path / "file")[2] == files
+    bitstream.save(tmp_path / "bare", _tensors(), record={})
+    bitstream.save(tmp_path / "none", _tensors(), record={}, files={})
+    assert (tmp_path / "bare").read_bytes() == (tmp_path / "none").read_bytes()
+    assert bitstream.fits(files) and not bitstream.fits({"a": bytes(50 << 20)})

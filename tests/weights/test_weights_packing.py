@@ -7,6 +7,7 @@ import struct
 
 import jax
 import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -149,3 +150,20 @@ def test_an_unknown_spec_in_a_file_is_an_input_error():
     """Unknown formats, as in files of later versions, raise an InputError."""
     with pytest.raises(InputError, match="no representation 'fp3'"):
         weights.unpack(packing.PackedTensor("fp3", (4, 4), -2, b""))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
+def test_dense_arrays_keep_their_type(dtype, tmp_path):
+    """Written in pieces, arrays come back to the bit in their type, and in float32 by `unpack`; a wrong size fails."""
+    arrays = {"a": np.arange(12).reshape(3, 4).astype(dtype), "b": np.array([-0.0, 3e-5], dtype)}
+    described = {name: (x.shape, x.dtype) for name, x in arrays.items()}
+    for content in (arrays.values(), [x.tobytes() for x in arrays.values()]):
+        weights.save_dense(tmp_path / "file", described, content)
+        for name, packed in weights.load_packed(tmp_path / "file").items():
+            assert weights.stored(packed).dtype == dtype
+            assert weights.stored(packed).tobytes() == arrays[name].tobytes()
+            assert weights.unpack(packed).dtype == np.float32
+            np.testing.assert_array_equal(weights.unpack(packed), arrays[name].astype(np.float32))
+    with pytest.raises(ValueError, match="bytes were given"):
+        weights.save_dense(tmp_path / "other", described, [arrays["a"]])
+    assert not (tmp_path / "other").exists()
