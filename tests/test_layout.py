@@ -10,8 +10,8 @@ ROOT = pathlib.Path(compressed_lm.__file__).parent
 LAYERS = (
     *("errors", "formatting", "specs", "settings", "terminal", "caches", "io", "coding", "scaling", "tracking"),
     *("weights", "models", "exact", "codecs", "distributed", "data", "training", "configuration", "dry_run"),
-    *("post_training", "evaluation", "token_analysis", "cramming", "reports", "pipelines", "commands"),
-    *("cli", "__main__"),
+    *("post_training", "evaluation", "token_analysis", "cramming", "reports", "pipelines", "integrations"),
+    *("commands", "cli", "__main__"),
 )
 """Top-level modules and subpackages: each imports only from itself and from earlier ones."""
 
