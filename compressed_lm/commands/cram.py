@@ -53,8 +53,9 @@ def _run(arguments):
     from compressed_lm.cramming import code_length, compressors, metrics, vector_files
 
     data, name = io.read_bytes(arguments.text, "The text"), io.shown(arguments.text)
+    config = cram_options.config(arguments)
     model, codec, longest = cram_options.model(arguments)
-    ids, config = codec.encode(data), cram_options.config(arguments)
+    ids = codec.encode(data)
     if not len(ids):
         raise InputError(f"{name} is empty; give a text of at least one byte.")
     if len(ids) + config.n_vectors > longest:

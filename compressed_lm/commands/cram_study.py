@@ -79,7 +79,6 @@ def run(arguments):
     from compressed_lm.reports import cramming
     from compressed_lm.tracking.progress import progress
 
-    model, codec, longest = cram_options.model(arguments)
     grid = study.Study(
         lengths=tuple(sorted(set(arguments.lengths))),
         vectors=tuple(sorted(set(arguments.k))),
@@ -89,13 +88,14 @@ def run(arguments):
         restarts=arguments.restarts,
         config=cram_options.config(arguments, n_vectors=1, format="dense"),
     )
+    model, codec, longest = cram_options.model(arguments)
     if max(grid.lengths) + max(grid.vectors) > longest:
         raise InputError(
             f"{max(grid.lengths)} tokens after {max(grid.vectors)} vectors were given, but the model was trained on "
             f"rows of {longest} positions; expected at most that many. Give shorter --lengths or a smaller --k."
         )
-    texts = _texts(arguments, codec, max(grid.lengths))
     arithmetic = codecs.create("ac", m1=load_m1(arguments.m1))
+    texts = _texts(arguments, codec, max(grid.lengths))
     n_cells = len(grid.cells) * len(texts)
     with progress("cram", n_cells, unit="cells") as bar:
         seen = []

@@ -24,17 +24,18 @@ from compressed_lm.post_training import entropy_code, huggingface
 from compressed_lm.training import checkpoints, load_run
 
 NO_PATHS = {
-    *("align", "aspect", "b", "batch", "batch_size", "bootstrap", "beyond", "calibration", "chat", "coder", "column"),
-    *("debug", "delta"),
-    *("devices", "dimensions", "distributed", "documents", "dry_run", "eod", "file_gb", "fill", "fix", "format"),
-    *("formats", "hang_seconds", "help", "importance", "k", "keep", "launch", "law", "learning_rate"),
-    *("lengths", "let", "loss_space", "margin", "max_bytes", "mesh", "method", "multiple", "n_shards", "n_tokens"),
-    *("others", "patience", "pooled", "process_count", "process_index", "profile", "prompt", "reference", "restarts"),
-    *("rounds", "scale_factor", "schedule", "seed", "seq_len", "set", "shape_factor", "shared", "size", "slots"),
-    *("sources", "special", "split", "step", "steps", "system", "temperature", "tensorboard", "texts", "top_k", "tpu"),
-    *("trained_formats", "v"),
-    *("validation_bytes", "wait", "wandb", "warmup_steps", "where", "words"),
-    *("beam_options", "engine", "ray_address", "rows_per_device", "shard_bytes", "workers"),
+    *("align", "aspect", "b", "b1", "b2", "batch", "batch_size", "beam_options", "beyond", "bootstrap"),
+    *("calibration", "chat", "coder", "column", "crop", "debug", "delta", "devices", "dimensions"),
+    *("distributed", "documents", "dry_run", "dtype", "engine", "eod", "eps", "file_gb", "fill", "final_rate"),
+    *("first_weight", "fix", "format", "formats", "grow", "hang_seconds", "help", "importance", "init"),
+    *("init_scale", "k", "keep", "launch", "law", "learning_rate", "lengths", "let", "loss_space", "margin"),
+    *("max_bytes", "mesh", "method", "missing_bytes", "multiple", "n_shards", "n_tokens", "others", "patience"),
+    *("pooled", "process_count", "process_index", "profile", "projection", "projection_seed", "prompt"),
+    *("ray_address", "recipe", "reference", "restarts", "rounds", "rows_per_device", "save_every"),
+    *("scale_factor", "schedule", "seed", "seq_len", "set", "shape_factor", "shard_bytes", "shared", "size"),
+    *("slots", "sources", "special", "split", "step", "steps", "system", "temperature", "tensorboard", "texts"),
+    *("top_k", "tpu", "trained_formats", "v", "validation_bytes", "wait", "wandb", "warmup_steps"),
+    *("weight_decay", "where", "words", "workers"),
 }
 
 PARSERS = {name: command.parser() for name, command in commands().items()}

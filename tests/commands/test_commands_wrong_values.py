@@ -58,6 +58,9 @@ TEXTS = {
     "importance": ("no_importance", ""),
     "method": ("no_method", "projected(w_a=7)", ""),
     "schedule": ("no_schedule", ""),
+    "recipe": ("no_recipe", ""),
+    "init": ("no_init", ""),
+    "projection": ("no_projection", ""),
     "format": FORMATS,
     "others": FORMATS,
     "formats": FORMATS,
@@ -117,7 +120,7 @@ def given(tmp_path_factory):
         text=str(folder / "text.txt"),
         file=str(folder / "text.clt"),
         runs=str(folder / "runs.csv"),
-        folder=str(folder / "checkpoint"),
+        source=str(folder / "checkpoint"),
         run=run,
         store=store,
         model=run,
@@ -154,7 +157,7 @@ def given(tmp_path_factory):
 def wrong_values(command: str, action: argparse.Action, root: str):
     """Yields wrong values of an option or argument."""
     name = action.dest
-    if isinstance(action, argparse._StoreTrueAction):
+    if isinstance(action, argparse._StoreTrueAction | argparse.BooleanOptionalAction):
         yield "x"
     elif action.choices:
         yield from ("no_such_choice", "")
