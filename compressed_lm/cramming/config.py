@@ -96,13 +96,13 @@ class CramConfig:
         settings.check(self)
         if self.warmup_steps >= self.steps:
             raise InputError(
-                f"warmup_steps={self.warmup_steps} and steps={self.steps} were given; expected a warm-up of fewer than "
-                "all steps. If it is that of a recipe, give a smaller one (--warmup_steps), too."
+                f"warmup_steps={self.warmup_steps} was given for steps={self.steps}; expected fewer than all steps. If "
+                "it is that of a recipe, give a smaller one (--warmup_steps), too."
             )
         if self.final_rate > self.learning_rate:
             raise InputError(
-                f"final_rate={self.final_rate} and learning_rate={self.learning_rate} were given; expected a final rate "
-                "of at most the learning rate. If it is that of a recipe, give a smaller one (--final_rate), too."
+                f"final_rate={self.final_rate} was given for learning_rate={self.learning_rate}; expected at most the "
+                "learning rate. If it is that of a recipe, give a smaller one (--final_rate), too."
             )
         if self.crop and self.method != "progressive":
             raise InputError(
