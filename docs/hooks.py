@@ -20,6 +20,7 @@ INCLUDED = {
     "experiments/index.md": "experiments/README.md",
     "experiments/windows.md": "experiments/windows/windows.md",
     "experiments/cramming_report.md": "experiments/recorded/cramming/report.md",
+    "experiments/smollm2_cramming.md": "experiments/smollm2/cramming.md",
     **{
         f"experiments/{page.parent.name}.md": page.relative_to(ROOT).as_posix()
         for page in sorted(ROOT.glob("experiments/*/README.md"))
