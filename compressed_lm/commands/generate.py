@@ -45,7 +45,7 @@ def add_arguments(parser):
 
 def run(arguments):
     from compressed_lm import codecs
-    from compressed_lm.evaluation import generate
+    from compressed_lm.evaluation.generate import generate, room
     from compressed_lm.terminal import literal
     from compressed_lm.training import load_run
     from compressed_lm.training.checkpoints import folder
@@ -62,8 +62,21 @@ def run(arguments):
             f"{run.codec_fingerprint[:12]}; the codec given is {codec.spec}, fingerprint {codec.fingerprint[:12]}. "
             "Give the codec that made its tokens."
         )
-    needed = len(start) + len(prompt) + arguments.n_tokens
-    if special.length and needed > special.length:
+    n_given, n_tokens = len(start) + len(prompt), arguments.n_tokens
+    needed, most = n_given + n_tokens, room(run.model_config, n_given)
+    if most == 0:
+        raise InputError(
+            f"The prompt has {n_given:,} ids, and the model of {arguments.run} has {run.model_config.max_length:,} "
+            "learned positions. Give a shorter prompt."
+        )
+    if most is not None and n_tokens > most:
+        print(
+            f"warning: at most {most:,} tokens are sampled: the model has {run.model_config.max_length:,} learned "
+            "positions.",
+            file=sys.stderr,
+        )
+        n_tokens = most
+    elif special.length and needed > special.length:
         print(
             f"warning: {needed:,} positions may be needed (prompt and --n_tokens), and the model was made for texts of "
             f"{special.length:,} tokens.",
@@ -77,7 +90,7 @@ def run(arguments):
         echo=not arguments.chat,
         start=start,
         stop=special.stop,
-        n_tokens=arguments.n_tokens,
+        n_tokens=n_tokens,
         temperature=arguments.temperature,
         top_k=arguments.top_k,
         seed=arguments.seed,

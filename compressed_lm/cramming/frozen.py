@@ -14,6 +14,7 @@ import numpy.typing as npt
 from compressed_lm.errors import InputError
 from compressed_lm.models import Transformer, TransformerConfig, init_cache, unstack
 from compressed_lm.models.partitioning import by_name
+from compressed_lm.models.transformer import check_length
 from compressed_lm.training.run_dir import Run
 
 FREE_FIELDS = ("attention", "remat", "scan_layers")  # of a TransformerConfig: they do not change the results
@@ -94,12 +95,24 @@ class Reading:
     right: np.ndarray
 
 
-def bucket(length: int) -> int:
-    """Returns the padded length of a text: 4, 6, 8, 12, 16, 24, ..., so that few programs are compiled."""
+def padded_length(config: TransformerConfig, length: int, *, n_vectors: int) -> int:
+    """Returns the padded length of a text: 4, 6, 8, 12, 16, 24, ..., so that few programs are compiled.
+
+    With learned positions it is at most what they allow.
+
+    Args:
+        config: the model's.
+        length: tokens of the text.
+        n_vectors: vectors before it.
+
+    Raises:
+        InputError: text and vectors need more positions than are learned.
+    """
+    check_length(config, n_vectors + length - 1)  # the last token is only a target
     size = 4
     while size < length:
         size = size * 3 // 2 if size & (size - 1) == 0 else size * 4 // 3
-    return size
+    return min(size, config.max_length + 1 - n_vectors) if config.position == "learned" else size
 
 
 def padded(texts: Sequence[np.ndarray], length: int) -> np.ndarray:
@@ -120,7 +133,8 @@ def read(model: FrozenModel, vectors: Sequence, texts: Sequence[np.ndarray], *, 
         slots: texts per batch.
     """
     found: dict[int, Reading] = {}
-    for length, indices in _by_bucket([len(text) for text in texts]).items():
+    lengths, n_vectors = [len(text) for text in texts], len(vectors[0]) if len(vectors) else 0
+    for length, indices in by_padded_length(model.config, lengths, n_vectors=n_vectors).items():
         for part in _parts(indices, slots):
             prefix = jnp.asarray(np.stack([vectors[i] for i in part]), jnp.float32)
             tokens = padded([model.check(texts[i]) for i in part], length)
@@ -140,7 +154,7 @@ def read_alone(model: FrozenModel, texts: Sequence[np.ndarray], *, slots: int = 
 
 def probabilities(model: FrozenModel, vectors: npt.ArrayLike, text: np.ndarray) -> np.ndarray:
     """Returns float64[N, V], the distribution of each token of a text after vectors [K, D] and the tokens before it."""
-    tokens = padded([model.check(text)], bucket(len(text)))
+    tokens = padded([model.check(text)], padded_length(model.config, len(text), n_vectors=len(np.asarray(vectors))))
     logits = _logits(model.config, model.params, jnp.asarray(vectors, jnp.float32)[None], tokens)
     logits = np.asarray(logits[0, : len(text)], np.float64)
     weights = np.exp(logits - logits.max(-1, keepdims=True))
@@ -160,7 +174,8 @@ def write(model: FrozenModel, vectors: Sequence, lengths: Sequence[int], *, slot
         int32[N] for each text.
     """
     found: dict[int, np.ndarray] = {}
-    for length, indices in _by_bucket(lengths).items():
+    n_vectors = len(vectors[0]) if len(vectors) else 0
+    for length, indices in by_padded_length(model.config, lengths, n_vectors=n_vectors).items():
         for part in _parts(indices, slots):
             prefix = jnp.asarray(np.stack([vectors[i] for i in part]), jnp.float32)
             tokens = np.asarray(_write(model.config, length, model.params, prefix))
@@ -221,11 +236,11 @@ def _write(config: TransformerConfig, n_tokens: int, params: dict, prefix: jax.A
     return tokens.T[:, n_vectors - 1 :]
 
 
-def _by_bucket(lengths: Sequence[int]) -> dict[int, list[int]]:
-    """Returns the indices of texts by padded length, shortest first."""
+def by_padded_length(config: TransformerConfig, lengths: Sequence[int], *, n_vectors: int) -> dict[int, list[int]]:
+    """Returns the indices of texts by `padded_length`, shortest first; arguments and errors are those."""
     groups: dict[int, list[int]] = {}
     for i, length in enumerate(lengths):
-        groups.setdefault(bucket(length), []).append(i)
+        groups.setdefault(padded_length(config, length, n_vectors=n_vectors), []).append(i)
     return dict(sorted(groups.items()))
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from compressed_lm.cramming import batch_slots as slots_
 from compressed_lm.cramming import saved_state
 from compressed_lm.cramming.config import CramConfig
-from compressed_lm.cramming.frozen import FrozenModel, _by_bucket, padded, read
+from compressed_lm.cramming.frozen import FrozenModel, by_padded_length, padded, read
 from compressed_lm.cramming.result import Crammed
 from compressed_lm.cramming.vectors import Mapping, initial, initial_map, quantized
 from compressed_lm.errors import InputError
@@ -90,7 +90,8 @@ def cram(
             "per text and at least one slot."
         )
     job = _Job(model, texts, config, seeds, progress, state, save_every)
-    for length, indices in _by_bucket([len(text) for text in texts]).items():
+    lengths = [len(text) for text in texts]
+    for length, indices in by_padded_length(model.config, lengths, n_vectors=config.n_vectors).items():
         job.run(indices, length, min(slots, len(indices)))
     return [job.found[i] for i in range(len(texts))]
 

@@ -17,7 +17,7 @@ import numpy as np
 from compressed_lm import io
 from compressed_lm.cramming.batch_slots import Slots
 from compressed_lm.cramming.config import CramConfig
-from compressed_lm.cramming.frozen import FrozenModel, bucket
+from compressed_lm.cramming.frozen import FrozenModel, padded_length
 from compressed_lm.cramming.result import Crammed
 from compressed_lm.errors import InputError
 from compressed_lm.io.container import Kind
@@ -61,7 +61,7 @@ class StateFile:
         seeds: Sequence[int],
     ) -> None:
         self._path, self._n_texts = io.local_path(path), len(texts)
-        self._lengths = {bucket(len(ids)) for ids in texts}
+        self._lengths = {padded_length(model.config, len(ids), n_vectors=config.n_vectors) for ids in texts}
         digest = hashlib.sha256()
         for ids in texts:
             digest.update(len(ids).to_bytes(8, "little") + np.asarray(ids, "<i4").tobytes())

@@ -11,6 +11,7 @@ from jaxtyping import PyTree
 
 from compressed_lm.errors import InputError
 from compressed_lm.models import Transformer, TransformerConfig, init_cache
+from compressed_lm.models.transformer import check_length
 from compressed_lm.training.step import Params
 
 if TYPE_CHECKING:  # training evaluates without the dependencies of codecs
@@ -52,7 +53,8 @@ def sample_tokens(
         int32[<= 16] chunks of the continuation, until an id that ends it or `n_tokens`.
 
     Raises:
-        InputError: a number is negative, or there is no id to start with.
+        InputError: a number is negative, there is no id to start with, or the model has fewer learned positions than
+            the prompt and the new tokens need (`room`).
     """
     if temperature < 0 or top_k < 0 or n_tokens < 0:
         raise InputError(
@@ -62,10 +64,13 @@ def sample_tokens(
     if not len(forced):
         raise InputError("An empty prompt was given without an id to start with; expected at least one id.")
     ends_sample = np.array([eod_id, *stop])
+    check_length(model_config, len(forced) + max(n_tokens - 1, 0))  # the last token is not read again
     length = -(-(len(forced) + n_tokens) // TOKENS_PER_CALL) * TOKENS_PER_CALL
+    # Steps beyond the last learned position fill the last call; their tokens are not used.
+    positions = min(length, model_config.max_length or length)
     n_ids = eod_id + 1 if n_ids is None else n_ids
     advance = _advance_fn(model_config, n_ids, temperature, top_k)
-    carry = (jnp.int32(0), jnp.int32(0), init_cache(model_config, 1, length), jax.random.key(seed))
+    carry = (jnp.int32(0), jnp.int32(0), init_cache(model_config, 1, positions), jax.random.key(seed))
     leaf = jax.tree.leaves(params)[0]
     if getattr(leaf, "committed", False) and len(leaf.devices()) == 1:
         # As the program returns it, so that its second call need not compile it again.
@@ -86,6 +91,11 @@ def sample_tokens(
         yield new
         if not left:
             return
+
+
+def room(model_config: TransformerConfig, n_ids: int) -> int | None:
+    """Returns the largest number of new tokens after `n_ids` ids that learned positions allow; None without a limit."""
+    return max(model_config.max_length + 1 - n_ids, 0) if model_config.position == "learned" else None
 
 
 @functools.lru_cache(maxsize=8)  # models of one shape share the compiled program
@@ -120,7 +130,8 @@ def _advance(model, n_ids, temperature, top_k, params, layers, carry, forced):
         key, use = jax.random.split(key)
         sampled = jax.random.categorical(use, logits / temperature) if temperature else jnp.argmax(logits)
         sampled = sampled.astype(jnp.int32)
-        return (sampled, position + 1, cache, key), sampled
+        position = jnp.minimum(position + 1, cache[0]["k"].shape[2] - 1)  # its results after the last one are not used
+        return (sampled, position, cache, key), sampled
 
     return jax.lax.scan(one, carry, forced)
 

@@ -7,10 +7,10 @@ import jax
 import numpy as np
 import pytest
 
-from compressed_lm.cramming import FrozenModel, probabilities, read, read_alone, write
-from compressed_lm.cramming.frozen import bucket
+from compressed_lm.cramming import CramConfig, FrozenModel, cram, probabilities, read, read_alone, write
+from compressed_lm.cramming.frozen import padded_length
 from compressed_lm.errors import InputError
-from compressed_lm.models import Transformer
+from compressed_lm.models import Transformer, TransformerConfig
 
 
 def logits_of(model, vectors, ids, length=8):
@@ -86,6 +86,7 @@ def test_the_fingerprint_tells_models_apart(model):
 
 def test_lengths_of_padding():
     """Padded lengths grow in two steps per factor of two; from 8 on, padding is at most half of the length."""
+    bucket = functools.partial(padded_length, TransformerConfig(vocab_size=16), n_vectors=3)
     assert [bucket(n) for n in (1, 8, 9, 12, 13, 17, 25, 33, 49, 97)] == [4, 8, 12, 12, 16, 24, 32, 48, 64, 128]
     assert sorted({bucket(n) for n in range(1, 200)}) == [4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256]
 
@@ -98,3 +99,26 @@ def test_ids_that_the_model_does_not_know_are_refused(model):
         InputError, match=r"shape \(0,\) was given; expected a one-dimensional sequence of at least one id"
     ):
         read_alone(FrozenModel(model.params, model.config, 15), [np.zeros(0, int)])
+
+
+def test_texts_use_all_learned_positions(model):
+    """Padding does not exceed learned positions: a text that needs the last one is read, written and crammed alike."""
+    config = dataclasses.replace(model.config, position="learned", max_length=11)
+    params = Transformer(config).init(jax.random.key(0), np.zeros((1, 1), "int32"))["params"]
+    small, longer = (
+        FrozenModel(
+            params | {"positions": {"embedding": table}}, dataclasses.replace(config, max_length=len(table)), 15
+        )
+        for table in (params["positions"]["embedding"], np.zeros((40, 32), np.float32))
+    )
+    longer.params["positions"]["embedding"][:11] = params["positions"]["embedding"]
+    vectors, ids, results = [np.ones((2, 32), np.float32)], np.arange(10), []
+    for model in (small, longer):
+        (reading,), (written,) = read(model, vectors, [ids]), write(model, vectors, [10])
+        assert len(reading.nats) == len(written) == len(probabilities(model, vectors[0], ids)) == 10
+        (crammed,) = cram(model, [ids], CramConfig(n_vectors=2, steps=2))
+        results.append([*reading.nats, *written, crammed.lowest_nats])
+    np.testing.assert_allclose(*results, rtol=1e-4)
+    for call in (lambda: read(small, vectors, [np.arange(11)]), lambda: write(small, vectors, [11])):
+        with pytest.raises(InputError, match="12 tokens .* 11 learned positions"):
+            call()
