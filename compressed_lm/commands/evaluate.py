@@ -18,7 +18,7 @@ def add_arguments(parser):
         kind=paths.CORPUS,
         help="in place of --store: source of the documents, as for compress; they are encoded first",
     )
-    parser.add_argument("--split", help="split of --corpus (default validation)")
+    parser.add_argument("--split", help="split of --corpus (default validation, or the first one if there is none)")
     parser.add_argument(
         "--max_bytes", type=options.count_of_bytes(), help="read documents of --corpus up to this many bytes"
     )
@@ -74,9 +74,8 @@ def _encoded(arguments, codec, stack):
 
     folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="compressed_lm_"))
     corpus = open_corpus(arguments.corpus)
-    return job.compress(
-        corpus, arguments.split or "validation", codec, f"{folder}/store", max_bytes=arguments.max_bytes
-    )
+    split = arguments.split or ("validation" if "validation" in corpus.splits else corpus.splits[0])
+    return job.compress(corpus, split, codec, f"{folder}/store", max_bytes=arguments.max_bytes)
 
 
 COMMAND = Command(

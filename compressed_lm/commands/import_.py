@@ -63,10 +63,8 @@ def run(arguments):
         f"{' and '.join(sorted(set(run.dtypes.values())))} in {run.nbytes:,} bytes ({run.source_nbytes:,} in the "
         f"checkpoint); its codec {codec.spec} is in {out}/{huggingface.CODEC}, end-of-document is id {run.eod_id}. "
         f"Next:\n"
-        f"  compressed-lm generate {out} --codec {out}/{huggingface.CODEC} --prompt 'The array'\n"
-        f"  compressed-lm compress --corpus 'text:*.txt' --codec {out}/{huggingface.CODEC} --out stores/text\n"
-        f"  compressed-lm evaluate {out} --codec {out}/{huggingface.CODEC} --store stores/text --train_store "
-        "stores/text\n"
+        f"  compressed-lm generate {out} --prompt 'The array'\n"
+        f"  compressed-lm evaluate {out} --corpus 'text:*.txt'\n"
         f"  compressed-lm quantize {out} --format 'int(b=4,g=32)' --out {out}-int4"
     )
 

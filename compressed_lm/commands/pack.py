@@ -24,7 +24,7 @@ def add_arguments(parser):
 def run(arguments):
     from rich.table import Table
 
-    from compressed_lm.post_training.entropy_code import bits_per_weight, codec_files, pack_run
+    from compressed_lm.post_training.entropy_code import bits_per_weight, pack_run
     from compressed_lm.terminal import cell
 
     rows = pack_run(arguments.run, step=arguments.step, coder=arguments.coder, out=arguments.out)
@@ -46,8 +46,25 @@ def run(arguments):
             f" in {size:,} bytes on disk in all: {8 * size / n:.3f} bits per weight, {4 * n / size:.2f} "
             f"times smaller than float32 and {2 * n / size:.2f} times smaller than bfloat16"
         )
-    bits, codec = bits_per_weight(rows), " The run's codec is included." if codec_files(arguments.run) else ""
-    print(f"{arguments.out}: {n:,} weights{whole}. The quantised weights take {bits:.3f} bits each.{codec}", file=out)
+    print(
+        f"{arguments.out}: {n:,} weights{whole}. The quantised weights take {bits_per_weight(rows):.3f} bits each."
+        f"{_codec_note(arguments.run)}",
+        file=out,
+    )
+
+
+def _codec_note(run):
+    """Returns a sentence on the codec of a run, or '' if its folder has none."""
+    from compressed_lm.post_training.entropy_code import codec_files
+    from compressed_lm.weights import bitstream
+
+    files = codec_files(run)
+    if not files or bitstream.fits(files):
+        return " The run's codec is included." if files else ""
+    return (
+        f" The run's codec is not included: its files have {sum(map(len, files.values())):,} bytes, and a packed file "
+        f"holds at most {bitstream.MAX_FILES:,}. Keep {run}/codec, and give it to unpack as --codec."
+    )
 
 
 COMMAND = Command(

@@ -11,6 +11,7 @@ from compressed_lm.io import remote
 READ = "file or folder to read"
 FILE = "file to write"
 FOLDER = "folder to write"
+EITHER = "file or folder to write"
 RUN = "run to read"
 NEW_RUN = "run to write"
 CORPUS = "corpus spec"
@@ -46,8 +47,9 @@ def _checked(value: str, name: str, kind: str) -> str:
             io.any_path(value[found.start() :], f"In {name},")
         return value
     path = io.any_path(value, name)
-    if kind in (FILE, FOLDER, NEW_RUN):
-        io.check_output(value, name, folder=kind != FILE)
+    if kind in (FILE, FOLDER, EITHER, NEW_RUN):
+        is_file = kind == FILE or (kind == EITHER and not io.is_remote(path) and path.is_file())
+        io.check_output(value, name, folder=not is_file)
     elif io.is_remote(path):
         try:
             remote.check_readable(path)

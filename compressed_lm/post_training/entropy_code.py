@@ -60,7 +60,7 @@ def pack_run(
 
     Each kernel and embedding is quantised with one step for all layers of a stack. Norm scales, biases and the learned
     parameters of representations stay float32. The file also holds the record of the run, and its codec if the run's
-    folder has one of at most 48 MiB.
+    folder has one that `bitstream.fits`.
 
     Args:
         directory: the run.
@@ -82,15 +82,15 @@ def pack_run(
         if not io.is_stream(out) and io.any_path(out).exists():
             raise InputError(f"{out} was given for the packed run and exists; give a new file.")
         tensors, record, rows = _coded(directory, parsed, coder, progress)
-        bitstream.save(out, tensors, record=record, files=codec_files(directory))
+        files = codec_files(directory)
+        bitstream.save(out, tensors, record=record, files=files if bitstream.fits(files) else {})
     return rows
 
 
 def codec_files(directory: str | os.PathLike) -> dict[str, bytes]:
-    """Returns the files of the codec in the folder of a run that `pack_run` includes, by name."""
+    """Returns the files of the codec in the folder of a run by name; {} if there is none."""
     own = own_codec(directory)
-    files = {path.name: path.read_bytes() for path in own.iterdir() if path.is_file()} if own else {}
-    return files if bitstream.fits(files) else {}
+    return {path.name: path.read_bytes() for path in own.iterdir() if path.is_file()} if own else {}
 
 
 def _coded(directory, step, coder, progress):

@@ -7,7 +7,7 @@ import math
 import os
 import pathlib
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
@@ -15,7 +15,7 @@ import numpy as np
 from compressed_lm import weights
 from compressed_lm.errors import InputError
 from compressed_lm.io import folders
-from compressed_lm.models import TransformerConfig, huggingface
+from compressed_lm.models import TransformerConfig, count_params, huggingface
 from compressed_lm.models.checkpoint import Checkpoint, open_checkpoint
 from compressed_lm.models.safetensors_files import Described, write_described
 from compressed_lm.post_training import imported, quantize
@@ -109,6 +109,12 @@ def _import(checkpoint, source, out, codec, eod, seq_len, dtype, missing_bytes, 
     if "model_type" not in values and {"train", "model", "data"} <= values.keys():
         raise InputError(f"{source} is a run of compressed_lm already, not a checkpoint. Use it without importing it.")
     config, entry = huggingface.config_from(values), imported.entry_of(checkpoint)
+    longest = huggingface.longest_text(values) or LONGEST_ROW
+    if config.position == "learned" and (seq_len or 0) > config.max_length:
+        raise InputError(
+            f"seq_len={seq_len} was given, and the model in {source} has {config.max_length} learned positions; "
+            f"expected at most {config.max_length}."
+        )
     if codec is None:
         ends = imported.ids_in(entry["eos_token_id"], "eos_token_id")
         end = (ends[0] if ends else None) if eod is None else eod
@@ -124,7 +130,6 @@ def _import(checkpoint, source, out, codec, eod, seq_len, dtype, missing_bytes, 
             f"The codec {codec.spec} has ids up to {highest}, but the model in {source} has {config.vocab_size} rows "
             "of embeddings. Give the codec that the model was trained with."
         )
-    longest = huggingface.longest_text(values) or LONGEST_ROW
     train = TrainConfig(steps=1, seq_len=min(longest, LONGEST_ROW) if seq_len is None else seq_len)
     codecs.save(codec, out / CODEC)
     described = _write_weights(checkpoint, source, config, out, dtype, progress)
@@ -152,22 +157,18 @@ def _write_weights(checkpoint: Checkpoint, source, config, out, dtype, progress)
     A file of weights begins with a description of all, which is known at the end. So the parameters first go to a
     temporary file.
     """
-    sizes = {name: math.prod(shape) for name, shape in checkpoint.shapes.items()}
     described: dict[str, tuple[tuple, np.dtype]] = {}
     raw = out / "parameters.tmp"
-    with progress("import", sum(sizes.values()), unit="parameters") as job:
-
-        def read(name: str) -> np.ndarray:
-            job.advance(sizes[name])
-            return checkpoint[name]
-
-        leaves = huggingface.leaves_from(checkpoint.shapes, read, config, kind=checkpoint.config["model_type"])
+    kind = checkpoint.config["model_type"]
+    with progress("import", count_params(config).total, unit="parameters") as job:
+        leaves = huggingface.leaves_from(checkpoint.shapes, checkpoint.__getitem__, config, kind=kind)
         with raw.open("wb") as file:
             for name, leaf in leaves:
                 leaf = _as_type(leaf, leaf.dtype.name if dtype == "keep" else dtype)
                 check_leaf(leaf, name, source)
                 described[name] = leaf.shape, leaf.dtype
                 file.write(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8).data)
+                job.advance(leaf.size)
         del leaf
         weights.save_dense(out / WEIGHTS, described, _pieces(raw))
     raw.unlink()
@@ -224,8 +225,8 @@ def export_run(
         file_bytes: largest size of a file of tensors (bytes).
         dtype: type of the tensors: float32, bfloat16, or keep for the types that the run stores: those of the imported
             checkpoint; float32 for quantised numbers and for runs that were trained here.
-        tokenizer_of: (codec, special=ids by name or None) -> files of the tokenizer by path, or None; by default
-            `codecs.tokenizer_files`.
+        tokenizer_of: (codec, special=ids by name or None, model_type=that of config.json) -> files of the tokenizer by
+            path, or None; by default `codecs.tokenizer_files`.
         progress: context manager with the arguments of `tracking.progress.progress`.
 
     Returns:
@@ -239,13 +240,37 @@ def export_run(
     if file_bytes < 1:
         raise InputError(f"file_bytes={file_bytes} was given; expected a positive number of bytes.")
     with folders.new(out, "The folder of the exported run") as new:
-        return _export(folder(directory), new, codec, file_bytes, dtype, tokenizer_of, progress)
+        return _export(directory, new, codec, file_bytes, dtype, tokenizer_of, progress)
 
 
-def _export(directory, out, codec, file_bytes, dtype, tokenizer_of, progress):
-    """Writes a run to a folder, and returns the result of `export_run`."""
+class Source(NamedTuple):
+    """A run to export.
+
+    Attributes:
+        codec: its codec, None if there is none.
+        config: content of config.json.
+        generation: content of generation_config.json.
+        tokenizer: files of the tokenizer by path; None if the codec has none.
+        tensors: the tensors.
+    """
+
+    codec: "Codec | None"
+    config: dict[str, Any]
+    generation: dict[str, Any]
+    tokenizer: Mapping[str, bytes] | None
+    tensors: list[Described]
+
+
+def source_of(
+    directory: str | os.PathLike,
+    codec: "Codec | None",
+    dtype: str,
+    tokenizer_of: Callable[..., Mapping[str, bytes] | None] | None = None,
+) -> Source:
+    """Returns the run in a folder with Hugging Face's names; arguments and errors are those of `export_run`."""
     from compressed_lm import codecs
 
+    directory = folder(directory)
     if codec is None and (own := own_codec(directory)):
         codec = codecs.load(own)
     run = open_run(directory, codec=codec)
@@ -256,11 +281,20 @@ def _export(directory, out, codec, file_bytes, dtype, tokenizer_of, progress):
     fields, generation = imported.to_export(entry, values)
     values |= fields
     special = {name: fields[name] for name in imported.IDS if name in fields}
-    tokenizer = (tokenizer_of or codecs.tokenizer_files)(codec, special=special or None) if codec else None
+    tokenizer = None
+    if codec is not None:
+        make = tokenizer_of or codecs.tokenizer_files
+        tokenizer = make(codec, special=special or None, model_type=values["model_type"])
     tensors = list(_tensors(run, kind, dtype, entry.get("dtype")))
     types = {tensor.dtype for tensor in tensors}
     values["torch_dtype"] = types.pop() if len(types) == 1 else "float32"
     values["compressed_lm"] = {"codec": data["codec_spec"], "codec_fingerprint": data["codec_fingerprint"]}
+    return Source(codec, values, generation, tokenizer, tensors)
+
+
+def _export(directory, out, codec, file_bytes, dtype, tokenizer_of, progress):
+    """Writes a run to a folder, and returns the result of `export_run`."""
+    codec, values, generation, tokenizer, tensors = source_of(directory, codec, dtype, tokenizer_of)
     with progress("export", sum(tensor.nbytes for tensor in tensors), unit="B") as job:
         write_described(out, tensors, max_bytes=file_bytes, advance=job.advance)
     for name, content in {CONFIG: values, GENERATION: generation}.items():

@@ -30,7 +30,8 @@ from compressed_lm.weights.storage import Floats
 MAGIC = b"\x89CLB\r\n\x1a\n"  # see `packing.MAGIC`
 FORMAT_VERSION = 1
 MAX_LEVEL = (1 << 31) - 1
-_MAX_FILES = 48 << 20  # bytes of JSON
+MAX_FILES = 48 << 20
+"""Largest size of all small files of a file (bytes as JSON)."""
 _FILE = Kind(MAGIC, FORMAT_VERSION, "coded weights", "`compressed-lm pack`", "pack the weights again", deflated=True)
 _Encode = Callable[[np.ndarray], bytes]  # levels [n] -> payload
 _Decode = Callable[[bytes, int], np.ndarray]  # (payload, n) -> levels [n]
@@ -207,7 +208,7 @@ def save(
 
 def fits(files: Mapping[str, bytes]) -> bool:
     """Returns whether files are small enough for `save`: their header has a limit of 64 MiB."""
-    return len(json.dumps(_as_json(files))) <= _MAX_FILES
+    return len(json.dumps(_as_json(files))) <= MAX_FILES
 
 
 def _as_json(files: Mapping[str, bytes]) -> dict[str, dict[str, str]]:

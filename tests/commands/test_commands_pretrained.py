@@ -148,7 +148,7 @@ def test_an_imported_model_is_evaluated_on_text(run, tmp_path, capsys):
     """A corpus or its store gives the same bits per byte, those of the logits; neither codec nor training store."""
     (tmp_path / "a.txt").write_text(TEXT)
     corpus, table = f"text:{tmp_path}/*.txt", f"--table={tmp_path}/rows.jsonl"
-    assert main(["evaluate", str(run), f"--corpus={corpus}", "--split=train", table]) == 0
+    assert main(["evaluate", str(run), f"--corpus={corpus}", table]) == 0
     assert f"evaluate {run}: 9 of 9 rows" in capsys.readouterr().err
     compress = ["compress", f"--corpus={corpus}", f"--codec={run}/codec", f"--out={tmp_path}/store"]
     assert main(compress) == 0
