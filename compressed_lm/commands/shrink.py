@@ -64,9 +64,10 @@ def run(arguments):
     from compressed_lm import configuration
     from compressed_lm.data.store import TokenStore
     from compressed_lm.post_training.shrink import Shrink, shapes_of, shrink_run, untied
-    from compressed_lm.training import load_run, make_mesh
+    from compressed_lm.training import make_mesh
     from compressed_lm.training.checkpoints import folder
     from compressed_lm.training.durations import rates
+    from compressed_lm.training.run_dir import open_run
 
     shaped = [item for item in arguments.set if item.startswith("model.")]
     if shaped:
@@ -88,10 +89,10 @@ def run(arguments):
         from compressed_lm.dry_run.program import dry_run
         from compressed_lm.dry_run.report import show
 
-        run = load_run(arguments.run, store=store)
-        small, start = shapes_of(run.params, run.model_config, shrink, config)
+        run = open_run(arguments.run, store=store)
+        small, start = shapes_of(run.abstract, run.model_config, shrink, config)
         print(_untied_note(untied(run.model_config, small)), end="")
-        show(dry_run(config, small, eod_id=run.eod_id, mesh=make_mesh(mesh), start=start, **rates(store)))
+        show(dry_run(config, small, eod_id=store.eod_id, mesh=make_mesh(mesh), start=start, **rates(store)))
         return
     out = folder(io.local_path(arguments.out, "--out"))
     found = shrink_run(

@@ -176,15 +176,17 @@ def _shrink_run(directory, store, shrink, config, out, progress, eval_fn_of, acc
     if "shrunk" not in (read_record(out) or {"shrunk"}):
         raise InputError(f"{out} holds a run that was not made by shrinking one; give another `out` folder.")
     small = shape(run.model_config, shrink)
-    eval_fn, kept, save = eval_fn_of(small), None, accepted
+    eval_fn, kept, write_selection = eval_fn_of(small), None, lambda: None
     if shrink.selects:
         kept, write_selection = _chosen(run, store, shrink, config, small, path=out / SELECTION, progress=progress)
 
-        def save():
-            accepted()
-            write_selection()
+    def save():
+        accepted()
+        write_selection()
 
     start = start_of(run.params, run.model_config, shrink, config, kept)
+    large, large_size, large_step = run.model_config, _size(run.params), run.step
+    del run, kept  # frees the large model's parameters, unless `start` has them
     result = train(
         config,
         small,
@@ -199,10 +201,10 @@ def _shrink_run(directory, store, shrink, config, out, progress, eval_fn_of, acc
     trainable = _size(start.params if start.params is not None else result.params)
     found = Shrunk(
         model_config=small,
-        kept=(trainable if small == run.model_config else _size(result.params)) / _size(run.params),
+        kept=(trainable if small == large else _size(result.params)) / large_size,
         trainable=trainable,
         frozen=_size(start.frozen),
-        untied=untied(run.model_config, small),
+        untied=untied(large, small),
         loss_nats_per_token=result.loss_nats_per_token,
     )
     params = on_host(result.params)
@@ -214,7 +216,7 @@ def _shrink_run(directory, store, shrink, config, out, progress, eval_fn_of, acc
             "trainable": found.trainable,
             "frozen": found.frozen,
             "steps": result.step,
-            "base": {"d_model": run.model_config.d_model, "d_ff": run.model_config.d_ff, "step": run.step},
+            "base": {"d_model": large.d_model, "d_ff": large.d_ff, "step": large_step},
         }
         record["packed"] = {
             "format": "dense",
