@@ -29,6 +29,20 @@ _NAMES = ("bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_
 _FROM_CODE = ("auto_map", "name_or_path", "tokenizer_file", "vocab_file", "merges_file", "special_tokens_map_file")
 """Settings that name code or files of another machine; they are left out."""
 
+_REPLACED = {"qwen2": "Qwen2Tokenizer"}
+"""Model types beside which transformers 5 uses the rules of a class of its own instead of those of tokenizer.json. It
+does not if tokenizer_config.json names a class in the folder."""
+
+_MODULE, _CLASS = "tokenization_plain", "PlainTokenizer"
+_CODE = f'''"""Class of this folder's tokenizer, which is tokenizer.json as it is."""
+
+from transformers import PreTrainedTokenizerFast
+
+
+class {_CLASS}(PreTrainedTokenizerFast):
+    """Tokenizer with the rules of tokenizer.json."""
+'''
+
 _SENTENCEPIECE_CLASSES = ("LlamaTokenizer", "GemmaTokenizer")
 
 
@@ -81,13 +95,16 @@ def read_tokenizer(
     return found
 
 
-def tokenizer_files(codec: Codec, *, special: Mapping[str, int] | None = None) -> dict[str, bytes] | None:
+def tokenizer_files(
+    codec: Codec, *, special: Mapping[str, int] | None = None, model_type: str | None = None
+) -> dict[str, bytes] | None:
     """Returns the files that `transformers` needs for a codec, by name; None if it has no such tokenizer.
 
     Args:
         codec: the codec; the chat template and the special tokens of an imported one are included.
         special: ids of special tokens by name (`bos_token_id`, `eos_token_id`, `pad_token_id`), if others are wanted
             than the codec's; of a list, the first counts.
+        model_type: model_type of the config.json in the same folder; see `as_it_is`.
     """
     settings = {k: token_text(v) if k in _NAMES and v else v for k, v in settings_of(codec).items()}
     if isinstance(codec, BPECodec):
@@ -101,13 +118,29 @@ def tokenizer_files(codec: Codec, *, special: Mapping[str, int] | None = None) -
         settings = defaults | settings | dict(add_prefix_space=False)
     else:
         return None
+    own = str(settings.get("tokenizer_class"))
     settings |= dict(tokenizer_class=kind)
     settings.setdefault("eos_token", codec.token(codec.eod_id))
     for name, given in (special or {}).items():
         i = given[0] if isinstance(given, list | tuple) and given else given
         if isinstance(i, int) and 0 <= i < codec.vocab_size and codec.token(i) is not None:
             settings[name.removesuffix("_id")] = codec.token(i)
-    return files | {SETTINGS_FILE: (json.dumps(settings, indent=2, ensure_ascii=False) + "\n").encode()}
+    files[SETTINGS_FILE] = (json.dumps(settings, indent=2, ensure_ascii=False) + "\n").encode()
+    return files if own.removesuffix("Fast") in _REPLACED.values() else as_it_is(files, model_type)
+
+
+def as_it_is(files: Mapping[str, bytes], model_type: str | None) -> dict[str, bytes]:
+    """Returns tokenizer files of which transformers uses the tokenizer.json as it is, beside any model.
+
+    Args:
+        files: content by name, with tokenizer_config.json.
+        model_type: model_type of the config.json in the same folder; None for no model.
+    """
+    if model_type not in _REPLACED or tokenizers_codec.FILE not in files:
+        return dict(files)
+    settings = json.loads(files[SETTINGS_FILE]) | {"auto_map": {"AutoTokenizer": [None, f"{_MODULE}.{_CLASS}"]}}
+    content = (json.dumps(settings, indent=2, ensure_ascii=False) + "\n").encode()
+    return dict(files) | {SETTINGS_FILE: content, f"{_MODULE}.py": _CODE.encode()}
 
 
 def _read(folder: Any) -> dict[str, bytes]:

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from compressed_lm import codecs
 from compressed_lm.codecs import registry, tokenizers_codec
 from compressed_lm.codecs.subword import SETTINGS_FILE
+from compressed_lm.codecs.tokenizer_files import as_it_is
 from compressed_lm.integrations import longest_match_json
 from compressed_lm.integrations.special_tokens import SpecialTokens, check_end, settings
 
@@ -27,7 +28,9 @@ AUTO_MAP = {"AutoTokenizer": [f"{MODULE}.{CLASS}", None]}
 """Class of a folder for transformers. Without it, some model types (qwen2, mistral, phi3) get a class of their own."""
 
 
-def export_tokenizer(codec: codecs.Codec, *, special: Mapping[str, int] | None = None) -> dict[str, bytes]:
+def export_tokenizer(
+    codec: codecs.Codec, *, special: Mapping[str, int] | None = None, model_type: str | None = None
+) -> dict[str, bytes]:
     """Returns the tokenizer of a codec as transformers reads it: path in the folder -> content.
 
     ===================================  ============================================================================
@@ -46,18 +49,20 @@ def export_tokenizer(codec: codecs.Codec, *, special: Mapping[str, int] | None =
         codec: any codec.
         special: ids of special tokens by name, as in config.json (`bos_token_id`, ...): see `codecs.tokenizer_files`.
             Other codecs have only those of `SpecialTokens`. None for those of the codec.
+        model_type: model_type of the config.json in the same folder, beside which transformers may replace a
+            tokenizer.json (qwen2): files are added that prevent it. None for no model.
 
     Raises:
         InputError: another end of a document was requested than the codec has.
     """
-    if (known := codecs.tokenizer_files(codec, special=special)) is not None:
+    if (known := codecs.tokenizer_files(codec, special=special, model_type=model_type)) is not None:
         if isinstance(codec, tokenizers_codec.BPE):  # trained here, so that it has no settings of its own
             config = settings(codec) | json.loads(known[SETTINGS_FILE])
             known[SETTINGS_FILE] = (json.dumps(config, indent=2) + "\n").encode()
         return known
     check_end(codec, special)
     if (dictionary := longest_match_json.dictionary_of(codec)) is not None:
-        return longest_match_json.files(codec, dictionary)
+        return as_it_is(longest_match_json.files(codec, dictionary), model_type)
     return python_files(codec)
 
 

@@ -212,7 +212,7 @@ class CompressedTokenizer(PreTrainedTokenizer):
         run: list[int] = []
         for i in [*ids, None]:  # None ends the last run
             if i is not None and i not in self._added_tokens_decoder:
-                if i < self._codec.vocab_size:  # models have more rows than there are ids
+                if 0 <= i < self._codec.vocab_size:  # models have more rows than there are ids, labels have -100
                     run.append(i)
                 continue
             if run:

@@ -121,7 +121,7 @@ def test_special_tokens_are_text_unless_requested(tokenizers):
     ids = tokenizer(text, split_special_tokens=False)["input_ids"]
     assert ids == [*tokenizer("one")["input_ids"], tokenizer.eos_token_id, *tokenizer("two")["input_ids"]]
     assert tokenizer.decode(ids) == text and tokenizer.decode(ids, skip_special_tokens=True) == "onetwo"
-    assert tokenizer.decode([*ids, tokenizer.pad_token_id, 65_543], skip_special_tokens=True) == "onetwo"
+    assert tokenizer.decode([-100, *ids, tokenizer.pad_token_id, 65_543], skip_special_tokens=True) == "onetwo"
     assert tokenizer.bos_token_id == tokenizer.eos_token_id == codecs.eod_id(tokenizer.codec)
 
 
@@ -181,9 +181,13 @@ def test_folders_of_models_give_the_class(built, exported, model_type):
     config = {"model_type": model_type, "vocab_size": 65_544}
     loaded = transformers.AutoTokenizer.from_pretrained(exported(built("pieces16-en"), config=config))
     assert isinstance(loaded, CompressedTokenizer)
-    if model_type != "qwen2":  # for which transformers replaces every tokenizer.json by its own rules
-        fast = transformers.AutoTokenizer.from_pretrained(exported(built("eiw16-word-en"), config=config))
-        assert fast(TEXT)["input_ids"] == built("eiw16-word-en").encode(TEXT.encode()).tolist()
+    for name in ("eiw16-word-en", "bytes", "bpe(v=512)"):
+        files = integrations.export_tokenizer(built(name), model_type=model_type)
+        assert ("tokenization_plain.py" in files) == (model_type == "qwen2")  # whose class replaces a tokenizer.json
+        folder = exported(built(name), files=files, config=config)
+        for trust in (None, False, True):
+            fast = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=trust)
+            assert fast.is_fast and fast(TEXT)["input_ids"] == built(name).encode(TEXT.encode()).tolist()
 
 
 def test_another_codec_in_the_folder_is_refused(built, exported):
