@@ -107,12 +107,16 @@ class SafetensorsFolder(Tensors):
         generation: content of generation_config.json; {} if there is none.
 
     Raises:
-        InputError: as `Tensors`; or config.json is missing or invalid.
+        InputError: as `Tensors`; config.json is missing or invalid; or the folder is a run.
     """
 
     def __init__(self, folder: str | os.PathLike):
         self._root = pathlib.Path(local_path(folder, "The checkpoint"))
         self.config: Mapping[str, Any] = self._json(CONFIG)
+        if "model_type" not in self.config and {"train", "model", "data"} <= self.config.keys():
+            raise InputError(
+                f"{folder} is a run of compressed_lm already, not a checkpoint. Use it without importing it."
+            )
         self.generation: Mapping[str, Any] = self._json(GENERATION) if (self._root / GENERATION).exists() else {}
         super().__init__(folder)
 

@@ -106,8 +106,6 @@ def _import(checkpoint, source, out, codec, eod, seq_len, dtype, missing_bytes, 
     from compressed_lm import codecs
 
     values = checkpoint.config
-    if "model_type" not in values and {"train", "model", "data"} <= values.keys():
-        raise InputError(f"{source} is a run of compressed_lm already, not a checkpoint. Use it without importing it.")
     config, entry = huggingface.config_from(values), imported.entry_of(checkpoint)
     longest = huggingface.longest_text(values) or LONGEST_ROW
     if config.position == "learned" and (seq_len or 0) > config.max_length:

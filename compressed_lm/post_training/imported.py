@@ -31,8 +31,7 @@ def entry_of(checkpoint: Checkpoint) -> dict[str, Any]:
     entry["max_position_embeddings"] = huggingface.longest_text(config)
     for name in IDS:
         first = config.get(name) if config.get(name) is not None else generation.get(name)
-        ids_in(first, name)
-        entry[name] = first
+        entry[name] = first if ids_in(first, name) else None
     ends = [ids_in(values.get("eos_token_id"), "eos_token_id") for values in (config, generation)]
     entry["stop_token_ids"] = list(dict.fromkeys(i for group in ends for i in group))
     types = set(checkpoint.dtypes.values())
@@ -42,12 +41,12 @@ def entry_of(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def ids_in(value: Any, name: str) -> list[int]:
-    """Returns the ids of a field of config.json: none, one or a list.
+    """Returns the ids of a field of config.json: none, one or a list. Old checkpoints have -1 for none.
 
     Raises:
         InputError: it has something else.
     """
-    ids = [] if value is None else value if isinstance(value, list) else [value]
+    ids = [] if value is None or type(value) is int and value == -1 else value if isinstance(value, list) else [value]
     wrong = [i for i in ids if type(i) is not int or i < 0]
     if wrong:
         raise InputError(

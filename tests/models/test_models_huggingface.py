@@ -267,3 +267,21 @@ def test_such_models_do_not_become_integers():
         check_exactable(config, 64)
     with pytest.raises(InputError, match=r"norm_place=after .*window=4 \(0 is needed\); embed_scale=2.0"):
         check_exactable(TransformerConfig(vocab_size=264, norm_place="after", window=4, embed_scale=2.0), 64)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in huggingface.ARCHITECTURES if kind != "gpt2"])
+def test_missing_fields_have_the_defaults_of_transformers(kind):
+    """Without its optional fields, a config.json means the same as in `transformers`; a null counts as missing."""
+    transformers = pytest.importorskip("transformers")
+    sizes = SIZES | dict(hidden_size=256, num_attention_heads=32)
+    theirs = transformers.AutoConfig.for_model(kind, **sizes, **(dict(pad_token_id=0) if kind == "phi3" else {}))
+    bare = huggingface.config_from(dict(model_type=kind, **sizes))
+    nulls = dict.fromkeys(
+        ("rms_norm_eps", "layer_norm_eps", "rope_theta", "attention_bias", "rotary_pct", "hidden_act")
+    )
+    nulls |= dict.fromkeys(("use_parallel_residual", "tie_word_embeddings", "rope_parameters", "rope_scaling"))
+    assert (
+        bare
+        == huggingface.config_from(theirs.to_dict())
+        == huggingface.config_from(nulls | dict(model_type=kind, **sizes))
+    )

@@ -308,3 +308,20 @@ def test_runs_that_cannot_be_exported_are_named(imported, small_run, tmp_path):
     with pytest.raises(InputError, match="was given as the folder of the exported run and is not empty"):
         export_run(imported[0], out=imported[0])
     assert [path.name for path in tmp_path.iterdir()] == ["native"]
+
+
+def test_odd_ids_and_runs_as_sources(tmp_path):
+    """-1 as a special id, as in old checkpoints, means none; a run is named as such."""
+    source = tmp_path / "source"
+    source.mkdir()
+    values = huggingface.config_of(LLAMA, max_length=64, eod_id=END) | {"bos_token_id": -1, "pad_token_id": -1}
+    (source / "config.json").write_text(json.dumps(values))
+    shapes = jax.eval_shape(Transformer(LLAMA).init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))["params"]
+    leaves = {name: np.ones(leaf.shape, np.float32) for name, leaf in by_name(shapes).items()}
+    tensors = huggingface.tensors_of({name: leaf.shape for name, leaf in leaves.items()}, leaves.__getitem__, LLAMA)
+    write_tensors(source, {name: make() for name, _, make in tensors}, max_bytes=10**9)
+    import_run(source, out=tmp_path / "run", codec=codecs.Bytes())
+    entry = open_run(tmp_path / "run").record["imported"]
+    assert (entry["bos_token_id"], entry["pad_token_id"], entry["stop_token_ids"]) == (None, None, [END])
+    with pytest.raises(InputError, match="is a run of compressed_lm already"):
+        import_run(tmp_path / "run", out=tmp_path / "again")

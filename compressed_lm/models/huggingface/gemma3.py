@@ -61,7 +61,7 @@ class Gemma3(Architecture):
         windows = window_from(values.get("sliding_window", 4096), _layer_types(values))
         local = dict(local_rope_theta=rope[SLIDING]["rope_theta"]) if windows else {}
         return (
-            decoder_settings({"head_dim": 256, **shared})
+            decoder_settings({"head_dim": 256, "num_key_value_heads": 4, **shared})
             | windows
             | local
             | dict(

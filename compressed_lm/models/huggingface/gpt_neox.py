@@ -29,6 +29,7 @@ class GPTNeoX(Architecture):
     }
 
     def settings(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        values = {name: value for name, value in values.items() if value is not None}
         rope = rope_of(values)
         return dict(
             position="rotary",
@@ -45,7 +46,7 @@ class GPTNeoX(Architecture):
 
     def unsupported(self, values: Mapping[str, Any]) -> Iterator[str]:
         yield from unsupported_rope(rope_of(values))
-        if not values.get("attention_bias", True):
+        if values.get("attention_bias") is False:
             yield "attention_bias=false"
 
     def misfits(self, config: TransformerConfig) -> Iterator[str]:

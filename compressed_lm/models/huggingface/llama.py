@@ -109,7 +109,7 @@ class Mistral(Llama):
     allowed = dict(window=(), layer_pattern=("",))
 
     def settings(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        return decoder_settings(values) | one_window({"sliding_window": 4096, **values})
+        return decoder_settings({"num_key_value_heads": 8, **values}) | one_window({"sliding_window": 4096, **values})
 
     def unsupported(self, values: Mapping[str, Any]) -> Iterator[str]:
         if values.get("attention_bias"):
@@ -131,7 +131,9 @@ class Qwen2(Mistral):
     allowed = dict(bias=("qkv",), window=())
 
     def settings(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        return decoder_settings(values) | window_from(*_windows(values)) | dict(bias="qkv")
+        return (
+            decoder_settings({"num_key_value_heads": 32, **values}) | window_from(*_windows(values)) | dict(bias="qkv")
+        )
 
     def unsupported(self, values: Mapping[str, Any]) -> Iterator[str]:
         yield from unsupported_layers(*_windows(values), values["num_hidden_layers"])
@@ -151,7 +153,8 @@ class Qwen3(Qwen2):
     allowed = dict(qk_norm=(True,), window=())
 
     def settings(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        return decoder_settings({"head_dim": 128, **values}) | window_from(*_windows(values)) | dict(qk_norm=True)
+        defaults = {"head_dim": 128, "num_key_value_heads": 32}
+        return decoder_settings(defaults | values) | window_from(*_windows(values)) | dict(qk_norm=True)
 
     def unsupported(self, values: Mapping[str, Any]) -> Iterator[str]:
         if values.get("attention_bias"):
