@@ -5,10 +5,10 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from compressed_lm.codecs import tokenizers_codec
+from compressed_lm.codecs import sentencepiece_json, tokenizers_codec
 from compressed_lm.codecs.protocol import Codec
 from compressed_lm.codecs.sentencepiece_codec import SentencePiece
-from compressed_lm.codecs.special_tokens import settings_of, token_text
+from compressed_lm.codecs.special_tokens import ids_of, settings_of, token_text
 from compressed_lm.codecs.subword import SETTINGS_FILE
 from compressed_lm.codecs.tokenizers_codec import BPECodec, Tokenizers
 from compressed_lm.errors import InputError
@@ -125,6 +125,11 @@ def tokenizer_files(
         i = given[0] if isinstance(given, list | tuple) and given else given
         if isinstance(i, int) and 0 <= i < codec.vocab_size and codec.token(i) is not None:
             settings[name.removesuffix("_id")] = codec.token(i)
+    if SENTENCEPIECE_FILE in files:
+        begin = settings.get("bos_token") if settings["add_bos_token"] else None
+        begin = begin if begin in ids_of(codec) else None
+        if (table := sentencepiece_json.tokenizer_json(files[SENTENCEPIECE_FILE], begin=begin)) is not None:
+            files[tokenizers_codec.FILE], settings["tokenizer_class"] = table, "PreTrainedTokenizerFast"
     files[SETTINGS_FILE] = (json.dumps(settings, indent=2, ensure_ascii=False) + "\n").encode()
     return files if own.removesuffix("Fast") in _REPLACED.values() else as_it_is(files, model_type)
 

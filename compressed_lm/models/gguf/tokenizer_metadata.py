@@ -28,10 +28,10 @@ def add(writer: Any, files: Mapping[str, bytes], config: Mapping[str, Any]) -> N
         InputError: llama.cpp has no such tokenizer, or it has more ids than the model.
     """
     settings = strict_json.parse(files.get("tokenizer_config.json", b"{}"))
-    if "tokenizer.json" in files:
-        tokens, kinds, scores = _byte_level(writer, strict_json.parse(files["tokenizer.json"]))
-    elif "tokenizer.model" in files:
+    if "tokenizer.model" in files:  # a tokenizer.json beside it is for transformers
         tokens, kinds, scores = _sentencepiece(writer, files["tokenizer.model"], settings)
+    elif "tokenizer.json" in files:
+        tokens, kinds, scores = _byte_level(writer, strict_json.parse(files["tokenizer.json"]))
     else:
         writer.add_tokenizer_model("no_vocab")
         return
