@@ -29,6 +29,9 @@ DTYPES = {"f32": "F32", "f16": "F16", "bf16": "BF16", "q8_0": "Q8_0"}
 _LARGEST = {"F16": 65504.0, "Q8_0": 65504.0 * 127}
 """Largest weight of types whose numbers or scales are float16."""
 
+_SILU, _GELU = ("silu", "swish"), ("gelu_pytorch_tanh", "gelu_new")
+"""Names in config.json of the activations that llama.cpp has: of Gemma 3 the second one, of all others the first."""
+
 Tensors = Iterable[tuple[str, tuple[int, ...], Callable[[], np.ndarray]]]
 
 
@@ -95,6 +98,12 @@ def _add_metadata(writer: Any, config: Mapping[str, Any]) -> None:
         writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
     except KeyError as error:
         raise InputError(f"config.json has no {error.args[0]}, which a GGUF file needs.") from None
+    field, known = ("hidden_activation", _GELU) if writer.arch == "gemma3" else ("hidden_act", _SILU)
+    if (act := config.get(field) or known[0]) not in known:
+        raise InputError(
+            f"config.json has the activation {act!r:.50}; llama.cpp has only {known[0]} for {writer.arch}. Export the "
+            "model as safetensors files."
+        )
     head_dim = config.get("head_dim") or hidden // heads
     writer.add_head_count(heads)
     writer.add_head_count_kv(config.get("num_key_value_heads") or heads)
