@@ -153,8 +153,8 @@ class Qwen3(Qwen2):
     allowed = dict(qk_norm=(True,), window=())
 
     def settings(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        defaults = {"head_dim": 128, "num_key_value_heads": 32}
-        return decoder_settings(defaults | values) | window_from(*_windows(values)) | dict(qk_norm=True)
+        settings = decoder_settings({"head_dim": 128, "num_key_value_heads": 32, **values})
+        return settings | window_from(*_windows(values)) | dict(qk_norm=True)
 
     def unsupported(self, values: Mapping[str, Any]) -> Iterator[str]:
         if values.get("attention_bias"):
