@@ -62,12 +62,9 @@ class StateFile:
     ) -> None:
         self._path, self._n_texts = io.local_path(path), len(texts)
         self._lengths = {padded_length(model.config, len(ids), n_vectors=config.n_vectors) for ids in texts}
-        digest = hashlib.sha256()
-        for ids in texts:
-            digest.update(len(ids).to_bytes(8, "little") + np.asarray(ids, "<i4").tobytes())
         self._key: dict[str, Any] = {
             "model": model.fingerprint,
-            "texts": digest.hexdigest(),
+            "texts": texts_digest(texts),
             "config": json.loads(json.dumps(dataclasses.asdict(config))),
             "seeds": list(seeds),
         }
@@ -112,8 +109,8 @@ class StateFile:
         if key != self._key:
             changed = [name for name, x in self._key.items() if not isinstance(key, dict) or key.get(name) != x]
             raise InputError(
-                f"{self._path} has the state of cramming with another {' and '.join(changed)}. Give the original "
-                f"values to resume it, or remove the file to start again."
+                f"{self._path} has the state of a cramming that differs in its {' and '.join(changed)}. Give the "
+                "original values to resume it, or remove the file to start again."
             )
         try:
             return self._unfinished(header, arrays, empty)
@@ -152,6 +149,14 @@ class StateFile:
         }
         slots = jax.tree.unflatten(structure, [jax.numpy.asarray(x) for x in found_leaves]) if owners else template
         return Unfinished(found, stages, length, owners, waiting, slots)
+
+
+def texts_digest(texts: Sequence[np.ndarray]) -> str:
+    """Returns the SHA-256 of the ids of texts."""
+    digest = hashlib.sha256()
+    for ids in texts:
+        digest.update(len(ids).to_bytes(8, "little") + np.asarray(ids, "<i4").tobytes())
+    return digest.hexdigest()
 
 
 def summary(path: str | os.PathLike) -> list[dict[str, int | bool]]:

@@ -32,6 +32,7 @@ from compressed_lm.cramming.config import CramConfig, storable
 from compressed_lm.cramming.frozen import FrozenModel, Reading, read, read_alone, write
 from compressed_lm.cramming.optimize import Status, cram
 from compressed_lm.cramming.result import Crammed
+from compressed_lm.cramming.saved_state import texts_digest
 from compressed_lm.cramming.vectors import Mapping as VectorMapping
 from compressed_lm.cramming.vectors import pack, quantized
 from compressed_lm.errors import InputError
@@ -141,6 +142,7 @@ def run_study(
                 _append(out / CELLS, [summary])  # last: a cell without it is measured again
                 done[source, k, length] = summary["accuracy"]
                 shutil.rmtree(out / UNFINISHED, ignore_errors=True)
+        shutil.rmtree(out / UNFINISHED, ignore_errors=True)  # of a process that was killed after its last row
     return out
 
 
@@ -299,11 +301,13 @@ def _claim(out: pathlib.Path, model: FrozenModel, texts: Mapping[str, Sequence[n
         "vocab_size": model.config.vocab_size,
         "codec": model.codec_spec,
         "texts": {name: len(rows) for name, rows in texts.items()},
+        "texts_sha256": {name: texts_digest(rows) for name, rows in texts.items()},
         "study": dataclasses.asdict(study),
     }
     path, current = out / SETTINGS, json.loads(json.dumps(current))
-    if path.exists() and (before := read_settings(out)) != current:
-        changed = [name for name in current if before.get(name) != current[name]]
+    # Studies begun by earlier versions have no digests.
+    before = {"texts_sha256": current["texts_sha256"]} | read_settings(out) if path.exists() else current
+    if changed := [name for name in current if before.get(name) != current[name]]:
         raise InputError(
             f"{out} has a study with other values of {', '.join(changed)}. Give the original values to continue it, or "
             "give another folder."

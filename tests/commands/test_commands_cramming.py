@@ -132,7 +132,7 @@ def test_a_killed_command_resumes(tmp_path):
             assert process.wait() == -signal.SIGKILL and state.exists() and not (folder / "stages.npz").exists()
             text.write_bytes(b"JIHGFEDCBA")
             other = subprocess.run([*command, *files], capture_output=True, text=True, check=False)
-            assert other.returncode == 2 and "the state of cramming with another texts" in other.stderr
+            assert other.returncode == 2 and "the state of a cramming that differs in its texts" in other.stderr
             text.write_bytes(b"ABCDEFGHIJ")
         done = subprocess.run([*command, *files], capture_output=True, text=True, check=False)
         assert not state.exists()

@@ -107,7 +107,7 @@ def test_a_state_of_something_else_is_refused(model, texts, tmp_path):
         ((model, given, short), [0, 1], "seeds"),
         ((other, given, short), None, "model"),
     ):
-        with pytest.raises(InputError, match=rf"the state of cramming with another {what}\. Give the original"):
+        with pytest.raises(InputError, match=rf"of a cramming that differs in its {what}\. Give the original"):
             cram(*arguments, seeds=seeds, state=path)
 
 

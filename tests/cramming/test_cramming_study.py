@@ -75,6 +75,14 @@ def test_a_study_goes_on_where_it_was(model, done):
     assert read_rows(folder / "results.jsonl") == rows and (folder / "cells.jsonl").read_text() == before["cells.jsonl"]
     with pytest.raises(InputError, match="has a study with other values of study"):
         run_study(model, Bytes(), {"tokens": given}, Study(lengths=(2,)), out=folder)
+    with pytest.raises(InputError, match="has a study with other values of texts_sha256"):
+        run_study(model, Bytes(), {"tokens": given[::-1]}, STUDY, out=folder)
+    (folder / "unfinished").mkdir()  # of a process that was killed after its last row
+    settings = json.loads((folder / "study.json").read_text())
+    del settings["texts_sha256"]  # as earlier versions wrote them
+    (folder / "study.json").write_text(json.dumps(settings))
+    run_study(model, Bytes(), {"tokens": given}, STUDY, out=folder)
+    assert not (folder / "unfinished").exists()
     with pytest.raises(InputError, match="fewer than 6 tokens, the longest length"):
         run_study(model, Bytes(), {"tokens": [given[0][:5]]}, STUDY, out=folder)
 
