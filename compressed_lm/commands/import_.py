@@ -62,10 +62,10 @@ def run(arguments):
         f"{out}: {counts.total:,} parameters, {counts.non_embedding:,} of them outside the embeddings, as "
         f"{' and '.join(sorted(set(run.dtypes.values())))} in {run.nbytes:,} bytes ({run.source_nbytes:,} in the "
         f"checkpoint); its codec {codec.spec} is in {out}/{huggingface.CODEC}, end-of-document is id {run.eod_id}. "
-        f"Next:\n"
+        "Next:\n"
         f"  compressed-lm generate {out} --prompt 'The array'\n"
         f"  compressed-lm evaluate {out} --corpus 'text:*.txt'\n"
-        f"  compressed-lm quantize {out} --format 'int(b=4,g=32)' --out {out}-int4"
+        f"  compressed-lm quantize {out} --format 'int(b=8,g=32,scale=absmax)' --out {out}-int8"
     )
 
 
