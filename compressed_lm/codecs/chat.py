@@ -65,8 +65,7 @@ def render(
     except (subprocess.TimeoutExpired, ValueError):
         answer = {"error": f"it took more than {chat_template.CPU_SECONDS} seconds, or too much memory"}
     if "error" in answer:
-        raise InputError(
-            f"The chat template of the model could not be rendered ({answer['error']}). Give a plain prompt, or "
-            "messages that the template takes."
-        )
+        system = any(message.get("role") == "system" for message in messages)
+        hint = "Leave out the system message (--system), or give a plain prompt." if system else "Give a plain prompt."
+        raise InputError(f"The chat template of the model could not be rendered ({answer['error']}). {hint}")
     return answer["text"]

@@ -68,6 +68,17 @@ def test_endless_loops_end(monkeypatch):
     assert time.monotonic() - start < 20 and chat_template.CPU_SECONDS < 60
 
 
+def test_a_template_without_system_messages_says_to_leave_them_out():
+    """The error names the option, and the same prompt is rendered without it."""
+    template = (
+        "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+        "{{ messages[0].content }}"
+    )
+    with pytest.raises(InputError, match=r"System role not supported\). Leave out the system message \(--system\)"):
+        chat.render(template, chat.messages_of("Hi", system="Be brief."))
+    assert chat.render(template, chat.messages_of("Hi")) == "Hi"
+
+
 def test_messages_of_a_prompt():
     """A prompt is a user message, after the system message if there is one."""
     assert chat.messages_of("a") == [dict(role="user", content="a")]
