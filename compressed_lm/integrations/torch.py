@@ -56,7 +56,8 @@ class TokenStoreDataset(torch_data.Dataset):
             codec: the codec in use; a store of another one is refused. None for no check.
 
         Raises:
-            InputError: there is no finished store, it is of another codec, or the length is less than 1.
+            InputError: there is no finished store, it is of another codec, or the length is not a whole number of at
+                least 1.
         """
         self.store = store if isinstance(store, TokenStore) else TokenStore.open(store)
         if codec is not None and codec.fingerprint != self.store.codec_fingerprint:
@@ -64,7 +65,9 @@ class TokenStoreDataset(torch_data.Dataset):
                 f"{self.store!r} is a store of another codec than {codec.spec}, which was given. Give the codec of the "
                 "store, or compress the text again."
             )
-        self.seq_len, self._padded = seq_len, not drop_remainder
+        if isinstance(seq_len, bool) or not isinstance(seq_len, int | np.integer):
+            raise InputError(f"seq_len={seq_len!r} was given; a whole number of tokens was expected.")
+        self.seq_len, self._padded = int(seq_len), not drop_remainder
         self._rows = self.store.rows(seq_len, drop_remainder=drop_remainder)
 
     def __len__(self) -> int:
@@ -174,7 +177,7 @@ class TokenStoreIterable(torch_data.IterableDataset):
         """Sets how far this worker is; the next iteration continues there.
 
         Raises:
-            InputError: the state is of another store, length, seed, or number of processes or workers.
+            InputError: the state is of another store, length, seed, or number of processes or workers, or damaged.
         """
         for name, value in self._identity().items():
             if state.get(name) != value:
@@ -182,7 +185,10 @@ class TokenStoreIterable(torch_data.IterableDataset):
                     f"The state of a TokenStoreIterable has {name} = {state.get(name)!r}, and this one has {value!r}. "
                     "Resume with the same store, options, processes and workers."
                 )
-        self._done = self._first = int(state["done"])
+        done = state.get("done")
+        if type(done) is not int or done < 0:
+            raise InputError(f"The state of a TokenStoreIterable has done = {done!r}; a number of rows was expected.")
+        self._done = self._first = done
 
     def _identity(self) -> dict[str, Any]:
         worker, n_workers = _worker()

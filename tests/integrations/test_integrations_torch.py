@@ -120,6 +120,9 @@ def test_a_state_of_something_else_is_refused(store, other_store):
     ):
         with pytest.raises(InputError, match=rf"has {name} = .* Resume with the same store, options, processes"):
             other.load_state_dict(state)
+    for done in (-1, 2.5, None):
+        with pytest.raises(InputError, match=rf"has done = {done}; a number of rows was expected"):
+            TokenStoreIterable(store, LENGTH).load_state_dict(state | {"done": done})
 
 
 def test_wrong_arguments_are_refused(store):
@@ -138,6 +141,10 @@ def test_wrong_arguments_are_refused(store):
             TokenStoreIterable(store, LENGTH, **options)
     with pytest.raises(InputError, match="Rows of 0 tokens"):
         TokenStoreIterable(store, 0)
+    for length in (2.5, True, "8"):
+        with pytest.raises(InputError, match=rf"seq_len={length!r} was given; a whole number"):
+            TokenStoreDataset(store, length)
+    assert len(TokenStoreDataset(store, np.int64(LENGTH))) == len(TokenStoreDataset(store, LENGTH))
     with pytest.raises(TypeError, match="has no length"):
         len(TokenStoreIterable(store, LENGTH, epochs=None))
 
