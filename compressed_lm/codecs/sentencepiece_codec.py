@@ -8,12 +8,11 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import sentencepiece
 
+from compressed_lm.codecs.sentencepiece_json import varint
 from compressed_lm.codecs.subword import INVALID, SETTINGS_FILE, SubwordCodec
+from compressed_lm.codecs.tokenizer_json import SPACE
 from compressed_lm.errors import InputError
 from compressed_lm.settings import Limits
-
-SPACE = "\u2581"
-"""Character that SentencePiece uses for a space; text with this character itself is encoded in bytes."""
 
 _BYTE_PIECE = re.compile(r"<0x([0-9A-F]{2})>")
 MAX_SENTENCE = 4000
@@ -192,12 +191,8 @@ def _without_stand_ins(model: bytes) -> bytes:
 
 def _field(message: bytes, start: int) -> tuple[bytes, int]:
     """Returns the content of a protocol buffer's field whose length is at `start`, and the field's end."""
-    length = shift = 0
-    while True:
-        length |= (message[start] & 127) << shift
-        shift, start = shift + 7, start + 1
-        if message[start - 1] < 128:
-            return message[start : start + length], start + length
+    length, start = varint(message, start)
+    return message[start : start + length], start + length
 
 
 def _varint(number: int) -> bytes:

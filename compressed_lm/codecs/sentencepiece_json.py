@@ -10,9 +10,10 @@ import struct
 from collections.abc import Iterator
 from typing import Any
 
-SPACE = "\u2581"
+from compressed_lm.codecs.tokenizer_json import SPACE
+
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED = range(1, 6)
-_VARINT, _FIXED64, _LENGTH, _FIXED32 = 0, 1, 2, 5
+_VARINT, _FIXED64, _FIXED32 = 0, 1, 5
 """Wire types of protocol buffers."""
 
 
@@ -106,20 +107,20 @@ def _fields(message: bytes) -> Iterator[tuple[int, Any]]:
     """Yields the number and the content of each field of a protocol buffer: bytes, or an int for a varint."""
     at = 0
     while at < len(message):
-        tag, at = _varint(message, at)
+        tag, at = varint(message, at)
         kind = tag & 7
         if kind == _VARINT:
-            value, at = _varint(message, at)
+            value, at = varint(message, at)
             yield tag >> 3, value
             continue
         size = {_FIXED64: 8, _FIXED32: 4}.get(kind)
         if size is None:
-            size, at = _varint(message, at)
+            size, at = varint(message, at)
         yield tag >> 3, message[at : at + size]
         at += size
 
 
-def _varint(message: bytes, at: int) -> tuple[int, int]:
+def varint(message: bytes, at: int) -> tuple[int, int]:
     """Returns a varint (seven bits per byte, lowest first) and the place after it."""
     value = shift = 0
     while True:
