@@ -35,7 +35,9 @@ from compressed_lm.weights import fits, rates
 STEPS = ("0.05std", "0.1std", "0.15std", "0.2std", "0.25std", "0.3std", "0.4std", "0.5std")
 FORMATS = (
     *(f"int(b={b})" for b in (4, 5, 6, 8)),
-    *("int(b=4,g=32)", "int(b=3,g=32)", "mxfp4", "nvfp4", "e4m3", "e5m2", "rf8", "rf8(round=authors)"),
+    *("int(b=3,g=32)", "int(b=4,g=32)", "int(b=8,g=32)", "int(b=4,g=32,scale=absmax)", "int(b=8,g=32,scale=absmax)"),
+    *("outlier(p=0.01,b=4,g=32)", "outlier(p=0.01,b=8,g=32)", "mxfp4", "nvfp4"),
+    *("e4m3", "e5m2", "rf8", "rf8(round=authors)"),
 )
 SAMPLE = 100_000
 """Largest number of values that a distribution is fitted to; the standard error of a shape of 1.5 is then 0.01."""

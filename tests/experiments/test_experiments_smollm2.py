@@ -1,6 +1,7 @@
 """Experiments on a pretrained model: the scripts run on a small model, and pages hold what was recorded."""
 
 import argparse
+import pathlib
 import sys
 
 import numpy as np
@@ -11,6 +12,19 @@ from compressed_lm.io import jsonl
 from compressed_lm.weights import rates
 
 FOLDER = "smollm2"
+
+
+EXPERIMENTS = pathlib.Path(__file__).parents[2] / "experiments"
+
+
+def test_the_page_holds_what_was_recorded(load):
+    """The tables of the page are those that the report prints, and every format and matrix was measured."""
+    script, page = load("report"), (EXPERIMENTS / FOLDER / "README.md").read_text()
+    rows, shapes = script.read(EXPERIMENTS / "recorded" / FOLDER)
+    assert set(rows.index) == load("weights").ways().keys()
+    assert len(shapes) == 3 * 7 * 30 and (shapes[shapes["what"] == "weight"]["shape_mle"] < 2).all()
+    for table in (script.rate_table(rows), script.shape_table(shapes)):
+        assert script.markdown(table) in page
 
 
 @pytest.fixture(scope="module")
