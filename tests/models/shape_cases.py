@@ -105,7 +105,10 @@ WRONG = {
         method="step",
     ),
     "keys of another length": wrong(
-        models.layers._chunked, jnp.zeros((1, 4, 2, 6)), jnp.zeros((1, 5, 2, 6)), jnp.zeros((1, 4, 2, 6))
+        models.layers._chunked,
+        *(jnp.zeros((1, 4, 2, 6)), jnp.zeros((1, 5, 2, 6)), jnp.zeros((1, 4, 2, 6))),
+        scale=1.0,
+        window=0,
     ),
     "rotary vectors without heads": wrong(positions.rotate, jnp.zeros(6), jnp.zeros((), jnp.int32), jnp.zeros(3)),
     "exact inputs without a batch": lambda: device.forward({}, exact.ExactConfig(1, 4, 2, 2, 4, 8), np.zeros(4, int)),
