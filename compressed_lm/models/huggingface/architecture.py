@@ -1,5 +1,6 @@
 """Base class of the supported architectures: the fields of config.json and the names of tensors."""
 
+import abc
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, ClassVar
 
@@ -31,7 +32,7 @@ HEADS = ("lm_head.weight", "embed_out.weight")
 """Names of output layers; newer versions name every one lm_head."""
 
 
-class Architecture:
+class Architecture(abc.ABC):
     """One architecture of `transformers`.
 
     Attributes:
@@ -62,21 +63,21 @@ class Architecture:
     inputs_first: ClassVar[bool] = False
     scale_offset: ClassVar[float] = 0.0
 
+    @abc.abstractmethod
     def settings(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """Returns the fields of TransformerConfig beside sizes, activation and tied embeddings.
 
         Args:
             values: content of config.json, whose fields have the right types and which has passed `unsupported`.
         """
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def unsupported(self, values: Mapping[str, Any]) -> Iterator[str]:
         """Yields the features of a config.json that our Transformer does not support."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def fields(self, config: TransformerConfig, max_length: int) -> dict[str, Any]:
         """Returns the fields of config.json beside sizes, activation and tied embeddings."""
-        raise NotImplementedError
 
     def misfits(self, config: TransformerConfig) -> Iterator[str]:
         """Yields the reasons why a config cannot be expressed."""
